@@ -1,0 +1,385 @@
+"""Every frozen setting, from TOML or flags, checked when it is made; imports no torch."""
+
+import dataclasses
+import math
+import tomllib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from hilum.errors import ConfigError
+
+Size = tuple[int, int, int]
+Triple = tuple[float, float, float]
+Range = tuple[float, float]
+
+
+def _require(rule: bool, what: str, must: str, got: object) -> None:
+    if not rule:
+        msg = f"{what} must be {must}, got {got}"
+        raise ConfigError(msg)
+
+
+def _finite(values: tuple[float, ...]) -> bool:
+    return all(math.isfinite(v) for v in values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The input contract of a model: where its grid lies in the scan, how fine it is, and how HU become numbers."""
+
+    region: Literal["lungs", "point", "whole"] = "lungs"
+    """Centre of the grid: of the lungs' box, a point given with each case, or of the whole scan."""
+
+    size: Size = (64, 96, 96)
+    """Voxels (z, y, x) that the model sees."""
+
+    spacing_mm: Triple | None = None
+    """Distance between voxels (z, y, x) in mm. Give this or extent_mm."""
+
+    extent_mm: Triple | None = None
+    """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
+
+    windows_hu: tuple[Range, ...] = ((-1000.0, 400.0),)
+    """One channel for each window: HU of black and of white."""
+
+    outside: Literal["air", "edge"] = "air"
+    """What lies beyond the scan: air (-1000 HU) or the nearest voxel."""
+
+    outside_lungs: Literal["keep", "air"] = "keep"
+    """What lies beyond the lungs' mask; only for region lungs."""
+
+    def __post_init__(self) -> None:
+        _require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
+        _require(
+            (self.spacing_mm is None) != (self.extent_mm is None),
+            "recipe",
+            "given either spacing_mm or extent_mm",
+            f"spacing_mm = {self.spacing_mm}, extent_mm = {self.extent_mm}",
+        )
+        for name in ("spacing_mm", "extent_mm"):
+            value = getattr(self, name)
+            if value is not None:
+                _require(_finite(value) and min(value) > 0, f"recipe.{name}", "positive (z, y, x) in mm", value)
+        _require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
+        for window in self.windows_hu:
+            _require(_finite(window) and window[0] < window[1], "a window", "(low, high) in HU, low first", window)
+        _require(
+            self.outside_lungs == "keep" or self.region == "lungs",
+            "recipe.outside_lungs",
+            f"keep for region {self.region} (the lungs are not looked for)",
+            self.outside_lungs,
+        )
+
+    @property
+    def grid_spacing_mm(self) -> Triple:
+        """Distance between the model's voxels (z, y, x), in mm."""
+        if self.spacing_mm is not None:
+            return self.spacing_mm
+        assert self.extent_mm is not None  # one of the two is given  # noqa: S101
+        z, y, x = (e / n for e, n in zip(self.extent_mm, self.size, strict=True))
+        return z, y, x
+
+    @property
+    def grid_extent_mm(self) -> Triple:
+        """Edges of the model's box (z, y, x), in mm."""
+        z, y, x = (s * n for s, n in zip(self.grid_spacing_mm, self.size, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnsConfig:
+    """Which column of the table holds what. A name given here must exist; a default name may be absent."""
+
+    case_id: str = "case_id"
+    path: str = "path"
+    label: str = "label"
+    patient_id: str = "patient_id"
+    x_mm: str = "x_mm"
+    y_mm: str = "y_mm"
+    z_mm: str = "z_mm"
+    split: str = "split"
+    soft_label: str = "soft_label"
+    """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortConfig:
+    """The table of cases."""
+
+    table: str = ""
+    """CSV, Excel or Parquet file; relative to the config file."""
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the model's outputs; empty: the sorted labels of the table."""
+
+    unlabelled: Literal["error", "drop"] = "error"
+    """What to do with rows without a label."""
+
+    npy_range: Literal["unit", "hu"] = "unit"
+    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
+
+    max_refused: float = 0.1
+    """Largest share of the cases that may be refused before it is an error."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
+        _require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Who trains, who validates, who tests: by patient, stratified by label."""
+
+    val: float = 0.15
+    """Share of the patients that validate; with folds, of those that do not test."""
+
+    test: float = 0.15
+    """Share of the patients that test; unused with folds."""
+
+    folds: int = 0
+    """Number of folds for cross-validation; 0: one split by val and test."""
+
+    fold: int = 0
+    """The fold that tests, from 0."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
+        _require(0 < self.test and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
+        _require(self.folds == 0 or self.folds >= 2, "split.folds", "0 or at least 2", self.folds)
+        _require(0 <= self.fold < max(self.folds, 1), "split.fold", "at least 0 and below split.folds", self.fold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training samples, in HU and mm."""
+
+    flip: Triple = (0.0, 0.0, 0.0)
+    """Probability of a flip along (z, y, x). The heart has a side: no flips for whole chests."""
+
+    affine: float = 0.8
+    """Probability of the affine map below."""
+
+    rotation_deg: Triple = (10.0, 10.0, 10.0)
+    """Largest rotation about the (z, y, x) axis, in degrees."""
+
+    scaling: float = 0.05
+    """Largest relative change of size."""
+
+    translation_mm: Triple = (5.0, 5.0, 5.0)
+    """Largest shift along (z, y, x), in mm."""
+
+    noise: float = 0.5
+    """Probability of added noise."""
+
+    noise_hu: float = 20.0
+    """Largest standard deviation of the noise, in HU."""
+
+    slab_mm: Range | None = None
+    """Keep a central slab this thick along z (from, to), in mm, and repeat its outer slices; with region point."""
+
+    def __post_init__(self) -> None:
+        for name in ("affine", "noise"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name}", "a probability", value)
+        _require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities", self.flip)
+        _require(0 <= self.scaling < 0.5, "augment.scaling", "at least 0 and below 0.5", self.scaling)
+        _require(self.noise_hu >= 0, "augment.noise_hu", "at least 0", self.noise_hu)
+        if self.slab_mm is not None:
+            _require(0 < self.slab_mm[0] <= self.slab_mm[1], "augment.slab_mm", "(from, to) in mm", self.slab_mm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    depth: Literal[10, 18, 34, 50] = 18
+    width: int = 64
+    """Channels of the first stage; 64 is the tutorial's, fewer is faster."""
+
+    stem: Literal["full", "small"] = "full"
+    """full: 7x7x7, stride 2 and pooling. small: 3x3x3, stride 1, for grids under about 48 voxels."""
+
+    dropout: float = 0.0
+    """Probability that a feature is dropped before the last layer, in training."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, "model.width", "positive", self.width)
+        _require(0 <= self.dropout < 1, "model.dropout", "at least 0 and below 1", self.dropout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What training minimises."""
+
+    name: Literal["cross-entropy", "focal"] = "cross-entropy"
+    gamma: float = 2.0
+    """Focusing of the focal loss (Lin 2017); 0 is cross entropy."""
+
+    class_weights: Literal["none", "inverse", "sqrt", "effective"] = "inverse"
+    """Weight of each class: 1/n, 1/sqrt(n) or effective number (Cui 2019), from the training labels."""
+
+    def __post_init__(self) -> None:
+        _require(self.gamma >= 0, "loss.gamma", "at least 0", self.gamma)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How long, how fast and on what."""
+
+    epochs: int = 50
+    batch_size: int = 8
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["plateau", "one-cycle"] = "plateau"
+    """plateau: divide the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
+
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+    """Epochs without a better validation loss before the rate is multiplied by plateau_factor."""
+
+    stop_patience: int = 15
+    """Epochs without a better validation loss before training stops; 0: never."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+    workers: int = 0
+    """Processes that load samples; they change the speed, never the result."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "plateau_patience"):
+            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
+        for name in ("weight_decay", "stop_patience", "workers", "seed"):
+            _require(getattr(self, name) >= 0, f"training.{name}", "at least 0", getattr(self, name))
+        _require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionConfig:
+    """How the threshold is chosen, on the validation part."""
+
+    rule: Literal["youden", "sensitivity", "specificity", "f1"] = "youden"
+    """Largest sensitivity + specificity; at least `at` sensitivity or specificity; or largest F1."""
+
+    at: float = 0.9
+
+    def __post_init__(self) -> None:
+        _require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """All settings of a run; the sections of config.toml."""
+
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    recipe: Recipe = field(default_factory=lambda: Recipe(spacing_mm=(5.0, 4.0, 4.0)))
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    store: str = "store"
+    """Folder of the prepared samples; relative to the config file."""
+
+
+Config = TypeVar("Config")
+
+
+def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
+    """A config from plain values as TOML and JSON hold them.
+
+    Raises:
+        ConfigError: On an unknown name, a wrong type or a value that is not allowed.
+    """
+    if not isinstance(values, dict):
+        msg = f"{where or 'a config'} must be a table, got {values!r}"
+        raise ConfigError(msg)
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        msg = f"unknown setting {where}{'.' if where else ''}{unknown[0]}; known are: {', '.join(hints)}"
+        raise ConfigError(msg)
+    given = {name: _convert(hints[name], v, f"{where}.{name}".strip(".")) for name, v in values.items()}
+    return cls(**given)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type that the field wants; dataclasses, tuples, literals, numbers and None."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        variadic = len(args) == 2 and args[1] is Ellipsis
+        _require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
+        inner = [args[0]] * len(value) if variadic else args
+        return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
+    if origin is Literal:
+        _require(value in args, where, f"one of {', '.join(map(str, args))}", repr(value))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = origin is not tuple and isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    _require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain values, without those that are None; the inverse of ``from_dict``."""
+    values = dataclasses.asdict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(values)
+    return result
+
+
+def load(path: Path) -> RunConfig:
+    """Read a config from a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        msg = f"no config file {path}"
+        raise ConfigError(msg) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        msg = f"{path} is not a TOML file: {exc}"
+        raise ConfigError(msg) from exc
+    try:
+        return from_dict(RunConfig, values)
+    except ConfigError as exc:
+        msg = f"{path}: {exc}"
+        raise ConfigError(msg) from exc
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write a config as TOML; ``load`` gives it back."""
+    path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

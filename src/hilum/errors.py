@@ -1,0 +1,43 @@
+"""Every exception that Hilum raises on purpose.
+
+    HilumError                 base; the command line prints its text in one line and exits with 1
+    ├── ReadError              a file or series cannot be read
+    │   └── GeometryError      slices do not form one volume, or a point lies outside it
+    ├── PrepareError           a scan was read but cannot be prepared for the model
+    ├── ConfigError            a setting is not allowed (also a ValueError)
+    ├── CohortError            the table or a split is not usable
+    ├── CheckpointError        a model folder is incomplete, damaged or does not fit
+    └── TrainingError          training cannot go on
+"""
+
+
+class HilumError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class ReadError(HilumError):
+    """A file or series cannot be read."""
+
+
+class GeometryError(ReadError):
+    """Slices do not form one volume, or a point lies outside it."""
+
+
+class PrepareError(HilumError):
+    """A scan was read but cannot be prepared for the model."""
+
+
+class ConfigError(HilumError, ValueError):
+    """A setting is not allowed."""
+
+
+class CohortError(HilumError):
+    """The table or a split is not usable."""
+
+
+class CheckpointError(HilumError):
+    """A model folder is incomplete, damaged or does not fit."""
+
+
+class TrainingError(HilumError):
+    """Training cannot go on."""

@@ -1,0 +1,206 @@
+"""Volume: voxels in HU with an affine to patient coordinates, and the pure functions that keep both true."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Float32, Int16
+
+from hilum.errors import GeometryError
+from hilum.findings import Finding
+
+Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
+Affine: TypeAlias = Float[np.ndarray, "4 4"]
+Triple: TypeAlias = tuple[float, float, float]
+
+AIR_HU = -1000
+LOWEST_HU, HIGHEST_HU = -1024, 3071
+"""The range of a 12-bit CT scanner; below it lies padding, above it metal."""
+
+_SNAP = 1e-4
+"""Directions this close to an axis are that axis: file formats store them in single precision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tags:
+    """What the file says about the acquisition. Identifiers are keyed hashes, never names, ids or dates.
+
+    Attributes:
+        modality: DICOM Modality; empty for formats that do not say.
+        kernel: ConvolutionKernel.
+        thickness_mm: SliceThickness. Never used for geometry.
+        manufacturer: Manufacturer.
+        model: ManufacturerModelName.
+        tube_voltage_kv: KVP.
+        exposure_mas: Exposure.
+        series: Hash of SeriesInstanceUID.
+        study: Hash of StudyInstanceUID.
+        accession: Hash of AccessionNumber.
+        patient: Hash of PatientID; empty where it is blank or a placeholder.
+        acquisition: Hash that is equal for reconstructions of one acquisition.
+    """
+
+    modality: str = ""
+    kernel: str = ""
+    thickness_mm: float | None = None
+    manufacturer: str = ""
+    model: str = ""
+    tube_voltage_kv: float | None = None
+    exposure_mas: float | None = None
+    series: str = ""
+    study: str = ""
+    accession: str = ""
+    patient: str = ""
+    acquisition: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Volume:
+    """A CT scan in HU on a regular grid.
+
+    Attributes:
+        voxels_hu: Array (z, y, x), int16 or float32.
+        affine: 4x4 float64, from index (z, y, x, 1) to LPS mm (x, y, z, 1), at voxel centres.
+        tags: What the file said about the acquisition.
+        findings: What was noticed on the way.
+
+    Raises:
+        GeometryError: If the affine is singular or not finite, or there are no voxels.
+    """
+
+    voxels_hu: Voxels
+    affine: Affine
+    tags: Tags = field(default_factory=Tags)
+    findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.voxels_hu.size == 0:
+            msg = f"a volume must have voxels, got shape {self.voxels_hu.shape}"
+            raise GeometryError(msg)
+        if not np.isfinite(self.affine).all() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+            msg = f"a volume's affine must be finite and invertible, got {np.array2string(self.affine, precision=3)}"
+            raise GeometryError(msg)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels (z, y, x)."""
+        z, y, x = self.voxels_hu.shape
+        return z, y, x
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Distance between neighbouring voxel centres along (z, y, x), in mm."""
+        z, y, x = (round(float(s), 6) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return z, y, x
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Edge lengths of the grid along (z, y, x), in mm, voxels counted whole."""
+        z, y, x = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return z, y, x
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel, in mm^3; true for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def centre_mm(self) -> Float[np.ndarray, "3"]:
+        """Centre of the grid, LPS mm (x, y, z)."""
+        return self.index_to_mm((np.array(self.shape) - 1) / 2)
+
+    def index_to_mm(self, index: Any) -> Float[np.ndarray, "*n 3"]:
+        """Voxel indices (..., 3) as (z, y, x) to LPS mm (x, y, z)."""
+        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def mm_to_index(self, point_mm: Any) -> Float[np.ndarray, "*n 3"]:
+        """LPS mm (..., 3) as (x, y, z) to continuous voxel indices (z, y, x)."""
+        return (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def contains_mm(self, point_mm: Any) -> bool:
+        """True where a point, LPS mm, lies inside the grid, outer half voxels included."""
+        index = self.mm_to_index(point_mm)
+        return bool(np.all(index >= -0.5) and np.all(index <= np.array(self.shape) - 0.5))
+
+    def with_findings(self, *findings: Finding) -> "Volume":
+        """The same volume with further findings."""
+        return replace(self, findings=(*self.findings, *findings))
+
+
+def affine_from(*, spacing_mm: Triple, origin_mm: Triple) -> Affine:
+    """Affine of an axial grid: spacing (z, y, x) and the LPS position (x, y, z) of the first voxel, in mm."""
+    affine = np.eye(4)
+    z, y, x = spacing_mm
+    affine[:3, :3] = [[0, 0, x], [0, y, 0], [z, 0, 0]]
+    affine[:3, 3] = origin_mm
+    return affine
+
+
+def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Volume:
+    """The voxels from index ``start`` up to, not including, ``stop``, both (z, y, x); the affine follows.
+
+    Raises:
+        GeometryError: If the box is empty or reaches outside the volume.
+    """
+    if not all(0 <= a < b <= n for a, b, n in zip(start, stop, volume.shape, strict=True)):
+        msg = f"a crop must lie inside the volume of shape {volume.shape}, got {start} to {stop}"
+        raise GeometryError(msg)
+    affine = volume.affine.copy()
+    affine[:3, 3] = volume.index_to_mm(start)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    return replace(volume, voxels_hu=np.ascontiguousarray(volume.voxels_hu[box]), affine=affine)
+
+
+def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
+    """Limit the voxels to [low_hu, high_hu]."""
+    dtype = volume.voxels_hu.dtype.type
+    return replace(volume, voxels_hu=np.clip(volume.voxels_hu, dtype(low_hu), dtype(high_hu)))
+
+
+def reorient(volume: Volume) -> Volume:
+    """The same scan with axes running feet to head, front to back and right to left, without interpolation.
+
+    Axes are permuted and flipped so that each runs along the world axis it is nearest to. An oblique or sheared
+    grid stays so. Directions, spacing and origin are rounded to what every file format can store, so that one scan
+    has one affine whatever it was read from.
+    """
+    steps = volume.affine[:3, :3]
+    order = _nearest_axes(steps / np.linalg.norm(steps, axis=0))
+    voxels = np.transpose(volume.voxels_hu, order)
+    affine = np.eye(4)
+    affine[:3, :3] = steps[:, order]
+    affine[:3, 3] = volume.affine[:3, 3]
+    for axis, world in enumerate((2, 1, 0)):
+        if affine[world, axis] < 0:
+            affine[:3, 3] += affine[:3, axis] * (voxels.shape[axis] - 1)
+            affine[:3, axis] *= -1
+            voxels = np.flip(voxels, axis)
+    return replace(volume, voxels_hu=np.ascontiguousarray(voxels), affine=_rounded(affine))
+
+
+def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
+    """For world z, y and x, the array axis that runs most nearly along it; each axis is used once."""
+    left = [0, 1, 2]
+    chosen: dict[int, int] = {}
+    strength = np.abs(directions)
+    for world, axis in sorted(np.ndindex(3, 3), key=lambda pair: -strength[pair]):
+        if world not in chosen and axis in left:
+            chosen[world] = axis
+            left.remove(axis)
+    return chosen[2], chosen[1], chosen[0]
+
+
+def _rounded(affine: Affine) -> Affine:
+    """Snap directions within 1e-4 of an axis to it; round spacing to 1e-6 mm and origin to 1e-3 mm."""
+    out = np.eye(4)
+    for axis in range(3):
+        step = affine[:3, axis]
+        spacing = float(np.linalg.norm(step))
+        direction = step / spacing
+        nearest = np.zeros(3)
+        nearest[np.argmax(np.abs(direction))] = np.sign(direction[np.argmax(np.abs(direction))])
+        if np.max(np.abs(direction - nearest)) < _SNAP:
+            direction = nearest
+        out[:3, axis] = direction * round(spacing, 6)
+    out[:3, 3] = np.round(affine[:3, 3], 3)
+    return out + 0.0  # turns -0.0 into 0.0
