@@ -152,7 +152,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
-        _require(0 < self.test and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
+        _require(self.test > 0 and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
         _require(self.folds == 0 or self.folds >= 2, "split.folds", "0 or at least 2", self.folds)
         _require(0 <= self.fold < max(self.folds, 1), "split.fold", "at least 0 and below split.folds", self.fold)
 

@@ -1,13 +1,13 @@
 """Every exception that Hilum raises on purpose.
 
-    HilumError                 base; the command line prints its text in one line and exits with 1
-    ├── ReadError              a file or series cannot be read
-    │   └── GeometryError      slices do not form one volume, or a point lies outside it
-    ├── PrepareError           a scan was read but cannot be prepared for the model
-    ├── ConfigError            a setting is not allowed (also a ValueError)
-    ├── CohortError            the table or a split is not usable
-    ├── CheckpointError        a model folder is incomplete, damaged or does not fit
-    └── TrainingError          training cannot go on
+HilumError                 base; the command line prints its text in one line and exits with 1
+├── ReadError              a file or series cannot be read
+│   └── GeometryError      slices do not form one volume, or a point lies outside it
+├── PrepareError           a scan was read but cannot be prepared for the model
+├── ConfigError            a setting is not allowed (also a ValueError)
+├── CohortError            the table or a split is not usable
+├── CheckpointError        a model folder is incomplete, damaged or does not fit
+└── TrainingError          training cannot go on
 """
 
 

@@ -15,6 +15,7 @@ POLICY: dict[str, Severity] = {
     "localizer": "refused",
     "secondary-capture": "refused",
     "derived-image": "refused",
+    "processed-image": "note",
     "mixed-series": "note",
     "lossy-compression": "note",
     "rescale-missing": "note",

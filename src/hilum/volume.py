@@ -111,11 +111,13 @@ class Volume:
 
     def index_to_mm(self, index: Any) -> Float[np.ndarray, "*n 3"]:
         """Voxel indices (..., 3) as (z, y, x) to LPS mm (x, y, z)."""
-        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        mm: np.ndarray = np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return mm
 
     def mm_to_index(self, point_mm: Any) -> Float[np.ndarray, "*n 3"]:
         """LPS mm (..., 3) as (x, y, z) to continuous voxel indices (z, y, x)."""
-        return (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        index: np.ndarray = (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        return index
 
     def contains_mm(self, point_mm: Any) -> bool:
         """True where a point, LPS mm, lies inside the grid, outer half voxels included."""

@@ -1,0 +1,1 @@
+"""Cohorts: who is who, who may meet whom, and who is drawn."""

@@ -1,0 +1,222 @@
+"""Who trains, who validates and who tests: by patient, stratified by label, from a seed, and written down."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from hilum.cohorts.table import PARTS, Case, Cohort
+from hilum.config import SplitConfig
+from hilum.errors import CohortError
+from hilum.randomness import generator
+
+_ATTEMPTS = 50
+"""A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
+
+Patients = dict[str, list[Case]]
+
+
+def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
+    """The part of each case: ``{case_id: "train" | "val" | "test"}``.
+
+    All cases of a patient are in one part. Every class is in every part. The result depends on the cases, the
+    settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases.
+
+    - With ``split`` values in the table, these are used; rows without one follow their patient, or train. If no row
+      says val, it is taken out of train.
+    - With ``config.folds``, the fold numbered ``config.fold`` of a stratified, grouped k-fold tests.
+    - Otherwise, ``config.val`` and ``config.test`` are shares of the patients, met to the nearest patient.
+
+    Raises:
+        CohortError: If there are too few patients of a class, or the table's own split lacks one.
+    """
+    patients = _by_patient(cohort)
+    check_classes(cohort)
+    if any(case.split for case in cohort.cases):
+        return _from_table(cohort, patients, config)
+    needed = max(config.folds, len(PARTS))
+    _check_counts(cohort, patients, needed, "folds" if config.folds > len(PARTS) else "parts (train, val, test)")
+    if not config.folds:
+        shares = {"test": config.test, "val": config.val}
+        return _draw(cohort, patients, shares, config.seed)
+    tested = _fold(cohort, patients, config)
+    rest = {patient: cases for patient, cases in patients.items() if patient not in tested}
+    parts = _draw(cohort, rest, {"val": config.val}, config.seed)
+    return dict(sorted((parts | {case.case_id: "test" for patient in tested for case in patients[patient]}).items()))
+
+
+def check_classes(cohort: Cohort) -> None:
+    """Make sure that a model can be trained: every case has a label and there are at least two classes.
+
+    Raises:
+        CohortError: If not.
+    """
+    for case in cohort.cases:
+        if case.label is None:
+            msg = f"{cohort.source}: every case must have a label to be split, got none for {case.case_id!r}"
+            raise CohortError(msg)
+    found = sorted({cohort.classes[case.label] for case in cohort.cases if case.label is not None})
+    if len(found) < 2:
+        msg = f"{cohort.source}: the labels must be of at least two classes, got only {', '.join(found) or 'none'}"
+        raise CohortError(msg)
+
+
+def write_splits(path: Path, splits: Mapping[str, str]) -> None:
+    """Write ``case_id,split``, sorted; no patient ids. The file is whole or not there."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("case_id", "split"))
+    table.writerows(sorted(splits.items()))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text.getvalue(), encoding="utf-8", newline="")
+    beside.replace(path)
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Read what ``write_splits`` wrote.
+
+    Raises:
+        CohortError: If the file is missing or holds anything else.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        msg = f"{path}: the splits cannot be read: {exc}"
+        raise CohortError(msg) from exc
+    if header != ["case_id", "split"]:
+        msg = f"{path}: row 1 must be case_id,split, got {','.join(header)!r}"
+        raise CohortError(msg)
+    splits: dict[str, str] = {}
+    for number, line in enumerate(lines, start=2):
+        if len(line) != 2 or line[1] not in PARTS or line[0] in splits:
+            msg = f"{path}: row {number} must be a new case_id and one of {', '.join(PARTS)}, got {','.join(line)!r}"
+            raise CohortError(msg)
+        splits[line[0]] = line[1]
+    return splits
+
+
+def _by_patient(cohort: Cohort) -> Patients:
+    """Cases by patient; both in the order of case ids, so that neither rows nor patient ids decide anything."""
+    patients: Patients = {}
+    for case in sorted(cohort.cases, key=lambda case: case.case_id):
+        patients.setdefault(case.patient_id, []).append(case)
+    return patients
+
+
+def _num_patients(patients: Patients, label: int) -> int:
+    return sum(any(case.label == label for case in cases) for cases in patients.values())
+
+
+def _check_counts(cohort: Cohort, patients: Patients, needed: int, what: str) -> None:
+    for label, name in enumerate(cohort.classes):
+        found = _num_patients(patients, label)
+        if found < needed:
+            advice = f"take at most {found} folds" if found >= len(PARTS) else "leave the class out"
+            msg = (
+                f"{cohort.source}: every class must have at least {needed} patients to be in all {needed} {what}, "
+                f"got {found} of class {name!r}; add patients of this class, or {advice}"
+            )
+            raise CohortError(msg)
+
+
+def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) -> tuple[str, int] | None:
+    """The first part that lacks a class, and the class."""
+    seen = {(parts[case.case_id], case.label) for case in cohort.cases if case.case_id in parts}
+    for part in wanted:
+        for label in range(len(cohort.classes)):
+            if (part, label) not in seen:
+                return part, label
+    return None
+
+
+def _draw(cohort: Cohort, patients: Patients, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Divide patients into parts of these shares; what is left trains."""
+    strata: dict[int, list[str]] = {}
+    for patient, cases in patients.items():
+        strata.setdefault(max(case.label or 0 for case in cases), []).append(patient)
+    labels = sorted(strata)
+    wanted = ("train", *shares)
+    missing: tuple[str, int] | None = None
+    for attempt in range(_ATTEMPTS):
+        rng = generator(seed, "split", attempt)
+        queues = {label: [strata[label][i] for i in rng.permutation(len(strata[label]))] for label in labels}
+        chosen: dict[str, str] = {}
+        for later, (part, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
+            sizes = [share * len(strata[label]) for label in labels]
+            counts = _round(sizes, [len(queues[label]) - later for label in labels])
+            for label, count in zip(labels, counts, strict=True):
+                chosen |= dict.fromkeys(queues[label][:count], part)
+                queues[label] = queues[label][count:]
+        parts = {case.case_id: chosen.get(p, "train") for p, cases in patients.items() for case in cases}
+        missing = _missing(cohort, parts, wanted)
+        if missing is None:
+            return dict(sorted(parts.items()))
+    assert missing is not None  # there was an attempt  # noqa: S101
+    part, label = missing
+    msg = (
+        f"{cohort.source}: no split by patient has every class in {', '.join(wanted)}: class {cohort.classes[label]!r} "
+        f"({_num_patients(patients, label)} patients here) is missing from {part}; add patients of this class, or "
+        "change the shares or the seed"
+    )
+    raise CohortError(msg)
+
+
+def _round(sizes: list[float], most: list[int]) -> list[int]:
+    """Whole numbers near the sizes, at least 1 and at most ``most`` each, whose sum is the rounded sum."""
+    lowest = [min(1, max(m, 0)) for m in most]
+    counts = [min(max(int(size), low), max(m, low)) for size, low, m in zip(sizes, lowest, most, strict=True)]
+    total = round(sum(sizes))
+    while sum(counts) < total:
+        free = [k for k in range(len(counts)) if counts[k] < most[k]]
+        if not free:
+            break
+        counts[max(free, key=lambda k: sizes[k] - counts[k])] += 1
+    while sum(counts) > total:
+        free = [k for k in range(len(counts)) if counts[k] > lowest[k]]
+        if not free:
+            break
+        counts[max(free, key=lambda k: counts[k] - sizes[k])] -= 1
+    return counts
+
+
+def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
+    """Patients of the fold that tests. The folds are the same whichever of them is asked for."""
+    names = list(patients)
+    cases = [(number, case) for number, name in enumerate(names) for case in patients[name]]
+    labels = np.array([case.label for _, case in cases])
+    groups = np.array([number for number, _ in cases])
+    for attempt in range(_ATTEMPTS):
+        state = (config.seed + attempt * 7919) % 2**32
+        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)
+        tests = [test for _, test in folds]
+        if all(len(np.unique(labels[test])) == len(cohort.classes) for test in tests):
+            return {names[number] for number in groups[tests[config.fold]]}
+    counts = ", ".join(f"{_num_patients(patients, k)} of {name!r}" for k, name in enumerate(cohort.classes))
+    msg = f"{cohort.source}: no {config.folds} folds by patient have every class ({counts} patients); take fewer folds"
+    raise CohortError(msg)
+
+
+def _from_table(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict[str, str]:
+    if config.folds:
+        msg = f"{cohort.source}: the table's own split and split.folds = {config.folds} exclude each other; drop one"
+        raise CohortError(msg)
+    chosen = {p: next((case.split for case in cases if case.split), "train") for p, cases in patients.items()}
+    parts = {case.case_id: chosen[p] for p, cases in patients.items() for case in cases}
+    if "val" not in chosen.values():
+        rest = {p: cases for p, cases in patients.items() if chosen[p] == "train"}
+        parts |= _draw(cohort, rest, {"val": config.val / (1 - config.test)}, config.seed)
+    missing = _missing(cohort, parts, PARTS)
+    if missing is not None:
+        part, label = missing
+        msg = (
+            f"{cohort.source}: every class must be in every part, but the table's split puts none of the "
+            f"{_num_patients(patients, label)} patients of class {cohort.classes[label]!r} into {part}; move some, or "
+            "leave the split column empty"
+        )
+        raise CohortError(msg)
+    return dict(sorted(parts.items()))

@@ -1,0 +1,1 @@
+"""Judging: predictions to figures, pictures and pages that a reader can check."""

@@ -1,0 +1,1 @@
+"""Measuring: arrays of labels and probabilities to figures with intervals; NumPy only."""

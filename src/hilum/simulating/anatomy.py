@@ -1,0 +1,227 @@
+"""First step of a simulated scan: who lies in the scanner; body and lungs as distances that any grid can evaluate.
+
+The patient's frame is LPS mm with x = 0 at the spine, y = 0 in the middle of the body and z = 0 at the deepest point
+of the lungs; right is x < 0. Shapes are separable wherever possible, so that a grid of millions of voxels costs a few
+array operations.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from hilum.errors import ConfigError
+
+SMALLEST_LUNGS_L, LARGEST_LUNGS_L = 1.2, 7.5
+RIGHT_SHARE = (0.525, 0.575)
+"""Sampled right share of the lung volume; a little inside 52-58 %, for what a coarse grid rounds."""
+
+_EXPONENT = 2.5
+"""Of the superellipses of body and rib cage: between an ellipse (2) and a box."""
+_RIDGE = 0.34
+"""Share of the half width over which the top of the rib cage is flat, so that each lung has its own apex."""
+_COARSE_MM = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """All that is drawn at random about a patient.
+
+    Attributes:
+        body_mm: Half width and half depth of the trunk.
+        fat_mm: Thickness of the fat under the skin.
+        cavity_mm: Half width and half depth inside the ribs.
+        height_mm: From the deepest point of the lungs to their apex.
+        domes_mm: Tops of the right and the left dome of the diaphragm, above the deepest point.
+        shift_mm: How far the mediastinum lies to the left.
+        mediastinum_mm: Its half width at the hila.
+        front_gap_mm: Distance between the lungs in front.
+        heart: Size of the heart, 1 is usual.
+        lung_hu: Parenchyma without vessels, in the middle of the chest.
+        gradient_hu_cm: How much denser the lung becomes towards the side that lies down.
+        texture_hu: Standard deviation of its 1-3 mm texture.
+        patchiness_hu: Amplitude of its variation over centimetres.
+        emphysema: Number of emphysematous holes.
+        blood_hu: Vessels and heart chambers; 150-350 with contrast.
+        muscle_hu: Muscle, liver, spleen.
+        fat_hu: Fat.
+        trachea_mm: Inner diameter of the trachea.
+        arms: Beside the head or beside the trunk.
+        prone: Lying on the front.
+        seed: Of the trees, the texture and the small shapes.
+    """
+
+    body_mm: tuple[float, float]
+    fat_mm: float
+    cavity_mm: tuple[float, float]
+    height_mm: float
+    domes_mm: tuple[float, float]
+    shift_mm: float
+    mediastinum_mm: float
+    front_gap_mm: float
+    heart: float
+    lung_hu: float
+    gradient_hu_cm: float
+    texture_hu: float
+    patchiness_hu: float
+    emphysema: int
+    blood_hu: float
+    muscle_hu: float
+    fat_hu: float
+    trachea_mm: float
+    arms: Literal["up", "down"]
+    prone: bool
+    seed: int
+
+    @property
+    def cavity_y_mm(self) -> float:
+        """Middle of the rib cage from front to back; the spine's muscles push it forward."""
+        return -0.1 * self.cavity_mm[1]
+
+    @property
+    def spine_mm(self) -> tuple[float, float]:
+        """Centre of the vertebral bodies, (x, y)."""
+        return 0.0, self.cavity_y_mm + self.cavity_mm[1] - 14.0
+
+    @property
+    def carina_mm(self) -> tuple[float, float, float]:
+        """Where the trachea divides, (x, y, z)."""
+        return 0.5 * self.shift_mm, self.spine_mm[1] - 40.0, 0.6 * self.height_mm
+
+
+def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: float | None = None) -> Anatomy:
+    """A patient drawn at random, whose lungs have the drawn volume and right share.
+
+    Args:
+        rng: Source of all numbers.
+        prone: Lying on the front: the dense side of the lung is the front.
+        volume_l: Volume of both lungs; drawn if not given.
+
+    Raises:
+        ConfigError: If the volume lies outside 1.2 to 7.5 litres.
+    """
+    drawn_l = float(np.clip(4.2 * math.exp(rng.normal(0, 0.28)), 1.6, 7.2))
+    litres = drawn_l if volume_l is None else volume_l
+    if not SMALLEST_LUNGS_L <= litres <= LARGEST_LUNGS_L:
+        msg = f"lung volume must be {SMALLEST_LUNGS_L} to {LARGEST_LUNGS_L} litres, got {litres}"
+        raise ConfigError(msg)
+    size = (litres / 4.5) ** (1 / 3)
+    width, depth = 130 * size * rng.uniform(0.95, 1.05), 92 * size * rng.uniform(0.92, 1.08)
+    fat = rng.uniform(10, 32)
+    dome = rng.uniform(42, 62) * size
+    # A deep breath makes the lung darker; emphysema and disease come on top.
+    lung_hu = float(np.clip(-852 - 16 * (litres - 4.2) + rng.normal(0, 24), -905, -740))
+    anatomy = Anatomy(
+        body_mm=(width + 22 + fat, depth + 16 + fat),
+        fat_mm=fat,
+        cavity_mm=(width, depth),
+        height_mm=240 * size,
+        domes_mm=(dome, dome - rng.uniform(11, 19)),
+        shift_mm=0.0,
+        mediastinum_mm=rng.uniform(24, 32) * size,
+        front_gap_mm=rng.uniform(0.5, 2.0) if rng.random() < 0.3 else rng.uniform(3, 18),
+        heart=rng.uniform(0.85, 1.15) * size,
+        lung_hu=lung_hu,
+        gradient_hu_cm=rng.uniform(2, 5),
+        texture_hu=rng.uniform(12, 26),
+        patchiness_hu=rng.uniform(2, 12),
+        emphysema=int(rng.integers(20, 160)) if rng.random() < 0.25 else 0,
+        blood_hu=rng.uniform(150, 350) if rng.random() < 0.35 else rng.uniform(30, 60),
+        muscle_hu=rng.normal(50, 7),
+        fat_hu=rng.normal(-110, 5),
+        trachea_mm=rng.uniform(15, 20) * min(1.1, size),
+        arms="up" if rng.random() < 0.75 else "down",
+        prone=prone,
+        seed=int(rng.integers(2**31)),
+    )
+    return _with_volume(anatomy, litres=litres, right_share=rng.uniform(*RIGHT_SHARE))
+
+
+def cavity_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """About the distance to the rib cage in mm, negative inside; coordinates broadcast."""
+    width, depth = anatomy.cavity_mm
+    flat, level = _RIDGE * width, 0.35 * anatomy.height_mm
+    scale = 0.5 * (width - flat + depth) / _EXPONENT
+    along_x = (np.maximum(np.abs(x) - flat, 0) / (width - flat)) ** _EXPONENT
+    along_y = (np.abs(y - anatomy.cavity_y_mm) / depth) ** _EXPONENT
+    along_z = (np.maximum(z - level, 0) / (anatomy.height_mm - level)) ** 3
+    return np.asarray(scale * along_y - scale + (scale * along_x + scale * along_z))
+
+
+def heart_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """About the distance to the heart in mm, negative inside; its apex points left, forward and down."""
+    cx, cy, cz = heart_centre(anatomy)
+    down = z - cz
+    along, across = np.cos(0.7), np.sin(0.7)
+    u = along * (x - cx) - across * (y - cy) + 0.35 * down
+    v = across * (x - cx) + along * (y - cy)
+    a, b, c = (h * anatomy.heart for h in (66.0, 46.0, 52.0))
+    return np.asarray(((u / a) ** 2 + (v / b) ** 2 + (down / c) ** 2 - 1) * (b / 2))
+
+
+def heart_centre(anatomy: Anatomy) -> tuple[float, float, float]:
+    """Centre of the heart, (x, y, z)."""
+    width, depth = anatomy.cavity_mm
+    low = 0.5 * sum(anatomy.domes_mm)
+    return anatomy.shift_mm + 0.17 * width, anatomy.cavity_y_mm - 0.3 * depth, low + 32 * anatomy.heart
+
+
+def lung_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """About the distance to the lungs in mm, negative inside; coordinates broadcast."""
+    distance = cavity_distance(anatomy, z, y, x)
+    np.maximum(distance, 0.8 * (diaphragm_height(anatomy, y, x) - z), out=distance)
+    np.maximum(distance, heart_distance(anatomy, z, y, x), out=distance)
+    middle = _mediastinum(anatomy, y) - np.abs(x - anatomy.shift_mm)
+    sx, sy = anatomy.spine_mm
+    spine = 21 - np.hypot(x - sx, y - sy)
+    aorta = 14 - np.hypot(x - sx - 0.5 * anatomy.shift_mm - 20, y - sy + 24)
+    return np.asarray(np.maximum(distance, np.maximum(middle, np.maximum(spine, aorta)), out=distance))
+
+
+def diaphragm_height(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Height of the diaphragm above the deepest point of the lungs, in mm."""
+    width, depth = anatomy.cavity_mm
+    right, left = anatomy.domes_mm
+    top = np.where(x < anatomy.shift_mm, right, left)
+    across = ((np.abs(x) - 0.42 * width) / (0.6 * width)) ** 2
+    along = ((y - anatomy.cavity_y_mm + 0.15 * depth) / depth) ** 2
+    return np.asarray(np.maximum(top * (1 - across - along), 0))
+
+
+def _mediastinum(anatomy: Anatomy, y: np.ndarray) -> np.ndarray:
+    """Half width of what lies between the lungs, by depth: narrow in front, wide at the hila, narrow behind."""
+    depth = anatomy.cavity_mm[1]
+    where = (y - anatomy.cavity_y_mm) / depth
+    front, wide = anatomy.front_gap_mm / 2, anatomy.mediastinum_mm
+    return np.asarray(np.interp(where, [-0.8, -0.35, 0.35, 0.75], [front, wide, wide, 8.0]).astype(where.dtype))
+
+
+def lung_volumes_l(anatomy: Anatomy) -> tuple[float, float]:
+    """Volume of the right and of the left lung, in litres."""
+    width, depth = anatomy.cavity_mm
+    z = np.arange(0, anatomy.height_mm + _COARSE_MM, _COARSE_MM, np.float32)[:, None, None]
+    y = np.arange(-1.15 * depth, depth, _COARSE_MM, np.float32)[:, None]
+    x = np.arange(-width, width + 1, _COARSE_MM, np.float32)
+    inside = np.clip(0.5 - lung_distance(anatomy, z, y, x) / _COARSE_MM, 0, 1)
+    columns = inside.sum((0, 1), dtype=np.float64) * _COARSE_MM**3 / 1e6
+    # A column that the midline crosses belongs to both sides by share: the volume must not jump with the shift.
+    right = np.clip(0.5 + (anatomy.shift_mm - x) / _COARSE_MM, 0, 1)
+    return float(columns @ right), float(columns @ (1 - right))
+
+
+def _with_volume(anatomy: Anatomy, *, litres: float, right_share: float) -> Anatomy:
+    """The same patient, taller or shorter and with the mediastinum shifted until volume and share are as drawn."""
+    for _ in range(3):
+        low, high = -45.0, 45.0
+        for _ in range(7):
+            middle = (low + high) / 2
+            right, left = lung_volumes_l(replace(anatomy, shift_mm=middle))
+            low, high = (middle, high) if right / (right + left) < right_share else (low, middle)
+        anatomy = replace(anatomy, shift_mm=(low + high) / 2)
+        for _ in range(2):
+            # The part above the diaphragm grows with the height, the part beside the domes does not.
+            ratio = litres / sum(lung_volumes_l(anatomy))
+            dome = 0.5 * anatomy.domes_mm[0]
+            anatomy = replace(anatomy, height_mm=dome + (anatomy.height_mm - dome) * ratio)
+    return anatomy

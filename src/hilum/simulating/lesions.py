@@ -1,0 +1,170 @@
+"""Third step of a simulated scan: what can be found in the lungs, with its place, size, density and exact shape."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from hilum.errors import ConfigError
+from hilum.randomness import generator
+from hilum.simulating.anatomy import Anatomy, lung_distance
+from hilum.simulating.trees import Point, Tube
+
+Kind = Literal[
+    "solid nodule", "part-solid nodule", "ground-glass nodule", "calcified nodule", "scar",
+    "mass", "consolidation", "ground-glass opacity",
+]  # fmt: skip
+Disease = Literal["none", "mass", "consolidation", "ground-glass opacity"]
+DISEASES: tuple[Disease, ...] = ("mass", "consolidation", "ground-glass opacity")
+"""The kinds that make a chest diseased; all others occur in the healthy too."""
+
+_HU: dict[Kind, tuple[float, float]] = {
+    "solid nodule": (0, 60),
+    "part-solid nodule": (-650, -500),
+    "ground-glass nodule": (-650, -450),
+    "calcified nodule": (200, 800),
+    "scar": (-100, 40),
+    "mass": (0, 60),
+    "consolidation": (-50, 50),
+    "ground-glass opacity": (-600, -350),
+}
+_DIAMETER_MM: dict[Kind, tuple[float, float]] = {
+    "scar": (5, 10),
+    "mass": (20, 45),
+    "consolidation": (25, 60),
+    "ground-glass opacity": (30, 80),
+}
+_LOBULATION: dict[Kind, float] = {"mass": 0.10, "consolidation": 0.16, "ground-glass opacity": 0.18, "scar": 0.15}
+_MARGIN_MM: dict[Kind, float] = {"consolidation": 3.0, "ground-glass opacity": 7.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesion:
+    """One finding with a known truth.
+
+    Attributes:
+        kind: What it is.
+        centre_mm: LPS (x, y, z), in the same frame as the anatomy or, in a ``Truth``, the scan.
+        diameter_mm: Mean diameter.
+        hu: Its density; of a part-solid nodule that of the shell.
+        axes: Lengths of its axes (x, y, z) over the diameter.
+        core: Diameter of the solid core over that of the whole; 0 without.
+        spicules: Number of strands that leave it.
+        seed: Of its outline.
+    """
+
+    kind: Kind
+    centre_mm: Point
+    diameter_mm: float
+    hu: float
+    axes: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    core: float = 0.0
+    spicules: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            msg = f"a lesion's kind must be one of {', '.join(get_args(Kind))}, got {self.kind}"
+            raise ConfigError(msg)
+        if not 0 < self.diameter_mm <= 200:
+            msg = f"a lesion's diameter must be above 0 and at most 200 mm, got {self.diameter_mm}"
+            raise ConfigError(msg)
+
+    @property
+    def margin_mm(self) -> float:
+        """Width over which it fades into the lung."""
+        return _MARGIN_MM.get(self.kind, 0.0)
+
+    @property
+    def reach_mm(self) -> float:
+        """No part of it, spicules apart, lies further than this from its centre."""
+        return 0.5 * self.diameter_mm * max(self.axes) * (1 + 2 * _LOBULATION.get(self.kind, 0.04)) + self.margin_mm
+
+
+def sample_lesion(anatomy: Anatomy, kind: Kind, *, rng: np.random.Generator) -> Lesion:
+    """A lesion of this kind at a place in the lungs where it fits.
+
+    Nodules are log-normal in size, 3 in 10 on the pleura; masses and opacities may reach the pleura, which cuts them.
+    """
+    if kind in _DIAMETER_MM:
+        diameter = rng.uniform(*_DIAMETER_MM[kind])
+    else:
+        diameter = float(np.clip(7.5 * np.exp(rng.normal(0, 0.45)), 4, 30))
+    stretch = np.exp(rng.normal(0, 0.25 if kind == "scar" else 0.1, 3))
+    if kind == "scar":
+        stretch[rng.integers(3)] *= 3.0
+    stretch /= np.prod(stretch) ** (1 / 3)
+    on_pleura = kind not in DISEASES and rng.random() < 0.3
+    depth = diameter * (0.2 if on_pleura else 0.3 if kind in DISEASES else 0.6)
+    spicules = int(rng.integers(2, 9)) if kind in ("mass", "solid nodule") and rng.random() < 0.4 else 0
+    return Lesion(
+        kind=kind,
+        centre_mm=_place(anatomy, max(depth, 3.0), rng),
+        diameter_mm=diameter,
+        hu=rng.uniform(*_HU[kind]),
+        axes=(float(stretch[0]), float(stretch[1]), float(stretch[2])),
+        core=rng.uniform(0.3, 0.7) if kind == "part-solid nodule" else 0.0,
+        spicules=spicules,
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def sample_disease(anatomy: Anatomy, disease: Disease, *, rng: np.random.Generator) -> tuple[Lesion, ...]:
+    """The lesions of one chest: harmless ones as in anybody, and those of the disease."""
+    harmless: tuple[Kind, ...] = ("solid nodule", "calcified nodule", "ground-glass nodule", "part-solid nodule", "scar")
+    kinds = list(rng.choice(harmless, size=rng.poisson(1.2), p=[0.4, 0.15, 0.1, 0.05, 0.3]))
+    if disease != "none":
+        kinds += [disease] * int(rng.integers(1, 4) + (disease == "ground-glass opacity"))
+    # The harmless stay below the size that counts as disease.
+    lesions = [sample_lesion(anatomy, kind, rng=rng) for kind in kinds]
+    return tuple(s for s in lesions if s.kind in DISEASES or s.diameter_mm < 12)
+
+
+def lesion_distance(lesion: Lesion, z: np.ndarray, y: np.ndarray, x: np.ndarray, *, core: bool = False) -> np.ndarray:
+    """About the distance to its surface (or to its core's) in mm, negative inside; coordinates broadcast."""
+    radius = lesion.diameter_mm / 2 * (lesion.core if core else 1.0)
+    cx, cy, cz = lesion.centre_mm
+    ax, ay, az = lesion.axes
+    u, v, w = ((p - c) / np.float32(radius * a) for p, c, a in ((x, cx, ax), (y, cy, ay), (z, cz, az)))
+    distance = np.sqrt(u * u + v * v + w * w)
+    amplitude = np.float32(_LOBULATION.get(lesion.kind, 0.04))
+    waves = generator(lesion.seed, "outline")
+    for _ in range(2):
+        frequency, phase = waves.uniform(1.5, 3.0, 3), waves.uniform(0, 2 * np.pi, 3)
+        bump = amplitude
+        for wave, f, p in zip((u, v, w), frequency, phase, strict=True):
+            bump = bump * np.cos(np.float32(f) * wave + np.float32(p))
+        # The bumps fade towards the centre, so that the centre always lies inside.
+        distance = distance + bump * np.minimum(distance, 1)
+    return np.asarray((distance - 1) * np.float32(radius))
+
+
+def spicules_of(lesion: Lesion) -> tuple[Tube, ...]:
+    """The strands that leave a spiculated lesion, 2-8 mm long."""
+    rng = generator(lesion.seed, "spicules")
+    centre = np.array(lesion.centre_mm)
+    strands = []
+    for _ in range(lesion.spicules):
+        way = rng.normal(size=3)
+        way /= np.linalg.norm(way)
+        start = centre + 0.4 * lesion.diameter_mm * way
+        end = centre + (0.5 * lesion.diameter_mm + rng.uniform(2, 8)) * way
+        strands.append(
+            Tube(
+                start_mm=(float(start[0]), float(start[1]), float(start[2])),
+                end_mm=(float(end[0]), float(end[1]), float(end[2])),
+                radii_mm=(1.0, 0.4),
+            )
+        )
+    return tuple(strands)
+
+
+def _place(anatomy: Anatomy, depth_mm: float, rng: np.random.Generator) -> Point:
+    """A point that lies about this deep inside a lung, or as deep as a small lung allows."""
+    width, depth = anatomy.cavity_mm
+    box = rng.random((4000, 3)) * [2 * width, 2 * depth, anatomy.height_mm]
+    x, y, z = (box - [width, depth - anatomy.cavity_y_mm, 0]).T
+    inside = -lung_distance(anatomy, z, y, x)
+    fits = np.flatnonzero(inside > depth_mm)
+    best = int(fits[0]) if len(fits) else int(np.argmax(inside))
+    return float(x[best]), float(y[best]), float(z[best])
