@@ -1,24 +1,26 @@
 """Names of cases from their paths, and patients from ids that may be placeholders."""
 
 import posixpath
+from collections import Counter
 from pathlib import Path, PurePath
 
 from hilum.cohorts.spreadsheet import Row
 from hilum.errors import CohortError
 
-PLACEHOLDERS = frozenset(
-    (
-        "anon anonym anonymous anonymised anonymized anonymous^patient deidentified de-identified redacted removed "
-        "unknown unspecified undefined missing none null nil nan na n/a n.a. not_available patient patient_id "
-        "patientid id test noid no_id no_name noname unnamed x xx xxx - -- ? . 0 00 000 0000"
-    ).split()
-)
+_WORDS = """
+anon anonym anonymous anonymised anonymized anonymous^patient deidentified de-identified redacted removed
+unknown unspecified undefined missing none null nil nan na n/a n.a. not_available patient patient_id patientid id
+test noid no_id no_name noname unnamed x xx xxx - -- ? . 0 00 000 0000
+"""
+
+PLACEHOLDERS = frozenset(_WORDS.split())
 """Patient ids, in lower case, that many patients share. Zero is one of them unless the table counts 0, 1, 2 ..."""
 
-_SUFFIXES = (
-    ".nii.gz .tar.gz .tar.bz2 .tar.xz .seg.nrrd .nii .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip .tar .tgz "
-    ".hdr .img .gipl .h5"
-).split()
+_SCANS = """
+.nii.gz .tar.gz .tar.bz2 .tar.xz .seg.nrrd .nii .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip .tar .tgz
+"""
+
+_SUFFIXES = tuple(_SCANS.split())
 
 _MOST_ROWS = 8
 
@@ -42,8 +44,9 @@ def derive_case_ids(files: list[str], points: list[tuple[float, float, float] | 
     for name, file in zip(short, files, strict=True):
         owners.setdefault(name, set()).add(file)
     names = [name if len(owners[name]) == 1 else _inside(file) for name, file in zip(short, files, strict=True)]
+    times = Counter(names)
     return [
-        name if names.count(name) == 1 or point is None else name + "@" + "_".join(f"{v:g}" for v in point)
+        name if times[name] == 1 or point is None else name + "@" + "_".join(f"{v:g}" for v in point)
         for name, point in zip(names, points, strict=True)
     ]
 
@@ -91,10 +94,11 @@ def group_patients(rows: tuple[Row, ...], column: str, files: list[str], warning
         "these files counts as its own patient"
         for text, numbers in unknown.items()
     )
-    return [
-        f"id:{patient}" if patient not in placeholders else (f"id:{owner[file][0]}" if file in owner else f"file:{file}")
-        for patient, file in zip(given, files, strict=True)
-    ]
+    groups = []
+    for patient, file in zip(given, files, strict=True):
+        name = patient if patient not in placeholders else owner.get(file, ("", 0))[0]
+        groups.append(f"id:{name}" if name else f"file:{file}")
+    return groups
 
 
 def _placeholders(given: list[str]) -> set[str]:

@@ -209,7 +209,7 @@ def _from_table(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict
     parts = {case.case_id: chosen[p] for p, cases in patients.items() for case in cases}
     if "val" not in chosen.values():
         rest = {p: cases for p, cases in patients.items() if chosen[p] == "train"}
-        parts |= _draw(cohort, rest, {"val": config.val / (1 - config.test)}, config.seed)
+        parts |= _draw(cohort, rest, {"val": config.val}, config.seed)
     missing = _missing(cohort, parts, PARTS)
     if missing is not None:
         part, label = missing

@@ -128,5 +128,7 @@ def _split_header(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _as_text(frame: pd.DataFrame) -> list[list[str]]:
-    columns = [["" if pd.isna(cell) else str(cell) for cell in frame.iloc[:, k].tolist()] for k in range(frame.shape[1])]
+    columns = [
+        ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[:, k].tolist()] for k in range(frame.shape[1])
+    ]
     return [list(line) for line in zip(*columns, strict=True)]

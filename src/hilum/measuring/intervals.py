@@ -1,0 +1,210 @@
+"""Figures with 95 % intervals that respect that cases of one patient are alike.
+
+Patients, not cases, are resampled. The interval is normal on the logit scale, with the standard error of the
+bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
+91.6 to 93.3 % (simulated at AUC 0.95). Where a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
+is Wilson's (JASA 22, 1927), with the number of patients that the figure rests on as its n: those with a positive for
+sensitivity, those with a case decided positive for the positive predictive value, the fewer of the two for AUC.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hilum.errors import CohortError
+from hilum.measuring.metrics import (
+    ClassProbs,
+    Labels,
+    Probs,
+    ap_from,
+    auc_from,
+    confusion,
+    macro_auc,
+    macro_f1,
+    macro_recall,
+    ranked_counts,
+    ratio,
+)
+from hilum.randomness import generator
+
+Z95 = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+
+_LARGEST_BLOCK = 4_000_000
+"""Resampled weights held at one time; bounds the memory for large cohorts."""
+
+Resample = Float[np.ndarray, "b n"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure and its 95 % interval; all nan where it does not exist.
+
+    Attributes:
+        value: On the cases as they are.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return "undefined" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def with_intervals(
+    y: Labels, p: Probs, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+) -> dict[str, Figure]:
+    """Figures of a classifier of two classes, a case being decided positive at ``p >= threshold``.
+
+    Args:
+        y: 1 where positive.
+        p: Probability of the positive class.
+        threshold: Chosen on other cases.
+        patients: Patient of each case.
+        seed: Of the bootstrap.
+        num_resamples: Of the patients.
+
+    Returns:
+        accuracy, auc, average_precision, sensitivity, specificity, ppv, npv, balanced_accuracy, f1 and brier.
+    """
+    p = p.astype(np.float64)
+    called = p >= threshold
+    squares = np.square(p - (y == 1))
+
+    def figures(weights: Resample) -> dict[str, Float[np.ndarray, " b"]]:
+        table = confusion(y, called, weights=weights)
+        tps, fps = ranked_counts(y, p, weights=weights)
+        return {
+            "accuracy": table.accuracy,
+            "auc": auc_from(tps, fps),
+            "average_precision": ap_from(tps, fps),
+            "sensitivity": table.sensitivity,
+            "specificity": table.specificity,
+            "ppv": table.ppv,
+            "npv": table.npv,
+            "balanced_accuracy": table.balanced_accuracy,
+            "f1": table.f1,
+            "brier": ratio(weights @ squares, weights.sum(-1)),
+        }
+
+    index = _patient_index(patients, len(y))
+    everyone, positive, negative = len(np.unique(index)), _count(index, y == 1), _count(index, y != 1)
+    rests_on = {
+        "accuracy": everyone,
+        "auc": min(positive, negative),
+        "average_precision": positive,
+        "sensitivity": positive,
+        "specificity": negative,
+        "ppv": _count(index, called),
+        "npv": _count(index, ~called),
+        "balanced_accuracy": min(positive, negative),
+        "f1": positive,
+        "brier": everyone,
+    }
+    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+
+
+def with_class_intervals(
+    y: Labels, probs: ClassProbs, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+) -> dict[str, Figure]:
+    """Figures of a classifier of any number of classes, a case being decided for its most probable class.
+
+    Returns:
+        accuracy, balanced_accuracy, macro_auc (each class against the rest) and macro_f1.
+    """
+    probs = probs.astype(np.float64)
+    num_classes = probs.shape[1]
+    decided = probs.argmax(1)
+    cells = np.eye(num_classes**2)[y * num_classes + decided]
+    right = (decided == y).astype(np.float64)
+
+    def figures(weights: Resample) -> dict[str, Float[np.ndarray, " b"]]:
+        matrix = (weights @ cells).reshape(-1, num_classes, num_classes)
+        return {
+            "accuracy": ratio(weights @ right, weights.sum(-1)),
+            "balanced_accuracy": macro_recall(matrix),
+            "macro_auc": macro_auc(y, probs, weights=weights),
+            "macro_f1": macro_f1(matrix),
+        }
+
+    index = _patient_index(patients, len(y))
+    rarest = min(_count(index, y == k) for k in range(num_classes))
+    rests_on = {"balanced_accuracy": rarest, "macro_auc": rarest, "macro_f1": rarest, "accuracy": int(index.max()) + 1}
+    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+
+
+def wilson(value: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that rests on n independent observations."""
+    if n < 1 or math.isnan(value):
+        return math.nan, math.nan
+    centre = (value + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(value * (1 - value) / n + Z95**2 / (4 * n**2))
+    return (0.0 if value == 0 else max(centre - half, 0.0)), (1.0 if value == 1 else min(centre + half, 1.0))
+
+
+def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: float = 0.85) -> float:
+    """Half of the 95 % interval that an AUC will have, before any model is trained.
+
+    Hanley & McNeil, "The meaning and use of the area under a ROC curve", Radiology 143 (1982), with their
+    exponential approximation of Q1 and Q2. It counts independent cases: give numbers of patients.
+    """
+    if num_positives < 1 or num_negatives < 1:
+        return math.nan
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (num_positives - 1) * (q1 - auc**2) + (num_negatives - 1) * (q2 - auc**2)
+    return Z95 * math.sqrt(variance / (num_positives * num_negatives))
+
+
+def _patient_index(patients: Sequence[str], num_cases: int) -> Int[np.ndarray, " n"]:
+    if num_cases == 0 or len(patients) != num_cases:
+        msg = f"figures need at least one case and a patient for each, got {num_cases} cases, {len(patients)} patients"
+        raise CohortError(msg)
+    return np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+
+
+def _count(index: Int[np.ndarray, " n"], rows: Bool[np.ndarray, " n"]) -> int:
+    """Number of different patients in some of the rows."""
+    return len(np.unique(index[rows]))
+
+
+def _bootstrap(
+    figures: Callable[[Resample], dict[str, Float[np.ndarray, " b"]]],
+    index: Int[np.ndarray, " n"],
+    rests_on: dict[str, int],
+    seed: int,
+    num_resamples: int,
+) -> dict[str, Figure]:
+    values = figures(np.ones((1, len(index))))
+    num_patients = int(index.max()) + 1
+    rng = generator(seed, "bootstrap")
+    block = max(1, _LARGEST_BLOCK // len(index))
+    drawn: dict[str, list[Float[np.ndarray, " b"]]] = {name: [] for name in values}
+    for start in range(0, num_resamples, block):
+        rows = min(block, num_resamples - start)
+        times = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=rows)
+        for name, resampled in figures(times[:, index].astype(np.float64)).items():
+            drawn[name].append(resampled)
+    return {
+        name: _interval(float(value[0]), np.concatenate(drawn[name]), rests_on[name]) for name, value in values.items()
+    }
+
+
+def _interval(value: float, resampled: Float[np.ndarray, " b"], n: int) -> Figure:
+    """Normal on the logit scale with the bootstrap's standard error, or Wilson's where that says nothing."""
+    if math.isnan(value):
+        return Figure(value=value, low=math.nan, high=math.nan)
+    defined = resampled[np.isfinite(resampled)]
+    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(resampled) // 2) else 0.0
+    inner = 1e-12 < value < 1 - 1e-12
+    if not inner or error < 1e-12:
+        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), n)
+        return Figure(value=value, low=low, high=high)
+    logit = math.log(value / (1 - value))
+    half = min(Z95 * error / (value * (1 - value)), 500.0)
+    return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))

@@ -1,0 +1,203 @@
+"""Labels and probabilities to figures; each takes weights, so that a resample is only another set of weights.
+
+A figure whose denominator is zero does not exist, and is nan, never 0. Definitions as in Fawcett, "An introduction to
+ROC analysis", Pattern Recognition Letters 27 (2006), and in scikit-learn, unless a docstring says otherwise.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Labels: TypeAlias = Int[np.ndarray, " n"]
+Probs: TypeAlias = Float[np.ndarray, " n"]
+ClassProbs: TypeAlias = Float[np.ndarray, "n c"]
+Weights: TypeAlias = Float[np.ndarray, " n"]
+Figures: TypeAlias = Float[np.ndarray, "*b"]
+
+_SMALLEST = float(np.finfo(np.float64).eps)
+"""Probabilities are kept this far from 0 and 1 in a logarithm, as in scikit-learn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """How many cases of two classes were decided how; sums of weights, for one set of weights or many.
+
+    Attributes:
+        tn: Negatives decided negative.
+        fp: Negatives decided positive.
+        fn: Positives decided negative.
+        tp: Positives decided positive.
+    """
+
+    tn: Figures
+    fp: Figures
+    fn: Figures
+    tp: Figures
+
+    @property
+    def accuracy(self) -> Figures:
+        """Share of the cases that are decided rightly."""
+        return ratio(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn)
+
+    @property
+    def sensitivity(self) -> Figures:
+        """Share of the positives that are found; also called recall."""
+        return ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def specificity(self) -> Figures:
+        """Share of the negatives that are left alone."""
+        return ratio(self.tn, self.tn + self.fp)
+
+    @property
+    def ppv(self) -> Figures:
+        """Share of the cases decided positive that are; also called precision. True for this prevalence only."""
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def npv(self) -> Figures:
+        """Share of the cases decided negative that are. True for this prevalence only."""
+        return ratio(self.tn, self.tn + self.fn)
+
+    @property
+    def balanced_accuracy(self) -> Figures:
+        """Mean of sensitivity and specificity."""
+        return np.asarray((self.sensitivity + self.specificity) / 2)
+
+    @property
+    def f1(self) -> Figures:
+        """Harmonic mean of sensitivity and positive predictive value."""
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+
+def ratio(part: Figures, whole: Figures) -> Figures:
+    """Part by whole; nan where the whole is nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(whole > 0, np.divide(part, whole), np.nan), np.float64)
+
+
+def confusion(
+    y: Labels, decided: Bool[np.ndarray, " n"] | Labels, *, weights: Float[np.ndarray, "*b n"] | None = None
+) -> Confusion:
+    """Count the decisions, 1 or True being positive; with weights (..., n), one table for each set of them."""
+    weights = np.ones(len(y)) if weights is None else weights
+    actual, called = y == 1, decided.astype(bool)
+    cells = [weights @ np.asarray(rows, np.float64) for rows in (~actual & ~called, ~actual & called, actual & ~called)]
+    tn, fp, fn = (np.asarray(cell) for cell in cells)
+    return Confusion(tn=tn, fp=fp, fn=fn, tp=np.asarray(weights @ np.asarray(actual & called, np.float64)))
+
+
+def ranked_counts(
+    y: Labels, p: Probs, *, weights: Float[np.ndarray, "*b n"] | None = None
+) -> tuple[Float[np.ndarray, "*b k"], Float[np.ndarray, "*b k"]]:
+    """Weight of the positives and of the negatives at or above each distinct probability, highest first.
+
+    One sort and two cumulative sums serve every set of weights.
+    """
+    weights = np.ones(len(y)) if weights is None else weights
+    order = np.argsort(-p, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.intp)
+    sorted_weights = weights[..., order]
+    positive = (y[order] == 1).astype(np.float64)
+    tps = np.cumsum(sorted_weights * positive, axis=-1)[..., ends]
+    fps = np.cumsum(sorted_weights * (1 - positive), axis=-1)[..., ends]
+    return tps, fps
+
+
+def auc_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> Figures:
+    """Area under the ROC curve by trapezes, so that ties count half."""
+    heights = tps + np.concatenate([np.zeros_like(tps[..., :1]), tps[..., :-1]], axis=-1)
+    area = np.sum(np.diff(fps, axis=-1, prepend=0) * heights, axis=-1) / 2
+    return ratio(np.asarray(area), np.asarray(tps[..., -1] * fps[..., -1]))
+
+
+def ap_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> Figures:
+    """Average precision from cumulative counts: precision, averaged over the steps in recall."""
+    called = tps + fps
+    precision = np.divide(tps, called, out=np.zeros_like(tps), where=called > 0)
+    return ratio(np.asarray(np.sum(np.diff(tps, axis=-1, prepend=0) * precision, axis=-1)), np.asarray(tps[..., -1]))
+
+
+def roc_auc(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+    """Probability that a positive ranks above a negative, ties counting half (Hanley & McNeil 1982).
+
+    Example:
+        >>> roc_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
+        0.75
+    """
+    return float(auc_from(*ranked_counts(y, p, weights=weights))) if len(y) else np.nan
+
+
+def average_precision(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+    """Area under the precision-recall curve as a step function: sum of (R_k - R_(k-1)) P_k, no interpolation."""
+    return float(ap_from(*ranked_counts(y, p, weights=weights))) if len(y) else np.nan
+
+
+def roc_curve(
+    y: Labels, p: Probs, *, weights: Weights | None = None
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """False and true positive rate, from (0, 0) to (1, 1), one point for each distinct probability."""
+    tps, fps = ranked_counts(y, p, weights=weights)
+    rates = (ratio(np.append(0.0, counts), np.asarray(counts[-1])) for counts in (fps, tps))
+    false_rate, true_rate = rates
+    return false_rate, true_rate
+
+
+def pr_curve(
+    y: Labels, p: Probs, *, weights: Weights | None = None
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Recall and precision, one point for each distinct probability, highest first."""
+    tps, fps = ranked_counts(y, p, weights=weights)
+    return ratio(tps, np.asarray(tps[-1])), ratio(tps, tps + fps)
+
+
+def brier(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+    """Mean squared difference between probability and outcome (Brier 1950, in its form for two classes)."""
+    return _mean(np.square(p.astype(np.float64) - (y == 1)), weights)
+
+
+def log_loss(y: Labels, p: Probs | ClassProbs, *, weights: Weights | None = None) -> float:
+    """Mean negative logarithm of the probability given to the true class, in nats."""
+    columns = p.astype(np.float64)
+    if columns.ndim == 1:
+        columns = np.stack([1 - columns, columns], axis=1)
+    true = np.clip(columns[np.arange(len(y)), y], _SMALLEST, 1 - _SMALLEST)
+    return _mean(-np.log(true), weights)
+
+
+def _mean(values: Probs, weights: Weights | None) -> float:
+    weights = np.ones(len(values)) if weights is None else weights
+    return float(ratio(np.asarray(weights @ values), np.asarray(weights.sum())))
+
+
+def confusion_matrix(y: Labels, decided: Labels, *, num_classes: int) -> Int[np.ndarray, "c c"]:
+    """Number of cases by true class (row) and decided class (column)."""
+    counts = np.bincount(y * num_classes + decided, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def macro_recall(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
+    """Mean over the classes of the share found: balanced accuracy. nan if a class has no cases."""
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    return np.asarray(ratio(diagonal, matrix.sum(-1).astype(np.float64)).mean(-1))
+
+
+def macro_f1(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
+    """Mean of the classes' F1. nan if a class is neither there nor ever decided."""
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    return np.asarray(ratio(2 * diagonal, (matrix.sum(-1) + matrix.sum(-2)).astype(np.float64)).mean(-1))
+
+
+def multiclass_accuracy(y: Labels, probs: ClassProbs) -> float:
+    """Share of the cases whose most probable class is the true one."""
+    return _mean((probs.argmax(1) == y).astype(np.float64), None)
+
+
+def macro_auc(y: Labels, probs: ClassProbs, *, weights: Float[np.ndarray, "*b n"] | None = None) -> Figures:
+    """Mean over the classes of the AUC of each against the rest. nan if a class has no cases."""
+    aucs = [
+        auc_from(*ranked_counts((y == k).astype(np.int64), probs[:, k], weights=weights)) for k in range(probs.shape[1])
+    ]
+    return np.asarray(np.mean(aucs, axis=0))

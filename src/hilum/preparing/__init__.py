@@ -1,0 +1,23 @@
+"""Second step: a Volume to the sample that the model sees, in HU on the model's grid."""
+
+from hilum.preparing.lungs import Lungs, locate_lungs, segment_lungs
+from hilum.preparing.recipe import normalize, prepare, prepare_path, window
+from hilum.preparing.resample import resample, sample
+from hilum.preparing.store import Store, load_sample, save_sample
+from hilum.volume import crop
+
+__all__ = [
+    "Lungs",
+    "Store",
+    "crop",
+    "load_sample",
+    "locate_lungs",
+    "normalize",
+    "prepare",
+    "prepare_path",
+    "resample",
+    "sample",
+    "save_sample",
+    "segment_lungs",
+    "window",
+]

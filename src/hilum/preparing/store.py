@@ -1,0 +1,133 @@
+"""Prepared samples on disk, addressed by what they were made from, so that no work is done twice."""
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hilum.config import Recipe, from_dict, to_dict
+from hilum.errors import ConfigError, HilumError, PrepareError, ReadError
+from hilum.findings import Finding
+from hilum.preparing.recipe import prepare_path
+from hilum.reading import source_files
+from hilum.volume import Tags, Volume
+
+_VERSION = 1
+"""Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
+
+_CHUNK = 1 << 20
+
+
+class Store:
+    """A folder of prepared samples, one safetensors file each; safe under concurrent writers.
+
+    Attributes:
+        folder: Where the samples lie; made on first use.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Volume:
+        """The prepared sample of a scan, from disk where it is there and whole, else made and kept.
+
+        Raises:
+            HilumError: If the scan cannot be read or prepared.
+        """
+        sample = self.path_of(path, recipe, point_mm=point_mm, npy_range=npy_range)
+        try:
+            return load_sample(sample)
+        except PrepareError:
+            pass  # not there yet, or damaged: make it anew
+        volume = prepare_path(path, recipe, point_mm=point_mm, npy_range=npy_range)
+        save_sample(volume, sample)
+        return volume
+
+    def path_of(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Path:
+        """Where the sample of a scan lies, by the scan's bytes and all that decides what becomes of them."""
+        content = {
+            "source": _digest(path),
+            "recipe": to_dict(recipe),
+            "point": None if point_mm is None else [float(v) for v in point_mm],
+            "npy_range": npy_range if path.suffix.lower() == ".npy" else "",
+            "version": _VERSION,
+        }
+        key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def save_sample(volume: Volume, path: Path) -> None:
+    """Write a sample so that it is there as a whole or not at all."""
+    about = {
+        "affine": volume.affine.tolist(),
+        "tags": asdict(volume.tags),
+        "findings": [asdict(f) for f in volume.findings],
+        "checksum": _checksum(volume.voxels_hu),
+    }
+    packed = save({"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}, {"hilum": json.dumps(about)})
+    new = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(packed)
+        new.replace(path)
+    except OSError as exc:
+        new.unlink(missing_ok=True)
+        msg = f"the store {path.parent.parent} cannot be written: {exc.strerror or exc}"
+        raise HilumError(msg) from exc
+
+
+def load_sample(path: Path) -> Volume:
+    """Read a sample and check that it is what was written.
+
+    Raises:
+        PrepareError: If it is not there or damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            about = json.loads(file.metadata()["hilum"])
+            voxels = file.get_tensor("voxels_hu")
+        if _checksum(voxels) != about["checksum"]:
+            msg = f"the sample {path.name} is damaged"
+            raise PrepareError(msg)
+        return Volume(
+            voxels_hu=voxels,
+            affine=np.array(about["affine"]),
+            tags=from_dict(Tags, about["tags"]),
+            findings=tuple(Finding(**f) for f in about["findings"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigError) as exc:
+        msg = f"the sample {path.name} is not there or damaged"
+        raise PrepareError(msg) from exc
+
+
+def _checksum(voxels: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(voxels).data, digest_size=8).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Hash of a scan's bytes; of all files below a folder, whatever their names and order."""
+    files = source_files(path)
+    if not files or not path.exists():
+        msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
+        raise ReadError(msg)
+    try:
+        digests = sorted(_file_digest(f) for f in files)
+    except OSError as exc:
+        msg = f"{path} cannot be read: {exc.strerror or exc}"
+        raise ReadError(msg) from exc
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()
