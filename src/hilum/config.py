@@ -240,7 +240,10 @@ class TrainingConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     schedule: Literal["plateau", "one-cycle"] = "plateau"
-    """plateau: divide the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
+    """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
+
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the model: of the lowest validation loss, or of the last epoch."""
 
     plateau_factor: float = 0.5
     plateau_patience: int = 5

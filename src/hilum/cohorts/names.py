@@ -46,7 +46,7 @@ def derive_case_ids(files: list[str], points: list[tuple[float, float, float] | 
     names = [name if len(owners[name]) == 1 else _inside(file) for name, file in zip(short, files, strict=True)]
     times = Counter(names)
     return [
-        name if times[name] == 1 or point is None else name + "@" + "_".join(f"{v:g}" for v in point)
+        name if times[name] == 1 or point is None else name + "@" + "_".join(f"{v:.10g}" for v in point)
         for name, point in zip(names, points, strict=True)
     ]
 

@@ -4,7 +4,6 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
 
 from hilum.cohorts.names import derive_case_ids, group_patients, normal_path
 from hilum.cohorts.spreadsheet import Row, Sheet, read_sheet
@@ -63,7 +62,7 @@ class Cohort:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, config: CohortConfig, *, labelled: bool = True) -> Self:
+    def read(cls, path: Path, config: CohortConfig, *, labelled: bool = True) -> "Cohort":
         """Read a table of cases.
 
         Columns are found by the names in ``config.columns``; ``path`` must be there and, if labelled, ``label``.
@@ -86,7 +85,7 @@ class Cohort:
             raise CohortError(msg) from exc
 
     @classmethod
-    def _from_sheet(cls, sheet: Sheet, source: Path, config: CohortConfig, labelled: bool) -> Self:
+    def _from_sheet(cls, sheet: Sheet, source: Path, config: CohortConfig, labelled: bool) -> "Cohort":
         columns = config.columns
         _check_columns(sheet, columns, labelled)
         warnings: list[str] = []

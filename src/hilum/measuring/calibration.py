@@ -75,10 +75,10 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
 def reliability(y: Labels, p: Probs, *, num_bins: int = 10) -> tuple[Bin, ...]:
     """Bins of equally many cases, lowest probabilities first; equal probabilities share a bin.
 
-    At most ``num_bins``, and no fewer than five cases in each where there are that many.
+    At most ``num_bins``, and no fewer than 15 cases in each where there are that many.
     """
     order = np.argsort(p, kind="stable")
-    num_bins = max(1, min(num_bins, len(p) // 5))
+    num_bins = max(1, min(num_bins, len(p) // 15))
     edges = np.unique(np.searchsorted(p[order], p[order][np.linspace(0, len(p), num_bins + 1)[1:-1].astype(int)]))
     parts: list[Int[np.ndarray, " m"]] = [part for part in np.split(order, edges) if len(part)]
     return tuple(

@@ -84,7 +84,7 @@ def _best(
         other_name = "specificity" if rule.rule == "sensitivity" else "sensitivity"
         useful = demanded[other > 0]
         reached = f"at most {useful.max():.3f}" if len(useful) else f"no {other_name}"
-        msg = f"decision.at must be a {rule.rule} that leaves any {other_name}, got {rule.at}; these cases allow {reached}"
+        msg = f"decision.at must be a {rule.rule} that leaves any {other_name}, got {rule.at}; here {reached}"
         raise ConfigError(msg)
     return _last_highest(np.where(meets, other, -1.0))
 

@@ -36,19 +36,26 @@ class Store:
         self.folder = folder
 
     def get(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Volume:
-        """The prepared sample of a scan, from disk where it is there and whole, else made and kept.
+        """The prepared sample of a scan.
+
+        Raises:
+            HilumError: If the scan cannot be read or prepared.
+        """
+        return load_sample(self.ensure(path, recipe, point_mm=point_mm, npy_range=npy_range))
+
+    def ensure(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Path:
+        """The file of a scan's sample, made if it is not there or damaged.
 
         Raises:
             HilumError: If the scan cannot be read or prepared.
         """
         sample = self.path_of(path, recipe, point_mm=point_mm, npy_range=npy_range)
         try:
-            return load_sample(sample)
+            load_sample(sample)
         except PrepareError:
-            pass  # not there yet, or damaged: make it anew
-        volume = prepare_path(path, recipe, point_mm=point_mm, npy_range=npy_range)
-        save_sample(volume, sample)
-        return volume
+            volume = prepare_path(path, recipe, point_mm=point_mm, npy_range=npy_range)
+            save_sample(volume, sample)
+        return sample
 
     def path_of(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Path:
         """Where the sample of a scan lies, by the scan's bytes and all that decides what becomes of them."""

@@ -1,8 +1,10 @@
 """Keyed hashes for identifiers: the same patient is recognised within one site and nowhere else."""
 
+import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from functools import cache
 from pathlib import Path
@@ -28,14 +30,19 @@ def is_placeholder(identifier: str) -> bool:
 
 
 def hashed(kind: str, identifier: str) -> str:
-    """HMAC-SHA256 of an identifier under the site's key, as 16 hexadecimal digits; empty stays empty.
+    """HMAC-SHA256 of an identifier under the site's key, such as ``patient-1f0c...``; empty stays empty.
+
+    What is hashed already stays as it is, so that a table written by Hilum and one with the plain ids agree.
 
     Args:
         kind: What is identified, such as ``patient``: equal texts of two kinds get different hashes.
         identifier: The text in the file or table.
     """
     text = identifier.strip()
-    return hmac.new(_key(os.environ.get("HILUM_KEY", "")), f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:16] if text else ""
+    if not text or re.fullmatch(rf"{kind}-[0-9a-f]{{16}}", text):
+        return text
+    key = _key(os.environ.get("HILUM_KEY", ""))
+    return f"{kind}-{hmac.new(key, f'{kind}:{text}'.encode(), hashlib.sha256).hexdigest()[:16]}"
 
 
 @cache
@@ -51,12 +58,9 @@ def _key(from_environment: str) -> bytes:
         if not path.exists():
             new.touch(mode=0o600)
             new.write_text(secrets.token_hex(32))
-            try:
-                os.link(new, path)  # fails where another process was first, whose key then holds
-            except FileExistsError:
-                pass
-            finally:
-                new.unlink()
+            with contextlib.suppress(FileExistsError):  # another process was first: its key holds
+                os.link(new, path)
+            new.unlink()
         return path.read_text().strip().encode()
     except OSError as exc:
         msg = f"the key for hashing identifiers cannot be kept in {folder}: {exc.strerror}; set HILUM_KEY"

@@ -7,7 +7,7 @@ import numpy as np
 
 from hilum.errors import GeometryError, ReadError
 from hilum.findings import find
-from hilum.reading.geometry import FEW_SLICES, MIN_SLICES
+from hilum.reading.geometry import FEW_SLICES
 from hilum.reading.intensities import intensity_findings, limited
 from hilum.volume import Volume, reorient
 
@@ -52,8 +52,8 @@ def read_image(path: Path) -> Volume:
         raise ReadError(msg)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
-    if image.GetDimension() != 3 or min(image.GetSize()) < MIN_SLICES:
-        msg = f"{path.name} must be a volume of at least {MIN_SLICES} slices, is {' x '.join(map(str, image.GetSize()))}"
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:  # the header gives the spacing, two slices are a crop
+        msg = f"{path.name} must be a volume of at least 2 slices, is {' x '.join(map(str, image.GetSize()))}"
         raise GeometryError(msg)
     voxels, num_padding, num_metal = limited(sitk.GetArrayViewFromImage(image))
     whole = voxels.dtype.kind in "iu" or bool(np.all(voxels == np.rint(voxels)))

@@ -17,9 +17,9 @@ SMALLEST_LUNGS_L, LARGEST_LUNGS_L = 1.2, 7.5
 RIGHT_SHARE = (0.525, 0.575)
 """Sampled right share of the lung volume; a little inside 52-58 %, for what a coarse grid rounds."""
 
-_EXPONENT = 2.5
+_EXPONENT = 2.3
 """Of the superellipses of body and rib cage: between an ellipse (2) and a box."""
-_RIDGE = 0.34
+_RIDGE = 0.3
 """Share of the half width over which the top of the rib cage is flat, so that each lung has its own apex."""
 _COARSE_MM = 8.0
 
@@ -141,11 +141,11 @@ def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: f
 def cavity_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """About the distance to the rib cage in mm, negative inside; coordinates broadcast."""
     width, depth = anatomy.cavity_mm
-    flat, level = _RIDGE * width, 0.35 * anatomy.height_mm
+    flat, level = _RIDGE * width, 0.3 * anatomy.height_mm
     scale = 0.5 * (width - flat + depth) / _EXPONENT
     along_x = (np.maximum(np.abs(x) - flat, 0) / (width - flat)) ** _EXPONENT
     along_y = (np.abs(y - anatomy.cavity_y_mm) / depth) ** _EXPONENT
-    along_z = (np.maximum(z - level, 0) / (anatomy.height_mm - level)) ** 3
+    along_z = (np.maximum(z - level, 0) / (anatomy.height_mm - level)) ** 2.2
     return np.asarray(scale * along_y - scale + (scale * along_x + scale * along_z))
 
 
@@ -171,7 +171,7 @@ def lung_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray)
     """About the distance to the lungs in mm, negative inside; coordinates broadcast."""
     distance = cavity_distance(anatomy, z, y, x)
     np.maximum(distance, 0.8 * (diaphragm_height(anatomy, y, x) - z), out=distance)
-    np.maximum(distance, heart_distance(anatomy, z, y, x), out=distance)
+    np.maximum(distance, -heart_distance(anatomy, z, y, x), out=distance)
     middle = _mediastinum(anatomy, y) - np.abs(x - anatomy.shift_mm)
     sx, sy = anatomy.spine_mm
     spine = 21 - np.hypot(x - sx, y - sy)
@@ -183,7 +183,7 @@ def diaphragm_height(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarr
     """Height of the diaphragm above the deepest point of the lungs, in mm."""
     width, depth = anatomy.cavity_mm
     right, left = anatomy.domes_mm
-    top = np.where(x < anatomy.shift_mm, right, left)
+    top = np.where(x < anatomy.shift_mm, x.dtype.type(right), x.dtype.type(left))
     across = ((np.abs(x) - 0.42 * width) / (0.6 * width)) ** 2
     along = ((y - anatomy.cavity_y_mm + 0.15 * depth) / depth) ** 2
     return np.asarray(np.maximum(top * (1 - across - along), 0))
@@ -200,9 +200,9 @@ def _mediastinum(anatomy: Anatomy, y: np.ndarray) -> np.ndarray:
 def lung_volumes_l(anatomy: Anatomy) -> tuple[float, float]:
     """Volume of the right and of the left lung, in litres."""
     width, depth = anatomy.cavity_mm
-    z = np.arange(0, anatomy.height_mm + _COARSE_MM, _COARSE_MM, np.float32)[:, None, None]
-    y = np.arange(-1.15 * depth, depth, _COARSE_MM, np.float32)[:, None]
-    x = np.arange(-width, width + 1, _COARSE_MM, np.float32)
+    z = np.arange(0, anatomy.height_mm + _COARSE_MM, _COARSE_MM).astype(np.float32)[:, None, None]
+    y = np.arange(-1.15 * depth, depth, _COARSE_MM).astype(np.float32)[:, None]
+    x = np.arange(-width, width + 1, _COARSE_MM).astype(np.float32)
     inside = np.clip(0.5 - lung_distance(anatomy, z, y, x) / _COARSE_MM, 0, 1)
     columns = inside.sum((0, 1), dtype=np.float64) * _COARSE_MM**3 / 1e6
     # A column that the midline crosses belongs to both sides by share: the volume must not jump with the shift.

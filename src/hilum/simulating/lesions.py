@@ -18,6 +18,15 @@ Disease = Literal["none", "mass", "consolidation", "ground-glass opacity"]
 DISEASES: tuple[Disease, ...] = ("mass", "consolidation", "ground-glass opacity")
 """The kinds that make a chest diseased; all others occur in the healthy too."""
 
+_HARMLESS: tuple[tuple[Kind, float], ...] = (
+    ("solid nodule", 0.4),
+    ("calcified nodule", 0.15),
+    ("ground-glass nodule", 0.1),
+    ("part-solid nodule", 0.05),
+    ("scar", 0.3),
+)
+"""What anybody may have, and how often it is which."""
+
 _HU: dict[Kind, tuple[float, float]] = {
     "solid nodule": (0, 60),
     "part-solid nodule": (-650, -500),
@@ -111,8 +120,15 @@ def sample_lesion(anatomy: Anatomy, kind: Kind, *, rng: np.random.Generator) -> 
 
 def sample_disease(anatomy: Anatomy, disease: Disease, *, rng: np.random.Generator) -> tuple[Lesion, ...]:
     """The lesions of one chest: harmless ones as in anybody, and those of the disease."""
-    harmless: tuple[Kind, ...] = ("solid nodule", "calcified nodule", "ground-glass nodule", "part-solid nodule", "scar")
-    kinds = list(rng.choice(harmless, size=rng.poisson(1.2), p=[0.4, 0.15, 0.1, 0.05, 0.3]))
+    harmless: tuple[Kind, ...] = (
+        "solid nodule",
+        "calcified nodule",
+        "ground-glass nodule",
+        "part-solid nodule",
+        "scar",
+    )
+    chosen = rng.choice(len(harmless), size=rng.poisson(1.2), p=[0.4, 0.15, 0.1, 0.05, 0.3])
+    kinds: list[Kind] = [harmless[i] for i in chosen]
     if disease != "none":
         kinds += [disease] * int(rng.integers(1, 4) + (disease == "ground-glass opacity"))
     # The harmless stay below the size that counts as disease.
@@ -131,7 +147,7 @@ def lesion_distance(lesion: Lesion, z: np.ndarray, y: np.ndarray, x: np.ndarray,
     waves = generator(lesion.seed, "outline")
     for _ in range(2):
         frequency, phase = waves.uniform(1.5, 3.0, 3), waves.uniform(0, 2 * np.pi, 3)
-        bump = amplitude
+        bump = np.asarray(amplitude)
         for wave, f, p in zip((u, v, w), frequency, phase, strict=True):
             bump = bump * np.cos(np.float32(f) * wave + np.float32(p))
         # The bumps fade towards the centre, so that the centre always lies inside.

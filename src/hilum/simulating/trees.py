@@ -59,7 +59,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
     heart = np.array(heart_centre(anatomy))
     atrium = np.array([anatomy.shift_mm + 5, carina[1] - 12, carina[2] - 38])
     for side in (-1, 1):
-        hilum = carina + [side * (anatomy.mediastinum_mm + 12), 2.0, -22.0 - 6 * (side > 0)]
+        hilum = _beside(carina, side * (anatomy.mediastinum_mm + 12), 2.0, -22.0 - 6 * (side > 0))
         targets = _points_in_lung(anatomy, side, 2 * _LEAVES, rng)
         bundles = _grow(hilum, targets[:_LEAVES])
         main = 0.68 * trachea
@@ -72,8 +72,10 @@ def grow_trees(anatomy: Anatomy) -> Trees:
             beside = np.array([0.0, -1.0, 0.5]) * (1.1 * lumen[0] + 7.0 * share**_TAPER) * 0.75
             beside_parent = beside if parent == share else beside * (parent / share) ** 0.4
             vessels.append(_tube(start + beside_parent, end + beside, _radii(7.0, share, parent)))
-        vein_root = atrium + [side * (anatomy.mediastinum_mm + 4), 0.0, 0.0]
-        vessels += [_tube(a, b, _radii(6.0, share, parent)) for a, b, share, parent in _grow(vein_root, targets[_LEAVES:])]
+        vein_root = _beside(atrium, side * (anatomy.mediastinum_mm + 4), 0.0, 0.0)
+        vessels += [
+            _tube(a, b, _radii(6.0, share, parent)) for a, b, share, parent in _grow(vein_root, targets[_LEAVES:])
+        ]
     return Trees(airways=tuple(airways), vessels=tuple(vessels), trunks=_trunks(anatomy, carina, heart))
 
 
@@ -81,19 +83,23 @@ def _trunks(anatomy: Anatomy, carina: np.ndarray, heart: np.ndarray) -> tuple[Tu
     """Aorta, pulmonary artery, superior vena cava: tubes through the mediastinum."""
     sx, sy = anatomy.spine_mm
     descending = np.array([sx + 0.5 * anatomy.shift_mm + 20, sy - 24, 0.0])
-    arch_back, arch_front = descending * [1, 1, 0] + [0, 0, carina[2] + 28], carina + [-4, -34, 30]
-    root = heart + [-22, -6, 34]
+    arch_back, arch_front = descending * [1, 1, 0] + [0, 0, carina[2] + 28], _beside(carina, -4.0, -34.0, 30.0)
+    root = _beside(heart, -22.0, -6.0, 34.0)
     half = anatomy.mediastinum_mm
     pairs = [
         (descending - [0, 0, 80], arch_back, 11.0),
         (arch_back, arch_front, 12.0),
         (arch_front, root, 14.0),
-        (heart + [0, -12, 30], carina + [14, -24, -16], 12.0),
-        (carina + [14, -24, -16], carina + [half + 12, -8, -20], 8.0),
-        (carina + [14, -24, -16], carina + [-half - 8, -10, -22], 8.0),
-        (heart + [-34, 0, 20], carina + [-22, -26, 60], 8.0),
+        (_beside(heart, 0.0, -12.0, 30.0), _beside(carina, 14.0, -24.0, -16.0), 12.0),
+        (_beside(carina, 14.0, -24.0, -16.0), _beside(carina, half + 12.0, -8.0, -20.0), 8.0),
+        (_beside(carina, 14.0, -24.0, -16.0), _beside(carina, -half - 8.0, -10.0, -22.0), 8.0),
+        (_beside(heart, -34.0, 0.0, 20.0), _beside(carina, -22.0, -26.0, 60.0), 8.0),
     ]
     return tuple(_tube(a, b, (r, r)) for a, b, r in pairs)
+
+
+def _beside(point: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
+    return np.asarray(point + np.array([x, y, z]))
 
 
 def _tube(start: Iterable[float], end: Iterable[float], radii: tuple[float, float], *, wall_mm: float = 0.0) -> Tube:

@@ -1,0 +1,82 @@
+"""An empty picture in the house's look, and how it is written; no pyplot, no global state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Picture
+
+BLUE, ORANGE, GREEN, INK, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#1F2933", "#7B8794", "#E4E7EB"
+"""Okabe and Ito's colours, which colour-blind readers tell apart, and greys."""
+
+_DPI = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A picture with its axes, ready to be drawn on.
+
+    Attributes:
+        picture: matplotlib's figure.
+        axes: Its panels, row by row.
+    """
+
+    picture: Any
+    axes: Sequence[Any]
+
+
+def sheet(
+    *,
+    rows: int = 1,
+    columns: int = 1,
+    inches: tuple[float, float] = (5.2, 5.2),
+    heights: tuple[float, ...] | None = None,
+) -> Sheet:
+    """A white picture with light grids; ``heights`` are the rows' shares of it."""
+    picture: Any = Picture(figsize=inches, dpi=_DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(picture)
+    picture.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    panels = picture.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel().tolist()
+    for axes in panels:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(GREY)
+        axes.tick_params(colors=INK, labelsize=9, length=3)
+        axes.grid(visible=True, color=PALE, linewidth=0.8)
+        axes.set_axisbelow(True)
+    return Sheet(picture=picture, axes=panels)
+
+
+def label(axes: Any, *, title: str, x: str, y: str) -> None:
+    """Name a panel and its axes."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    axes.set_xlabel(x, fontsize=10, color=INK)
+    axes.set_ylabel(y, fontsize=10, color=INK)
+
+
+def unit_square(axes: Any) -> None:
+    """Both axes from 0 to 1, equally long, with room for the line's width."""
+    axes.set_xlim(-0.015, 1.015)
+    axes.set_ylim(-0.015, 1.015)
+    axes.set_aspect("equal")
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+
+
+def legend(axes: Any, where: str) -> None:
+    """A legend that hides as little as it can."""
+    axes.legend(loc=where, fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK)
+
+
+def note(axes: Any, text: str) -> None:
+    """A sentence in place of a curve that does not exist."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=10, color=GREY, wrap=True)
+
+
+def write(drawn: Sheet, path: Path) -> None:
+    """Write a PNG that is the same bytes for the same drawing: no version, no date inside."""
+    drawn.picture.savefig(path, format="png", metadata={"Software": None})

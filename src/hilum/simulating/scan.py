@@ -1,0 +1,102 @@
+"""A whole simulated scan in one call: patient, lesions and scanner from a seed; the volume and its truth."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from hilum.randomness import generator
+from hilum.simulating.anatomy import Anatomy, sample_anatomy
+from hilum.simulating.lesions import DISEASES, Disease, Lesion, sample_disease
+from hilum.simulating.render import Scene, airway_mask, lesion_mask, lung_mask
+from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner
+from hilum.simulating.trees import grow_trees
+from hilum.volume import Tags, Volume, affine_from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """What is known about a simulated scan, on its grid.
+
+    Attributes:
+        lungs: 1 in the right lung, 2 in the left; vessels and lesions included, great airways not.
+        airways: 1 in the lumen of trachea and airways.
+        lesions: The number of the lesion in the list below, from 1.
+        findings: The lesions, their centres in LPS mm of the scan.
+        label: 1 if any of them is a mass, a consolidation or a ground-glass opacity.
+        anatomy: The patient, in his own frame.
+        scanner: How the scan was taken.
+    """
+
+    lungs: UInt8[np.ndarray, "z y x"]
+    airways: UInt8[np.ndarray, "z y x"]
+    lesions: UInt8[np.ndarray, "z y x"]
+    findings: tuple[Lesion, ...]
+    label: int
+    anatomy: Anatomy
+    scanner: Scanner
+
+
+def simulate_scan(
+    seed: int,
+    *,
+    key: str = "scan",
+    disease: Disease = "none",
+    anatomy: Anatomy | None = None,
+    lesions: tuple[Lesion, ...] | None = None,
+    scanner: Scanner | None = None,
+) -> tuple[Volume, Truth]:
+    """A chest CT and all that is true about it; the same arguments give the same scan, bit for bit.
+
+    Args:
+        seed: With the key, the source of everything that is not given.
+        key: Name of the scan.
+        disease: Which lesions to draw, unless they are given.
+        anatomy: The patient.
+        lesions: Findings, in the patient's frame.
+        scanner: How to take the scan.
+
+    Returns:
+        The volume, whole HU (int16), and its truth.
+    """
+    if anatomy is None:
+        anatomy = sample_anatomy(generator(seed, key, "anatomy"))
+    if lesions is None:
+        lesions = sample_disease(anatomy, disease, rng=generator(seed, key, "lesions"))
+    if scanner is None:
+        scanner = sample_scanner(generator(seed, key, "scanner"))
+    scene = Scene(anatomy=anatomy, trees=grow_trees(anatomy), lesions=lesions)
+    voxels = acquire(scene, scanner, rng=generator(seed, key, "noise"))
+    axes = grid_of(scanner, anatomy.height_mm)
+    # The scanner's zero lies anywhere in the patient; whole 1/1000 mm, as the formats keep them.
+    offset = np.round(generator(seed, key, "table").uniform([-20, -180, -700], [20, -60, 100]), 3)
+    first = np.array([axes.x_mm[0], axes.y_mm[0], axes.z_mm[0]], np.float64)
+    origin = np.round(first + offset, 3)
+    affine = affine_from(
+        spacing_mm=(scanner.increment_mm, scanner.pixel_mm, scanner.pixel_mm),
+        origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
+    )
+    tags = Tags(
+        modality="CT",
+        kernel=scanner.kernel,
+        thickness_mm=scanner.thickness_mm,
+        manufacturer="Hilum simulation",
+        model="Phantom",
+        tube_voltage_kv=120.0,
+    )
+    lungs = lung_mask(anatomy, axes)
+    truth = Truth(
+        lungs=lungs,
+        airways=airway_mask(scene.trees, axes),
+        lesions=lesion_mask(scene, axes, lungs),
+        findings=tuple(_moved(lesion, offset) for lesion in lesions),
+        label=int(any(lesion.kind in DISEASES for lesion in lesions)),
+        anatomy=anatomy,
+        scanner=scanner,
+    )
+    return Volume(voxels_hu=voxels, affine=affine, tags=tags), truth
+
+
+def _moved(lesion: Lesion, offset_mm: np.ndarray) -> Lesion:
+    x, y, z = (float(c + o) for c, o in zip(lesion.centre_mm, offset_mm, strict=True))
+    return replace(lesion, centre_mm=(x, y, z))

@@ -1,0 +1,183 @@
+"""Fifth step of a simulated scan: slices with thickness, kernel, dose, field of view and padding, in whole HU."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int16
+from scipy import fft
+
+from hilum.errors import ConfigError
+from hilum.simulating.render import Axes, Scene, render_hu
+from hilum.volume import HIGHEST_HU, LOWEST_HU
+
+PADDING_HU = -2000
+_SLAB_VOXELS = 1_000_000
+"""Rendered at once: small enough for the cache."""
+
+_MTF50 = {"soft": 0.40, "sharp": 0.70}
+_NOISE_FACTOR = {"soft": 1.0, "sharp": 3.0}
+"""Noise of a kernel over that of the soft one, same dose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanner:
+    """How a scan is taken.
+
+    Attributes:
+        pixel_mm: Size of a pixel.
+        pixels: Rows and columns.
+        thickness_mm: Full width of the slice profile at half maximum.
+        increment_mm: From slice to slice.
+        kernel: soft (MTF50 0.4 /mm) or sharp (0.7 /mm, with overshoot).
+        profile: Shape of the slice profile.
+        noise_hu: Standard deviation in a 1 mm slice of the soft kernel with pixels below 1 mm. It falls with the root
+            of the thickness, triples with the sharp kernel, and larger pixels lose the part beyond their limit.
+        padding: -2000 HU outside a circle, as some scanners write.
+        centre_mm: Middle of the field of view, (x, y) in the patient's frame.
+        margin_mm: How far the scan goes below and above the lungs.
+    """
+
+    pixel_mm: float = 0.75
+    pixels: int = 512
+    thickness_mm: float = 1.25
+    increment_mm: float = 1.0
+    kernel: Literal["soft", "sharp"] = "soft"
+    profile: Literal["box", "gaussian"] = "box"
+    noise_hu: float = 20.0
+    padding: bool = False
+    centre_mm: tuple[float, float] = (0.0, 0.0)
+    margin_mm: tuple[float, float] = (30.0, 25.0)
+
+    def __post_init__(self) -> None:
+        for name in ("pixel_mm", "thickness_mm", "increment_mm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                msg = f"scanner.{name} must be positive, got {value}"
+                raise ConfigError(msg)
+        if self.pixels < 16:
+            msg = f"scanner.pixels must be at least 16, got {self.pixels}"
+            raise ConfigError(msg)
+        if not self.noise_hu >= 0:
+            msg = f"scanner.noise_hu must be at least 0, got {self.noise_hu}"
+            raise ConfigError(msg)
+        if self.kernel not in _MTF50:
+            msg = f"scanner.kernel must be one of {', '.join(_MTF50)}, got {self.kernel}"
+            raise ConfigError(msg)
+
+
+def sample_scanner(
+    rng: np.random.Generator, *, pixel_mm: float = 0.75, pixels: int = 512, thin: bool = True
+) -> Scanner:
+    """A scanner's settings drawn at random; thick slices (4-5 mm) are faster to simulate.
+
+    Args:
+        rng: Source of all numbers.
+        pixel_mm: Mean size of a pixel; drawn within 6 % of it.
+        pixels: Rows and columns.
+        thin: Slices of 1 to 2.5 mm instead of 4 to 5 mm.
+    """
+    thickness = float(rng.choice([1.0, 1.25, 2.0, 2.5] if thin else [4.0, 5.0, 5.0]))
+    kernel: Literal["soft", "sharp"] = "sharp" if rng.random() < 0.35 else "soft"
+    return Scanner(
+        pixel_mm=round(pixel_mm * rng.uniform(0.94, 1.06), 4),
+        pixels=pixels,
+        thickness_mm=thickness,
+        increment_mm=round(thickness * float(rng.choice([0.8, 1.0, 1.0])), 3),
+        kernel=kernel,
+        profile="box" if rng.random() < 0.5 else "gaussian",
+        noise_hu=rng.uniform(12, 28),
+        padding=bool(rng.random() < 0.3),
+        centre_mm=(rng.uniform(-12, 12), rng.uniform(-12, 12)),
+        margin_mm=(rng.uniform(15, 50), rng.uniform(12, 35)),
+    )
+
+
+def grid_of(scanner: Scanner, height_mm: float) -> Axes:
+    """Voxel centres of a scan of lungs of this height."""
+    below, above = scanner.margin_mm
+    slices = max(2, math.ceil((height_mm + below + above) / scanner.increment_mm))
+    half = (scanner.pixels - 1) / 2
+    steps = (np.arange(scanner.pixels) - half) * scanner.pixel_mm
+    cx, cy = scanner.centre_mm
+    return Axes(
+        z_mm=(np.arange(slices) * scanner.increment_mm - below).astype(np.float32),
+        y_mm=(steps + cy).astype(np.float32),
+        x_mm=(steps + cx).astype(np.float32),
+    )
+
+
+def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int16[np.ndarray, "z y x"]:
+    """The scan of a scene in whole HU: slice profile before sampling, kernel and noise slice by slice, padding."""
+    axes = grid_of(scanner, scene.anatomy.height_mm)
+    slices = _thick_slices(scene, scanner, axes)
+    _reconstruct(slices, scanner, rng)
+    hu: np.ndarray = np.clip(np.rint(slices), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    if scanner.padding:
+        steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
+        hu[:, np.hypot(steps[:, None], steps) > scanner.pixels / 2] = PADDING_HU
+    return hu
+
+
+def slice_weights(scanner: Scanner, offset_mm: np.ndarray, step_mm: float) -> np.ndarray:
+    """Share of each thin slice, this far from the middle of a thick one, in it; not yet normalised."""
+    if scanner.profile == "gaussian":
+        return np.asarray(np.exp(-4 * math.log(2) * (offset_mm / scanner.thickness_mm) ** 2))
+    overlap = np.asarray((scanner.thickness_mm + step_mm) / 2 - np.abs(offset_mm))
+    return np.asarray(np.clip(overlap, 0, min(step_mm, scanner.thickness_mm)))
+
+
+def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndarray, "z y x"]:
+    """Slices weighted from thinner ones, which are rendered in slabs and forgotten."""
+    parts = max(1, math.ceil(scanner.increment_mm / max(1.25, 1.25 * scanner.pixel_mm)))
+    step = scanner.increment_mm / parts
+    reach = scanner.thickness_mm * (1.0 if scanner.profile == "gaussian" else 0.5) + step
+    extra = math.ceil(reach / step)
+    # With an even number of parts the thin slices lie on both sides of each middle.
+    shift = 0.5 * step if parts % 2 == 0 else 0.0
+    fine = float(axes.z_mm[0]) + shift + step * np.arange(-extra, parts * len(axes.z_mm) + extra)
+    weights = slice_weights(scanner, fine[None] - axes.z_mm[:, None].astype(np.float64), step)
+    weights /= weights.sum(1, keepdims=True)
+    out = np.zeros((len(axes.z_mm), scanner.pixels, scanner.pixels), np.float32)
+    slab = max(2, _SLAB_VOXELS // scanner.pixels**2)
+    for start in range(0, len(fine), slab):
+        part = Axes(z_mm=fine[start : start + slab].astype(np.float32), y_mm=axes.y_mm, x_mm=axes.x_mm)
+        columns = weights[:, start : start + slab]
+        if columns.any():
+            thin = render_hu(scene, part)
+            for k, j in zip(*np.nonzero(columns), strict=True):
+                out[k] += np.float32(columns[k, j]) * thin[j]
+    return out
+
+
+def _reconstruct(slices: Float32[np.ndarray, "z y x"], scanner: Scanner, rng: np.random.Generator) -> None:
+    """Apply the kernel and add noise whose power is a ramp times the kernel's square, in place."""
+    n = scanner.pixels
+    frequency = np.hypot(fft.fftfreq(n, scanner.pixel_mm)[:, None], fft.rfftfreq(n, scanner.pixel_mm))
+    transfer = _mtf(frequency, scanner.kernel).astype(np.float32)
+    spectrum = np.sqrt(frequency) * transfer
+    # White noise of variance 1 through this filter has the variance of the filter's mean square: the noise within
+    # the pixels' limit, over that of the whole kernel.
+    everywhere = np.linspace(0, 3, 3001)
+    total = 2 * np.pi * np.sum(everywhere * everywhere * _mtf(everywhere, scanner.kernel) ** 2) * 0.001
+    level = scanner.noise_hu * _NOISE_FACTOR[scanner.kernel] / math.sqrt(scanner.thickness_mm)
+    spectrum *= level / (scanner.pixel_mm * math.sqrt(total))
+    spectrum = spectrum.astype(np.float32)
+    shared = max(0.0, 1 - scanner.increment_mm / scanner.thickness_mm)
+    previous = np.zeros_like(transfer, np.complex64)
+    for k, plane in enumerate(slices):
+        fresh = fft.rfft2(rng.standard_normal((n, n), np.float32))
+        # Slices that overlap see in part the same photons.
+        noise = math.sqrt(1 - shared**2) * fresh + shared * previous if k else fresh
+        previous = noise
+        plane[:] = fft.irfft2(fft.rfft2(plane) * transfer + noise * spectrum, s=(n, n))
+
+
+def _mtf(frequency: np.ndarray, kernel: str) -> np.ndarray:
+    """Modulation transfer of a kernel at a frequency in 1/mm; the sharp one enhances edges."""
+    half = _MTF50[kernel]
+    if kernel == "soft":
+        return np.asarray(np.exp(-math.log(2) * (frequency / half) ** 2))
+    overshoot = 1 + 1.2 * (frequency / half) ** 2
+    return np.asarray(overshoot * np.exp(-math.log(4.4) * (frequency / half) ** 2))

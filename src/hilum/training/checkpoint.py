@@ -1,0 +1,91 @@
+"""All that a run needs to go on exactly where it stopped: weights and optimizer as safetensors, numbers as JSON."""
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hilum.errors import CheckpointError
+from hilum.training.schedule import Schedule
+
+_STATE = "state.json"
+_TENSORS = "tensors.safetensors"
+
+
+Weights = dict[str, Tensor]
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, schedule: Schedule, progress: dict[str, Any], best: Weights
+) -> None:
+    """Write a checkpoint folder; the old one stays until the new one is whole.
+
+    Args:
+        folder: Usually ``last/`` of a run.
+        model: Its weights now.
+        schedule: Holds the optimizer.
+        progress: Plain values that the loop needs.
+        best: The best weights so far.
+    """
+    optimizer = schedule.optimizer.state_dict()
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in best.items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for key, state in optimizer["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{key}.{name}"] = value
+            else:
+                numbers.setdefault(str(key), {})[name] = value
+    about = {
+        "progress": progress,
+        "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
+        "plateau": schedule.plateau.state_dict(),
+    }
+    new = folder.with_name(f"{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    new.mkdir(parents=True)
+    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, new / _TENSORS)
+    (new / _STATE).write_text(json.dumps(about), encoding="utf-8")
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        new.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.replace(folder)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> tuple[dict[str, Any], Weights]:
+    """Put a checkpoint back into the model, the optimizer and the schedule; returns the progress and best weights.
+
+    Raises:
+        CheckpointError: If it is not there, damaged or of another model.
+    """
+    try:
+        tensors = load_file(folder / _TENSORS)
+        about = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        model.load_state_dict(_named(tensors, "model."))
+        state: dict[int, dict[str, Any]] = {int(k): v for k, v in about["optimizer"]["numbers"].items()}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, key, field = name.split(".", 2)
+                state.setdefault(int(key), {})[field] = tensor
+        schedule.optimizer.load_state_dict({"state": state, "param_groups": about["optimizer"]["groups"]})
+        schedule.plateau.load_state_dict(about["plateau"])
+        progress: dict[str, Any] = about["progress"]
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as exc:
+        msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
+        raise CheckpointError(msg) from exc
+    return progress, _named(tensors, "best.")
+
+
+def _named(tensors: Weights, prefix: str) -> Weights:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

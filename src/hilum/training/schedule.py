@@ -1,0 +1,59 @@
+"""The learning rate: lowered when validation stalls, or warmed up and annealed over the whole run."""
+
+import math
+
+import torch
+
+from hilum.config import TrainingConfig
+
+_WARM_UP = 0.3
+_START, _END = 1 / 25, 1e-4
+"""Of the one-cycle policy (Smith and Topin 2018, arXiv:1708.07120), as in PyTorch's OneCycleLR."""
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the highest rate at a point of training from 0 to 1: cosine up, then cosine down.
+
+    Example:
+        >>> [round(one_cycle(p), 2) for p in (0.0, 0.3, 1.0)]
+        [0.04, 1.0, 0.0]
+    """
+    if progress < _WARM_UP:
+        return _cosine(_START, 1.0, progress / _WARM_UP)
+    return _cosine(1.0, _START * _END, (progress - _WARM_UP) / (1 - _WARM_UP))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Schedule:
+    """Sets the optimizer's rate before each step and after each epoch.
+
+    Attributes:
+        plateau: PyTorch's scheduler, where the rate follows the validation loss.
+    """
+
+    def __init__(self, config: TrainingConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> None:
+        self.config = config
+        self.optimizer = optimizer
+        self.total = max(1, config.epochs * steps_per_epoch - 1)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="min", factor=config.plateau_factor, patience=config.plateau_patience
+        )
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def before_step(self, step: int) -> None:
+        """Set the rate of step number ``step`` of the whole run."""
+        if self.config.schedule == "one-cycle":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * one_cycle(step / self.total)
+
+    def after_epoch(self, val_loss: float) -> None:
+        """Lower the rate where the validation loss has stalled."""
+        if self.config.schedule == "plateau":
+            self.plateau.step(val_loss)

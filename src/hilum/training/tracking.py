@@ -1,0 +1,61 @@
+"""The record of a run: metrics.csv, TensorBoard events and the history picture."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from hilum.judging.pictures import draw_history
+
+_FIGURES = ("loss", "accuracy", "f1", "auc")
+COLUMNS = ("epoch", "lr", *(f"{part}_{name}" for part in ("train", "val") for name in _FIGURES))
+
+
+class Tracker:
+    """Writes the figures of each epoch.
+
+    ``metrics.csv`` holds nothing but figures, so that two runs with one seed can be compared byte by byte; times are
+    in the events.
+
+    Attributes:
+        rows: One dictionary for each epoch so far.
+    """
+
+    def __init__(self, out: Path, rows: list[dict[str, str]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out = out
+        self.rows = rows
+        out.mkdir(parents=True, exist_ok=True)
+        self.events: Any = SummaryWriter(str(out), purge_step=len(rows) + 1)
+
+    def write(self, epoch: int, lr: float, train: dict[str, float], val: dict[str, float]) -> None:
+        """Record one epoch."""
+        figures = {f"{part}_{name}": of[name] for part, of in (("train", train), ("val", val)) for name in _FIGURES}
+        row = {"epoch": str(epoch), "lr": f"{lr:.6g}"} | {name: f"{value:.6g}" for name, value in figures.items()}
+        self.rows.append(row)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        new = self.out / "metrics.csv.tmp"
+        new.write_text(text.getvalue(), encoding="utf-8")
+        new.replace(self.out / "metrics.csv")
+        for name, value in figures.items():
+            part, figure = name.split("_", 1)
+            self.events.add_scalar(f"{figure}/{part}", value, epoch)
+        self.events.add_scalar("lr", lr, epoch)
+        self.events.flush()
+
+    def line(self) -> str:
+        """The last epoch in one line."""
+        row = self.rows[-1]
+        return ", ".join(
+            f"{part} " + " ".join(f"{name} {float(row[f'{part}_{name}']):.3f}" for name in _FIGURES)
+            for part in ("train", "val")
+        )
+
+    def close(self, kept_epoch: int) -> None:
+        """Draw the history and end the events."""
+        self.events.close()
+        draw_history(self.out / "metrics.csv", self.out / "history.png", best_epoch=kept_epoch)
