@@ -163,9 +163,8 @@ def _draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
     top, width = anatomy.height_mm, anatomy.body_mm[0]
     for side in (-1, 1):
         joint = (side * (width + 6.0), 5.0, top - 8.0)
-        hand = (
-            (side * (width + 34), 15.0, top - 330) if anatomy.arms == "down" else (side * (width - 25), -5, top + 300)
-        )
+        down, up = (side * (width + 34), 15.0, top - 330), (side * (width - 25), -5.0, top + 300)
+        hand = down if anatomy.arms == "down" else up
         for radius, filling in (
             (54.0, anatomy.fat_hu),
             (44.0, anatomy.muscle_hu),
