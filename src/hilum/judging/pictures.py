@@ -113,7 +113,7 @@ def draw_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple
 
 def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure]) -> None:
     """Observed against predicted share of positives in bins of equally many cases, above where the cases lie."""
-    drawn = sheet(rows=2, inches=(5.2, 6.2), heights=(6, 1))
+    drawn = sheet(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0))
     axes, below = drawn.axes
     unit_square(axes)
     axes.set_aspect("auto")  # as wide as the panel below

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from hilum.errors import CohortError
 from hilum.measuring.metrics import (
     ClassProbs,
+    Figures,
     Labels,
     Probs,
     ap_from,
@@ -77,7 +78,7 @@ def with_intervals(
     called = p >= threshold
     squares = np.square(p - (y == 1))
 
-    def figures(weights: Resample) -> dict[str, Float[np.ndarray, " b"]]:
+    def figures(weights: Resample) -> dict[str, Figures]:
         table = confusion(y, called, weights=weights)
         tps, fps = ranked_counts(y, p, weights=weights)
         return {
@@ -124,7 +125,7 @@ def with_class_intervals(
     cells = np.eye(num_classes**2)[y * num_classes + decided]
     right = (decided == y).astype(np.float64)
 
-    def figures(weights: Resample) -> dict[str, Float[np.ndarray, " b"]]:
+    def figures(weights: Resample) -> dict[str, Figures]:
         matrix = (weights @ cells).reshape(-1, num_classes, num_classes)
         return {
             "accuracy": ratio(weights @ right, weights.sum(-1)),
@@ -174,7 +175,7 @@ def _count(index: Int[np.ndarray, " n"], rows: Bool[np.ndarray, " n"]) -> int:
 
 
 def _bootstrap(
-    figures: Callable[[Resample], dict[str, Float[np.ndarray, " b"]]],
+    figures: Callable[[Resample], dict[str, Figures]],
     index: Int[np.ndarray, " n"],
     rests_on: dict[str, int],
     seed: int,
@@ -184,14 +185,15 @@ def _bootstrap(
     num_patients = int(index.max()) + 1
     rng = generator(seed, "bootstrap")
     block = max(1, _LARGEST_BLOCK // len(index))
-    drawn: dict[str, list[Float[np.ndarray, " b"]]] = {name: [] for name in values}
+    drawn: dict[str, list[Figures]] = {name: [] for name in values}
     for start in range(0, num_resamples, block):
         rows = min(block, num_resamples - start)
         times = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=rows)
         for name, resampled in figures(times[:, index].astype(np.float64)).items():
             drawn[name].append(resampled)
     return {
-        name: _interval(float(value[0]), np.concatenate(drawn[name]), rests_on[name]) for name, value in values.items()
+        name: _interval(float(np.squeeze(value)), np.concatenate(drawn[name]), rests_on[name])
+        for name, value in values.items()
     }
 
 

@@ -14,7 +14,8 @@ Labels: TypeAlias = Int[np.ndarray, " n"]
 Probs: TypeAlias = Float[np.ndarray, " n"]
 ClassProbs: TypeAlias = Float[np.ndarray, "n c"]
 Weights: TypeAlias = Float[np.ndarray, " n"]
-Figures: TypeAlias = Float[np.ndarray, "*b"]
+Figures: TypeAlias = float | Float[np.ndarray, "..."]
+"""One figure, or one for each of many sets of weights."""
 
 _SMALLEST = float(np.finfo(np.float64).eps)
 """Probabilities are kept this far from 0 and 1 in a logarithm, as in scikit-learn."""
@@ -64,7 +65,7 @@ class Confusion:
     @property
     def balanced_accuracy(self) -> Figures:
         """Mean of sensitivity and specificity."""
-        return np.asarray((self.sensitivity + self.specificity) / 2)
+        return (self.sensitivity + self.specificity) / 2
 
     @property
     def f1(self) -> Figures:
@@ -75,7 +76,8 @@ class Confusion:
 def ratio(part: Figures, whole: Figures) -> Figures:
     """Part by whole; nan where the whole is nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(whole > 0, np.divide(part, whole), np.nan), np.float64)
+        figures = np.where(np.asarray(whole) > 0, np.divide(part, whole), np.nan)
+    return figures if figures.ndim else float(figures)
 
 
 def confusion(
@@ -84,9 +86,9 @@ def confusion(
     """Count the decisions, 1 or True being positive; with weights (..., n), one table for each set of them."""
     weights = np.ones(len(y)) if weights is None else weights
     actual, called = y == 1, decided.astype(bool)
-    cells = [weights @ np.asarray(rows, np.float64) for rows in (~actual & ~called, ~actual & called, actual & ~called)]
-    tn, fp, fn = (np.asarray(cell) for cell in cells)
-    return Confusion(tn=tn, fp=fp, fn=fn, tp=np.asarray(weights @ np.asarray(actual & called, np.float64)))
+    rows = (~actual & ~called, ~actual & called, actual & ~called, actual & called)
+    tn, fp, fn, tp = (weights @ cell.astype(np.float64) for cell in rows)
+    return Confusion(tn=tn, fp=fp, fn=fn, tp=tp)
 
 
 def ranked_counts(
@@ -110,14 +112,14 @@ def auc_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> 
     """Area under the ROC curve by trapezes, so that ties count half."""
     heights = tps + np.concatenate([np.zeros_like(tps[..., :1]), tps[..., :-1]], axis=-1)
     area = np.sum(np.diff(fps, axis=-1, prepend=0) * heights, axis=-1) / 2
-    return ratio(np.asarray(area), np.asarray(tps[..., -1] * fps[..., -1]))
+    return ratio(area, tps[..., -1] * fps[..., -1])
 
 
 def ap_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> Figures:
     """Average precision from cumulative counts: precision, averaged over the steps in recall."""
     called = tps + fps
     precision = np.divide(tps, called, out=np.zeros_like(tps), where=called > 0)
-    return ratio(np.asarray(np.sum(np.diff(tps, axis=-1, prepend=0) * precision, axis=-1)), np.asarray(tps[..., -1]))
+    return ratio(np.sum(np.diff(tps, axis=-1, prepend=0) * precision, axis=-1), tps[..., -1])
 
 
 def roc_auc(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
@@ -140,9 +142,7 @@ def roc_curve(
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """False and true positive rate, from (0, 0) to (1, 1), one point for each distinct probability."""
     tps, fps = ranked_counts(y, p, weights=weights)
-    rates = (ratio(np.append(0.0, counts), np.asarray(counts[-1])) for counts in (fps, tps))
-    false_rate, true_rate = rates
-    return false_rate, true_rate
+    return np.asarray(ratio(np.append(0.0, fps), fps[-1])), np.asarray(ratio(np.append(0.0, tps), tps[-1]))
 
 
 def pr_curve(
@@ -150,7 +150,7 @@ def pr_curve(
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Recall and precision, one point for each distinct probability, highest first."""
     tps, fps = ranked_counts(y, p, weights=weights)
-    return ratio(tps, np.asarray(tps[-1])), ratio(tps, tps + fps)
+    return np.asarray(ratio(tps, tps[-1])), np.asarray(ratio(tps, tps + fps))
 
 
 def brier(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
@@ -169,7 +169,7 @@ def log_loss(y: Labels, p: Probs | ClassProbs, *, weights: Weights | None = None
 
 def _mean(values: Probs, weights: Weights | None) -> float:
     weights = np.ones(len(values)) if weights is None else weights
-    return float(ratio(np.asarray(weights @ values), np.asarray(weights.sum())))
+    return float(ratio(weights @ values, weights.sum()))
 
 
 def confusion_matrix(y: Labels, decided: Labels, *, num_classes: int) -> Int[np.ndarray, "c c"]:
@@ -181,13 +181,13 @@ def confusion_matrix(y: Labels, decided: Labels, *, num_classes: int) -> Int[np.
 def macro_recall(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
     """Mean over the classes of the share found: balanced accuracy. nan if a class has no cases."""
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
-    return np.asarray(ratio(diagonal, matrix.sum(-1).astype(np.float64)).mean(-1))
+    return _average(ratio(diagonal, matrix.sum(-1).astype(np.float64)))
 
 
 def macro_f1(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
     """Mean of the classes' F1. nan if a class is neither there nor ever decided."""
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
-    return np.asarray(ratio(2 * diagonal, (matrix.sum(-1) + matrix.sum(-2)).astype(np.float64)).mean(-1))
+    return _average(ratio(2 * diagonal, (matrix.sum(-1) + matrix.sum(-2)).astype(np.float64)))
 
 
 def multiclass_accuracy(y: Labels, probs: ClassProbs) -> float:
@@ -200,4 +200,10 @@ def macro_auc(y: Labels, probs: ClassProbs, *, weights: Float[np.ndarray, "*b n"
     aucs = [
         auc_from(*ranked_counts((y == k).astype(np.int64), probs[:, k], weights=weights)) for k in range(probs.shape[1])
     ]
-    return np.asarray(np.mean(aucs, axis=0))
+    return _average(np.stack(aucs, axis=-1))
+
+
+def _average(figures: Figures) -> Figures:
+    """Mean over the last axis, which runs over the classes."""
+    mean = np.mean(figures, axis=-1)
+    return mean if np.ndim(mean) else float(mean)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from hilum.config import DecisionConfig
 from hilum.errors import CohortError, ConfigError
-from hilum.measuring.metrics import Labels, Probs, ranked_counts, ratio
+from hilum.measuring.metrics import Labels, Probs, ranked_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def choose_threshold(y: Labels, p: Probs, *, rule: DecisionConfig) -> Threshold:
     values = _candidates(p)
     tps, fps = ranked_counts(y, p)
     sensitivity, specificity = tps / tps[-1], 1 - fps / fps[-1]
-    best = _best(sensitivity, specificity, ratio(2 * tps, tps + fps + tps[-1]), rule)
+    best = _best(sensitivity, specificity, 2 * tps / (tps + fps + tps[-1]), rule)
     return Threshold(
         value=float(values[best]),
         rule=f"{_in_words(rule)}, on {len(y)} validation cases with {num_positives} positives",

@@ -1,0 +1,400 @@
+"""Figures agree with scikit-learn, do not exist where they cannot, and their intervals cover what they promise."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from hilum.config import DecisionConfig
+from hilum.errors import CohortError, ConfigError
+from hilum.measuring import calibration, metrics
+from hilum.measuring.intervals import (
+    Figure,
+    expected_auc_half_width,
+    wilson,
+    with_class_intervals,
+    with_intervals,
+)
+from hilum.measuring.thresholds import choose_threshold
+
+
+@st.composite
+def answers(draw, both: bool = True):
+    """Labels, probabilities with many ties, and weights, some of them zero."""
+    n = draw(st.integers(4, 40))
+    y = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    if both:
+        y[:2] = [0, 1]
+    p = np.array(draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))) / 12
+    w = np.array(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)), np.float64)
+    w[:2] = 1
+    return y, p, w
+
+
+def patients_of(n: int, cases_each: int = 1) -> list[str]:
+    return [f"P{k // cases_each}" for k in range(n)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(answers())
+def test_curves_and_areas_agree_with_scikit_learn_ties_and_weights_included(answer):
+    y, p, w = answer
+    for weights in (None, w):
+        assert metrics.roc_auc(y, p, weights=weights) == pytest.approx(
+            oracle.roc_auc_score(y, p, sample_weight=weights), abs=1e-12
+        )
+        assert metrics.average_precision(y, p, weights=weights) == pytest.approx(
+            oracle.average_precision_score(y, p, sample_weight=weights), abs=1e-12
+        )
+    false_rate, true_rate, _ = oracle.roc_curve(y, p, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_curve(y, p), (false_rate, true_rate))
+    precision, recall, _ = oracle.precision_recall_curve(y, p)
+    ours_recall, ours_precision = metrics.pr_curve(y, p)
+    np.testing.assert_allclose(ours_recall, recall[:-1][::-1])
+    np.testing.assert_allclose(ours_precision, precision[:-1][::-1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(answers())
+def test_decisions_agree_with_scikit_learn_weights_included(answer):
+    y, p, w = answer
+    decided = p >= 0.5
+    for weights in (None, w):
+        ours = metrics.confusion(y, decided, weights=weights)
+        table = oracle.confusion_matrix(y, decided, labels=[0, 1], sample_weight=weights).ravel()
+        np.testing.assert_allclose([ours.tn, ours.fp, ours.fn, ours.tp], table)
+        nan = {"sample_weight": weights, "zero_division": np.nan}
+        expected = {
+            "accuracy": oracle.accuracy_score(y, decided, sample_weight=weights),
+            "balanced_accuracy": oracle.balanced_accuracy_score(y, decided, sample_weight=weights),
+            "sensitivity": oracle.recall_score(y, decided, **nan),
+            "specificity": oracle.recall_score(y, decided, pos_label=0, **nan),
+            "ppv": oracle.precision_score(y, decided, **nan),
+            "npv": oracle.precision_score(y, decided, pos_label=0, **nan),
+            "f1": oracle.f1_score(y, decided, **nan),
+        }
+        for name, value in expected.items():
+            assert float(getattr(ours, name)) == pytest.approx(value, abs=1e-12, nan_ok=True), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(answers())
+def test_brier_and_log_loss_agree_with_scikit_learn(answer):
+    y, p, w = answer
+    assert metrics.brier(y, p, weights=w) == pytest.approx(oracle.brier_score_loss(y, p, sample_weight=w))
+    assert metrics.log_loss(y, p, weights=w) == pytest.approx(oracle.log_loss(y, p, sample_weight=w, labels=[0, 1]))
+    assert metrics.log_loss(y, np.stack([1 - p, p], 1)) == pytest.approx(metrics.log_loss(y, p))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_figures_of_many_classes_agree_with_scikit_learn(seed, num_classes):
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(num_classes), rng.integers(0, num_classes, 30)])
+    probs = rng.dirichlet(np.ones(num_classes), len(y)).round(1) + 0.01
+    probs /= probs.sum(1, keepdims=True)
+    decided = probs.argmax(1)
+    matrix = metrics.confusion_matrix(y, decided, num_classes=num_classes)
+    np.testing.assert_array_equal(matrix, oracle.confusion_matrix(y, decided))
+    assert metrics.multiclass_accuracy(y, probs) == pytest.approx(oracle.accuracy_score(y, decided))
+    assert float(metrics.macro_recall(matrix)) == pytest.approx(oracle.balanced_accuracy_score(y, decided))
+    assert float(metrics.macro_f1(matrix)) == pytest.approx(oracle.f1_score(y, decided, average="macro"))
+    expected = [oracle.roc_auc_score(y == k, probs[:, k]) for k in range(num_classes)]
+    assert float(metrics.macro_auc(y, probs)) == pytest.approx(np.mean(expected))
+
+
+def test_many_sets_of_weights_at_once_equal_one_after_another():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 2, 50), rng.integers(0, 9, 50) / 9
+    weights = rng.integers(0, 3, (7, 50)).astype(np.float64)
+    tps, fps = metrics.ranked_counts(y, p, weights=weights)
+    tables = metrics.confusion(y, p > 0.4, weights=weights)
+    for k, row in enumerate(weights):
+        assert metrics.auc_from(tps, fps)[k] == pytest.approx(metrics.roc_auc(y, p, weights=row))
+        assert metrics.ap_from(tps, fps)[k] == pytest.approx(metrics.average_precision(y, p, weights=row))
+        assert tables.f1[k] == pytest.approx(float(metrics.confusion(y, p > 0.4, weights=row).f1))
+
+
+def test_a_figure_without_a_denominator_is_nan_and_warns_nobody():
+    y, p = np.zeros(4, np.int64), np.linspace(0.1, 0.4, 4)
+    table = metrics.confusion(y, p > 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (table.sensitivity, table.ppv, table.f1, table.balanced_accuracy):
+            assert math.isnan(value)
+        assert math.isnan(metrics.roc_auc(y, p))
+        assert math.isnan(metrics.average_precision(y, p))
+        assert math.isnan(metrics.roc_auc(y[:0], p[:0]))
+        assert math.isnan(metrics.brier(y[:0], p[:0]))
+    assert float(table.specificity) == 1
+
+
+def test_an_all_negative_model_at_5_percent_prevalence_has_no_sensitivity():
+    """The tutorial's weighted recall is accuracy by another name: it gives this model a recall of 0.95."""
+    y = np.array([1] * 5 + [0] * 95)
+    decided = np.zeros(100, np.int64)
+    weighted = oracle.recall_score(y, decided, average="weighted")
+    table = metrics.confusion(y, decided)
+    assert weighted == pytest.approx(0.95) == float(table.accuracy)
+    assert float(table.sensitivity) == 0
+    assert float(table.balanced_accuracy) == 0.5
+
+
+def test_an_auc_of_zero_is_shown_as_zero():
+    """The tutorial's ``if auc:`` hides the worst of all results."""
+    y, p = np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9])
+    assert metrics.roc_auc(y, p) == 0.0
+    figure = with_intervals(y, p, threshold=0.5, patients=patients_of(4))["auc"]
+    assert figure.value == 0.0
+    assert figure.low == 0.0
+    assert str(figure).startswith("0.000 (0.000 to 0.")
+
+
+def test_800_cases_take_less_than_a_second():
+    import time
+
+    rng = np.random.default_rng(0)
+    y = (rng.random(800) < 0.3).astype(np.int64)
+    p = 1 / (1 + np.exp(-rng.normal(size=800) - y))
+    started = time.perf_counter()
+    with_intervals(y, p, threshold=0.5, patients=patients_of(800, 2))
+    assert time.perf_counter() - started < 1.5
+
+
+def test_values_are_those_of_the_cases_and_lie_within_their_intervals():
+    rng = np.random.default_rng(1)
+    y = (rng.random(120) < 0.3).astype(np.int64)
+    p = (1 / (1 + np.exp(-rng.normal(size=120) - 1.5 * y + 1))).astype(np.float32)
+    figures = with_intervals(y, p, threshold=0.4, patients=patients_of(120, 2), num_resamples=400)
+    wide = p.astype(np.float64)
+    table = metrics.confusion(y, wide >= 0.4)
+    assert figures["auc"].value == pytest.approx(metrics.roc_auc(y, wide))
+    assert figures["average_precision"].value == pytest.approx(metrics.average_precision(y, wide))
+    assert figures["brier"].value == pytest.approx(metrics.brier(y, wide))
+    for name in ("accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1"):
+        assert figures[name].value == pytest.approx(float(getattr(table, name)))
+    assert all(0 < figure.low < figure.value < figure.high < 1 for figure in figures.values())
+
+
+def test_intervals_depend_on_the_seed_and_not_on_the_order_of_cases_or_the_memory(monkeypatch):
+    rng = np.random.default_rng(2)
+    y, p = rng.integers(0, 2, 60), rng.random(60)
+    patients = patients_of(60, 3)
+
+    def auc(order, seed=0):
+        given = [patients[k] for k in order]
+        return with_intervals(y[order], p[order], threshold=0.5, patients=given, seed=seed, num_resamples=300)["auc"]
+
+    first = auc(np.arange(60))
+    shuffled = auc(rng.permutation(60))
+    assert (first.low, first.high) == pytest.approx((shuffled.low, shuffled.high))
+    assert first.low != auc(np.arange(60), seed=1).low
+    monkeypatch.setattr("hilum.measuring.intervals._LARGEST_BLOCK", 60 * 7)
+    assert auc(np.arange(60)) == first
+
+
+def test_scans_of_the_same_patients_again_do_not_narrow_the_interval():
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 80)
+    p = np.clip(0.5 + 0.2 * (y - 0.5) + 0.2 * rng.normal(size=80), 0, 1)
+    once = with_intervals(y, p, threshold=0.5, patients=patients_of(80))["auc"]
+    copied = with_intervals(np.tile(y, 9), np.tile(p, 9), threshold=0.5, patients=patients_of(80) * 9)["auc"]
+    believed = with_intervals(np.tile(y, 9), np.tile(p, 9), threshold=0.5, patients=patients_of(720))["auc"]
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-6)
+    assert believed.high - believed.low < 0.5 * (once.high - once.low)
+
+
+def test_the_interval_of_a_perfect_figure_is_wilsons_over_patients():
+    y = np.array([1] * 20 + [0] * 30)
+    figures = with_intervals(y, y * 0.8 + 0.1, threshold=0.5, patients=patients_of(50, 2))
+    assert figures["auc"] == Figure(value=1.0, low=wilson(1.0, 10)[0], high=1.0)
+    assert figures["sensitivity"].low == wilson(1.0, 10)[0]
+    assert figures["specificity"].low == wilson(1.0, 15)[0]
+    assert figures["accuracy"].low == wilson(1.0, 25)[0]
+
+
+def test_figures_that_do_not_exist_have_no_interval():
+    figures = with_intervals(np.zeros(9, np.int64), np.full(9, 0.1), threshold=0.5, patients=patients_of(9))
+    for name in ("auc", "average_precision", "sensitivity", "ppv", "balanced_accuracy", "f1"):
+        assert all(map(math.isnan, (figures[name].value, figures[name].low, figures[name].high))), name
+    assert str(figures["auc"]) == "undefined"
+    assert figures["specificity"].value == 1
+
+
+def test_one_patient_gives_wide_intervals_and_not_none():
+    y, p = np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.2, 0.6])
+    figure = with_intervals(y, p, threshold=0.5, patients=["P"] * 4)["accuracy"]
+    assert figure.high - figure.low > 0.5
+
+
+def test_intervals_need_cases_with_a_patient_each():
+    with pytest.raises(CohortError, match="at least one case and a patient for each, got 3 cases, 2 patients"):
+        with_intervals(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]), threshold=0.5, patients=["a", "b"])
+
+
+def test_intervals_of_many_classes_hold_their_values():
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 3, 90)
+    logits = rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[y]
+    probs = calibration.probabilities(logits)
+    figures = with_class_intervals(y, probs, patients=patients_of(90, 2), num_resamples=300)
+    assert list(figures) == ["accuracy", "balanced_accuracy", "macro_auc", "macro_f1"]
+    assert figures["macro_auc"].value == pytest.approx(float(metrics.macro_auc(y, probs)))
+    assert figures["macro_f1"].value == pytest.approx(oracle.f1_score(y, probs.argmax(1), average="macro"))
+    assert all(figure.low < figure.value < figure.high for figure in figures.values())
+
+
+def test_95_percent_intervals_cover_the_truth_in_about_95_of_100_studies_of_clustered_patients():
+    """AUC 0.9 with up to three scans of a patient, half of whose noise they share."""
+    distance = 1.2815515655446004 * math.sqrt(2)  # AUC 0.9 for two normal distributions of unit variance
+    rng = np.random.default_rng(5)
+    hits = 0
+    for study in range(200):
+        sizes = rng.integers(1, 4, 80)
+        patients = np.repeat(np.arange(80), sizes)
+        y = np.repeat((rng.random(80) < 0.35).astype(np.int64), sizes)
+        noise = math.sqrt(0.5) * (np.repeat(rng.normal(size=80), sizes) + rng.normal(size=len(y)))
+        p = 1 / (1 + np.exp(-(noise + distance * y)))
+        names = patients.astype(str).tolist()
+        figure = with_intervals(y, p, threshold=0.5, patients=names, seed=study, num_resamples=300)["auc"]
+        hits += figure.low <= 0.9 <= figure.high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_wilsons_interval_is_the_published_one():
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert all(map(math.isnan, wilson(0.5, 0)))
+
+
+def test_the_expected_width_is_that_of_simulated_studies():
+    rng = np.random.default_rng(8)
+    distance = 1.2815515655446004 * math.sqrt(2)
+    y = np.repeat([1, 0], 50)
+    aucs = [metrics.roc_auc(y, rng.normal(size=100) + distance * y) for _ in range(500)]
+    assert expected_auc_half_width(50, 50, auc=0.9) == pytest.approx(1.96 * np.std(aucs), rel=0.12)
+    assert expected_auc_half_width(38, 100) < expected_auc_half_width(38, 40)
+    assert math.isnan(expected_auc_half_width(0, 40))
+
+
+RULES = [DecisionConfig(rule=rule, at=0.7) for rule in ("youden", "sensitivity", "specificity", "f1")]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.rule)
+@settings(max_examples=100, deadline=None)
+@given(answer=answers())
+def test_the_threshold_is_the_best_of_all_and_reports_what_it_does(rule, answer):
+    y, p, _ = answer
+    tables = [metrics.confusion(y, p >= t) for t in np.unique(p)]
+    pairs = [(float(t.sensitivity), float(t.specificity), float(t.f1)) for t in tables]
+    allowed = {
+        "youden": [a + b for a, b, _ in pairs],
+        "f1": [f for _, _, f in pairs],
+        "sensitivity": [b for a, b, _ in pairs if a >= rule.at - 1e-9 and b > 0],
+        "specificity": [a for a, b, _ in pairs if b >= rule.at - 1e-9 and a > 0],
+    }[rule.rule]
+    if not allowed:
+        with pytest.raises(ConfigError, match=rf"decision\.at must be a {rule.rule} that leaves any"):
+            choose_threshold(y, p, rule=rule)
+        return
+    chosen = choose_threshold(y, p, rule=rule)
+    done = metrics.confusion(y, p >= chosen.value)
+    assert (chosen.sensitivity, chosen.specificity) == pytest.approx((float(done.sensitivity), float(done.specificity)))
+    reached = {
+        "youden": chosen.sensitivity + chosen.specificity,
+        "f1": float(done.f1),
+        "sensitivity": chosen.specificity,
+        "specificity": chosen.sensitivity,
+    }[rule.rule]
+    assert reached == pytest.approx(max(allowed))
+
+
+def test_the_threshold_lies_midway_between_neighbours_so_that_a_last_bit_decides_nothing():
+    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.5, 0.9])
+    chosen = choose_threshold(y, p, rule=DecisionConfig())
+    assert chosen.value == pytest.approx(0.4)
+    assert (chosen.sensitivity, chosen.specificity) == (1.0, 1.0)
+    assert chosen.rule == "largest sensitivity + specificity (Youden), on 4 validation cases with 2 positives"
+    assert choose_threshold(y, p.astype(np.float32), rule=DecisionConfig()).value == pytest.approx(0.4)
+
+
+def test_neighbours_in_double_precision_are_still_told_apart():
+    low = 0.3
+    p = np.array([low, np.nextafter(low, 1)])
+    chosen = choose_threshold(np.array([0, 1]), p, rule=DecisionConfig())
+    assert (p >= chosen.value).tolist() == [False, True]
+
+
+def test_a_useless_model_still_gets_a_threshold():
+    chosen = choose_threshold(np.array([0, 1, 0]), np.full(3, 0.5), rule=DecisionConfig())
+    assert (chosen.value, chosen.sensitivity, chosen.specificity) == (0.25, 1.0, 0.0)
+
+
+def test_a_demand_names_its_rule():
+    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.5, 0.9])
+    chosen = choose_threshold(y, p, rule=DecisionConfig(rule="sensitivity", at=0.95))
+    assert chosen.rule.startswith("largest specificity with a sensitivity of at least 0.95, on 4")
+
+
+def test_an_impossible_demand_says_what_can_be_reached():
+    y, p = np.array([1, 0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.8, 0.9])
+    with pytest.raises(ConfigError, match=r"sensitivity that leaves any specificity, got 0\.9; here at most 0\.667"):
+        choose_threshold(y, p, rule=DecisionConfig(rule="sensitivity", at=0.9))
+    with pytest.raises(ConfigError, match=r"here no specificity"):
+        choose_threshold(np.array([0, 1]), np.full(2, 0.5), rule=DecisionConfig(rule="sensitivity"))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_threshold_needs_both_classes(label):
+    with pytest.raises(CohortError, match=f"cases of both classes, got {3 * label} positives among 3 cases"):
+        choose_threshold(np.full(3, label), np.array([0.1, 0.2, 0.3]), rule=DecisionConfig())
+
+
+@pytest.mark.parametrize("truth", [0.3, 1.0, 4.0])
+def test_the_temperature_that_spoilt_the_logits_is_found(truth):
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(20_000, 3)) * 1.5
+    probs = calibration.probabilities(logits)
+    labels = (rng.random(len(probs))[:, None] > probs.cumsum(1)).sum(1)
+    assert calibration.fit_temperature(logits * truth, labels) == pytest.approx(truth, rel=0.06)
+
+
+def test_the_temperature_is_the_minimum_of_the_loss():
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 2, 200)
+    logits = (rng.normal(size=(200, 2)) * 4 + 3 * np.eye(2)[labels]).astype(np.float32)
+    best = calibration.fit_temperature(logits, labels)
+
+    def loss(temperature):
+        return metrics.log_loss(labels, calibration.probabilities(logits, temperature=temperature))
+
+    assert loss(best) <= min(loss(best * 1.01), loss(best / 1.01), loss(1.0))
+
+
+def test_a_temperature_is_bounded_and_leaves_silent_logits_alone():
+    perfect = 5 * np.eye(2)[[0, 1, 1, 0]]
+    assert calibration.fit_temperature(perfect, np.array([0, 1, 1, 0])) == pytest.approx(calibration.LOWEST_T)
+    assert calibration.fit_temperature(perfect, np.array([1, 0, 0, 1])) == pytest.approx(calibration.HIGHEST_T)
+    assert calibration.fit_temperature(np.zeros((4, 2)), np.array([0, 1, 1, 0])) == 1.0
+
+
+def test_a_temperature_needs_finite_logits():
+    with pytest.raises(CohortError, match="finite logits of at least one case"):
+        calibration.fit_temperature(np.full((2, 2), np.nan), np.array([0, 1]))
+    with pytest.raises(CohortError, match="at least one case, got 0 cases"):
+        calibration.fit_temperature(np.zeros((0, 2)), np.zeros(0, np.int64))
+
+
+@settings(max_examples=50, deadline=None)
+@given(answers())
+def test_reliability_bins_hold_every_case_once_and_keep_equal_probabilities_together(answer):
+    y, p, _ = answer
+    bins = calibration.reliability(y, p)
+    assert sum(each.num_cases for each in bins) == len(y)
+    assert sum(each.num_cases * each.observed for each in bins) == pytest.approx(y.sum())
+    centres = [each.predicted for each in bins]
+    assert centres == sorted(set(centres))
