@@ -85,6 +85,11 @@ def test_semicolons_and_a_byte_order_mark_are_read(table):
     assert [case.case_id for case in cohort.cases] == ["a", "b"]
 
 
+def test_a_list_of_paths_is_a_table(table):
+    cohort = read(table("path\none.nii\ntwo.nii\n"), labelled=False)
+    assert [case.case_id for case in cohort.cases] == ["one", "two"]
+
+
 def test_blank_rows_are_passed_over_and_rows_keep_their_numbers(table):
     with pytest.raises(CohortError, match="row 4, column 'label' must be one of no, yes, got 'maybe'"):
         read(table("path,label\na,no\n\nb,maybe\n"), classes=("no", "yes"))

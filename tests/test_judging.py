@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -97,9 +99,6 @@ def test_judging_again_gives_the_same_bytes(judged, tmp_path):
 
 
 def test_no_window_is_opened_and_no_global_state_is_touched():
-    import subprocess
-    import sys
-
     code = "import sys, hilum.judging.evaluate; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,6 +1,7 @@
 """Figures agree with scikit-learn, do not exist where they cannot, and their intervals cover what they promise."""
 
 import math
+import time
 import warnings
 
 import numpy as np
@@ -39,7 +40,7 @@ def patients_of(n: int, cases_each: int = 1) -> list[str]:
     return [f"P{k // cases_each}" for k in range(n)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(answers())
 def test_curves_and_areas_agree_with_scikit_learn_ties_and_weights_included(answer):
     y, p, w = answer
@@ -58,7 +59,7 @@ def test_curves_and_areas_agree_with_scikit_learn_ties_and_weights_included(answ
     np.testing.assert_allclose(ours_precision, precision[:-1][::-1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(answers())
 def test_decisions_agree_with_scikit_learn_weights_included(answer):
     y, p, w = answer
@@ -81,7 +82,7 @@ def test_decisions_agree_with_scikit_learn_weights_included(answer):
             assert float(getattr(ours, name)) == pytest.approx(value, abs=1e-12, nan_ok=True), name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(answers())
 def test_brier_and_log_loss_agree_with_scikit_learn(answer):
     y, p, w = answer
@@ -155,8 +156,6 @@ def test_an_auc_of_zero_is_shown_as_zero():
 
 
 def test_800_cases_take_less_than_a_second():
-    import time
-
     rng = np.random.default_rng(0)
     y = (rng.random(800) < 0.3).astype(np.int64)
     p = 1 / (1 + np.exp(-rng.normal(size=800) - y))
@@ -285,7 +284,7 @@ RULES = [DecisionConfig(rule=rule, at=0.7) for rule in ("youden", "sensitivity",
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.rule)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(answer=answers())
 def test_the_threshold_is_the_best_of_all_and_reports_what_it_does(rule, answer):
     y, p, _ = answer
@@ -398,3 +397,11 @@ def test_reliability_bins_hold_every_case_once_and_keep_equal_probabilities_toge
     assert sum(each.num_cases * each.observed for each in bins) == pytest.approx(y.sum())
     centres = [each.predicted for each in bins]
     assert centres == sorted(set(centres))
+
+
+def test_two_levels_of_probability_are_two_reliability_bins():
+    y = np.array([1] * 16 + [0] * 284)
+    rare, often = calibration.reliability(y, np.where(y == 1, 0.97, 0.02))
+    assert (rare.num_cases, often.num_cases) == (284, 16)
+    even = calibration.reliability(y, np.linspace(0, 1, 300))
+    assert [each.num_cases for each in even] == [30] * 10

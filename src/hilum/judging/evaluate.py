@@ -85,6 +85,7 @@ def judge(
     answer |= {name: _plain(value) for name, value in (extra or {}).items()}
 
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)  # left by a killed run
     beside.mkdir(parents=True)
     try:
         draw_confusion(beside / "confusion.png", matrix=matrix, classes=classes)

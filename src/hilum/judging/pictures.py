@@ -21,10 +21,10 @@ def draw_roc(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure], thr
     drawn = sheet()
     axes = drawn.axes[0]
     unit_square(axes)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
     if math.isnan(figures["auc"].value):
         note(axes, _ONE_CLASS)
     else:
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
         false_rate, true_rate = roc_curve(y, p)
         axes.fill_between(false_rate, true_rate, color=BLUE, alpha=0.08, linewidth=0)
         axes.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUC {figures['auc']}")
@@ -77,7 +77,7 @@ def draw_pr(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure], thre
                 clip_on=False,
                 label=f"threshold {threshold:.3g}: PPV {ppv:.2f}, sensitivity {sensitivity:.2f}",
             )
-    legend(axes, "lower left" if prevalence > 0.3 else "best")
+    legend(axes, "lower left" if figures["average_precision"].value > 0.5 else "upper right")
     label(axes, title="Precision and recall", x="Recall (sensitivity)", y="Precision (PPV)")
     write(drawn, path)
 
@@ -141,6 +141,7 @@ def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figu
     edges = np.linspace(0, 1, 26)
     below.hist([p[y != 1], p[y == 1]], bins=edges, stacked=True, color=[GREY, ORANGE], label=["negative", "positive"])
     below.set_xlim(-0.015, 1.015)
+    below.margins(y=0.5)  # for the legend
     below.yaxis.get_major_locator().set_params(integer=True, nbins=3)
     below.set_xlabel("Predicted probability", fontsize=10, color=INK)
     below.set_ylabel("Cases", fontsize=10, color=INK)

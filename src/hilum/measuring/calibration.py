@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from hilum.errors import CohortError
 from hilum.measuring.metrics import Labels, Probs
@@ -73,15 +73,23 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
 
 
 def reliability(y: Labels, p: Probs, *, num_bins: int = 10) -> tuple[Bin, ...]:
-    """Bins of equally many cases, lowest probabilities first; equal probabilities share a bin.
+    """Bins of nearly equally many cases, lowest probabilities first; equal probabilities are never parted.
 
-    At most ``num_bins``, and no fewer than 15 cases in each where there are that many.
+    At most ``num_bins``, and so few that there are about 15 cases or more in each.
     """
-    order = np.argsort(p, kind="stable")
-    num_bins = max(1, min(num_bins, len(p) // 15))
-    edges = np.unique(np.searchsorted(p[order], p[order][np.linspace(0, len(p), num_bins + 1)[1:-1].astype(int)]))
-    parts: list[Int[np.ndarray, " m"]] = [part for part in np.split(order, edges) if len(part)]
-    return tuple(
-        Bin(num_cases=len(part), predicted=float(p[part].mean()), observed=float((y[part] == 1).mean()))
-        for part in parts
-    )
+    left = max(1, min(num_bins, len(p) // 15))
+    levels, level = np.unique(p, return_inverse=True)
+    sizes = np.bincount(level.reshape(-1), minlength=len(levels))
+    positives = np.bincount(level.reshape(-1), weights=y == 1, minlength=len(levels))
+    bins = []
+    start, remaining = 0, len(p)
+    for stop in range(1, len(levels) + 1):
+        num_cases = int(sizes[start:stop].sum())
+        if stop < len(levels) and (left == 1 or num_cases < remaining / left):
+            continue
+        predicted = float(levels[start:stop] @ sizes[start:stop] / num_cases)
+        bins.append(
+            Bin(num_cases=num_cases, predicted=predicted, observed=float(positives[start:stop].sum()) / num_cases)
+        )
+        start, remaining, left = stop, remaining - num_cases, left - 1
+    return tuple(bins)
