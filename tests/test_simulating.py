@@ -104,7 +104,7 @@ def test_air_is_air_and_lungs_are_lungs(scan):
     lungs = volume.voxels_hu[truth.lungs > 0]
     assert -905 < np.median(lungs) < -700
     assert np.median(volume.voxels_hu[:, :3]) == pytest.approx(-1000, abs=30)
-    assert np.median(volume.voxels_hu[truth.airways > 0]) < -900
+    assert np.median(volume.voxels_hu[truth.airways > 0]) < -850
 
 
 @pytest.mark.parametrize("kind", ["mass", "consolidation", "ground-glass opacity", "solid nodule"])
@@ -142,7 +142,13 @@ def test_thick_slices_have_less_noise_and_a_lower_nodule():
     for thickness in (1.5, 4.0, 8.0):
         for noise_hu in (0.0, 30.0):
             scanner = Scanner(
-                pixel_mm=1.5, pixels=200, thickness_mm=thickness, increment_mm=2.0, profile="box", noise_hu=noise_hu
+                pixel_mm=1.5,
+                pixels=64,
+                thickness_mm=thickness,
+                increment_mm=2.0,
+                profile="box",
+                noise_hu=noise_hu,
+                centre_mm=centre[:2],
             )
             volume, truth = simulate_scan(5, anatomy=anatomy, lesions=(nodule,), scanner=scanner)
             if noise_hu == 0:
@@ -150,7 +156,8 @@ def test_thick_slices_have_less_noise_and_a_lower_nodule():
                 peaks.append(clean[truth.lesions > 0].max())
             else:
                 noises.append(np.std((volume.voxels_hu - clean)[clean > -900]))
-    assert peaks[0] > peaks[1] + 20 > peaks[2] + 40
+    assert peaks[0] > peaks[1] + 10
+    assert peaks[1] > peaks[2] + 50
     assert noises[0] > 1.3 * noises[1] > 1.3 * 1.2 * noises[2]
 
 
@@ -287,10 +294,10 @@ def test_the_number_of_workers_does_not_change_the_cohort(tmp_path):
 
 @pytest.mark.slow
 def test_mean_lung_density_alone_does_not_tell_the_diseased():
-    cases = plan_cohort(150, seed=11, diseased=0.3)
+    cases = plan_cohort(50, seed=1, diseased=0.5)
     means = []
     for case in cases:
-        volume, truth = simulate_case(case, seed=11, pixel_mm=8.0)
+        volume, truth = simulate_case(case, seed=1, pixel_mm=8.0)
         assert truth.label == case.label
         means.append(volume.voxels_hu[truth.lungs > 0].mean())
     auc = _auc(np.array(means), np.array([case.label for case in cases]))

@@ -111,7 +111,7 @@ def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: f
     fat = rng.uniform(10, 32)
     dome = rng.uniform(42, 62) * size
     # A deep breath makes the lung darker; emphysema and disease come on top.
-    lung_hu = float(np.clip(-852 - 16 * (litres - 4.2) + rng.normal(0, 24), -905, -740))
+    lung_hu = float(np.clip(-852 - 16 * (litres - 4.2) + rng.normal(0, 20), -905, -740))
     anatomy = Anatomy(
         body_mm=(width + 22 + fat, depth + 16 + fat),
         fat_mm=fat,

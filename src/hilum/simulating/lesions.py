@@ -35,14 +35,16 @@ _HU: dict[Kind, tuple[float, float]] = {
     "scar": (-100, 40),
     "mass": (0, 60),
     "consolidation": (-50, 50),
-    "ground-glass opacity": (-600, -350),
+    "ground-glass opacity": (-550, -300),
 }
 _DIAMETER_MM: dict[Kind, tuple[float, float]] = {
     "scar": (5, 10),
-    "mass": (20, 45),
-    "consolidation": (25, 60),
-    "ground-glass opacity": (30, 80),
+    "mass": (25, 45),
+    "consolidation": (30, 60),
+    "ground-glass opacity": (40, 80),
 }
+_NUMBER: dict[Disease, tuple[int, int]] = {"mass": (2, 5), "consolidation": (3, 6), "ground-glass opacity": (3, 6)}
+"""How many lesions a diseased chest has, from and below."""
 _LOBULATION: dict[Kind, float] = {"mass": 0.10, "consolidation": 0.16, "ground-glass opacity": 0.18, "scar": 0.15}
 _MARGIN_MM: dict[Kind, float] = {"consolidation": 3.0, "ground-glass opacity": 7.0}
 
@@ -130,7 +132,7 @@ def sample_disease(anatomy: Anatomy, disease: Disease, *, rng: np.random.Generat
     chosen = rng.choice(len(harmless), size=rng.poisson(1.2), p=[0.4, 0.15, 0.1, 0.05, 0.3])
     kinds: list[Kind] = [harmless[i] for i in chosen]
     if disease != "none":
-        kinds += [disease] * int(rng.integers(1, 4) + (disease == "ground-glass opacity"))
+        kinds += [disease] * int(rng.integers(*_NUMBER[disease]))
     # The harmless stay below the size that counts as disease.
     lesions = [sample_lesion(anatomy, kind, rng=rng) for kind in kinds]
     return tuple(s for s in lesions if s.kind in DISEASES or s.diameter_mm < 12)

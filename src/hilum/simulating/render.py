@@ -15,51 +15,13 @@ from hilum.simulating.anatomy import (
     heart_distance,
     lung_distance,
 )
+from hilum.simulating.draw import Axes, blend, box_around, draw_lesion, draw_tube, near_tube, share_inside
 from hilum.simulating.lesions import Lesion, lesion_distance, spicules_of
 from hilum.simulating.trees import Trees, Tube
 from hilum.volume import AIR_HU
 
 BONE_HU, MARROW_HU, WALL_HU, HOLE_HU, FISSURE_HU = 750.0, 220.0, 20.0, -970.0, -600.0
 _TILE, _TILE_MM = 64, 1.25
-
-Box = tuple[slice, slice, slice]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Axes:
-    """Where the voxels of a grid lie in the patient's frame: three evenly spaced, rising axes, in mm."""
-
-    z_mm: Float32[np.ndarray, " z"]
-    y_mm: Float32[np.ndarray, " y"]
-    x_mm: Float32[np.ndarray, " x"]
-
-    @property
-    def open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The axes shaped so that they broadcast to the grid."""
-        return self.z_mm[:, None, None], self.y_mm[None, :, None], self.x_mm[None, None, :]
-
-    @property
-    def blur_mm(self) -> float:
-        """Width of an edge: a pixel, which stands for the partial volume in it."""
-        return max(float(self.x_mm[1] - self.x_mm[0]), 0.6)
-
-    def within(self, low: np.ndarray, high: np.ndarray) -> Box | None:
-        """The part of the grid between two corners (x, y, z), or None where they do not meet."""
-        z = _span(self.z_mm, low[2], high[2])
-        y = _span(self.y_mm, low[1], high[1])
-        x = _span(self.x_mm, low[0], high[0])
-        return (z, y, x) if min(z.stop - z.start, y.stop - y.start, x.stop - x.start) > 0 else None
-
-    def part(self, box: Box) -> "Axes":
-        """A smaller grid."""
-        return Axes(z_mm=self.z_mm[box[0]], y_mm=self.y_mm[box[1]], x_mm=self.x_mm[box[2]])
-
-
-def _span(axis: np.ndarray, low: float, high: float) -> slice:
-    step = float(axis[1] - axis[0]) if len(axis) > 1 else 1.0
-    start = int(np.ceil((low - float(axis[0])) / step))
-    stop = int(np.floor((high - float(axis[0])) / step)) + 1
-    return slice(min(max(start, 0), len(axis)), max(min(stop, len(axis)), 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +47,15 @@ def render_hu(scene: Scene, axes: Axes) -> Float32[np.ndarray, "z y x"]:
     _draw_shoulders(hu, anatomy, axes)
     width, depth = anatomy.cavity_mm
     chest = axes.within(
-        np.array([-width - 20, anatomy.cavity_y_mm - depth - 20, -1000.0]),
-        np.array([width + 20, anatomy.cavity_y_mm + depth + 20, anatomy.height_mm + 20]),
+        (-width - 20, anatomy.cavity_y_mm - depth - 20, -1000.0),
+        (width + 20, anatomy.cavity_y_mm + depth + 20, anatomy.height_mm + 20),
     )
     if chest is not None:
         _draw_chest(hu[chest], scene, axes.part(chest))
     for tube in scene.trees.airways:
-        _draw_tube(hu, tube, axes, hu_inside=WALL_HU, extra_mm=tube.wall_mm)
+        draw_tube(hu, tube, axes, hu_inside=WALL_HU, extra_mm=tube.wall_mm)
     for tube in scene.trees.airways:
-        _draw_tube(hu, tube, axes, hu_inside=float(AIR_HU))
+        draw_tube(hu, tube, axes, hu_inside=float(AIR_HU))
     return hu
 
 
@@ -102,7 +64,7 @@ def lung_mask(anatomy: Anatomy, axes: Axes) -> UInt8[np.ndarray, "z y x"]:
     mask = np.zeros((len(axes.z_mm), len(axes.y_mm), len(axes.x_mm)), np.uint8)
     width, depth = anatomy.cavity_mm
     centre = anatomy.cavity_y_mm
-    chest = axes.within(np.array([-width, centre - depth, 0]), np.array([width, centre + depth, anatomy.height_mm]))
+    chest = axes.within((-width, centre - depth, 0.0), (width, centre + depth, anatomy.height_mm))
     if chest is not None:
         part = axes.part(chest)
         side = np.where(part.x_mm < anatomy.shift_mm, np.uint8(1), np.uint8(2))
@@ -114,7 +76,7 @@ def airway_mask(trees: Trees, axes: Axes) -> UInt8[np.ndarray, "z y x"]:
     """1 in the lumen of trachea, bronchi and airways."""
     mask = np.zeros((len(axes.z_mm), len(axes.y_mm), len(axes.x_mm)), np.uint8)
     for tube in trees.airways:
-        near = _near_tube(tube, axes, margin_mm=0.0)
+        near = near_tube(tube, axes, margin_mm=0.0)
         if near is not None:
             mask[near[0]] |= near[1] < 0
     return mask
@@ -124,7 +86,7 @@ def lesion_mask(scene: Scene, axes: Axes, lungs: UInt8[np.ndarray, "z y x"]) -> 
     """The number of the lesion, counted from 1, in its part of the lungs; 0 elsewhere."""
     mask = np.zeros(lungs.shape, np.uint8)
     for number, lesion in enumerate(scene.lesions, start=1):
-        box = _around(lesion, axes)
+        box = box_around(lesion, axes)
         if box is not None:
             mask[box][(lesion_distance(lesion, *axes.part(box).open) < 0) & (lungs[box] > 0)] = number
     return mask
@@ -139,12 +101,12 @@ def _cross_section(anatomy: Anatomy, axes: Axes) -> np.ndarray:
     trunk = (np.abs(x / width) ** 2.5 + np.abs(y / depth) ** 2.3 - 1) * (0.5 * (width + depth) / 2.4)
     behind = -1 if anatomy.prone else 1
     table = np.abs(behind * y - depth - 9 + 0.0009 * x * x) - 1.5
-    _blend(hu, _inside(np.maximum(table, np.abs(x) - 230), blur), 60.0)
-    _blend(hu, _inside(trunk, blur), anatomy.fat_hu)
-    _blend(hu, _inside(trunk + anatomy.fat_mm, 2 * blur), anatomy.muscle_hu)
+    blend(hu, share_inside(np.maximum(table, np.abs(x) - 230), blur), 60.0)
+    blend(hu, share_inside(trunk, blur), anatomy.fat_hu)
+    blend(hu, share_inside(trunk + anatomy.fat_mm, 2 * blur), anatomy.muscle_hu)
     # Fat around the heart and between the great vessels.
     front = np.hypot((x - anatomy.shift_mm) / 26, (y - anatomy.cavity_y_mm + 0.75 * anatomy.cavity_mm[1]) / 30) - 1
-    _blend(hu, 0.7 * _inside(front * 25, 12.0), anatomy.fat_hu)
+    blend(hu, 0.7 * share_inside(front * 25, 12.0), anatomy.fat_hu)
     sx, sy = anatomy.spine_mm
     body = np.hypot((x - sx) / 1.2, y - sy) - 16
     arch = np.maximum(np.abs(np.hypot(x - sx, y - sy - 24) - 12) - 3.5, 12 - (y - sy))
@@ -153,8 +115,8 @@ def _cross_section(anatomy: Anatomy, axes: Axes) -> np.ndarray:
     bone = np.minimum(np.minimum(body, arch), np.minimum(spinous, transverse))
     sternum = np.hypot(x / 2.6, y - anatomy.cavity_y_mm + anatomy.cavity_mm[1] + 7) - 7
     bone = np.minimum(bone, sternum)
-    _blend(hu, _inside(bone, blur), BONE_HU)
-    _blend(hu, _inside(bone + 2.0, blur), MARROW_HU)
+    blend(hu, share_inside(bone, blur), BONE_HU)
+    blend(hu, share_inside(bone + 2.0, blur), MARROW_HU)
     return hu
 
 
@@ -170,7 +132,7 @@ def _draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
             (44.0, anatomy.muscle_hu),
         ):
             arm = Tube(start_mm=joint, end_mm=hand, radii_mm=(radius, 0.8 * radius))
-            _draw_tube(hu, arm, axes, hu_inside=filling, only_air=filling == anatomy.fat_hu)
+            draw_tube(hu, arm, axes, hu_inside=filling, only_air=filling == anatomy.fat_hu)
         bones = [
             Tube(start_mm=joint, end_mm=hand, radii_mm=(21.0, 11.0)),
             Tube(
@@ -185,8 +147,8 @@ def _draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
             ),
         ]
         for bone in bones:
-            _draw_tube(hu, bone, axes, hu_inside=BONE_HU)
-            _draw_tube(hu, bone, axes, hu_inside=MARROW_HU, extra_mm=-3.0)
+            draw_tube(hu, bone, axes, hu_inside=BONE_HU)
+            draw_tube(hu, bone, axes, hu_inside=MARROW_HU, extra_mm=-3.0)
 
 
 def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
@@ -196,16 +158,16 @@ def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
     _draw_ribs(hu, anatomy, axes)
     cx, cy, cz = heart_centre(anatomy)
     reach = 85 * anatomy.heart
-    box = axes.within(np.array([cx - reach, cy - reach, cz - reach]), np.array([cx + reach, cy + reach, cz + reach]))
+    box = axes.within((cx - reach, cy - reach, cz - reach), (cx + reach, cy + reach, cz + reach))
     if box is not None:
         chambers = heart_distance(anatomy, *axes.part(box).open) + 7
-        _blend(hu[box], _inside(chambers, 5.0), anatomy.blood_hu)
+        blend(hu[box], share_inside(chambers, 5.0), anatomy.blood_hu)
     for trunk in scene.trees.trunks:
-        _draw_tube(hu, trunk, axes, hu_inside=anatomy.blood_hu)
+        draw_tube(hu, trunk, axes, hu_inside=anatomy.blood_hu)
     for gas in _bowel_gas(anatomy):
-        _draw_lesion(hu, gas, axes, blur_mm=blur)
+        draw_lesion(hu, gas, axes, blur_mm=blur)
     distance = lung_distance(anatomy, z, y, x)
-    inside = _inside(distance, blur)
+    inside = share_inside(distance, blur)
     chosen = np.flatnonzero(inside.any((1, 2)))
     if len(chosen) == 0:
         return
@@ -213,13 +175,13 @@ def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
     part = Axes(z_mm=axes.z_mm[rows], y_mm=axes.y_mm, x_mm=axes.x_mm)
     lung = _parenchyma(anatomy, part)
     for hole in _holes(anatomy):
-        _draw_lesion(lung, hole, part, blur_mm=blur + 2)
+        draw_lesion(lung, hole, part, blur_mm=blur + 2)
     for lesion in scene.lesions:
-        _draw_lesion(lung, lesion, part, blur_mm=blur + lesion.margin_mm)
+        draw_lesion(lung, lesion, part, blur_mm=blur + lesion.margin_mm)
         for strand in spicules_of(lesion):
-            _draw_tube(lung, strand, part, hu_inside=lesion.hu)
+            draw_tube(lung, strand, part, hu_inside=lesion.hu)
     for tube in scene.trees.vessels:
-        _draw_tube(lung, tube, part, hu_inside=anatomy.blood_hu, brighten=True)
+        draw_tube(lung, tube, part, hu_inside=anatomy.blood_hu, brighten=True)
     lung -= hu[rows]
     lung *= inside[rows]
     hu[rows] += lung
@@ -235,9 +197,9 @@ def _draw_ribs(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
     band = band * (z < anatomy.height_mm - 8)
     # In front the ribs end in cartilage.
     band = band * np.clip((y - anatomy.cavity_y_mm + 0.75 * anatomy.cavity_mm[1]) / 12, 0.1, 1)
-    cortex = _inside(shell - 4.0, axes.blur_mm)
+    cortex = share_inside(shell - 4.0, axes.blur_mm)
     cortex *= band
-    _blend(hu, cortex, 520.0)
+    blend(hu, cortex, 520.0)
 
 
 def _parenchyma(anatomy: Anatomy, axes: Axes) -> np.ndarray:
@@ -292,86 +254,3 @@ def _bowel_gas(anatomy: Anatomy) -> list[Lesion]:
         centre = (x, y, roof - 0.62 * size - rng.uniform(3, 25))
         gas.append(Lesion(kind="scar", centre_mm=centre, diameter_mm=size, hu=-960.0, axes=(1.2, 1.0, 0.8)))
     return gas
-
-
-def _draw_lesion(hu: np.ndarray, lesion: Lesion, axes: Axes, *, blur_mm: float) -> None:
-    box = _around(lesion, axes)
-    if box is None:
-        return
-    grid = axes.part(box).open
-    distance = lesion_distance(lesion, *grid)
-    _blend(hu[box], _inside(distance, blur_mm), lesion.hu)
-    if lesion.core > 0:
-        _blend(hu[box], _inside(lesion_distance(lesion, *grid, core=True), blur_mm), 30.0)
-
-
-def _around(lesion: Lesion, axes: Axes) -> Box | None:
-    centre = np.array(lesion.centre_mm)
-    reach = lesion.reach_mm + axes.blur_mm
-    return axes.within(centre - reach, centre + reach)
-
-
-def _draw_tube(
-    hu: np.ndarray,
-    tube: Tube,
-    axes: Axes,
-    *,
-    hu_inside: float,
-    extra_mm: float = 0.0,
-    brighten: bool = False,
-    only_air: bool = False,
-) -> None:
-    """Blend a tube in; one thinner than a pixel gets the share of the pixel that it fills."""
-    blur = axes.blur_mm
-    near = _near_tube(tube, axes, margin_mm=extra_mm + blur)
-    if near is None:
-        return
-    box, distance = near
-    distance -= extra_mm
-    share = _inside(distance, blur)
-    thin = (max(tube.radii_mm) + extra_mm) * 2 / blur
-    if thin < 1:
-        share *= thin
-    if only_air:
-        share *= hu[box] < -500
-    if brighten:
-        # Beside a denser lesion a vessel adds nothing.
-        np.maximum(hu[box], hu[box] + share * (hu_inside - hu[box]), out=hu[box])
-    else:
-        _blend(hu[box], share, hu_inside)
-
-
-def _near_tube(tube: Tube, axes: Axes, *, margin_mm: float) -> tuple[Box, np.ndarray] | None:
-    """The box around a tube and in it the distance to its surface in mm, negative inside."""
-    start, end = np.array(tube.start_mm), np.array(tube.end_mm)
-    reach = max(tube.radii_mm) + margin_mm
-    box = axes.within(np.minimum(start, end) - reach, np.maximum(start, end) + reach)
-    if box is None:
-        return None
-    length = float(np.linalg.norm(end - start)) + 1e-6
-    ux, uy, uz = (np.float32(u) for u in (end - start) / length)
-    z = axes.z_mm[box[0]][:, None, None] - np.float32(start[2])
-    y = axes.y_mm[box[1]][:, None] - np.float32(start[1])
-    x = axes.x_mm[box[2]] - np.float32(start[0])
-    dot = (z * uz) + (y * uy + x * ux)
-    along = np.minimum(np.maximum(dot, 0), np.float32(length))
-    squared = (z * z) + (y * y + x * x)
-    squared += along * (along - 2 * dot)
-    distance = np.sqrt(np.maximum(squared, 0))
-    first, last = tube.radii_mm
-    along *= np.float32((last - first) / length)
-    distance -= along
-    distance -= np.float32(first)
-    return box, distance
-
-
-def _inside(distance: np.ndarray, blur_mm: float) -> np.ndarray:
-    """Share of a voxel that lies inside a surface at this distance from its centre."""
-    share = distance * np.float32(-1 / blur_mm)
-    share += np.float32(0.5)
-    return np.asarray(np.minimum(np.maximum(share, 0, out=share), 1, out=share))
-
-
-def _blend(hu: np.ndarray, share: np.ndarray, hu_inside: float) -> None:
-    """Replace a share of every voxel by another density, in place."""
-    hu += share * (np.float32(hu_inside) - hu)

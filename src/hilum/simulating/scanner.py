@@ -9,11 +9,12 @@ from jaxtyping import Float32, Int16
 from scipy import fft
 
 from hilum.errors import ConfigError
-from hilum.simulating.render import Axes, Scene, render_hu
+from hilum.simulating.draw import Axes
+from hilum.simulating.render import Scene, render_hu
 from hilum.volume import HIGHEST_HU, LOWEST_HU
 
 PADDING_HU = -2000
-_SLAB_VOXELS = 1_000_000
+_SLAB_VOXELS = 2_000_000
 """Rendered at once: small enough for the cache."""
 
 _MTF50 = {"soft": 0.40, "sharp": 0.70}
