@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from hilum.errors import CohortError, ConfigError, ReadError
-from hilum.judging.evaluate import judge
-from hilum.judging.pictures import draw_history
+from hilum.errors import CohortError, ConfigError
+from hilum.judging.judge import judge
 from hilum.measuring.metrics import confusion, roc_auc
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -99,7 +98,7 @@ def test_judging_again_gives_the_same_bytes(judged, tmp_path):
 
 
 def test_no_window_is_opened_and_no_global_state_is_touched():
-    code = "import sys, hilum.judging.evaluate; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, hilum.judging.judge; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -171,41 +170,3 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_written(tmp_path, change,
 def test_extra_keys_cannot_replace_figures(tmp_path):
     with pytest.raises(ConfigError, match="must not be names of figures, got 'auc'"):
         judge(**answers(), folder=tmp_path / "evaluation", extra={"auc": 1.0})
-
-
-def test_the_training_is_drawn_from_its_metrics(tmp_path):
-    lines = ["epoch,train_loss,val_loss,val_accuracy,val_f1,val_auc,lr"]
-    lines += [
-        f"{k},{1 / k},{1 / k + 0.1},{1 - 1 / k},{'' if k < 3 else 0.5},{0.9 - 0.01 * abs(k - 4)},0.1"
-        for k in range(1, 9)
-    ]
-    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    for name, best in (("a.png", None), ("b.png", 4), ("c.png", 7)):
-        draw_history(tmp_path / "metrics.csv", tmp_path / name, best_epoch=best)
-    first, same, other = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
-    assert first.startswith(PNG)
-    assert first == same, "without a best epoch it is that of the highest AUC"
-    assert first != other
-
-
-@pytest.mark.parametrize("text", ["epoch,val_loss\n0,0.7\n1,0.6\n", "epoch\n1\n", "epoch,val_auc\n1,\n"])
-def test_a_training_that_recorded_little_is_drawn_too(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text)
-    draw_history(tmp_path / "metrics.csv", tmp_path / "history.png")
-    assert (tmp_path / "history.png").read_bytes().startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        (None, r"metrics\.csv: the metrics cannot be read"),
-        ("", "a column 'epoch' and at least one row, got 0 rows"),
-        ("loss\n1\n", "a column 'epoch'"),
-        ("epoch,val_auc\n1,good\n", "column 'val_auc' must hold numbers"),
-    ],
-)
-def test_damaged_metrics_are_named(tmp_path, text, match):
-    if text is not None:
-        (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(ReadError, match=match):
-        draw_history(tmp_path / "metrics.csv", tmp_path / "history.png")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilum.cohorts.splits import check_classes, read_splits, split, write_splits
+from hilum.cohorts.splits import check_classes, patient_key, read_splits, seen_patients, split, write_splits
 from hilum.cohorts.table import Case, Cohort
 from hilum.config import SplitConfig
 from hilum.errors import CohortError
@@ -215,25 +215,44 @@ def test_a_case_without_a_label_cannot_be_split():
         check_classes(replace(cohort, cases=cases))
 
 
-def test_splits_are_written_and_read_back_without_patient_ids(tmp_path):
+def test_splits_are_written_and_read_back_with_patients_as_keyed_hashes_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HILUM_KEY", "a site's key")
     cohort = cohort_of([[k % 2] for k in range(20)])
-    parts = split(cohort, SplitConfig()) | {'odd, "name"': "test"}
-    write_splits(tmp_path / "splits.csv", parts)
+    odd = replace(cohort.cases[0], case_id='odd, "name"', patient_id="id:SMITH-1")
+    cohort = replace(cohort, cases=(odd, *cohort.cases[1:]))
+    parts = split(cohort, SplitConfig()) | {odd.case_id: "train"}
+    write_splits(tmp_path / "splits.csv", cohort, parts)
     assert read_splits(tmp_path / "splits.csv") == parts
     text = (tmp_path / "splits.csv").read_text()
-    assert text.startswith("case_id,split\n")
-    assert "P1" not in text
+    assert text.startswith("case_id,split,patient\n")
+    assert "SMITH" not in text
+    assert patient_key(odd) in seen_patients(tmp_path / "splits.csv")
     assert [file.name for file in tmp_path.iterdir()] == ["splits.csv"]
+
+
+def test_a_patient_is_recognised_by_plain_id_and_by_the_hash_in_a_table_that_hilum_wrote(monkeypatch):
+    monkeypatch.setenv("HILUM_KEY", "a site's key")
+    case = cohort_of([[0]]).cases[0]
+    plain = patient_key(replace(case, patient_id="id:SMITH-1"))
+    assert plain.startswith("patient-")
+    assert patient_key(replace(case, patient_id=f"id:{plain}")) == plain
+    assert patient_key(replace(case, patient_id="file:scan.nii")) == ""
+
+
+def test_patients_of_the_test_part_have_not_been_seen(tmp_path):
+    (tmp_path / "splits.csv").write_text("case_id,split,patient\na,train,p1\nb,val,p2\nc,test,p3\nd,train,\n")
+    assert seen_patients(tmp_path / "splits.csv") == {"p1", "p2"}
+    assert seen_patients(tmp_path / "none.csv") == set()
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "row 1 must be case_id,split"),
-        ("id,part\na,train\n", "row 1 must be case_id,split, got 'id,part'"),
-        ("case_id,split\na,dev\n", "row 2 must be a new case_id and one of train, val, test, got 'a,dev'"),
-        ("case_id,split\na,val\na,val\n", "row 3 must be a new case_id"),
-        ("case_id,split\na\n", "row 2 must be"),
+        ("", "row 1 must be case_id,split,patient"),
+        ("id,part\na,train\n", "row 1 must be case_id,split,patient, got 'id,part'"),
+        ("case_id,split,patient\na,dev,\n", "row 2 must be a new case_id, one of train, val, test .*, got 'a,dev,'"),
+        ("case_id,split,patient\na,val,\na,val,\n", "row 3 must be a new case_id"),
+        ("case_id,split,patient\na,val\n", "row 2 must be"),
     ],
 )
 def test_a_damaged_splits_file_is_named(tmp_path, text, match):

@@ -1,0 +1,44 @@
+"""Hilum: chest CT scans and a table of labels to a 3D ResNet classifier that can be trusted.
+
+The names below are the Python API; each is loaded when it is first used, so that ``import hilum`` is quick.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "AugmentConfig": "config",
+    "Cohort": "cohorts.table",
+    "Finding": "findings",
+    "FocalLoss": "modelling.losses",
+    "HilumError": "errors",
+    "Prediction": "predicting",
+    "Predictor": "predicting",
+    "Recipe": "config",
+    "ResNet3D": "modelling.resnet",
+    "RunConfig": "config",
+    "Store": "preparing",
+    "Volume": "volume",
+    "WeightedCrossEntropyLoss": "modelling.losses",
+    "class_weights": "modelling.class_weights",
+    "evaluate": "runs",
+    "prepare": "preparing",
+    "read": "reading",
+    "resample": "preparing",
+    "segment_lungs": "preparing",
+    "simulate_scan": "simulating",
+    "train": "runs",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'hilum' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"hilum.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -102,6 +102,9 @@ class ColumnsConfig:
     y_mm: str = "y_mm"
     z_mm: str = "z_mm"
     split: str = "split"
+    series: str = "series"
+    """Which series of path, where it holds several: a SeriesInstanceUID, or the hash that Hilum lists."""
+
     soft_label: str = "soft_label"
     """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
 
@@ -344,7 +347,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    right = origin is not tuple and isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    kind = origin or hint
+    right = kind is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     _require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
     return value
 

@@ -116,7 +116,9 @@ class Volume:
 
     def mm_to_index(self, point_mm: Any) -> Float[np.ndarray, "*n 3"]:
         """LPS mm (..., 3) as (x, y, z) to continuous voxel indices (z, y, x)."""
-        index: np.ndarray = (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        index: np.ndarray = (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(
+            self.affine[:3, :3]
+        ).T
         return index
 
     def contains_mm(self, point_mm: Any) -> bool:

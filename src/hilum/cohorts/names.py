@@ -6,15 +6,7 @@ from pathlib import Path, PurePath
 
 from hilum.cohorts.spreadsheet import Row
 from hilum.errors import CohortError
-
-_WORDS = """
-anon anonym anonymous anonymised anonymized anonymous^patient deidentified de-identified redacted removed
-unknown unspecified undefined missing none null nil nan na n/a n.a. not_available patient patient_id patientid id
-test noid no_id no_name noname unnamed x xx xxx - -- ? . 0 00 000 0000
-"""
-
-PLACEHOLDERS = frozenset(_WORDS.split())
-"""Patient ids, in lower case, that many patients share. Zero is one of them unless the table counts 0, 1, 2 ..."""
+from hilum.reading import is_placeholder
 
 _SCANS = """
 .nii.gz .tar.gz .tar.bz2 .tar.xz .seg.nrrd .nii .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip .tar .tgz
@@ -104,11 +96,7 @@ def group_patients(rows: tuple[Row, ...], column: str, files: list[str], warning
 def _placeholders(given: list[str]) -> set[str]:
     """Those of the ids that name nobody; zero names somebody where the patients are counted from zero."""
     counted = any(text.isdecimal() and int(text) == 1 for text in given)
-    return {
-        text
-        for text in given
-        if not text or (text.lower() in PLACEHOLDERS and not (counted and text.isdecimal() and int(text) == 0))
-    }
+    return {text for text in given if is_placeholder(text) and not (counted and text.isdecimal() and int(text) == 0)}
 
 
 def _rows(numbers: list[int]) -> str:

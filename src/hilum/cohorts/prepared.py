@@ -93,7 +93,7 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
 def _prepare_case(case: Case, recipe: Recipe, store: Store, npy_range: str) -> Path | str:
     """Where the case's sample lies, or why there is none."""
     try:
-        return store.ensure(case.path, recipe, point_mm=case.point_mm, npy_range=npy_range)
+        return store.ensure(case.path, recipe, point_mm=case.point_mm, series=case.series, npy_range=npy_range)
     except HilumError as exc:
         return str(exc)
 

@@ -13,9 +13,12 @@ from hilum.cohorts.table import PARTS, Case, Cohort
 from hilum.config import SplitConfig
 from hilum.errors import CohortError
 from hilum.randomness import generator
+from hilum.reading import hashed
 
 _ATTEMPTS = 50
 """A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
+
+_HEADER = ("case_id", "split", "patient")
 
 Patients = dict[str, list[Case]]
 
@@ -65,39 +68,61 @@ def check_classes(cohort: Cohort) -> None:
         raise CohortError(msg)
 
 
-def write_splits(path: Path, splits: Mapping[str, str]) -> None:
-    """Write ``case_id,split``, sorted; no patient ids. The file is whole or not there."""
+def patient_key(case: Case) -> str:
+    """The keyed hash by which a patient is recognised in another table of this site; empty where there is no id."""
+    kind, _, identifier = case.patient_id.partition(":")
+    return hashed("patient", identifier) if kind == "id" else ""
+
+
+def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str]) -> None:
+    """Write ``case_id,split,patient``, sorted; patients as keyed hashes. The file is whole or not there."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("case_id", "split"))
-    table.writerows(sorted(splits.items()))
+    table.writerow(_HEADER)
+    keys = {case.case_id: patient_key(case) for case in cohort.cases}
+    table.writerows((case_id, part, keys[case_id]) for case_id, part in sorted(parts.items()))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text.getvalue(), encoding="utf-8", newline="")
     beside.replace(path)
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Read what ``write_splits`` wrote.
+    """The part of each case, as ``write_splits`` wrote it.
 
     Raises:
         CohortError: If the file is missing or holds anything else.
     """
+    return {case_id: part for case_id, part, _ in _read_lines(path)}
+
+
+def seen_patients(path: Path) -> set[str]:
+    """Keyed hashes of the patients that trained or validated; none where there is no such file.
+
+    Raises:
+        CohortError: If the file holds anything but splits.
+    """
+    if not path.exists():
+        return set()
+    return {patient for _, part, patient in _read_lines(path) if part != "test" and patient}
+
+
+def _read_lines(path: Path) -> list[tuple[str, str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         msg = f"{path}: the splits cannot be read: {exc}"
         raise CohortError(msg) from exc
-    if header != ["case_id", "split"]:
-        msg = f"{path}: row 1 must be case_id,split, got {','.join(header)!r}"
+    if tuple(header) != _HEADER:
+        msg = f"{path}: row 1 must be {','.join(_HEADER)}, got {','.join(header)!r}"
         raise CohortError(msg)
-    splits: dict[str, str] = {}
+    known: set[str] = set()
     for number, line in enumerate(lines, start=2):
-        if len(line) != 2 or line[1] not in PARTS or line[0] in splits:
-            msg = f"{path}: row {number} must be a new case_id and one of {', '.join(PARTS)}, got {','.join(line)!r}"
+        if len(line) != len(_HEADER) or line[1] not in PARTS or line[0] in known:
+            msg = f"{path}: row {number} must be a new case_id, one of {', '.join(PARTS)} and a patient, got {','.join(line)!r}"
             raise CohortError(msg)
-        splits[line[0]] = line[1]
-    return splits
+        known.add(line[0])
+    return [(case_id, part, patient) for case_id, part, patient in lines]
 
 
 def _by_patient(cohort: Cohort) -> Patients:

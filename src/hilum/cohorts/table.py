@@ -29,6 +29,7 @@ class Case:
         patient_id: Cases with the same one may never be in different parts. Never written to any output.
         point_mm: LPS mm (x, y, z); None if the table has none.
         split: Its part as the table demands: train, val or test; None if the table does not say.
+        series: Which series of the path, where it holds several; else empty.
         soft_label: Probability of the second class; None if the table does not say.
         groups: All other columns, for figures by subgroup.
         row: Where it stands in the table; the header is row 1.
@@ -40,6 +41,7 @@ class Case:
     patient_id: str = field(repr=False)
     point_mm: tuple[float, float, float] | None = None
     split: str | None = None
+    series: str = ""
     soft_label: float | None = None
     groups: dict[str, str] = field(default_factory=dict)
     row: int = 0
@@ -104,6 +106,7 @@ class Cohort:
                 patient_id=patient,
                 point_mm=point,
                 split=_part(row, columns.split) if labelled else None,
+                series=row.cells.get(columns.series, ""),
                 soft_label=_share(row, columns.soft_label) if labelled else None,
                 groups={name: cell for name, cell in row.cells.items() if name not in known},
                 row=row.number,

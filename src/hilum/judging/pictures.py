@@ -1,14 +1,12 @@
-"""Labels, probabilities and figures to pictures: ROC, precision-recall, confusion, reliability; training by epoch."""
+"""Labels, probabilities and figures to pictures: ROC, precision-recall, confusion, reliability."""
 
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-from hilum.errors import ReadError
-from hilum.judging.canvas import BLUE, GREEN, GREY, INK, ORANGE, label, legend, note, sheet, unit_square, write
+from hilum.drawing import BLUE, GREY, INK, ORANGE, label, legend, note, sheet, unit_square, write
 from hilum.measuring.calibration import reliability
 from hilum.measuring.intervals import Figure, wilson
 from hilum.measuring.metrics import Labels, Probs, pr_curve, roc_curve
@@ -147,75 +145,3 @@ def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figu
     below.set_ylabel("Cases", fontsize=10, color=INK)
     below.legend(fontsize=8, frameon=False, ncols=2, loc="upper right", labelcolor=INK)
     write(drawn, path)
-
-
-def draw_history(metrics: Path, path: Path, *, best_epoch: int | None = None) -> None:
-    """Loss, accuracy, F1 and AUC by epoch, from ``metrics.csv``, the best epoch marked.
-
-    Args:
-        metrics: Columns ``epoch`` and ``train_NAME``, ``val_NAME`` for loss, accuracy, f1 and auc; others are ignored,
-            and so are empty cells.
-        path: The picture.
-        best_epoch: The one that was kept; None: that of the highest val_auc, or else of the lowest val_loss.
-
-    Raises:
-        ReadError: If the file is missing, has no rows, or holds text where numbers belong.
-    """
-    columns = _read_metrics(metrics)
-    epochs = columns["epoch"]
-    if best_epoch is None:
-        best_epoch = _best_epoch(columns)
-    drawn = sheet(rows=2, columns=2, inches=(9.6, 6.6))
-    for axes, (name, title) in zip(
-        drawn.axes, {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1", "auc": "AUC"}.items(), strict=True
-    ):
-        lines = {"training": (f"train_{name}", GREY), "validation": (f"val_{name}", BLUE)}
-        shown = [(who, columns[key], colour) for who, (key, colour) in lines.items() if key in columns]
-        marker = "o" if len(epochs) <= 30 else ""
-        for who, values, colour in shown:
-            axes.plot(epochs, values, color=colour, linewidth=2, marker=marker, markersize=3.5, label=who)
-        if not shown:
-            note(axes, "not recorded")
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
-            at = np.flatnonzero(epochs == best_epoch)
-            if shown and len(at) and shown[-1][0] == "validation" and math.isfinite(value := shown[-1][1][at[-1]]):
-                axes.plot(best_epoch, value, "o", color=GREEN, markersize=8, markeredgecolor="white", zorder=5)
-                axes.plot([], [], "o", color=GREEN, label=f"best, epoch {best_epoch}: {value:.3f}")
-        if name == "loss" and shown:
-            axes.set_ylim(bottom=0)
-        axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        label(axes, title=title, x="Epoch", y="")
-        if shown:
-            legend(axes, "best")
-    write(drawn, path)
-
-
-def _best_epoch(columns: dict[str, Probs]) -> int | None:
-    for name, sign in (("val_auc", 1.0), ("val_loss", -1.0)):
-        merit = sign * columns.get(name, np.array([np.nan]))
-        if np.isfinite(merit).any():
-            return int(columns["epoch"][int(np.nanargmax(merit))])
-    return None
-
-
-def _read_metrics(path: Path) -> dict[str, Probs]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        msg = f"{path}: the metrics cannot be read: {exc}"
-        raise ReadError(msg) from exc
-    if not rows or "epoch" not in rows[0]:
-        msg = f"{path}: the metrics must have a column 'epoch' and at least one row, got {len(rows)} rows"
-        raise ReadError(msg)
-    wanted = ["epoch", *(f"{part}_{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1", "auc"))]
-    columns = {}
-    for name in (name for name in wanted if name in rows[0]):
-        try:
-            columns[name] = np.array([float(row[name] or "nan") for row in rows])
-        except ValueError as exc:
-            msg = f"{path}: column {name!r} must hold numbers: {exc}"
-            raise ReadError(msg) from exc
-    return columns

@@ -219,7 +219,9 @@ def _parted(part: _Mask, middle: float) -> list[_Mask]:
         sizes = np.bincount(pieces.ravel())[1:]
         if count >= 2 and np.sort(sizes)[-2] > 0.15 * sizes.sum():
             first, second = np.argsort(-sizes)[:2] + 1
-            near = ndimage.distance_transform_edt(~np.isin(pieces, (first, second)), return_distances=False, return_indices=True)
+            near = ndimage.distance_transform_edt(
+                ~np.isin(pieces, (first, second)), return_distances=False, return_indices=True
+            )
             owner = pieces[tuple(near)]
             return [part & (owner == first), part & (owner == second)]
     columns = np.arange(part.shape[2])
@@ -281,7 +283,9 @@ def _described(labels: _Labels, affine: Affine, voxel_mm3: float) -> Lungs:
         findings.append(find("no-lungs", "no lungs found: nothing like them in the field of view"))
     elif not _PLAUSIBLE_LITRES[0] <= litres <= _PLAUSIBLE_LITRES[1]:
         low, high = _PLAUSIBLE_LITRES
-        findings.append(find("lungs-volume", f"the lungs measure {litres:.2f} litres, plausible are {low:g} to {high:g}"))
+        findings.append(
+            find("lungs-volume", f"the lungs measure {litres:.2f} litres, plausible are {low:g} to {high:g}")
+        )
     cut = [int(np.count_nonzero(labels[z])) * voxel_mm3 for z in (0, -1)]
     whole = np.count_nonzero(labels, axis=(1, 2)).max() * voxel_mm3
     if whole and max(cut) > 0.25 * whole:

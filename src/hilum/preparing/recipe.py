@@ -47,19 +47,22 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None) -> Volume:
     return Volume(voxels_hu=voxels, affine=affine, tags=volume.tags, findings=(*volume.findings, *findings))
 
 
-def prepare_path(path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Volume:
+def prepare_path(
+    path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", npy_range: str = "unit"
+) -> Volume:
     """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared.
 
     Args:
         path: Whatever ``read`` takes, or a ``.npy`` array of shape ``recipe.size``.
         recipe: The model's input.
         point_mm: See ``prepare``.
+        series: Which series, where the path holds several.
         npy_range: ``unit``: values in [0, 1] within the recipe's first window; ``hu``: HU.
     """
     if path.suffix.lower() == ".npy":
         return _from_npy(path, recipe, npy_range)
     try:
-        return prepare(read(path), recipe, point_mm=point_mm)
+        return prepare(read(path, series=series or None), recipe, point_mm=point_mm)
     except (GeometryError, PrepareError) as exc:
         if str(path) in str(exc):
             raise
@@ -96,11 +99,15 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
     if not np.isfinite(point).all() or not volume.contains_mm(point):
         corners = volume.index_to_mm([(-0.5, -0.5, -0.5), np.array(volume.shape) - 0.5])
         box = ", ".join(f"{a:.1f} to {b:.1f}" for a, b in zip(corners.min(axis=0), corners.max(axis=0), strict=True))
-        finding = find("point-outside", f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {box} mm (LPS)")
+        finding = find(
+            "point-outside", f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {box} mm (LPS)"
+        )
         raise GeometryError(str(finding))
     half = np.array(recipe.grid_extent_mm)[::-1] / 2
     corners = volume.mm_to_index([point - half, point + half])
-    lacking = np.maximum(-0.5 - corners.min(axis=0), corners.max(axis=0) - np.array(volume.shape) + 0.5) * volume.spacing_mm
+    lacking = (
+        np.maximum(-0.5 - corners.min(axis=0), corners.max(axis=0) - np.array(volume.shape) + 0.5) * volume.spacing_mm
+    )
     if lacking.max() > _BEYOND_MM:
         filled = "air" if recipe.outside == "air" else "its nearest voxels"
         message = f"the box around the point sticks {lacking.max():.1f} mm out of the scan; filled with {filled}"

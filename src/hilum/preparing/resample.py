@@ -41,7 +41,9 @@ def resample(volume: Volume, spacing_mm: Triple, *, outside: Outside = "air") ->
     return replace(volume, voxels_hu=sample(volume, affine, shape, outside=outside), affine=affine)
 
 
-def grid_around(centre_mm: Float[np.ndarray, "3"], steps_mm: Float[np.ndarray, "3 3"], shape: tuple[int, ...]) -> Affine:
+def grid_around(
+    centre_mm: Float[np.ndarray, "3"], steps_mm: Float[np.ndarray, "3 3"], shape: tuple[int, ...]
+) -> Affine:
     """Affine of a grid with the given step vectors (columns z, y, x; rows LPS x, y, z) around a centre."""
     affine = np.eye(4)
     affine[:3, :3] = steps_mm
@@ -128,7 +130,13 @@ def _general(
             tent = np.maximum(0, 1 - np.abs(np.arange(-reach, reach + 1)) / step)
             source = ndimage.correlate1d(source, tent / tent.sum(), axis, mode=mode)
     out: np.ndarray = ndimage.affine_transform(
-        source, matrix, offset, shape, output=np.float32, order=1, mode="nearest" if outside == "edge" else "grid-constant"
+        source,
+        matrix,
+        offset,
+        shape,
+        output=np.float32,
+        order=1,
+        mode="nearest" if outside == "edge" else "grid-constant",
     )
     out += AIR_HU
     return out

@@ -35,35 +35,41 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Volume:
-        """The prepared sample of a scan.
+    def get(self, path: Path, recipe: Recipe, **which: Any) -> Volume:
+        """The prepared sample of a scan; arguments and errors as for ``ensure``."""
+        return load_sample(self.ensure(path, recipe, **which))
 
-        Raises:
-            HilumError: If the scan cannot be read or prepared.
-        """
-        return load_sample(self.ensure(path, recipe, point_mm=point_mm, npy_range=npy_range))
-
-    def ensure(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Path:
+    def ensure(
+        self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", npy_range: str = "unit"
+    ) -> Path:
         """The file of a scan's sample, made if it is not there or damaged.
 
+        Args:
+            path: Whatever ``prepare_path`` takes, and so the other arguments.
+            recipe: The model's input.
+            point_mm: Centre of the grid, for region ``point``.
+            series: Which series, where the path holds several.
+            npy_range: What a ``.npy`` volume holds.
+
         Raises:
             HilumError: If the scan cannot be read or prepared.
         """
-        sample = self.path_of(path, recipe, point_mm=point_mm, npy_range=npy_range)
+        which = {"point_mm": point_mm, "series": series, "npy_range": npy_range}
+        sample = self._path_of(path, recipe, which)
         try:
             load_sample(sample)
         except PrepareError:
-            volume = prepare_path(path, recipe, point_mm=point_mm, npy_range=npy_range)
-            save_sample(volume, sample)
+            save_sample(prepare_path(path, recipe, **which), sample)
         return sample
 
-    def path_of(self, path: Path, recipe: Recipe, *, point_mm: Any = None, npy_range: str = "unit") -> Path:
-        """Where the sample of a scan lies, by the scan's bytes and all that decides what becomes of them."""
+    def _path_of(self, path: Path, recipe: Recipe, which: dict[str, Any]) -> Path:
+        """Where a sample lies: by the scan's bytes and by all that decides what becomes of them."""
+        point = which["point_mm"]
         content = {
             "source": _digest(path),
             "recipe": to_dict(recipe),
-            "point": None if point_mm is None else [float(v) for v in point_mm],
-            "npy_range": npy_range if path.suffix.lower() == ".npy" else "",
+            **which,
+            "point_mm": None if point is None else [float(v) for v in point],
             "version": _VERSION,
         }
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,17 +1,27 @@
 """First step: a path to a Volume in HU with what was noticed about it, whatever the format."""
 
-import os
 from pathlib import Path
 
 from hilum.errors import HilumError, ReadError
-from hilum.findings import find
+from hilum.findings import Finding, find
 from hilum.reading.dicom import Series, find_series, load
-from hilum.reading.headers import is_dicom
+from hilum.reading.doctor import Examined, examine
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.images import image_suffix, read_image
+from hilum.reading.paths import source_files
 from hilum.volume import Volume
 
-__all__ = ["Series", "find_series", "hashed", "image_files", "is_placeholder", "load", "read", "series_in", "source_files"]
+__all__ = [
+    "Examined",
+    "Series",
+    "examine",
+    "find_series",
+    "hashed",
+    "image_suffix",
+    "is_placeholder",
+    "read",
+    "source_files",
+]
 
 
 def read(path: str | Path, *, series: str | None = None) -> Volume:
@@ -35,9 +45,10 @@ def read(path: str | Path, *, series: str | None = None) -> Volume:
     try:
         if path.is_file() and image_suffix(path):
             return read_image(path)
-        found, unreadable = series_in(path)
+        files = source_files(path)
+        found, unreadable = find_series(files)
         if not found:
-            images = image_files(path) if path.is_dir() else []
+            images = [f for f in files if image_suffix(f)]
             if len(images) == 1:
                 return read_image(images[0])
             raise ReadError(_nothing(path, images, unreadable))
@@ -57,27 +68,6 @@ def read(path: str | Path, *, series: str | None = None) -> Volume:
         raise type(exc)(msg) from exc
 
 
-def source_files(path: Path) -> list[Path]:
-    """The files below a path in a fixed order, without hidden ones."""
-    if path.is_file():
-        return [path]
-    files = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
-    return files
-
-
-def series_in(path: Path) -> tuple[list[Series], list]:
-    """The DICOM series below a path, and findings on files that could not be read."""
-    return find_series(source_files(path))
-
-
-def image_files(path: Path) -> list[Path]:
-    """The NIfTI, NRRD and MetaImage files below a path."""
-    return [f for f in source_files(path) if image_suffix(f)]
-
-
 def _picked(path: Path, found: list[Series], wanted: str | None) -> Series:
     listing = "; ".join(s.summary for s in found)
     if wanted is None:
@@ -90,10 +80,12 @@ def _picked(path: Path, found: list[Series], wanted: str | None) -> Series:
     return chosen[0]
 
 
-def _nothing(path: Path, images: list[Path], unreadable: list) -> str:
+def _nothing(path: Path, images: list[Path], unreadable: list[Finding]) -> str:
     if images:
         return f"{path} must hold one scan, holds {len(images)} image files: name one of them"
     if unreadable:
         return f"{path}: " + "; ".join(str(f) for f in unreadable[:3])
     kind = "folder" if path.is_dir() else "file"
-    return f"{path}: no CT in this {kind}; DICOM, NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MetaImage (.mha, .mhd) are read"
+    return (
+        f"{path}: no CT in this {kind}; DICOM, NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MetaImage (.mha, .mhd) are read"
+    )

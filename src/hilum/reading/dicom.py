@@ -18,7 +18,19 @@ from hilum.reading.intensities import frame_hu, intensity_findings, limited, unp
 from hilum.volume import Tags, Volume, reorient
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_NOT_HU = {"MIP", "MINIP", "MAXIP", "PROJECTION IMAGE", "PERFUSION", "RCBF", "RCBV", "MTT", "TTP", "FUSION", "SCREEN SAVE"}
+_NOT_HU = {
+    "MIP",
+    "MINIP",
+    "MAXIP",
+    "PROJECTION IMAGE",
+    "PERFUSION",
+    "RCBF",
+    "RCBV",
+    "MTT",
+    "TTP",
+    "FUSION",
+    "SCREEN SAVE",
+}
 _THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -45,7 +57,9 @@ class Series:
         """One line to choose a series by."""
         thickness = f", {self.tags.thickness_mm:g} mm" if self.tags.thickness_mm else ""
         kernel = f", kernel {self.tags.kernel}" if self.tags.kernel else ""
-        return f"{self.tags.series}: {self.tags.modality or 'no modality'}, {len(self.frames)} slices{thickness}{kernel}"
+        return (
+            f"{self.tags.series}: {self.tags.modality or 'no modality'}, {len(self.frames)} slices{thickness}{kernel}"
+        )
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Finding]]:
@@ -175,7 +189,9 @@ def _without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
             continue
         frame, twin = series.frames[at], series.frames[kept[-1]]
         if not np.array_equal(_hu(frame), _hu(twin)):
-            clash = find("time-series", f"{frame.path.name} and {twin.path.name} differ at one position", frame.path.name)
+            clash = find(
+                "time-series", f"{frame.path.name} and {twin.path.name} differ at one position", frame.path.name
+            )
             raise GeometryError(f"series {series.tags.series} is refused: {clash}")
         dropped.append(frame.path.name)
     if not dropped:

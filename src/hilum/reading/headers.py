@@ -97,7 +97,7 @@ def read_frames(path: Path) -> list[Frame]:
     except OSError as exc:
         msg = f"{path.name} cannot be read: {exc.strerror or exc}"
         raise ReadError(msg) from exc
-    except Exception as exc:  # noqa: BLE001 - pydicom raises what its parsers raise
+    except Exception as exc:
         msg = f"{path.name} is a damaged DICOM file: {exc}"
         raise ReadError(msg) from exc
     if "Rows" not in header or "Columns" not in header:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 
-_PLACEHOLDERS = {
-    "", "0", "00", "000", "0000", "1", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "unk", "test", "xxx",
-    "anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "de-identified", "removed", "patient",
-    "no id", "noid", "no_id", "hidden", "blank",
-}  # fmt: skip
+_WORDS = """
+anon anonym anonymous anonymised anonymized anonymous^patient deidentified de-identified redacted removed blank hidden
+unknown unk unspecified undefined missing none null nil nan na n/a n.a. not_available patient patient_id patientid id
+test noid no_id no_name noname unnamed x xx xxx - -- ? . 0 00 000 0000
+"""
+
+PLACEHOLDERS = frozenset(_WORDS.split())
+"""Patient ids, in lower case, that many patients share."""
 
 
 def is_placeholder(identifier: str) -> bool:
@@ -25,8 +28,8 @@ def is_placeholder(identifier: str) -> bool:
         >>> is_placeholder(" Anonymous "), is_placeholder("LIDC-IDRI-0314")
         (True, False)
     """
-    text = identifier.strip().lower().strip("*_^. ")
-    return text in _PLACEHOLDERS
+    text = identifier.strip().lower()
+    return not text or text in PLACEHOLDERS
 
 
 def hashed(kind: str, identifier: str) -> str:

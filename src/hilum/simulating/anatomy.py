@@ -124,8 +124,8 @@ def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: f
         heart=rng.uniform(0.85, 1.15) * size,
         lung_hu=lung_hu,
         gradient_hu_cm=rng.uniform(2, 5),
-        texture_hu=rng.uniform(12, 26),
-        patchiness_hu=rng.uniform(2, 12),
+        texture_hu=rng.uniform(18, 40),
+        patchiness_hu=rng.uniform(8, 28),
         emphysema=int(rng.integers(20, 160)) if rng.random() < 0.25 else 0,
         blood_hu=rng.uniform(150, 350) if rng.random() < 0.35 else rng.uniform(30, 60),
         muscle_hu=rng.normal(50, 7),
@@ -193,8 +193,9 @@ def _mediastinum(anatomy: Anatomy, y: np.ndarray) -> np.ndarray:
     """Half width of what lies between the lungs, by depth: narrow in front, wide at the hila, narrow behind."""
     depth = anatomy.cavity_mm[1]
     where = (y - anatomy.cavity_y_mm) / depth
-    front, wide = anatomy.front_gap_mm / 2, anatomy.mediastinum_mm
-    return np.asarray(np.interp(where, [-0.8, -0.35, 0.35, 0.75], [front, wide, wide, 8.0]).astype(where.dtype))
+    front, wide, behind = anatomy.front_gap_mm / 2, anatomy.mediastinum_mm, 8.0
+    rise, fall = (0.5 - 0.5 * np.cos(np.pi * np.clip(t, 0, 1)) for t in ((where + 0.85) / 0.6, (0.8 - where) / 0.5))
+    return np.asarray((np.minimum(front + (wide - front) * rise, behind + (wide - behind) * fall)).astype(where.dtype))
 
 
 def lung_volumes_l(anatomy: Anatomy) -> tuple[float, float]:

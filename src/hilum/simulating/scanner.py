@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int16
 from scipy import fft
 
 from hilum.errors import ConfigError
+from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.draw import Axes
 from hilum.simulating.render import Scene, render_hu
 from hilum.volume import HIGHEST_HU, LOWEST_HU
@@ -113,7 +114,7 @@ def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int1
     """The scan of a scene in whole HU: slice profile before sampling, kernel and noise slice by slice, padding."""
     axes = grid_of(scanner, scene.anatomy.height_mm)
     slices = _thick_slices(scene, scanner, axes)
-    _reconstruct(slices, scanner, rng)
+    _reconstruct(slices, scanner, levels=_shoulder_noise(scene.anatomy, axes), rng=rng)
     hu: np.ndarray = np.clip(np.rint(slices), LOWEST_HU, HIGHEST_HU).astype(np.int16)
     if scanner.padding:
         steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
@@ -152,7 +153,15 @@ def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndar
     return out
 
 
-def _reconstruct(slices: Float32[np.ndarray, "z y x"], scanner: Scanner, rng: np.random.Generator) -> None:
+def _shoulder_noise(anatomy: Anatomy, axes: Axes) -> np.ndarray:
+    """Noise of each slice over that of the chest's middle: bones and arms at the shoulders let fewer photons through."""
+    height = np.clip((axes.z_mm - anatomy.height_mm + 60) / 50, 0, 1)
+    return np.asarray(1 + (1.0 if anatomy.arms == "down" else 0.5) * height)
+
+
+def _reconstruct(
+    slices: Float32[np.ndarray, "z y x"], scanner: Scanner, *, levels: np.ndarray, rng: np.random.Generator
+) -> None:
     """Apply the kernel and add noise whose power is a ramp times the kernel's square, in place."""
     n = scanner.pixels
     frequency = np.hypot(fft.fftfreq(n, scanner.pixel_mm)[:, None], fft.rfftfreq(n, scanner.pixel_mm))
@@ -172,7 +181,7 @@ def _reconstruct(slices: Float32[np.ndarray, "z y x"], scanner: Scanner, rng: np
         # Slices that overlap see in part the same photons.
         noise = math.sqrt(1 - shared**2) * fresh + shared * previous if k else fresh
         previous = noise
-        plane[:] = fft.irfft2(fft.rfft2(plane) * transfer + noise * spectrum, s=(n, n))
+        plane[:] = fft.irfft2(fft.rfft2(plane) * transfer + noise * (spectrum * np.float32(levels[k])), s=(n, n))
 
 
 def _mtf(frequency: np.ndarray, kernel: str) -> np.ndarray:

@@ -131,9 +131,7 @@ def _train_epoch(
             _stop("loss", value.item(), epoch, number)
         schedule.optimizer.zero_grad()
         fabric.backward(value)
-        norm = fabric.clip_gradients(
-            model, schedule.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-        )
+        norm = fabric.clip_gradients(model, schedule.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         if norm is not None and not torch.isfinite(norm):
             _stop("gradient", float(norm), epoch, number)
         schedule.optimizer.step()
@@ -189,9 +187,7 @@ class _Seen:
         }
 
 
-def _load(
-    dataset: CohortDataset, batches: EpochBatches, workers: int, what: str
-) -> Iterator[tuple[Tensor, list[int]]]:
+def _load(dataset: CohortDataset, batches: EpochBatches, workers: int, what: str) -> Iterator[tuple[Tensor, list[int]]]:
     """Batches of HU and the places of their cases, with a progress bar on a terminal."""
     loader: Any = DataLoader(
         dataset,

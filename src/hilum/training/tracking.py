@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from hilum.judging.pictures import draw_history
+from hilum.training.history import draw_history
 
 _FIGURES = ("loss", "accuracy", "f1", "auc")
 COLUMNS = ("epoch", "lr", *(f"{part}_{name}" for part in ("train", "val") for name in _FIGURES))
@@ -58,4 +58,4 @@ class Tracker:
     def close(self, kept_epoch: int) -> None:
         """Draw the history and end the events."""
         self.events.close()
-        draw_history(self.out / "metrics.csv", self.out / "history.png", best_epoch=kept_epoch)
+        draw_history(self.rows, self.out / "history.png", kept_epoch=kept_epoch)

@@ -1,0 +1,72 @@
+"""The command line: one file and one dataclass for each verb; its fields are the flags."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from hilum.errors import HilumError
+
+VERBS = {
+    "demo": ("Demo", "the whole way on a simulated cohort, written as real DICOM series"),
+    "inspect": ("Inspect", "what lies under a path, series by series, and what is wrong with it"),
+    "cohort": ("MakeCohort", "a folder of scans to a table of cases"),
+    "prepare": ("Prepare", "every case of a config into the store"),
+    "train": ("Train", "a config, or a table alone, to a trained and tested model"),
+    "evaluate": ("Evaluate", "a model on a table of cases it has not seen"),
+    "predict": ("Predict", "a model on one scan, or on a table without labels"),
+}
+"""Each verb's class, in the module of its name, and what it does."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a verb: 0 if done, 1 on bad input with one line on stderr; bad flags exit with 2."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"hilum {version('hilum')}\n")
+        return 0
+    if args[0] not in VERBS:
+        sys.stderr.write(f"hilum: there is no verb {args[0]!r}; there are: {', '.join(VERBS)}\n")
+        return 2
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("hilum")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        return run(args[0], args[1:])
+    except HilumError as exc:
+        sys.stderr.write(f"hilum: {' '.join(str(exc).split())}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("hilum: stopped\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        sys.stderr.close()
+        return 0
+    finally:
+        logger.removeHandler(handler)
+
+
+def run(verb: str, args: Sequence[str]) -> int:
+    """Parse the flags of one verb and run it; only that verb's module is imported."""
+    import tyro
+
+    kind = getattr(importlib.import_module(f"hilum.cli.{verb}"), VERBS[verb][0])
+    command = tyro.cli(kind, args=args, prog=f"hilum {verb}")
+    if hasattr(command, "with_file"):  # the file's settings become the flags' defaults
+        command = command.with_file(args)
+    return int(command.run())
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = "".join(f"  hilum {verb:<{width}}  {what}\n" for verb, (_, what) in VERBS.items())
+    return (
+        "Chest CT scans and a table of labels in, a 3D ResNet classifier that can be trusted out.\n"
+        f"Not a medical device.\n\n{lines}\nhilum VERB --help lists the flags of a verb.\n"
+    )

@@ -1,0 +1,48 @@
+"""``hilum cohort``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeCohort:
+    """A folder of scans to a table of cases: one sub-folder for each class, or labels from a spreadsheet."""
+
+    folder: tyro.conf.Positional[Path]
+    """The scans: DICOM series at any depth, NIfTI, NRRD, MetaImage, .npy."""
+
+    out: Path
+    """The table to write, such as cohort.csv."""
+
+    labels: Path | None = None
+    """A spreadsheet without paths, joined by a tag; without it the sub-folders are the classes."""
+
+    key: Literal["accession", "study-uid", "patient-id"] = "accession"
+    """Which tag joins the spreadsheet's rows and the scans."""
+
+    label_column: str = "label"
+    """The spreadsheet's column with the label."""
+
+    def run(self) -> int:
+        """Find the scans and write the table."""
+        from collections import Counter
+
+        from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
+
+        if self.labels is None:
+            listing = from_class_folders(self.folder)
+        else:
+            listing = from_spreadsheet(self.folder, self.labels, key=self.key, label_column=self.label_column)
+        write_table(listing.scans, self.out)
+        for note in listing.notes:
+            sys.stderr.write(f"{note}\n")
+        counts = Counter(scan.label for scan in listing.scans)
+        print(
+            f"{self.out}: {len(listing.scans)} scans, "
+            + ", ".join(f"{n} of {label}" for label, n in sorted(counts.items()))
+        )
+        return 0

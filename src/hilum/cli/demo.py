@@ -1,0 +1,22 @@
+"""``hilum demo``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The whole way on a simulated cohort: DICOM series, preparing, training, figures, a prediction for a new scan."""
+
+    out: Path = Path("runs/demo")
+    """A new or empty folder."""
+
+    seed: int = 0
+    """Of the cohort, the split and the training."""
+
+    def run(self) -> int:
+        """Run the demo."""
+        from hilum.demo import demo
+
+        demo(self.out, seed=self.seed)
+        return 0

@@ -1,0 +1,74 @@
+"""``hilum train``."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hilum.config import RunConfig, load
+
+_log = logging.getLogger("hilum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """A config, or a table alone, to a run folder with a trained and tested model."""
+
+    source: tyro.conf.Positional[Path]
+    """CONFIG.toml; or a table of cases, for which a config is planned, written down and explained."""
+
+    out: Path | None = None
+    """The run folder, new or empty; runs/NAME without it."""
+
+    resume: bool = False
+    """Go on after the last whole epoch of the run in --out."""
+
+    settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    """Flags win over the file."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the source is a table, not a config."""
+        return self.source.suffix.lower() != ".toml"
+
+    def with_file(self, args: Sequence[str]) -> "Train":
+        """The command again, with the settings of the file, or planned for the table, as defaults of the flags."""
+        if not self.is_table:
+            if self.resume:
+                return self
+            return self._again(args, load(self.source))
+        from hilum.cohorts.table import Cohort
+        from hilum.planning import draft, plan
+
+        table = replace(self.settings, cohort=replace(self.settings.cohort, table=self.source.name))
+        cohort = Cohort.read(self.source, table.cohort)
+        drafted = self._again(args, draft(cohort, table)).settings
+        import torch
+
+        planned = plan(cohort, drafted, gpu=torch.cuda.is_available())
+        for reason in planned.reasons:
+            _log.info("%s", reason)
+        for warning in planned.warnings:
+            _log.warning("warning: %s", warning)
+        return self._again(args, planned.config)
+
+    def _again(self, args: Sequence[str], settings: RunConfig) -> "Train":
+        return tyro.cli(Train, args=args, default=replace(self, settings=settings), prog="hilum train")
+
+    def run(self) -> int:
+        """Train, then judge the model on the test part."""
+        from hilum.judging import evaluate, headline
+        from hilum.training import train
+
+        out = self.out or Path("runs") / self.source.stem
+        model = train(self.settings, out, base=self.source.parent, resume=self.resume)
+        if self.is_table:
+            _log.info("the planned settings are in %s", out / "config.toml")
+        answer = evaluate(model, None, out / "evaluation")
+        print(headline(answer))
+        print(f"model: {model}")
+        print(f"figures and pictures: {out / 'evaluation'}")
+        return 0

@@ -1,0 +1,219 @@
+"""A folder of scans, one sub-folder for each class or a hospital's spreadsheet beside it, to a table of cases."""
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hilum.cohorts.spreadsheet import read_sheet
+from hilum.errors import CohortError
+from hilum.findings import refusals
+from hilum.reading import Series, find_series, hashed, image_suffix, source_files
+from hilum.volume import Tags
+
+Key = Literal["accession", "study-uid", "patient-id"]
+
+_TAG_OF: dict[str, str] = {"accession": "accession", "study-uid": "study", "patient-id": "patient"}
+_COLUMNS_OF: dict[str, tuple[str, ...]] = {
+    "accession": ("accession", "accessionnumber", "accessionno", "acc"),
+    "study-uid": ("studyuid", "studyinstanceuid"),
+    "patient-id": ("patientid", "patient", "pid", "mrn"),
+}
+_SHARED_CASES, _SHARED_SHARE = 10, 0.5
+"""An id that this many studies and this share of all have names nobody: it was filled in by a machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One scan found in a folder.
+
+    Attributes:
+        path: Its folder or file.
+        series: Hash of its series, where the folder holds several; else empty.
+        tags: Of a DICOM series; empty for other formats.
+        label: Class, once it is known.
+    """
+
+    path: Path
+    series: str
+    tags: Tags
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Scans with labels, and sentences on what was left out and why."""
+
+    scans: tuple[Scan, ...]
+    notes: tuple[str, ...]
+
+
+def from_class_folders(folder: Path) -> Listing:
+    """The scans below a folder whose sub-folders are the classes.
+
+    Raises:
+        CohortError: If fewer than two sub-folders hold scans.
+    """
+    _check_folder(folder)
+    scans: list[Scan] = []
+    notes: list[str] = []
+    for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        listing = find_scans(part)
+        scans += [replace(scan, label=part.name) for scan in listing.scans]
+        notes += listing.notes
+    if len({scan.label for scan in scans}) < 2:
+        msg = (
+            f"{folder} must hold one sub-folder of scans for each of at least two classes, has scans in "
+            f"{', '.join(sorted({s.label for s in scans})) or 'none'}; or give a spreadsheet with --labels"
+        )
+        raise CohortError(msg)
+    return _checked(scans, notes)
+
+
+def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str = "label") -> Listing:
+    """The DICOM scans below a folder, with labels from a table without paths, joined by a tag.
+
+    Both sides are hashed before they are compared, so that no identifier leaves the reader.
+
+    Args:
+        folder: The scans, at any depth.
+        labels: CSV, Excel or Parquet with a column for the key and one for the label.
+        key: Which tag joins them.
+        label_column: Name of the label's column.
+
+    Raises:
+        CohortError: If a column is missing, a key has two labels, or nothing matches.
+    """
+    _check_folder(folder)
+    sheet = read_sheet(labels)
+    found = [c for c in sheet.columns if re.sub(r"[^a-z]", "", c.lower()) in _COLUMNS_OF[key]]
+    if len(found) != 1 or label_column not in sheet.columns:
+        wanted = (
+            f"a column for {key} (such as {_COLUMNS_OF[key][0]})" if len(found) != 1 else f"a column {label_column!r}"
+        )
+        msg = f"{labels} must have {wanted}, has the columns {', '.join(sheet.columns)}"
+        raise CohortError(msg)
+    tag = _TAG_OF[key]
+    label_of: dict[str, tuple[str, int]] = {}
+    for row in sheet.rows:
+        identifier, label = hashed(tag, row.cells[found[0]]), row.cells[label_column]
+        if not identifier or not label:
+            continue
+        first, number = label_of.setdefault(identifier, (label, row.number))
+        if first != label:
+            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {first!r} and {label!r}"
+            raise CohortError(msg)
+    listing = find_scans(folder)
+    keys = [getattr(scan.tags, tag) for scan in listing.scans]
+    scans = [replace(s, label=label_of[k][0]) for s, k in zip(listing.scans, keys, strict=True) if k in label_of]
+    if not scans:
+        msg = f"no {key} of the {len(label_of)} in {labels} is that of one of the {len(keys)} scans below {folder}"
+        raise CohortError(msg)
+    notes = list(listing.notes)
+    if len(scans) < len(keys):
+        notes.append(f"{len(keys) - len(scans)} of {len(keys)} scans have no row in {labels.name} and are left out")
+    unmatched = [number for k, (_, number) in label_of.items() if k not in set(keys)]
+    if unmatched:
+        shown = ", ".join(map(str, unmatched[:8])) + (" ..." if len(unmatched) > 8 else "")
+        notes.append(f"{len(unmatched)} rows of {labels.name} match no scan: rows {shown}")
+    return _checked(scans, notes)
+
+
+def find_scans(folder: Path) -> Listing:
+    """Every usable scan below a folder; of several reconstructions of one acquisition the one with the most slices."""
+    files = source_files(folder)
+    series, unreadable = find_series(files)
+    notes = [f"{f.where}: {f.message}" for f in unreadable]
+    usable: dict[str, list[Series]] = {}
+    for one in series:
+        refused = refusals(one.findings)
+        if refused:
+            notes.append(f"series {one.summary} is left out: {refused[0].message}")
+        else:
+            usable.setdefault(one.tags.acquisition or one.tags.series, []).append(one)
+    scans = []
+    crowded = Counter(path for one in series for path in {f.path.parent for f in one.frames})
+    for group in usable.values():
+        best = max(group, key=lambda s: (len(s.frames), s.tags.kernel))
+        if len(group) > 1:
+            kernels = ", ".join(sorted({s.tags.kernel or "unnamed" for s in group}))
+            notes.append(
+                f"{len(group)} reconstructions of one acquisition (kernels {kernels}) count once: {best.summary}"
+            )
+        parents = {f.path.parent for f in best.frames}
+        single = len({f.path for f in best.frames}) == 1
+        home = best.frames[0].path if single else Path(os.path.commonpath(sorted(parents)))
+        alone = single or (len(parents) == 1 and crowded[home] == 1)
+        scans.append(Scan(path=home, series="" if alone else best.tags.series, tags=best.tags))
+    scans += [Scan(path=f, series="", tags=Tags()) for f in files if image_suffix(f) or f.suffix.lower() == ".npy"]
+    return Listing(scans=tuple(sorted(scans, key=lambda s: (str(s.path), s.series))), notes=tuple(notes))
+
+
+def write_table(scans: Iterable[Scan], out: Path) -> None:
+    """Write the table, its paths relative to it; it is there as a whole or not at all."""
+    scans = list(scans)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    columns = ["case_id", "path", "label", "patient_id", "kernel", "thickness_mm", "manufacturer"]
+    crowded = any(scan.series for scan in scans)
+    table.writerow([*columns, "series"] if crowded else columns)
+    for scan in scans:
+        path = Path(os.path.relpath(scan.path, out.parent or Path()))
+        case_id = re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", str(path)) if scan.path.is_file() else str(path)
+        tags = scan.tags
+        thickness = "" if tags.thickness_mm is None else f"{tags.thickness_mm:g}"
+        row = [
+            f"{case_id}@{scan.series}" if scan.series else case_id,
+            path,
+            scan.label,
+            tags.patient,
+            tags.kernel,
+            thickness,
+        ]
+        table.writerow([*row, tags.manufacturer, scan.series] if crowded else [*row, tags.manufacturer])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = out.with_name(f".{out.name}.{os.getpid()}")
+        new.write_text(text.getvalue(), encoding="utf-8")
+        new.replace(out)
+    except OSError as exc:
+        msg = f"{out} cannot be written: {exc.strerror or exc}"
+        raise CohortError(msg) from exc
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        msg = f"no folder {folder}"
+        raise CohortError(msg)
+
+
+def _checked(scans: list[Scan], notes: list[str]) -> Listing:
+    """Patient ids that name nobody are named and taken out, so that they are not used to split."""
+    dicom = [scan for scan in scans if scan.tags.series]
+    blank = [scan for scan in dicom if not scan.tags.patient]
+    if blank:
+        notes.append(
+            f"{len(blank)} of {len(scans)} scans have a blank or placeholder PatientID (such as ANONYMOUS): each counts "
+            "as its own patient"
+        )
+    studies: dict[str, set[str]] = {}
+    for scan in dicom:
+        if scan.tags.patient:
+            studies.setdefault(scan.tags.patient, set()).add(scan.tags.study)
+    shared = {p for p, of in studies.items() if len(of) >= _SHARED_CASES and len(of) > _SHARED_SHARE * len(dicom)}
+    for patient in sorted(shared):
+        notes.append(
+            f"one PatientID ({patient}) stands in {len(studies[patient])} studies, more than half of all: it names nobody, "
+            "and each of these scans counts as its own patient"
+        )
+    if len(dicom) < len(scans):
+        notes.append(
+            f"{len(scans) - len(dicom)} of {len(scans)} scans have no PatientID: each file counts as its own patient"
+        )
+    kept = [replace(s, tags=replace(s.tags, patient="")) if s.tags.patient in shared else s for s in scans]
+    return Listing(scans=tuple(kept), notes=tuple(notes))

@@ -1,0 +1,107 @@
+"""What a cohort looks like: its classes, its scans' grids, and how large its lungs and targets are."""
+
+import logging
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from hilum.cohorts.table import Case, Cohort
+from hilum.config import Recipe
+from hilum.errors import CohortError, HilumError
+from hilum.preparing import locate_lungs
+from hilum.randomness import generator
+from hilum.reading import read
+
+_log = logging.getLogger("hilum")
+
+_LOOKED_AT = 12
+"""Scans that are read for a plan; their sizes vary far less than their number matters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Figures of a cohort that settings follow from.
+
+    Attributes:
+        counts: Patients of each class.
+        num_cases: All cases.
+        spacing_mm: Median spacing (z, y, x) of the scans looked at; None for .npy volumes.
+        extents_mm: Extent (z, y, x) of each scan looked at.
+        lungs_mm: Extent (z, y, x) of the lungs' box in each; empty where they were not looked for.
+        npy_size: Shape of the .npy volumes, where the cohort has those.
+        target_mm: Median of the table's column ``diameter_mm``, where it has one.
+    """
+
+    counts: tuple[int, ...]
+    num_cases: int
+    spacing_mm: tuple[float, float, float] | None
+    extents_mm: Float[np.ndarray, "n 3"]
+    lungs_mm: Float[np.ndarray, "n 3"]
+    npy_size: tuple[int, int, int] | None
+    target_mm: float | None
+
+
+def fingerprint(cohort: Cohort, region: str) -> Fingerprint:
+    """Look at the table, and at a dozen of its scans drawn by a fixed seed.
+
+    Raises:
+        CohortError: If none of the scans looked at can be read.
+    """
+    npy = [case for case in cohort.cases if case.path.suffix.lower() == ".npy"]
+    spacings, extents, lungs = [], [], []
+    problem = ""
+    if not npy:
+        chosen = generator(0, "fingerprint").permutation(len(cohort.cases))[:_LOOKED_AT]
+        for case in (cohort.cases[i] for i in sorted(chosen)):
+            try:
+                volume = read(case.path)
+            except HilumError as exc:
+                problem = str(exc)
+                continue
+            spacings.append(volume.spacing_mm)
+            extents.append((np.abs(volume.affine[:3, :3]) @ volume.shape)[::-1])
+            box = locate_lungs(volume).box_mm if region == "lungs" else None
+            if box is not None:
+                lungs.append((box[1] - box[0])[::-1])
+        if not extents:
+            msg = f"{cohort.source}: none of the {len(chosen)} scans looked at can be read; the last: {problem}"
+            raise CohortError(msg)
+    z, y, x = np.median(spacings, axis=0).tolist() if spacings else (0.0, 0.0, 0.0)
+    return Fingerprint(
+        counts=tuple(
+            len({c.patient_id for c in cohort.cases if c.label == label}) for label in range(len(cohort.classes))
+        ),
+        num_cases=len(cohort.cases),
+        spacing_mm=(z, y, x) if spacings else None,
+        extents_mm=np.array(extents, float).reshape(-1, 3),
+        lungs_mm=np.array(lungs, float).reshape(-1, 3),
+        npy_size=_npy_size(npy[0]) if npy else None,
+        target_mm=_target(cohort.cases),
+    )
+
+
+def _npy_size(case: Case) -> tuple[int, int, int]:
+    try:
+        shape = np.load(case.path, mmap_mode="r", allow_pickle=False).shape
+        z, y, x = shape
+    except (OSError, ValueError) as exc:
+        msg = f"row {case.row}: {case.path} is not a plain .npy volume (z, y, x)"
+        raise CohortError(msg) from exc
+    return z, y, x
+
+
+def _target(cases: tuple[Case, ...]) -> float | None:
+    sizes = []
+    for case in cases:
+        try:
+            sizes.append(float(case.groups.get("diameter_mm", "")))
+        except ValueError:
+            continue
+    return statistics.median(sizes) if sizes else None
+
+
+def fits(recipe: Recipe, target_mm: float) -> float:
+    """How many of the model's voxels a target spans, along the coarsest axis of the plane it is best seen in."""
+    return target_mm / max(recipe.grid_spacing_mm[1:])

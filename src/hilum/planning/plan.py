@@ -1,0 +1,180 @@
+"""Settings for a cohort without a config, each with the reason for it."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from hilum.cohorts.table import Cohort
+from hilum.config import AugmentConfig, LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
+from hilum.measuring.intervals import expected_auc_half_width
+from hilum.planning.fingerprint import Fingerprint, fingerprint, fits
+
+_VOXELS_CPU = 64 * 64 * 64
+_VOXELS_GPU = 128 * 128 * 128
+_POINT_MM = 40.0
+_CROP_MM = 100.0
+"""Scans smaller than this along every axis are crops around a finding."""
+
+_LEAST_VOXELS = 4.0
+_STEPS = 1200
+_SMALL_GRID = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Settings, and sentences that say why.
+
+    Attributes:
+        config: All settings.
+        reasons: One for each choice.
+        warnings: What the plan cannot mend.
+    """
+
+    config: RunConfig
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def draft(cohort: Cohort, config: RunConfig) -> RunConfig:
+    """The settings with the region that the table's columns suggest: a point where it gives points, else the lungs."""
+    region: Literal["point", "lungs"] = "point" if any(case.point_mm for case in cohort.cases) else "lungs"
+    return replace(config, recipe=replace(config.recipe, region=region))
+
+
+def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
+    """Plan a run from its table and a look at a dozen of its scans.
+
+    Args:
+        cohort: The cases.
+        config: Keeps its cohort, split and decision sections and the recipe's region; the rest is planned.
+        gpu: Whether there is a GPU to train on.
+    """
+    seen = fingerprint(cohort, config.recipe.region)
+    reasons: list[str] = []
+    warnings: list[str] = []
+    recipe = _recipe(seen, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)
+    loss = _loss(seen, cohort, reasons)
+    small = min(recipe.size[1:]) < _SMALL_GRID or min(recipe.size) < _SMALL_GRID // 3
+    model = ModelConfig(depth=18, width=64 if gpu else 16, stem="small" if small else "full")
+    reasons.append(
+        f"model: ResNet-18, width {model.width} ({'GPU' if gpu else 'CPU'}), {model.stem} stem for this grid"
+    )
+    batch = 16 if math.prod(recipe.size) <= _VOXELS_CPU else 8
+    steps = math.ceil(0.7 * seen.num_cases / batch)
+    epochs = int(np.clip(round(_STEPS / steps), 20, 100))
+    training = TrainingConfig(epochs=epochs, batch_size=batch, schedule="one-cycle", keep="best", stop_patience=0)
+    reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
+    augment = _augment(recipe, reasons)
+    _sample_size(seen, cohort, reasons, warnings)
+    if seen.target_mm is not None and fits(recipe, seen.target_mm) < _LEAST_VOXELS:
+        warnings.append(
+            f"the median target of {seen.target_mm:.1f} mm spans {fits(recipe, seen.target_mm):.1f} voxels of the model; "
+            f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
+        )
+    planned = replace(config, recipe=recipe, augment=augment, model=model, loss=loss, training=training)
+    return Plan(config=planned, reasons=tuple(reasons), warnings=tuple(warnings))
+
+
+def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -> Recipe:
+    if seen.npy_size is not None:
+        reasons.append(f"recipe: .npy volumes of {seen.npy_size} are taken as they are; their spacing is not known")
+        return Recipe(region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), windows_hu=given.windows_hu)
+    if given.region == "point":
+        return _point_recipe(seen, given, reasons)
+    if given.region == "lungs" and len(seen.lungs_mm):
+        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, "the lungs"
+    else:
+        extent, what = np.quantile(seen.extents_mm, 0.9, axis=0), "the scans"
+    spacing = max(1.0, math.ceil(2 * (float(np.prod(extent)) / budget) ** (1 / 3)) / 2)
+    size = _size(extent, spacing)
+    box = " x ".join(f"{e:.0f}" for e in extent)
+    reasons.append(
+        f"recipe: {what} of 9 scans in 10 fit into {box} mm (z, y, x); at {spacing:g} mm that is {size}, "
+        f"within {budget} voxels"
+    )
+    return Recipe(
+        region=given.region, size=size, spacing_mm=(spacing,) * 3, windows_hu=given.windows_hu, outside=given.outside
+    )
+
+
+def _point_recipe(seen: Fingerprint, given: Recipe, reasons: list[str]) -> Recipe:
+    """A cube around the point; where the scans are crops, no more than nearly all of them hold."""
+    extent = np.full(3, _POINT_MM)
+    shortest = np.quantile(seen.extents_mm, 0.1, axis=0)
+    crops = bool(np.all(np.median(seen.extents_mm, axis=0) < _CROP_MM))
+    if crops and np.any(shortest < extent):
+        extent = np.floor(np.minimum(extent, shortest))
+        reasons.append(
+            f"recipe: the scans are crops; the box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) is inside 9 of 10 "
+            "of them, so that nothing is learned from where a crop ends"
+        )
+    else:
+        reasons.append(f"recipe: a cube of {_POINT_MM:g} mm around each point")
+    assert seen.spacing_mm is not None  # there are scans, or npy_size would be set  # noqa: S101
+    in_plane = max(0.65, min(1.0, round(seen.spacing_mm[1], 2)))
+    along_z = max(in_plane, min(seen.spacing_mm[0], 1.25))
+    size = tuple(max(2, round(e / s)) for e, s in zip(extent.tolist(), (along_z, in_plane, in_plane), strict=True))
+    z, y, x = size
+    return Recipe(
+        region="point",
+        size=(z, y, x),
+        extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
+        windows_hu=given.windows_hu,
+        outside="edge",
+    )
+
+
+def _size(extent: np.ndarray, spacing: float) -> tuple[int, int, int]:
+    """Voxels that cover an extent, a multiple of 8 where that is not much more."""
+    z, y, x = (max(8, 8 * math.ceil(e / spacing / 8 - 0.1)) for e in extent)
+    return z, y, x
+
+
+def _loss(seen: Fingerprint, cohort: Cohort, reasons: list[str]) -> LossConfig:
+    """By the share of the rarest class: the rule of thumb of the tutorial this project grew from."""
+    rare = min(range(len(seen.counts)), key=lambda k: seen.counts[k])
+    share = seen.counts[rare] / sum(seen.counts)
+    name = cohort.classes[rare]
+    if share < 0.1:
+        reasons.append(f"loss: focal with class weights, for {share:.0%} of the patients are of class {name}")
+        return LossConfig(name="focal", class_weights="sqrt")
+    if share < 0.3:
+        reasons.append(f"loss: cross entropy weighted by class, for {share:.0%} of the patients are of class {name}")
+        return LossConfig(name="cross-entropy", class_weights="inverse")
+    reasons.append(f"loss: cross entropy without weights, for the rarest class has {share:.0%} of the patients")
+    return LossConfig(name="cross-entropy", class_weights="none")
+
+
+def _augment(recipe: Recipe, reasons: list[str]) -> AugmentConfig:
+    if recipe.region == "point":
+        thin = recipe.grid_extent_mm[0] < recipe.grid_extent_mm[1] / 2
+        turn = (180.0, 0.0, 0.0) if thin else (180.0, 15.0, 15.0)
+        slab = (recipe.grid_extent_mm[0] / 2, recipe.grid_extent_mm[0]) if thin else None
+        reasons.append("augment: flips and turns, for a finding has no side; its size is kept within 3 %")
+        return AugmentConfig(
+            flip=(0.5, 0.5, 0.5),
+            affine=1.0,
+            rotation_deg=turn,
+            scaling=0.03,
+            translation_mm=(0.0 if thin else 2.0, 2.0, 2.0),
+            slab_mm=slab,
+        )
+    reasons.append("augment: small turns, shifts and noise; no flips, for the heart has a side")
+    return AugmentConfig()
+
+
+def _sample_size(seen: Fingerprint, cohort: Cohort, reasons: list[str], warnings: list[str]) -> None:
+    """What the number of patients can show at all, in the test part of 15 % and over all."""
+    if len(seen.counts) != 2:
+        return
+    negatives, positives = seen.counts
+    in_all = expected_auc_half_width(positives, negatives)
+    tested = expected_auc_half_width(max(1, round(0.15 * positives)), max(1, round(0.15 * negatives)))
+    reasons.append(
+        f"sample size: {positives} patients of class {cohort.classes[1]} can show an AUC to +- {in_all:.2f} over all folds, "
+        f"a test part of 15 % to +- {tested:.2f} (95 %, at AUC 0.85)"
+    )
+    if min(positives, negatives) < 20:
+        warnings.append(f"only {min(positives, negatives)} patients of the rarer class: too few to judge a classifier")

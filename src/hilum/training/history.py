@@ -1,0 +1,39 @@
+"""The picture of a run: loss, accuracy, F1 and AUC by epoch."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from hilum.drawing import BLUE, GREEN, GREY, label, legend, sheet, write
+
+_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1", "auc": "AUC"}
+
+
+def draw_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> None:
+    """Draw the rows of ``metrics.csv``, training and validation, with the epoch that became the model marked.
+
+    Args:
+        rows: ``epoch`` and ``train_NAME``, ``val_NAME`` for loss, accuracy, f1 and auc.
+        path: The picture.
+        kept_epoch: The epoch whose weights were kept.
+    """
+    epochs = np.array([int(row["epoch"]) for row in rows])
+    drawn = sheet(rows=2, columns=2, inches=(9.6, 6.6))
+    for axes, (name, title) in zip(drawn.axes, _TITLES.items(), strict=True):
+        for who, part, colour in (("training", "train", GREY), ("validation", "val", BLUE)):
+            values = np.array([float(row[f"{part}_{name}"]) for row in rows])
+            marker = "o" if len(epochs) <= 30 else ""
+            axes.plot(epochs, values, color=colour, linewidth=2, marker=marker, markersize=3.5, label=who)
+        value = float(values[epochs == kept_epoch][0])
+        axes.axvline(kept_epoch, color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
+        if math.isfinite(value):
+            axes.plot(kept_epoch, value, "o", color=GREEN, markersize=8, markeredgecolor="white", zorder=5)
+            axes.plot([], [], "o", color=GREEN, label=f"kept, epoch {kept_epoch}: {value:.3f}")
+        if name == "loss":
+            axes.set_ylim(bottom=0)
+        axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        label(axes, title=title, x="Epoch", y="")
+        legend(axes, "best")
+    write(drawn, path)
