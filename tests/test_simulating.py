@@ -107,6 +107,16 @@ def test_air_is_air_and_lungs_are_lungs(scan):
     assert np.median(volume.voxels_hu[truth.airways > 0]) < -850
 
 
+@pytest.mark.parametrize("prone", [False, True])
+def test_the_lung_is_denser_on_the_side_that_lies_down(prone):
+    anatomy = sample_anatomy(generator(12), prone=prone)
+    volume, truth = simulate_scan(12, anatomy=anatomy, scanner=QUICK)
+    inner = (truth.lungs > 0) & (volume.voxels_hu < -750)
+    y_mm = volume.index_to_mm(np.argwhere(inner))[:, 1]
+    slope_hu_cm = 10 * np.polyfit(y_mm, volume.voxels_hu[inner].astype(float), 1)[0]
+    assert (slope_hu_cm < -1) if prone else (slope_hu_cm > 1)
+
+
 @pytest.mark.parametrize("kind", ["mass", "consolidation", "ground-glass opacity", "solid nodule"])
 def test_a_lesion_lies_in_the_lungs_at_its_centre_with_its_density(kind):
     anatomy = sample_anatomy(generator(3, kind))

@@ -117,6 +117,9 @@ def simulate_cohort(
 ) -> Path:
     """Simulate and write a cohort; the result does not depend on the number of workers.
 
+    A script that calls this with several workers needs the guard ``if __name__ == "__main__":``, since the workers
+    are spawned.
+
     Args:
         folder: Gets ``cohort.csv`` and a folder ``scans`` with a DICOM series for each case.
         num_cases: Number of scans.

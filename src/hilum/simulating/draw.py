@@ -16,7 +16,7 @@ Box = tuple[slice, slice, slice]
 
 CORE_HU = 30.0
 """The solid core of a part-solid nodule."""
-_NEGLIGIBLE = 0.25
+_NEGLIGIBLE = 0.35
 """Tubes thinner than this share of a pixel are left out of coarse grids."""
 
 

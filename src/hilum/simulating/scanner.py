@@ -154,7 +154,7 @@ def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndar
 
 
 def _shoulder_noise(anatomy: Anatomy, axes: Axes) -> np.ndarray:
-    """Noise of each slice over that of the chest's middle: bones and arms at the shoulders let fewer photons through."""
+    """Noise of each slice over that of mid chest: bones and arms at the shoulders let fewer photons through."""
     height = np.clip((axes.z_mm - anatomy.height_mm + 60) / 50, 0, 1)
     return np.asarray(1 + (1.0 if anatomy.arms == "down" else 0.5) * height)
 
