@@ -76,6 +76,11 @@ def grow_trees(anatomy: Anatomy) -> Trees:
         vessels += [
             _tube(a, b, _radii(6.0, share, parent)) for a, b, share, parent in _grow(vein_root, targets[_LEAVES:])
         ]
+    # A branch towards a far lobe may cut through the heart's edge, where a vessel goes unseen but an airway would not.
+    ends = np.array([tube.end_mm for tube in airways]).T
+    starts = np.array([tube.start_mm for tube in airways]).T
+    outside = lung_distance(anatomy, *(0.5 * (starts + ends))[::-1]) > 2
+    airways = [tube for tube, out in zip(airways, outside, strict=True) if not out or tube.radii_mm[0] >= 0.6 * trachea]
     return Trees(airways=tuple(airways), vessels=tuple(vessels), trunks=_trunks(anatomy, carina, heart))
 
 
