@@ -21,13 +21,13 @@ _HOME = {
     "Volume": "volume",
     "WeightedCrossEntropyLoss": "modelling.losses",
     "class_weights": "modelling.class_weights",
-    "evaluate": "runs",
+    "evaluate": "judging",
     "prepare": "preparing",
     "read": "reading",
     "resample": "preparing",
     "segment_lungs": "preparing",
     "simulate_scan": "simulating",
-    "train": "runs",
+    "train": "training",
 }
 
 __all__ = sorted(_HOME)

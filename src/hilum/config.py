@@ -194,9 +194,13 @@ class AugmentConfig:
             _require(0 <= value <= 1, f"augment.{name}", "a probability", value)
         _require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities", self.flip)
         _require(0 <= self.scaling < 0.5, "augment.scaling", "at least 0 and below 0.5", self.scaling)
-        _require(self.noise_hu >= 0, "augment.noise_hu", "at least 0", self.noise_hu)
+        _require(0 <= self.noise_hu < math.inf, "augment.noise_hu", "at least 0", self.noise_hu)
+        for name in ("rotation_deg", "translation_mm"):
+            values = getattr(self, name)
+            _require(_finite(values), f"augment.{name}", "finite (z, y, x)", values)
         if self.slab_mm is not None:
-            _require(0 < self.slab_mm[0] <= self.slab_mm[1], "augment.slab_mm", "(from, to) in mm", self.slab_mm)
+            low, high = self.slab_mm
+            _require(0 < low <= high < math.inf, "augment.slab_mm", "(from, to) in mm", self.slab_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +234,7 @@ class LossConfig:
     """Weight of each class: 1/n, 1/sqrt(n) or effective number (Cui 2019), from the training labels."""
 
     def __post_init__(self) -> None:
-        _require(self.gamma >= 0, "loss.gamma", "at least 0", self.gamma)
+        _require(0 <= self.gamma < math.inf, "loss.gamma", "at least 0", self.gamma)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +278,7 @@ class TrainingConfig:
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
         for name in ("weight_decay", "stop_patience", "workers", "seed"):
-            _require(getattr(self, name) >= 0, f"training.{name}", "at least 0", getattr(self, name))
+            _require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
         _require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
 
 
@@ -343,7 +347,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         inner = [args[0]] * len(value) if variadic else args
         return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
     if origin is Literal:
-        _require(value in args, where, f"one of {', '.join(map(str, args))}", repr(value))
+        right = any(value == known and type(value) is type(known) for known in args)
+        _require(right, where, f"one of {', '.join(map(str, args))}", repr(value))
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -25,5 +25,5 @@ def torch_seed(seed: int, *key: int | str) -> int:
 
 
 def _entropy(seed: int, key: tuple[int | str, ...]) -> int:
-    text = repr((int(seed), *key))
+    text = repr((int(seed), *(part if isinstance(part, str) else int(part) for part in key)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

@@ -157,8 +157,11 @@ def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]
 
 def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
     """Limit the voxels to [low_hu, high_hu]."""
-    dtype = volume.voxels_hu.dtype.type
-    return replace(volume, voxels_hu=np.clip(volume.voxels_hu, dtype(low_hu), dtype(high_hu)))
+    dtype = volume.voxels_hu.dtype
+    if dtype.kind == "i":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        low_hu, high_hu = (round(min(max(limit, least), most)) for limit in (low_hu, high_hu))
+    return replace(volume, voxels_hu=np.clip(volume.voxels_hu, dtype.type(low_hu), dtype.type(high_hu)))
 
 
 def reorient(volume: Volume) -> Volume:
@@ -168,18 +171,20 @@ def reorient(volume: Volume) -> Volume:
     grid stays so. Directions, spacing and origin are rounded to what every file format can store, so that one scan
     has one affine whatever it was read from.
     """
-    steps = volume.affine[:3, :3]
+    rounded = _rounded(volume.affine)  # before the flips, which would carry a format's rounding to the other corner
+    steps = rounded[:3, :3]
     order = _nearest_axes(steps / np.linalg.norm(steps, axis=0))
     voxels = np.transpose(volume.voxels_hu, order)
     affine = np.eye(4)
     affine[:3, :3] = steps[:, order]
-    affine[:3, 3] = volume.affine[:3, 3]
+    affine[:3, 3] = rounded[:3, 3]
     for axis, world in enumerate((2, 1, 0)):
         if affine[world, axis] < 0:
             affine[:3, 3] += affine[:3, axis] * (voxels.shape[axis] - 1)
             affine[:3, axis] *= -1
             voxels = np.flip(voxels, axis)
-    return replace(volume, voxels_hu=np.ascontiguousarray(voxels), affine=_rounded(affine))
+    affine[:3, 3] = np.round(affine[:3, 3], 3)
+    return replace(volume, voxels_hu=np.ascontiguousarray(voxels), affine=affine + 0.0)  # turns -0.0 into 0.0
 
 
 def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
@@ -195,7 +200,11 @@ def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
 
 
 def _rounded(affine: Affine) -> Affine:
-    """Snap directions within 1e-4 of an axis to it; round spacing to 1e-6 mm and origin to 1e-3 mm."""
+    """Snap directions within 1e-4 of an axis to it; round spacing to 1e-6 mm and origin to 1e-3 mm.
+
+    Both go through single precision first, as they do in NIfTI: a number half-way between two roundings would
+    otherwise go up in one format and down in another.
+    """
     out = np.eye(4)
     for axis in range(3):
         step = affine[:3, axis]
@@ -205,6 +214,6 @@ def _rounded(affine: Affine) -> Affine:
         nearest[np.argmax(np.abs(direction))] = np.sign(direction[np.argmax(np.abs(direction))])
         if np.max(np.abs(direction - nearest)) < _SNAP:
             direction = nearest
-        out[:3, axis] = direction * round(spacing, 6)
-    out[:3, 3] = np.round(affine[:3, 3], 3)
-    return out + 0.0  # turns -0.0 into 0.0
+        out[:3, axis] = direction * round(float(np.float32(spacing)), 6)
+    out[:3, 3] = np.round(affine[:3, 3].astype(np.float32).astype(np.float64), 3)
+    return out

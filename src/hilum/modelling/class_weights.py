@@ -36,9 +36,8 @@ def class_weights(
     counts = np.bincount(labels, minlength=num_classes).astype(float)
     if len(counts) > num_classes or not counts.all():
         absent = [str(c) for c in np.flatnonzero(counts == 0)]
-        msg = (
-            f"every class from 0 to {num_classes - 1} must have training cases; got counts {counts.astype(int).tolist()}"
-            + (f", none of class {', '.join(absent)}" if absent else "")
+        msg = f"every class from 0 to {num_classes - 1} must have training cases; got counts " + (
+            f"{counts.astype(int).tolist()}" + (f", none of class {', '.join(absent)}" if absent else "")
         )
         raise CohortError(msg)
     formulas = {

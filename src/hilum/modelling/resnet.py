@@ -35,7 +35,8 @@ class BasicBlock3D(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += identity
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 class Bottleneck3D(nn.Module):
@@ -61,7 +62,8 @@ class Bottleneck3D(nn.Module):
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         out += identity
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 def _shortcut(in_planes: int, planes: int, stride: int) -> nn.Sequential | None:
@@ -147,8 +149,8 @@ class ResNet3D(nn.Module):
     def forward_features(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Feature maps of the last stage."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
         return x
 
     def forward_head(

@@ -111,7 +111,7 @@ def _body(hu: np.ndarray, spacing_mm: np.ndarray) -> _Mask:
     pieces, count = ndimage.label(tissue)
     if not count:
         return np.zeros(hu.shape, bool)
-    body = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    body: np.ndarray = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     flat = ndimage.generate_binary_structure(2, 1)
     for plane in body:
         # the field of view may cut the body: tissue that meets the border at both ends of a gap closes it
@@ -134,7 +134,7 @@ def _span(line: np.ndarray) -> np.ndarray:
 
 
 def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
-    """Trachea and main bronchi: grown from the trachea's top at a threshold just below the one that leaks into a lung."""
+    """Trachea and main bronchi: grown from the trachea's top at the last threshold that does not leak into a lung."""
     none = np.zeros(hu.shape, bool)
     seed = _trachea(hu, air, spacing_mm)
     if seed is None:
@@ -154,7 +154,7 @@ def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarra
 
 
 def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> tuple[int, int, int] | None:
-    """A voxel of the trachea: from the top, the first round hole of its size that goes on downwards near the midline."""
+    """A voxel of the trachea: from the top, the first round hole of its size near the midline that goes on below."""
     pixel_mm2 = spacing_mm[1] * spacing_mm[2]
     columns = np.flatnonzero(air.any(axis=(0, 1)))
     if not len(columns):
@@ -204,7 +204,7 @@ def _middle(lungs: _Mask) -> float:
 
 def _spans(part: _Mask, middle: float) -> bool:
     """True where a fifth of a piece lies on either side of the middle."""
-    share = np.count_nonzero(part[:, :, : int(middle)]) / np.count_nonzero(part)
+    share = float(np.count_nonzero(part[:, :, : int(middle)]) / np.count_nonzero(part))
     return 0.2 < share < 0.8
 
 

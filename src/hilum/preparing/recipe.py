@@ -78,8 +78,9 @@ def window(volume: Volume, window_hu: Range) -> Volume:
 def normalize(volume: Volume, window_hu: Range) -> Float32[np.ndarray, "z y x"]:
     """Voxels scaled to [0, 1] within a window: fixed numbers, never the scan's own extremes."""
     low, high = window_hu
-    scaled: np.ndarray = (volume.voxels_hu.astype(np.float32) - low) / (high - low)
-    return np.clip(scaled, 0, 1, dtype=np.float32)
+    scaled = (volume.voxels_hu.astype(np.float32) - low) / (high - low)
+    limited: np.ndarray = np.clip(scaled, 0, 1, dtype=np.float32)
+    return limited
 
 
 def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, list[Finding], Lungs | None]:
@@ -98,11 +99,10 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
     point = np.array(point_mm, float)
     if not np.isfinite(point).all() or not volume.contains_mm(point):
         corners = volume.index_to_mm([(-0.5, -0.5, -0.5), np.array(volume.shape) - 0.5])
-        box = ", ".join(f"{a:.1f} to {b:.1f}" for a, b in zip(corners.min(axis=0), corners.max(axis=0), strict=True))
-        finding = find(
-            "point-outside", f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {box} mm (LPS)"
-        )
-        raise GeometryError(str(finding))
+        ranges = zip(corners.min(axis=0), corners.max(axis=0), strict=True)
+        inside = ", ".join(f"{a:.1f} to {b:.1f}" for a, b in ranges)
+        message = f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {inside} mm (LPS)"
+        raise GeometryError(str(find("point-outside", message)))
     half = np.array(recipe.grid_extent_mm)[::-1] / 2
     corners = volume.mm_to_index([point - half, point + half])
     lacking = (
@@ -120,8 +120,11 @@ def _beyond(extent_mm: np.ndarray, recipe: Recipe, what: str) -> list[Finding]:
     cut = extent_mm - np.array(recipe.grid_extent_mm)[::-1]
     if cut.max() <= _BEYOND_MM:
         return []
-    axis = "xyz"[int(np.argmax(cut))]
-    message = f"the {what} measure {extent_mm.max():.0f} mm, {cut.max():.0f} mm more than the model's box along {axis}"
+    axis = int(np.argmax(cut))
+    message = (
+        f"the {what} {'measures' if what == 'scan' else 'measure'} {extent_mm[axis]:.0f} mm along {'xyz'[axis]}, "
+        f"{cut[axis]:.0f} mm more than the model's box"
+    )
     return [find("beyond-grid", message)]
 
 

@@ -52,10 +52,7 @@ def read(path: str | Path, *, series: str | None = None) -> Volume:
             if len(images) == 1:
                 return read_image(images[0])
             raise ReadError(_nothing(path, images, unreadable))
-        if len(found) == 1 and series is None:
-            chosen = found[0]
-        else:
-            chosen = _picked(path, found, series)
+        chosen = found[0] if len(found) == 1 and series is None else _picked(path, found, series)
         others = [find("mixed-series", f"one of {len(found)} series here")] if len(found) > 1 else []
         return load(chosen).with_findings(*unreadable, *others)
     except MemoryError as exc:

@@ -1,6 +1,7 @@
 """DICOM files to series, and a series to a Volume."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Num
 from hilum.errors import GeometryError, ReadError
 from hilum.findings import Finding, find, refusals
 from hilum.reading.geometry import Stack, stack
-from hilum.reading.headers import Frame, is_dicom, read_frames
+from hilum.reading.headers import Frame, is_dicom, number, read_frames, texts
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.intensities import frame_hu, intensity_findings, limited, unpacked
 from hilum.volume import Tags, Volume, reorient
@@ -93,13 +94,15 @@ def load(series: Series) -> Volume:
     refused = refusals(series.findings)
     if refused or series.stack.affine is None:
         raise GeometryError(f"series {series.tags.series} is refused: " + "; ".join(map(str, refused)))
-    order, findings = _without_duplicates(series)
+    order, findings = without_duplicates(series)
     frames = [series.frames[i] for i in order]
+    packed = Counter(f.path for f in frames if f.offset is None)
+    decoded = {path: _decoded(path) for path, count in packed.items() if count > 1}  # once, not for each frame
     whole = all(float(f.slope).is_integer() and float(f.intercept or 0).is_integer() for f in frames)
     voxels = np.empty((len(frames), *frames[0].shape), np.int16 if whole else np.float32)
 
     def fill(z: int) -> tuple[int, int]:
-        voxels[z], num_padding, num_metal = limited(_hu(frames[z]))
+        voxels[z], num_padding, num_metal = limited(_hu(frames[z], decoded.get(frames[z].path)))
         return num_padding, num_metal
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -118,7 +121,7 @@ def _series(uid: str, frames: list[Frame]) -> Series:
 def _kind(frames: list[Frame]) -> list[Finding]:
     """Whether the files are what they must be: whole, CT, original, in HU."""
     header, where = frames[0].header, frames[0].path.name
-    image_type = [str(v).upper() for v in header.get("ImageType") or []]
+    image_type = [v.upper() for v in texts(header, "ImageType")]
     findings = []
     for frame in frames:
         if frame.missing_bytes:
@@ -130,13 +133,18 @@ def _kind(frames: list[Frame]) -> list[Finding]:
         findings.append(find("secondary-capture", "a screen capture, not a scan", where))
     if "LOCALIZER" in image_type:
         findings.append(find("localizer", "a localizer (scout), not a scan", where))
+    rescaled_to = {v.upper() for v in texts(header, "RescaleType")}
     not_hu = sorted(_NOT_HU.intersection(image_type))
     if not_hu:
         findings.append(find("derived-image", f"ImageType has {', '.join(not_hu)}: these are no HU of a scan", where))
+    elif rescaled_to - {"HU", "US"}:  # US is "unspecified", PS3.3 C.11.1.1.2
+        kinds = ", ".join(sorted(rescaled_to - {"HU", "US"}))
+        findings.append(find("derived-image", f"RescaleType is {kinds}, must be HU", where))
     elif "DERIVED" in image_type:
         findings.append(find("processed-image", "ImageType is DERIVED: processed or anonymised after the scan", where))
-    if header.get("LossyImageCompression") == "01":
-        findings.append(find("lossy-compression", "the pixels went through lossy compression", where))
+    lossy = next((f.path.name for f in frames if f.is_lossy), None)
+    if lossy is not None:
+        findings.append(find("lossy-compression", "the pixels went through lossy compression", lossy))
     if any(f.intercept is None for f in frames):
         findings.append(find("rescale-missing", "no RescaleIntercept: stored values are taken as HU", where))
     return findings
@@ -147,14 +155,7 @@ def _tags(frames: list[Frame]) -> Tags:
     header = frames[0].header
 
     def text(keyword: str) -> str:
-        value = header.get(keyword)
-        return "" if value is None else "\\".join(value) if isinstance(value, list | tuple) else str(value).strip()
-
-    def number(keyword: str) -> float | None:
-        try:
-            return float(header.get(keyword))
-        except (TypeError, ValueError):
-            return None
+        return "\\".join(texts(header, keyword))
 
     patient = text("PatientID")
     times = sorted(str(f.header.get("AcquisitionDateTime") or f.header.get("AcquisitionTime") or "") for f in frames)
@@ -162,11 +163,11 @@ def _tags(frames: list[Frame]) -> Tags:
     return Tags(
         modality=text("Modality"),
         kernel=text("ConvolutionKernel"),
-        thickness_mm=number("SliceThickness"),
+        thickness_mm=number(header, "SliceThickness"),
         manufacturer=text("Manufacturer"),
         model=text("ManufacturerModelName"),
-        tube_voltage_kv=number("KVP"),
-        exposure_mas=number("Exposure"),
+        tube_voltage_kv=number(header, "KVP"),
+        exposure_mas=number(header, "Exposure"),
         series=hashed("series", text("SeriesInstanceUID")),
         study=hashed("study", text("StudyInstanceUID")),
         accession=hashed("accession", text("AccessionNumber")),
@@ -175,7 +176,7 @@ def _tags(frames: list[Frame]) -> Tags:
     )
 
 
-def _without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
+def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
     """The slices' order with exact copies dropped.
 
     Raises:
@@ -189,10 +190,10 @@ def _without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
             continue
         frame, twin = series.frames[at], series.frames[kept[-1]]
         if not np.array_equal(_hu(frame), _hu(twin)):
-            clash = find(
-                "time-series", f"{frame.path.name} and {twin.path.name} differ at one position", frame.path.name
-            )
-            raise GeometryError(f"series {series.tags.series} is refused: {clash}")
+            message = f"{frame.path.name} and {twin.path.name} differ at one position"
+            clash = find("time-series", message, frame.path.name)
+            msg = f"series {series.tags.series} is refused: {clash}"
+            raise GeometryError(msg)
         dropped.append(frame.path.name)
     if not dropped:
         return kept, []
@@ -200,10 +201,11 @@ def _without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
     return kept, [find("duplicate-slices", message, dropped[0])]
 
 
-def _hu(frame: Frame) -> Num[np.ndarray, "y x"]:
-    """The rescaled pixels of one frame."""
+def _hu(frame: Frame, decoded: Num[np.ndarray, "n y x"] | None = None) -> Num[np.ndarray, "y x"]:
+    """The rescaled pixels of one frame; of a file that was decoded before, if it is given."""
     if frame.offset is None:
-        return _decoded(frame)
+        pixels = _decoded(frame.path) if decoded is None else decoded
+        return frame_hu(_unscaled(pixels, frame), frame)
     header = frame.header
     kind = "i" if int(header.PixelRepresentation) == 1 else "u"
     word = np.dtype(f"{frame.byte_order}{kind}{int(header.BitsAllocated) // 8}")
@@ -217,14 +219,23 @@ def _hu(frame: Frame) -> Num[np.ndarray, "y x"]:
     return frame_hu(unpacked(words.astype(word.newbyteorder("="), copy=False), header), frame)
 
 
-def _decoded(frame: Frame) -> Num[np.ndarray, "y x"]:
-    """Compressed pixels, decoded and rescaled by GDCM."""
+def _decoded(path: Path) -> Num[np.ndarray, "n y x"]:
+    """All frames of a file with compressed pixels, decoded and rescaled by GDCM."""
     import SimpleITK as sitk
 
     try:
-        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(frame.path), imageIO="GDCMImageIO"))
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
     except RuntimeError as exc:
-        msg = f"{frame.path.name}: compressed pixels cannot be decoded"
+        msg = f"{path.name}: compressed pixels cannot be decoded"
         raise ReadError(msg) from exc
-    slices: np.ndarray = pixels.reshape(-1, *frame.shape)
-    return slices[frame.index]
+    frames: np.ndarray = pixels.reshape(-1, *pixels.shape[-2:])
+    return frames
+
+
+def _unscaled(pixels: Num[np.ndarray, "n y x"], frame: Frame) -> Num[np.ndarray, "y x"]:
+    """The stored values of one frame, from GDCM's, which it rescales by what it finds first in the file."""
+    if frame.index >= len(pixels) or pixels.shape[1:] != frame.shape:
+        msg = f"{frame.path.name}: compressed pixels are not those that the header describes"
+        raise ReadError(msg)
+    stored: np.ndarray = np.rint((pixels[frame.index] - frame.file_rescale[1]) / frame.file_rescale[0]).astype(np.int32)
+    return stored

@@ -8,7 +8,7 @@ import numpy as np
 
 from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding, as_records, find, refusals
-from hilum.reading.dicom import Series, find_series
+from hilum.reading.dicom import Series, find_series, without_duplicates
 from hilum.reading.headers import is_dicom
 from hilum.reading.images import image_suffix, read_image
 from hilum.reading.paths import source_files
@@ -90,6 +90,12 @@ def _from_series(series: Series, root: Path) -> Examined:
     if series.stack.affine is not None:
         z, y, x = (round(float(s), 6) for s in np.linalg.norm(series.stack.affine[:3, :3], axis=0))
         spacing = (z, y, x)
+    findings = series.findings
+    if any(series.stack.repeated) and not refusals(findings):
+        try:
+            findings = (*findings, *without_duplicates(series)[1])
+        except HilumError as exc:
+            findings = (*findings, find("time-series", str(exc)))
     first = series.frames[0]
     where = first.path.parent if len({f.path for f in series.frames}) > 1 else first.path
     return Examined(
@@ -101,7 +107,7 @@ def _from_series(series: Series, root: Path) -> Examined:
         spacing_mm=spacing,
         thickness_mm=series.tags.thickness_mm,
         kernel=series.tags.kernel,
-        findings=series.findings,
+        findings=findings,
     )
 
 

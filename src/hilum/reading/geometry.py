@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hilum.findings import Finding, find
-from hilum.reading.headers import Frame
+from hilum.reading.headers import Frame, number
 from hilum.volume import Affine
 
 SAME_POSITION_MM = 1e-3
@@ -113,9 +113,9 @@ def _regularity(
             findings.append(find("irregular-spacing", f"slices drift by {drift:.2f} mm from an even stack"))
     if len(keep) < FEW_SLICES:
         findings.append(find("few-slices", f"only {len(keep)} slices"))
-    thickness = frames[0].header.get("SliceThickness")
-    if thickness and step > 1.5 * float(thickness) and not len(off):
-        message = f"slices of {float(thickness):g} mm every {step:.3g} mm leave gaps"
+    thickness = number(frames[0].header, "SliceThickness")
+    if thickness and step > 1.5 * thickness and not len(off):
+        message = f"slices of {thickness:g} mm every {step:.3g} mm leave gaps"
         findings.append(find("slice-gap", message))
     return findings
 

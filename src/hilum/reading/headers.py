@@ -8,21 +8,33 @@ import numpy as np
 import pydicom
 from jaxtyping import Float
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
 from hilum.errors import ReadError
 
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "AccessionNumber", "StudyInstanceUID",
-    "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime",
-    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-    "ConvolutionKernel", "Manufacturer", "ManufacturerModelName", "KVP", "Exposure",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SOPClassUID", "Modality", "ImageType", "PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel", "Manufacturer",
+    "ManufacturerModelName", "KVP", "Exposure", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 
 _NATIVE = {ImplicitVRLittleEndian: "<", ExplicitVRLittleEndian: "<", ExplicitVRBigEndian: ">"}
+_LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
+"""Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
+_RESCALE = ("Slope", "Intercept")
 _LONG_VRS = {b"OB", b"OW", b"UN"}
 
 
@@ -41,7 +53,9 @@ class Frame:
         pixel_mm: Distance between rows and between columns, in mm.
         slope: RescaleSlope.
         intercept: RescaleIntercept; None where there is no rescale.
+        file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
         missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
+        is_lossy: Whether the pixels went through lossy compression, by the header or the transfer syntax.
     """
 
     header: Any
@@ -54,7 +68,9 @@ class Frame:
     pixel_mm: tuple[float, float] | None
     slope: float
     intercept: float | None
+    file_rescale: tuple[float, float]
     missing_bytes: int
+    is_lossy: bool
 
     @property
     def normal(self) -> Float[np.ndarray, "3"]:
@@ -78,11 +94,27 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def texts(header: Any, keyword: str) -> list[str]:
+    """The values of a text attribute; none where it is absent or empty."""
+    value = header.get(keyword)
+    if value is None or value == "":
+        return []
+    return [str(v).strip() for v in value] if isinstance(value, MultiValue) else [str(value).strip()]
+
+
+def number(header: Any, keyword: str) -> float | None:
+    """The value of a numeric attribute; None where it is absent, empty or no number."""
+    try:
+        return float(header.get(keyword))
+    except (TypeError, ValueError):
+        return None
+
+
 def read_frames(path: Path) -> list[Frame]:
-    """The frames of one DICOM file.
+    """The frames of one DICOM file; none of a report, a DICOMDIR or another object that is no image by its class.
 
     Raises:
-        ReadError: If the file is not DICOM, damaged, or holds no image.
+        ReadError: If the file is not DICOM or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -101,17 +133,43 @@ def read_frames(path: Path) -> list[Frame]:
         msg = f"{path.name} is a damaged DICOM file: {exc}"
         raise ReadError(msg) from exc
     if "Rows" not in header or "Columns" not in header:
-        msg = f"{path.name} holds no image ({header.get('Modality', 'no modality')})"
+        if _is_no_image(header.file_meta.get("MediaStorageSOPClassUID")):
+            return []
+        msg = f"{path.name} is a damaged DICOM file: no rows and columns"
         raise ReadError(msg)
     try:
         count = len(header.get("PerFrameFunctionalGroupsSequence") or [0])
-        expected = count * int(header.Rows) * int(header.Columns) * (int(header.BitsAllocated) // 8)
+        allocated = _pixel_bits(header)
+        expected = count * int(header.Rows) * int(header.Columns) * (allocated // 8)
         missing = 0 if start is None else max(0, start + expected - size)
-        frames = _frames(header, path, start, _NATIVE.get(syntax, "<"), missing)
+        lossy = syntax in _LOSSY or "01" in texts(header, "LossyImageCompression")
+        frames = _frames(header, path, start, _NATIVE.get(syntax, "<"), missing, is_lossy=lossy)
     except (AttributeError, ValueError, TypeError, IndexError, KeyError) as exc:
         msg = f"{path.name} has a damaged header: {exc}"
         raise ReadError(msg) from exc
     return frames
+
+
+def _is_no_image(sop_class: Any) -> bool:
+    """True for a known kind of object that is no image."""
+    name = "" if sop_class is None else UID(sop_class).name
+    return name not in ("", sop_class) and "Image" not in name
+
+
+def _pixel_bits(header: Any) -> int:
+    """BitsAllocated.
+
+    Raises:
+        ValueError: If the attributes that say how pixels are stored contradict each other.
+    """
+    allocated, stored, high = (int(header[name].value) for name in ("BitsAllocated", "BitsStored", "HighBit"))
+    if allocated not in (8, 16, 32) or not 0 < stored <= allocated or not stored - 1 <= high < allocated:
+        msg = f"{stored} bits stored up to bit {high} of {allocated}"
+        raise ValueError(msg)
+    if int(header["PixelRepresentation"].value) not in (0, 1):
+        msg = "PixelRepresentation must be 0 or 1"
+        raise ValueError(msg)
+    return allocated
 
 
 def _pixel_start(head: bytes, offset: int, order: str | None, *, implicit: bool) -> int | None:
@@ -121,7 +179,7 @@ def _pixel_start(head: bytes, offset: int, order: str | None, *, implicit: bool)
     return offset + (12 if not implicit and head[4:6] in _LONG_VRS else 8)
 
 
-def _frames(header: Any, path: Path, start: int | None, order: str, missing: int) -> list[Frame]:
+def _frames(header: Any, path: Path, start: int | None, order: str, missing: int, *, is_lossy: bool) -> list[Frame]:
     shared = header.get("SharedFunctionalGroupsSequence")
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     groups = [[g, shared[0]] if shared else [g] for g in per_frame] if per_frame else [[]]
@@ -130,8 +188,9 @@ def _frames(header: Any, path: Path, start: int | None, order: str, missing: int
         position = _value(header, group, "PlanePositionSequence", "ImagePositionPatient")
         orientation = _value(header, group, "PlaneOrientationSequence", "ImageOrientationPatient")
         pixel = _value(header, group, "PixelMeasuresSequence", "PixelSpacing")
-        slope = _value(header, group, "PixelValueTransformationSequence", "RescaleSlope")
-        intercept = _value(header, group, "PixelValueTransformationSequence", "RescaleIntercept")
+        given = [_value(header, group, "PixelValueTransformationSequence", f"Rescale{n}") for n in _RESCALE]
+        slope, intercept = (None if value in (None, "") else float(value) for value in given)
+        slope = 1.0 if slope is None else slope
         frames.append(
             Frame(
                 header=header,
@@ -142,9 +201,11 @@ def _frames(header: Any, path: Path, start: int | None, order: str, missing: int
                 position_mm=_vector(position, 3),
                 directions=_directions(orientation),
                 pixel_mm=None if pixel in (None, "") else (float(pixel[0]), float(pixel[1])),
-                slope=1.0 if slope in (None, "") else float(slope),
-                intercept=None if intercept in (None, "") else float(intercept),
+                slope=slope,
+                intercept=intercept,
+                file_rescale=(frames[0].slope, frames[0].intercept or 0.0) if frames else (slope, intercept or 0.0),
                 missing_bytes=missing,
+                is_lossy=is_lossy,
             )
         )
     return frames

@@ -11,10 +11,11 @@ from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 
 
 def frame_hu(stored: Num[np.ndarray, "y x"], frame: Frame) -> Num[np.ndarray, "y x"]:
-    """Rescaled HU of one slice; pixels marked as padding become air.
+    """Rescaled HU of one slice; pixels marked as padding lie below a scanner's range, or are air as they are.
 
     PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. It counts only where
-    a corner of the slice holds it: some files name a value that is in use, such as 0 for water.
+    a corner of the slice holds it: some files name a value that is in use, such as 0 for water. Padding that is air
+    already stays, so that a copy of the scan in a format without that attribute has the same voxels.
     """
     header = frame.header
     slope, intercept = frame.slope, frame.intercept or 0.0
@@ -27,7 +28,7 @@ def frame_hu(stored: Num[np.ndarray, "y x"], frame: Frame) -> Num[np.ndarray, "y
         corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.int64)
         for shift in (0, 1 << bits, -(1 << bits)):  # the tag's sign may not be the pixels'
             if ((corners >= low + shift) & (corners <= high + shift)).any():
-                rescaled[(stored >= low + shift) & (stored <= high + shift)] = min(AIR_HU, rescaled.min())
+                rescaled[(stored >= low + shift) & (stored <= high + shift) & (rescaled > AIR_HU)] = LOWEST_HU - 1
     return rescaled
 
 
@@ -52,7 +53,9 @@ def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], i
     What lies below -1024 HU, or is not a number, is padding and becomes air (-1000 HU), so that it can be
     interpolated; what lies above 3071 HU is metal and is limited to that.
     """
-    padding = hu < LOWEST_HU if hu.dtype.kind in "iu" else ~(hu >= LOWEST_HU)
+    if hu.dtype.kind == "u":  # has no word for air
+        hu = hu.astype(np.int64 if hu.dtype.itemsize > 2 else np.int32)
+    padding = hu < LOWEST_HU if hu.dtype.kind == "i" else ~(hu >= LOWEST_HU)
     metal = hu > HIGHEST_HU
     num_padding, num_metal = int(np.count_nonzero(padding)), int(np.count_nonzero(metal))
     if num_padding or num_metal:
