@@ -146,8 +146,8 @@ def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarra
         if not pieces[seed]:
             continue
         grown = pieces == pieces[seed]
-        size = np.count_nonzero(grown)
-        if size > high or (best.any() and size > max(3 * np.count_nonzero(best), 4 * low)):
+        size = int(np.count_nonzero(grown))
+        if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
     return ndimage.binary_dilation(best, iterations=1) & (hu < 0) if best.any() else none
@@ -270,7 +270,7 @@ def _ball(spacing_mm: np.ndarray, radius_mm: float) -> np.ndarray:
     """A ball in mm on an anisotropic grid, at least a cross."""
     reach = np.maximum(1, (radius_mm / spacing_mm).astype(int))
     grid = np.meshgrid(*(np.arange(-r, r + 1) * s for r, s in zip(reach, spacing_mm, strict=True)), indexing="ij")
-    ball: np.ndarray = sum(g**2 for g in grid) <= max(radius_mm, spacing_mm.max()) ** 2
+    ball: np.ndarray = np.square(grid).sum(axis=0) <= max(radius_mm, spacing_mm.max()) ** 2
     return ball
 
 

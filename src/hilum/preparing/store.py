@@ -1,5 +1,6 @@
 """Prepared samples on disk, addressed by what they were made from, so that no work is done twice."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from hilum.config import Recipe, from_dict, to_dict
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError
 from hilum.findings import Finding
 from hilum.preparing.recipe import prepare_path
-from hilum.reading import source_files
+from hilum.reading import detached_files, source_files
 from hilum.volume import Tags, Volume
 
 _VERSION = 1
@@ -91,7 +92,8 @@ def save_sample(volume: Volume, path: Path) -> None:
         new.write_bytes(packed)
         new.replace(path)
     except OSError as exc:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink()
         msg = f"the store {path.parent.parent} cannot be written: {exc.strerror or exc}"
         raise HilumError(msg) from exc
 
@@ -126,7 +128,7 @@ def _checksum(voxels: np.ndarray) -> str:
 
 def _digest(path: Path) -> str:
     """Hash of a scan's bytes; of all files below a folder, whatever their names and order."""
-    files = source_files(path)
+    files = [*source_files(path), *detached_files(path)]
     if not files or not path.exists():
         msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
         raise ReadError(msg)

@@ -7,13 +7,14 @@ from hilum.findings import Finding, find
 from hilum.reading.dicom import Series, find_series, load
 from hilum.reading.doctor import Examined, examine
 from hilum.reading.identity import hashed, is_placeholder
-from hilum.reading.images import image_suffix, read_image
+from hilum.reading.images import detached_files, image_suffix, read_image
 from hilum.reading.paths import source_files
 from hilum.volume import Volume
 
 __all__ = [
     "Examined",
     "Series",
+    "detached_files",
     "examine",
     "find_series",
     "hashed",

@@ -91,10 +91,10 @@ def load(series: Series) -> Volume:
         GeometryError: If a finding refuses the series; the message names all that do.
         ReadError: If pixels cannot be decoded.
     """
-    refused = refusals(series.findings)
-    if refused or series.stack.affine is None:
-        raise GeometryError(f"series {series.tags.series} is refused: " + "; ".join(map(str, refused)))
+    _refuse(series, series.findings)
+    assert series.stack.affine is not None  # else a finding refuses it  # noqa: S101
     order, findings = without_duplicates(series)
+    _refuse(series, findings)
     frames = [series.frames[i] for i in order]
     packed = Counter(f.path for f in frames if f.offset is None)
     decoded = {path: _decoded(path) for path, count in packed.items() if count > 1}  # once, not for each frame
@@ -110,6 +110,12 @@ def load(series: Series) -> Volume:
     findings += intensity_findings(int(counts[:, 0].sum()), int(counts[:, 1].sum()), voxels.size)
     volume = Volume(voxels_hu=voxels, affine=series.stack.affine, tags=series.tags, findings=series.findings)
     return reorient(volume.with_findings(*findings))
+
+
+def _refuse(series: Series, findings: Iterable[Finding]) -> None:
+    refused = refusals(findings)
+    if refused:
+        raise GeometryError(f"series {series.tags.series} is refused: " + "; ".join(map(str, refused)))
 
 
 def _series(uid: str, frames: list[Frame]) -> Series:
@@ -177,11 +183,7 @@ def _tags(frames: list[Frame]) -> Tags:
 
 
 def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
-    """The slices' order with exact copies dropped.
-
-    Raises:
-        GeometryError: If slices at one position differ.
-    """
+    """The slices' order with exact copies dropped; a finding refuses slices that differ at one position."""
     kept: list[int] = []
     dropped = []
     for at, repeated in zip(series.stack.order.tolist(), series.stack.repeated, strict=True):
@@ -191,9 +193,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
         frame, twin = series.frames[at], series.frames[kept[-1]]
         if not np.array_equal(_hu(frame), _hu(twin)):
             message = f"{frame.path.name} and {twin.path.name} differ at one position"
-            clash = find("time-series", message, frame.path.name)
-            msg = f"series {series.tags.series} is refused: {clash}"
-            raise GeometryError(msg)
+            return kept, [find("time-series", message, frame.path.name)]
         dropped.append(frame.path.name)
     if not dropped:
         return kept, []

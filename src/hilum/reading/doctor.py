@@ -92,10 +92,7 @@ def _from_series(series: Series, root: Path) -> Examined:
         spacing = (z, y, x)
     findings = series.findings
     if any(series.stack.repeated) and not refusals(findings):
-        try:
-            findings = (*findings, *without_duplicates(series)[1])
-        except HilumError as exc:
-            findings = (*findings, find("time-series", str(exc)))
+        findings = (*findings, *without_duplicates(series)[1])
     first = series.frames[0]
     where = first.path.parent if len({f.path for f in series.frames}) > 1 else first.path
     return Examined(

@@ -183,7 +183,7 @@ def _frames(header: Any, path: Path, start: int | None, order: str, missing: int
     shared = header.get("SharedFunctionalGroupsSequence")
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     groups = [[g, shared[0]] if shared else [g] for g in per_frame] if per_frame else [[]]
-    frames = []
+    frames: list[Frame] = []
     for index, group in enumerate(groups):
         position = _value(header, group, "PlanePositionSequence", "ImagePositionPatient")
         orientation = _value(header, group, "PlaneOrientationSequence", "ImageOrientationPatient")

@@ -64,7 +64,11 @@ def _key(from_environment: str) -> bytes:
             with contextlib.suppress(FileExistsError):  # another process was first: its key holds
                 os.link(new, path)
             new.unlink()
-        return path.read_text().strip().encode()
+        key = path.read_text().strip().encode()
     except OSError as exc:
         msg = f"the key for hashing identifiers cannot be kept in {folder}: {exc.strerror}; set HILUM_KEY"
         raise ReadError(msg) from exc
+    if not key:
+        msg = f"the key file {path} is empty: remove it, or set HILUM_KEY"
+        raise ReadError(msg)
+    return key

@@ -27,6 +27,20 @@ def image_suffix(path: Path) -> str:
     return next((s for s in _IO if name.endswith(s)), "")
 
 
+def detached_files(path: Path) -> list[Path]:
+    """The files that hold the voxels of a header (.mhd, .nhdr); none where the file holds them itself.
+
+    Where the header does not name them one by one, all files beside it.
+    """
+    if path.suffix.lower() not in {".mhd", ".nhdr"} or not path.is_file():
+        return []
+    names = re.findall(r"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", path.read_text("latin-1"), re.M | re.I)
+    named = [path.parent / name for name in names]
+    if named and all(file.is_file() for file in named):
+        return named
+    return [file for file in sorted(path.parent.iterdir()) if file.is_file() and file != path]
+
+
 def read_image(path: Path) -> Volume:
     """One image file as a Volume.
 
