@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from hilum.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +22,56 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("the shared CT is not here (HILUM_DATA)")
     return folder
+
+
+CONFIG = """
+[cohort]
+table = "cohort.csv"
+
+[recipe]
+region = "whole"
+size = [12, 12, 12]
+spacing_mm = [2.0, 2.0, 2.0]
+
+[augment]
+translation_mm = [2.0, 2.0, 2.0]
+
+[model]
+depth = 10
+width = 4
+stem = "small"
+
+[training]
+epochs = 4
+batch_size = 5
+lr = 5e-3
+"""
+
+
+@pytest.fixture(scope="session")
+def npy_cohort(tmp_path_factory):
+    """A folder with 60 prepared volumes of 12 cubed, half of them with a bright ball, a table and a config."""
+    folder = tmp_path_factory.mktemp("cohort")
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(12) - 5.5] * 3, indexing="ij"))
+    rows = ["case_id,path,label,patient_id,diameter_mm"]
+    for i in range(60):
+        volume = random.normal(0.2, 0.05, (12, 12, 12))
+        if i % 2:
+            centre = random.uniform(-2, 2, (3, 1, 1, 1))
+            volume[((grid - centre) ** 2).sum(axis=0) < 7] += 0.4
+        np.save(folder / f"{i:02d}.npy", np.clip(volume, 0, 1).astype(np.float32))
+        rows.append(f"c{i:02d},{i:02d}.npy,{i % 2},SMITH-{i // 4},{5 + i % 3}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    (folder / "config.toml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(npy_cohort):
+    """The run folder of a model trained and judged on that cohort by the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HILUM_KEY", "tests")
+        out = npy_cohort / "run"
+        assert main(["train", str(npy_cohort / "config.toml"), "--out", str(out)]) == 0
+    return out

@@ -314,7 +314,7 @@ class RunConfig:
 Config = TypeVar("Config")
 
 
-def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
+def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """A config from plain values as TOML and JSON hold them.
 
     Raises:

@@ -16,18 +16,18 @@ from tqdm import tqdm
 
 from hilum.cohorts.dataset import CohortDataset, EpochBatches, to_float
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.config import RunConfig, to_dict
+from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import ConfigError, TrainingError
-from hilum.measuring.calibration import fit_temperature, probabilities
+from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
-from hilum.measuring.thresholds import choose_threshold
 from hilum.modelling.augment import apply, draw
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
-from hilum.predicting.model import ModelCard, build, save_model
+from hilum.predicting.model import build, save_model
 from hilum.randomness import torch_seed
+from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
 from hilum.training.schedule import Schedule
 from hilum.training.tracking import Tracker
@@ -63,13 +63,13 @@ def fit(
     """
     settings = config.training
     fabric = _fabric(settings.device, settings.precision)
-    train = CohortDataset(prepared, parts, "train", len(classes))
-    val = CohortDataset(prepared, parts, "val", len(classes))
+    train = _Part(CohortDataset(prepared, parts, "train", len(classes)), settings, seed=settings.seed)
+    val = _Part(CohortDataset(prepared, parts, "val", len(classes)), settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
-    loss = _loss(config, train, len(classes)).to(fabric.device)
-    schedule = Schedule(settings, _optimizer(config, network), len(EpochBatches(len(train), settings.batch_size)))
+    loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
+    schedule = Schedule(settings, _optimizer(config, network), len(train.batches))
     best = network.state_dict()
     progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": []}
     if resume:
@@ -100,30 +100,43 @@ def fit(
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
     _, logits = _validate(config, fabric, model, loss, val)
-    save_model(out / "model", network, _card(config, prepared, parts, classes, val, logits, kept))
+    save_model(out / "model", network, model_card(config, prepared, parts, classes, (val.dataset.labels, logits), kept))
     return out / "model"
 
 
+class _Part:
+    """The cases of one part and how they come: shuffled where there is a seed, else in order."""
+
+    def __init__(self, dataset: CohortDataset, settings: TrainingConfig, *, seed: int | None = None) -> None:
+        self.dataset = dataset
+        self.batches = EpochBatches(len(dataset), settings.batch_size, seed=seed)
+        self.loader: Any = DataLoader(
+            dataset,
+            batch_sampler=self.batches,
+            num_workers=settings.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=settings.workers > 0,
+            multiprocessing_context="spawn" if settings.workers else None,
+        )
+
+    def load(self, epoch: int, what: str) -> Iterator[tuple[Tensor, list[int]]]:
+        """Batches of HU and the places of their cases, with a progress bar on a terminal."""
+        self.batches.epoch = epoch
+        for batch in tqdm(self.loader, what, leave=False, disable=None, unit="batch"):
+            yield batch["hu"], batch["index"].tolist()
+
+
 def _train_epoch(
-    config: RunConfig,
-    fabric: Fabric,
-    model: Any,
-    loss: Loss,
-    schedule: Schedule,
-    dataset: CohortDataset,
-    epoch: int,
+    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, schedule: Schedule, part: _Part, epoch: int
 ) -> Outcome:
     model.train()
-    settings = config.training
-    batches = EpochBatches(len(dataset), settings.batch_size, seed=settings.seed)
-    batches.epoch = epoch
-    num_batches = len(batches)
+    settings, dataset = config.training, part.dataset
     seen = _Seen(dataset.labels)
-    for number, (hu, index) in enumerate(_load(dataset, batches, settings.workers, f"epoch {epoch}")):
+    for number, (hu, index) in enumerate(part.load(epoch, f"epoch {epoch}")):
         params = draw(config.augment, [dataset.case_ids[i] for i in index], seed=settings.seed, epoch=epoch)
         x = model_input(apply(to_float(hu, fabric.device), params, config.recipe), config.recipe.windows_hu)
         target = torch.from_numpy(dataset.targets[index]).float().to(fabric.device)
-        schedule.before_step((epoch - 1) * num_batches + number)
+        schedule.before_step((epoch - 1) * len(part.batches) + number)
         logits = model(x)
         losses, weights = loss.terms(logits, target)
         value = (losses * weights).sum() / weights.sum()
@@ -141,16 +154,14 @@ def _train_epoch(
 
 @torch.no_grad()
 def _validate(
-    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, dataset: CohortDataset
+    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, part: _Part
 ) -> tuple[Outcome, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
-    seen = _Seen(dataset.labels)
-    batches = EpochBatches(len(dataset), config.training.batch_size)
-    for hu, index in _load(dataset, batches, config.training.workers, "validation"):
+    seen = _Seen(part.dataset.labels)
+    for hu, index in part.load(0, "validation"):
         logits = model(model_input(to_float(hu, fabric.device), config.recipe.windows_hu))
-        target = torch.from_numpy(dataset.labels[index])
-        seen.add(index, logits, *loss.terms(logits, target))
+        seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()
 
 
@@ -187,19 +198,6 @@ class _Seen:
         }
 
 
-def _load(dataset: CohortDataset, batches: EpochBatches, workers: int, what: str) -> Iterator[tuple[Tensor, list[int]]]:
-    """Batches of HU and the places of their cases, with a progress bar on a terminal."""
-    loader: Any = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="spawn" if workers else None,
-    )
-    for batch in tqdm(loader, what, leave=False, disable=None, unit="batch"):
-        yield batch["hu"], batch["index"].tolist()
-
-
 def _stop(what: str, value: float, epoch: int, batch: int) -> None:
     msg = (
         f"the {what} must be finite, is {value} in epoch {epoch}, batch {batch + 1}; the step was not taken. "
@@ -232,48 +230,3 @@ def _loss(config: RunConfig, train: CohortDataset, num_classes: int) -> Loss:
     if config.loss.name == "focal":
         return FocalLoss(config.loss.gamma, alpha=weight)
     return WeightedCrossEntropyLoss(weight)
-
-
-def _card(
-    config: RunConfig,
-    prepared: PreparedCohort,
-    parts: dict[str, str],
-    classes: tuple[str, ...],
-    val: CohortDataset,
-    logits: Float[np.ndarray, "n c"],
-    epoch: int,
-) -> ModelCard:
-    """What the model folder says about itself: temperature and threshold from validation, and how it was trained."""
-    temperature = fit_temperature(logits, val.labels)
-    probs = probabilities(logits, temperature=temperature)
-    counts = {
-        part: {
-            "cases": sum(parts[case.case_id] == part for case in prepared.cases),
-            "patients": len({case.patient_id for case in prepared.cases if parts[case.case_id] == part}),
-            **{
-                f"class {name}": sum(parts[case.case_id] == part and case.label == k for case in prepared.cases)
-                for k, name in enumerate(classes)
-            },
-        }
-        for part in ("train", "val", "test")
-    }
-    settings = {k: v for k, v in to_dict(config).items() if k not in ("cohort", "store", "recipe", "model")}
-    validation: dict[str, float] = {"accuracy": multiclass_accuracy(val.labels, probs)}
-    threshold = None
-    if len(classes) == 2:
-        chosen = choose_threshold(val.labels, probs[:, 1], rule=config.decision)
-        threshold = chosen
-        validation |= {
-            "auc": roc_auc(val.labels, probs[:, 1]),
-            "sensitivity": chosen.sensitivity,
-            "specificity": chosen.specificity,
-        }
-    return ModelCard(
-        model=config.model,
-        recipe=config.recipe,
-        classes=classes,
-        temperature=temperature,
-        threshold=threshold.value if threshold else None,
-        threshold_rule=threshold.rule if threshold else "the most probable class",
-        training={"epoch": epoch, "counts": counts, "validation": validation, "settings": settings},
-    )

@@ -1,0 +1,65 @@
+"""What a trained model says about itself: its temperature and threshold from validation, and how it was trained."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hilum.cohorts.prepared import PreparedCohort
+from hilum.config import RunConfig, to_dict
+from hilum.measuring.calibration import fit_temperature, probabilities
+from hilum.measuring.metrics import multiclass_accuracy, roc_auc
+from hilum.measuring.thresholds import choose_threshold
+from hilum.predicting.model import ModelCard
+
+
+def model_card(
+    config: RunConfig,
+    prepared: PreparedCohort,
+    parts: dict[str, str],
+    classes: tuple[str, ...],
+    validated: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]],
+    epoch: int,
+) -> ModelCard:
+    """What the model folder says about itself.
+
+    Args:
+        config: All settings; those of the table and of paths are left out.
+        prepared: The cases.
+        parts: Part of each case, by its id.
+        classes: Class names.
+        validated: Labels and logits of the validation part, which choose temperature and threshold.
+        epoch: The one whose weights were kept.
+    """
+    labels, logits = validated
+    temperature = fit_temperature(logits, labels)
+    probs = probabilities(logits, temperature=temperature)
+    validation = {"accuracy": multiclass_accuracy(labels, probs)}
+    threshold, rule = None, "the most probable class"
+    if len(classes) == 2:
+        chosen = choose_threshold(labels, probs[:, 1], rule=config.decision)
+        threshold, rule = chosen.value, chosen.rule
+        validation |= {
+            "auc": roc_auc(labels, probs[:, 1]),
+            "sensitivity": chosen.sensitivity,
+            "specificity": chosen.specificity,
+        }
+    settings = {k: v for k, v in to_dict(config).items() if k not in ("cohort", "store", "recipe", "model")}
+    return ModelCard(
+        model=config.model,
+        recipe=config.recipe,
+        classes=classes,
+        temperature=temperature,
+        threshold=threshold,
+        threshold_rule=rule,
+        training={
+            "epoch": epoch,
+            "counts": {part: _counts(prepared, parts, classes, part) for part in ("train", "val", "test")},
+            "validation": validation,
+            "settings": settings,
+        },
+    )
+
+
+def _counts(prepared: PreparedCohort, parts: dict[str, str], classes: tuple[str, ...], part: str) -> dict[str, int]:
+    cases = [case for case in prepared.cases if parts[case.case_id] == part]
+    by_class = {f"class {name}": sum(case.label == k for case in cases) for k, name in enumerate(classes)}
+    return {"cases": len(cases), "patients": len({case.patient_id for case in cases}), **by_class}

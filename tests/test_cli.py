@@ -1,0 +1,274 @@
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+
+import hilum
+from hilum.cli import VERBS, main
+from hilum.cli.predict import Predict
+from hilum.cli.train import Train
+from hilum.simulating import plan_cohort, simulate_case, write_image
+
+
+def run(*words):
+    """The exit code of a command as users type it."""
+    return main([str(word) for word in words])
+
+
+def chest():
+    """A simulated chest CT on coarse pixels, quick to make."""
+    return simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0]
+
+
+def test_help_lists_every_verb_and_is_not_slow(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"hilum {verb}" in shown for verb in VERBS)
+    assert "Not a medical device" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_imports_no_torch(verb):
+    code = f"import sys; from hilum.cli import run\ntry: run({verb!r}, ['--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: hilum {verb}" in done.stdout
+
+
+def test_importing_hilum_imports_no_torch():
+    code = "import sys, hilum; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_python_api_is_what_it_says():
+    assert len(hilum.__all__) == 21
+    assert {"read", "Recipe", "Cohort", "ResNet3D", "train", "evaluate", "Predictor"} <= set(hilum.__all__)
+    for name in hilum.__all__:
+        assert getattr(hilum, name).__module__.startswith("hilum."), name
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        hilum.nonsense  # noqa: B018
+
+
+def test_a_verb_that_is_not_there_is_a_usage_error(capsys):
+    assert run("trian") == 2
+    assert "there are: demo, inspect" in capsys.readouterr().err
+
+
+def test_a_wrong_flag_exits_with_2():
+    with pytest.raises(SystemExit) as stop:
+        run("train", "x.toml", "--training.epoch", 3)
+    assert stop.value.code == 2
+
+
+def test_a_wrong_value_exits_with_2():
+    with pytest.raises(SystemExit) as stop:
+        run("train", "x.toml", "--training.epochs", 0)
+    assert stop.value.code == 2
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(npy_cohort):
+    args = [str(npy_cohort / "config.toml"), "--training.epochs", "7", "--recipe.size", "8", "8", "8"]
+    command = Train(source=npy_cohort / "config.toml").with_file(args)
+    assert command.settings.training.epochs == 7
+    assert command.settings.recipe.size == (8, 8, 8)
+    assert command.settings.training.batch_size == 5
+    assert command.settings.training.clip_norm == 1.0
+
+
+def test_training_on_a_table_plans_a_config_writes_it_down_and_says_why(npy_cohort, tmp_path, capsys):
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    table = tmp_path / "c" / "cohort.csv"
+    assert run("train", table, "--out", tmp_path / "run", "--training.epochs", 1, "--model.width", 4) == 0
+    shown = capsys.readouterr()
+    assert "recipe: .npy volumes of (12, 12, 12)" in shown.err
+    assert "sample size: 15 patients of class 1 can show an AUC to +-" in shown.err
+    assert "too few to judge" in shown.err
+    written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert written["training"]["epochs"] == 1
+    assert written["recipe"]["size"] == [12, 12, 12]
+    assert "AUC" in shown.out
+
+
+def test_evaluate_refuses_patients_of_the_training_set_and_lists_them(trained_run, npy_cohort, tmp_path, capsys):
+    assert run("evaluate", trained_run / "model", npy_cohort / "cohort.csv", "--out", tmp_path / "e", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    on_its_test_part = json.loads((trained_run / "evaluation" / "evaluation.json").read_text())
+    assert answer["num_cases"] == on_its_test_part["num_cases"]
+    assert answer["auc"] == on_its_test_part["auc"]
+    assert answer["num_refused"] == 60 - answer["num_cases"]
+    assert "trained or validated the model" in (tmp_path / "e" / "refused.csv").read_text()
+
+
+def test_evaluate_takes_mapped_columns_and_only_rows_marked_test(trained_run, npy_cohort, tmp_path, capsys):
+    lines = (npy_cohort / "cohort.csv").read_text().splitlines()[1:]
+    rows = [f"{npy_cohort}/{line.split(',')[1]},{line.split(',')[2]},{'test' if i < 8 else 'train'}" for i, line in enumerate(lines)]
+    (tmp_path / "other.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
+    words = ["--out", tmp_path / "e", "--columns.path", "image", "--json"]
+    assert run("evaluate", trained_run / "model", tmp_path / "other.csv", *words) == 0
+    assert json.loads(capsys.readouterr().out)["num_cases"] == 8
+
+
+def test_predict_takes_one_volume_and_answers_in_json(trained_run, npy_cohort, capsys):
+    assert run("predict", trained_run / "model", npy_cohort / "01.npy", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"probabilities", "decision", "reason", "threshold", "findings", "geometry"}
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert answer["decision"] == ("1" if answer["probabilities"]["1"] >= answer["threshold"] else "0")
+    assert answer["geometry"]["size_zyx"] == [12, 12, 12]
+
+
+def test_predict_speaks_to_people_too(trained_run, npy_cohort, capsys):
+    assert run("predict", trained_run / "model", npy_cohort / "01.npy") == 0
+    shown = capsys.readouterr().out
+    assert "P(1) = " in shown
+    assert "decision: " in shown
+
+
+def test_predict_takes_a_whole_table_without_labels(trained_run, npy_cohort, tmp_path, capsys):
+    rows = [f"{npy_cohort}/{i:02d}.npy" for i in range(20)] + [f"{npy_cohort}/nowhere.npy"]
+    (tmp_path / "new.csv").write_text("\n".join(["path", *rows]) + "\n")
+    assert run("predict", trained_run / "model", tmp_path / "new.csv", "--out", tmp_path / "p.csv", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["num_cases"] == 20
+    assert summary["num_refused"] == 1
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "case_id,prob_0,prob_1,decision,reason"
+    assert "no file or folder" in (tmp_path / "p.refused.csv").read_text()
+
+
+def test_predictions_of_a_table_equal_those_one_by_one(trained_run, npy_cohort, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text(f"case_id,path\na,{npy_cohort}/00.npy\nb,{npy_cohort}/01.npy\n")
+    assert run("predict", trained_run / "model", tmp_path / "new.csv", "--out", tmp_path / "p.csv") == 0
+    capsys.readouterr()
+    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()[1:]]
+    for row, name in zip(rows, ("00.npy", "01.npy"), strict=True):
+        run("predict", trained_run / "model", npy_cohort / name, "--json")
+        assert float(row[2]) == pytest.approx(json.loads(capsys.readouterr().out)["probabilities"]["1"], abs=1e-6)
+
+
+def test_prepare_fills_the_store_and_lists_what_was_refused(npy_cohort, tmp_path, capsys):
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    (tmp_path / "c" / "07.npy").unlink()
+    assert run("prepare", tmp_path / "c" / "config.toml") == 0
+    shown = capsys.readouterr().out
+    assert "refused, row 9: " in shown
+    assert "59 samples, 1 cases refused" in shown
+    assert len(list((tmp_path / "c" / "store").rglob("*.safetensors"))) == 59
+
+
+def test_inspect_speaks_json(tmp_path, capsys):
+    write_image(chest(), tmp_path / "scan.nii.gz")
+    assert run("inspect", tmp_path, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["series"][0]["where"] == "scan.nii.gz"
+    assert answer["series"][0]["verdict"] in ("ok", "repaired")
+    assert answer["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("path,label\n00.npy,0\n01.npy,maybe\n", "row 3, column 'label' must be one of 0, 1, got 'maybe'"),
+        ("path\n00.npy\n", "there must be a column 'label' for label, got the columns path"),
+        ("path,label,patient_id,split\n00.npy,0,A,train\n01.npy,1,A,test\n", "all rows of a patient must be in one split"),
+        ("", "cohort.csv: "),
+    ],
+)
+def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp_path, capsys, table, says):
+    (tmp_path / "cohort.csv").write_text(table)
+    config = (npy_cohort / "config.toml").read_text().replace("[recipe]", 'classes = ["0", "1"]\n[recipe]')
+    (tmp_path / "config.toml").write_text(config)
+    assert run("train", tmp_path / "config.toml", "--out", tmp_path / "run") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("hilum: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "config.toml"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["inspect", "nowhere"], "no file or folder nowhere"),
+        (["train", "nowhere.toml"], "no config file nowhere.toml"),
+        (["train", "nowhere.csv"], "nowhere.csv: there is no such table"),
+        (["train", "broken.toml"], "broken.toml is not a TOML file"),
+        (["train", "misspelt.toml"], "unknown setting training.epoch; known are: epochs, batch_size"),
+        (["prepare", "broken.toml"], "broken.toml is not a TOML file"),
+        (["cohort", "empty", "--out", "t.csv"], "must hold one sub-folder of scans"),
+        (["predict", "empty", "x.nii"], "empty is no model folder"),
+        (["predict", "MODEL", "empty"], "no CT in this folder"),
+        (["predict", "MODEL", "text.dcm"], "named like a DICOM file but is none"),
+        (["predict", "MODEL", "nowhere.nii"], "no file or folder nowhere.nii"),
+        (["predict", "MODEL", "t.csv"], "needs --out"),
+        (["predict", "POINT", "scan.nii", "--point", "9", "9", "9999"], "point-outside (refused): the point (9.0, 9.0, 9999.0)"),
+        (["predict", "POINT", "scan.nii"], "region point needs a point"),
+        (["evaluate", "MODEL", "nowhere.csv", "--out", "e"], "there is no such table"),
+        (["demo", "--out", "full"], "must be new or empty"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_1(trained_run, tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "text.dcm").write_text("not an image\n" * 40)
+    (tmp_path / "broken.toml").write_text("[cohort\n")
+    (tmp_path / "misspelt.toml").write_text("[training]\nepoch = 3\n")
+    (tmp_path / "t.csv").write_text("path\nx.npy\n")
+    if "POINT" in words:
+        shutil.copytree(trained_run / "model", tmp_path / "point")
+        about = json.loads((tmp_path / "point" / "model.json").read_text())
+        about["recipe"]["region"] = "point"
+        (tmp_path / "point" / "model.json").write_text(json.dumps(about))
+        write_image(chest(), tmp_path / "scan.nii")
+    before = sorted(tmp_path.rglob("*"))
+    words = [{"MODEL": str(trained_run / "model"), "POINT": "point"}.get(word, word) for word in words]
+    assert run(*words) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("hilum: ")
+    assert shown.err.count("\n") == 1
+    assert says in shown.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_folder_without_weights_is_named(trained_run, tmp_path, capsys):
+    shutil.copytree(trained_run / "model", tmp_path / "model")
+    (tmp_path / "model" / "weights.safetensors").write_bytes(b"")
+    assert run("predict", tmp_path / "model", "x.nii") == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_model_moved_away_from_its_run_still_predicts(trained_run, npy_cohort, tmp_path, capsys):
+    shutil.copytree(trained_run / "model", tmp_path / "model")
+    assert run("predict", tmp_path / "model", npy_cohort / "00.npy") == 0
+    assert "decision" in capsys.readouterr().out
+
+
+def test_the_command_can_be_built_in_python(trained_run, npy_cohort, capsys):
+    assert Predict(model=trained_run / "model", path=npy_cohort / "00.npy", json=True).run() == 0
+    assert json.loads(capsys.readouterr().out)["threshold"] is not None
+    assert np.load(npy_cohort / "00.npy").shape == (12, 12, 12)
+
+
+FLAGS = {
+    "demo": {"out", "seed"},
+    "inspect": {"path", "json"},
+    "cohort": {"folder", "out", "labels", "key", "label_column"},
+    "prepare": {"config"},
+    "train": {"source", "out", "resume", "settings"},
+    "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
+    "predict": {"model", "path", "point", "series", "out", "columns", "device", "json"},
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_flags_of_each_verb_are_pinned(verb):
+    import importlib
+
+    kind = getattr(importlib.import_module(f"hilum.cli.{verb}"), VERBS[verb][0])
+    assert set(kind.__dataclass_fields__) == FLAGS[verb]

@@ -1,0 +1,179 @@
+"""Settings come from TOML and go back, and what is not allowed is said by name."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hilum.config import (
+    AugmentConfig,
+    CohortConfig,
+    DecisionConfig,
+    LossConfig,
+    ModelConfig,
+    Recipe,
+    RunConfig,
+    SplitConfig,
+    TrainingConfig,
+    from_dict,
+    load,
+    save,
+    to_dict,
+)
+from hilum.errors import ConfigError
+
+positive = st.floats(0.25, 100, allow_nan=False)
+sizes = st.tuples(*[st.integers(1, 200)] * 3)
+windows = st.lists(st.tuples(st.floats(-1024, 0), st.floats(1, 3000)), min_size=1, max_size=3).map(tuple)
+
+
+@st.composite
+def recipes(draw):
+    given_as = draw(st.sampled_from(["spacing_mm", "extent_mm"]))
+    region = draw(st.sampled_from(["lungs", "point", "whole"]))
+    return {
+        "region": region,
+        "size": draw(sizes),
+        "windows_hu": draw(windows),
+        "outside": draw(st.sampled_from(["air", "edge"])),
+        "outside_lungs": draw(st.sampled_from(["keep", "air"])) if region == "lungs" else "keep",
+        given_as: draw(st.tuples(positive, positive, positive)),
+    }
+
+
+@given(recipes(), st.none() | st.tuples(st.just(2.5), positive.map(lambda v: v + 2.5)), st.integers(0, 10**9))
+def test_a_config_written_as_toml_is_read_back_as_it_was(tmp_path_factory, settings, slab_mm, seed):
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    config = RunConfig(
+        recipe=Recipe(**settings),
+        augment=AugmentConfig(slab_mm=slab_mm),
+        training=TrainingConfig(seed=seed, precision="bf16-mixed"),
+        cohort=CohortConfig(table="a b.csv", classes=("healthy", "krank ü")),
+    )
+    save(config, path)
+    assert load(path) == config
+
+
+@given(recipes())
+def test_spacing_times_size_is_the_extent_however_the_box_is_given(settings):
+    recipe = Recipe(**settings)
+    for extent, spacing, size in zip(recipe.grid_extent_mm, recipe.grid_spacing_mm, recipe.size, strict=True):
+        assert extent == pytest.approx(spacing * size)
+    if recipe.extent_mm is not None:
+        assert recipe.grid_extent_mm == pytest.approx(recipe.extent_mm)
+
+
+def test_an_empty_file_is_the_default_config(tmp_path):
+    (tmp_path / "c.toml").write_text("")
+    assert load(tmp_path / "c.toml") == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nepoch = 3", r"c\.toml: unknown setting training\.epoch; known are: epochs, batch_size"),
+        ("[recip]\nsize = [1, 1, 1]", r"unknown setting recip; known are: cohort, split, recipe"),
+        ("[cohort.columns]\nfile = 'a'", r"unknown setting cohort\.columns\.file; known are: case_id, path"),
+        ("training = 3", r"training must be a table, got 3"),
+        ("[training]\nepochs = 'ten'", r"training\.epochs must be of type int, got 'ten'"),
+        ("[training]\nepochs = 1.5", r"training\.epochs must be of type int, got 1\.5"),
+        ("[training]\nepochs = true", r"training\.epochs must be of type int, got True"),
+        ("[training]\nlr = true", r"training\.lr must be of type float, got True"),
+        ("[training]\ndevice = 0", r"training\.device must be of type str, got 0"),
+        ("[model]\ndepth = 19", r"model\.depth must be one of 10, 18, 34, 50, got 19"),
+        ("[model]\ndepth = 18.0", r"model\.depth must be one of 10, 18, 34, 50, got 18\.0"),
+        ("[model]\nstem = ['full']", r"model\.stem must be one of full, small, got \['full'\]"),
+        ("[recipe]\nspacing_mm = [1, 1]", r"recipe\.spacing_mm must be a list of 3, got \[1, 1\]"),
+        ("[recipe]\nspacing_mm = 1.0", r"recipe\.spacing_mm must be of type tuple"),
+        ("[recipe]\nsize = [1, 1, 1]", r"recipe must be given either spacing_mm or extent_mm"),
+        ("[recipe]\nspacing_mm = [1,1,1]\nextent_mm = [9,9,9]", r"either spacing_mm or extent_mm"),
+        ("[recipe]\nspacing_mm = [1, 'a', 1]", r"recipe\.spacing_mm must be of type float, got 'a'"),
+        ("[training", r"c\.toml is not a TOML file"),
+    ],
+)
+def test_what_is_not_allowed_in_a_file_is_one_line_that_names_it(tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path / "c.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_binary_file_are_config_errors(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config file .*nowhere\.toml"):
+        load(tmp_path / "nowhere.toml")
+    (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"b\.toml is not a TOML file"):
+        load(tmp_path / "b.toml")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recipe(), "either spacing_mm or extent_mm"),
+        (lambda: Recipe(spacing_mm=(1.0,) * 3, extent_mm=(9.0,) * 3), r"spacing_mm = \(1.0.*extent_mm = \(9.0"),
+        (lambda: Recipe(spacing_mm=(1.0, 0.0, 1.0)), "recipe.spacing_mm must be positive"),
+        (lambda: Recipe(extent_mm=(1.0, math.inf, 1.0)), "recipe.extent_mm must be positive"),
+        (lambda: Recipe(spacing_mm=(1.0, 1.0, 1.0), size=(0, 1, 1)), "recipe.size must be positive"),
+        (lambda: Recipe(spacing_mm=(1.0, 1.0, 1.0), windows_hu=()), "at least one window"),
+        (lambda: Recipe(spacing_mm=(1.0, 1.0, 1.0), windows_hu=((400.0, -1000.0),)), "low first"),
+        (lambda: Recipe(spacing_mm=(1.0, 1.0, 1.0), region="whole", outside_lungs="air"), "keep for region whole"),
+        (lambda: CohortConfig(max_refused=1.2), "max_refused must be between 0 and 1, got 1.2"),
+        (lambda: CohortConfig(classes=("a", "a")), "classes must be distinct names"),
+        (lambda: SplitConfig(val=0.0), "split.val must be between 0 and 1"),
+        (lambda: SplitConfig(val=0.6, test=0.4), "split.test must be positive, below 1 - val"),
+        (lambda: SplitConfig(folds=1), "split.folds must be 0 or at least 2"),
+        (lambda: SplitConfig(folds=5, fold=5), "split.fold must be at least 0 and below split.folds, got 5"),
+        (lambda: AugmentConfig(affine=1.5), "augment.affine must be a probability"),
+        (lambda: AugmentConfig(flip=(0.0, 0.0, -0.1)), "augment.flip must be probabilities"),
+        (lambda: AugmentConfig(scaling=0.5), "augment.scaling must be at least 0 and below 0.5"),
+        (lambda: AugmentConfig(noise_hu=math.inf), "augment.noise_hu must be at least 0, got inf"),
+        (lambda: AugmentConfig(rotation_deg=(0.0, math.nan, 0.0)), "augment.rotation_deg must be finite"),
+        (lambda: AugmentConfig(translation_mm=(0.0, 0.0, math.inf)), "augment.translation_mm must be finite"),
+        (lambda: AugmentConfig(slab_mm=(5.0, 2.5)), r"augment.slab_mm must be \(from, to\)"),
+        (lambda: AugmentConfig(slab_mm=(5.0, math.inf)), "augment.slab_mm must be"),
+        (lambda: ModelConfig(width=0), "model.width must be positive"),
+        (lambda: ModelConfig(dropout=1.0), "model.dropout must be at least 0 and below 1"),
+        (lambda: LossConfig(gamma=-1.0), "loss.gamma must be at least 0"),
+        (lambda: LossConfig(gamma=math.nan), "loss.gamma must be at least 0, got nan"),
+        (lambda: TrainingConfig(epochs=0), "training.epochs must be at least 1"),
+        (lambda: TrainingConfig(lr=math.nan), "training.lr must be positive"),
+        (lambda: TrainingConfig(weight_decay=math.inf), "training.weight_decay must be at least 0"),
+        (lambda: TrainingConfig(workers=-1), "training.workers must be at least 0"),
+        (lambda: TrainingConfig(plateau_factor=1.0), "training.plateau_factor must be between 0 and 1"),
+        (lambda: DecisionConfig(at=1.0), "decision.at must be between 0 and 1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_config_error_is_a_value_error_too():
+    assert issubclass(ConfigError, ValueError)
+
+
+def test_whole_numbers_are_accepted_where_decimals_are_meant():
+    assert from_dict(Recipe, {"spacing_mm": [1, 2, 3]}).spacing_mm == (1.0, 2.0, 3.0)
+
+
+def test_settings_that_are_not_given_are_left_out_of_the_file():
+    values = to_dict(RunConfig())
+    assert "extent_mm" not in values["recipe"]
+    assert "slab_mm" not in values["augment"]
+
+
+def test_every_setting_of_every_section_survives_as_plain_values():
+    for section in dataclasses.fields(RunConfig):
+        value = getattr(RunConfig(), section.name)
+        if dataclasses.is_dataclass(value):
+            assert from_dict(type(value), to_dict(value)) == value
+
+
+def test_the_settings_need_no_torch():
+    code = "import sys, hilum.config; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
