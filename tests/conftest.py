@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from hilum.cli import main
+
+settings.register_profile("hilum", deadline=None, derandomize=True)  # a busy machine is no failure; repeatable
+settings.load_profile("hilum")
 
 
 @pytest.fixture(autouse=True)

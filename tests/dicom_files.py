@@ -21,7 +21,8 @@ def slice_dataset(stored: np.ndarray, position_mm, *, syntax=ExplicitVRLittleEnd
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.TransferSyntaxUID = syntax
-    out = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    encoding = {"is_implicit_VR": syntax.is_implicit_VR, "is_little_endian": syntax.is_little_endian}
+    out = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128, **encoding)
     values = {
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": f"{SERIES}.{abs(hash(tuple(np.round(position_mm, 3)))) % 10**9}",
@@ -52,9 +53,8 @@ def slice_dataset(stored: np.ndarray, position_mm, *, syntax=ExplicitVRLittleEnd
     for keyword, value in values.items():
         if value is not None:
             setattr(out, keyword, value)
-    for keyword in ("PixelData",):
-        if keyword in out:
-            out[keyword].VR = "OW"
+    if "PixelData" in out:
+        out["PixelData"].VR = "OW"
     out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
     return out
 

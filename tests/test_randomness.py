@@ -45,7 +45,9 @@ def test_nothing_global_is_seeded_or_read():
 
 
 def test_the_numbers_are_the_same_in_another_process_with_another_hash_seed():
-    code = "from hilum.randomness import generator, torch_seed; print(generator(3, 1, 'x').random(), torch_seed(3, 'x'))"
+    code = (
+        "from hilum.randomness import generator, torch_seed; print(generator(3, 1, 'x').random(), torch_seed(3, 'x'))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
     ).stdout

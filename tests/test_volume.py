@@ -155,7 +155,9 @@ def test_a_sheared_grid_has_the_voxel_volume_of_its_determinant():
 
 
 def test_a_point_is_inside_up_to_half_a_voxel_beyond_the_outer_centres():
-    volume = Volume(voxels_hu=_numbered((4, 4, 4)), affine=affine_from(spacing_mm=(2.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0)))
+    volume = Volume(
+        voxels_hu=_numbered((4, 4, 4)), affine=affine_from(spacing_mm=(2.0, 1.0, 1.0), origin_mm=(0.0, 0.0, 0.0))
+    )
     assert volume.contains_mm((-0.5, 0, -1))
     assert volume.contains_mm((3.5, 3.5, 7))
     assert not volume.contains_mm((0, 0, 7.01))

@@ -97,7 +97,7 @@ def _weights(
     return matrix
 
 
-def _separable(voxels: Voxels, weights: list[Float32[np.ndarray, "n m"]]) -> Float32[np.ndarray, "z y x"]:
+def _separable(voxels: Voxels, weights: list[Float32[np.ndarray, "_ _"]]) -> Float32[np.ndarray, "_ _ _"]:
     """Slice by slice in the plane, then along z; only voxels with a weight are read."""
     used = []
     for matrix in weights:
@@ -120,7 +120,7 @@ def _general(
     offset: Float[np.ndarray, "3"],
     shape: tuple[int, ...],
     outside: Outside,
-) -> Float32[np.ndarray, "z y x"]:
+) -> Float32[np.ndarray, "_ _ _"]:
     """Linear interpolation on a rotated or sheared grid, after a tent along each source axis that loses resolution."""
     source = voxels.astype(np.float32) - AIR_HU
     mode = "nearest" if outside == "edge" else "constant"

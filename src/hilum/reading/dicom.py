@@ -1,19 +1,23 @@
 """DICOM files to series, and a series to a Volume."""
 
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
+import pydicom
 from jaxtyping import Num
 
 from hilum.errors import GeometryError, ReadError
 from hilum.findings import Finding, find, refusals
 from hilum.reading.geometry import Stack, stack
-from hilum.reading.headers import Frame, is_dicom, number, read_frames, texts
+from hilum.reading.headers import DAMAGED, Frame, is_dicom, number, read_frames, texts
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.intensities import frame_hu, intensity_findings, limited, unpacked
 from hilum.volume import Tags, Volume, reorient
@@ -32,6 +36,9 @@ _NOT_HU = {
     "FUSION",
     "SCREEN SAVE",
 }
+_HEADERS = Lock()
+"""Warnings and pydicom's settings belong to the process: one thread at a time may change them."""
+
 _THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -63,6 +70,14 @@ class Series:
         )
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps pydicom from printing warnings, which quote names, ids and dates that are not written as they must be."""
+    with _HEADERS, warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Finding]]:
     """All series among the files, largest first, and the findings on files that could not be read.
 
@@ -70,17 +85,23 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Finding]]:
     """
     findings = []
     frames: dict[str, list[Frame]] = {}
-    for path in files:
-        if not is_dicom(path):
-            if path.suffix.lower() in {".dcm", ".dicom", ".ima"}:
-                findings.append(find("unreadable-file", "named like a DICOM file but is none", path.name))
-            continue
-        try:
-            for frame in read_frames(path):
-                frames.setdefault(str(frame.header.get("SeriesInstanceUID", "")), []).append(frame)
-        except ReadError as exc:
-            findings.append(find("unreadable-file", str(exc), path.name))
-    series = [_series(uid, found) for uid, found in frames.items()]
+    with _silence():
+        for path in files:
+            if not is_dicom(path):
+                if path.suffix.lower() in {".dcm", ".dicom", ".ima"}:
+                    findings.append(find("unreadable-file", "named like a DICOM file but is none", path.name))
+                continue
+            try:
+                for frame in read_frames(path):
+                    frames.setdefault(frame.series_uid, []).append(frame)
+            except ReadError as exc:
+                findings.append(find("unreadable-file", str(exc), path.name))
+        series = []
+        for uid, found in frames.items():
+            try:
+                series.append(_series(uid, found))
+            except DAMAGED:  # values are decoded when they are asked for; what they hold is not for others to see
+                findings.append(find("unreadable-file", "a damaged header", found[0].path.name))
     return sorted(series, key=lambda s: (-len(s.frames), s.uid)), findings
 
 

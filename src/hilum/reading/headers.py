@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from jaxtyping import Float
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
@@ -34,6 +34,17 @@ _TAGS = [
 _NATIVE = {ImplicitVRLittleEndian: "<", ExplicitVRLittleEndian: "<", ExplicitVRBigEndian: ">"}
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
+DAMAGED = (
+    AttributeError,
+    ArithmeticError,
+    BytesLengthException,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
+
 _RESCALE = ("Slope", "Intercept")
 _LONG_VRS = {b"OB", b"OW", b"UN"}
 
@@ -44,6 +55,7 @@ class Frame:
 
     Attributes:
         header: The file's data set, without pixels.
+        series_uid: SeriesInstanceUID; never leaves this room unhashed.
         path: The file.
         index: Which frame of the file, from 0.
         offset: Byte at which the file's pixels begin; None where they are compressed.
@@ -59,6 +71,7 @@ class Frame:
     """
 
     header: Any
+    series_uid: str
     path: Path
     index: int
     offset: int | None
@@ -130,7 +143,7 @@ def read_frames(path: Path) -> list[Frame]:
         msg = f"{path.name} cannot be read: {exc.strerror or exc}"
         raise ReadError(msg) from exc
     except Exception as exc:
-        msg = f"{path.name} is a damaged DICOM file: {exc}"
+        msg = f"{path.name} is a damaged DICOM file"
         raise ReadError(msg) from exc
     if "Rows" not in header or "Columns" not in header:
         if _is_no_image(header.file_meta.get("MediaStorageSOPClassUID")):
@@ -139,36 +152,37 @@ def read_frames(path: Path) -> list[Frame]:
         raise ReadError(msg)
     try:
         count = len(header.get("PerFrameFunctionalGroupsSequence") or [0])
-        allocated = _pixel_bits(header)
+        allocated = _pixel_bits(header, path)
         expected = count * int(header.Rows) * int(header.Columns) * (allocated // 8)
-        missing = 0 if start is None else max(0, start + expected - size)
+        native = size if start is None and syntax in _NATIVE else start
+        missing = 0 if native is None else max(0, native + expected - size)
         lossy = syntax in _LOSSY or "01" in texts(header, "LossyImageCompression")
         frames = _frames(header, path, start, _NATIVE.get(syntax, "<"), missing, is_lossy=lossy)
-    except (AttributeError, ValueError, TypeError, IndexError, KeyError) as exc:
-        msg = f"{path.name} has a damaged header: {exc}"
+    except DAMAGED as exc:
+        msg = f"{path.name} has a damaged header"
         raise ReadError(msg) from exc
     return frames
 
 
 def _is_no_image(sop_class: Any) -> bool:
     """True for a known kind of object that is no image."""
-    name = "" if sop_class is None else UID(sop_class).name
-    return name not in ("", sop_class) and "Image" not in name
+    uid = UID(str(sop_class or ""))
+    return uid.name != uid and "Image" not in uid.name
 
 
-def _pixel_bits(header: Any) -> int:
+def _pixel_bits(header: Any, path: Path) -> int:
     """BitsAllocated.
 
     Raises:
-        ValueError: If the attributes that say how pixels are stored contradict each other.
+        ReadError: If the attributes that say how pixels are stored contradict each other.
     """
     allocated, stored, high = (int(header[name].value) for name in ("BitsAllocated", "BitsStored", "HighBit"))
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated or not stored - 1 <= high < allocated:
-        msg = f"{stored} bits stored up to bit {high} of {allocated}"
-        raise ValueError(msg)
+        msg = f"{path.name} has a damaged header: {stored} bits stored up to bit {high} of {allocated}"
+        raise ReadError(msg)
     if int(header["PixelRepresentation"].value) not in (0, 1):
-        msg = "PixelRepresentation must be 0 or 1"
-        raise ValueError(msg)
+        msg = f"{path.name} has a damaged header: PixelRepresentation must be 0 or 1"
+        raise ReadError(msg)
     return allocated
 
 
@@ -183,6 +197,7 @@ def _frames(header: Any, path: Path, start: int | None, order: str, missing: int
     shared = header.get("SharedFunctionalGroupsSequence")
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     groups = [[g, shared[0]] if shared else [g] for g in per_frame] if per_frame else [[]]
+    uid = str(header.get("SeriesInstanceUID") or "")
     frames: list[Frame] = []
     for index, group in enumerate(groups):
         position = _value(header, group, "PlanePositionSequence", "ImagePositionPatient")
@@ -194,6 +209,7 @@ def _frames(header: Any, path: Path, start: int | None, order: str, missing: int
         frames.append(
             Frame(
                 header=header,
+                series_uid=uid,
                 path=path,
                 index=index,
                 offset=start,
