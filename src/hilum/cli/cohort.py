@@ -1,4 +1,4 @@
-"""``hilum cohort``."""
+"""``hilum cohort``: a folder of scans to a table of cases."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``hilum demo``."""
+"""``hilum demo``: the whole way of the data on a simulated cohort."""
 
 from dataclasses import dataclass
 from pathlib import Path

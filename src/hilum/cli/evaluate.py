@@ -1,4 +1,4 @@
-"""``hilum evaluate``."""
+"""``hilum evaluate``: a model on cases that it has not seen."""
 
 import json
 from dataclasses import dataclass, field

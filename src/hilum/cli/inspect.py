@@ -1,4 +1,4 @@
-"""``hilum inspect``."""
+"""``hilum inspect``: what lies under a path and what is wrong with it."""
 
 import json
 from dataclasses import dataclass

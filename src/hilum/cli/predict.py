@@ -1,4 +1,4 @@
-"""``hilum predict``."""
+"""``hilum predict``: a model on one scan, or on a table of scans."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""``hilum prepare``."""
+"""``hilum prepare``: every case of a config into the store."""
 
 from dataclasses import dataclass
 from pathlib import Path

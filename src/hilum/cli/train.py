@@ -1,4 +1,4 @@
-"""``hilum train``."""
+"""``hilum train``: a config, or a table alone, to a trained and tested model."""
 
 import logging
 from collections.abc import Sequence

@@ -93,7 +93,9 @@ class Cohort:
         warnings: list[str] = []
         rows = _labelled_rows(sheet, config, warnings) if labelled else sheet.rows
         classes = _classes(rows, config) if labelled else tuple(map(_plain, config.classes))
+        series = [row.cells.get(columns.series, "") for row in rows]
         files = [normal_path(_filled(row, columns.path), source.parent) for row in rows]
+        files = [f"{file}@{one}" if one else file for file, one in zip(files, series, strict=True)]
         points = [_point(row, columns) for row in rows]
         patients = group_patients(rows, columns.patient_id, files, warnings)
         case_ids = _case_ids(rows, columns, files, points, warnings)

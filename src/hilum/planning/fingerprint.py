@@ -38,7 +38,7 @@ class Fingerprint:
     num_cases: int
     spacing_mm: tuple[float, float, float] | None
     extents_mm: Float[np.ndarray, "n 3"]
-    lungs_mm: Float[np.ndarray, "n 3"]
+    lungs_mm: Float[np.ndarray, "m 3"]
     npy_size: tuple[int, int, int] | None
     target_mm: float | None
 

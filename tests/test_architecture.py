@@ -1,0 +1,67 @@
+"""The rooms and the order in which they may import one another."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hilum
+
+ROOT = Path(hilum.__file__).parent
+ROOMS = [
+    "errors", "findings", "volume", "config", "randomness", "drawing", "reading", "simulating", "preparing", "cohorts",
+    "modelling", "measuring", "predicting", "planning", "training", "judging", "demo", "cli",
+]  # fmt: skip
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(module: Path) -> str:
+    return module.parts[0].removesuffix(".py")
+
+
+def imported(module: Path) -> set[str]:
+    """Rooms that a module imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hilum"):
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names if alias.name.startswith("hilum"))
+    return {name.split(".")[1] for name in names if "." in name}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_imports_only_from_rooms_above_its_own(module):
+    own = ROOMS.index(room(module))
+    for name in imported(module):
+        assert name == room(module) or ROOMS.index(name) < own, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_begins_with_one_sentence_and_stays_readable(module):
+    text = (ROOT / module).read_text()
+    first = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    assert len(first) > 20, module
+    assert first.endswith((".", ":")), module
+    assert len(text.splitlines()) <= 400, module
+
+
+@pytest.mark.parametrize("name", ["errors", "findings", "volume", "config", "randomness"])
+def test_the_ground_imports_no_torch(name):
+    tree = ast.parse((ROOT / f"{name}.py").read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert not {n for n in names if n.split(".")[0] in ("torch", "lightning_fabric")}
+
+
+def test_the_data_set_never_augments():
+    assert "augment" not in imported(Path("cohorts/dataset.py"))
+    assert "modelling" not in imported(Path("cohorts/dataset.py"))
+
+
+def test_nothing_is_pickled():
+    for module in MODULES:
+        text = (ROOT / module).read_text()
+        assert "import pickle" not in text, module
+        assert "torch.load(" not in text, module
+        assert "torch.save(" not in text, module

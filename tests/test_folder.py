@@ -1,0 +1,178 @@
+import csv
+
+import pandas as pd
+import pydicom
+import pytest
+
+from hilum.cli import main
+from hilum.cohorts.folder import find_scans, from_class_folders, from_spreadsheet, write_table
+from hilum.cohorts.table import Cohort
+from hilum.config import CohortConfig
+from hilum.errors import CohortError
+from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
+
+CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
+
+
+def series(folder, patient="SMITH", study="1", number=1, **tags):
+    """A DICOM series of a simulated chest, with some of its tags replaced."""
+    header = Header(
+        patient_id=patient,
+        patient_name="SMITH^ANNA",
+        study=study,
+        series=number,
+        study_date="20200101",
+        intercept=-1024,
+    )
+    for path in write_dicom(CHEST, folder, header=header):
+        dataset = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    return folder
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sub_folders_are_classes_and_the_table_is_one_that_training_reads(tmp_path, capsys):
+    series(tmp_path / "scans" / "healthy" / "a", "SMITH")
+    series(tmp_path / "scans" / "healthy" / "deep" / "b", "JONES", "2")
+    series(tmp_path / "scans" / "sick" / "c", "MILLER", "3")
+    write_image(CHEST, tmp_path / "scans" / "sick" / "d.nii.gz")
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
+    shown = capsys.readouterr()
+    assert "4 scans, 2 of healthy, 2 of sick" in shown.out
+    assert "1 of 4 scans have no PatientID" in shown.err
+    cohort = Cohort.read(tmp_path / "cohort.csv", CohortConfig())
+    assert cohort.classes == ("healthy", "sick")
+    assert [case.label for case in cohort.cases] == [0, 0, 1, 1]
+    assert all(case.path.exists() for case in cohort.cases)
+
+
+def test_no_name_id_or_date_reaches_the_table(tmp_path):
+    for label, patient in (("a", "SECRET-1"), ("b", "SECRET-2")):
+        series(tmp_path / label / "x", patient, patient, AccessionNumber="SECRET-ACC")
+    write_table(from_class_folders(tmp_path).scans, tmp_path / "cohort.csv")
+    text = (tmp_path / "cohort.csv").read_text()
+    assert "SECRET" not in text
+    assert "SMITH" not in text
+    assert "2020" not in text
+    assert [row["patient_id"].startswith("patient-") for row in rows(tmp_path / "cohort.csv")] == [True, True]
+
+
+def test_two_kernels_of_one_acquisition_count_once(tmp_path):
+    series(tmp_path / "soft", number=1, ConvolutionKernel="B30f")
+    series(tmp_path / "sharp", number=2, ConvolutionKernel="B70f")
+    listing = find_scans(tmp_path)
+    assert len(listing.scans) == 1
+    assert "2 reconstructions of one acquisition (kernels B30f, B70f) count once" in listing.notes[0]
+
+
+def test_two_acquisitions_of_one_patient_count_twice(tmp_path):
+    series(tmp_path / "before", study="1")
+    series(tmp_path / "after", study="2")
+    scans = find_scans(tmp_path).scans
+    assert len(scans) == 2
+    assert len({scan.tags.patient for scan in scans}) == 1
+
+
+def test_series_that_share_a_folder_are_told_apart_by_the_series_column(tmp_path):
+    for label in ("a", "b"):
+        for study in ("1", "2"):
+            for path in sorted(series(tmp_path / "one", f"P{label}{study}", f"{label}{study}").iterdir()):
+                (tmp_path / label).mkdir(exist_ok=True)
+                path.rename(tmp_path / label / f"{study}-{path.name}")
+    write_table(from_class_folders_of(tmp_path), tmp_path / "cohort.csv")
+    cohort = Cohort.read(tmp_path / "cohort.csv", CohortConfig())
+    assert [case.path.name for case in cohort.cases] == ["a", "a", "b", "b"]
+    assert len({case.series for case in cohort.cases}) == 4
+    assert len({case.case_id for case in cohort.cases}) == 4
+
+
+def from_class_folders_of(folder):
+    (folder / "one").rmdir()
+    return from_class_folders(folder).scans
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize(
+    ("key", "column", "values"),
+    [
+        ("accession", "Accession Number", ["A001", "A002", "A009"]),
+        ("patient-id", "PatientID", ["SMITH", "JONES", "NOBODY"]),
+    ],
+)
+def test_a_hospitals_spreadsheet_is_joined_by_a_tag(tmp_path, suffix, key, column, values):
+    series(tmp_path / "scans" / "x", "SMITH", "1", AccessionNumber="A001")
+    series(tmp_path / "scans" / "y", "JONES", "2", AccessionNumber="A002")
+    series(tmp_path / "scans" / "z", "BROWN", "3", AccessionNumber="A003")
+    sheet = pd.DataFrame({column: values, "label": ["healthy", "sick", "sick"], "name": "SMITH^ANNA"})
+    path = tmp_path / f"ris{suffix}"
+    sheet.to_csv(path, index=False) if suffix == ".csv" else sheet.to_excel(path, index=False)
+    listing = from_spreadsheet(tmp_path / "scans", path, key=key)
+    assert [scan.label for scan in listing.scans] == ["healthy", "sick"]
+    assert any("1 of 3 scans have no row" in note for note in listing.notes)
+    assert any("1 rows of ris" in note and "rows 4" in note for note in listing.notes)
+
+
+def test_the_study_uid_joins_too(tmp_path):
+    series(tmp_path / "scans" / "x", study="1")
+    uid = pydicom.dcmread(next((tmp_path / "scans" / "x").iterdir())).StudyInstanceUID
+    (tmp_path / "ris.csv").write_text(f"StudyInstanceUID,finding\n{uid},mass\n")
+    listing = from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="study-uid", label_column="finding")
+    assert [scan.label for scan in listing.scans] == ["mass"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("number,label\nA1,x\n", "must have a column for accession .*, has the columns number, label"),
+        ("accession,diagnosis\nA1,x\n", "must have a column 'label', has the columns accession, diagnosis"),
+        ("accession,label\nA001,x\nA001,y\n", "rows 2 and 3 give one accession the labels 'x' and 'y'"),
+        ("accession,label\nB1,x\n", "no accession of the 1 in .* is that of one of the 1 scans"),
+    ],
+)
+def test_a_spreadsheet_that_cannot_be_joined_is_named(tmp_path, text, says):
+    series(tmp_path / "scans", AccessionNumber="A001")
+    (tmp_path / "ris.csv").write_text(text)
+    with pytest.raises(CohortError, match=says):
+        from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="accession")
+
+
+def test_blank_and_placeholder_patient_ids_are_named_and_not_used(tmp_path):
+    for label, patient in (("a", "ANONYMOUS"), ("b", "ANONYMOUS"), ("b", "")):
+        series(tmp_path / label / f"x{len(list(tmp_path.rglob('*')))}", patient, f"s{len(list(tmp_path.rglob('*')))}")
+    listing = from_class_folders(tmp_path)
+    assert "3 of 3 scans have a blank or placeholder PatientID" in listing.notes[-1]
+    assert [scan.tags.patient for scan in listing.scans] == ["", "", ""]
+
+
+def test_an_id_that_stands_in_most_studies_names_nobody(tmp_path):
+    for i in range(12):
+        series(tmp_path / "ab"[i % 2] / f"{i:02d}", "PROJECT-X", f"study {i}")
+    listing = from_class_folders(tmp_path)
+    assert "stands in 12 studies, more than half of all: it names nobody" in listing.notes[-1]
+    assert {scan.tags.patient for scan in listing.scans} == {""}
+
+
+def test_a_series_that_is_refused_is_left_out_and_named(tmp_path):
+    series(tmp_path / "a" / "x", "P1", "1")
+    series(tmp_path / "b" / "y", "P2", "2")
+    series(tmp_path / "b" / "scout", "P2", "3", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    listing = from_class_folders(tmp_path)
+    assert len(listing.scans) == 2
+    assert any("is left out: a localizer" in note for note in listing.notes)
+
+
+def test_one_class_is_not_enough(tmp_path):
+    write_image(CHEST, tmp_path / "a" / "x.nii.gz")
+    with pytest.raises(CohortError, match="at least two classes, has scans in a; or give a spreadsheet"):
+        from_class_folders(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CohortError, match="no folder"):
+        from_class_folders(tmp_path / "nowhere")

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hilum.cohorts.table import Cohort
+from hilum.config import CohortConfig, RunConfig
+from hilum.errors import CohortError
+from hilum.planning import draft, plan
+from hilum.simulating import plan_cohort, simulate_case, simulate_cohort, write_image
+from hilum.volume import crop
+
+
+@pytest.fixture(scope="module")
+def chests(tmp_path_factory):
+    """A table of ten simulated chests on coarse pixels, two of them diseased."""
+    return simulate_cohort(tmp_path_factory.mktemp("chests"), num_cases=10, seed=1, pixel_mm=6.0, workers=1)
+
+
+def planned(table, **settings):
+    cohort = Cohort.read(table, CohortConfig())
+    return plan(cohort, draft(cohort, RunConfig()), **settings)
+
+
+def test_whole_chests_are_planned_around_the_lungs_and_fit_into_the_grid(chests):
+    made = planned(chests)
+    recipe = made.config.recipe
+    assert recipe.region == "lungs"
+    assert np.prod(recipe.size) <= 1.5 * 64**3
+    assert all(150 < extent < 450 for extent in recipe.grid_extent_mm)
+    assert any(reason.startswith("recipe: the lungs of 9 scans in 10 fit into") for reason in made.reasons)
+
+
+def test_a_gpu_gets_a_finer_grid_and_a_wider_network(chests):
+    small, large = planned(chests), planned(chests, gpu=True)
+    assert large.config.recipe.grid_spacing_mm[0] < small.config.recipe.grid_spacing_mm[0]
+    assert large.config.model.width > small.config.model.width
+
+
+def test_the_sample_size_is_said_and_too_few_positives_are_a_warning(chests):
+    made = planned(chests)
+    assert any("can show an AUC to +-" in reason for reason in made.reasons)
+    assert any("too few to judge a classifier" in warning for warning in made.warnings)
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """A table of crops around points, of several lengths, as sets of nodules have them."""
+    folder = tmp_path_factory.mktemp("crops")
+    chest = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=3.0)[0]
+    rows = ["path,label,x_mm,y_mm,z_mm,diameter_mm"]
+    for i in range(12):
+        half = 2 + i % 3
+        z, y, x = (n // 2 for n in chest.shape)
+        part = crop(chest, (z - half, y - 6, x - 6), (z + half, y + 6, x + 6))
+        write_image(part, folder / f"{i}.nii.gz")
+        x, y, z = part.centre_mm
+        rows.append(f"{i}.nii.gz,{i % 2},{x},{y},{z},2.0")
+    (folder / "t.csv").write_text("\n".join(rows) + "\n")
+    return folder / "t.csv"
+
+
+def test_points_in_the_table_are_planned_as_points_within_what_the_crops_hold(crops):
+    made = planned(crops)
+    recipe = made.config.recipe
+    assert recipe.region == "point"
+    assert recipe.outside == "edge"
+    assert recipe.grid_extent_mm[0] <= 20
+    assert recipe.grid_extent_mm[1] <= 36
+    assert any("nothing is learned from where a crop ends" in reason for reason in made.reasons)
+
+
+def test_a_target_that_the_grid_hardly_shows_is_a_warning(crops):
+    assert any("the median target of 2.0 mm spans" in warning for warning in planned(crops).warnings)
+
+
+def test_a_region_asked_for_is_kept(crops):
+    cohort = Cohort.read(crops, CohortConfig())
+    config = RunConfig()
+    made = plan(cohort, replace(config, recipe=replace(config.recipe, region="whole")))
+    assert made.config.recipe.region == "whole"
+
+
+@pytest.mark.parametrize(("positives", "loss"), [(3, "focal"), (10, "cross-entropy"), (20, "cross-entropy")])
+def test_the_loss_follows_the_share_of_the_rarest_class(tmp_path, positives, loss):
+    np.save(tmp_path / "v.npy", np.zeros((8, 8, 8), np.float32))
+    rows = [f"c{i},v.npy,{int(i < positives)}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["case_id,path,label", *rows]) + "\n")
+    for i in range(40):
+        np.save(tmp_path / f"{i}.npy", np.zeros((8, 8, 8), np.float32))
+    rows = [f"c{i},{i}.npy,{int(i < positives)}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["case_id,path,label", *rows]) + "\n")
+    made = planned(tmp_path / "t.csv").config
+    assert made.loss.name == loss
+    assert (made.loss.class_weights == "none") == (positives == 20)
+
+
+def test_a_table_of_unreadable_scans_is_an_error(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.nii,0\nb.nii,1\n")
+    with pytest.raises(CohortError, match="none of the 2 scans looked at can be read; the last: no file or folder"):
+        planned(tmp_path / "t.csv")
