@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_files import scan_hu, write_series
 
+from dicom_files import scan_hu, write_series
 from hilum.errors import ReadError
 from hilum.reading import examine
 

@@ -1,0 +1,62 @@
+"""What the documents say is run, and what they name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hilum.cli import VERBS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+
+
+def test_there_are_pages():
+    assert len(PAGES) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in BLOCK.findall(page.read_text()):
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    for file, name in re.findall(r"`(test_\w+)::(test_\w+)`", page.read_text()):
+        assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_verb_that_a_page_types_exists(page):
+    for verb in re.findall(r"^ *(?:\$ )?hilum ([a-z]+)", page.read_text(), re.M):
+        assert verb in VERBS, verb
+
+
+def test_the_readme_prints_every_room_in_the_order_of_the_data():
+    text = (ROOT / "README.md").read_text()
+    rooms = [path.name for path in (ROOT / "src" / "hilum").iterdir() if (path / "__init__.py").exists()]
+    places = {room: text.index(f"{room}/") for room in rooms}
+    assert set(places) == set(rooms)
+    order = [
+        "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning", "training",
+        "judging", "cli",
+    ]  # fmt: skip
+    assert [room for room in sorted(places, key=places.__getitem__)] == order
+
+
+def test_every_function_class_and_table_of_the_tutorial_has_its_row(shared_data):
+    source = (shared_data.parent / "tutorial.txt").read_text()
+    page = (ROOT / "docs" / "from-the-tutorial.md").read_text()
+    names = set(re.findall(r"^(?:def|class) (\w+)", source, re.M)) - {"__init__", "forward", "__len__", "__getitem__"}
+    missing = sorted(name for name in names if f"`{name}`" not in page and f".{name}`" not in page)
+    assert missing == []
