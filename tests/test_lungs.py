@@ -163,7 +163,7 @@ def test_the_lungs_of_real_scans_are_plausible_and_lie_in_the_body(shared_data, 
     volume = read(shared_data / name)
     found = segment_lungs(volume)
     assert 2000 < found.right_ml + found.left_ml < 8000
-    assert 0.4 < found.left_ml / found.right_ml < 1.6
+    assert 0.4 < found.left_ml / found.right_ml < 2.5  # a tumour has closed part of one right lung
     assert _corners(found.mask) == 0
     tissue = np.flatnonzero((volume.voxels_hu > -300).mean(axis=(0, 2)) > 0.1)
     assert not found.mask[:, int(tissue[-1]) + 1 :].any()  # nothing at or under the table
@@ -172,4 +172,5 @@ def test_the_lungs_of_real_scans_are_plausible_and_lie_in_the_body(shared_data, 
 
 def test_an_abdomen_with_lung_bases_is_named_as_cut(shared_data):
     found = locate_lungs(read(shared_data / "odd" / "abdomen.nii.gz"))
-    assert "lungs-cut" in {f.code for f in found.findings}
+    assert {"lungs-cut", "lungs-volume"} <= {f.code for f in found.findings}
+    assert 50 < found.right_ml + found.left_ml < 200

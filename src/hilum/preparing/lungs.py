@@ -17,8 +17,13 @@ _TISSUE_HU = -300
 _LUNG_HU = -400
 _AIRWAY_HU = -930
 _AIRWAYS_ML = (2.0, 120.0)
+_TRACHEA_HU = (-500, -600, -700, -800, -850)
+_TRACHEA_MM2 = 900.0
+_TRACHEA_MM = 120.0
+_GAS_HU, _GAS_ML = -960, 600.0
+"""Pieces smaller than this whose median is darker are gas in the bowel or the stomach, not lung."""
 _PLAUSIBLE_LITRES = (1.0, 9.0)
-_LEAST_LUNG_ML = 100.0
+_LEAST_LUNG_ML = 30.0
 _CLOSE_MM = 9.0
 
 _Labels = UInt8[np.ndarray, "z y x"]
@@ -88,7 +93,7 @@ def locate_lungs(volume: Volume) -> Lungs:
     body = _body(hu, spacing)
     air = (hu < _LUNG_HU) & body
     airways = _airways(hu, air, coarse.voxel_mm3, spacing)
-    labels = _sides(air & ~airways, coarse.voxel_mm3)
+    labels = _sides(hu, air & ~airways, coarse.voxel_mm3)
     for side in (RIGHT, LEFT):
         closed = _closed(labels == side, spacing) & (labels == 0) & body & ~airways
         labels[closed] = side
@@ -134,12 +139,16 @@ def _span(line: np.ndarray) -> np.ndarray:
 
 
 def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
-    """Trachea and main bronchi: grown from the trachea's top at the last threshold that does not leak into a lung."""
+    """Trachea and main bronchi: grown from the trachea's top at the last threshold that does not leak into a lung.
+
+    Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
+    """
     none = np.zeros(hu.shape, bool)
     seed = _trachea(hu, air, spacing_mm)
     if seed is None:
         return none
     low, high = (ml * 1000 / voxel_mm3 for ml in _AIRWAYS_ML)
+    tracked = _tracked(hu, air, seed, spacing_mm)
     best = none
     for threshold in range(_AIRWAY_HU - 50, _LUNG_HU, 20):
         pieces, _ = ndimage.label((hu < threshold) & air)
@@ -150,7 +159,29 @@ def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarra
         if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
-    return ndimage.binary_dilation(best, iterations=1) & (hu < 0) if best.any() else none
+    return ndimage.binary_dilation(best | tracked, iterations=1) & (hu < 0)
+
+
+def _tracked(hu: np.ndarray, air: _Mask, seed: tuple[int, int, int], spacing_mm: np.ndarray) -> _Mask:
+    """The trachea followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
+    out = np.zeros(hu.shape, bool)
+    depth = round(_TRACHEA_MM / spacing_mm[0])
+    for planes in (range(seed[0], max(-1, seed[0] - depth), -1), range(seed[0], hu.shape[0])):
+        last = np.zeros(hu.shape[1:], bool)
+        last[seed[1:]] = True
+        for z in planes:
+            for threshold in _TRACHEA_HU:
+                pieces, _ = ndimage.label((hu[z] < threshold) & air[z])
+                shared = np.bincount(pieces[last])[1:]
+                if not shared.any():
+                    continue
+                piece = pieces == 1 + np.argmax(shared)
+                if np.count_nonzero(piece) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
+                    out[z] = last = piece
+                    break
+            else:
+                break
+    return out
 
 
 def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> tuple[int, int, int] | None:
@@ -167,7 +198,7 @@ def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> tuple[int, i
             height, width = (s.stop - s.start for s in box)
             round_enough = 0.4 < (height * spacing_mm[1]) / (width * spacing_mm[2]) < 2.5
             y, x = ndimage.center_of_mass(pieces == piece)
-            if 40 < area < 900 and round_enough and abs(x - middle) < 0.35 * half:
+            if 40 < area < _TRACHEA_MM2 and round_enough and abs(x - middle) < 0.35 * half:
                 y, x = round(y), round(x)
                 depth = max(1, round(30 / spacing_mm[0]))
                 below = air[max(0, z - depth) : z + 1, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
@@ -176,13 +207,16 @@ def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> tuple[int, i
     return None
 
 
-def _sides(air: _Mask, voxel_mm3: float) -> _Labels:
+def _sides(hu: np.ndarray, air: _Mask, voxel_mm3: float) -> _Labels:
     """Right and left lung: the large pieces of air; a piece that holds both is parted where it is thinnest."""
     labels = np.zeros(air.shape, np.uint8)
     pieces, count = ndimage.label(air)
     if not count:
         return labels
     sizes = np.bincount(pieces.ravel())[1:] * voxel_mm3 / 1000
+    for piece in np.flatnonzero((sizes >= _LEAST_LUNG_ML) & (sizes < _GAS_ML)):
+        if np.median(hu[pieces == piece + 1]) < _GAS_HU:
+            sizes[piece] = 0
     large = [int(p) + 1 for p in np.argsort(-sizes) if sizes[p] >= max(_LEAST_LUNG_ML, 0.1 * sizes.max())][:2]
     if not large:
         return labels

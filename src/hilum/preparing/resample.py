@@ -109,7 +109,8 @@ def _separable(voxels: Voxels, weights: list[Float32[np.ndarray, "_ _"]]) -> Flo
     columns = np.ascontiguousarray(along_x.T)
     for z in range(box.shape[0]):
         planes[z] = along_y @ ((box[z].astype(np.float32) - AIR_HU) @ columns)  # air is 0, so dropped taps are air
-    out: np.ndarray = (along_z @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])
+    height, width = planes.shape[1:]
+    out: np.ndarray = (along_z @ planes.reshape(-1, height * width)).reshape(-1, height, width)
     out += AIR_HU
     return out
 
