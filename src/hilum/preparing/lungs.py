@@ -19,7 +19,7 @@ _AIRWAY_HU = -930
 _AIRWAYS_ML = (2.0, 120.0)
 _TRACHEA_HU = (-500, -600, -700, -800, -850)
 _TRACHEA_MM2 = 900.0
-_TRACHEA_MM = 120.0
+_TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
 _GAS_HU, _GAS_ML = -960, 600.0
 """Pieces smaller than this whose median is darker are gas in the bowel or the stomach, not lung."""
 _PLAUSIBLE_LITRES = (1.0, 9.0)
@@ -139,17 +139,16 @@ def _span(line: np.ndarray) -> np.ndarray:
 
 
 def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
-    """Trachea and main bronchi: grown from the trachea's top at the last threshold that does not leak into a lung.
+    """Trachea and main bronchi: grown from the trachea at the last threshold that does not leak into a lung.
 
     Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
     """
-    none = np.zeros(hu.shape, bool)
-    seed = _trachea(hu, air, spacing_mm)
-    if seed is None:
-        return none
+    trachea = _trachea(hu, air, spacing_mm)
+    if not trachea.any():
+        return trachea
+    seed = np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape)
     low, high = (ml * 1000 / voxel_mm3 for ml in _AIRWAYS_ML)
-    tracked = _tracked(hu, air, seed, spacing_mm)
-    best = none
+    best = np.zeros(hu.shape, bool)
     for threshold in range(_AIRWAY_HU - 50, _LUNG_HU, 20):
         pieces, _ = ndimage.label((hu < threshold) & air)
         if not pieces[seed]:
@@ -159,52 +158,48 @@ def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarra
         if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
-    return ndimage.binary_dilation(best | tracked, iterations=1) & (hu < 0)
+    return ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
 
 
-def _tracked(hu: np.ndarray, air: _Mask, seed: tuple[int, int, int], spacing_mm: np.ndarray) -> _Mask:
-    """The trachea followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
-    out = np.zeros(hu.shape, bool)
-    depth = round(_TRACHEA_MM / spacing_mm[0])
-    for planes in (range(seed[0], max(-1, seed[0] - depth), -1), range(seed[0], hu.shape[0])):
-        last = np.zeros(hu.shape[1:], bool)
-        last[seed[1:]] = True
-        for z in planes:
-            for threshold in _TRACHEA_HU:
-                pieces, _ = ndimage.label((hu[z] < threshold) & air[z])
-                shared = np.bincount(pieces[last])[1:]
-                if not shared.any():
-                    continue
-                piece = pieces == 1 + np.argmax(shared)
-                if np.count_nonzero(piece) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
-                    out[z] = last = piece
-                    break
-            else:
-                break
-    return out
-
-
-def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> tuple[int, int, int] | None:
-    """A voxel of the trachea: from the top, the first round hole of its size near the midline that goes on below."""
-    pixel_mm2 = spacing_mm[1] * spacing_mm[2]
+def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
+    """From the top, the first round hole of a trachea's size near the midline that goes on below."""
+    none = np.zeros(hu.shape, bool)
     columns = np.flatnonzero(air.any(axis=(0, 1)))
     if not len(columns):
-        return None
+        return none
     middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0]) / 2
     for z in range(hu.shape[0] - 1, hu.shape[0] // 3, -1):
         pieces, count = ndimage.label(air[z] & (hu[z] < _AIRWAY_HU + 130))
-        for piece, box in enumerate(ndimage.find_objects(pieces, count), 1):
-            area = np.count_nonzero(pieces[box] == piece) * pixel_mm2
+        for number, box in enumerate(ndimage.find_objects(pieces, count), 1):
+            piece = pieces == number
+            area = np.count_nonzero(piece[box]) * spacing_mm[1] * spacing_mm[2]
             height, width = (s.stop - s.start for s in box)
             round_enough = 0.4 < (height * spacing_mm[1]) / (width * spacing_mm[2]) < 2.5
-            y, x = ndimage.center_of_mass(pieces == piece)
-            if 40 < area < _TRACHEA_MM2 and round_enough and abs(x - middle) < 0.35 * half:
-                y, x = round(y), round(x)
-                depth = max(1, round(30 / spacing_mm[0]))
-                below = air[max(0, z - depth) : z + 1, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
-                if air[z, y, x] and below.any(axis=(1, 2)).all():
-                    return z, y, x
-    return None
+            near_middle = abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half
+            if 40 < area < _TRACHEA_MM2 and round_enough and near_middle:
+                lowest = max(0, z - round(_TRACHEA_MM / spacing_mm[0]))
+                below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
+                if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
+                    return below | _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
+    return none
+
+
+def _followed(hu: np.ndarray, air: _Mask, piece: _Mask, planes: range, spacing_mm: np.ndarray) -> _Mask:
+    """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
+    out = np.zeros(hu.shape, bool)
+    for z in planes:
+        for threshold in _TRACHEA_HU:
+            pieces, _ = ndimage.label((hu[z] < threshold) & air[z])
+            shared = np.bincount(pieces[piece])[1:]
+            if not shared.any():
+                continue
+            found = pieces == 1 + np.argmax(shared)
+            if np.count_nonzero(found) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
+                out[z] = piece = found
+                break
+        else:
+            break
+    return out
 
 
 def _sides(hu: np.ndarray, air: _Mask, voxel_mm3: float) -> _Labels:

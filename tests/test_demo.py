@@ -1,0 +1,25 @@
+import json
+from dataclasses import replace
+
+import hilum.demo
+from hilum.demo import demo
+
+
+def test_the_demo_goes_the_whole_way(tmp_path, monkeypatch, caplog):
+    """From DICOM series to figures and a prediction; few cases and epochs, since the demo itself is run in CI."""
+    config = hilum.demo._config
+
+    def short(table, seed):
+        made = config(table, seed)
+        return replace(made, training=replace(made.training, epochs=2))
+
+    monkeypatch.setattr(hilum.demo, "_config", short)
+    with caplog.at_level("INFO", "hilum"):
+        answer = demo(tmp_path / "demo", num_cases=20)
+    folder = tmp_path / "demo"
+    assert len(list((folder / "scans").iterdir())) == 20
+    assert next((folder / "scans").rglob("*.dcm")).read_bytes()[128:132] == b"DICM"
+    assert {"config.toml", "cohort.csv", "run", "store", "new", "scans"} == {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "run" / "evaluation" / "evaluation.json").read_text())["auc"] == answer["auc"]
+    assert "the mean HU of the lungs alone" in caplog.text
+    assert f"figures and pictures: {folder / 'run' / 'evaluation'}" in caplog.text
