@@ -165,6 +165,8 @@ def test_the_lungs_of_real_scans_are_plausible_and_lie_in_the_body(shared_data, 
     assert 2000 < found.right_ml + found.left_ml < 8000
     assert 0.4 < found.left_ml / found.right_ml < 2.5  # a tumour has closed part of one right lung
     assert _corners(found.mask) == 0
+    top = np.flatnonzero(found.mask.any(axis=(1, 2)))[-1]
+    assert (volume.shape[0] - 1 - top) * volume.spacing_mm[0] > 20  # the trachea in the neck is no lung
     tissue = np.flatnonzero((volume.voxels_hu > -300).mean(axis=(0, 2)) > 0.1)
     assert not found.mask[:, int(tissue[-1]) + 1 :].any()  # nothing at or under the table
     assert all(ndimage.label(found.labels[::4, ::4, ::4] == side)[1] < 30 for side in (RIGHT, LEFT))

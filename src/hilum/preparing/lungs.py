@@ -158,7 +158,8 @@ def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarra
         if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
-    return ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
+    airways: np.ndarray = ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
+    return airways
 
 
 def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
@@ -180,11 +181,14 @@ def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
                 lowest = max(0, z - round(_TRACHEA_MM / spacing_mm[0]))
                 below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
                 if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
-                    return below | _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
+                    above = _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
+                    return np.logical_or(below, above)
     return none
 
 
-def _followed(hu: np.ndarray, air: _Mask, piece: _Mask, planes: range, spacing_mm: np.ndarray) -> _Mask:
+def _followed(
+    hu: np.ndarray, air: _Mask, piece: Bool[np.ndarray, "y x"], planes: range, spacing_mm: np.ndarray
+) -> _Mask:
     """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
     out = np.zeros(hu.shape, bool)
     for z in planes:

@@ -20,7 +20,7 @@ from hilum.preparing.recipe import prepare_path
 from hilum.reading import detached_files, source_files
 from hilum.volume import Tags, Volume
 
-_VERSION = 1
+_VERSION = 2
 """Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
 
 _CHUNK = 1 << 20
