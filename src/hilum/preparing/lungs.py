@@ -182,7 +182,8 @@ def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
                 below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
                 if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
                     above = _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
-                    return np.logical_or(below, above)
+                    trachea: np.ndarray = below | above
+                    return trachea
     return none
 
 

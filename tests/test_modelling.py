@@ -1,0 +1,421 @@
+"""The network, its losses and its augmentation against independent references."""
+
+import importlib.util
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from hilum.config import AugmentConfig, Recipe
+from hilum.errors import CohortError, ConfigError
+from hilum.modelling import augment
+from hilum.modelling.class_weights import class_weights
+from hilum.modelling.input import model_input
+from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
+from hilum.modelling.resnet import ResNet3D, resnet18_3d, resnet34_3d, resnet50_3d
+
+
+@pytest.fixture(scope="module")
+def tutorial(shared_data):
+    """The tutorial's listings, as a module."""
+    path = shared_data.parent / "baseline" / "tutorial.py"
+    if not path.is_file():
+        pytest.skip("the tutorial's listings are not here")
+    spec = importlib.util.spec_from_file_location("tutorial", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        pytest.skip(f"the tutorial's listings need {error.name}")
+    return module
+
+
+# the network
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters"), [(resnet18_3d, 33_161_026), (resnet34_3d, 63_470_658), (resnet50_3d, 46_159_170)]
+)
+def test_parameter_counts_are_those_of_the_tutorial(make, parameters):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in make().parameters()) == parameters
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_layer_names_and_shapes_are_those_of_the_tutorial(tutorial, depth):
+    with torch.device("meta"):
+        theirs = getattr(tutorial, f"resnet{depth}_3d")().state_dict()
+        ours = ResNet3D(depth).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_the_tutorials_weights_give_the_tutorials_logits(tutorial):
+    torch.manual_seed(0)
+    theirs, ours = tutorial.resnet18_3d().eval(), resnet18_3d().eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.rand(1, 1, 24, 28, 32)
+    with torch.inference_mode():
+        assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50])
+@pytest.mark.parametrize("stem", ["full", "small"])
+def test_every_parameter_has_a_gradient_and_the_head_of_the_features_is_the_whole(depth, stem):
+    torch.manual_seed(0)
+    model = ResNet3D(depth, in_channels=2, num_classes=3, width=4, stem=stem)
+    x = torch.rand(2, 2, 16, 18, 20)
+    logits = model(x)
+    assert logits.shape == (2, 3)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    model.eval()
+    with torch.inference_mode():
+        features = model.forward_features(x)
+        assert torch.equal(model.forward_head(features), model(x))
+        assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize(("stem", "cells"), [("full", (1, 2, 2)), ("small", (4, 6, 8))])
+def test_the_small_stem_keeps_four_times_the_resolution(stem, cells):
+    model = ResNet3D(10, width=2, stem=stem).eval()
+    assert tuple(model.forward_features(torch.rand(1, 1, 32, 48, 64)).shape[2:]) == cells
+
+
+def test_a_case_alone_has_the_logits_it_has_in_a_batch():
+    torch.manual_seed(0)
+    model = ResNet3D(10, width=4, stem="small").eval()
+    x = torch.rand(3, 1, 12, 12, 12)
+    with torch.inference_mode():
+        assert torch.allclose(torch.cat([model(one[None]) for one in x]), model(x), atol=1e-5)
+
+
+def test_blocks_start_as_the_identity_where_asked():
+    model = ResNet3D(18, width=2, zero_init_residual=True)
+    assert (model.layer1[0].bn2.weight == 0).all()
+    assert (ResNet3D(50, width=2, zero_init_residual=True).layer1[0].bn3.weight == 0).all()
+    assert (ResNet3D(18, width=2).layer1[0].bn2.weight == 1).all()
+
+
+def test_an_unknown_depth_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="depth must be one of 10, 18, 34, 50, got 101"):
+        ResNet3D(101)
+
+
+# losses
+
+ALPHA = np.array([0.2, 1.8, 1.0])
+
+
+def _batch(seed, soft):
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, (7, 3))
+    if soft:
+        return logits, random.dirichlet([1, 1, 1], 7)
+    return logits, np.eye(3)[random.integers(0, 3, 7)]
+
+
+def _target(labels, soft):
+    return torch.from_numpy(labels).float() if soft else torch.from_numpy(labels.argmax(axis=1))
+
+
+def _log_p(logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@given(st.integers(0, 50), st.booleans(), st.booleans())
+def test_cross_entropy_is_the_weighted_mean_of_the_formula(seed, soft, weighted):
+    logits, labels = _batch(seed, soft)
+    alpha = ALPHA if weighted else np.ones(3)
+    loss = WeightedCrossEntropyLoss(torch.from_numpy(ALPHA) if weighted else None)
+    got = loss(torch.from_numpy(logits), _target(labels, soft))
+    terms = -(labels * alpha * _log_p(logits)).sum(axis=1)
+    assert float(got) == pytest.approx(terms.sum() / (labels * alpha).sum(), rel=1e-5)
+
+
+@given(st.integers(0, 50), st.booleans(), st.booleans(), st.floats(0, 5))
+def test_focal_loss_is_the_formula_with_p_from_the_plain_logits(seed, soft, weighted, gamma):
+    """Defect 12: the tutorial takes p from the class-WEIGHTED cross entropy."""
+    logits, labels = _batch(seed, soft)
+    alpha = ALPHA if weighted else np.ones(3)
+    loss = FocalLoss(gamma, torch.from_numpy(ALPHA) if weighted else None)
+    got = loss(torch.from_numpy(logits), _target(labels, soft))
+    log_p = _log_p(logits)
+    expected = -(labels * alpha * (1 - np.exp(log_p)) ** gamma * log_p).sum(axis=1).mean()
+    assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_alpha_weighs_a_class_by_its_ratio_and_no_more():
+    """Defect 12: weights of 0.2 and 1.8 must make 9:1; the tutorial's make 64:1 to 717:1."""
+    loss = FocalLoss(2.0, torch.tensor([0.2, 1.8]))
+    for margin in (-3.0, -0.5, 0.5, 3.0):
+        majority = loss(torch.tensor([[margin, 0.0]]), torch.tensor([0]))
+        minority = loss(torch.tensor([[0.0, margin]]), torch.tensor([1]))
+        assert float(minority / majority) == pytest.approx(9, rel=1e-4)
+
+
+@given(st.integers(0, 50), st.booleans())
+def test_focal_loss_without_focus_is_cross_entropy(seed, soft):
+    logits, labels = _batch(seed, soft)
+    target = _target(labels, soft)
+    focal = FocalLoss(0.0)(torch.from_numpy(logits), target)
+    assert float(focal) == pytest.approx(float(WeightedCrossEntropyLoss()(torch.from_numpy(logits), target)), rel=1e-5)
+
+
+def test_weighted_cross_entropy_of_hard_labels_is_torchs():
+    logits, target = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+    weight = torch.tensor([0.5, 1.0, 1.5])
+    assert torch.allclose(WeightedCrossEntropyLoss(weight)(logits, target), F.cross_entropy(logits, target, weight))
+
+
+def test_the_mean_over_batches_follows_from_the_terms():
+    """Defect 19: the tutorial adds up means of weighted batches as if every case weighed the same."""
+    logits, target = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3
+    loss = WeightedCrossEntropyLoss(torch.tensor([0.2, 1.0, 1.8]))
+    parts = [loss.terms(logits[i : i + 4], target[i : i + 4]) for i in (0, 4, 8)]
+    total = sum((a * w).sum() for a, w in parts) / sum(w.sum() for _, w in parts)
+    assert torch.allclose(total, loss(logits, target))
+
+
+def test_class_weights_travel_with_the_loss():
+    """Defect 12: the tutorial's alpha is no buffer and stays behind on the CPU."""
+    assert "alpha" in dict(FocalLoss(2.0, torch.ones(2)).named_buffers())
+    assert "weight" in dict(WeightedCrossEntropyLoss(torch.ones(2)).named_buffers())
+    assert FocalLoss(2.0, torch.ones(2)).to("meta").alpha.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", [FocalLoss(2.0), FocalLoss(0.5), FocalLoss(0.0), WeightedCrossEntropyLoss()])
+def test_huge_logits_give_a_finite_loss_and_gradient(loss, kind):
+    logits = torch.tensor([[80.0, -80.0], [-80.0, 80.0], [0.0, 0.0]], dtype=kind, requires_grad=True)
+    for target in (torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.5, 0.5]])):
+        value = loss(logits, target)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        assert value.dtype == torch.float32
+
+
+def test_the_hardest_case_still_has_a_gradient():
+    logits = torch.tensor([[30.0, -30.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(FocalLoss(2.0)(logits, torch.tensor([1])), logits)
+    assert gradient.abs().min() > 0.5
+
+
+def test_a_negative_gamma_is_refused():
+    with pytest.raises(ConfigError, match=r"gamma must be at least 0, got -1\.0"):
+        FocalLoss(-1.0)
+
+
+# class weights
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("none", [1, 1]), ("inverse", [0.2, 1.8]), ("sqrt", [0.5, 1.5]), ("effective", None)],
+)
+def test_class_weights_follow_their_formulas_and_sum_to_the_number_of_classes(method, expected):
+    """Defect 15: the effective number is (1 - beta) / (1 - beta^n), Cui et al. 2019."""
+    labels = np.repeat([0, 1], [90, 10])
+    got = class_weights(labels, method=method, num_classes=2)
+    if expected is None:
+        raw = 0.001 / (1 - 0.999 ** np.array([90.0, 10.0]))
+        expected = raw / raw.sum() * 2
+    assert got == pytest.approx(expected)
+    assert got.sum() == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("labels", "absent"), [([0, 0, 2], "1"), ([0, 1, 1], "2"), ([], "0, 1, 2")])
+def test_a_class_without_cases_is_named(labels, absent):
+    """Defect 15: the tutorial returns nan for a missing class and a short vector for a missing top one."""
+    with pytest.raises(CohortError, match=f"must have training cases; got counts .*, none of class {absent}$"):
+        class_weights(np.array(labels, int), num_classes=3)
+
+
+def test_a_label_beyond_the_classes_is_refused():
+    with pytest.raises(CohortError, match="every class from 0 to 1 must have training cases"):
+        class_weights(np.array([0, 1, 2]), num_classes=2)
+
+
+def test_an_unknown_method_lists_the_known_ones():
+    """Defect 15: the tutorial raises UnboundLocalError."""
+    unchecked = inspect.unwrap(class_weights)  # the tests' type checker would be first
+    with pytest.raises(ConfigError, match="method must be one of none, inverse, sqrt, effective, got sqr"):
+        unchecked(np.array([0, 1]), method="sqr", num_classes=2)
+
+
+# augmentation
+
+GRID = Recipe(region="whole", size=(12, 20, 20), spacing_mm=(3.0, 1.0, 1.0))
+EVERYTHING = AugmentConfig(flip=(0.5, 0.5, 0.5), affine=1.0, noise=1.0, slab_mm=(9.0, 30.0))
+NOTHING = AugmentConfig(affine=0.0, noise=0.0)
+
+
+def _hu(count=1, recipe=GRID, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(-1000, 400, (count, 1, *recipe.size), generator=random).float()
+
+
+def _ball(recipe, radius_mm=4.0, shift_mm=(0.0, 0.0, 0.0)):
+    """A ball of 40 HU in air, offset from the middle, (z, y, x) mm."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(recipe.size, recipe.grid_spacing_mm, strict=True)]
+    where = np.stack(np.meshgrid(*axes, indexing="ij"))
+    inside = ((where - np.reshape(shift_mm, (3, 1, 1, 1))) ** 2).sum(axis=0) < radius_mm**2
+    return torch.from_numpy(np.where(inside, 40.0, -1000.0)).float()[None, None]
+
+
+def _centre_mm(hu, recipe):
+    weight = (hu[0, 0].numpy() + 1000).astype(float)
+    index = [(weight.sum(axis=tuple(b for b in range(3) if b != a)) @ np.arange(n)) for a, n in enumerate(weight.shape)]
+    return (np.array(index) / weight.sum() - (np.array(weight.shape) - 1) / 2) * recipe.grid_spacing_mm
+
+
+def _params(affine, *, slab=np.inf, flip=(False, False, False)):
+    return augment.AugmentParams(
+        slab_mm=np.array([float(slab)]),
+        flip=np.array([flip]),
+        affine=np.asarray(affine, float)[None],
+        noise_hu=np.zeros(1),
+        noise_seed=[0],
+    )
+
+
+def test_a_case_alone_is_augmented_as_it_is_in_any_batch():
+    """Defect 11: the tutorial's results depend on the number of workers and on who shares a batch."""
+    ids = ["a", "b", "c"]
+    batch = _hu(3)
+    together = augment.apply(batch, augment.draw(EVERYTHING, ids, seed=1, epoch=2), GRID)
+    backwards = augment.apply(batch.flip(0), augment.draw(EVERYTHING, ids[::-1], seed=1, epoch=2), GRID).flip(0)
+    assert torch.equal(together, backwards)
+    for i, case in enumerate(ids):
+        alone = augment.apply(batch[i : i + 1], augment.draw(EVERYTHING, [case], seed=1, epoch=2), GRID)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_another_epoch_seed_or_case_is_augmented_otherwise():
+    hu = _hu()
+    results = [
+        augment.apply(hu, augment.draw(EVERYTHING, [case], seed=seed, epoch=epoch), GRID)
+        for seed, epoch, case in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))
+    ]
+    for i, one in enumerate(results):
+        assert not any(torch.equal(one, other) for other in results[i + 1 :])
+
+
+def test_the_identity_returns_the_batch_bit_for_bit_and_leaves_the_input_alone():
+    hu = _hu(4)
+    before = hu.clone()
+    assert torch.equal(augment.apply(hu, augment.draw(NOTHING, list("abcd"), seed=0, epoch=0), GRID), hu)
+    augment.apply(hu, augment.draw(EVERYTHING, list("abcd"), seed=0, epoch=0), GRID)
+    assert torch.equal(hu, before)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_flips_are_exact(axis):
+    flip = tuple(float(a == axis) for a in range(3))
+    params = augment.draw(replace(NOTHING, flip=flip), ["a"], seed=0, epoch=0)
+    hu = _hu()
+    assert torch.equal(augment.apply(hu, params, GRID), hu.flip(2 + axis))
+
+
+def test_a_quarter_turn_about_z_moves_every_voxel_to_another():
+    turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0]])
+    hu = _hu()
+    got = augment.apply(hu, _params(turn), GRID)
+    assert torch.allclose(got, torch.rot90(hu, 1, (3, 4)), atol=0.05) or torch.allclose(
+        got, torch.rot90(hu, -1, (3, 4)), atol=0.05
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_shift_in_mm_moves_by_mm_on_an_anisotropic_grid(axis):
+    affine = np.eye(3, 4)
+    affine[axis, 3] = 3.0
+    recipe = Recipe(region="whole", size=(16, 40, 40), spacing_mm=(3.0, 1.0, 1.5))
+    hu = _ball(recipe)
+    moved = _centre_mm(augment.apply(hu, _params(affine), recipe), recipe) - _centre_mm(hu, recipe)
+    expected = np.zeros(3)
+    expected[axis] = -3.0  # the map goes from output to input
+    assert np.abs(moved - expected).max() < 0.02
+
+
+def test_a_turn_keeps_distances_in_mm_on_an_anisotropic_grid():
+    """30 degrees about x carry a point 10 mm along y to (5, 8.7) mm in (z, y), though voxels are 3 mm long in z."""
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    recipe = Recipe(region="whole", size=(20, 60, 60), spacing_mm=(3.0, 1.0, 1.0))
+    hu = _ball(recipe, shift_mm=(0.0, 10.0, 0.0))
+    got = _centre_mm(augment.apply(hu, _params([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0]]), recipe), recipe)
+    assert np.linalg.norm(got) == pytest.approx(10, abs=0.1)
+    assert np.abs(np.abs(got) - [5, 8.66, 0]).max() < 0.15
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000))
+def test_drawn_maps_stay_within_their_limits(seed):
+    config = AugmentConfig(affine=1.0, rotation_deg=(10.0, 0.0, 0.0), scaling=0.1, translation_mm=(1.0, 2.0, 3.0))
+    affine = augment.draw(config, ["a"], seed=seed, epoch=0).affine[0]
+    scale = 1 / np.cbrt(np.linalg.det(affine[:, :3]))
+    assert 0.9 <= scale <= 1.1
+    rotation = affine[:, :3] * scale
+    assert np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+    assert np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))) <= 10 + 1e-6
+    assert (np.abs(affine[:, 3]) <= [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize(("outside", "expected"), [("air", -1000.0), ("edge", 40.0)])
+def test_what_comes_in_from_outside_is_what_the_recipe_says(outside, expected):
+    """Defect 8: the tutorial pads with 0, and in three interpolations one after another."""
+    recipe = replace(GRID, outside=outside)
+    affine = np.eye(3, 4)
+    affine[1, 3] = 8.0
+    got = augment.apply(torch.full((1, 1, *GRID.size), 40.0), _params(affine), recipe)
+    assert torch.allclose(got[:, :, :, -6:], torch.tensor(expected), atol=1e-3)
+    assert torch.allclose(got[:, :, :, :10], torch.tensor(40.0), atol=1e-3)
+    assert got.dtype == torch.float32
+
+
+def test_one_interpolation_blurs_no_more_than_linear():
+    """Defect 8: a small turn and its inverse in one map each must keep a smooth picture."""
+    z, y, x = np.meshgrid(*[np.linspace(0, np.pi, n) for n in GRID.size], indexing="ij")
+    hu = torch.from_numpy(400 * np.sin(z) * np.sin(y) * np.sin(x)).float()[None, None]
+    c, s = np.cos(0.1), np.sin(0.1)
+    turn, back = ([[1, 0, 0, 0], [0, c, t, 0], [0, -t, c, 0]] for t in (s, -s))
+    again = augment.apply(augment.apply(hu, _params(turn), GRID), _params(back), GRID)
+    inner = (..., slice(2, -2), slice(5, -5), slice(5, -5))
+    assert (again - hu)[inner].abs().max() < 8
+
+
+@pytest.mark.parametrize(("slab", "kept"), [(9.0, (4, 7)), (30.0, (1, 10)), (1000.0, (0, 11)), (0.1, (5, 6))])
+def test_a_slab_repeats_its_outer_slices(slab, kept):
+    hu = _hu()
+    got = augment.apply(hu, _params(np.eye(3, 4), slab=slab), GRID)
+    low, high = kept
+    assert torch.equal(got[:, :, low : high + 1], hu[:, :, low : high + 1])
+    assert (got[:, :, :low] == hu[:, :, low : low + 1]).all()
+    assert (got[:, :, high + 1 :] == hu[:, :, high : high + 1]).all()
+
+
+def test_noise_has_the_drawn_strength():
+    config = replace(NOTHING, noise=1.0, noise_hu=30.0)
+    params = augment.draw(config, ["a"], seed=3, epoch=0)
+    hu = torch.zeros(1, 1, *GRID.size)
+    noise = augment.apply(hu, params, GRID)
+    assert 0 < params.noise_hu[0] <= 30
+    assert float(noise.std()) == pytest.approx(params.noise_hu[0], rel=0.05)
+
+
+# input
+
+
+def test_every_window_is_a_channel_between_zero_and_one():
+    hu = torch.tensor([-2000.0, -1000.0, -300.0, 40.0, 400.0, 3000.0]).reshape(1, 1, 1, 1, 6)
+    got = model_input(hu, ((-1000.0, 400.0), (-160.0, 240.0)))
+    assert got.shape == (1, 2, 1, 1, 6)
+    assert torch.allclose(got[0, 0, 0, 0], torch.tensor([0, 0, 0.5, 1040 / 1400, 1, 1]))
+    assert torch.allclose(got[0, 1, 0, 0], torch.tensor([0, 0, 0, 0.5, 1, 1]))
