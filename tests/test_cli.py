@@ -91,6 +91,8 @@ def test_training_on_a_table_plans_a_config_writes_it_down_and_says_why(npy_coho
     assert written["training"]["epochs"] == 1
     assert written["recipe"]["size"] == [12, 12, 12]
     assert "AUC" in shown.out
+    assert not (tmp_path / "c" / "store").exists(), "the folder of the scans stays as it is"
+    assert (tmp_path / "store").is_dir()
 
 
 def test_evaluate_refuses_patients_of_the_training_set_and_lists_them(trained_run, npy_cohort, tmp_path, capsys):

@@ -6,9 +6,10 @@ import tomllib
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
+import tyro
 
 from hilum.errors import ConfigError
 
@@ -116,7 +117,8 @@ class CohortConfig:
     table: str = ""
     """CSV, Excel or Parquet file; relative to the config file."""
 
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    columns: Annotated[ColumnsConfig, tyro.conf.arg(prefix_name=False)] = field(default_factory=ColumnsConfig)
+    """Flags: --columns.path image"""
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the model's outputs; empty: the sorted labels of the table."""

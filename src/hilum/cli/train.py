@@ -64,7 +64,10 @@ class Train:
         from hilum.training import train
 
         out = self.out or Path("runs") / self.source.stem
-        model = train(self.settings, out, base=self.source.parent, resume=self.resume)
+        settings = self.settings
+        if self.is_table and settings.store == RunConfig().store:  # beside the runs, not among the scans
+            settings = replace(settings, store=str((out.parent / settings.store).absolute()))
+        model = train(settings, out, base=self.source.parent, resume=self.resume)
         if self.is_table:
             _log.info("the planned settings are in %s", out / "config.toml")
         answer = evaluate(model, None, out / "evaluation")
