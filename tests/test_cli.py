@@ -33,7 +33,11 @@ def test_help_lists_every_verb_and_is_not_slow(capsys):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_that_imports_no_torch(verb):
-    code = f"import sys; from hilum.cli import run\ntry: run({verb!r}, ['--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from hilum.cli import run\n"
+        f"try: run({verb!r}, ['--help'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"usage: hilum {verb}" in done.stdout
@@ -107,7 +111,10 @@ def test_evaluate_refuses_patients_of_the_training_set_and_lists_them(trained_ru
 
 def test_evaluate_takes_mapped_columns_and_only_rows_marked_test(trained_run, npy_cohort, tmp_path, capsys):
     lines = (npy_cohort / "cohort.csv").read_text().splitlines()[1:]
-    rows = [f"{npy_cohort}/{line.split(',')[1]},{line.split(',')[2]},{'test' if i < 8 else 'train'}" for i, line in enumerate(lines)]
+    rows = [
+        f"{npy_cohort}/{line.split(',')[1]},{line.split(',')[2]},{'test' if i < 8 else 'train'}"
+        for i, line in enumerate(lines)
+    ]
     (tmp_path / "other.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
     words = ["--out", tmp_path / "e", "--columns.path", "image", "--json"]
     assert run("evaluate", trained_run / "model", tmp_path / "other.csv", *words) == 0
@@ -175,7 +182,10 @@ def test_inspect_speaks_json(tmp_path, capsys):
     [
         ("path,label\n00.npy,0\n01.npy,maybe\n", "row 3, column 'label' must be one of 0, 1, got 'maybe'"),
         ("path\n00.npy\n", "there must be a column 'label' for label, got the columns path"),
-        ("path,label,patient_id,split\n00.npy,0,A,train\n01.npy,1,A,test\n", "all rows of a patient must be in one split"),
+        (
+            "path,label,patient_id,split\n00.npy,0,A,train\n01.npy,1,A,test\n",
+            "all rows of a patient must be in one split",
+        ),
         ("", "cohort.csv: "),
     ],
 )
@@ -206,7 +216,10 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["predict", "MODEL", "text.dcm"], "named like a DICOM file but is none"),
         (["predict", "MODEL", "nowhere.nii"], "no file or folder nowhere.nii"),
         (["predict", "MODEL", "t.csv"], "needs --out"),
-        (["predict", "POINT", "scan.nii", "--point", "9", "9", "9999"], "point-outside (refused): the point (9.0, 9.0, 9999.0)"),
+        (
+            ["predict", "POINT", "scan.nii", "--point", "9", "9", "9999"],
+            "point-outside (refused): the point (9.0, 9.0, 9999.0)",
+        ),
         (["predict", "POINT", "scan.nii"], "region point needs a point"),
         (["evaluate", "MODEL", "nowhere.csv", "--out", "e"], "there is no such table"),
         (["demo", "--out", "full"], "must be new or empty"),

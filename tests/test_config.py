@@ -177,3 +177,12 @@ def test_the_settings_need_no_torch():
     code = "import sys, hilum.config; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
+
+
+def test_every_config_that_ships_loads_and_survives_a_round_trip(tmp_path):
+    configs = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+    assert configs
+    for path in configs:
+        config = load(path)
+        save(config, tmp_path / "again.toml")
+        assert load(tmp_path / "again.toml") == config

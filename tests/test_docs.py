@@ -56,7 +56,7 @@ def test_the_readme_prints_every_room_in_the_order_of_the_data():
         "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning", "training",
         "judging", "cli",
     ]  # fmt: skip
-    assert [room for room in sorted(places, key=places.__getitem__)] == order
+    assert sorted(places, key=places.__getitem__) == order
 
 
 def test_every_function_class_and_table_of_the_tutorial_has_its_row(shared_data):

@@ -87,6 +87,18 @@ def test_most_of_a_dense_lesion_stays_in_the_mask(disease):
     assert mask[dense].mean() > 0.3
 
 
+def test_a_nodule_at_the_chest_wall_is_part_of_the_lung(chest):
+    """Defect 4: a bare threshold leaves it out, and with it what is looked for."""
+    volume, truth = chest
+    z, y = (round(c) for c in ndimage.center_of_mass(truth.lungs == LEFT)[:2])
+    x = int(np.flatnonzero(truth.lungs[z, y] == LEFT)[-1])
+    centre = volume.index_to_mm((z, y, x)) - [2.0, 0, 0]
+    away = ((volume.index_to_mm(np.moveaxis(np.indices(volume.shape), 0, -1)) - centre) ** 2).sum(axis=-1)
+    nodule = (away < 5**2) & (truth.lungs == LEFT)
+    voxels = np.where(nodule, np.int16(40), volume.voxels_hu)
+    assert segment_lungs(Volume(voxels_hu=voxels, affine=volume.affine)).mask[nodule].mean() > 0.7
+
+
 def test_a_tight_field_of_view_loses_no_lung(chest):
     """Defect 4: where the body touches the border, the tutorial takes a lung for the background."""
     volume, truth = chest
@@ -131,7 +143,7 @@ def test_a_body_without_lungs_has_no_lungs():
     voxels = np.full((30, 60, 60), -1000, np.int16)
     y, x = np.indices((60, 60)) - 29.5
     voxels[:, (y / 20) ** 2 + (x / 26) ** 2 < 1] = 40
-    voxels[:, (y / 3) ** 2 + (x / 3) ** 2 < 1] = -1000  # gas in the bowel
+    voxels[8:20, y**2 + (x - 10) ** 2 < 6**2] = -1000  # gas in the bowel
     volume = Volume(voxels_hu=voxels, affine=affine_from(spacing_mm=(5.0, 5.0, 5.0), origin_mm=(0.0,) * 3))
     assert [f.code for f in segment_lungs(volume).findings] == ["no-lungs"]
 

@@ -94,7 +94,11 @@ def test_a_folder_without_a_run_cannot_be_resumed(npy_cohort, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(npy_cohort, trained_run, tmp_path):
     shutil.copytree(trained_run, tmp_path / "run")
-    config = (tmp_path / "run" / "config.toml").read_text().replace('table = "../cohort.csv"', f'table = "{npy_cohort}/cohort.csv"')
+    config = (
+        (tmp_path / "run" / "config.toml")
+        .read_text()
+        .replace('table = "../cohort.csv"', f'table = "{npy_cohort}/cohort.csv"')
+    )
     (tmp_path / "run" / "config.toml").write_text(config)
     (tmp_path / "run" / "last" / "tensors.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="last cannot be resumed"):
@@ -110,7 +114,9 @@ def test_a_run_folder_that_is_not_empty_is_never_overwritten(npy_cohort, trained
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(npy_cohort, tmp_path):
     config = short(npy_cohort, lr=1e30, clip_norm=1e30)
-    with pytest.raises(TrainingError, match=r"(loss|gradient) must be finite, is .* in epoch \d, batch \d+; the step was"):
+    with pytest.raises(
+        TrainingError, match=r"(loss|gradient) must be finite, is .* in epoch \d, batch \d+; the step was"
+    ):
         train(config, tmp_path / "run", base=npy_cohort)
     assert not (tmp_path / "run" / "model").exists()
 
@@ -180,7 +186,9 @@ def test_the_best_weights_are_kept_or_the_last(npy_cohort, tmp_path):
     train(config, tmp_path / "run", base=npy_cohort)
     card = load_model(tmp_path / "run" / "model")[1]
     assert card.training["epoch"] == 3
-    best = load_model(train(replace(config, training=replace(config.training, keep="best")), tmp_path / "b", base=npy_cohort))
+    best = load_model(
+        train(replace(config, training=replace(config.training, keep="best")), tmp_path / "b", base=npy_cohort)
+    )
     with (tmp_path / "b" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert best[1].training["epoch"] == 1 + int(np.argmin([float(row["val_loss"]) for row in rows]))
@@ -213,7 +221,7 @@ def test_too_many_bad_cases_are_an_error_and_leave_nothing(npy_cohort, tmp_path)
 
 def test_soft_labels_train_and_hard_ones_judge(npy_cohort, tmp_path):
     lines = (npy_cohort / "cohort.csv").read_text().splitlines()
-    rows = [lines[0] + ",soft_label", *(f"{line},{0.8 if '1' == line.split(',')[2] else 0.1}" for line in lines[1:])]
+    rows = [lines[0] + ",soft_label", *(f"{line},{0.8 if line.split(',')[2] == '1' else 0.1}" for line in lines[1:])]
     (npy_cohort / "soft.csv").write_text("\n".join(rows) + "\n")
     config = short(npy_cohort)
     cohort = Cohort.read(npy_cohort / "soft.csv", config.cohort)
@@ -254,7 +262,7 @@ def test_one_cycle_warms_up_and_anneals():
 
 
 def test_an_unknown_device_is_named(npy_cohort, tmp_path):
-    with pytest.raises(ConfigError, match="training.device must be auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match=r"training\.device must be auto, cpu, cuda"):
         train(short(npy_cohort, device="tpu"), tmp_path / "run", base=npy_cohort)
 
 
@@ -266,9 +274,9 @@ def test_the_threshold_comes_from_validation(trained_run, npy_cohort):
 
 
 def test_settings_that_make_no_sense_are_named():
-    with pytest.raises(ConfigError, match="training.epochs must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"training\.epochs must be at least 1, got 0"):
         TrainingConfig(epochs=0)
-    with pytest.raises(ConfigError, match="split.fold must be at least 0 and below split.folds, got 5"):
+    with pytest.raises(ConfigError, match=r"split\.fold must be at least 0 and below split\.folds, got 5"):
         SplitConfig(folds=5, fold=5)
 
 

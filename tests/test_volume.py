@@ -12,8 +12,9 @@ from hilum.errors import GeometryError
 from hilum.findings import POLICY, as_records, find, refusals
 from hilum.volume import Volume, affine_from, clip, crop, reorient
 
-mm = st.floats(-500, 500, allow_nan=False).map(lambda v: round(v, 6))
-steps = st.floats(0.3, 6).map(lambda v: round(v, 6))
+# some lie just between two roundings, where single and double precision go apart
+mm = st.floats(-500, 500).map(lambda v: round(v, 6)) | st.integers(-500_000, 500_000).map(lambda k: k / 1e3 + 5e-4)
+steps = st.floats(0.3, 6).map(lambda v: round(v, 6)) | st.integers(300_000, 6_000_000).map(lambda k: k / 1e6 + 5e-7)
 sizes = st.tuples(st.integers(2, 5), st.integers(2, 5), st.integers(2, 5))
 
 

@@ -1,4 +1,4 @@
-"""An empty picture in the house's look, and how it is written; for every room that draws. No pyplot, no global state."""
+"""An empty picture in the house's look, and how it is written; for every room that draws, without global state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -37,9 +37,9 @@ class Inspect:
                 pixels = f"{one.size[0]}x{one.size[1]}"
                 rows.append((one.verdict, str(one.num_slices), pixels, spacing, thick, one.kernel or "-", one.where))
             widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-            for row, one in zip(rows, [None, *found], strict=True):
+            for row, findings in zip(rows, [(), *(one.findings for one in found)], strict=True):
                 print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-                for finding in one.findings if one else ():
+                for finding in findings:
                     print(f"    {finding}")
         for finding in loose:
             print(finding)

@@ -163,7 +163,7 @@ def write_table(scans: Iterable[Scan], out: Path) -> None:
     crowded = any(scan.series for scan in scans)
     table.writerow([*columns, "series"] if crowded else columns)
     for scan in scans:
-        path = Path(os.path.relpath(scan.path, out.parent or Path()))
+        path = Path(os.path.relpath(str(scan.path), str(out.parent)))
         case_id = re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", str(path)) if scan.path.is_file() else str(path)
         tags = scan.tags
         thickness = "" if tags.thickness_mm is None else f"{tags.thickness_mm:g}"
@@ -198,22 +198,21 @@ def _checked(scans: list[Scan], notes: list[str]) -> Listing:
     blank = [scan for scan in dicom if not scan.tags.patient]
     if blank:
         notes.append(
-            f"{len(blank)} of {len(scans)} scans have a blank or placeholder PatientID (such as ANONYMOUS): each counts "
-            "as its own patient"
+            f"{len(blank)} of {len(scans)} scans have a blank or placeholder PatientID (such as ANONYMOUS): "
+            "each counts as its own patient"
         )
     studies: dict[str, set[str]] = {}
     for scan in dicom:
         if scan.tags.patient:
             studies.setdefault(scan.tags.patient, set()).add(scan.tags.study)
     shared = {p for p, of in studies.items() if len(of) >= _SHARED_CASES and len(of) > _SHARED_SHARE * len(dicom)}
-    for patient in sorted(shared):
-        notes.append(
-            f"one PatientID ({patient}) stands in {len(studies[patient])} studies, more than half of all: it names nobody, "
-            "and each of these scans counts as its own patient"
-        )
+    notes += [
+        f"one PatientID ({patient}) stands in {len(studies[patient])} studies, more than half of all: it names nobody, "
+        "and each of these scans counts as its own patient"
+        for patient in sorted(shared)
+    ]
     if len(dicom) < len(scans):
-        notes.append(
-            f"{len(scans) - len(dicom)} of {len(scans)} scans have no PatientID: each file counts as its own patient"
-        )
+        without = len(scans) - len(dicom)
+        notes.append(f"{without} of {len(scans)} scans have no PatientID: each file counts as its own patient")
     kept = [replace(s, tags=replace(s.tags, patient="")) if s.tags.patient in shared else s for s in scans]
     return Listing(scans=tuple(kept), notes=tuple(notes))

@@ -119,7 +119,8 @@ def _read_lines(path: Path) -> list[tuple[str, str, str]]:
     known: set[str] = set()
     for number, line in enumerate(lines, start=2):
         if len(line) != len(_HEADER) or line[1] not in PARTS or line[0] in known:
-            msg = f"{path}: row {number} must be a new case_id, one of {', '.join(PARTS)} and a patient, got {','.join(line)!r}"
+            must = f"a new case_id, one of {', '.join(PARTS)} and a patient"
+            msg = f"{path}: row {number} must be {must}, got {','.join(line)!r}"
             raise CohortError(msg)
         known.add(line[0])
     return [(case_id, part, patient) for case_id, part, patient in lines]

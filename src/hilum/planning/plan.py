@@ -70,7 +70,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     _sample_size(seen, cohort, reasons, warnings)
     if seen.target_mm is not None and fits(recipe, seen.target_mm) < _LEAST_VOXELS:
         warnings.append(
-            f"the median target of {seen.target_mm:.1f} mm spans {fits(recipe, seen.target_mm):.1f} voxels of the model; "
+            f"the median target of {seen.target_mm:.1f} mm spans {fits(recipe, seen.target_mm):.1f} voxels; "
             f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
         )
     planned = replace(config, recipe=recipe, augment=augment, model=model, loss=loss, training=training)
@@ -107,8 +107,8 @@ def _point_recipe(seen: Fingerprint, given: Recipe, reasons: list[str]) -> Recip
     if crops and np.any(shortest < extent):
         extent = np.floor(np.minimum(extent, shortest))
         reasons.append(
-            f"recipe: the scans are crops; the box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) is inside 9 of 10 "
-            "of them, so that nothing is learned from where a crop ends"
+            f"recipe: the scans are crops; the box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) is inside "
+            "9 of 10 of them, so that nothing is learned from where a crop ends"
         )
     else:
         reasons.append(f"recipe: a cube of {_POINT_MM:g} mm around each point")
@@ -173,8 +173,8 @@ def _sample_size(seen: Fingerprint, cohort: Cohort, reasons: list[str], warnings
     in_all = expected_auc_half_width(positives, negatives)
     tested = expected_auc_half_width(max(1, round(0.15 * positives)), max(1, round(0.15 * negatives)))
     reasons.append(
-        f"sample size: {positives} patients of class {cohort.classes[1]} can show an AUC to +- {in_all:.2f} over all folds, "
-        f"a test part of 15 % to +- {tested:.2f} (95 %, at AUC 0.85)"
+        f"sample size: {positives} patients of class {cohort.classes[1]} can show an AUC to +- {in_all:.2f} "
+        f"over all folds, a test part of 15 % to +- {tested:.2f} (95 %, at AUC 0.85)"
     )
     if min(positives, negatives) < 20:
         warnings.append(f"only {min(positives, negatives)} patients of the rarer class: too few to judge a classifier")

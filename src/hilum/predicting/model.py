@@ -90,8 +90,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     except RuntimeError as exc:
         msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"
         raise CheckpointError(msg) from exc
-    for parameter in network.parameters():
-        parameter.requires_grad_(requires_grad=False)
+    network.requires_grad_(False)
     card = ModelCard(**{name: getattr(card, name) for name in card.__slots__ if name != "training"}, training=training)
     return network.eval(), card
 

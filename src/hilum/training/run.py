@@ -1,4 +1,4 @@
-"""A config to a run folder: the table is read, split and prepared before anything is written; then the model is fitted."""
+"""A config to a run folder: the table is read, split and prepared before anything is written, then the model fitted."""
 
 import logging
 import os
