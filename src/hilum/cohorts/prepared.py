@@ -1,14 +1,13 @@
 """Brings every case of a cohort into the store, and lists those that had to be refused."""
 
 import csv
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from hilum.cohorts.table import Case, Cohort
@@ -99,19 +98,15 @@ def _prepare_case(case: Case, recipe: Recipe, store: Store, npy_range: str) -> P
 
 
 def _in_parallel(work: "partial[Path | str]", cases: tuple[Case, ...]) -> Iterator[Path | str]:
-    """The results in the order of the cases. Processes are spawned afresh: forks of threads can hang."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool: Executor
-    if len(cases) <= _FEW or multiprocessing.current_process().daemon:
-        pool = ThreadPoolExecutor(workers)
-    else:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
-    with pool:
-        yield from pool.map(work, cases, chunksize=1 if len(cases) < 200 else 4)
+    """The results in the order of the cases: a process for each core, or threads where there are few cases.
+
+    joblib's processes do not import the caller's script again, which so needs no ``if __name__ == "__main__"``.
+    """
+    few = len(cases) <= _FEW
+    with parallel_config("threading") if few else parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=_cores(), return_as="generator")(delayed(work)(case) for case in cases)
 
 
-def _one_thread() -> None:
-    """Each worker is one core's: its numerical libraries must not start threads of their own."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

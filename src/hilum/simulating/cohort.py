@@ -6,10 +6,10 @@ emphysema, contrast and harmless nodules are drawn alike for the healthy and the
 
 import csv
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+
+from joblib import Parallel, delayed, parallel_config
 
 from hilum.errors import ConfigError
 from hilum.randomness import generator
@@ -144,12 +144,8 @@ def simulate_cohort(
     processes = min(_cores() if workers is None else workers, num_cases)
     jobs = [(case, folder / "scans" / case.case_id, seed, pixel_mm) for case in cases]
     folder.mkdir(parents=True, exist_ok=True)
-    if processes == 1:
-        rows = [_write_case(job) for job in jobs]
-    else:
-        # Forking a process that runs threads (torch, a web server) can hang; spawned ones import little.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            rows = list(pool.map(_write_case, jobs, chunksize=2))
+    with parallel_config("loky", inner_max_num_threads=1):
+        rows = Parallel(n_jobs=processes)(delayed(_write_case)(job) for job in jobs)
     table = folder / TABLE
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
