@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +103,7 @@ def _in_parallel(work: "partial[Path | str]", cases: tuple[Case, ...]) -> Iterat
     joblib's processes do not import the caller's script again, which so needs no ``if __name__ == "__main__"``.
     """
     few = len(cases) <= _FEW
+    cases = tuple(replace(case, path=case.path.absolute()) for case in cases)  # a process may have another folder
     with parallel_config("threading") if few else parallel_config("loky", inner_max_num_threads=1):
         yield from Parallel(n_jobs=_cores(), return_as="generator")(delayed(work)(case) for case in cases)
 

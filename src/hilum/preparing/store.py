@@ -34,7 +34,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # another process may have another working folder
 
     def get(self, path: Path, recipe: Recipe, **which: Any) -> Volume:
         """The prepared sample of a scan; arguments and errors as for ``ensure``."""

@@ -142,7 +142,7 @@ def simulate_cohort(
         raise ConfigError(msg)
     cases = plan_cohort(num_cases, seed=seed, diseased=diseased)
     processes = min(_cores() if workers is None else workers, num_cases)
-    jobs = [(case, folder / "scans" / case.case_id, seed, pixel_mm) for case in cases]
+    jobs = [(case, folder.absolute() / "scans" / case.case_id, seed, pixel_mm) for case in cases]
     folder.mkdir(parents=True, exist_ok=True)
     with parallel_config("loky", inner_max_num_threads=1):
         rows = Parallel(n_jobs=processes)(delayed(_write_case)(job) for job in jobs)

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
+from hilum.cohorts.table import Cohort
+from hilum.config import CohortConfig, Recipe
+from hilum.errors import CohortError
+from hilum.preparing import Store
+
+RECIPE = Recipe(region="whole", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0))
+
+
+def cohort_in(folder, number=20):
+    folder.mkdir()
+    for i in range(number):
+        np.save(folder / f"{i}.npy", np.full((4, 4, 4), i / number, np.float32))
+    (folder / "t.csv").write_text("\n".join(["path,label", *(f"{i}.npy,{i % 2}" for i in range(number))]) + "\n")
+
+
+def test_relative_paths_mean_the_folder_one_is_in_now(tmp_path, monkeypatch):
+    """The processes that prepare outlive a call, and stay where they were started."""
+    for name in ("first", "second"):
+        cohort_in(tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+        prepared = prepare_cohort(Cohort.read(Path("t.csv"), CohortConfig()), RECIPE, Store(Path("store")))
+        assert len(prepared.cases) == 20
+        assert len(list((tmp_path / name / "store").rglob("*.safetensors"))) == 20
+
+
+def test_the_samples_are_those_of_the_cases_in_order(tmp_path):
+    cohort_in(tmp_path / "c")
+    prepared = prepare_cohort(Cohort.read(tmp_path / "c" / "t.csv", CohortConfig()), RECIPE, Store(tmp_path / "s"))
+    store = Store(tmp_path / "s")
+    for case, sample in zip(prepared.cases, prepared.samples, strict=True):
+        assert store.ensure(case.path, RECIPE) == sample
+
+
+def test_a_cohort_of_which_every_case_is_refused_is_an_error(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.npy,0\nb.npy,1\n")
+    with pytest.raises(CohortError, match=r"2 of 2 cases are refused, allowed are 100%.*row 2: no file or folder"):
+        prepare_cohort(Cohort.read(tmp_path / "t.csv", CohortConfig()), RECIPE, Store(tmp_path / "s"))
+
+
+def test_refusals_are_listed_and_an_old_list_does_not_stay(tmp_path):
+    write_refusals(tmp_path / "refused.csv", (Refusal(case_id="a", row=2, reason='odd, "quoted"'),))
+    assert (tmp_path / "refused.csv").read_text() == 'case_id,row,reason\na,2,"odd, ""quoted"""\n'
+    write_refusals(tmp_path / "refused.csv", ())
+    assert not (tmp_path / "refused.csv").exists()
