@@ -164,7 +164,7 @@ def test_prepare_fills_the_store_and_lists_what_was_refused(npy_cohort, tmp_path
     assert run("prepare", tmp_path / "c" / "config.toml") == 0
     shown = capsys.readouterr().out
     assert "refused, row 9: " in shown
-    assert "59 samples, 1 cases refused" in shown
+    assert "59 samples, 1 refused" in shown
     assert len(list((tmp_path / "c" / "store").rglob("*.safetensors"))) == 59
 
 

@@ -114,8 +114,8 @@ def test_a_hospitals_spreadsheet_is_joined_by_a_tag(tmp_path, suffix, key, colum
     sheet.to_csv(path, index=False) if suffix == ".csv" else sheet.to_excel(path, index=False)
     listing = from_spreadsheet(tmp_path / "scans", path, key=key)
     assert [scan.label for scan in listing.scans] == ["healthy", "sick"]
-    assert any("1 of 3 scans have no row" in note for note in listing.notes)
-    assert any("1 rows of ris" in note and "rows 4" in note for note in listing.notes)
+    assert any("left out, for want of a row in ris" in note and "1 of 3 scans" in note for note in listing.notes)
+    assert any("that match no scan: 1 (row 4)" in note for note in listing.notes)
 
 
 def test_the_study_uid_joins_too(tmp_path):

@@ -51,8 +51,8 @@ def test_repeated_slices_are_judged_by_their_pixels_as_in_reading(tmp_path):
     write_series(tmp_path / "film" / "2", scan_hu() + 5, SeriesInstanceUID="1.2.3")
     found, _ = examine(tmp_path)
     assert [(e.verdict, [f.code for f in e.findings][-1]) for e in found] == [
-        ("refused", "time-series"),
         ("repaired", "duplicate-slices"),
+        ("refused", "time-series"),
     ]
 
 

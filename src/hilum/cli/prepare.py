@@ -26,5 +26,5 @@ class Prepare:
         prepared = prepare_cohort(cohort, config.recipe, store, npy_range=config.cohort.npy_range)
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")
-        print(f"{store.folder}: {len(prepared.cases)} samples, {len(prepared.refusals)} cases refused")
+        print(f"{store.folder}: {len(prepared.cases)} samples, {len(prepared.refusals)} refused")
         return 0

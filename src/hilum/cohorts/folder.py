@@ -116,11 +116,11 @@ def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str 
         raise CohortError(msg)
     notes = list(listing.notes)
     if len(scans) < len(keys):
-        notes.append(f"{len(keys) - len(scans)} of {len(keys)} scans have no row in {labels.name} and are left out")
+        notes.append(f"left out, for want of a row in {labels.name}: {len(keys) - len(scans)} of {len(keys)} scans")
     unmatched = [number for k, (_, number) in label_of.items() if k not in set(keys)]
     if unmatched:
         shown = ", ".join(map(str, unmatched[:8])) + (" ..." if len(unmatched) > 8 else "")
-        notes.append(f"{len(unmatched)} rows of {labels.name} match no scan: rows {shown}")
+        notes.append(f"rows of {labels.name} that match no scan: {len(unmatched)} (row {shown})")
     return _checked(scans, notes)
 
 

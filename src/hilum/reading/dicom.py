@@ -218,7 +218,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
         dropped.append(frame.path.name)
     if not dropped:
         return kept, []
-    message = f"{len(dropped)} slices are exact copies of their neighbours and were dropped"
+    message = f"exact copies of neighbouring slices were dropped: {len(dropped)}"
     return kept, [find("duplicate-slices", message, dropped[0])]
 
 

@@ -82,7 +82,7 @@ def examine(path: Path) -> tuple[list[Examined], list[Finding]]:
     found += [_from_image(file, root) for file in files if image_suffix(file) and not is_dicom(file)]
     if len(found) > 1:
         loose.append(find("mixed-series", f"{len(found)} series or image files under one path"))
-    return found, loose
+    return sorted(found, key=lambda one: (one.where, one.series)), loose
 
 
 def _from_series(series: Series, root: Path) -> Examined:

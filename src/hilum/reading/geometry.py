@@ -48,7 +48,7 @@ def stack(frames: list[Frame]) -> Stack:
         if len(keep) < len(frames):
             findings.append(find("time-series", f"{len(frames)} slices lie at {len(keep)} positions"))
         else:
-            findings.append(find("single-slice", f"{len(keep)} slices are no volume; {MIN_SLICES} are the least"))
+            findings.append(find("single-slice", f"a volume must have at least {MIN_SLICES} slices, got {len(keep)}"))
         return Stack(order=order, repeated=repeated, affine=None, findings=findings)
     findings += _regularity(frames, keep, along[keep], positions[keep])
     first = frames[keep[0]]
@@ -99,7 +99,7 @@ def _regularity(
     if len(off) and np.all((multiples >= 2) & (np.abs(steps[off] - multiples * step) <= tolerance * multiples)):
         at = int(off[0])
         message = (
-            f"{int(np.sum(multiples - 1))} slices are missing in {len(off)} places: a gap of {steps[at]:.3g} mm "
+            f"missing slices: {int(np.sum(multiples - 1))}, places: {len(off)}; the first, a gap of {steps[at]:.3g} mm "
             f"at {along[at]:.1f} mm, expected {step:.3g} mm"
         )
         findings.append(find("missing-slices", message, f"after {frames[keep[at]].path.name}"))
