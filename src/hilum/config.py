@@ -267,8 +267,8 @@ class TrainingConfig:
     workers: int = 0
     """Processes that load samples; they change the speed, never the result."""
 
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps"""
+    device: Annotated[str, tyro.conf.arg(prefix_name=False)] = "auto"
+    """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     seed: int = 0
