@@ -21,7 +21,7 @@ import torch
 
 from hilum import evaluate, read, train
 from hilum.cohorts.table import Cohort
-from hilum.config import load
+from hilum.configfile import load
 from hilum.measuring.intervals import with_intervals
 from hilum.volume import crop
 

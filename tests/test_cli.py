@@ -75,7 +75,19 @@ def test_a_wrong_value_exits_with_2():
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(npy_cohort):
-    args = [str(npy_cohort / "config.toml"), "--training.epochs", "7", "--device", "cpu", "--columns.path", "path", "--recipe.size", "8", "8", "8"]
+    args = [
+        str(npy_cohort / "config.toml"),
+        "--training.epochs",
+        "7",
+        "--device",
+        "cpu",
+        "--columns.path",
+        "path",
+        "--recipe.size",
+        "8",
+        "8",
+        "8",
+    ]
     command = Train(source=npy_cohort / "config.toml").with_file(args)
     assert command.settings.training.epochs == 7
     assert command.settings.training.device == "cpu"

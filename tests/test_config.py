@@ -20,11 +20,8 @@ from hilum.config import (
     RunConfig,
     SplitConfig,
     TrainingConfig,
-    from_dict,
-    load,
-    save,
-    to_dict,
 )
+from hilum.configfile import from_dict, load, save, to_dict
 from hilum.errors import ConfigError
 
 positive = st.floats(0.25, 100, allow_nan=False)

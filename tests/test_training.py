@@ -13,7 +13,8 @@ from hilum.cohorts.dataset import CohortDataset, EpochBatches
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits, split
 from hilum.cohorts.table import Cohort
-from hilum.config import SplitConfig, TrainingConfig, load
+from hilum.config import SplitConfig, TrainingConfig
+from hilum.configfile import load
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.measuring.metrics import roc_auc
 from hilum.predicting.model import load_model

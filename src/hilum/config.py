@@ -1,14 +1,9 @@
-"""Every frozen setting, from TOML or flags, checked when it is made; imports no torch."""
+"""Every frozen setting with its meaning, checked when it is made; imports no torch."""
 
-import dataclasses
 import math
-import tomllib
-import types
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
-import tomli_w
 import tyro
 
 from hilum.errors import ConfigError
@@ -18,7 +13,8 @@ Triple = tuple[float, float, float]
 Range = tuple[float, float]
 
 
-def _require(rule: bool, what: str, must: str, got: object) -> None:
+def require(rule: bool, what: str, must: str, got: object) -> None:
+    """Raise a ConfigError that says what must be what, unless the rule holds."""
     if not rule:
         msg = f"{what} must be {must}, got {got}"
         raise ConfigError(msg)
@@ -54,8 +50,8 @@ class Recipe:
     """What lies beyond the lungs' mask; only for region lungs."""
 
     def __post_init__(self) -> None:
-        _require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
-        _require(
+        require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
+        require(
             (self.spacing_mm is None) != (self.extent_mm is None),
             "recipe",
             "given either spacing_mm or extent_mm",
@@ -64,11 +60,11 @@ class Recipe:
         for name in ("spacing_mm", "extent_mm"):
             value = getattr(self, name)
             if value is not None:
-                _require(_finite(value) and min(value) > 0, f"recipe.{name}", "positive (z, y, x) in mm", value)
-        _require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
+                require(_finite(value) and min(value) > 0, f"recipe.{name}", "positive (z, y, x) in mm", value)
+        require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
         for window in self.windows_hu:
-            _require(_finite(window) and window[0] < window[1], "a window", "(low, high) in HU, low first", window)
-        _require(
+            require(_finite(window) and window[0] < window[1], "a window", "(low, high) in HU, low first", window)
+        require(
             self.outside_lungs == "keep" or self.region == "lungs",
             "recipe.outside_lungs",
             f"keep for region {self.region} (the lungs are not looked for)",
@@ -133,8 +129,8 @@ class CohortConfig:
     """Largest share of the cases that may be refused before it is an error."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
-        _require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
+        require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
+        require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,10 +152,10 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
-        _require(self.test > 0 and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
-        _require(self.folds == 0 or self.folds >= 2, "split.folds", "0 or at least 2", self.folds)
-        _require(0 <= self.fold < max(self.folds, 1), "split.fold", "at least 0 and below split.folds", self.fold)
+        require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
+        require(self.test > 0 and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
+        require(self.folds == 0 or self.folds >= 2, "split.folds", "0 or at least 2", self.folds)
+        require(0 <= self.fold < max(self.folds, 1), "split.fold", "at least 0 and below split.folds", self.fold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,16 +189,16 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("affine", "noise"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"augment.{name}", "a probability", value)
-        _require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities", self.flip)
-        _require(0 <= self.scaling < 0.5, "augment.scaling", "at least 0 and below 0.5", self.scaling)
-        _require(0 <= self.noise_hu < math.inf, "augment.noise_hu", "at least 0", self.noise_hu)
+            require(0 <= value <= 1, f"augment.{name}", "a probability", value)
+        require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities", self.flip)
+        require(0 <= self.scaling < 0.5, "augment.scaling", "at least 0 and below 0.5", self.scaling)
+        require(0 <= self.noise_hu < math.inf, "augment.noise_hu", "at least 0", self.noise_hu)
         for name in ("rotation_deg", "translation_mm"):
             values = getattr(self, name)
-            _require(_finite(values), f"augment.{name}", "finite (z, y, x)", values)
+            require(_finite(values), f"augment.{name}", "finite (z, y, x)", values)
         if self.slab_mm is not None:
             low, high = self.slab_mm
-            _require(0 < low <= high < math.inf, "augment.slab_mm", "(from, to) in mm", self.slab_mm)
+            require(0 < low <= high < math.inf, "augment.slab_mm", "(from, to) in mm", self.slab_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +216,8 @@ class ModelConfig:
     """Probability that a feature is dropped before the last layer, in training."""
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, "model.width", "positive", self.width)
-        _require(0 <= self.dropout < 1, "model.dropout", "at least 0 and below 1", self.dropout)
+        require(self.width >= 1, "model.width", "positive", self.width)
+        require(0 <= self.dropout < 1, "model.dropout", "at least 0 and below 1", self.dropout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +232,7 @@ class LossConfig:
     """Weight of each class: 1/n, 1/sqrt(n) or effective number (Cui 2019), from the training labels."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.gamma < math.inf, "loss.gamma", "at least 0", self.gamma)
+        require(0 <= self.gamma < math.inf, "loss.gamma", "at least 0", self.gamma)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,13 +271,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "plateau_patience"):
-            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
+            require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
         for name in ("weight_decay", "stop_patience", "workers", "seed"):
-            _require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
-        _require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
+            require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
+        require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +290,7 @@ class DecisionConfig:
     at: float = 0.9
 
     def __post_init__(self) -> None:
-        _require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
+        require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,89 +307,3 @@ class RunConfig:
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     store: str = "store"
     """Folder of the prepared samples; relative to the config file."""
-
-
-Config = TypeVar("Config")
-
-
-def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
-    """A config from plain values as TOML and JSON hold them.
-
-    Raises:
-        ConfigError: On an unknown name, a wrong type or a value that is not allowed.
-    """
-    if not isinstance(values, dict):
-        msg = f"{where or 'a config'} must be a table, got {values!r}"
-        raise ConfigError(msg)
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        msg = f"unknown setting {where}{'.' if where else ''}{unknown[0]}; known are: {', '.join(hints)}"
-        raise ConfigError(msg)
-    given = {name: _convert(hints[name], v, f"{where}.{name}".strip(".")) for name, v in values.items()}
-    return cls(**given)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type that the field wants; dataclasses, tuples, literals, numbers and None."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, where)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        variadic = len(args) == 2 and args[1] is Ellipsis
-        _require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
-        inner = [args[0]] * len(value) if variadic else args
-        return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
-    if origin is Literal:
-        right = any(value == known and type(value) is type(known) for known in args)
-        _require(right, where, f"one of {', '.join(map(str, args))}", repr(value))
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    kind = origin or hint
-    right = kind is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    _require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
-    return value
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain values, without those that are None; the inverse of ``from_dict``."""
-    values = dataclasses.asdict(config)
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items() if v is not None}
-        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-    result: dict[str, Any] = plain(values)
-    return result
-
-
-def load(path: Path) -> RunConfig:
-    """Read a config from a TOML file.
-
-    Raises:
-        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        msg = f"no config file {path}"
-        raise ConfigError(msg) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-        msg = f"{path} is not a TOML file: {exc}"
-        raise ConfigError(msg) from exc
-    try:
-        return from_dict(RunConfig, values)
-    except ConfigError as exc:
-        msg = f"{path}: {exc}"
-        raise ConfigError(msg) from exc
-
-
-def save(config: RunConfig, path: Path) -> None:
-    """Write a config as TOML; ``load`` gives it back."""
-    path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

@@ -17,8 +17,8 @@ from hilum.config import (
     RunConfig,
     SplitConfig,
     TrainingConfig,
-    save,
 )
+from hilum.configfile import save
 from hilum.errors import ConfigError
 from hilum.judging import evaluate, headline
 from hilum.measuring.metrics import roc_auc

@@ -17,7 +17,7 @@ class Prepare:
         """Prepare, and list what was refused."""
         from hilum.cohorts.prepared import prepare_cohort
         from hilum.cohorts.table import Cohort
-        from hilum.config import load
+        from hilum.configfile import load
         from hilum.preparing import Store
 
         config, base = load(self.config), self.config.parent

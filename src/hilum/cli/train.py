@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from hilum.config import RunConfig, load
+from hilum.config import RunConfig
+from hilum.configfile import load
 
 _log = logging.getLogger("hilum")
 

@@ -11,7 +11,8 @@ import numpy as np
 from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.splits import patient_key, read_splits, seen_patients
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ColumnsConfig, load
+from hilum.config import CohortConfig, ColumnsConfig
+from hilum.configfile import load
 from hilum.errors import CohortError
 from hilum.judging.judge import judge
 from hilum.predicting import Predictor, predict_prepared

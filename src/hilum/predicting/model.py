@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hilum.config import ModelConfig, Recipe, from_dict, to_dict
+from hilum.config import ModelConfig, Recipe
+from hilum.configfile import from_dict, to_dict
 from hilum.errors import CheckpointError, ConfigError
 from hilum.modelling.resnet import ResNet3D
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
 from hilum.findings import Finding, find
+from hilum.preparing.airways import LUNG_HU, find_airways
 from hilum.preparing.resample import grid_around, sample
 from hilum.volume import Affine, Volume
 
@@ -14,12 +15,6 @@ RIGHT, LEFT = 1, 2
 COARSE_MM = 3.0
 
 _TISSUE_HU = -300
-_LUNG_HU = -400
-_AIRWAY_HU = -930
-_AIRWAYS_ML = (2.0, 120.0)
-_TRACHEA_HU = (-500, -600, -700, -800, -850)
-_TRACHEA_MM2 = 900.0
-_TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
 _GAS_HU, _GAS_ML = -960, 600.0
 """Pieces smaller than this whose median is darker are gas in the bowel or the stomach, not lung."""
 _PLAUSIBLE_LITRES = (1.0, 9.0)
@@ -80,7 +75,7 @@ def segment_lungs(volume: Volume) -> Lungs:
     if np.all(spacing >= COARSE_MM * 0.99):  # the coarse grid was the scan's own
         labels = coarse.labels.copy()
     else:
-        labels[(volume.voxels_hu > _LUNG_HU) & (core == 0)] = 0
+        labels[(volume.voxels_hu > LUNG_HU) & (core == 0)] = 0
         for side in (RIGHT, LEFT):
             labels = _smoothed(labels, side)
     return _described(labels, volume.affine, volume.voxel_mm3)
@@ -91,8 +86,8 @@ def locate_lungs(volume: Volume) -> Lungs:
     coarse = _coarse(volume)
     hu, spacing = coarse.voxels_hu, np.array(coarse.spacing_mm)
     body = _body(hu, spacing)
-    air = (hu < _LUNG_HU) & body
-    airways = _airways(hu, air, coarse.voxel_mm3, spacing)
+    air = (hu < LUNG_HU) & body
+    airways = find_airways(hu, air, voxel_mm3=coarse.voxel_mm3, spacing_mm=spacing)
     labels = _sides(hu, air & ~airways, coarse.voxel_mm3)
     for side in (RIGHT, LEFT):
         closed = _closed(labels == side, spacing) & (labels == 0) & body & ~airways
@@ -135,75 +130,6 @@ def _span(line: np.ndarray) -> np.ndarray:
     out = np.zeros(len(line), bool)
     if len(where):
         out[where[0] : where[-1] + 1] = True
-    return out
-
-
-def _airways(hu: np.ndarray, air: _Mask, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
-    """Trachea and main bronchi: grown from the trachea at the last threshold that does not leak into a lung.
-
-    Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
-    """
-    trachea = _trachea(hu, air, spacing_mm)
-    if not trachea.any():
-        return trachea
-    seed = np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape)
-    low, high = (ml * 1000 / voxel_mm3 for ml in _AIRWAYS_ML)
-    best = np.zeros(hu.shape, bool)
-    for threshold in range(_AIRWAY_HU - 50, _LUNG_HU, 20):
-        pieces, _ = ndimage.label((hu < threshold) & air)
-        if not pieces[seed]:
-            continue
-        grown = pieces == pieces[seed]
-        size = int(np.count_nonzero(grown))
-        if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
-            break
-        best = grown
-    airways: np.ndarray = ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
-    return airways
-
-
-def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
-    """From the top, the first round hole of a trachea's size near the midline that goes on below."""
-    none = np.zeros(hu.shape, bool)
-    columns = np.flatnonzero(air.any(axis=(0, 1)))
-    if not len(columns):
-        return none
-    middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0]) / 2
-    for z in range(hu.shape[0] - 1, hu.shape[0] // 3, -1):
-        pieces, count = ndimage.label(air[z] & (hu[z] < _AIRWAY_HU + 130))
-        for number, box in enumerate(ndimage.find_objects(pieces, count), 1):
-            piece = pieces == number
-            area = np.count_nonzero(piece[box]) * spacing_mm[1] * spacing_mm[2]
-            height, width = (s.stop - s.start for s in box)
-            round_enough = 0.4 < (height * spacing_mm[1]) / (width * spacing_mm[2]) < 2.5
-            near_middle = abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half
-            if 40 < area < _TRACHEA_MM2 and round_enough and near_middle:
-                lowest = max(0, z - round(_TRACHEA_MM / spacing_mm[0]))
-                below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
-                if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
-                    above = _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
-                    trachea: np.ndarray = below | above
-                    return trachea
-    return none
-
-
-def _followed(
-    hu: np.ndarray, air: _Mask, piece: Bool[np.ndarray, "y x"], planes: range, spacing_mm: np.ndarray
-) -> _Mask:
-    """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
-    out = np.zeros(hu.shape, bool)
-    for z in planes:
-        for threshold in _TRACHEA_HU:
-            pieces, _ = ndimage.label((hu[z] < threshold) & air[z])
-            shared = np.bincount(pieces[piece])[1:]
-            if not shared.any():
-                continue
-            found = pieces == 1 + np.argmax(shared)
-            if np.count_nonzero(found) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
-                out[z] = piece = found
-                break
-        else:
-            break
     return out
 
 

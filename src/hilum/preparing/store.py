@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hilum.config import Recipe, from_dict, to_dict
+from hilum.config import Recipe
+from hilum.configfile import from_dict, to_dict
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError
 from hilum.findings import Finding
 from hilum.preparing.recipe import prepare_path

@@ -4,7 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.config import RunConfig, to_dict
+from hilum.config import RunConfig
+from hilum.configfile import to_dict
 from hilum.measuring.calibration import fit_temperature, probabilities
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import choose_threshold

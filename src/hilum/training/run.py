@@ -8,7 +8,8 @@ from pathlib import Path
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.splits import split, write_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig, load, save
+from hilum.config import RunConfig
+from hilum.configfile import load, save
 from hilum.errors import ConfigError
 from hilum.preparing import Store
 from hilum.training.loop import fit

@@ -1,0 +1,97 @@
+"""Settings to and from the plain values of TOML and JSON, strictly: what is misspelt or of a wrong type is an error."""
+
+import dataclasses
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from hilum.config import RunConfig, require
+from hilum.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
+    """A config from plain values as TOML and JSON hold them.
+
+    Raises:
+        ConfigError: On an unknown name, a wrong type or a value that is not allowed.
+    """
+    if not isinstance(values, dict):
+        msg = f"{where or 'a config'} must be a table, got {values!r}"
+        raise ConfigError(msg)
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        msg = f"unknown setting {where}{'.' if where else ''}{unknown[0]}; known are: {', '.join(hints)}"
+        raise ConfigError(msg)
+    given = {name: _convert(hints[name], v, f"{where}.{name}".strip(".")) for name, v in values.items()}
+    return cls(**given)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type that the field wants; dataclasses, tuples, literals, numbers and None."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        variadic = len(args) == 2 and args[1] is Ellipsis
+        require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
+        inner = [args[0]] * len(value) if variadic else args
+        return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
+    if origin is Literal:
+        right = any(value == known and type(value) is type(known) for known in args)
+        require(right, where, f"one of {', '.join(map(str, args))}", repr(value))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kind = origin or hint
+    right = kind is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain values, without those that are None; the inverse of ``from_dict``."""
+    values = dataclasses.asdict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(values)
+    return result
+
+
+def load(path: Path) -> RunConfig:
+    """Read a config from a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        msg = f"no config file {path}"
+        raise ConfigError(msg) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        msg = f"{path} is not a TOML file: {exc}"
+        raise ConfigError(msg) from exc
+    try:
+        return from_dict(RunConfig, values)
+    except ConfigError as exc:
+        msg = f"{path}: {exc}"
+        raise ConfigError(msg) from exc
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write a config as TOML; ``load`` gives it back."""
+    path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

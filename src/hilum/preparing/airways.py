@@ -1,0 +1,91 @@
+"""Tells the trachea and the main bronchi from the lungs, so that they can be taken out of the air inside the body."""
+
+import numpy as np
+from jaxtyping import Bool
+from scipy import ndimage
+
+LUNG_HU = -400
+"""Darker than this is air or lung."""
+
+_AIRWAY_HU = -930
+_AIRWAYS_ML = (2.0, 120.0)
+_TRACHEA_HU = (-500, -600, -700, -800, -850)
+_TRACHEA_MM2 = 900.0
+_TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
+
+_Mask = Bool[np.ndarray, "z y x"]
+
+
+def find_airways(hu: np.ndarray, air: _Mask, *, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
+    """Trachea and main bronchi: grown from the trachea at the last threshold that does not leak into a lung.
+
+    Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
+
+    Args:
+        hu: A scan on a coarse grid, (z, y, x), feet to head.
+        air: Air inside the body.
+        voxel_mm3: Volume of a voxel.
+        spacing_mm: (z, y, x).
+    """
+    trachea = _trachea(hu, air, spacing_mm)
+    if not trachea.any():
+        return trachea
+    seed = np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape)
+    low, high = (ml * 1000 / voxel_mm3 for ml in _AIRWAYS_ML)
+    best = np.zeros(hu.shape, bool)
+    for threshold in range(_AIRWAY_HU - 50, LUNG_HU, 20):
+        pieces, _ = ndimage.label((hu < threshold) & air)
+        if not pieces[seed]:
+            continue
+        grown = pieces == pieces[seed]
+        size = int(np.count_nonzero(grown))
+        if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
+            break
+        best = grown
+    airways: np.ndarray = ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
+    return airways
+
+
+def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
+    """From the top, the first round hole of a trachea's size near the midline that goes on below."""
+    none = np.zeros(hu.shape, bool)
+    columns = np.flatnonzero(air.any(axis=(0, 1)))
+    if not len(columns):
+        return none
+    middle, half = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0]) / 2
+    for z in range(hu.shape[0] - 1, hu.shape[0] // 3, -1):
+        pieces, count = ndimage.label(air[z] & (hu[z] < _AIRWAY_HU + 130))
+        for number, box in enumerate(ndimage.find_objects(pieces, count), 1):
+            piece = pieces == number
+            area = np.count_nonzero(piece[box]) * spacing_mm[1] * spacing_mm[2]
+            height, width = (s.stop - s.start for s in box)
+            round_enough = 0.4 < (height * spacing_mm[1]) / (width * spacing_mm[2]) < 2.5
+            near_middle = abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half
+            if 40 < area < _TRACHEA_MM2 and round_enough and near_middle:
+                lowest = max(0, z - round(_TRACHEA_MM / spacing_mm[0]))
+                below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
+                if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
+                    above = _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
+                    trachea: np.ndarray = below | above
+                    return trachea
+    return none
+
+
+def _followed(
+    hu: np.ndarray, air: _Mask, piece: Bool[np.ndarray, "y x"], planes: range, spacing_mm: np.ndarray
+) -> _Mask:
+    """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
+    out = np.zeros(hu.shape, bool)
+    for z in planes:
+        for threshold in _TRACHEA_HU:
+            pieces, _ = ndimage.label((hu[z] < threshold) & air[z])
+            shared = np.bincount(pieces[piece])[1:]
+            if not shared.any():
+                continue
+            found = pieces == 1 + np.argmax(shared)
+            if np.count_nonzero(found) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
+                out[z] = piece = found
+                break
+        else:
+            break
+    return out
