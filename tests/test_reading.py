@@ -1,6 +1,7 @@
 """Whatever the format, the same scan is the same Volume, and what is no CT volume is refused in one line."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -534,7 +535,7 @@ def test_a_crop_of_two_slices_is_a_volume_where_the_header_gives_the_spacing(tmp
     [
         (sitk.Image([6, 6, 6, 3], sitk.sitkInt16), "must be a volume of at least 2 slices, is 6 x 6 x 6 x 3"),
         (sitk.Image([6, 6, 1], sitk.sitkInt16), "is 6 x 6 x 1"),
-        (sitk.Image([6, 6, 6], sitk.sitkVectorFloat32, 3), "one value in each voxel, has 3"),
+        (sitk.Image([6, 6, 6], sitk.sitkVectorFloat32, 3), "one real value in each voxel, has vector"),
     ],
     ids=["four dimensions", "one slice", "vectors"],
 )
@@ -774,3 +775,57 @@ def test_the_real_low_resolution_scan_is_the_same_as_nrrd_and_as_dicom(shared_da
 def test_reorienting_what_was_read_changes_nothing(tmp_path):
     write_series(tmp_path)
     assert _same(reorient(read(tmp_path)), read(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_truncated_nifti_is_refused_and_never_filled_with_water(tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.random.default_rng(0).integers(-900, 90, (8, 32, 32), np.int16)), str(path)
+    )
+    whole = path.read_bytes()
+    for size in (len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ReadError, match=r"truncated-file.* lacks|cannot be inflated"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_not_a_number_is_air_in_every_format(tmp_path, suffix):
+    voxels = np.full((4, 5, 6), 30.5, np.float32)
+    voxels[1, 2, 3] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / f"scan{suffix}"))
+    volume = read(tmp_path / f"scan{suffix}")
+    assert np.count_nonzero(volume.voxels_hu == -1000) == 1
+    assert [f.code for f in volume.findings if f.code == "padding"] == ["padding"]
+
+
+def test_a_complex_image_is_refused(tmp_path):
+    image = sitk.GetImageFromArray(np.ones((4, 4, 4), np.complex64))
+    sitk.WriteImage(image, str(tmp_path / "scan.nrrd"))
+    with pytest.raises(ReadError, match="must have one real value in each voxel, has complex"):
+        read(tmp_path / "scan.nrrd")
+
+
+def test_a_header_cannot_name_voxels_in_another_folder(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = ../secret\n"
+    (tmp_path / "deep" / "scan.mhd").write_text(header)
+    with pytest.raises(ReadError, match="names secret in another folder"):
+        read(tmp_path / "deep" / "scan.mhd")
+
+
+def test_a_damaged_image_writes_nothing_but_the_error(tmp_path, capfd):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 32, 32), np.int16)), str(tmp_path / "scan.mha"))
+    whole = (tmp_path / "scan.mha").read_bytes()
+    (tmp_path / "scan.mha").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ReadError, match="cannot be read"):
+        read(tmp_path / "scan.mha")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_in_a_folder_is_passed_over(tmp_path):
+    write_series(tmp_path)
+    os.mkfifo(tmp_path / "pipe.dcm")
+    assert read(tmp_path).shape[0] > 3

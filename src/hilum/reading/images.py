@@ -1,7 +1,13 @@
 """NIfTI, NRRD and MetaImage files to a Volume, read by SimpleITK, whose world is LPS like ours."""
 
+import contextlib
+import os
 import re
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +15,10 @@ from hilum.errors import GeometryError, ReadError
 from hilum.findings import find
 from hilum.reading.geometry import FEW_SLICES
 from hilum.reading.intensities import intensity_findings, limited
+from hilum.reading.nifti import nifti_layout, undefined_voxels
 from hilum.volume import Volume, reorient
+
+_QUIET = threading.Lock()
 
 _IO = {
     ".nii": "NiftiImageIO",
@@ -36,6 +45,10 @@ def detached_files(path: Path) -> list[Path]:
         return []
     names = re.findall(r"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", path.read_text("latin-1"), re.M | re.I)
     named = [path.parent / name for name in names]
+    for file in named:
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            msg = f"{path.name} must hold its voxels or name files beside it, names {file.name} in another folder"
+            raise ReadError(msg)
     if named and all(file.is_file() for file in named):
         return named
     return [file for file in sorted(path.parent.iterdir()) if file.is_file() and file != path]
@@ -49,27 +62,30 @@ def read_image(path: Path) -> Volume:
     """
     import SimpleITK as sitk
 
+    detached_files(path)  # refuses a header that names files elsewhere
+    layout = nifti_layout(path) if _IO[image_suffix(path)] == "NiftiImageIO" else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_IO[image_suffix(path)])
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = reader.Execute()
+        with _quiet():
+            image = reader.Execute()
     except (RuntimeError, MemoryError) as exc:
         msg = f"{path.name} cannot be read: {_reason(exc)}"
         raise ReadError(msg) from exc
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        msg = f"{path.name} must have one value in each voxel, has {image.GetNumberOfComponentsPerPixel()}"
+    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
+        msg = f"{path.name} must have one real value in each voxel, has {image.GetPixelIDTypeAsString()}"
         raise ReadError(msg)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3 or min(image.GetSize()) < 2:  # the header gives the spacing, two slices are a crop
         msg = f"{path.name} must be a volume of at least 2 slices, is {' x '.join(map(str, image.GetSize()))}"
         raise GeometryError(msg)
-    voxels, num_padding, num_metal = limited(sitk.GetArrayViewFromImage(image))
+    stored = sitk.GetArrayViewFromImage(image)
+    undefined = undefined_voxels(path, layout) if layout else None
+    if undefined is not None and undefined.size == stored.size:
+        stored = np.where(undefined.reshape(stored.shape), np.nan, stored)
+    voxels, num_padding, num_metal = limited(stored)
     whole = voxels.dtype.kind in "iu" or bool(np.all(voxels == np.rint(voxels)))
     volume = Volume(voxels_hu=voxels.astype(np.int16 if whole else np.float32), affine=_affine(image))
     findings = intensity_findings(num_padding, num_metal, volume.voxels_hu.size)
@@ -78,13 +94,29 @@ def read_image(path: Path) -> Volume:
     return reorient(volume.with_findings(*findings))
 
 
-def _affine(image: object) -> np.ndarray:
+def _affine(image: Any) -> np.ndarray:
     """Index (z, y, x) to LPS mm from ITK's direction (columns x, y, z), spacing and origin."""
-    direction = np.array(image.GetDirection()).reshape(3, 3)  # type: ignore[attr-defined]
+    if not all(np.isfinite(s) and s > 0 for s in image.GetSpacing()):
+        msg = f"the spacing must be positive, is {image.GetSpacing()} mm (x, y, z)"
+        raise GeometryError(msg)
+    direction = np.array(image.GetDirection()).reshape(3, 3)
     affine = np.eye(4)
-    affine[:3, :3] = (direction * np.array(image.GetSpacing()))[:, ::-1]  # type: ignore[attr-defined]
-    affine[:3, 3] = image.GetOrigin()  # type: ignore[attr-defined]
+    affine[:3, :3] = (direction * np.array(image.GetSpacing()))[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()
     return affine
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """ITK's libraries write to the process's standard error on their own; what matters is in the exception."""
+    with _QUIET, tempfile.TemporaryFile() as sink:
+        kept = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _reason(error: BaseException) -> str:
@@ -92,4 +124,5 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else "unknown reason"
     text = re.sub(r"^(ITK ERROR|sitk::ERROR):\s*", "", re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", text))
-    return re.sub(r"(/[^\s\"']*/)", "", text)
+    text = re.sub(r"(/[^\s\"']*/)", "", text)
+    return "its voxels are damaged or missing" if text == "Reason: Success" else text
