@@ -11,7 +11,8 @@ import hilum
 from hilum.cli import VERBS, main
 from hilum.cli.predict import Predict
 from hilum.cli.train import Train
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.cohorts.splits import read_splits
+from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 
 def run(*words):
@@ -112,26 +113,98 @@ def test_training_on_a_table_plans_a_config_writes_it_down_and_says_why(npy_coho
     assert (tmp_path / "store").is_dir()
 
 
-def test_evaluate_refuses_patients_of_the_training_set_and_lists_them(trained_run, npy_cohort, tmp_path, capsys):
+def test_evaluate_leaves_out_what_the_model_has_seen_and_lists_it(trained_run, npy_cohort, tmp_path, capsys):
     assert run("evaluate", trained_run / "model", npy_cohort / "cohort.csv", "--out", tmp_path / "e", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     on_its_test_part = json.loads((trained_run / "evaluation" / "evaluation.json").read_text())
     assert answer["num_cases"] == on_its_test_part["num_cases"]
     assert answer["auc"] == on_its_test_part["auc"]
-    assert answer["num_refused"] == 60 - answer["num_cases"]
-    assert "trained or validated the model" in (tmp_path / "e" / "refused.csv").read_text()
+    assert answer["num_seen"] == 60 - answer["num_cases"]
+    assert answer["seen_checked"] is True
+    assert "this patient or scan trained or validated the model" in (tmp_path / "e" / "refused.csv").read_text()
+
+
+def test_scans_that_trained_are_known_by_their_voxels_where_there_are_no_ids(trained_run, npy_cohort, tmp_path, capsys):
+    lines = (npy_cohort / "cohort.csv").read_text().splitlines()[1:]
+    for line in lines:
+        shutil.copy(npy_cohort / line.split(",")[1], tmp_path / f"renamed-{line.split(',')[1]}")
+    rows = [f"renamed-{line.split(',')[1]},{line.split(',')[2]}" for line in lines]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    assert run("evaluate", trained_run / "model", tmp_path / "t.csv", "--out", tmp_path / "e", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["num_seen"] == sum(part != "test" for part in read_splits(trained_run / "splits.csv").values())
+
+
+def test_a_model_away_from_its_run_says_that_it_cannot_tell_what_it_has_seen(trained_run, npy_cohort, tmp_path, capsys):
+    shutil.copytree(trained_run / "model", tmp_path / "model")
+    assert run("evaluate", tmp_path / "model", npy_cohort / "cohort.csv", "--out", tmp_path / "e", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["seen_checked"] is False
+    assert "cases that trained the model cannot be told" in shown.err
 
 
 def test_evaluate_takes_mapped_columns_and_only_rows_marked_test(trained_run, npy_cohort, tmp_path, capsys):
-    lines = (npy_cohort / "cohort.csv").read_text().splitlines()[1:]
-    rows = [
-        f"{npy_cohort}/{line.split(',')[1]},{line.split(',')[2]},{'test' if i < 8 else 'train'}"
-        for i, line in enumerate(lines)
-    ]
+    parts = read_splits(trained_run / "splits.csv")
+    lines = [line.split(",") for line in (npy_cohort / "cohort.csv").read_text().splitlines()[1:]]
+    unseen = [line for line in lines if parts[line[0]] == "test"]
+    rows = [f"{npy_cohort}/{line[1]},{line[2]},{'test' if i < 4 else 'train'}" for i, line in enumerate(unseen)]
     (tmp_path / "other.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
     words = ["--out", tmp_path / "e", "--columns.path", "image", "--json"]
     assert run("evaluate", trained_run / "model", tmp_path / "other.csv", *words) == 0
-    assert json.loads(capsys.readouterr().out)["num_cases"] == 8
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["num_cases"], answer["num_seen"]) == (4, 0)
+
+
+def test_several_classes_by_name_go_the_whole_way(npy_cohort, tmp_path, capsys):
+    lines = [line.split(",") for line in (npy_cohort / "cohort.csv").read_text().splitlines()[1:]]
+    names = ("clear", "nodule", "mass")
+    rows = [f"{npy_cohort}/{line[1]},{names[i % 3]},P{i}" for i, line in enumerate(lines)]
+    (tmp_path / "cohort.csv").write_text("\n".join(["path,label,patient_id", *rows]) + "\n")
+    (tmp_path / "config.toml").write_text((npy_cohort / "config.toml").read_text())
+    assert run("train", tmp_path / "config.toml", "--out", tmp_path / "run", "--training.epochs", 1) == 0
+    assert "macro AUC" in capsys.readouterr().out
+    assert run("predict", tmp_path / "run" / "model", npy_cohort / "00.npy", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["probabilities"]) == set(names)
+    assert answer["decision"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_a_model_of_volumes_in_hu_predicts_volumes_in_hu(npy_cohort, tmp_path, capsys):
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    for path in (tmp_path / "c").glob("*.npy"):
+        np.save(path, np.load(path) * 1400 - 1000)
+    words = ["--out", tmp_path / "run", "--training.epochs", 1, "--recipe.npy-range", "hu"]
+    assert run("train", tmp_path / "c" / "config.toml", *words) == 0
+    assert run("predict", tmp_path / "run" / "model", tmp_path / "c" / "00.npy") == 0
+    capsys.readouterr()
+
+
+def test_a_run_goes_on_by_the_command_line_and_keeps_its_settings(npy_cohort, tmp_path, capsys):
+    config = npy_cohort / "config.toml"
+    assert run("train", config, "--out", tmp_path / "run", "--training.epochs", 1) == 0
+    assert run("train", config, "--out", tmp_path / "run", "--resume") == 0
+    capsys.readouterr()
+    assert run("train", config, "--out", tmp_path / "run", "--resume", "--training.epochs", 9) == 1
+    assert "a resumed run keeps its settings, got a flag for training.epochs" in capsys.readouterr().err
+
+
+def test_an_export_with_several_series_in_a_folder_can_be_trained_on(tmp_path, capsys):
+    for i in range(10):
+        simulated = simulate_case(plan_cohort(1, seed=i)[0], seed=i, pixel_mm=12.0)[0]
+        for study in ("1", "2"):
+            header = Header(patient_id=f"P{i}", study=study)
+            for path in write_dicom(simulated, tmp_path / "new", header=header):
+                folder = tmp_path / "scans" / "ab"[i % 2] / f"DOE^JOHN{i}"
+                folder.mkdir(parents=True, exist_ok=True)
+                path.rename(folder / f"{study}-{path.name}")
+    assert run("cohort", tmp_path / "scans", "--out", tmp_path / "cohort.csv") == 0
+    words = ["--recipe.region", "whole", "--recipe.size", 8, 8, 8, "--recipe.spacing-mm", 40, 40, 40]
+    words += ["--training.epochs", 1, "--model.width", 2, "--model.depth", 10]
+    assert run("train", tmp_path / "cohort.csv", "--out", tmp_path / "run", *words) == 0
+    assert "by flag: training.epochs = 1, planned was" in capsys.readouterr().err
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["recipe"]["spacing_mm"] == [40, 40, 40]
+    for path in [tmp_path / "run" / "splits.csv", *(tmp_path / "run" / "evaluation").glob("*.csv")]:
+        assert "DOE" not in path.read_text(), path.name
 
 
 def test_predict_takes_one_volume_and_answers_in_json(trained_run, npy_cohort, capsys):
@@ -236,6 +309,13 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["predict", "POINT", "scan.nii"], "region point needs a point"),
         (["evaluate", "MODEL", "nowhere.csv", "--out", "e"], "there is no such table"),
         (["demo", "--out", "full"], "must be new or empty"),
+        (["predict", "MODEL", "x.npy", "--point", "1", "2", "3"], "--point is for models of region point"),
+        (["predict", "MODEL", "x.npy", "--out", "p.csv"], "--out is for a table"),
+        (["predict", "MODEL", "t.csv", "--series", "abcd"], "--point and --series are for one scan"),
+        (["predict", "MODEL", "t.csv", "--out", "full"], "full is a folder"),
+        (["predict", "MODEL", "x.npy", "--device", "tpu"], "device must be auto, cpu, cuda"),
+        (["evaluate", "MODEL", "t.csv", "--out", "t.csv"], "t.csv is a file"),
+        (["train", "misspelt.toml", "--resume", "--out", "full"], "--resume needs --out with a run folder"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_1(trained_run, tmp_path, monkeypatch, capsys, words, says):
@@ -269,6 +349,24 @@ def test_a_model_folder_without_weights_is_named(trained_run, tmp_path, capsys):
     (tmp_path / "model" / "weights.safetensors").write_bytes(b"")
     assert run("predict", tmp_path / "model", "x.nii") == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"threshold": 2.0}, "threshold must be between 0 and 1"),
+        ({"classes": ["x", "x"]}, "classes must be distinct"),
+        ({"training": 3}, "training must be"),
+        ({"model": {"depth": 18, "width": 10**7, "stem": "full", "dropout": 0.0}}, "do not fit the network"),
+    ],
+)
+def test_a_model_that_makes_no_sense_decides_nothing(trained_run, tmp_path, capsys, change, says):
+    shutil.copytree(trained_run / "model", tmp_path / "model")
+    about = json.loads((tmp_path / "model" / "model.json").read_text())
+    (tmp_path / "model" / "model.json").write_text(json.dumps(about | change))
+    assert run("predict", tmp_path / "model", "x.nii") == 1
+    assert says in capsys.readouterr().err
 
 
 def test_a_model_moved_away_from_its_run_still_predicts(trained_run, npy_cohort, tmp_path, capsys):

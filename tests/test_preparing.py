@@ -1,5 +1,6 @@
 """A scan on another grid: in the right place, at the right scale, with air or its edge outside."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -299,7 +300,7 @@ def test_a_prepared_volume_in_zero_to_one_becomes_hu_within_the_window(tmp_path)
 def test_a_prepared_volume_in_hu_is_taken_as_it_is(tmp_path):
     hu = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
     np.save(tmp_path / "x.npy", hu)
-    assert np.array_equal(prepare_path(tmp_path / "x.npy", NPY, npy_range="hu").voxels_hu, hu)
+    assert np.array_equal(prepare_path(tmp_path / "x.npy", dataclasses.replace(NPY, npy_range="hu")).voxels_hu, hu)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ def test_a_prepared_volume_in_hu_is_taken_as_it_is(tmp_path):
         (
             np.full((4, 5, 6), -600.0),
             PrepareError,
-            r"must lie in \[0, 1\] \(cohort\.npy_range = unit\), lies in \[",
+            r"must lie in \[0, 1\] \(recipe\.npy_range = unit\), lies in \[",
         ),
         (np.array(["text"], object), ReadError, r"is not a plain \.npy array"),
     ],

@@ -573,7 +573,7 @@ def test_any_integer_type_with_metal_is_read(tmp_path, kind):
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_damaged_image_is_one_line_without_addresses_or_folders(tmp_path, suffix):
     (tmp_path / f"bad{suffix}").write_bytes(b"garbage" * 100)
-    with pytest.raises(ReadError, match=rf"bad{suffix} cannot be read") as caught:
+    with pytest.raises(ReadError, match=rf"bad{suffix} (cannot be read|is damaged)") as caught:
         read(tmp_path / f"bad{suffix}")
     assert "0x" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilum.cohorts.splits import check_classes, patient_key, read_splits, seen_patients, split, write_splits
+from hilum.cohorts.splits import (
+    check_classes,
+    check_parts,
+    patient_key,
+    read_seen,
+    read_splits,
+    scan_key,
+    split,
+    write_splits,
+)
 from hilum.cohorts.table import Case, Cohort
 from hilum.config import SplitConfig
 from hilum.errors import CohortError
@@ -221,12 +230,16 @@ def test_splits_are_written_and_read_back_with_patients_as_keyed_hashes_alone(tm
     odd = replace(cohort.cases[0], case_id='odd, "name"', patient_id="id:SMITH-1")
     cohort = replace(cohort, cases=(odd, *cohort.cases[1:]))
     parts = split(cohort, SplitConfig()) | {odd.case_id: "train"}
-    write_splits(tmp_path / "splits.csv", cohort, parts)
+    sample = Path("store") / "0f" / "0fab.safetensors"
+    write_splits(tmp_path / "splits.csv", cohort, parts, {odd.case_id: sample})
     assert read_splits(tmp_path / "splits.csv") == parts
     text = (tmp_path / "splits.csv").read_text()
-    assert text.startswith("case_id,split,patient\n")
+    assert text.startswith("case_id,split,patient,scan\n")
     assert "SMITH" not in text
-    assert patient_key(odd) in seen_patients(tmp_path / "splits.csv")
+    assert "0fab" not in text
+    seen = read_seen(tmp_path / "splits.csv")
+    assert patient_key(odd) in seen.patients
+    assert seen.scans == {scan_key(sample)}
     assert [file.name for file in tmp_path.iterdir()] == ["splits.csv"]
 
 
@@ -240,19 +253,30 @@ def test_a_patient_is_recognised_by_plain_id_and_by_the_hash_in_a_table_that_hil
 
 
 def test_patients_of_the_test_part_have_not_been_seen(tmp_path):
-    (tmp_path / "splits.csv").write_text("case_id,split,patient\na,train,p1\nb,val,p2\nc,test,p3\nd,train,\n")
-    assert seen_patients(tmp_path / "splits.csv") == {"p1", "p2"}
-    assert seen_patients(tmp_path / "none.csv") == set()
+    lines = ["case_id,split,patient,scan", "a,train,p1,s1", "b,val,p2,s2", "c,test,p3,s3", "d,train,,s4", "e,val,p5,"]
+    (tmp_path / "splits.csv").write_text("\n".join(lines) + "\n")
+    seen = read_seen(tmp_path / "splits.csv")
+    assert seen.patients == {"p1", "p2", "p5"}
+    assert seen.scans == {"s1", "s2", "s4"}
+
+
+def test_a_part_that_has_lost_a_class_to_refusals_is_named_before_training():
+    cohort = cohort_of([[k % 2] for k in range(30)])
+    parts = split(cohort, SplitConfig())
+    check_parts(cohort.cases, parts, cohort.classes)
+    left = [case for case in cohort.cases if not (parts[case.case_id] == "val" and case.label == 1)]
+    with pytest.raises(CohortError, match="no case of class '1' is left in val"):
+        check_parts(left, parts, cohort.classes)
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "row 1 must be case_id,split,patient"),
-        ("id,part\na,train\n", "row 1 must be case_id,split,patient, got 'id,part'"),
-        ("case_id,split,patient\na,dev,\n", "row 2 must be a new case_id, one of train, val, test .*, got 'a,dev,'"),
-        ("case_id,split,patient\na,val,\na,val,\n", "row 3 must be a new case_id"),
-        ("case_id,split,patient\na,val\n", "row 2 must be"),
+        ("", "row 1 must be case_id,split,patient,scan"),
+        ("id,part\na,train\n", "row 1 must be case_id,split,patient,scan, got 'id,part'"),
+        ("case_id,split,patient,scan\na,dev,,\n", "row 2 must be a new case_id, one of train, val, test, .*'a,dev,,'"),
+        ("case_id,split,patient,scan\na,val,,\na,val,,\n", "row 3 must be a new case_id"),
+        ("case_id,split,patient,scan\na,val\n", "row 2 must be"),
     ],
 )
 def test_a_damaged_splits_file_is_named(tmp_path, text, match):

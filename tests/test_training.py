@@ -13,7 +13,7 @@ from hilum.cohorts.dataset import CohortDataset, EpochBatches
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits, split
 from hilum.cohorts.table import Cohort
-from hilum.config import SplitConfig, TrainingConfig
+from hilum.config import DecisionConfig, SplitConfig, TrainingConfig
 from hilum.configfile import load
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.measuring.metrics import roc_auc
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_named(npy_cohort, trained_run, tmp_path):
         .replace('table = "../cohort.csv"', f'table = "{npy_cohort}/cohort.csv"')
     )
     (tmp_path / "run" / "config.toml").write_text(config)
-    (tmp_path / "run" / "last" / "tensors.safetensors").write_bytes(b"broken")
+    (tmp_path / "run" / "last" / "state.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="last cannot be resumed"):
         train(load(npy_cohort / "config.toml"), tmp_path / "run", resume=True)
 
@@ -263,7 +263,7 @@ def test_one_cycle_warms_up_and_anneals():
 
 
 def test_an_unknown_device_is_named(npy_cohort, tmp_path):
-    with pytest.raises(ConfigError, match=r"training\.device must be auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match="device must be auto, cpu, cuda, cuda:N or mps, got tpu"):
         train(short(npy_cohort, device="tpu"), tmp_path / "run", base=npy_cohort)
 
 
@@ -283,3 +283,61 @@ def test_settings_that_make_no_sense_are_named():
 
 def test_an_auc_of_zero_is_not_hidden():
     assert roc_auc(np.array([0, 1]), np.array([0.9, 0.1])) == 0.0
+
+
+def test_a_resumed_run_keeps_its_split_and_refuses_a_table_that_has_changed(npy_cohort, tmp_path):
+    """A new draw would move cases from the training part to the test part."""
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    train(short(npy_cohort, epochs=1), tmp_path / "run", base=tmp_path / "c")
+    splits = (tmp_path / "run" / "splits.csv").read_bytes()
+    table = tmp_path / "c" / "cohort.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-4]) + "\n")
+    with pytest.raises(CohortError, match=r"must hold the cases that .* was begun with; 4 were added or removed"):
+        train(short(npy_cohort), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "splits.csv").read_bytes() == splits
+
+
+def test_resuming_a_run_that_stopped_early_adds_no_epoch(npy_cohort, tmp_path):
+    train(short(npy_cohort, epochs=30, lr=1e-9, stop_patience=2), tmp_path / "run", base=npy_cohort)
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    train(short(npy_cohort), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"device": "cpu:3"}, {"device": "cuda:9"}, {"lr": 1e30, "clip_norm": 1e30}])
+def test_a_run_that_fails_before_its_first_epoch_leaves_nothing_behind(npy_cohort, tmp_path, change):
+    with pytest.raises((ConfigError, TrainingError)):
+        train(short(npy_cohort, **change), tmp_path / "run", base=npy_cohort)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_lost_to_refusals_is_said_before_training(npy_cohort, tmp_path):
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    config = short(npy_cohort)
+    cohort = Cohort.read(tmp_path / "c" / "cohort.csv", config.cohort)
+    parts = split(cohort, config.split)
+    for case in cohort.cases:
+        if parts[case.case_id] == "val" and case.label == 1:
+            case.path.write_bytes(b"broken")
+    config = replace(config, cohort=replace(config.cohort, max_refused=0.5))
+    with pytest.raises(CohortError, match="no case of class '1' is left in val"):
+        train(config, tmp_path / "run", base=tmp_path / "c")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_demand_that_validation_cannot_meet_costs_no_training(npy_cohort, tmp_path, caplog):
+    config = short(npy_cohort, epochs=1, lr=1e-9)
+    config = replace(config, decision=DecisionConfig(rule="sensitivity", at=0.999))
+    _, card = load_model(train(config, tmp_path / "run", base=npy_cohort))
+    assert 0 <= card.threshold <= 1
+    if "Youden" in card.threshold_rule or "sensitivity + specificity" in card.threshold_rule:
+        assert "the threshold is that of largest sensitivity + specificity" in caplog.text
+
+
+def test_a_reason_for_refusal_names_the_scan_relative_to_the_table(npy_cohort, tmp_path):
+    shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
+    (tmp_path / "c" / "07.npy").write_bytes(b"broken")
+    train(short(npy_cohort, epochs=1), tmp_path / "run", base=tmp_path / "c")
+    text = (tmp_path / "run" / "refused.csv").read_text()
+    assert "07.npy is not a plain .npy array" in text
+    assert str(tmp_path) not in text

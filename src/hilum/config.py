@@ -35,7 +35,7 @@ class Recipe:
     """Voxels (z, y, x) that the model sees."""
 
     spacing_mm: Triple | None = None
-    """Distance between voxels (z, y, x) in mm. Give this or extent_mm."""
+    """Distance between voxels (z, y, x) in mm. Give this or extent_mm; neither: it is planned, from a table alone."""
 
     extent_mm: Triple | None = None
     """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
@@ -49,12 +49,15 @@ class Recipe:
     outside_lungs: Literal["keep", "air"] = "keep"
     """What lies beyond the lungs' mask; only for region lungs."""
 
+    npy_range: Literal["unit", "hu"] = "unit"
+    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
+
     def __post_init__(self) -> None:
         require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
         require(
-            (self.spacing_mm is None) != (self.extent_mm is None),
+            self.spacing_mm is None or self.extent_mm is None,
             "recipe",
-            "given either spacing_mm or extent_mm",
+            "given spacing_mm or extent_mm, not both",
             f"spacing_mm = {self.spacing_mm}, extent_mm = {self.extent_mm}",
         )
         for name in ("spacing_mm", "extent_mm"):
@@ -76,7 +79,9 @@ class Recipe:
         """Distance between the model's voxels (z, y, x), in mm."""
         if self.spacing_mm is not None:
             return self.spacing_mm
-        assert self.extent_mm is not None  # one of the two is given  # noqa: S101
+        if self.extent_mm is None:
+            msg = "recipe must be given spacing_mm or extent_mm, has neither"
+            raise ConfigError(msg)
         z, y, x = (e / n for e, n in zip(self.extent_mm, self.size, strict=True))
         return z, y, x
 
@@ -121,9 +126,6 @@ class CohortConfig:
 
     unlabelled: Literal["error", "drop"] = "error"
     """What to do with rows without a label."""
-
-    npy_range: Literal["unit", "hu"] = "unit"
-    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
 
     max_refused: float = 0.1
     """Largest share of the cases that may be refused before it is an error."""
@@ -266,12 +268,13 @@ class TrainingConfig:
     device: Annotated[str, tyro.conf.arg(prefix_name=False)] = "auto"
     """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
 
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "plateau_patience"):
+        for name in ("epochs", "plateau_patience"):
             require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        require(self.batch_size >= 2, "training.batch_size", "at least 2 (batch normalisation)", self.batch_size)
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
@@ -299,7 +302,7 @@ class RunConfig:
 
     cohort: CohortConfig = field(default_factory=CohortConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    recipe: Recipe = field(default_factory=lambda: Recipe(spacing_mm=(5.0, 4.0, 4.0)))
+    recipe: Recipe = field(default_factory=Recipe)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -10,6 +10,7 @@ import tomli_w
 
 from hilum.config import RunConfig, require
 from hilum.errors import ConfigError
+from hilum.files import write_whole
 
 Config = TypeVar("Config")
 
@@ -52,8 +53,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    require(origin is not tuple, where, f"a list{'' if args[-1:] == (Ellipsis,) else f' of {len(args)}'}", repr(value))
     kind = origin or hint
-    right = kind is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
     return value
 
@@ -94,4 +96,4 @@ def load(path: Path) -> RunConfig:
 
 def save(config: RunConfig, path: Path) -> None:
     """Write a config as TOML; ``load`` gives it back."""
-    path.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
+    write_whole(path, tomli_w.dumps(to_dict(config)))

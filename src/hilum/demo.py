@@ -93,7 +93,7 @@ def _config(table: Path, seed: int) -> RunConfig:
         cohort=CohortConfig(table=table.name, classes=("0", "1")),
         split=SplitConfig(val=0.15, test=0.3, seed=seed),
         recipe=Recipe(region="lungs", size=(48, 40, 56), spacing_mm=(6.0, 6.0, 6.0)),
-        augment=AugmentConfig(flip=(0.0, 0.0, 0.5), scaling=0.1, translation_mm=(10.0, 10.0, 10.0)),
+        augment=AugmentConfig(scaling=0.1, translation_mm=(10.0, 10.0, 10.0)),
         model=ModelConfig(depth=18, width=16),
         loss=LossConfig(class_weights="inverse"),
         training=TrainingConfig(epochs=40, batch_size=8, schedule="one-cycle", stop_patience=0, seed=seed),

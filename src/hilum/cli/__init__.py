@@ -48,6 +48,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as head does
         sys.stderr.close()
         return 0
+    except (OSError, MemoryError) as exc:  # a full disk, a folder without permission, a grid beyond all memory
+        sys.stderr.write(f"hilum: {type(exc).__name__}: {' '.join(str(exc).split())[:300]}\n")
+        return 1
     finally:
         logger.removeHandler(handler)
 

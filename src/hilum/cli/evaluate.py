@@ -31,8 +31,8 @@ class Evaluate:
     store: Path | None = None
     """Where prepared samples are kept; without it, for the time of the run only."""
 
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
 
     json: bool = False
     """Print evaluation.json instead of one line."""

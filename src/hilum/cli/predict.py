@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from hilum.config import ColumnsConfig, Triple
+from hilum.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +32,32 @@ class Predict:
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """For a table: which column holds what."""
 
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
 
     json: bool = False
     """One JSON object instead of a few lines."""
 
+    def _refuse_what_has_no_effect(self, region: str, *, is_table: bool) -> None:
+        if is_table and (self.point is not None or self.series):
+            msg = "--point and --series are for one scan; a table has columns for them"
+            raise ConfigError(msg)
+        if not is_table and self.out is not None:
+            msg = "--out is for a table; the prediction of one scan is printed"
+            raise ConfigError(msg)
+        if self.point is not None and region != "point":
+            msg = f"--point is for models of region point, this one is of region {region}"
+            raise ConfigError(msg)
+
     def run(self) -> int:
         """Predict and print."""
+        from hilum.cohorts.spreadsheet import SUFFIXES
         from hilum.predicting import Predictor, predict_table
 
         predictor = Predictor(self.model, device=self.device)
-        if self.path.suffix.lower() in (".csv", ".tsv", ".xlsx", ".parquet"):
+        is_table = self.path.suffix.lower() in SUFFIXES
+        self._refuse_what_has_no_effect(predictor.card.recipe.region, is_table=is_table)
+        if is_table:
             summary = predict_table(predictor, self.path, self.out, columns=self.columns)
             print(json.dumps(summary, indent=2) if self.json else f"{self.out}: {summary['num_cases']} predictions")
             return 0

@@ -23,8 +23,10 @@ class Prepare:
         config, base = load(self.config), self.config.parent
         cohort = Cohort.read(base / config.cohort.table, config.cohort)
         store = Store(base / config.store)
-        prepared = prepare_cohort(cohort, config.recipe, store, npy_range=config.cohort.npy_range)
+        prepared = prepare_cohort(cohort, config.recipe, store)
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")
+        if prepared.notes:
+            print(f"findings: {prepared.notes}")
         print(f"{store.folder}: {len(prepared.cases)} samples, {len(prepared.refusals)} refused")
         return 0

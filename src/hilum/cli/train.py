@@ -4,12 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from hilum.config import RunConfig
-from hilum.configfile import load
+from hilum.configfile import load, to_dict
+from hilum.errors import ConfigError
 
 _log = logging.getLogger("hilum")
 
@@ -37,9 +38,9 @@ class Train:
 
     def with_file(self, args: Sequence[str]) -> "Train":
         """The command again, with the settings of the file, or planned for the table, as defaults of the flags."""
+        if self.resume:
+            return self._resumed(args)
         if not self.is_table:
-            if self.resume:
-                return self
             return self._again(args, load(self.source))
         from hilum.cohorts.table import Cohort
         from hilum.planning import draft, plan
@@ -54,7 +55,22 @@ class Train:
             _log.info("%s", reason)
         for warning in planned.warnings:
             _log.warning("warning: %s", warning)
-        return self._again(args, planned.config)
+        command = self._again(args, planned.config)
+        for name, (was, now) in _changes(planned.config, command.settings).items():
+            _log.info("by flag: %s = %s, planned was %s", name, now, was)
+        return command
+
+    def _resumed(self, args: Sequence[str]) -> "Train":
+        """A run goes on with its own settings; flags that would change them are an error, not silently dropped."""
+        if self.out is None or not (self.out / "config.toml").is_file():
+            msg = f"--resume needs --out with a run folder, got {self.out}"
+            raise ConfigError(msg)
+        own = load(self.out / "config.toml")
+        changes = _changes(own, self._again(args, own).settings)
+        if changes:
+            msg = f"a resumed run keeps its settings, got a flag for {', '.join(changes)}; train a new run instead"
+            raise ConfigError(msg)
+        return replace(self, settings=own)
 
     def _again(self, args: Sequence[str], settings: RunConfig) -> "Train":
         return tyro.cli(Train, args=args, default=replace(self, settings=settings), prog="hilum train")
@@ -76,3 +92,17 @@ class Train:
         print(f"model: {model}")
         print(f"figures and pictures: {out / 'evaluation'}")
         return 0
+
+
+def _changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by name."""
+    first, second = _flat(to_dict(before)), _flat(to_dict(after))
+    names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    return {name: (first.get(name), second.get(name)) for name in names}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -12,6 +12,7 @@ from typing import Literal
 
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.errors import CohortError
+from hilum.files import write_whole
 from hilum.findings import refusals
 from hilum.reading import Series, find_series, hashed, image_suffix, source_files
 from hilum.volume import Tags
@@ -155,35 +156,29 @@ def find_scans(folder: Path) -> Listing:
 
 
 def write_table(scans: Iterable[Scan], out: Path) -> None:
-    """Write the table, its paths relative to it; it is there as a whole or not at all."""
+    """Write the table, its paths relative to it; it is there as a whole or not at all.
+
+    Case ids go to every output, so they are hashes or numbers: folders are often named after patients.
+    """
     scans = list(scans)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     columns = ["case_id", "path", "label", "patient_id", "kernel", "thickness_mm", "manufacturer"]
     crowded = any(scan.series for scan in scans)
     table.writerow([*columns, "series"] if crowded else columns)
-    for scan in scans:
-        path = Path(os.path.relpath(str(scan.path), str(out.parent)))
-        case_id = re.sub(r"(\.nii)?\.[A-Za-z0-9]+$", "", str(path)) if scan.path.is_file() else str(path)
+    for number, scan in enumerate(scans, 1):
         tags = scan.tags
-        thickness = "" if tags.thickness_mm is None else f"{tags.thickness_mm:g}"
         row = [
-            f"{case_id}@{scan.series}" if scan.series else case_id,
-            path,
+            tags.series or f"scan-{number:04d}",
+            os.path.relpath(str(scan.path), str(out.parent)),
             scan.label,
             tags.patient,
             tags.kernel,
-            thickness,
+            "" if tags.thickness_mm is None else f"{tags.thickness_mm:g}",
+            tags.manufacturer,
         ]
-        table.writerow([*row, tags.manufacturer, scan.series] if crowded else [*row, tags.manufacturer])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = out.with_name(f".{out.name}.{os.getpid()}")
-        new.write_text(text.getvalue(), encoding="utf-8")
-        new.replace(out)
-    except OSError as exc:
-        msg = f"{out} cannot be written: {exc.strerror or exc}"
-        raise CohortError(msg) from exc
+        table.writerow([*row, scan.series] if crowded else row)
+    write_whole(out, text.getvalue())
 
 
 def _check_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ import posixpath
 from collections import Counter
 from pathlib import Path, PurePath
 
-from hilum.cohorts.spreadsheet import Row
+from hilum.cohorts.spreadsheet import Row, plain
 from hilum.errors import CohortError
 from hilum.reading import is_placeholder
 
@@ -67,7 +67,7 @@ def group_patients(rows: tuple[Row, ...], column: str, files: list[str], warning
             "in different parts"
         )
         return [f"file:{file}" for file in files]
-    given = [row.cells[column] for row in rows]
+    given = [plain(row.cells[column]) for row in rows]
     placeholders = _placeholders(given)
     owner: dict[str, tuple[str, int]] = {}
     for row, file, patient in zip(rows, files, given, strict=True):

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,14 @@ from sklearn.model_selection import StratifiedGroupKFold
 from hilum.cohorts.table import PARTS, Case, Cohort
 from hilum.config import SplitConfig
 from hilum.errors import CohortError
+from hilum.files import write_whole
 from hilum.randomness import generator
 from hilum.reading import hashed
 
 _ATTEMPTS = 50
 """A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
 
-_HEADER = ("case_id", "split", "patient")
+_HEADER = ("case_id", "split", "patient", "scan")
 
 Patients = dict[str, list[Case]]
 
@@ -74,16 +75,40 @@ def patient_key(case: Case) -> str:
     return hashed("patient", identifier) if kind == "id" else ""
 
 
-def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str]) -> None:
-    """Write ``case_id,split,patient``, sorted; patients as keyed hashes. The file is whole or not there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a model has seen: keyed hashes of the patients and scans that trained or validated it.
+
+    Attributes:
+        patients: Of ``patient_key``.
+        scans: Of ``scan_key``.
+    """
+
+    patients: frozenset[str] = frozenset()
+    scans: frozenset[str] = frozenset()
+
+
+def scan_key(sample: Path) -> str:
+    """The keyed hash of a prepared sample, whose name is a hash of its scan's bytes and its recipe."""
+    return hashed("scan", sample.stem)
+
+
+def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], samples: Mapping[str, Path]) -> None:
+    """Write ``case_id,split,patient,scan``, sorted; patients and scans as keyed hashes.
+
+    Args:
+        path: The file; it is whole or not there.
+        cohort: The cases.
+        parts: Part of each case.
+        samples: The prepared sample of each case that has one.
+    """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_HEADER)
-    keys = {case.case_id: patient_key(case) for case in cohort.cases}
-    table.writerows((case_id, part, keys[case_id]) for case_id, part in sorted(parts.items()))
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text.getvalue(), encoding="utf-8", newline="")
-    beside.replace(path)
+    patients = {case.case_id: patient_key(case) for case in cohort.cases}
+    scans = {case_id: scan_key(sample) for case_id, sample in samples.items()}
+    table.writerows((case, part, patients[case], scans.get(case, "")) for case, part in sorted(parts.items()))
+    write_whole(path, text.getvalue())
 
 
 def read_splits(path: Path) -> dict[str, str]:
@@ -92,21 +117,23 @@ def read_splits(path: Path) -> dict[str, str]:
     Raises:
         CohortError: If the file is missing or holds anything else.
     """
-    return {case_id: part for case_id, part, _ in _read_lines(path)}
+    return {line[0]: line[1] for line in _read_lines(path)}
 
 
-def seen_patients(path: Path) -> set[str]:
-    """Keyed hashes of the patients that trained or validated; none where there is no such file.
+def read_seen(path: Path) -> Seen:
+    """Who and what trained or validated.
 
     Raises:
-        CohortError: If the file holds anything but splits.
+        CohortError: If the file is missing or holds anything else.
     """
-    if not path.exists():
-        return set()
-    return {patient for _, part, patient in _read_lines(path) if part != "test" and patient}
+    lines = [line for line in _read_lines(path) if line[1] != "test"]
+    return Seen(
+        patients=frozenset(patient for _, _, patient, _ in lines if patient),
+        scans=frozenset(scan for _, _, _, scan in lines if scan),
+    )
 
 
-def _read_lines(path: Path) -> list[tuple[str, str, str]]:
+def _read_lines(path: Path) -> list[tuple[str, str, str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
@@ -119,11 +146,28 @@ def _read_lines(path: Path) -> list[tuple[str, str, str]]:
     known: set[str] = set()
     for number, line in enumerate(lines, start=2):
         if len(line) != len(_HEADER) or line[1] not in PARTS or line[0] in known:
-            must = f"a new case_id, one of {', '.join(PARTS)} and a patient"
+            must = f"a new case_id, one of {', '.join(PARTS)}, a patient and a scan"
             msg = f"{path}: row {number} must be {must}, got {','.join(line)!r}"
             raise CohortError(msg)
         known.add(line[0])
-    return [(case_id, part, patient) for case_id, part, patient in lines]
+    return [(case_id, part, patient, scan) for case_id, part, patient, scan in lines]
+
+
+def check_parts(cases: Iterable[Case], parts: Mapping[str, str], classes: tuple[str, ...]) -> None:
+    """Make sure that the cases that are left have every class in every part.
+
+    Raises:
+        CohortError: If not; the text says which class is missing where.
+    """
+    found = {(parts[case.case_id], case.label) for case in cases}
+    for part in PARTS:
+        for label, name in enumerate(classes):
+            if (part, label) not in found:
+                msg = (
+                    f"every class must be in every part once unusable cases are left out; no case of class {name!r} is "
+                    f"left in {part}. Mend or remove the refused cases, or change split.seed"
+                )
+                raise CohortError(msg)
 
 
 def _by_patient(cohort: Cohort) -> Patients:

@@ -1,5 +1,6 @@
 """A CSV, Excel or Parquet file to rows of text, each with the number that a spreadsheet shows."""
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from hilum.errors import CohortError
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet")
 
 _SEPARATORS = (",", ";", "\t")
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +135,9 @@ def _as_text(frame: pd.DataFrame) -> list[list[str]]:
         ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[:, k].tolist()] for k in range(frame.shape[1])
     ]
     return [list(line) for line in zip(*columns, strict=True)]
+
+
+def plain(text: str) -> str:
+    """One spelling for 1, 1.0 and 1.; spreadsheets turn the first into the others."""
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text

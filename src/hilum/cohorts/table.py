@@ -1,12 +1,11 @@
 """A table of cases to a cohort: where each scan lies, what its label is and which patient it belongs to."""
 
 import math
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from hilum.cohorts.names import derive_case_ids, group_patients, normal_path
-from hilum.cohorts.spreadsheet import Row, Sheet, read_sheet
+from hilum.cohorts.spreadsheet import Row, Sheet, plain, read_sheet
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
 
@@ -14,8 +13,6 @@ PARTS = ("train", "val", "test")
 
 _MOST_CLASSES = 50
 """More distinct labels than this are measurements or names, not classes."""
-
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,7 @@ class Cohort:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, config: CohortConfig, *, labelled: bool = True) -> "Cohort":
+    def read(cls, path: str | Path, config: CohortConfig | None = None, *, labelled: bool = True) -> "Cohort":
         """Read a table of cases.
 
         Columns are found by the names in ``config.columns``; ``path`` must be there and, if labelled, ``label``.
@@ -79,6 +76,7 @@ class Cohort:
         Raises:
             CohortError: If the file or any of its cells is not usable; the text names the row and the column.
         """
+        path, config = Path(path), config or CohortConfig()
         sheet = read_sheet(path)
         try:
             return cls._from_sheet(sheet, path, config, labelled)
@@ -92,7 +90,7 @@ class Cohort:
         _check_columns(sheet, columns, labelled)
         warnings: list[str] = []
         rows = _labelled_rows(sheet, config, warnings) if labelled else sheet.rows
-        classes = _classes(rows, config) if labelled else tuple(map(_plain, config.classes))
+        classes = _classes(rows, config) if labelled else tuple(map(plain, config.classes))
         series = [row.cells.get(columns.series, "") for row in rows]
         files = [normal_path(_filled(row, columns.path), source.parent) for row in rows]
         files = [f"{file}@{one}" if one else file for file, one in zip(files, series, strict=True)]
@@ -143,12 +141,6 @@ def _filled(row: Row, column: str) -> str:
     return row.cells[column]
 
 
-def _plain(label: str) -> str:
-    """One spelling for 1, 1.0 and 1.; spreadsheets turn the first into the others."""
-    whole = _WHOLE.fullmatch(label)
-    return whole[1] if whole else label
-
-
 def _labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> tuple[Row, ...]:
     column = config.columns.label
     empty = [row for row in sheet.rows if not row.cells[column]]
@@ -170,9 +162,9 @@ def _labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> t
 def _classes(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
     """The names given, or the sorted labels of the table: by value if all are numbers."""
     if config.classes:
-        return tuple(map(_plain, config.classes))
+        return tuple(map(plain, config.classes))
     column = config.columns.label
-    labels = {_plain(row.cells[column]) for row in rows}
+    labels = {plain(row.cells[column]) for row in rows}
     if len(labels) > _MOST_CLASSES:
         msg = f"column {column!r} must hold at most {_MOST_CLASSES} different labels, got {len(labels)}"
         raise CohortError(msg)
@@ -187,7 +179,7 @@ def _classes(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
 
 
 def _label(row: Row, column: str, classes: tuple[str, ...]) -> int:
-    name = _plain(row.cells[column])
+    name = plain(row.cells[column])
     if name not in classes:
         raise _wrong(row, column, f"one of {', '.join(classes)}")
     return classes.index(name)

@@ -1,6 +1,8 @@
 """A model folder and a table of cases it has not seen to figures, pictures and a row for each case."""
 
 import contextlib
+import logging
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
-from hilum.cohorts.splits import patient_key, read_splits, seen_patients
+from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
+from hilum.cohorts.splits import Seen, patient_key, read_seen, read_splits, scan_key
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.configfile import load
-from hilum.errors import CohortError
+from hilum.errors import CohortError, ConfigError
 from hilum.judging.judge import judge
 from hilum.predicting import Predictor, predict_prepared
 from hilum.preparing import Store
+
+_log = logging.getLogger("hilum")
 
 
 def evaluate(
@@ -26,12 +30,13 @@ def evaluate(
     *,
     columns: ColumnsConfig | None = None,
     store: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Judge a model by its predictions on cases it has not seen.
 
-    Of a table with a split column the rows marked test are judged, else all rows. Cases of patients that trained or
-    validated the model are refused, as are scans that cannot be prepared; both are listed in ``refused.csv``.
+    Of a table with a split column the rows marked test are judged, else all rows. Cases that trained or validated the
+    model are left out: they are known by keyed hashes of the patients, and of the prepared scans themselves. Scans
+    that cannot be prepared are refused; all are listed in ``refused.csv``.
 
     Args:
         model: The model folder; ``splits.csv`` of its run, where it still lies beside it, tells who has been seen.
@@ -47,37 +52,41 @@ def evaluate(
     Raises:
         HilumError: If the model or the table is not usable, or no case is left.
     """
-    model, out = Path(model), Path(out)
+    model, out = Path(model), Path(out).absolute()
+    if out.exists() and not out.is_dir():
+        msg = f"the folder for the figures must be new or a folder, {out} is a file"
+        raise ConfigError(msg)
     predictor = Predictor(model, device=device)
     run = model.resolve().parent
-    cohort, config = _cohort(predictor, run, Path(table) if table is not None else None, columns)
-    refused: list[Refusal] = []
+    cohort = _cohort(predictor, run, Path(table) if table is not None else None, columns)
+    splits = run / "splits.csv"
+    seen = read_seen(splits) if splits.exists() and table is not None else Seen()
     if table is None:
-        parts = read_splits(run / "splits.csv")
+        parts = read_splits(splits)
+        cohort = replace(cohort, cases=tuple(c for c in cohort.cases if parts.get(c.case_id) == "test"))
         store = store or run / load(run / "config.toml").store
-        cases = [case for case in cohort.cases if parts.get(case.case_id) == "test"]
-    else:
-        seen = seen_patients(run / "splits.csv")
-        marked = any(case.split for case in cohort.cases)
-        cases = []
-        for case in cohort.cases:
-            if marked and case.split != "test":
-                continue
-            if patient_key(case) in seen:
-                reason = "this patient trained or validated the model"
-                refused.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
-            else:
-                cases.append(case)
-    if not cases:
-        msg = f"{cohort.source}: no case is left to judge; {len(refused)} are of patients that the model has seen"
-        raise CohortError(msg)
+    elif any(case.split for case in cohort.cases):
+        cohort = replace(cohort, cases=tuple(c for c in cohort.cases if c.split == "test"))
+    if not splits.exists():
+        _log.warning(
+            "warning: %s is not there: cases that trained the model cannot be told, and are not left out", splits
+        )
+    known = [case for case in cohort.cases if patient_key(case) in seen.patients]
+    new = replace(cohort, cases=tuple(case for case in cohort.cases if case not in known))
     with contextlib.ExitStack() as stack:
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
-        prepared = prepare_cohort(
-            replace(cohort, cases=tuple(cases)), predictor.card.recipe, Store(folder), npy_range=config.npy_range
-        )
+        prepared = PreparedCohort(cases=(), samples=(), refusals=())
+        if new.cases:
+            prepared = prepare_cohort(new, predictor.card.recipe, Store(folder))
+        pairs = list(zip(prepared.cases, prepared.samples, strict=True))
+        known += [case for case, sample in pairs if scan_key(sample) in seen.scans]  # whatever its ids
+        pairs = [(case, sample) for case, sample in pairs if case not in known]
+        if not pairs:
+            msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
+            raise CohortError(msg)
+        samples = tuple(sample for _, sample in pairs)
+        prepared = replace(prepared, cases=tuple(case for case, _ in pairs), samples=samples)
         predictions = list(predict_prepared(predictor, prepared))
-    refusals = (*refused, *prepared.refusals)
     answer = judge(
         case_ids=[case.case_id for case in prepared.cases],
         patients=[case.patient_id for case in prepared.cases],
@@ -87,36 +96,41 @@ def evaluate(
         threshold=predictor.card.threshold,
         folder=out,
         extra={
-            "num_refused": len(refusals),
+            "num_seen": len(known),
+            "num_refused": len(prepared.refusals),
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
+            "seen_checked": splits.exists(),
             "threshold_rule": predictor.card.threshold_rule,
+            "findings": prepared.findings,
         },
     )
-    write_refusals(out / "refused.csv", refusals)
+    reason = "this patient or scan trained or validated the model"
+    left_out = [Refusal(case_id=case.case_id, row=case.row, reason=reason) for case in known]
+    write_refusals(out / "refused.csv", (*left_out, *prepared.refusals))
     return answer
 
 
 def headline(answer: dict[str, Any]) -> str:
     """The figures that matter most, in one line."""
     positives = f", {answer['num_positives']} of class {answer['classes'][1]}" if "num_positives" in answer else ""
-    names = ("auc", "sensitivity", "specificity") if "num_positives" in answer else ("auc", "balanced_accuracy")
+    binary = "num_positives" in answer
+    names = ("auc", "sensitivity", "specificity") if binary else ("macro_auc", "balanced_accuracy")
     figures = []
     for name in names:
         value, ci = answer.get(name), answer.get(f"{name}_ci", [None, None])
         if value is not None and None not in ci:
-            figures.append(f"{name.upper() if name == 'auc' else name} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})")
+            shown = name.replace("_", " ").replace("auc", "AUC")
+            figures.append(f"{shown} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})")
+    seen = f"; {answer['num_seen']} left out, for the model has seen them" if answer.get("num_seen") else ""
     refused = f"; {answer['num_refused']} refused" if answer.get("num_refused") else ""
-    return f"{answer['num_cases']} cases{positives}: {', '.join(figures)}{refused}"
+    return f"{answer['num_cases']} cases{positives}: {', '.join(figures)}{seen}{refused}"
 
 
-def _cohort(
-    predictor: Predictor, run: Path, table: Path | None, columns: ColumnsConfig | None
-) -> tuple[Cohort, CohortConfig]:
+def _cohort(predictor: Predictor, run: Path, table: Path | None, columns: ColumnsConfig | None) -> Cohort:
     """The cases, with the model's classes; of the run's own table with the run's own settings."""
     if table is None:
         config = load(run / "config.toml").cohort
-        table = run / config.table
+        table = Path(os.path.normpath(run / config.table))
     else:
         config = CohortConfig(columns=columns or ColumnsConfig(), unlabelled="drop")
-    config = replace(config, classes=predictor.card.classes)
-    return Cohort.read(table, config), config
+    return Cohort.read(table, replace(config, classes=predictor.card.classes))

@@ -84,10 +84,11 @@ def judge(
         raise ConfigError(msg)
     answer |= {name: _plain(value) for name, value in (extra or {}).items()}
 
+    folder = folder.absolute()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)  # left by a killed run
-    beside.mkdir(parents=True)
     try:
+        beside.mkdir(parents=True)
         draw_confusion(beside / "confusion.png", matrix=matrix, classes=classes)
         if binary:
             _draw_binary(beside, labels, probs[:, 1], figures, cut)
@@ -97,6 +98,9 @@ def judge(
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(beside.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             file.replace(folder / file.name)
+    except OSError as exc:
+        msg = f"the folder {folder} cannot be written: {exc.strerror or exc}"
+        raise ConfigError(msg) from exc
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return answer

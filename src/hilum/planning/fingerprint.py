@@ -56,7 +56,7 @@ def fingerprint(cohort: Cohort, region: str) -> Fingerprint:
         chosen = generator(0, "fingerprint").permutation(len(cohort.cases))[:_LOOKED_AT]
         for case in (cohort.cases[i] for i in sorted(chosen)):
             try:
-                volume = read(case.path)
+                volume = read(case.path, series=case.series or None)
             except HilumError as exc:
                 problem = str(exc)
                 continue

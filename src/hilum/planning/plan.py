@@ -48,7 +48,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
 
     Args:
         cohort: The cases.
-        config: Keeps its cohort, split and decision sections and the recipe's region; the rest is planned.
+        config: Keeps its cohort, split and decision sections, and what its recipe gives; the rest is planned.
         gpu: Whether there is a GPU to train on.
     """
     seen = fingerprint(cohort, config.recipe.region)
@@ -78,57 +78,56 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
 
 
 def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -> Recipe:
+    """The box that holds what the region asks for, as fine as the budget allows; what was given is kept."""
     if seen.npy_size is not None:
         reasons.append(f"recipe: .npy volumes of {seen.npy_size} are taken as they are; their spacing is not known")
-        return Recipe(region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), windows_hu=given.windows_hu)
+        return replace(given, region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), extent_mm=None)
     if given.region == "point":
         return _point_recipe(seen, given, reasons)
-    if given.region == "lungs" and len(seen.lungs_mm):
-        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, "the lungs"
+    if given.extent_mm is not None:
+        extent, what = np.array(given.extent_mm), "a box as given"
+    elif given.region == "lungs" and len(seen.lungs_mm):
+        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, "the lungs of 9 scans in 10"
     else:
-        extent, what = np.quantile(seen.extents_mm, 0.9, axis=0), "the scans"
-    spacing = max(1.0, math.ceil(2 * (float(np.prod(extent)) / budget) ** (1 / 3)) / 2)
-    size = _size(extent, spacing)
+        extent, what = np.quantile(seen.extents_mm, 0.9, axis=0), "9 scans in 10"
+    finest = max(1.0, math.ceil(2 * (float(np.prod(extent)) / budget) ** (1 / 3)) / 2)
+    spacing = given.spacing_mm or (finest, finest, finest)
+    size = given.size if given.size != Recipe().size else _size(extent, spacing)
     box = " x ".join(f"{e:.0f}" for e in extent)
-    reasons.append(
-        f"recipe: {what} of 9 scans in 10 fit into {box} mm (z, y, x); at {spacing:g} mm that is {size}, "
-        f"within {budget} voxels"
-    )
-    return Recipe(
-        region=given.region, size=size, spacing_mm=(spacing,) * 3, windows_hu=given.windows_hu, outside=given.outside
-    )
+    step = " x ".join(f"{s:g}" for s in spacing)
+    reasons.append(f"recipe: {what} fit into {box} mm (z, y, x); at {step} mm that is {size} voxels")
+    if given.extent_mm is not None:
+        return replace(given, size=size)
+    return replace(given, size=size, spacing_mm=spacing)
 
 
 def _point_recipe(seen: Fingerprint, given: Recipe, reasons: list[str]) -> Recipe:
     """A cube around the point; where the scans are crops, no more than nearly all of them hold."""
-    extent = np.full(3, _POINT_MM)
+    extent = np.array(given.extent_mm) if given.extent_mm is not None else np.full(3, _POINT_MM)
     shortest = np.quantile(seen.extents_mm, 0.1, axis=0)
     crops = bool(np.all(np.median(seen.extents_mm, axis=0) < _CROP_MM))
-    if crops and np.any(shortest < extent):
+    if given.extent_mm is None and crops and np.any(shortest < extent):
         extent = np.floor(np.minimum(extent, shortest))
         reasons.append(
             f"recipe: the scans are crops; the box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) is inside "
             "9 of 10 of them, so that nothing is learned from where a crop ends"
         )
     else:
-        reasons.append(f"recipe: a cube of {_POINT_MM:g} mm around each point")
+        reasons.append(f"recipe: a box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) around each point")
     assert seen.spacing_mm is not None  # there are scans, or npy_size would be set  # noqa: S101
     in_plane = max(0.65, min(1.0, round(seen.spacing_mm[1], 2)))
-    along_z = max(in_plane, min(seen.spacing_mm[0], 1.25))
-    size = tuple(max(2, round(e / s)) for e, s in zip(extent.tolist(), (along_z, in_plane, in_plane), strict=True))
-    z, y, x = size
-    return Recipe(
-        region="point",
-        size=(z, y, x),
-        extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
-        windows_hu=given.windows_hu,
-        outside="edge",
-    )
+    spacing = given.spacing_mm or (max(in_plane, min(seen.spacing_mm[0], 1.25)), in_plane, in_plane)
+    z, y, x = (max(2, round(e / s)) for e, s in zip(extent.tolist(), spacing, strict=True))
+    size = given.size if given.size != Recipe().size else (z, y, x)
+    if given.spacing_mm is not None:
+        return replace(given, size=size, outside="edge")
+    z_mm, y_mm, x_mm = extent.tolist()
+    return replace(given, size=size, extent_mm=(z_mm, y_mm, x_mm), outside="edge")
 
 
-def _size(extent: np.ndarray, spacing: float) -> tuple[int, int, int]:
+def _size(extent: np.ndarray, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
     """Voxels that cover an extent, a multiple of 8 where that is not much more."""
-    z, y, x = (max(8, 8 * math.ceil(e / spacing / 8 - 0.1)) for e in extent)
+    z, y, x = (max(8, 8 * math.ceil(e / s / 8 - 0.1)) for e, s in zip(extent, spacing, strict=True))
     return z, y, x
 
 

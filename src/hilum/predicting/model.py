@@ -1,18 +1,19 @@
 """The model folder: weights and all that prediction needs to know about them, without pickle, ids or paths."""
 
 import json
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from hilum.config import ModelConfig, Recipe
+from hilum.config import ModelConfig, Recipe, require
 from hilum.configfile import from_dict, to_dict
 from hilum.errors import CheckpointError, ConfigError
+from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
 
 _WEIGHTS = "weights.safetensors"
@@ -43,6 +44,14 @@ class ModelCard:
     training: dict[str, Any]
     version: str = ""
 
+    def __post_init__(self) -> None:
+        require(len(self.classes) >= 2, "classes", "at least two", self.classes)
+        require(len(set(self.classes)) == len(self.classes), "classes", "distinct", self.classes)
+        require(math.isfinite(self.temperature) and self.temperature > 0, "temperature", "positive", self.temperature)
+        if self.threshold is not None:
+            require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+            require(len(self.classes) == 2, "threshold", "absent for more than two classes", self.threshold)
+
 
 def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
     """The network that the settings describe, with fresh weights."""
@@ -61,11 +70,9 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
     weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    save_file(weights, folder / _WEIGHTS)
+    write_whole(folder / _WEIGHTS, save(weights))
     about = {**to_dict(card), "version": version("hilum")}
-    new = folder / f"{_ABOUT}.tmp"
-    new.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    new.replace(folder / _ABOUT)
+    write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 
 
 def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
@@ -75,9 +82,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         CheckpointError: If the folder is no whole model folder, or the weights do not fit.
     """
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        training = about.pop("training")
-        card = from_dict(ModelCard, {**about, "training": {}}, "model.json")
+        card = from_dict(ModelCard, json.loads((folder / _ABOUT).read_text(encoding="utf-8")), _ABOUT)
         weights = load_file(folder / _WEIGHTS)
     except (FileNotFoundError, NotADirectoryError) as exc:
         msg = f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}"
@@ -85,17 +90,11 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     except (OSError, SafetensorError, ConfigError, ValueError, KeyError, TypeError, AttributeError) as exc:
         msg = f"{folder} is damaged: {exc}"
         raise CheckpointError(msg) from exc
-    network = build(card.model, card.recipe, len(card.classes))
     try:
+        network = build(card.model, card.recipe, len(card.classes))
         network.load_state_dict(weights)
-    except RuntimeError as exc:
+    except (RuntimeError, MemoryError) as exc:
         msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
-    card = ModelCard(**{name: getattr(card, name) for name in card.__slots__ if name != "training"}, training=training)
     return network.eval(), card
-
-
-def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Calibrated probabilities, (b, c)."""
-    return torch.softmax(logits.float() / temperature, dim=1)

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from hilum.config import Recipe
+from hilum.errors import CheckpointError
 from hilum.findings import Finding, as_records
+from hilum.measuring.calibration import probabilities
+from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
-from hilum.predicting.model import load_model, probabilities
+from hilum.predicting.model import load_model
 from hilum.preparing import prepare, prepare_path
 from hilum.volume import Volume
 
@@ -57,7 +60,7 @@ class Predictor:
 
     Args:
         folder: ``model/`` of a run; nothing else is needed.
-        device: Where the network runs.
+        device: Where the network runs; see ``pick_device``.
 
     Attributes:
         card: What ``model.json`` says.
@@ -66,21 +69,18 @@ class Predictor:
         CheckpointError: If the folder is no whole model folder.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
+        self.device = pick_device(device)
         network, self.card = load_model(Path(folder))
         self.network = network.to(self.device)
 
-    def predict(
-        self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", npy_range: str = "unit"
-    ) -> Prediction:
+    def predict(self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "") -> Prediction:
         """Predict one scan.
 
         Args:
             scan: A Volume in HU, or whatever ``read`` takes.
             point_mm: LPS mm (x, y, z), for models of region ``point``.
             series: Which series, where the folder holds several.
-            npy_range: What a ``.npy`` volume holds: ``unit`` or ``hu``.
 
         Raises:
             HilumError: If the scan cannot be read or prepared.
@@ -89,7 +89,7 @@ class Predictor:
             sample = prepare(scan, self.card.recipe, point_mm=point_mm)
         else:
             recipe = self.card.recipe
-            sample = prepare_path(Path(scan), recipe, point_mm=point_mm, series=series, npy_range=npy_range)
+            sample = prepare_path(Path(scan), recipe, point_mm=point_mm, series=series)
         return self.predict_samples([sample])[0]
 
     @torch.inference_mode()
@@ -97,7 +97,10 @@ class Predictor:
         """Predict a batch of prepared samples."""
         hu = torch.from_numpy(np.stack([s.voxels_hu for s in samples])[:, None]).to(self.device).float()
         logits = self.network(model_input(hu, self.card.recipe.windows_hu))
-        probs = probabilities(logits, self.card.temperature).double().cpu().numpy()
+        probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
+        if not np.isfinite(probs).all():
+            msg = "the network's output must be finite; the weights of this model are damaged"
+            raise CheckpointError(msg)
         return [self._prediction(sample, row) for sample, row in zip(samples, probs, strict=True)]
 
     def _prediction(self, sample: Volume, probs: np.ndarray) -> Prediction:

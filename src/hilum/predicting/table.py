@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
-from hilum.errors import ConfigError, PrepareError
+from hilum.errors import ConfigError
+from hilum.files import write_whole
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing import Store, load_sample
 
@@ -36,6 +36,9 @@ def predict_table(
     if out is None:
         msg = "predicting a table needs --out, the CSV to write"
         raise ConfigError(msg)
+    if out.is_dir():
+        msg = f"--out must be a file to write, {out} is a folder"
+        raise ConfigError(msg)
     cohort = Cohort.read(table, CohortConfig(columns=columns or ColumnsConfig()), labelled=False)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder)))
@@ -45,15 +48,8 @@ def predict_table(
     rows.writerow(["case_id", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"])
     for case, one in zip(prepared.cases, predictions, strict=True):
         rows.writerow([case.case_id, *one.probabilities.values(), one.decision, one.reason])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = out.with_name(f".{out.name}.{os.getpid()}")
-        new.write_text(text.getvalue(), encoding="utf-8")
-        new.replace(out)
-        write_refusals(out.with_suffix(".refused.csv"), prepared.refusals)
-    except OSError as exc:
-        msg = f"{out} cannot be written: {exc.strerror or exc}"
-        raise PrepareError(msg) from exc
+    write_whole(out, text.getvalue())
+    write_refusals(out.with_suffix(".refused.csv"), prepared.refusals)
     return {
         "out": str(out),
         "num_cases": len(predictions),

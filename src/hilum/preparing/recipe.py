@@ -47,9 +47,7 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None) -> Volume:
     return Volume(voxels_hu=voxels, affine=affine, tags=volume.tags, findings=(*volume.findings, *findings))
 
 
-def prepare_path(
-    path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", npy_range: str = "unit"
-) -> Volume:
+def prepare_path(path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> Volume:
     """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared.
 
     Args:
@@ -57,10 +55,9 @@ def prepare_path(
         recipe: The model's input.
         point_mm: See ``prepare``.
         series: Which series, where the path holds several.
-        npy_range: ``unit``: values in [0, 1] within the recipe's first window; ``hu``: HU.
     """
     if path.suffix.lower() == ".npy":
-        return _from_npy(path, recipe, npy_range)
+        return _from_npy(path, recipe)
     try:
         return prepare(read(path, series=series or None), recipe, point_mm=point_mm)
     except (GeometryError, PrepareError) as exc:
@@ -128,7 +125,7 @@ def _beyond(extent_mm: np.ndarray, recipe: Recipe, what: str) -> list[Finding]:
     return [find("beyond-grid", message)]
 
 
-def _from_npy(path: Path, recipe: Recipe, npy_range: str) -> Volume:
+def _from_npy(path: Path, recipe: Recipe) -> Volume:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as exc:
@@ -144,9 +141,9 @@ def _from_npy(path: Path, recipe: Recipe, npy_range: str) -> Volume:
         msg = f"{path} holds values that are not finite"
         raise PrepareError(msg)
     hu = array.astype(np.float32)
-    if npy_range == "unit":
+    if recipe.npy_range == "unit":
         if hu.min() < -1e-3 or hu.max() > 1 + 1e-3:
-            msg = f"{path} must lie in [0, 1] (cohort.npy_range = unit), lies in [{hu.min():g}, {hu.max():g}]"
+            msg = f"{path} must lie in [0, 1] (recipe.npy_range = unit), lies in [{hu.min():g}, {hu.max():g}]"
             raise PrepareError(msg)
         low, high = recipe.windows_hu[0]
         hu = low + hu * (high - low)

@@ -1,10 +1,7 @@
 """Prepared samples on disk, addressed by what they were made from, so that no work is done twice."""
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from safetensors.numpy import save
 
 from hilum.config import Recipe
 from hilum.configfile import from_dict, to_dict
-from hilum.errors import ConfigError, HilumError, PrepareError, ReadError
+from hilum.errors import ConfigError, PrepareError, ReadError
+from hilum.files import write_whole
 from hilum.findings import Finding
 from hilum.preparing.recipe import prepare_path
 from hilum.reading import detached_files, source_files
@@ -41,9 +39,7 @@ class Store:
         """The prepared sample of a scan; arguments and errors as for ``ensure``."""
         return load_sample(self.ensure(path, recipe, **which))
 
-    def ensure(
-        self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", npy_range: str = "unit"
-    ) -> Path:
+    def ensure(self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> Path:
         """The file of a scan's sample, made if it is not there or damaged.
 
         Args:
@@ -51,12 +47,11 @@ class Store:
             recipe: The model's input.
             point_mm: Centre of the grid, for region ``point``.
             series: Which series, where the path holds several.
-            npy_range: What a ``.npy`` volume holds.
 
         Raises:
             HilumError: If the scan cannot be read or prepared.
         """
-        which = {"point_mm": point_mm, "series": series, "npy_range": npy_range}
+        which = {"point_mm": point_mm, "series": series}
         sample = self._path_of(path, recipe, which)
         try:
             load_sample(sample)
@@ -87,16 +82,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         "checksum": _checksum(volume.voxels_hu),
     }
     packed = save({"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}, {"hilum": json.dumps(about)})
-    new = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(packed)
-        new.replace(path)
-    except OSError as exc:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        msg = f"the store {path.parent.parent} cannot be written: {exc.strerror or exc}"
-        raise HilumError(msg) from exc
+    write_whole(path, packed)
 
 
 def load_sample(path: Path) -> Volume:

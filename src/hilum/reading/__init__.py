@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+_LISTED = 12
+"""More series than this are not listed in one line; ``hilum inspect`` has them all."""
+
+
 def read(path: str | Path, *, series: str | None = None) -> Volume:
     """Read one scan: a DICOM folder or file, NIfTI, NRRD or MetaImage.
 
@@ -67,7 +71,7 @@ def read(path: str | Path, *, series: str | None = None) -> Volume:
 
 
 def _picked(path: Path, found: list[Series], wanted: str | None) -> Series:
-    listing = "; ".join(s.summary for s in found)
+    listing = "; ".join(s.summary for s in found[:_LISTED]) + (" ..." if len(found) > _LISTED else "")
     if wanted is None:
         msg = f"{path} holds {len(found)} series, pick one with series: {listing}"
         raise ReadError(msg)

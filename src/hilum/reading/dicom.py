@@ -1,6 +1,5 @@
 """DICOM files to series, and a series to a Volume."""
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import pydicom
 from jaxtyping import Num
 
 from hilum.errors import GeometryError, ReadError
+from hilum.files import cores
 from hilum.findings import Finding, find, refusals
 from hilum.reading.geometry import Stack, stack
 from hilum.reading.headers import DAMAGED, Frame, is_dicom, number, read_frames, texts
@@ -38,8 +38,6 @@ _NOT_HU = {
 }
 _HEADERS = Lock()
 """Warnings and pydicom's settings belong to the process: one thread at a time may change them."""
-
-_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +124,7 @@ def load(series: Series) -> Volume:
         voxels[z], num_padding, num_metal = limited(_hu(frames[z], decoded.get(frames[z].path)))
         return num_padding, num_metal
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         counts = np.array(list(pool.map(fill, range(len(frames)))))
     findings += intensity_findings(int(counts[:, 0].sum()), int(counts[:, 1].sum()), voxels.size)
     volume = Volume(voxels_hu=voxels, affine=series.stack.affine, tags=series.tags, findings=series.findings)

@@ -5,13 +5,14 @@ emphysema, contrast and harmless nodules are drawn alike for the healthy and the
 """
 
 import csv
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
 
 from hilum.errors import ConfigError
+from hilum.files import cores, write_whole
 from hilum.randomness import generator
 from hilum.simulating.anatomy import sample_anatomy
 from hilum.simulating.lesions import DISEASES, Disease, sample_disease
@@ -117,9 +118,6 @@ def simulate_cohort(
 ) -> Path:
     """Simulate and write a cohort; the result does not depend on the number of workers.
 
-    A script that calls this with several workers needs the guard ``if __name__ == "__main__":``, since the workers
-    are spawned.
-
     Args:
         folder: Gets ``cohort.csv`` and a folder ``scans`` with a DICOM series for each case.
         num_cases: Number of scans.
@@ -141,17 +139,17 @@ def simulate_cohort(
         msg = f"workers must be at least 1, got {workers}"
         raise ConfigError(msg)
     cases = plan_cohort(num_cases, seed=seed, diseased=diseased)
-    processes = min(_cores() if workers is None else workers, num_cases)
+    processes = min(cores() if workers is None else workers, num_cases)
     jobs = [(case, folder.absolute() / "scans" / case.case_id, seed, pixel_mm) for case in cases]
     folder.mkdir(parents=True, exist_ok=True)
     with parallel_config("loky", inner_max_num_threads=1):
         rows = Parallel(n_jobs=processes)(delayed(_write_case)(job) for job in jobs)
-    table = folder / TABLE
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return table
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / TABLE, text.getvalue())
+    return folder / TABLE
 
 
 def _write_case(job: tuple[SimulatedCase, Path, int, float]) -> dict[str, str | int | float]:
@@ -178,8 +176,3 @@ def _write_case(job: tuple[SimulatedCase, Path, int, float]) -> dict[str, str | 
         "thickness_mm": truth.scanner.thickness_mm,
         "contrast": int(truth.anatomy.blood_hu > 100),
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

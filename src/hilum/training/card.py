@@ -1,15 +1,23 @@
 """What a trained model says about itself: its temperature and threshold from validation, and how it was trained."""
 
+import logging
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.config import RunConfig
+from hilum.config import DecisionConfig, RunConfig
 from hilum.configfile import to_dict
+from hilum.errors import ConfigError
 from hilum.measuring.calibration import fit_temperature, probabilities
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import choose_threshold
 from hilum.predicting.model import ModelCard
+
+_log = logging.getLogger("hilum")
+
+_FEW = 30
+"""Fewer validation cases than this cannot tell a temperature; the logits are left as they are."""
 
 
 def model_card(
@@ -31,13 +39,19 @@ def model_card(
         epoch: The one whose weights were kept.
     """
     labels, logits = validated
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels) if len(labels) >= _FEW else 1.0
     probs = probabilities(logits, temperature=temperature)
     validation = {"accuracy": multiclass_accuracy(labels, probs)}
     threshold, rule = None, "the most probable class"
     if len(classes) == 2:
-        chosen = choose_threshold(labels, probs[:, 1], rule=config.decision)
-        threshold, rule = chosen.value, chosen.rule
+        try:
+            chosen = choose_threshold(labels, probs[:, 1], rule=config.decision)
+            rule = chosen.rule
+        except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost
+            chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
+            rule = f"{chosen.rule}, for {exc}"
+            _log.warning("warning: %s; the threshold is that of largest sensitivity + specificity", exc)
+        threshold = chosen.value
         validation |= {
             "auc": roc_auc(labels, probs[:, 1]),
             "sensitivity": chosen.sensitivity,

@@ -1,22 +1,18 @@
-"""All that a run needs to go on exactly where it stopped: weights and optimizer as safetensors, numbers as JSON."""
+"""All that a run needs to go on exactly where it stopped, in one file: tensors, and numbers as JSON beside them."""
 
 import json
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hilum.errors import CheckpointError
+from hilum.files import write_whole
 from hilum.training.schedule import Schedule
 
-_STATE = "state.json"
-_TENSORS = "tensors.safetensors"
-
+STATE = "state.safetensors"
 
 Weights = dict[str, Tensor]
 
@@ -24,10 +20,10 @@ Weights = dict[str, Tensor]
 def save_checkpoint(
     folder: Path, model: nn.Module, schedule: Schedule, progress: dict[str, Any], best: Weights
 ) -> None:
-    """Write a checkpoint folder; the old one stays until the new one is whole.
+    """Write the state of a run; the old one stays until the new one is whole.
 
     Args:
-        folder: Usually ``last/`` of a run.
+        folder: ``last/`` of a run.
         model: Its weights now.
         schedule: Holds the optimizer.
         progress: Plain values that the loop needs.
@@ -48,29 +44,20 @@ def save_checkpoint(
         "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
         "plateau": schedule.plateau.state_dict(),
     }
-    new = folder.with_name(f"{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    new.mkdir(parents=True)
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, new / _TENSORS)
-    (new / _STATE).write_text(json.dumps(about), encoding="utf-8")
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        new.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.replace(folder)
+    whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    write_whole(folder / STATE, save(whole, {"hilum": json.dumps(about)}))
 
 
 def load_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> tuple[dict[str, Any], Weights]:
-    """Put a checkpoint back into the model, the optimizer and the schedule; returns the progress and best weights.
+    """Put a state back into the model, the optimizer and the schedule; returns the progress and best weights.
 
     Raises:
         CheckpointError: If it is not there, damaged or of another model.
     """
     try:
-        tensors = load_file(folder / _TENSORS)
-        about = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        with safe_open(folder / STATE, framework="pt") as file:
+            about = json.loads(file.metadata()["hilum"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         model.load_state_dict(_named(tensors, "model."))
         state: dict[int, dict[str, Any]] = {int(k): v for k, v in about["optimizer"]["numbers"].items()}
         for name, tensor in tensors.items():
@@ -80,7 +67,7 @@ def load_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> tuple
         schedule.optimizer.load_state_dict({"state": state, "param_groups": about["optimizer"]["groups"]})
         schedule.plateau.load_state_dict(about["plateau"])
         progress: dict[str, Any] = about["progress"]
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as exc:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
         msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
         raise CheckpointError(msg) from exc
     return progress, _named(tensors, "best.")

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from hilum.cohorts.dataset import CohortDataset, EpochBatches, to_float
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.config import RunConfig, TrainingConfig
-from hilum.errors import ConfigError, TrainingError
+from hilum.errors import TrainingError
 from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
 from hilum.modelling.augment import apply, draw
 from hilum.modelling.class_weights import class_weights
+from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
@@ -62,7 +63,7 @@ def fit(
         CohortError: If a class has no training case.
     """
     settings = config.training
-    fabric = _fabric(settings.device, settings.precision)
+    fabric = _fabric(pick_device(settings.device), settings.precision)
     train = _Part(CohortDataset(prepared, parts, "train", len(classes)), settings, seed=settings.seed)
     val = _Part(CohortDataset(prepared, parts, "val", len(classes)), settings)
     with torch.random.fork_rng(devices=[]):
@@ -78,9 +79,14 @@ def fit(
     tracker = Tracker(out, progress["rows"])
 
     for epoch in range(progress["epoch"] + 1, settings.epochs + 1):
-        torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
+        stalled = progress["epoch"] - progress["best_epoch"]
+        if settings.stop_patience and stalled >= settings.stop_patience:
+            _log.info("stopped: no better validation loss for %d epochs", stalled)
+            break
         lr = schedule.lr
-        trained = _train_epoch(config, fabric, model, loss, schedule, train, epoch)
+        with torch.random.fork_rng():
+            torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
+            trained = _train_epoch(config, fabric, model, loss, schedule, train, epoch)
         validated, _ = _validate(config, fabric, model, loss, val)
         schedule.after_epoch(validated["loss"])
         tracker.write(epoch, lr, trained, validated)
@@ -89,17 +95,13 @@ def fit(
             best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         progress |= {"epoch": epoch, "rows": tracker.rows}
         save_checkpoint(out / "last", network, schedule, progress, best)
-        stalled = epoch - progress["best_epoch"]
         _log.info("epoch %d of %d: %s", epoch, settings.epochs, tracker.line())
-        if settings.stop_patience and stalled >= settings.stop_patience:
-            _log.info("stopped: no better validation loss for %d epochs", stalled)
-            break
 
     if settings.keep == "best":
         network.load_state_dict(best)
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
-    _, logits = _validate(config, fabric, model, loss, val)
+    _, logits = _validate(config, fabric, network, loss, val)  # in full precision, as predictions will be
     save_model(out / "model", network, model_card(config, prepared, parts, classes, (val.dataset.labels, logits), kept))
     return out / "model"
 
@@ -116,7 +118,6 @@ class _Part:
             num_workers=settings.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
-            multiprocessing_context="spawn" if settings.workers else None,
         )
 
     def load(self, epoch: int, what: str) -> Iterator[tuple[Tensor, list[int]]]:
@@ -206,15 +207,9 @@ def _stop(what: str, value: float, epoch: int, batch: int) -> None:
     raise TrainingError(msg)
 
 
-def _fabric(device: str, precision: Any) -> Fabric:
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
-        msg = f"training.device must be auto, cpu, cuda, cuda:N or mps, got {device}"
-        raise ConfigError(msg)
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
-        msg = f"training.device is {device}, but this machine has none"
-        raise ConfigError(msg)
-    return Fabric(accelerator=kind, devices=[int(number)] if number else 1, precision=precision)
+def _fabric(device: torch.device, precision: Any) -> Fabric:
+    devices = [device.index] if device.index is not None else 1
+    return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
 def _optimizer(config: RunConfig, network: ResNet3D) -> torch.optim.Optimizer:

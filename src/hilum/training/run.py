@@ -2,16 +2,19 @@
 
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
-from hilum.cohorts.splits import split, write_splits
+from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
 from hilum.cohorts.table import Cohort
 from hilum.config import RunConfig
 from hilum.configfile import load, save
-from hilum.errors import ConfigError
+from hilum.errors import CohortError, ConfigError
+from hilum.modelling.device import pick_device
 from hilum.preparing import Store
+from hilum.training.checkpoint import STATE
 from hilum.training.loop import fit
 
 _log = logging.getLogger("hilum")
@@ -36,37 +39,71 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     if not isinstance(config, RunConfig):
         base, config = Path(config).parent, load(Path(config))
     if resume:
-        if not (out / "last").is_dir():
-            msg = f"{out} cannot be resumed: it holds no last/"
+        if not (out / "last" / STATE).is_file():
+            msg = f"{out} cannot be resumed: it holds no last/{STATE}"
             raise ConfigError(msg)
         base, config = out, load(out / "config.toml")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"the run folder {out} must be new or empty (or resume the run in it)"
         raise ConfigError(msg)
-    table, store = Path(base) / config.cohort.table, Path(base) / config.store
     if not config.cohort.table:
         msg = "cohort.table must name the table of cases"
         raise ConfigError(msg)
+    pick_device(config.training.device)
+    _ = config.recipe.grid_spacing_mm  # a recipe without one cannot be trained on
+    table, store = _beside(base, config.cohort.table), _beside(base, config.store)
     cohort = Cohort.read(table, config.cohort)
     for warning in cohort.warnings:
         _log.warning("%s", warning)
-    parts = split(cohort, config.split)
-    prepared = prepare_cohort(
-        cohort,
-        config.recipe,
-        Store(store),
-        npy_range=config.cohort.npy_range,
-        max_refused=config.cohort.max_refused,
-    )
+    parts = _parts_of(out, cohort) if resume else split(cohort, config.split)
+    prepared = prepare_cohort(cohort, config.recipe, Store(store), max_refused=config.cohort.max_refused)
     for refusal in prepared.refusals:
         _log.warning("refused, row %d: %s", refusal.row, refusal.reason)
-    out.mkdir(parents=True, exist_ok=True)
-    here = replace(
-        config,
-        cohort=replace(config.cohort, table=os.path.relpath(table, out)),
-        store=os.path.relpath(store, out),
-    )
-    save(here, out / "config.toml")
-    write_splits(out / "splits.csv", cohort, parts)
-    write_refusals(out / "refused.csv", prepared.refusals)
-    return fit(config, prepared, parts, cohort.classes, out, resume=resume)
+    if prepared.notes:
+        _log.info("findings: %s", prepared.notes)
+    check_parts(prepared.cases, parts, cohort.classes)
+    if resume:
+        return fit(config, prepared, parts, cohort.classes, out, resume=True)
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        here = replace(
+            config,
+            cohort=replace(config.cohort, table=os.path.relpath(table, out)),
+            store=os.path.relpath(store, out),
+        )
+        save(here, out / "config.toml")
+        samples = {case.case_id: sample for case, sample in zip(prepared.cases, prepared.samples, strict=True)}
+        write_splits(out / "splits.csv", cohort, parts, samples)
+        write_refusals(out / "refused.csv", prepared.refusals)
+        return fit(config, prepared, parts, cohort.classes, out)
+    except OSError as exc:
+        msg = f"the run folder {out} cannot be written: {exc.strerror or exc}"
+        raise ConfigError(msg) from exc
+    finally:
+        if not (out / "last").exists():  # stopped before the first epoch was whole: nothing to resume, nothing to keep
+            shutil.rmtree(out, ignore_errors=True)
+            if not new:
+                out.mkdir()
+
+
+def _beside(base: str | Path, path: str) -> Path:
+    """A path of the settings, relative to their file."""
+    return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
+
+
+def _parts_of(out: Path, cohort: Cohort) -> dict[str, str]:
+    """The split of the run that is resumed; never drawn anew, or cases would change sides.
+
+    Raises:
+        CohortError: If the table's cases are no longer those of the run.
+    """
+    parts = read_splits(out / "splits.csv")
+    changed = {case.case_id for case in cohort.cases} ^ set(parts)
+    if changed:
+        msg = (
+            f"{cohort.source} must hold the cases that {out} was begun with; {len(changed)} were added or removed, "
+            f"such as {min(changed)!r}. Train a new run"
+        )
+        raise CohortError(msg)
+    return parts

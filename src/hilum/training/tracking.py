@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from hilum.files import write_whole
 from hilum.training.history import draw_history
 
 _FIGURES = ("loss", "accuracy", "f1", "auc")
@@ -38,9 +39,7 @@ class Tracker:
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        new = self.out / "metrics.csv.tmp"
-        new.write_text(text.getvalue(), encoding="utf-8")
-        new.replace(self.out / "metrics.csv")
+        write_whole(self.out / "metrics.csv", text.getvalue())
         for name, value in figures.items():
             part, figure = name.split("_", 1)
             self.events.add_scalar(f"{figure}/{part}", value, epoch)
