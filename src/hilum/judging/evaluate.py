@@ -71,16 +71,16 @@ def evaluate(
         _log.warning(
             "warning: %s is not there: cases that trained the model cannot be told, and are not left out", splits
         )
-    known = [case for case in cohort.cases if patient_key(case) in seen.patients]
-    new = replace(cohort, cases=tuple(case for case in cohort.cases if case not in known))
+    known = {case.case_id for case in cohort.cases if patient_key(case) in seen.patients}
+    new = replace(cohort, cases=tuple(case for case in cohort.cases if case.case_id not in known))
     with contextlib.ExitStack() as stack:
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = PreparedCohort(cases=(), samples=(), refusals=())
         if new.cases:
             prepared = prepare_cohort(new, predictor.card.recipe, Store(folder))
         pairs = list(zip(prepared.cases, prepared.samples, strict=True))
-        known += [case for case, sample in pairs if scan_key(sample) in seen.scans]  # whatever its ids
-        pairs = [(case, sample) for case, sample in pairs if case not in known]
+        known |= {case.case_id for case, sample in pairs if scan_key(sample) in seen.scans}  # whatever its ids
+        pairs = [(case, sample) for case, sample in pairs if case.case_id not in known]
         if not pairs:
             msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
             raise CohortError(msg)
@@ -105,7 +105,7 @@ def evaluate(
         },
     )
     reason = "this patient or scan trained or validated the model"
-    left_out = [Refusal(case_id=case.case_id, row=case.row, reason=reason) for case in known]
+    left_out = [Refusal(case_id=c.case_id, row=c.row, reason=reason) for c in cohort.cases if c.case_id in known]
     write_refusals(out / "refused.csv", (*left_out, *prepared.refusals))
     return answer
 
