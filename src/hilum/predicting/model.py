@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -91,8 +92,9 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         msg = f"{folder} is damaged: {exc}"
         raise CheckpointError(msg) from exc
     try:
-        network = build(card.model, card.recipe, len(card.classes))
-        network.load_state_dict(weights)
+        with torch.device("meta"):  # no memory and no random numbers for weights that the file has
+            network = build(card.model, card.recipe, len(card.classes))
+        network.load_state_dict(weights, assign=True)
     except (RuntimeError, MemoryError) as exc:
         msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"
         raise CheckpointError(msg) from exc
