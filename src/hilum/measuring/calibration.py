@@ -9,7 +9,7 @@ from jaxtyping import Float
 from hilum.errors import CohortError
 from hilum.measuring.metrics import Labels, Probs
 
-LOWEST_T, HIGHEST_T = 0.05, 20.0
+LOWEST_T, HIGHEST_T = 0.25, 5.0
 """A temperature outside says that the validation part is too small or too easy to fit one."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -41,7 +41,8 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
     """The temperature under which validation labels are most likely (Guo et al., ICML 2017).
 
     The mean negative log likelihood is convex in 1 / T, so it has one valley in log T, which golden sections find to
-    six digits. It lies between 0.05 and 20: perfectly separated cases get the lower bound.
+    six digits. It lies between 0.25 and 5: a small validation part that happens to be perfectly separated must not
+    make the model sure of itself.
 
     Raises:
         CohortError: If there are no cases, or a logit is not finite.
