@@ -170,3 +170,12 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_written(tmp_path, change,
 def test_extra_keys_cannot_replace_figures(tmp_path):
     with pytest.raises(ConfigError, match="must not be names of figures, got 'auc'"):
         judge(**answers(), folder=tmp_path / "evaluation", extra={"auc": 1.0})
+
+
+def test_why_a_prediction_was_indeterminate_is_beside_its_case(tmp_path):
+    doubts = [""] * 59 + ["the lungs measure 0.12 litres"]
+    judge(**answers(), folder=tmp_path / "evaluation", doubts=doubts)
+    lines = (tmp_path / "evaluation" / "cases.csv").read_text().splitlines()
+    assert lines[0].endswith(",decision,indeterminate")
+    assert lines[1].endswith(",")
+    assert lines[-1].endswith(",the lungs measure 0.12 litres")

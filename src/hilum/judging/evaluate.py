@@ -95,6 +95,7 @@ def evaluate(
         classes=predictor.card.classes,
         threshold=predictor.card.threshold,
         folder=out,
+        doubts=[p.reason for p in predictions],
         extra={
             "num_seen": len(known),
             "num_refused": len(prepared.refusals),

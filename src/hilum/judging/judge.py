@@ -30,6 +30,7 @@ def judge(
     threshold: float | None,
     folder: Path,
     seed: int = 0,
+    doubts: Sequence[str] | None = None,
     extra: dict[str, object] | None = None,
 ) -> Answer:
     """Judge a model by its predictions and write what was found.
@@ -48,6 +49,8 @@ def judge(
         threshold: Positive is ``prob >= threshold``; None, and with more than two classes: the most probable class.
         folder: Made if it is not there.
         seed: Of the bootstrap.
+        doubts: Why a prediction was indeterminate, empty where it was not; a column of cases.csv. The figures are over
+            all cases, decided by the threshold.
         extra: Further keys for evaluation.json.
 
     Returns:
@@ -92,7 +95,10 @@ def judge(
         draw_confusion(beside / "confusion.png", matrix=matrix, classes=classes)
         if binary:
             _draw_binary(beside, labels, probs[:, 1], figures, cut)
-        _write_cases(beside / "cases.csv", case_ids, labels, probs, decided, classes)
+        table = _cases(case_ids, labels, probs, decided, classes)
+        if doubts is not None:
+            table = [[*row, doubt] for row, doubt in zip(table, ["indeterminate", *doubts], strict=True)]
+        _write_table(beside / "cases.csv", table)
         text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
         (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,20 +150,23 @@ def _draw_binary(
     draw_calibration(folder / "calibration.png", y=y, p=p, figures=figures)
 
 
-def _write_cases(
-    path: Path,
+def _cases(
     case_ids: Sequence[str],
     labels: Int[np.ndarray, " n"],
     probs: Float[np.ndarray, "n c"],
     decided: Int[np.ndarray, " n"],
     classes: tuple[str, ...],
-) -> None:
-    """One row for each case; probabilities in full, so that every figure can be computed again."""
+) -> list[list[str]]:
+    """One row for each case below a header; probabilities in full, so that every figure can be computed again."""
+    rows = [["case_id", "label", *(f"prob_{name}" for name in classes), "decision"]]
+    for case_id, label, row, decision in zip(case_ids, labels, probs, decided, strict=True):
+        rows.append([case_id, classes[label], *(repr(float(p)) for p in row), classes[decision]])
+    return rows
+
+
+def _write_table(path: Path, rows: list[list[str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["case_id", "label", *(f"prob_{name}" for name in classes), "decision"])
-        for case_id, label, row, decision in zip(case_ids, labels, probs, decided, strict=True):
-            table.writerow([case_id, classes[label], *(repr(float(p)) for p in row), classes[decision]])
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _plain(value: object) -> Any:
