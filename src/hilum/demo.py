@@ -20,6 +20,7 @@ from hilum.config import (
 )
 from hilum.configfile import save
 from hilum.errors import ConfigError
+from hilum.files import write_whole
 from hilum.judging import evaluate, headline
 from hilum.measuring.metrics import roc_auc
 from hilum.predicting import Predictor
@@ -71,7 +72,7 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
     answer = evaluate(model, None, pictures)
     mean_hu = _mean_hu_auc(cohort, read_splits(out / "run" / "splits.csv"))
     answer["mean_lung_hu_auc"] = mean_hu
-    (pictures / "mean_lung_hu.json").write_text(json.dumps({"auc": mean_hu}) + "\n", encoding="utf-8")
+    write_whole(pictures / "mean_lung_hu.json", json.dumps({"auc": mean_hu}) + "\n")
 
     new = simulate_cohort(out / "new", num_cases=1, seed=seed + 1, diseased=1.0)
     scan = Cohort.read(new, CohortConfig()).cases[0]

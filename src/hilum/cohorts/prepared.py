@@ -16,7 +16,7 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.config import Recipe
 from hilum.errors import CohortError, HilumError
 from hilum.files import cores, write_whole
-from hilum.preparing import Store, load_sample
+from hilum.preparing import Store
 
 _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""
@@ -104,8 +104,8 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
 def _prepare_case(case: Case, recipe: Recipe, store: Store) -> tuple[Path, set[str]] | str:
     """Where the case's sample lies and the codes of its findings; or why there is none."""
     try:
-        sample = store.ensure(case.path, recipe, point_mm=case.point_mm, series=case.series)
-        return sample, {finding.code for finding in load_sample(sample).findings}
+        file, sample = store.fetch(case.path, recipe, point_mm=case.point_mm, series=case.series)
+        return file, {finding.code for finding in sample.findings}
     except (HilumError, OSError, MemoryError) as exc:
         return str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
 

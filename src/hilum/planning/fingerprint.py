@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from hilum.cohorts.table import Case, Cohort
-from hilum.config import Recipe
 from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
@@ -100,8 +99,3 @@ def _target(cases: tuple[Case, ...]) -> float | None:
         except ValueError:
             continue
     return statistics.median(sizes) if sizes else None
-
-
-def fits(recipe: Recipe, target_mm: float) -> float:
-    """How many of the model's voxels a target spans, along the coarsest axis of the plane it is best seen in."""
-    return target_mm / max(recipe.grid_spacing_mm[1:])

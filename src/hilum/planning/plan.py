@@ -9,7 +9,7 @@ import numpy as np
 from hilum.cohorts.table import Cohort
 from hilum.config import AugmentConfig, LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
-from hilum.planning.fingerprint import Fingerprint, fingerprint, fits
+from hilum.planning.fingerprint import Fingerprint, fingerprint
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128
@@ -68,9 +68,10 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
     augment = _augment(recipe, reasons)
     _sample_size(seen, cohort, reasons, warnings)
-    if seen.target_mm is not None and fits(recipe, seen.target_mm) < _LEAST_VOXELS:
+    spanned = math.inf if seen.target_mm is None else seen.target_mm / max(recipe.grid_spacing_mm[1:])
+    if spanned < _LEAST_VOXELS:
         warnings.append(
-            f"the median target of {seen.target_mm:.1f} mm spans {fits(recipe, seen.target_mm):.1f} voxels; "
+            f"the median target of {seen.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
             f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
         )
     planned = replace(config, recipe=recipe, augment=augment, model=model, loss=loss, training=training)

@@ -36,11 +36,15 @@ class Store:
         self.folder = folder.absolute()  # another process may have another working folder
 
     def get(self, path: Path, recipe: Recipe, **which: Any) -> Volume:
-        """The prepared sample of a scan; arguments and errors as for ``ensure``."""
-        return load_sample(self.ensure(path, recipe, **which))
+        """The prepared sample of a scan; arguments and errors as for ``fetch``."""
+        return self.fetch(path, recipe, **which)[1]
 
-    def ensure(self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> Path:
-        """The file of a scan's sample, made if it is not there or damaged.
+    def ensure(self, path: Path, recipe: Recipe, **which: Any) -> Path:
+        """The file of a scan's prepared sample; arguments and errors as for ``fetch``."""
+        return self.fetch(path, recipe, **which)[0]
+
+    def fetch(self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> tuple[Path, Volume]:
+        """A scan's prepared sample and its file, made if it is not there or damaged; read once.
 
         Args:
             path: Whatever ``prepare_path`` takes, and so the other arguments.
@@ -52,12 +56,13 @@ class Store:
             HilumError: If the scan cannot be read or prepared.
         """
         which = {"point_mm": point_mm, "series": series}
-        sample = self._path_of(path, recipe, which)
+        file = self._path_of(path, recipe, which)
         try:
-            load_sample(sample)
+            return file, load_sample(file)
         except PrepareError:
-            save_sample(prepare_path(path, recipe, **which), sample)
-        return sample
+            volume = prepare_path(path, recipe, **which)
+            save_sample(volume, file)
+            return file, volume
 
     def _path_of(self, path: Path, recipe: Recipe, which: dict[str, Any]) -> Path:
         """Where a sample lies: by the scan's bytes and by all that decides what becomes of them."""
