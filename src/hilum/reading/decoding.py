@@ -1,0 +1,263 @@
+"""What a decoder's process runs: native libraries, kept within limits, that turn files into voxels on a pipe.
+
+It imports no more of Hilum than it needs, as it is started for each process that reads.
+"""
+
+import json
+import math
+import os
+import re
+import signal
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hilum.errors import GeometryError, ReadError
+from hilum.reading.imagefiles import ITK_FORMATS, image_suffix, text_layout
+from hilum.reading.nifti import nifti_layout
+from hilum.reading.voxelfile import Layout, stored_voxels
+
+try:
+    import resource
+except ImportError:  # pragma: no cover  # Windows has none: sizes are still checked in the header, time on the clock
+    resource = None  # type: ignore[assignment]
+
+SMALL_FILE, SMALL_VOXELS = 10**6, 50 * 10**6
+_ROOM = 512 << 20
+_DICOM_BYTES_S, _IMAGE_BYTES_S = 1e6, 1e7
+"""Bytes that the slowest machine decodes in a second: of JPEG 2000, and of what deflate made."""
+
+
+def allowed_cpu_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
+    """Seconds of computing that decoding may take."""
+    if kind == "dicom":
+        return 3 + file_bytes / _DICOM_BYTES_S
+    return 3 + (file_bytes + voxel_bytes) / _IMAGE_BYTES_S
+
+
+def allowed_wall_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
+    """Seconds on the clock that decoding may take: many times the computing, as other processes want cores too."""
+    if file_bytes <= SMALL_FILE and voxel_bytes <= SMALL_VOXELS:
+        return 4.2
+    return 10 * allowed_cpu_s(kind, file_bytes, voxel_bytes)
+
+
+def main() -> None:
+    """Answer requests from standard input until it ends.
+
+    A request and an answer are JSON behind their length. To each request come two answers, how much will be decoded
+    and what was, or one with an error in place of either; behind the second one lie the voxels.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, whose end of the pipe then closes
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):  # the libraries write to them on their own
+        os.dup2(nowhere, fd)
+    import SimpleITK  # noqa: F401  # before any limit
+
+    if resource:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _send(answers, {"ready": True})
+    while head := requests.read(4):
+        request = json.loads(requests.read(struct.unpack("<I", head)[0]))
+        try:
+            _answer(answers, request)
+        except ReadError as exc:
+            _send(answers, {"error": str(exc), "is_geometry": isinstance(exc, GeometryError)})
+        except MemoryError:
+            _send(answers, {"error": f"{Path(request['path']).name} cannot be read: {_TOO_MUCH}", "is_geometry": False})
+
+
+_TOO_MUCH = "decoding it takes more memory than its voxels can explain, or than there is"
+
+
+def _send(answers: BinaryIO, record: dict[str, Any]) -> None:
+    text = json.dumps(record).encode()
+    answers.write(struct.pack("<I", len(text)) + text)
+
+
+def _answer(answers: BinaryIO, request: dict[str, Any]) -> None:
+    import SimpleITK as sitk
+
+    path, kind, max_bytes = Path(request["path"]), request["kind"], request["max_bytes"]
+    layout, promised = None, 0
+    try:
+        file_bytes = path.stat().st_size
+        used_s = _computed_s()
+        _limit(used_s + allowed_cpu_s(kind, file_bytes, 0), 2 * file_bytes)
+        io = "GDCMImageIO" if kind == "dicom" else ITK_FORMATS[image_suffix(path)]
+        if io == "NiftiImageIO":
+            layout = nifti_layout(path, max_bytes)
+            promised = layout.num_bytes
+        elif kind == "image":
+            promised, layout = text_layout(path, max_bytes)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.SetImageIO(io)
+        reader.ReadImageInformation()
+        if kind == "dicom":
+            promised = _promised_dicom(reader, path, max_bytes)
+        _limit(used_s + allowed_cpu_s(kind, file_bytes, promised), 2 * file_bytes + 3 * promised)
+        _send(answers, {"voxel_bytes": promised})
+        if kind == "dicom":
+            image = reader.Execute()
+            stored = sitk.GetArrayViewFromImage(image)
+            frames = stored.reshape(-1, *stored.shape[-2:])
+            _send_voxels(answers, frames, dtype=stored.dtype.str, shape=frames.shape, affine=None)
+        else:
+            _send_image(answers, reader, layout, path, request["range_hu"])
+    except OSError as exc:
+        msg = f"{path.name} cannot be read: {exc.strerror or 'not a file'}"
+        raise ReadError(msg) from exc
+    except (RuntimeError, TypeError, ValueError, OverflowError) as exc:  # ITK's, and SWIG's, of a name that is no UTF-8
+        msg = f"{path.name} cannot be read: {_reason(exc)}"
+        raise ReadError(msg) from exc
+
+
+def _promised_dicom(reader: Any, path: Path, max_bytes: int) -> int:
+    """Bytes of the decoded pixels, by the header."""
+    bits = re.search(r"(\d+)-bit", _pixel_type(reader))
+    promised: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * int(bits[1] if bits else 64) // 8
+    if promised > max_bytes:
+        msg = f"too-large: {path.name} must have at most {max_bytes / 1e9:g} GB of voxels, has {promised / 1e9:.3g} GB"
+        raise ReadError(msg)
+    return promised
+
+
+def _send_image(
+    answers: BinaryIO, reader: Any, layout: Layout | None, path: Path, range_hu: tuple[float, float]
+) -> None:
+    """Send the voxels of an image: int16 if all of them that can be HU are whole numbers, else float32."""
+    import SimpleITK as sitk
+
+    size = reader.GetSize()
+    if reader.GetNumberOfComponents() != 1 or "complex" in _pixel_type(reader):
+        msg = f"{path.name} must have one real value in each voxel, has {_pixel_type(reader)}"
+        raise ReadError(msg)
+    if len(size) not in {3, 4} or min(size[:3]) < 2 or math.prod(size[3:]) != 1:
+        msg = f"{path.name} must be a volume of at least 2 slices, is {' x '.join(map(str, size))}"
+        raise GeometryError(msg)  # the header gives the spacing: two slices are a crop
+    affine = _affine(reader, path)
+    if layout is None:  # text, several files: what is rare
+        image = reader.Execute()
+        stored = sitk.GetArrayViewFromImage(image)
+    else:
+        stored = stored_voxels(layout, path.name)
+    if stored.size != math.prod(size):
+        msg = f"{path.name} cannot be read: its header says in two ways how many voxels there are"
+        raise ReadError(msg)
+    stored = stored.reshape(size[2::-1])
+    is_whole = _is_whole(stored, layout, *range_hu)
+    planes = (_limited(_values(plane, layout), is_whole, *range_hu) for plane in stored)
+    _send_voxels(answers, planes, dtype=np.dtype("i2" if is_whole else "f4").str, shape=stored.shape, affine=affine)
+
+
+def _values(plane: np.ndarray, layout: Layout | None) -> np.ndarray:
+    return layout.rescaled(plane) if layout else plane
+
+
+def _is_whole(stored: np.ndarray, layout: Layout | None, low_hu: float, high_hu: float) -> bool:
+    """Whether all values within a scanner's range are whole numbers; others will be air or metal anyway."""
+    if stored.dtype.kind in "iu" and not (layout and layout.is_rescaled):
+        return True
+    for plane in stored:
+        values = _values(plane, layout)
+        fractional = values != np.rint(values)
+        if np.any(fractional & (values >= low_hu) & (values <= high_hu)):
+            return False
+    return True
+
+
+def _limited(values: np.ndarray, is_whole: bool, low_hu: float, high_hu: float) -> np.ndarray:
+    """As int16, with what lies beyond the range just outside it, not a number below it; or as float32."""
+    if not is_whole:
+        return values.astype(np.float32)
+    if values.dtype.kind == "f":
+        values = np.where(values >= low_hu, values, low_hu - 1)
+    elif values.dtype.kind == "i":
+        values = np.maximum(values, max(low_hu - 1, np.iinfo(values.dtype).min))
+    top = high_hu + 1 if values.dtype.kind == "f" else min(high_hu + 1, np.iinfo(values.dtype).max)
+    return np.where(values <= high_hu, values, values.dtype.type(top)).astype(np.int16)
+
+
+def _affine(reader: Any, path: Path) -> list[list[float]]:
+    """Index (z, y, x) to LPS mm from ITK's direction (columns x, y, z), spacing and origin."""
+    axes = reader.GetDimension()
+    spacing = np.array(reader.GetSpacing()[:3])
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        msg = f"{path.name}: the spacing must be positive, is {tuple(spacing.tolist())} mm (x, y, z)"
+        raise GeometryError(msg)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3] * spacing)[:, ::-1]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        filled = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 where axes are at right angles, 0 where they lie flat
+    if not (np.isfinite(affine).all() and filled > 1e-3 and lengths.min() > 1e-5 and lengths.max() < 1e4):
+        shown = " x ".join(f"{length:.3g}" for length in lengths)
+        msg = f"{path.name}: voxels must measure 0.00001 to 10000 mm along axes that span a space, measure {shown} mm"
+        raise GeometryError(msg)
+    if np.abs(affine[:3, 3]).max() > 1e7:
+        msg = f"{path.name}: the first voxel must lie within 10 km, lies at {affine[:3, 3].tolist()} mm"
+        raise GeometryError(msg)
+    rows: list[list[float]] = affine.tolist()
+    return rows
+
+
+def _send_voxels(answers: BinaryIO, planes: Iterable[np.ndarray], **record: Any) -> None:
+    """Send type, shape and affine, then the voxels, plane by plane."""
+    _send(answers, record)
+    is_done = False
+    try:
+        for plane in planes:
+            rest = np.ascontiguousarray(plane).data.cast("B")
+            while rest:
+                rest = rest[answers.write(rest) :]
+        is_done = True
+    finally:
+        if not is_done:
+            os._exit(1)  # an error sent now would be taken for voxels
+
+
+def _pixel_type(reader: Any) -> str:
+    import SimpleITK as sitk
+
+    return str(sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
+
+
+def _computed_s() -> float:
+    """Seconds that this process has computed."""
+    if resource is None:  # pragma: no cover
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _limit(computed_s: float, more_bytes: int) -> None:
+    """Bound this process: to the seconds that it will have computed then, and to so much more memory than now."""
+    if resource is None:  # pragma: no cover
+        return
+    _lower(resource.RLIMIT_CPU, math.ceil(computed_s))
+    mapped = Path("/proc/self/statm")
+    if mapped.is_file():  # elsewhere nobody says how much is mapped already
+        now = int(mapped.read_text().split()[0]) * resource.getpagesize()
+        _lower(resource.RLIMIT_AS, now + more_bytes + _ROOM)
+
+
+def _lower(kind: int, wanted: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _reason(error: BaseException) -> str:
+    """The sentence in ITK's report, without source lines, addresses and folders."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else "unknown reason"
+    if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", str(error)):
+        return _TOO_MUCH
+    text = re.sub(r"^(ITK ERROR|sitk::ERROR):\s*", "", re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", text))
+    text = "".join(c for c in re.sub(r"(/[^\s\"']*/)", "", text) if c.isprintable())[:200]
+    return "its voxels are damaged or missing" if text.startswith("Reason: ") else text
