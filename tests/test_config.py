@@ -74,7 +74,7 @@ def test_an_empty_file_is_the_default_config(tmp_path):
     ("text", "message"),
     [
         ("[training]\nepoch = 3", r"c\.toml: unknown setting training\.epoch; known are: epochs, batch_size"),
-        ("[recip]\nsize = [1, 1, 1]", r"unknown setting recip; known are: cohort, split, recipe"),
+        ("[recip]\nsize = [1, 1, 1]", r"unknown setting recip; known are: cohort, reading, split"),
         ("[cohort.columns]\nfile = 'a'", r"unknown setting cohort\.columns\.file; known are: case_id, path"),
         ("training = 3", r"training must be a table, got 3"),
         ("[training]\nepochs = 'ten'", r"training\.epochs must be of type int, got 'ten'"),

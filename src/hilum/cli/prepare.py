@@ -22,7 +22,7 @@ class Prepare:
 
         config, base = load(self.config), self.config.parent
         cohort = Cohort.read(base / config.cohort.table, config.cohort)
-        store = Store(base / config.store)
+        store = Store(base / config.store, config.reading)
         prepared = prepare_cohort(cohort, config.recipe, store)
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")

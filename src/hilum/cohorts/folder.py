@@ -169,7 +169,7 @@ def write_table(scans: Iterable[Scan], out: Path) -> None:
     for number, scan in enumerate(scans, 1):
         tags = scan.tags
         row = [
-            tags.series or f"scan-{number:04d}",
+            scan.series or tags.series or f"scan-{number:04d}",
             os.path.relpath(str(scan.path), str(out.parent)),
             scan.label,
             tags.patient,

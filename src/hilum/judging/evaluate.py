@@ -77,7 +77,7 @@ def evaluate(
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = PreparedCohort(cases=(), samples=(), refusals=())
         if new.cases:
-            prepared = prepare_cohort(new, predictor.card.recipe, Store(folder))
+            prepared = prepare_cohort(new, predictor.card.recipe, Store(folder, predictor.card.reading))
         pairs = list(zip(prepared.cases, prepared.samples, strict=True))
         known |= {case.case_id for case, sample in pairs if scan_key(sample) in seen.scans}  # whatever its ids
         pairs = [(case, sample) for case, sample in pairs if case.case_id not in known]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hilum.cohorts.table import Case, Cohort
+from hilum.config import ReadingConfig
 from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
@@ -42,7 +43,7 @@ class Fingerprint:
     target_mm: float | None
 
 
-def fingerprint(cohort: Cohort, region: str) -> Fingerprint:
+def fingerprint(cohort: Cohort, region: str, reading: ReadingConfig | None = None) -> Fingerprint:
     """Look at the table, and at a dozen of its scans drawn by a fixed seed.
 
     Raises:
@@ -55,7 +56,7 @@ def fingerprint(cohort: Cohort, region: str) -> Fingerprint:
         chosen = generator(0, "fingerprint").permutation(len(cohort.cases))[:_LOOKED_AT]
         for case in (cohort.cases[i] for i in sorted(chosen)):
             try:
-                volume = read(case.path, series=case.series or None)
+                volume = read(case.path, series=case.series or None, reading=reading)
             except HilumError as exc:
                 problem = str(exc)
                 continue

@@ -51,7 +51,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
         config: Keeps its cohort, split and decision sections, and what its recipe gives; the rest is planned.
         gpu: Whether there is a GPU to train on.
     """
-    seen = fingerprint(cohort, config.recipe.region)
+    seen = fingerprint(cohort, config.recipe.region, config.reading)
     reasons: list[str] = []
     warnings: list[str] = []
     recipe = _recipe(seen, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)

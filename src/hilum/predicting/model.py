@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from hilum.config import ModelConfig, Recipe, require
+from hilum.config import ModelConfig, ReadingConfig, Recipe, require
 from hilum.configfile import from_dict, to_dict
 from hilum.errors import CheckpointError, ConfigError
 from hilum.files import write_whole
@@ -28,6 +28,7 @@ class ModelCard:
     Attributes:
         model: The network.
         recipe: Its input.
+        reading: What is done about odd scans: the same as in training.
         classes: Names of its outputs, in order.
         temperature: The logits are divided by it before the softmax.
         threshold: Of two classes: positive is a probability of the second at or above it.
@@ -38,6 +39,7 @@ class ModelCard:
 
     model: ModelConfig
     recipe: Recipe
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     classes: tuple[str, ...]
     temperature: float = 1.0
     threshold: float | None = None

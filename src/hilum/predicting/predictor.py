@@ -19,8 +19,8 @@ from hilum.volume import Volume
 
 INDETERMINATE = "indeterminate"
 
-_DOUBT = ("lungs-volume", "lungs-cut")
-"""Findings under which a model of the lungs gives no decision."""
+_DOUBT = ("lungs-volume", "lungs-cut", "point-interpolated")
+"""Findings under which a model gives no decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,9 @@ class Predictor:
         if isinstance(scan, Volume):
             sample = prepare(scan, self.card.recipe, point_mm=point_mm)
         else:
-            recipe = self.card.recipe
-            sample = prepare_path(Path(scan), recipe, point_mm=point_mm, series=series)
+            sample = prepare_path(
+                Path(scan), self.card.recipe, point_mm=point_mm, series=series, reading=self.card.reading
+            )
         return self.predict_samples([sample])[0]
 
     @torch.inference_mode()

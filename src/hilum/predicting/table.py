@@ -41,7 +41,7 @@ def predict_table(
         raise ConfigError(msg)
     cohort = Cohort.read(table, CohortConfig(columns=columns or ColumnsConfig()), labelled=False)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
-        prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder)))
+        prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder), predictor.card.reading))
         predictions = list(predict_prepared(predictor, prepared))
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from hilum.config import Range, Recipe
+from hilum.config import Range, ReadingConfig, Recipe
 from hilum.errors import GeometryError, PrepareError, ReadError
 from hilum.findings import Finding, find, refusals
 from hilum.preparing.lungs import Lungs, locate_lungs
@@ -47,7 +47,9 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None) -> Volume:
     return Volume(voxels_hu=voxels, affine=affine, tags=volume.tags, findings=(*volume.findings, *findings))
 
 
-def prepare_path(path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> Volume:
+def prepare_path(
+    path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", reading: ReadingConfig | None = None
+) -> Volume:
     """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared.
 
     Args:
@@ -55,11 +57,12 @@ def prepare_path(path: Path, recipe: Recipe, *, point_mm: Any = None, series: st
         recipe: The model's input.
         point_mm: See ``prepare``.
         series: Which series, where the path holds several.
+        reading: What is done about odd scans; None: the defaults.
     """
     if path.suffix.lower() == ".npy":
         return _from_npy(path, recipe)
     try:
-        return prepare(read(path, series=series or None), recipe, point_mm=point_mm)
+        return prepare(read(path, series=series or None, reading=reading), recipe, point_mm=point_mm)
     except (GeometryError, PrepareError) as exc:
         if str(path) in str(exc):
             raise
@@ -100,6 +103,11 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
         inside = ", ".join(f"{a:.1f} to {b:.1f}" for a, b in ranges)
         message = f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {inside} mm (LPS)"
         raise GeometryError(str(find("point-outside", message)))
+    findings = []
+    nearest = np.rint(volume.mm_to_index(point)).astype(int)
+    if any(nearest[axis] == index for axis, index in volume.interpolated):
+        message = "the point lies in a slice that was missing and is interpolated from its neighbours"
+        findings.append(find("point-interpolated", message))
     half = np.array(recipe.grid_extent_mm)[::-1] / 2
     corners = volume.mm_to_index([point - half, point + half])
     lacking = (
@@ -108,8 +116,8 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
     if lacking.max() > _BEYOND_MM:
         filled = "air" if recipe.outside == "air" else "its nearest voxels"
         message = f"the box around the point sticks {lacking.max():.1f} mm out of the scan; filled with {filled}"
-        return point, [find("beyond-scan", message)], None
-    return point, [], None
+        findings.append(find("beyond-scan", message))
+    return point, findings, None
 
 
 def _beyond(extent_mm: np.ndarray, recipe: Recipe, what: str) -> list[Finding]:

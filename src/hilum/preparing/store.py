@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hilum.config import Recipe
+from hilum.config import ReadingConfig, Recipe
 from hilum.configfile import from_dict, to_dict
 from hilum.errors import ConfigError, PrepareError, ReadError
 from hilum.files import write_whole
@@ -19,7 +19,7 @@ from hilum.preparing.recipe import prepare_path
 from hilum.reading import detached_files, source_files
 from hilum.volume import Tags, Volume
 
-_VERSION = 2
+_VERSION = 3
 """Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
 
 _CHUNK = 1 << 20
@@ -30,10 +30,12 @@ class Store:
 
     Attributes:
         folder: Where the samples lie; made on first use.
+        reading: What is done about odd scans.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reading: ReadingConfig | None = None) -> None:
         self.folder = folder.absolute()  # another process may have another working folder
+        self.reading = reading or ReadingConfig()
 
     def get(self, path: Path, recipe: Recipe, **which: Any) -> Volume:
         """The prepared sample of a scan; arguments and errors as for ``fetch``."""
@@ -60,7 +62,7 @@ class Store:
         try:
             return file, load_sample(file)
         except PrepareError:
-            volume = prepare_path(path, recipe, **which)
+            volume = prepare_path(path, recipe, **which, reading=self.reading)
             save_sample(volume, file)
             return file, volume
 
@@ -70,6 +72,7 @@ class Store:
         content = {
             "source": _digest(path),
             "recipe": to_dict(recipe),
+            "policy": [self.reading.policy, *sorted(self.reading.override)],
             **which,
             "point_mm": None if point is None else [float(v) for v in point],
             "version": _VERSION,

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
-from hilum.errors import HilumError, ReadError
-from hilum.findings import Finding, find
-from hilum.reading.dicom import Series, find_series, load
+from hilum.config import ReadingConfig
+from hilum.errors import GeometryError, HilumError, ReadError
+from hilum.findings import Finding, refusals
+from hilum.reading.dicom import Series, find_series
 from hilum.reading.doctor import Examined, examine
+from hilum.reading.hounsfield import check_hu
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.images import detached_files, image_suffix, read_image
-from hilum.reading.paths import source_files
+from hilum.reading.paths import Tree, opened, source_files
+from hilum.reading.pixels import load
+from hilum.reading.select import choose
 from hilum.volume import Volume
 
 __all__ = [
@@ -20,46 +24,33 @@ __all__ = [
     "hashed",
     "image_suffix",
     "is_placeholder",
+    "opened",
     "read",
     "source_files",
 ]
 
 
-_LISTED = 12
-"""More series than this are not listed in one line; ``hilum inspect`` has them all."""
-
-
-def read(path: str | Path, *, series: str | None = None) -> Volume:
-    """Read one scan: a DICOM folder or file, NIfTI, NRRD or MetaImage.
+def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig | None = None) -> Volume:
+    """Read one scan: a DICOM folder or file, a DICOMDIR, NIfTI, NRRD or MetaImage, or a zip or tar of one.
 
     Args:
-        path: A folder with one DICOM series (at any depth) or one image file, or a file.
-        series: Which series to take where there are several: its SeriesInstanceUID, or the hash that the error lists.
+        path: A folder, at any depth, an archive or a file.
+        series: Which series to take where there are several: its SeriesInstanceUID, the hash that ``hilum inspect``
+            lists, or a rule of ``select.RULES`` such as ``thinnest``. None takes the best of one study, if one is.
+        reading: What is done about odd scans, and how large one may be.
 
     Returns:
         A Volume in HU, axes feet to head, front to back, right to left.
 
     Raises:
-        ReadError: If there is nothing to read, or more than one series and none is picked.
-        GeometryError: If the slices form no volume.
+        ReadError: If there is nothing to read, or no series is the one to take.
+        GeometryError: If the slices form no volume, or a finding refuses what they form.
     """
-    path = Path(path)
-    if not path.exists():
-        msg = f"no file or folder {path}"
-        raise ReadError(msg)
+    path, reading = Path(path), reading or ReadingConfig()
     try:
-        if path.is_file() and image_suffix(path):
-            return read_image(path)
-        files = source_files(path)
-        found, unreadable = find_series(files)
-        if not found:
-            images = [f for f in files if image_suffix(f)]
-            if len(images) == 1:
-                return read_image(images[0])
-            raise ReadError(_nothing(path, images, unreadable))
-        chosen = found[0] if len(found) == 1 and series is None else _picked(path, found, series)
-        others = [find("mixed-series", f"one of {len(found)} series here")] if len(found) > 1 else []
-        return load(chosen).with_findings(*unreadable, *others)
+        with opened(path, reading) as tree:
+            volume = _volume(path, tree, series, reading)
+            return _accepted(volume.with_findings(*check_hu(volume, reading.rules)[1]))
     except MemoryError as exc:
         msg = f"{path}: the scan does not fit into memory"
         raise ReadError(msg) from exc
@@ -70,16 +61,26 @@ def read(path: str | Path, *, series: str | None = None) -> Volume:
         raise type(exc)(msg) from exc
 
 
-def _picked(path: Path, found: list[Series], wanted: str | None) -> Series:
-    listing = "; ".join(s.summary for s in found[:_LISTED]) + (" ..." if len(found) > _LISTED else "")
-    if wanted is None:
-        msg = f"{path} holds {len(found)} series, pick one with series: {listing}"
-        raise ReadError(msg)
-    chosen = [s for s in found if wanted == s.uid or (len(wanted) >= 4 and s.tags.series.startswith(wanted))]
-    if len(chosen) != 1:
-        msg = f"{path} holds no series {wanted}; there are: {listing}"
-        raise ReadError(msg)
-    return chosen[0]
+def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) -> Volume:
+    if len(tree.files) == 1 and image_suffix(tree.files[0]):
+        return read_image(tree.files[0], reading).with_findings(*tree.findings)
+    found, unreadable = find_series(tree.files, reading, where=tree.where)
+    unreadable = [*tree.findings, *unreadable]
+    if found:
+        chosen, others = choose(found, series)
+        return load(chosen).with_findings(*unreadable, *others)
+    images = [f for f in tree.files if image_suffix(f)]
+    if len(images) == 1:
+        return read_image(images[0], reading).with_findings(*unreadable)
+    raise ReadError(_nothing(path, images, unreadable))
+
+
+def _accepted(volume: Volume) -> Volume:
+    """The volume, unless what its voxels are refuses it."""
+    refused = [f for f in refusals(volume.findings) if f.code not in ("unreadable-file", "unsafe-archive")]
+    if refused:
+        raise GeometryError("; ".join(map(str, refused)))
+    return volume
 
 
 def _nothing(path: Path, images: list[Path], unreadable: list[Finding]) -> str:

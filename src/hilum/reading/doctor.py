@@ -1,29 +1,41 @@
-"""Examines what lies under a path, series by series, without stopping at a bad one."""
+"""Examines what lies under a path, series by series, with all checks, without stopping at a bad one."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
 
-from hilum.errors import HilumError, ReadError
-from hilum.findings import Finding, as_records, find, refusals
-from hilum.reading.dicom import Series, find_series, without_duplicates
+from hilum.config import ReadingConfig
+from hilum.errors import GeometryError, HilumError
+from hilum.files import cores
+from hilum.findings import Finding, Policy, as_records, refusals
+from hilum.reading.dicom import Series, find_series
 from hilum.reading.headers import is_dicom
+from hilum.reading.hounsfield import Levels, check_hu
 from hilum.reading.images import image_suffix, read_image
-from hilum.reading.paths import source_files
+from hilum.reading.paths import Tree, opened
+from hilum.reading.pixels import load, slice_hu, without_duplicates
+from hilum.reading.select import rate
 from hilum.volume import Volume
 
 Verdict = Literal["ok", "repaired", "refused"]
 
+_PLANE_PIXELS = 160
+_WINDOW_HU = (-1000.0, 400.0)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Examined:
     """One series or image file as it was found.
 
     Attributes:
         where: Path relative to the one examined.
-        series: Hash of the series; empty for image files.
+        series: Name to pick it by, a hash; empty for image files.
         modality: DICOM Modality.
         num_slices: Slices, duplicates counted.
         size: Rows and columns.
@@ -31,6 +43,11 @@ class Examined:
         thickness_mm: SliceThickness.
         kernel: ConvolutionKernel.
         findings: All that was noticed.
+        score: Points as the one to take, see ``select.rate``; None for image files.
+        reasons: What the points are given for.
+        levels: What air, fat and muscle measure; None for crops and what cannot be read.
+        planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
+            only the middle slice of what forms no volume; empty unless asked for.
     """
 
     where: str
@@ -42,6 +59,10 @@ class Examined:
     thickness_mm: float | None = None
     kernel: str = ""
     findings: tuple[Finding, ...] = ()
+    score: int | None = None
+    reasons: tuple[str, ...] = ()
+    levels: Levels | None = None
+    planes: tuple[UInt8[np.ndarray, "rows columns"], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -62,57 +83,156 @@ class Examined:
             "thickness_mm": self.thickness_mm,
             "kernel": self.kernel,
             "verdict": self.verdict,
+            "score": self.score,
+            "reasons": list(self.reasons),
+            "levels_hu": None if self.levels is None else asdict(self.levels),
             "findings": as_records(self.findings),
         }
 
 
-def examine(path: Path) -> tuple[list[Examined], list[Finding]]:
+def examine(
+    path: Path,
+    reading: ReadingConfig | None = None,
+    *,
+    keep_uids: bool = False,
+    pictures: bool = False,
+    progress: bool = False,
+) -> tuple[list[Examined], list[Finding]]:
     """Every series and image file below a path, and the findings that concern none of them.
+
+    Args:
+        path: A folder tree, an archive or a file.
+        reading: What is done about odd scans; None: the defaults.
+        keep_uids: SeriesInstanceUIDs as they are instead of hashes.
+        pictures: Whether three planes of each are wanted.
+        progress: Whether a bar on standard error shows how far it is.
 
     Raises:
         ReadError: If there is no such path.
     """
-    if not path.exists():
-        msg = f"no file or folder {path}"
-        raise ReadError(msg)
-    files = source_files(path)
-    root = path if path.is_dir() else path.parent
-    series, loose = find_series(files)
-    found = [_from_series(one, root) for one in series]
-    found += [_from_image(file, root) for file in files if image_suffix(file) and not is_dicom(file)]
+    reading = reading or ReadingConfig()
+    with opened(Path(path), reading) as tree:
+        quiet = not progress
+        files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
+        series, loose = find_series(files, reading, where=tree.where)
+        images = [f for f in tree.files if image_suffix(f) and not is_dicom(f)]
+        work = [*series, *images]
+
+        def one(item: Series | Path) -> Examined:
+            if isinstance(item, Path):
+                return _from_image(item, tree.where(item), reading, pictures=pictures)
+            return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            results = pool.map(one, work)
+            found = list(tqdm(results, total=len(work), desc="scans", unit="scan", leave=False, disable=quiet))
+        loose = [*tree.findings, *loose]
     if len(found) > 1:
-        loose.append(find("mixed-series", f"{len(found)} series or image files under one path"))
-    return sorted(found, key=lambda one: (one.where, one.series)), loose
+        message = f"{len(found)} series or image files under one path"
+        loose.append(reading.rules.find("mixed-series", message))
+    return sorted(found, key=lambda e: (e.where, e.series)), loose
 
 
-def _from_series(series: Series, root: Path) -> Examined:
+def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Examined], list[Finding]]:
+    """The same without names of files and folders, which can be names of patients: numbers and hashes instead."""
+    hidden = []
+    for number, one in enumerate(found, 1):
+        findings = tuple(replace(f, where="") for f in one.findings)
+        hidden.append(replace(one, where=one.series or f"image {number}", findings=findings))
+    return hidden, [replace(f, where="") for f in loose]
+
+
+def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool) -> Examined:
     spacing = None
     if series.stack.affine is not None:
         z, y, x = (round(float(s), 6) for s in np.linalg.norm(series.stack.affine[:3, :3], axis=0))
         spacing = (z, y, x)
-    findings = series.findings
-    if any(series.stack.repeated) and not refusals(findings):
-        findings = (*findings, *without_duplicates(series)[1])
+    paths = {f.path for f in series.frames}
     first = series.frames[0]
-    where = first.path.parent if len({f.path for f in series.frames}) > 1 else first.path
-    return Examined(
-        where=str(where.relative_to(root)),
-        series=series.tags.series,
+    part = f".{series.part}" if series.part else ""
+    examined = Examined(
+        where=tree.where(first.path if len(paths) == 1 else first.path.parent),
+        series=f"{series.uid}{part}" if keep_uids else series.name,
         modality=series.tags.modality,
         num_slices=len(series.frames),
-        size=first.shape,
+        size=first.header.shape,
         spacing_mm=spacing,
         thickness_mm=series.tags.thickness_mm,
         kernel=series.tags.kernel,
-        findings=findings,
+        findings=series.findings,
+    )
+    findings = series.findings
+    if any(series.stack.repeated) and not refusals(findings):
+        findings = (*findings, *without_duplicates(series)[1])
+    choice = rate(series)
+    examined = replace(examined, findings=findings, score=choice.score, reasons=choice.reasons)
+    if refusals(findings):
+        return replace(examined, score=-1, planes=_middle_slice(series) if pictures else ())
+    try:
+        volume = load(series)
+    except HilumError as exc:
+        return replace(examined, score=-1, findings=(*findings, _failure(exc, first.path, series.reading.rules)))
+    return _with_voxels(replace(examined, findings=volume.findings), volume, series.reading.rules, pictures=pictures)
+
+
+def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool) -> Examined:
+    try:
+        volume = read_image(file, reading)
+    except HilumError as exc:
+        return Examined(where=where, findings=(_failure(exc, file, reading.rules),))
+    z, y, x = volume.shape
+    examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
+    return _with_voxels(examined, volume, reading.rules, pictures=pictures)
+
+
+def _failure(error: HilumError, file: Path, rules: Policy) -> Finding:
+    """Why something could not be read, without the file's name, which stands beside it."""
+    text = str(error).removeprefix(f"{file.name}: ").removeprefix(f"{file.name} ").replace(file.name, "the file")
+    code = "not-an-image" if isinstance(error, GeometryError) else "unreadable-file"
+    if text.startswith("truncated-file: "):
+        code, text = "truncated-file", text.removeprefix("truncated-file: ")
+    return rules.find(code, text, file.name, repairable=False)
+
+
+def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool) -> Examined:
+    """What only the voxels tell."""
+    levels, findings = check_hu(volume, rules)
+    planes = _planes(volume) if pictures else ()
+    return replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
+
+
+def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "rows columns"], ...]:
+    """Axial, coronal and sagittal pictures through the middle, seen as radiologists do: head up, right side left."""
+    pixel_mm = max(max(volume.extent_mm) / _PLANE_PIXELS, min(volume.spacing_mm))
+    z, y, x = (
+        ((np.arange(max(1, round(extent / pixel_mm))) + 0.5) * pixel_mm / spacing).astype(int).clip(0, count - 1)
+        for extent, spacing, count in zip(volume.extent_mm, volume.spacing_mm, volume.shape, strict=True)
+    )
+    middle = [n // 2 for n in volume.shape]
+    hu = volume.voxels_hu
+    return (
+        _grey(hu[middle[0]][np.ix_(y, x)]),
+        _grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
+        _grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
     )
 
 
-def _from_image(file: Path, root: Path) -> Examined:
-    where = str(file.relative_to(root))
+def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "rows columns"], ...]:
+    """A picture of the middle slice alone, of what forms no volume; none where it cannot be decoded."""
+    order = series.stack.order
+    frame = series.frames[order[len(order) // 2]]
+    captured = any(f.code == "secondary-capture" for f in series.findings)  # names are often burned into these
+    if frame.missing_bytes or captured:
+        return ()
     try:
-        volume: Volume = read_image(file)
-    except HilumError as exc:
-        return Examined(where=where, findings=(find("unreadable-file", str(exc), where),))
-    z, y, x = volume.shape
-    return Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
+        hu = slice_hu(frame, series)
+    except HilumError:
+        return ()
+    step = max(1, max(hu.shape) // _PLANE_PIXELS)
+    return (_grey(hu[::step, ::step]),)
+
+
+def _grey(hu: np.ndarray) -> UInt8[np.ndarray, "rows columns"]:
+    low, high = _WINDOW_HU
+    scaled: np.ndarray = (np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return scaled

@@ -1,133 +1,277 @@
-"""Judges whether slices form one volume: their order along the normal, their spacing, and what is wrong with them."""
+"""Judges whether slices form one volume: their order along the normal, their steps, what is wrong, what is repaired."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from hilum.findings import Finding, find
-from hilum.reading.headers import Frame, number
+from hilum.findings import Finding, Policy
+from hilum.reading.headers import Frame
 from hilum.volume import Affine
 
 SAME_POSITION_MM = 1e-3
 TILT_DEG = 0.1
 MIN_SLICES, FEW_SLICES = 3, 10
+ANISOTROPIC = 5.0
+"""Voxels this many times as long as wide are worth a note."""
+
+_LARGEST_GAP_MM, _MISSING_IN_A_ROW, _MISSING_SHARE = 5.0, 2, 0.05
+"""Missing slices are interpolated up to this distance of those that are left, this many in a row, this share of all."""
+
+_LASTING = 5
+"""Steps of one size in a row that make a change of step a lasting one."""
+
+_DRIFT_MM = 0.2
+_ROUNDED_MM = 0.01
+"""Positions are written with few digits."""
+
+_GAP = 1.5
+"""A step of more than this many thicknesses leaves tissue between the slices unseen."""
+
 _PARALLEL = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack:
-    """Slices in order along their normal.
+    """Slices in order along their normal, and the regular grid that is made of them.
 
     Attributes:
         order: Indices into the frames, feet to head along the normal; repeated positions stay adjacent.
         repeated: For each ordered slice, whether it lies where the one before it lies.
+        at: For each slice of the grid, where it lies among those at distinct positions: 3 is the fourth of them,
+            3.5 half-way to the fifth.
+        made: Slices of the grid that were missing.
         affine: Index (z, y, x) to LPS mm; None where there is no regular grid.
         findings: What is wrong or worth knowing.
     """
 
     order: Int[np.ndarray, " n"]
     repeated: list[bool]
+    at: Float[np.ndarray, " m"]
+    made: tuple[int, ...] = ()
     affine: Affine | None
     findings: list[Finding]
 
 
-def stack(frames: list[Frame]) -> Stack:
-    """Order the frames of one series and judge their geometry by positions alone, never by SliceThickness."""
-    findings = _common(frames)
+def stack(frames: list[Frame], rules: Policy) -> Stack:
+    """Order the frames of one volume and judge their geometry by positions alone, never by SliceThickness."""
+    nothing = Stack(order=np.arange(len(frames)), repeated=[], at=np.empty(0), affine=None, findings=[])
+    findings = _common(frames, rules)
     if findings:
-        return Stack(order=np.arange(len(frames)), repeated=[], affine=None, findings=findings)
-    normal = frames[0].normal
+        return replace(nothing, findings=findings)
+    first = frames[0].header
+    assert first.directions is not None and first.pixel_mm is not None  # checked in _common  # noqa: S101, PT018
     positions = np.array([f.position_mm for f in frames])
-    along = positions @ normal
+    along = positions @ first.normal
     order = np.argsort(along, kind="stable")
-    steps = np.diff(along[order])
-    repeated = [False, *(bool(s < SAME_POSITION_MM) for s in steps)]
+    repeated = [False, *(np.diff(along[order]) < SAME_POSITION_MM).tolist()]
     keep = order[~np.array(repeated)]
     if len(keep) < MIN_SLICES:
         if len(keep) < len(frames):
-            findings.append(find("time-series", f"{len(frames)} slices lie at {len(keep)} positions"))
+            found = rules.find("time-series", f"{len(frames)} slices lie at {len(keep)} positions")
         else:
-            findings.append(find("single-slice", f"a volume must have at least {MIN_SLICES} slices, got {len(keep)}"))
-        return Stack(order=order, repeated=repeated, affine=None, findings=findings)
-    findings += _regularity(frames, keep, along[keep], positions[keep])
-    first = frames[keep[0]]
-    assert first.directions is not None and first.pixel_mm is not None  # checked in _common  # noqa: S101, PT018
+            found = rules.find("single-slice", f"a volume must have at least {MIN_SLICES} slices, got {len(keep)}")
+        return replace(nothing, order=order, repeated=repeated, findings=[found])
+    steps = _Steps(names=[frames[k].name for k in keep], along=along[keep], positions=positions[keep])
+    thickness = [f.header.thickness_mm for f in frames if f.header.thickness_mm is not None]
+    grid = _grid(steps, max(thickness, default=None), rules)
     affine = np.eye(4)
-    affine[:3, 0] = (positions[keep[-1]] - positions[keep[0]]) / (len(keep) - 1)
+    affine[:3, 0] = grid.step
     affine[:3, 1] = first.directions[1] * first.pixel_mm[0]
     affine[:3, 2] = first.directions[0] * first.pixel_mm[1]
     affine[:3, 3] = positions[keep[0]]
-    findings += _tilt(affine, normal)
-    return Stack(order=order, repeated=repeated, affine=affine, findings=findings)
-
-
-def _common(frames: list[Frame]) -> list[Finding]:
-    """What must be the same for all slices: a position each, one orientation, one matrix, one pixel size."""
-    for frame in frames:
-        if frame.position_mm is None or frame.directions is None or frame.pixel_mm is None:
-            message = "a slice has no usable position, orientation or pixel spacing"
-            return [find("not-an-image", message, frame.path.name)]
-    first = frames[0]
-    for frame in frames[1:]:
-        where = frame.path.name
-        if frame.shape != first.shape:
-            message = f"slices of {first.shape} and {frame.shape} pixels in one series"
-            return [find("mixed-shape", message, where)]
-        if float(first.normal @ frame.normal) < 1 - _PARALLEL or not np.allclose(
-            np.asarray(first.directions), np.asarray(frame.directions), atol=_PARALLEL
-        ):
-            return [find("mixed-orientation", "slices of several orientations in one series", where)]
-        if not np.allclose(np.asarray(first.pixel_mm), np.asarray(frame.pixel_mm), rtol=1e-4):
-            message = f"pixels of {first.pixel_mm} and {frame.pixel_mm} mm in one series"
-            return [find("mixed-shape", message, where)]
-    return []
-
-
-def _regularity(
-    frames: list[Frame],
-    keep: Int[np.ndarray, " n"],
-    along: Float[np.ndarray, " n"],
-    positions: Float[np.ndarray, "n 3"],
-) -> list[Finding]:
-    steps = np.diff(along)
-    step = float(np.median(steps))
-    tolerance = max(0.02, 0.02 * step)
-    findings = []
-    off = np.flatnonzero(np.abs(steps - step) > tolerance)
-    multiples = np.rint(steps[off] / step)
-    if len(off) and np.all((multiples >= 2) & (np.abs(steps[off] - multiples * step) <= tolerance * multiples)):
-        at = int(off[0])
-        message = (
-            f"missing slices: {int(np.sum(multiples - 1))}, places: {len(off)}; the first, a gap of {steps[at]:.3g} mm "
-            f"at {along[at]:.1f} mm, expected {step:.3g} mm"
-        )
-        findings.append(find("missing-slices", message, f"after {frames[keep[at]].path.name}"))
-    elif len(off):
-        message = f"the step between slices varies from {steps.min():.3g} to {steps.max():.3g} mm"
-        findings.append(find("irregular-spacing", message, f"after {frames[keep[int(off[0])]].path.name}"))
-    else:
-        line = positions[0] + np.linspace(0, 1, len(keep))[:, None] * (positions[-1] - positions[0])
-        drift = float(np.abs(positions - line).max())
-        if drift > 0.2:
-            findings.append(find("irregular-spacing", f"slices drift by {drift:.2f} mm from an even stack"))
+    findings = [*grid.findings, *_thickness(thickness, float(np.linalg.norm(grid.step @ first.normal)), rules)]
     if len(keep) < FEW_SLICES:
-        findings.append(find("few-slices", f"only {len(keep)} slices"))
-    thickness = number(frames[0].header, "SliceThickness")
-    if thickness and step > 1.5 * thickness and not len(off):
-        message = f"slices of {thickness:g} mm every {step:.3g} mm leave gaps"
-        findings.append(find("slice-gap", message))
+        findings.append(rules.find("few-slices", f"only {len(keep)} slices"))
+    findings += grid_findings(affine, rules)
+    return Stack(order=order, repeated=repeated, at=grid.at, made=grid.made, affine=affine, findings=findings)
+
+
+def grid_findings(affine: Affine, rules: Policy) -> list[Finding]:
+    """Shear (a tilted gantry), an oblique grid, and voxels much longer than wide; the affine keeps them all."""
+    steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    normal = np.cross(steps[:, 1], steps[:, 2])
+    normal /= np.linalg.norm(normal)
+    findings = []
+    tilt = float(np.degrees(np.arccos(np.clip(abs(steps[:, 0] @ normal), 0, 1))))
+    if tilt > TILT_DEG:
+        message = f"the gantry was tilted by {tilt:.1f} degrees; the affine keeps the shear"
+        findings.append(rules.find("gantry-tilt", message))
+    oblique = float(np.degrees(np.arccos(np.clip(np.abs(normal).max(), 0, 1))))
+    turned = float(np.degrees(np.arccos(np.clip(np.abs(steps[:, 1:]).max(axis=0).min(), 0, 1))))
+    if tilt <= TILT_DEG and max(oblique, turned) > TILT_DEG:
+        message = f"the slices lie {oblique:.1f} degrees off the nearest axis"
+        if oblique <= TILT_DEG:
+            message = f"the slices are turned by {turned:.1f} degrees in their plane"
+        findings.append(rules.find("oblique", message))
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if lengths.max() > (ANISOTROPIC + 1e-6) * lengths.min():
+        sizes = " x ".join(f"{length:.3g}" for length in lengths)
+        message = f"voxels of {sizes} mm are {lengths.max() / lengths.min():.1f} times as long as they are wide"
+        findings.append(rules.find("anisotropic", message))
     return findings
 
 
-def _tilt(affine: Affine, normal: Float[np.ndarray, "3"]) -> list[Finding]:
-    """A sheared stack (tilted gantry) or an oblique one; both keep their affine."""
-    step = affine[:3, 0] / np.linalg.norm(affine[:3, 0])
-    tilt = float(np.degrees(np.arccos(np.clip(abs(step @ normal), 0, 1))))
-    if tilt > TILT_DEG:
-        message = f"the gantry was tilted by {tilt:.1f} degrees; the affine keeps the shear"
-        return [find("gantry-tilt", message)]
-    oblique = float(np.degrees(np.arccos(np.clip(np.abs(normal).max(), 0, 1))))
-    if oblique > TILT_DEG:
-        return [find("oblique", f"the slices lie {oblique:.1f} degrees off the nearest axis")]
+def _common(frames: list[Frame], rules: Policy) -> list[Finding]:
+    """What must be the same for all slices: a position each, one matrix, one pixel size."""
+    for frame in frames:
+        if frame.position_mm is None or frame.header.directions is None or frame.header.pixel_mm is None:
+            message = "a slice has no usable position, orientation or pixel spacing"
+            return [rules.find("not-an-image", message, frame.name)]
+    first = frames[0].header
+    for frame in frames[1:]:
+        header = frame.header
+        if header is first:
+            continue
+        if header.shape != first.shape:
+            message = f"slices of {first.shape} and {header.shape} pixels in one series"
+            return [rules.find("mixed-shape", message, frame.name)]
+        if not np.allclose(np.asarray(first.pixel_mm), np.asarray(header.pixel_mm), rtol=1e-4):
+            message = f"pixels of {first.pixel_mm} and {header.pixel_mm} mm in one series"
+            return [rules.find("mixed-shape", message, frame.name)]
     return []
+
+
+def are_parallel(one: Frame, other: Frame) -> bool:
+    """True where both slices have one orientation, or neither has any."""
+    a, b = one.header.directions, other.header.directions
+    return a is b or (a is not None and b is not None and float(np.abs(a - b).max()) < _PARALLEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Steps:
+    """Slices at distinct positions, in order: their names, their place along the normal and in space, in mm."""
+
+    names: list[str]
+    along: Float[np.ndarray, " n"]
+    positions: Float[np.ndarray, "n 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Grid:
+    """A regular grid: the vector from slice to slice in mm, and as in ``Stack``."""
+
+    step: Float[np.ndarray, "3"]
+    at: Float[np.ndarray, " m"]
+    made: tuple[int, ...] = ()
+    findings: list[Finding]
+
+
+def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
+    steps = np.diff(slices.along)
+    step = _usual(steps)
+    multiples = np.maximum(np.rint(steps / step), 1)
+    near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
+    runs = [len(list(run)) for _, run in groupby(multiples.tolist())]
+    changes_for_good = len(runs) == 2 and min(runs) >= _LASTING
+    if np.all(near) and not changes_for_good:
+        grid = _filled(slices, multiples.astype(int), rules)
+        if grid is not None:
+            return grid
+    return _resampled(slices, thickness_mm, rules)
+
+
+def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> _Grid | None:
+    """The grid where each step is the usual one or, where slices are missing, a multiple; None where slices drift."""
+    index = np.concatenate([[0], np.cumsum(multiples)])
+    vector = (slices.positions[-1] - slices.positions[0]) / index[-1]
+    drift = np.abs(slices.positions - slices.positions[0] - index[:, None] * vector).max()
+    if drift > _DRIFT_MM:
+        return None
+    at = np.interp(np.arange(index[-1] + 1), index, np.arange(len(index)))
+    missing = np.setdiff1d(np.arange(index[-1] + 1), index)
+    if len(missing) == 0:
+        return _Grid(step=vector, at=at, findings=[])
+    step = float(np.linalg.norm(vector))
+    gaps = np.flatnonzero(multiples > 1)
+    widest = float(np.diff(slices.along).max())
+    share = len(missing) / (index[-1] + 1)
+    limits = []
+    if widest > _LARGEST_GAP_MM + _ROUNDED_MM:
+        limits.append(f"those around a gap must be at most {_LARGEST_GAP_MM:g} mm apart, are {widest:.3g} mm")
+    if multiples.max() - 1 > _MISSING_IN_A_ROW:
+        limits.append(f"at most {_MISSING_IN_A_ROW} in a row, {multiples.max() - 1} are")
+    if share > _MISSING_SHARE:
+        limits.append(f"at most {_MISSING_SHARE:.0%} of the series, {share:.0%} are")
+    first, gap_mm = int(gaps[0]), float(np.diff(slices.along)[gaps[0]])
+    message = (
+        f"missing slices: {len(missing)}, places: {len(gaps)}; "
+        f"the first, a gap of {gap_mm:.3g} mm at {slices.along[first]:.1f} mm, expected {step:.3g} mm; "
+        + (f"too many to interpolate ({'; '.join(limits)})" if limits else "interpolated from their neighbours")
+    )
+    found = rules.find("missing-slices", message, f"after {slices.names[first]}", repairable=not limits)
+    return _Grid(step=vector, at=at, made=tuple(missing.tolist()), findings=[found])
+
+
+def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
+    """The finer regular grid where the step changes once and for long, or creeps; refused where it jumps about."""
+    steps = np.diff(slices.along)
+    runs = _runs(steps)
+    lasting = [float(np.mean(run)) for run in runs if len(run) >= _LASTING]
+    fine = min(lasting, default=float(steps.min()))
+    length = slices.along[-1] - slices.along[0]
+    vector = (slices.positions[-1] - slices.positions[0]) / length * fine
+    aside = slices.positions - slices.positions[0] - (slices.along - slices.along[0])[:, None] / fine * vector
+    drift = float(np.abs(aside).max())
+    coarse = float(steps.max())
+    repairable = False
+    if len(runs) == 1:
+        message = f"steps of {fine:.3g} mm creep away from an even stack"
+    elif len(lasting) < 2 or len(runs) - len(lasting) >= len(lasting) or coarse > max(lasting) + _tolerance(coarse):
+        message = f"the step between slices varies from {steps.min():.3g} to {coarse:.3g} mm"
+        lasting = []
+    else:
+        message = f"the step between slices changes from {lasting[0]:.3g} to {lasting[1]:.3g} mm"
+    if drift > _DRIFT_MM:
+        message = f"slices drift by {drift:.2f} mm from an even stack"
+    elif coarse > max(_LARGEST_GAP_MM, _GAP * (thickness_mm or 0)) + _ROUNDED_MM:
+        message += f"; too far apart to interpolate (at most {_LARGEST_GAP_MM:g} mm)"
+    elif lasting:
+        repairable = True
+        message += f"; resampled to {fine:.3g} mm"
+    count = int(np.floor(length / fine + 1e-3)) + 1
+    at = np.interp(slices.along[0] + fine * np.arange(count), slices.along, np.arange(len(slices.along)))
+    where = f"after {slices.names[len(runs[0])]}" if len(runs) > 1 else ""
+    found = rules.find("irregular-spacing", message, where, repairable=repairable)
+    return _Grid(step=vector, at=at, findings=[found])
+
+
+def _tolerance(step: float) -> float:
+    return max(0.02, 0.02 * step)
+
+
+def _usual(steps: Float[np.ndarray, " k"]) -> float:
+    """The step that most others are alike; the smaller one of two that are equally common."""
+    ordered = np.sort(steps)
+    width = np.maximum(0.02, 0.02 * ordered)
+    alike = np.searchsorted(ordered, ordered + width, "right") - np.searchsorted(ordered, ordered - width, "left")
+    best = int(np.argmax(alike))
+    near = ordered[np.abs(ordered - ordered[best]) <= width[best]]
+    return float(np.median(near))
+
+
+def _runs(steps: Float[np.ndarray, " k"]) -> list[list[float]]:
+    """Steps in a row that are alike."""
+    runs: list[list[float]] = []
+    for step in steps.tolist():
+        if runs and abs(step - np.mean(runs[-1])) <= _tolerance(float(np.mean(runs[-1]))):
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return runs
+
+
+def _thickness(thickness: list[float], step: float, rules: Policy) -> list[Finding]:
+    """What SliceThickness says beside the step: gaps, overlap, several values. It never makes geometry."""
+    if not thickness:
+        return []
+    findings = []
+    thinnest, thickest = min(thickness), max(thickness)
+    if thickest > 1.01 * thinnest:
+        findings.append(rules.find("thickness-differs", f"the slices are {thinnest:g} to {thickest:g} mm thick"))
+    if step > _GAP * thickest:
+        findings.append(rules.find("slice-gap", f"slices of {thickest:g} mm every {step:.3g} mm leave gaps"))
+    elif step < 0.95 * thinnest:
+        findings.append(rules.find("overlapping-slices", f"slices of {thinnest:g} mm every {step:.3g} mm overlap"))
+    return findings

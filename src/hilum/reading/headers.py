@@ -1,52 +1,98 @@
 """Reads what a DICOM file says about itself, without its pixels, as one Frame for each slice it holds."""
 
+import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from jaxtyping import Float
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
 )
 
 from hilum.errors import ReadError
+from hilum.reading.elements import DAMAGED, NATIVE, Elements, Values, integer, numbers, scan, texts
 
-_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID",
-    "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel", "Manufacturer",
-    "ManufacturerModelName", "KVP", "Exposure", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
-
-_NATIVE = {ImplicitVRLittleEndian: "<", ExplicitVRLittleEndian: "<", ExplicitVRBigEndian: ">"}
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
-DAMAGED = (
-    AttributeError,
-    ArithmeticError,
-    BytesLengthException,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-"""What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
 
-_RESCALE = ("Slope", "Intercept")
-_LONG_VRS = {b"OB", b"OW", b"UN"}
+_HEAD = 1 << 14
+"""Bytes read of each file at first: nearly every header is shorter."""
+
+_KIND = (
+    "SpecificCharacterSet", "SOPClassUID", "Modality", "ImageType", "ConvolutionKernel", "SliceThickness",
+    "BodyPartExamined", "ImageOrientationPatient", "PixelSpacing", "SamplesPerPixel", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression",
+)  # fmt: skip
+"""What the slices of a series usually share."""
+
+_LARGEST_RESCALE = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Header:
+    """What a slice says about its kind, its grid and how its pixels are stored; slices that agree share one.
+
+    Attributes:
+        modality: Modality.
+        sop_class: SOPClassUID.
+        image_type: ImageType, in capitals.
+        kernel: ConvolutionKernel.
+        thickness_mm: SliceThickness; None where it is absent or no positive number.
+        body_part: BodyPartExamined, in capitals.
+        directions: Unit vectors (row, column) of the image in LPS, shape (2, 3); None where the file does not say.
+        pixel_mm: Distance between rows and between columns, in mm; None likewise.
+        shape: Rows and columns.
+        samples: SamplesPerPixel.
+        bits: BitsAllocated, BitsStored and HighBit.
+        is_signed: PixelRepresentation.
+        order: Byte order, ``<`` or ``>``.
+        padding: Lowest and highest stored value that is padding; None where none is named.
+        slope: RescaleSlope.
+        intercept: RescaleIntercept; None where there is no rescale.
+        rescale_type: RescaleType, in capitals.
+        is_lossy: Whether the pixels went through lossy compression, by the header or the transfer syntax.
+    """
+
+    modality: str
+    sop_class: str
+    image_type: tuple[str, ...]
+    kernel: str
+    thickness_mm: float | None
+    body_part: str
+    directions: Float[np.ndarray, "2 3"] | None
+    pixel_mm: tuple[float, float] | None
+    shape: tuple[int, int]
+    samples: int
+    bits: tuple[int, int, int]
+    is_signed: bool
+    order: str
+    padding: tuple[int, int] | None
+    slope: float
+    intercept: float | None
+    rescale_type: str
+    is_lossy: bool
+
+    @property
+    def normal(self) -> Float[np.ndarray, "3"]:
+        """Unit vector at right angles to the slice."""
+        assert self.directions is not None  # only slices with geometry come here  # noqa: S101
+        normal: np.ndarray = np.cross(self.directions[0], self.directions[1])
+        return normal
+
+    @property
+    def word(self) -> np.dtype:
+        """Type of a stored pixel, byte order included."""
+        return np.dtype(f"{self.order}{'i' if self.is_signed else 'u'}{self.bits[0] // 8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,48 +100,35 @@ class Frame:
     """One slice of a DICOM file, its pixels still on disk.
 
     Attributes:
-        header: The file's data set, without pixels.
-        series_uid: SeriesInstanceUID; never leaves this room unhashed.
         path: The file.
         index: Which frame of the file, from 0.
-        offset: Byte at which the file's pixels begin; None where they are compressed.
-        byte_order: ``<`` or ``>``.
+        header: What it says about itself.
+        values: Elements as they are stored, identifiers among them: they never leave this room.
         position_mm: Centre of the first pixel, LPS mm; None where the file does not say.
-        directions: Unit vectors (row, column) of the image in LPS, shape (2, 3); None likewise.
-        pixel_mm: Distance between rows and between columns, in mm.
-        slope: RescaleSlope.
-        intercept: RescaleIntercept; None where there is no rescale.
-        file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
+        offset: Byte at which this frame's pixels begin; None where they are compressed.
+        is_deflated: Whether that is counted in the inflated file.
         missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
-        is_lossy: Whether the pixels went through lossy compression, by the header or the transfer syntax.
+        file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
 
-    header: Any
-    series_uid: str
     path: Path
     index: int
+    header: Header
+    values: Values
+    position_mm: tuple[float, float, float] | None
     offset: int | None
-    byte_order: str
-    position_mm: Float[np.ndarray, "3"] | None
-    directions: Float[np.ndarray, "2 3"] | None
-    pixel_mm: tuple[float, float] | None
-    slope: float
-    intercept: float | None
-    file_rescale: tuple[float, float]
+    is_deflated: bool
     missing_bytes: int
-    is_lossy: bool
+    file_rescale: tuple[float, float]
 
     @property
-    def normal(self) -> Float[np.ndarray, "3"]:
-        """Unit vector at right angles to the slice."""
-        assert self.directions is not None  # only frames with geometry come here  # noqa: S101
-        normal: np.ndarray = np.cross(self.directions[0], self.directions[1])
-        return normal
+    def name(self) -> str:
+        """How it is called in a finding."""
+        return self.path.name if self.index == 0 else f"{self.path.name} frame {self.index + 1}"
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return int(self.header.Rows), int(self.header.Columns)
+    def text(self, keyword: str) -> str:
+        """A text element as one string, its values joined by backslashes; empty where it is absent."""
+        return "\\".join(texts(self.values.get(keyword, b""), self.values.get("SpecificCharacterSet", b"")))
 
 
 def is_dicom(path: Path) -> bool:
@@ -107,148 +140,184 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def texts(header: Any, keyword: str) -> list[str]:
-    """The values of a text attribute; none where it is absent or empty."""
-    value = header.get(keyword)
-    if value is None or value == "":
-        return []
-    return [str(v).strip() for v in value] if isinstance(value, MultiValue) else [str(value).strip()]
+def read_frames(path: Path, max_bytes: int) -> list[Frame] | None:
+    """The frames of one DICOM file.
 
+    Args:
+        path: Any file.
+        max_bytes: How much of it may be held in memory.
 
-def number(header: Any, keyword: str) -> float | None:
-    """The value of a numeric attribute; None where it is absent, empty or no number."""
-    try:
-        return float(header.get(keyword))
-    except (TypeError, ValueError):
-        return None
-
-
-def read_frames(path: Path) -> list[Frame]:
-    """The frames of one DICOM file; none of a report, a DICOMDIR or another object that is no image by its class.
+    Returns:
+        No frames for a report, a DICOMDIR or another object that is no image by its class; None for a file that is
+        not DICOM.
 
     Raises:
-        ReadError: If the file is not DICOM or damaged.
+        ReadError: If the file cannot be read or is damaged.
     """
     try:
-        with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            offset = file.tell()
-            syntax = header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
-            start = _pixel_start(file.read(12), offset, _NATIVE.get(syntax), implicit=syntax == ImplicitVRLittleEndian)
-            size = file.seek(0, 2)
-    except InvalidDicomError as exc:
-        msg = f"{path.name} is not a DICOM file"
-        raise ReadError(msg) from exc
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            head = os.read(descriptor, _HEAD)
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
     except OSError as exc:
-        msg = f"{path.name} cannot be read: {exc.strerror or exc}"
+        msg = f"cannot be read: {exc.strerror or exc}"
         raise ReadError(msg) from exc
-    except Exception as exc:
-        msg = f"{path.name} is a damaged DICOM file"
-        raise ReadError(msg) from exc
-    if "Rows" not in header or "Columns" not in header:
-        if _is_no_image(header.file_meta.get("MediaStorageSOPClassUID")):
-            return []
-        msg = f"{path.name} is a damaged DICOM file: no rows and columns"
-        raise ReadError(msg)
-    try:
-        count = len(header.get("PerFrameFunctionalGroupsSequence") or [0])
-        allocated = _pixel_bits(header, path)
-        expected = count * int(header.Rows) * int(header.Columns) * (allocated // 8)
-        native = size if start is None and syntax in _NATIVE else start
-        missing = 0 if native is None else max(0, native + expected - size)
-        lossy = syntax in _LOSSY or "01" in texts(header, "LossyImageCompression")
-        frames = _frames(header, path, start, _NATIVE.get(syntax, "<"), missing, is_lossy=lossy)
-    except DAMAGED as exc:
-        msg = f"{path.name} has a damaged header"
-        raise ReadError(msg) from exc
-    return frames
+    is_bare = _is_bare(head)
+    if head[128:132] != b"DICM" and not is_bare:
+        return None
+    elements = scan(head, size, _whole(path, size, max_bytes), max_bytes)
+    if elements.values.get("Rows") and elements.values.get("Columns"):
+        try:
+            return _frames(path, elements)
+        except DAMAGED as exc:
+            msg = "a damaged header"
+            raise ReadError(msg) from exc
+    if _is_no_image(elements.sop_class):
+        return []
+    if is_bare:
+        return None
+    msg = "a damaged DICOM file: no rows and columns"
+    raise ReadError(msg)
 
 
-def _is_no_image(sop_class: Any) -> bool:
+def _whole(path: Path, size: int, max_bytes: int) -> Callable[[], bytes]:
+    def content() -> bytes:
+        if size > max_bytes:
+            msg = f"must not take more than {max_bytes / 1e9:g} GB (reading.max_gb), takes {size / 1e9:.3g} GB"
+            raise ReadError(msg)
+        return path.read_bytes()
+
+    return content
+
+
+def _is_bare(head: bytes) -> bool:
+    """True where a file begins with the first elements of group 8, without preamble, as old files do."""
+    return head[:2] == b"\x08\x00" and head[2:4] in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
+
+
+def _is_no_image(sop_class: str) -> bool:
     """True for a known kind of object that is no image."""
-    uid = UID(str(sop_class or ""))
+    uid = UID(sop_class)
     return uid.name != uid and "Image" not in uid.name
 
 
-def _pixel_bits(header: Any, path: Path) -> int:
-    """BitsAllocated.
-
-    Raises:
-        ReadError: If the attributes that say how pixels are stored contradict each other.
-    """
-    allocated, stored, high = (int(header[name].value) for name in ("BitsAllocated", "BitsStored", "HighBit"))
-    if allocated not in (8, 16, 32) or not 0 < stored <= allocated or not stored - 1 <= high < allocated:
-        msg = f"{path.name} has a damaged header: {stored} bits stored up to bit {high} of {allocated}"
-        raise ReadError(msg)
-    if int(header["PixelRepresentation"].value) not in (0, 1):
-        msg = f"{path.name} has a damaged header: PixelRepresentation must be 0 or 1"
-        raise ReadError(msg)
-    return allocated
-
-
-def _pixel_start(head: bytes, offset: int, order: str | None, *, implicit: bool) -> int | None:
-    """Where the values of Pixel Data begin, given the 12 bytes at its tag; None where they are not native."""
-    if order is None or len(head) < 12 or head[:4] != (b"\xe0\x7f\x10\x00" if order == "<" else b"\x7f\xe0\x00\x10"):
-        return None
-    return offset + (12 if not implicit and head[4:6] in _LONG_VRS else 8)
-
-
-def _frames(header: Any, path: Path, start: int | None, order: str, missing: int, *, is_lossy: bool) -> list[Frame]:
-    shared = header.get("SharedFunctionalGroupsSequence")
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    groups = [[g, shared[0]] if shared else [g] for g in per_frame] if per_frame else [[]]
-    uid = str(header.get("SeriesInstanceUID") or "")
-    frames: list[Frame] = []
-    for index, group in enumerate(groups):
-        position = _value(header, group, "PlanePositionSequence", "ImagePositionPatient")
-        orientation = _value(header, group, "PlaneOrientationSequence", "ImageOrientationPatient")
-        pixel = _value(header, group, "PixelMeasuresSequence", "PixelSpacing")
-        given = [_value(header, group, "PixelValueTransformationSequence", f"Rescale{n}") for n in _RESCALE]
-        slope, intercept = (None if value in (None, "") else float(value) for value in given)
-        slope = 1.0 if slope is None else slope
+def _frames(path: Path, elements: Elements) -> list[Frame]:
+    tables = [{**elements.values, **own} if own else elements.values for own in elements.frames]
+    loses = elements.syntax in _LOSSY
+    headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
+    sizes = [h.shape[0] * h.shape[1] * h.samples * h.bits[0] // 8 for h in headers]
+    is_native = elements.syntax in NATIVE
+    start = elements.size if elements.pixels is None else elements.pixels
+    missing = max(0, start + sum(sizes) - elements.size) if is_native else 0 if elements.has_pixels else sum(sizes)
+    frames = []
+    for index, (values, header) in enumerate(zip(tables, headers, strict=True)):
         frames.append(
             Frame(
-                header=header,
-                series_uid=uid,
                 path=path,
                 index=index,
-                offset=start,
-                byte_order=order,
-                position_mm=_vector(position, 3),
-                directions=_directions(orientation),
-                pixel_mm=None if pixel in (None, "") else (float(pixel[0]), float(pixel[1])),
-                slope=slope,
-                intercept=intercept,
-                file_rescale=(frames[0].slope, frames[0].intercept or 0.0) if frames else (slope, intercept or 0.0),
+                header=header,
+                values=values,
+                position_mm=_position(values.get("ImagePositionPatient", b"")),
+                offset=start if is_native else None,
+                is_deflated=elements.syntax == DeflatedExplicitVRLittleEndian,
                 missing_bytes=missing,
-                is_lossy=is_lossy,
+                file_rescale=(headers[0].slope, headers[0].intercept or 0.0),
             )
         )
+        start += sizes[index]
     return frames
 
 
-def _value(header: Any, groups: list[Any], sequence: str, keyword: str) -> Any:
-    """An attribute of a frame: from its functional groups in an enhanced file, else from the header."""
-    for group in groups:
-        items = group.get(sequence)
-        if items and keyword in items[0]:
-            return items[0].get(keyword)
-    return header.get(keyword)
+@lru_cache(1024)
+def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -> Header:
+    """The header of stored elements, in the order of ``_KIND``; remembered, since hundreds of slices share one.
+
+    Raises:
+        ReadError: If what says how pixels are stored is missing or contradicts itself.
+        ValueError, struct.error: If an element is damaged.
+    """
+    stored = {keyword: value for keyword, value in zip(_KIND, kind, strict=True) if value is not None}
+
+    def words(keyword: str) -> tuple[str, ...]:
+        return texts(stored.get(keyword, b""), stored.get("SpecificCharacterSet", b""))
+
+    def whole(keyword: str) -> int:
+        return integer(stored[keyword], order)
+
+    allocated, used, high = whole("BitsAllocated"), whole("BitsStored"), whole("HighBit")
+    if allocated not in (8, 16, 32) or not 0 < used <= allocated or not used - 1 <= high < allocated:
+        msg = f"a damaged header: {used} bits stored up to bit {high} of {allocated}"
+        raise ReadError(msg)
+    representation = whole("PixelRepresentation")
+    if representation not in (0, 1):
+        msg = "a damaged header: PixelRepresentation must be 0 or 1"
+        raise ReadError(msg)
+    slope, intercept = (_first(stored.get(f"Rescale{n}", b"")) for n in ("Slope", "Intercept"))
+    slope = 1.0 if slope is None else slope
+    if not 0 < abs(slope) <= _LARGEST_RESCALE or not abs(intercept or 0.0) <= _LARGEST_RESCALE:
+        msg = f"a damaged header: RescaleSlope {slope:g}, RescaleIntercept {intercept or 0:g}"
+        raise ReadError(msg)
+    thickness = number(stored.get("SliceThickness", b""))
+    pixel = numbers(stored.get("PixelSpacing", b""))
+    return Header(
+        modality="\\".join(words("Modality")),
+        sop_class="".join(words("SOPClassUID")),
+        image_type=tuple(word.upper() for word in words("ImageType")),
+        kernel="\\".join(words("ConvolutionKernel")),
+        thickness_mm=thickness if thickness and thickness > 0 else None,
+        body_part="\\".join(words("BodyPartExamined")).upper(),
+        directions=_directions(stored.get("ImageOrientationPatient", b"")),
+        pixel_mm=(pixel[0], pixel[1]) if len(pixel) == 2 and min(pixel) > 0 and max(pixel) < math.inf else None,
+        shape=(whole("Rows"), whole("Columns")),
+        samples=whole("SamplesPerPixel") if stored.get("SamplesPerPixel") else 1,
+        bits=(allocated, used, high),
+        is_signed=representation == 1,
+        order=order,
+        padding=_padding(stored, order, signed=representation == 1),
+        slope=slope,
+        intercept=intercept,
+        rescale_type="\\".join(words("RescaleType")).upper(),
+        is_lossy=syntax_loses or "01" in words("LossyImageCompression"),
+    )
 
 
-def _vector(values: Any, length: int) -> np.ndarray | None:
-    if values in (None, "") or len(values) != length:
+def _padding(stored: dict[str, bytes], order: str, *, signed: bool) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit as stored values, lowest first."""
+    ends = [stored.get(keyword, b"") for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    values = [integer(end, order, signed=signed) for end in ends if len(end) >= 2]
+    return (min(values), max(values)) if ends[0] and values else None
+
+
+def _first(raw: bytes) -> float | None:
+    values = numbers(raw)
+    return values[0] if values else None
+
+
+def number(raw: bytes) -> float | None:
+    """The first value of a decimal or integer string; None where it is empty or no number."""
+    try:
+        value = _first(raw)
+    except ValueError:
         return None
-    vector = np.array([float(v) for v in values])
-    return vector if np.isfinite(vector).all() else None
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _directions(values: Any) -> np.ndarray | None:
+def _position(raw: bytes) -> tuple[float, float, float] | None:
+    values = numbers.__wrapped__(raw)  # another one for each slice: not worth remembering
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        return None
+    x, y, z = values
+    return x, y, z
+
+
+def _directions(raw: bytes) -> np.ndarray | None:
     """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here."""
-    vector = _vector(values, 6)
-    if vector is None:
+    values: Any = numbers(raw)
+    if len(values) != 6 or not all(map(math.isfinite, values)):
         return None
-    row, column = vector[:3], vector[3:]
+    row, column = np.array(values[:3]), np.array(values[3:])
     if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
         return None
     return np.stack([row / np.linalg.norm(row), column / np.linalg.norm(column)])

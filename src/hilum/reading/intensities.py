@@ -1,50 +1,105 @@
 """Stored values to HU, the same for every file format: rescaled, padding made air, limited to a scanner's range."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Num
 
-from hilum.findings import Finding, find
-from hilum.reading.headers import Frame
+from hilum.findings import Finding, Policy
+from hilum.reading.headers import Header
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 
+_INT16 = np.iinfo(np.int16)
 
-def frame_hu(stored: Num[np.ndarray, "y x"], frame: Frame) -> Num[np.ndarray, "y x"]:
+
+def slice_into(
+    out: Num[np.ndarray, "y x"], words: Num[np.ndarray, "y x"], header: Header, *, unpack: bool = True
+) -> tuple[int, int]:
+    """Writes the HU of one slice to its place in a volume.
+
+    Args:
+        out: Where they go: int16 where slope and intercept are whole, else float32.
+        words: Stored words in native byte order; may be overwritten.
+        header: How they are stored.
+        unpack: Whether bits above HighBit have to be masked; what GDCM decoded has none.
+
+    Returns:
+        How many pixels were padding and how many metal.
+    """
+    if unpack:
+        words = unpacked(words, header)
+    slope, intercept = header.slope, header.intercept or 0.0
+    if out.dtype == np.int16 and slope == 1 and words.dtype.itemsize == 2 and not _has_bright_padding(words, header):
+        low, high = int(words.min()) + int(intercept), int(words.max()) + int(intercept)
+        if _INT16.min <= low and high <= _INT16.max:  # then unsigned words may be read as signed: sums are the same
+            np.add(words.view(np.int16), np.array(int(intercept)).astype(np.int16), out=out)
+            return _limit_in_place(out, low, high)
+    hu, num_padding, num_metal = limited(frame_hu(words, header))
+    out[...] = hu
+    return num_padding, num_metal
+
+
+def _limit_in_place(hu: Num[np.ndarray, "y x"], low: int, high: int) -> tuple[int, int]:
+    """``limited`` for one slice of int16 HU whose extremes are known."""
+    num_padding = num_metal = 0
+    if low < LOWEST_HU:
+        padding = hu < LOWEST_HU
+        num_padding = int(np.count_nonzero(padding))
+        np.putmask(hu, padding, AIR_HU)
+    if high > HIGHEST_HU:
+        num_metal = int(np.count_nonzero(hu > HIGHEST_HU))
+        np.minimum(hu, HIGHEST_HU, out=hu)
+    return num_padding, num_metal
+
+
+def _padding_ranges(header: Header) -> list[tuple[int, int]]:
+    """Stored values that are padding; the tag's sign may not be the pixels'."""
+    if header.padding is None:
+        return []
+    low, high = header.padding
+    return [(low + shift, high + shift) for shift in (0, 1 << header.bits[0], -(1 << header.bits[0]))]
+
+
+def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header) -> bool:
+    """True where a corner is padding that is brighter than air."""
+    corners = [int(stored[y, x]) for y in (0, -1) for x in (0, -1)] if header.padding else []
+    ranges = _padding_ranges(header)
+    slope, intercept = header.slope, header.intercept or 0.0
+    return any(a <= c <= b and c * slope + intercept > AIR_HU for c in corners for a, b in ranges)
+
+
+def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, "y x"]:
     """Rescaled HU of one slice; pixels marked as padding lie below a scanner's range, or are air as they are.
 
     PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. It counts only where
     a corner of the slice holds it: some files name a value that is in use, such as 0 for water. Padding that is air
     already stays, so that a copy of the scan in a format without that attribute has the same voxels.
     """
-    header = frame.header
-    slope, intercept = frame.slope, frame.intercept or 0.0
+    slope, intercept = header.slope, header.intercept or 0.0
     integral = slope == round(slope) and intercept == round(intercept)
-    rescaled = stored.astype(np.int32) * int(slope) + int(intercept) if integral else stored * slope + intercept
-    padding = header.get("PixelPaddingValue")
-    if isinstance(padding, int):
-        low, high = sorted((padding, int(header.get("PixelPaddingRangeLimit", padding))))
-        bits = int(header.BitsAllocated)
+    rescaled = stored.astype(np.int64) * int(slope) + int(intercept) if integral else stored * slope + intercept
+    if header.padding:
         corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.int64)
-        for shift in (0, 1 << bits, -(1 << bits)):  # the tag's sign may not be the pixels'
-            if ((corners >= low + shift) & (corners <= high + shift)).any():
-                rescaled[(stored >= low + shift) & (stored <= high + shift) & (rescaled > AIR_HU)] = LOWEST_HU - 1
+        for low, high in _padding_ranges(header):
+            if ((corners >= low) & (corners <= high)).any():
+                rescaled[(stored >= low) & (stored <= high) & (rescaled > AIR_HU)] = LOWEST_HU - 1
     return rescaled
 
 
-def unpacked(words: Num[np.ndarray, "*shape"], header: Any) -> Num[np.ndarray, "*shape"]:
+def unpacked(words: Num[np.ndarray, "*shape"], header: Header) -> Num[np.ndarray, "*shape"]:
     """Stored values out of allocated words: bits above HighBit are masked, the sign is extended."""
-    allocated, stored, high = int(header.BitsAllocated), int(header.BitsStored), int(header.HighBit)
-    signed = int(header.PixelRepresentation) == 1
+    allocated, stored, high = header.bits
     if stored == allocated:
         return words
-    left, right = allocated - 1 - high, allocated - stored
+    if stored == high + 1 and words.size:  # nothing below; where nothing is above either, the words are the values
+        low, most = int(words.min()), int(words.max())
+        floor = -(1 << (stored - 1)) if header.is_signed else 0
+        if floor <= low and most < floor + (1 << stored):
+            return words
     wide = words.astype(np.int64)
-    if signed:
+    field = (wide >> (high + 1 - stored)) & ((1 << stored) - 1)
+    if header.is_signed:
         sign = 1 << (stored - 1)
-        field = (wide >> (high + 1 - stored)) & ((1 << stored) - 1)
         return (field ^ sign) - sign
-    return ((wide << left) & ((1 << allocated) - 1)) >> right
+    return field
 
 
 def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], int, int]:
@@ -63,12 +118,12 @@ def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], i
     return hu, num_padding, num_metal
 
 
-def intensity_findings(num_padding: int, num_metal: int, num_voxels: int) -> list[Finding]:
+def intensity_findings(num_padding: int, num_metal: int, num_voxels: int, rules: Policy) -> list[Finding]:
     """What ``limited`` changed, as findings."""
     findings = []
     if num_padding:
         message = f"{num_padding / num_voxels:.1%} of the voxels are padding (below {LOWEST_HU} HU); they are air now"
-        findings.append(find("padding", message))
+        findings.append(rules.find("padding", message))
     if num_metal:
-        findings.append(find("clipped", f"{num_metal} voxels above {HIGHEST_HU} HU are limited to it"))
+        findings.append(rules.find("clipped", f"{num_metal} voxels above {HIGHEST_HU} HU are limited to it"))
     return findings

@@ -1,0 +1,64 @@
+"""What the doctor found as one page to look at: a picture of each scan, its verdict and its findings."""
+
+import base64
+import io
+from collections import Counter
+from importlib.resources import files
+
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from hilum.findings import Finding
+from hilum.reading.doctor import Examined
+
+_GAP = 4
+
+
+def page(found: list[Examined], loose: list[Finding]) -> str:
+    """One self-contained HTML page; nothing is loaded from anywhere.
+
+    Args:
+        found: Examined with pictures.
+        loose: Findings that concern none of them.
+    """
+    template = files("hilum.reading").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        found=found,
+        loose=loose,
+        counts={"ok": 0, "repaired": 0, "refused": 0, **Counter(one.verdict for one in found)},
+        facts=[facts(one) for one in found],
+        pictures=[_png(one.planes) for one in found],
+    )
+
+
+def facts(one: Examined) -> str:
+    """What a scan is, in one line: modality, grid, thickness, kernel and what air, fat and muscle measure."""
+    parts = [one.modality, f"{one.num_slices} slices of {one.size[0]} x {one.size[1]}" if one.num_slices else ""]
+    if one.spacing_mm:
+        parts.append(" x ".join(f"{s:.4g}" for s in one.spacing_mm) + " mm (z, y, x)")
+    if one.thickness_mm:
+        parts.append(f"{one.thickness_mm:g} mm thick")
+    if one.kernel:
+        parts.append(f"kernel {one.kernel}")
+    if one.levels:
+        named = {name: getattr(one.levels, name) for name in ("air", "airways", "fat", "muscle")}
+        measured = [f"{name} {value:.0f}" for name, value in named.items() if value is not None]
+        parts.append(f"{', '.join(measured)} HU" if measured else "")
+    return " · ".join([*filter(None, parts), *([one.series] if one.series else [])])
+
+
+def _png(planes: tuple[UInt8[np.ndarray, "_ _"], ...]) -> str:
+    """The planes side by side, as a PNG in base64; empty without any."""
+    if not planes:
+        return ""
+    height = max(plane.shape[0] for plane in planes)
+    tiles = []
+    for plane in planes:
+        above = (height - plane.shape[0]) // 2
+        tiles.append(np.pad(plane, ((above, height - plane.shape[0] - above), (0, _GAP))))
+    file = io.BytesIO()
+    Image.fromarray(np.hstack(tiles)[:, :-_GAP]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,167 @@
+"""A series to its Volume: pixels are read or decoded in threads, rescaled, and put where they belong."""
+
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
+
+from hilum.errors import GeometryError, ReadError
+from hilum.files import cores
+from hilum.findings import Finding, refusals
+from hilum.reading.decoder import decode
+from hilum.reading.dicom import Series
+from hilum.reading.elements import inflated
+from hilum.reading.headers import Frame
+from hilum.reading.intensities import intensity_findings, slice_into
+from hilum.volume import Volume, canonical
+
+_THREADS = 8
+
+
+def load(series: Series) -> Volume:
+    """The voxels of a series in HU, canonically oriented; its findings may still refuse it for what its HU are.
+
+    Raises:
+        GeometryError: If a finding refuses the series; the message names all that do.
+        ReadError: If pixels cannot be decoded.
+    """
+    _refuse(series, series.findings)
+    grid, rules = series.stack, series.reading.rules
+    assert grid.affine is not None  # else a finding refuses it  # noqa: S101
+    order, findings = without_duplicates(series)
+    _refuse(series, findings)
+    frames = [series.frames[i] for i in order]
+    turn, affine = canonical(grid.affine, (len(grid.at), *frames[0].header.shape))
+    shape = tuple(turn.shape[axis] for axis in turn.order)
+    voxels = np.empty(shape, np.int16 if _are_whole(frames) else np.float32)
+    planes = turn.unturned(voxels)  # a view: slices are written to where they end up
+    lower = np.floor(grid.at + 1e-9).astype(int)
+    part = np.where(grid.at - lower > 1e-6, grid.at - lower, 0.0)
+    if np.array_equal(grid.at[part == 0], np.arange(len(frames))):  # each slice has its place, gaps lie between
+        num_padding, num_metal = _fill(planes, np.flatnonzero(part == 0), frames, series)
+        for z in np.flatnonzero(part).tolist():
+            before, after = np.flatnonzero(part[:z] == 0)[-1], z + np.flatnonzero(part[z:] == 0)[0]
+            planes[z] = _between(planes[before], planes[after], (z - before) / (after - before))
+    else:
+        measured = np.empty((len(frames), *turn.shape[1:]), voxels.dtype)
+        num_padding, num_metal = _fill(measured, np.arange(len(frames)), frames, series)
+        for plane, below, share in zip(planes, lower.tolist(), part.tolist(), strict=True):
+            plane[...] = _between(measured[below], measured[min(below + 1, len(frames) - 1)], share)
+    findings += intensity_findings(num_padding, num_metal, len(frames) * turn.shape[1] * turn.shape[2], rules)
+    return Volume(
+        voxels_hu=voxels,
+        affine=affine,
+        tags=series.tags,
+        findings=(*series.findings, *findings),
+        interpolated=tuple(turn.moved(0, z) for z in grid.made),
+    )
+
+
+def _refuse(series: Series, findings: Iterable[Finding]) -> None:
+    refused = refusals(findings)
+    if refused:
+        raise GeometryError(f"series {series.name} is refused: " + "; ".join(map(str, refused)))
+
+
+def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
+    """The slices' order with exact copies dropped; a finding refuses slices that differ at one position."""
+    rules = series.reading.rules
+    kept: list[int] = []
+    dropped = []
+    for at, repeated in zip(series.stack.order.tolist(), series.stack.repeated, strict=True):
+        if not repeated:
+            kept.append(at)
+            continue
+        frame, twin = series.frames[at], series.frames[kept[-1]]
+        if not np.array_equal(slice_hu(frame, series), slice_hu(twin, series)):
+            message = "two slices differ at one position: phases that nothing tells apart"
+            return kept, [rules.find("time-series", message, f"{frame.name}, {twin.name}")]
+        dropped.append(frame.name)
+    if not dropped:
+        return kept, []
+    message = f"exact copies of neighbouring slices were dropped: {len(dropped)}"
+    return kept, [rules.find("duplicate-slices", message, dropped[0])]
+
+
+def slice_hu(frame: Frame, series: Series) -> Num[np.ndarray, "y x"]:
+    """The HU of one slice alone, as it is stored."""
+    out = np.empty(frame.header.shape, np.int16 if _are_whole([frame]) else np.float32)
+    _slice_into(out, frame, {}, series.reading.max_bytes)
+    return out
+
+
+def _are_whole(frames: list[Frame]) -> bool:
+    """True where all HU are whole numbers."""
+    rescales = {(f.header.slope, f.header.intercept or 0.0) for f in frames}
+    return all(float(v).is_integer() for rescale in rescales for v in rescale)
+
+
+def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
+    """Write all slices to their places; how many voxels were padding and metal."""
+    limit = series.reading.max_bytes
+    packed = Counter(f.path for f in frames if f.offset is None or f.is_deflated)
+    opened = {f.path: _content(f, limit) for f in frames if packed[f.path] > 1}  # once, not for each frame
+
+    def fill(number: int) -> tuple[int, int]:
+        return _slice_into(planes[places[number]], frames[number], opened, limit)
+
+    with ThreadPoolExecutor(min(_THREADS, cores())) as pool:
+        counts = np.array(list(pool.map(fill, range(len(frames)))))
+    return int(counts[:, 0].sum()), int(counts[:, 1].sum())
+
+
+_Opened = dict[Path, bytes | Num[np.ndarray, "n y x"]]
+"""Files with several frames that are held in memory: inflated bytes, or what GDCM decoded."""
+
+
+def _content(frame: Frame, max_bytes: int) -> bytes | Num[np.ndarray, "n y x"]:
+    """A file inflated, or its compressed pixels decoded and rescaled by GDCM in a process of their own."""
+    if frame.is_deflated:
+        try:
+            return inflated(frame.path.read_bytes(), max_bytes)
+        except OSError as exc:
+            msg = f"{frame.name}: pixels cannot be read: {exc.strerror or exc}"
+            raise ReadError(msg) from exc
+    return decode(frame.path, "dicom", max_bytes=max_bytes).voxels
+
+
+def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, opened: _Opened, max_bytes: int) -> tuple[int, int]:
+    """Write the HU of one frame; how many pixels were padding and metal."""
+    header = frame.header
+    if frame.offset is None:
+        pixels = opened[frame.path] if frame.path in opened else _content(frame, max_bytes)
+        assert isinstance(pixels, np.ndarray)  # noqa: S101
+        return slice_into(out, _unscaled(pixels, frame), header, unpack=False)
+    rows, columns = header.shape
+    try:
+        if frame.is_deflated:
+            content = opened[frame.path] if frame.path in opened else _content(frame, max_bytes)
+            words = np.frombuffer(content, header.word, rows * columns, frame.offset)
+        else:
+            words = np.fromfile(frame.path, header.word, rows * columns, offset=frame.offset)
+        words = words.reshape(rows, columns)
+    except (OSError, ValueError) as exc:
+        msg = f"{frame.name}: pixels cannot be read: {exc}"
+        raise ReadError(msg) from exc
+    return slice_into(out, words.astype(header.word.newbyteorder("="), copy=False), header)
+
+
+def _unscaled(pixels: Num[np.ndarray, "n y x"], frame: Frame) -> Num[np.ndarray, "y x"]:
+    """The stored values of one frame, from GDCM's, which it rescales by what it finds first in the file."""
+    if frame.index >= len(pixels) or pixels.shape[1:] != frame.header.shape:
+        msg = f"{frame.name}: compressed pixels are not those that the header describes"
+        raise ReadError(msg)
+    slope, intercept = frame.file_rescale
+    stored: np.ndarray = np.rint((pixels[frame.index] - intercept) / slope).astype(np.int32)
+    return stored
+
+
+def _between(below: Num[np.ndarray, "y x"], above: Num[np.ndarray, "y x"], share: float) -> Num[np.ndarray, "y x"]:
+    """Linear interpolation between two slices."""
+    if share == 0:
+        return below
+    mixed = below + np.float32(share) * (above.astype(np.float32) - below)
+    return np.rint(mixed).astype(below.dtype) if below.dtype.kind == "i" else mixed

@@ -1,0 +1,162 @@
+"""Which of several series to take: by rules whose points and reasons anyone can read, by UID, or by one rule alone."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hilum.errors import HilumError, ReadError
+from hilum.findings import Finding, refusals
+from hilum.reading.dicom import Series
+from hilum.reading.pixels import slice_hu
+
+_LISTED = 12
+"""More series than this are not listed in one line; ``hilum inspect`` has them all."""
+
+_CHEST = re.compile(r"CHEST|THORAX|LUNG|TORSO")
+_SHARP = re.compile(
+    r"LUNG|BONE|EDGE|SHARP|ULTRA|^Y[A-E]|^[DE]$|^L$|^FC(5\d|8\d|3\d)|^BL\d|^[A-Z]{1,2}(5[5-9]|[6-9]\d)[A-Z]?", re.I
+)
+"""Reconstruction kernels that sharpen: GE's by name, Siemens' by number, Philips' by letter, Canon's FC series."""
+
+_LUNG_HU, _LUNG_SHARE, _SLICES_LOOKED_AT = (-950, -500), 0.05, 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A series with what speaks for it.
+
+    Attributes:
+        series: The series.
+        score: Points; -1 for one that is refused.
+        reasons: What they are given for, points first.
+    """
+
+    series: Series
+    score: int
+    reasons: tuple[str, ...]
+
+
+def rate(series: Series) -> Choice:
+    """What speaks for a series as the one chest CT to take of a study; a few of its slices are looked at."""
+    refused = refusals(series.findings)
+    if refused:
+        return Choice(series=series, score=-1, reasons=(f"refused: {refused[0].code}",))
+    first = series.frames[0].header
+    affine = series.stack.affine
+    assert affine is not None  # else it is refused  # noqa: S101
+    step, extent = float(np.linalg.norm(affine[:3, 0])), len(series.stack.at) * float(np.linalg.norm(affine[:3, 0]))
+    lungs = _lungs_share(series)
+    points = [
+        (4 * (lungs >= _LUNG_SHARE), f"lungs in {lungs:.0%} of the field"),
+        (3 if step <= 1.5 else 2 if step <= 3 else int(step <= 5), f"a slice every {step:.3g} mm"),
+        (2 if extent >= 200 else int(extent >= 100), f"{extent:.0f} mm long"),
+        (int(len(series.frames) >= 50), f"{len(series.frames)} slices"),
+        (2 * ("ORIGINAL" in first.image_type), f"image type {first.image_type[0] if first.image_type else ''}"),
+        (2 * bool(abs(first.normal[2]) > 0.9), "axial"),
+        (_body_part(first.body_part), f"body part {first.body_part.lower() or 'not given'}"),
+        (int(not is_sharp(first.kernel)), f"kernel {first.kernel or 'not given'}"),
+        (-sum(f.severity == "repaired" and f.code != "gantry-tilt" for f in series.findings), "repaired"),
+    ]
+    reasons = tuple(f"{score:+d} {reason}" for score, reason in points if score)
+    return Choice(series=series, score=sum(score for score, _ in points), reasons=reasons)
+
+
+def is_sharp(kernel: str) -> bool:
+    """True for kernels that sharpen edges and noise, as for lungs and bone.
+
+    Example:
+        >>> is_sharp("B70f"), is_sharp("LUNG"), is_sharp("B30f"), is_sharp("STANDARD")
+        (True, True, False, False)
+    """
+    return bool(_SHARP.search(kernel.split("\\")[0]))
+
+
+_Key = Callable[[Choice], float]
+RULES: dict[str, _Key] = {
+    "best": lambda choice: choice.score,
+    "thinnest": lambda choice: -_step(choice.series),
+    "most-slices": lambda choice: len(choice.series.frames),
+    "soft": lambda choice: choice.score - 100 * is_sharp(choice.series.tags.kernel),
+    "sharp": lambda choice: choice.score + 100 * is_sharp(choice.series.tags.kernel),
+}
+"""What to take by one rule: the series for which it gives the largest number; equals are settled by points."""
+
+
+def _step(series: Series) -> float:
+    return float(np.linalg.norm(series.stack.affine[:3, 0])) if series.stack.affine is not None else np.inf
+
+
+def choose(found: list[Series], wanted: str | None) -> tuple[Series, list[Finding]]:
+    """The series to take, and a note on how it was chosen where there were several.
+
+    Args:
+        found: At least one.
+        wanted: A SeriesInstanceUID, a name as in ``Series.name`` or its beginning, one of ``RULES``, or None.
+
+    Raises:
+        ReadError: If none is wanted by that name, or none is better than the rest.
+    """
+    rules = found[0].reading.rules
+    if wanted is not None and wanted not in RULES:
+        named = [s for s in found if wanted in (s.uid, s.name) or (len(wanted) >= 4 and s.name.startswith(wanted))]
+        exact = [s for s in named if wanted == s.name] or named
+        if len(exact) != 1 and not (exact and len({s.uid for s in exact}) == 1):
+            problem = "several series that begin with" if exact else "no series"
+            msg = f"there must be one series to pick, there are {problem} {wanted}: {_listing(found)}"
+            raise ReadError(msg)
+        if len(exact) == 1:
+            others = [rules.find("mixed-series", f"one of {len(found)} series here, picked by name")]
+            return exact[0], others if len(found) > 1 else []
+        found = exact
+    if len(found) == 1:
+        return found[0], []
+    return _best(found, wanted if wanted in RULES else None)
+
+
+def _best(found: list[Series], rule: str | None) -> tuple[Series, list[Finding]]:
+    usable = [s for s in found if not refusals(s.findings)]
+    if not usable:
+        msg = f"all {len(found)} series are refused: " + "; ".join(
+            f"{s.summary}: {refusals(s.findings)[0]}" for s in found[:_LISTED]
+        )
+        raise ReadError(msg)
+    if len({s.tags.study for s in usable}) > 1:
+        msg = f"series of several studies lie here, pick one with series: {_listing(usable)}"
+        raise ReadError(msg)
+    choices = [rate(s) for s in usable] if len(usable) > 1 else [Choice(series=usable[0], score=0, reasons=())]
+    key = RULES[rule or "best"]
+    ranked = sorted(choices, key=lambda c: (key(c), c.score, len(c.series.frames)), reverse=True)
+    best = ranked[0]
+    if len(ranked) > 1 and key(best) == key(ranked[1]) and best.score == ranked[1].score:
+        equal = [c.series for c in ranked if key(c) == key(best) and c.score == best.score]
+        msg = f"{len(equal)} of {len(found)} series are equally good, pick one with series: {_listing(equal)}"
+        raise ReadError(msg)
+    if len(usable) == 1:
+        message = f"one of {len(found)} series here, the others are refused"
+    elif rule:
+        message = f"one of {len(found)} series here, taken by the rule {rule}"
+    else:
+        message = f"one of {len(found)} series here, taken with {best.score} points before {ranked[1].score}: "
+        message += ", ".join(best.reasons)
+    return best.series, [best.series.reading.rules.find("mixed-series", message)]
+
+
+def _listing(found: list[Series]) -> str:
+    return "; ".join(s.summary for s in found[:_LISTED]) + (" ..." if len(found) > _LISTED else "")
+
+
+def _body_part(named: str) -> int:
+    return 0 if not named else 2 if _CHEST.search(named) else -2
+
+
+def _lungs_share(series: Series) -> float:
+    """How much of a few slices measures what lungs do."""
+    order = series.stack.order
+    picked = order[np.linspace(0, len(order) - 1, _SLICES_LOOKED_AT + 2).astype(int)[1:-1]]
+    try:
+        slices = [slice_hu(series.frames[i], series)[::4, ::4] for i in picked]
+    except HilumError:  # it is refused when it is loaded, with the reason
+        return 0.0
+    return float(np.mean([np.mean((s > _LUNG_HU[0]) & (s < _LUNG_HU[1])) for s in slices]))
