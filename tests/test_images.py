@@ -282,6 +282,7 @@ def test_a_spacing_that_is_no_length_is_an_error(tmp_path):
         (b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 1 0 0 0 0 1"),
         (b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 0 inf 0 0 0 1"),
         (b"0.5 0.75 2", b"1e-9 1 1"),
+        (b"0.5 0.75 2", b"7e-4 7e-4 2e-3"),
         (b"0.5 0.75 2", b"1e9 1 1"),
         (b"-12.5", b"1e300"),
     ],

@@ -196,9 +196,9 @@ def _affine(reader: Any, path: Path) -> list[list[float]]:
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         filled = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 where axes are at right angles, 0 where they lie flat
-    if not (np.isfinite(affine).all() and filled > 1e-3 and lengths.min() > 1e-5 and lengths.max() < 1e4):
+    if not (np.isfinite(affine).all() and filled > 1e-2 and lengths.min() > 5e-3 and lengths.max() < 1e4):
         shown = " x ".join(f"{length:.3g}" for length in lengths)
-        msg = f"{path.name}: voxels must measure 0.00001 to 10000 mm along axes that span a space, measure {shown} mm"
+        msg = f"{path.name}: voxels must measure 0.005 to 10000 mm along axes that span a space, measure {shown} mm"
         raise GeometryError(msg)
     if np.abs(affine[:3, 3]).max() > 1e7:
         msg = f"{path.name}: the first voxel must lie within 10 km, lies at {affine[:3, 3].tolist()} mm"
