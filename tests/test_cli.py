@@ -383,7 +383,7 @@ def test_the_command_can_be_built_in_python(trained_run, npy_cohort, capsys):
 
 FLAGS = {
     "demo": {"out", "seed"},
-    "inspect": {"path", "json"},
+    "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "reading"},
     "cohort": {"folder", "out", "labels", "key", "label_column"},
     "prepare": {"config"},
     "train": {"source", "out", "resume", "settings"},

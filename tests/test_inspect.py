@@ -1,15 +1,17 @@
 """The doctor looks at every series below a path and stops at none."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dicom_files import scan_hu, write_series
+from dicom_files import SERIES, scan_hu, write_series
+from hilum.cli import main
 from hilum.errors import ReadError
-from hilum.reading import examine
+from hilum.reading import examine, read
 
 
 def test_every_series_is_described(tmp_path):
@@ -101,3 +103,111 @@ def test_the_real_odd_inputs_get_the_diagnosis_they_are_known_for(shared_data, n
     found, _ = examine(shared_data / "odd" / name)
     assert {e.verdict for e in found} == verdicts
     assert codes <= {f.code for e in found for f in e.findings}
+
+
+# what the command prints and writes
+
+
+def test_the_page_shows_every_scan_with_a_picture_and_loads_nothing(tmp_path, capsys):
+    write_series(tmp_path / "good", scan_hu(12))
+    gaps = write_series(tmp_path / "gaps", scan_hu(12), SeriesInstanceUID="1.2.3")
+    gaps[4].unlink()
+    gaps[5].unlink()
+    sitk.WriteImage(sitk.GetImageFromArray(scan_hu(12)), str(tmp_path / "fine & <b>.nrrd"))
+    assert main(["inspect", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<article") == 3
+    assert text.count('src="data:image/png;base64,') == 3
+    assert "missing-slices" in text
+    assert "fine &amp; &lt;b&gt;.nrrd" in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:)|https?://|@import|url\(", text)
+    assert capsys.readouterr().out.startswith("verdict")
+
+
+def test_a_picture_is_the_scan_in_its_own_proportions(tmp_path):
+    """Twelve slices of 2.5 mm, six rows of 0.75 mm, eight columns of 0.5 mm: 30 x 4.5 x 4 mm, pixels of 0.5 mm."""
+    write_series(tmp_path, scan_hu(12))
+    (found,), _ = examine(tmp_path, pictures=True)
+    assert [plane.shape for plane in found.planes] == [(9, 8), (60, 8), (60, 9)]
+    assert int(found.planes[1][0, 0]) > int(found.planes[1][-1, 0])  # the head, where HU are higher, is up
+
+
+def test_a_screen_capture_is_never_shown(tmp_path):
+    """Names are often burned into these."""
+    write_series(tmp_path, scan_hu(12), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    (found,), _ = examine(tmp_path, pictures=True)
+    assert found.planes == ()
+    assert "secondary-capture" in {f.code for f in found.findings}
+
+
+def test_json_is_one_object_with_the_series_and_what_was_found(tmp_path, capsys):
+    write_series(tmp_path, scan_hu(12))
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"series", "findings"}
+    (series,) = told["series"]
+    assert series["verdict"] == "ok"
+    assert series["score"] > 0
+    assert all(set(f) == {"code", "severity", "message", "where"} for f in [*series["findings"], *told["findings"]])
+
+
+def test_names_of_files_can_be_hidden_everywhere(tmp_path, capsys):
+    root = tmp_path / "scans"
+    gaps = write_series(root / "MILLER_ANNA", scan_hu(12))
+    gaps[4].unlink()
+    gaps[5].unlink()
+    (root / "MILLER_ANNA" / "MILLER.dcm").write_text("no image")
+    (root / "MILLER.nii").write_bytes(b"damaged")
+    sitk.WriteImage(sitk.GetImageFromArray(scan_hu(12)), str(root / "MILLER.nrrd"))
+    (root / "MILLER.zip").write_bytes(b"PK damaged")
+    copies = write_series(root / "MILLER_BEN", SeriesInstanceUID="1.2.3")
+    shutil.copy(copies[0], root / "MILLER_BEN" / "MILLER_again.dcm")
+    for flags in (["--json"], []):
+        assert main(["inspect", str(root), "--hide-paths", "--html", str(tmp_path / "p.html"), *flags]) == 0
+        said = capsys.readouterr()
+        for text in (said.out, said.err, (tmp_path / "p.html").read_text()):
+            assert "MILLER" not in text
+            assert "IM0" not in text
+    assert main(["inspect", str(root)]) == 0
+    assert "MILLER_ANNA" in capsys.readouterr().out
+
+
+def test_uids_are_hashes_unless_a_site_wants_them(tmp_path, capsys):
+    write_series(tmp_path, scan_hu(12))
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    assert SERIES not in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--json", "--keep-uids"]) == 0
+    assert json.loads(capsys.readouterr().out)["series"][0]["series"] == SERIES
+
+
+def test_the_policy_is_a_flag_and_so_is_each_exception_to_it(tmp_path, capsys):
+    gaps = write_series(tmp_path, scan_hu(24), SliceThickness=None)
+    gaps[4].unlink()
+    verdicts = []
+    for flags in ([], ["--policy", "strict"], ["--override", "missing-slices=refused"], ["--policy", "lenient"]):
+        assert main(["inspect", str(tmp_path), "--json", *flags]) == 0
+        verdicts.append(json.loads(capsys.readouterr().out)["series"][0]["verdict"])
+    assert verdicts == ["repaired", "refused", "refused", "repaired"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", str(tmp_path), "--override", "missing-slices=note"])
+    assert stopped.value.code == 2
+    assert "missing-slices must be repaired or refused" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_archive_is_inspected_like_the_folder_in_it(tmp_path):
+    write_series(tmp_path / "folder" / "deep", scan_hu(12))
+    shutil.make_archive(str(tmp_path / "exam"), "zip", tmp_path / "folder")
+    (inside,), loose = examine(tmp_path / "exam.zip")
+    assert inside.where == "exam.zip/deep"
+    assert (inside.verdict, inside.num_slices) == ("ok", 12)
+    assert loose == []
+    assert read(tmp_path / "exam.zip").shape == read(tmp_path / "folder").shape
+
+
+def test_with_nothing_found_the_command_fails_and_says_so(tmp_path, capsys):
+    (tmp_path / "LICENSE").write_text("free")
+    (tmp_path / "labels.csv").write_text("a,b")
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "no CT was found\n"
+    assert main(["inspect", str(tmp_path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"series": [], "findings": []}

@@ -80,7 +80,8 @@ class Volume:
             msg = f"a volume must have voxels, got shape {self.voxels_hu.shape}"
             raise GeometryError(msg)
         if not np.isfinite(self.affine).all() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
-            msg = f"a volume's affine must be finite and invertible, got {np.array2string(self.affine, precision=3)}"
+            got = " ".join(np.array2string(self.affine, precision=3).split())
+            msg = f"a volume's affine must be finite and invertible, got {got}"
             raise GeometryError(msg)
 
     @property

@@ -5,16 +5,17 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hilum.cohorts.spreadsheet import read_sheet
+from hilum.config import ReadingConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.findings import refusals
-from hilum.reading import Series, find_series, hashed, image_suffix, source_files
+from hilum.reading import find_series, has_archive_name, hashed, image_suffix, opened, source_files
 from hilum.volume import Tags
 
 Key = Literal["accession", "study-uid", "patient-id"]
@@ -126,33 +127,71 @@ def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str 
 
 
 def find_scans(folder: Path) -> Listing:
-    """Every usable scan below a folder; of several reconstructions of one acquisition the one with the most slices."""
+    """Every usable scan below a folder; of several reconstructions of one acquisition the one with the most slices.
+
+    An archive is a folder of its own: its scans have the archive's path.
+    """
     files = source_files(folder)
+    archives = [file for file in files if has_archive_name(file.name)]
+    found, notes = _found([file for file in files if file not in set(archives)], None)
+    for archive in archives:
+        with opened(archive, ReadingConfig()) as tree:
+            inside, problems = _found(tree.files, archive)
+        found += inside
+        notes += [f"{archive.name}: {f.message}" for f in tree.findings] + problems
+    usable: dict[str, list[_Found]] = {}
+    for one in found:
+        usable.setdefault(one.scan.tags.acquisition or one.scan.series or str(one.scan.path), []).append(one)
+    scans = []
+    for group in usable.values():
+        best = max(group, key=lambda one: (one.num_slices, one.scan.tags.kernel))
+        if len(group) > 1:
+            kernels = ", ".join(sorted({one.scan.tags.kernel or "unnamed" for one in group}))
+            notes.append(
+                f"{len(group)} reconstructions of one acquisition (kernels {kernels}) count once: {best.summary}"
+            )
+        scans.append(best.scan)
+    return Listing(scans=tuple(sorted(scans, key=lambda s: (str(s.path), s.series))), notes=tuple(notes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A scan with how many slices it has and one line about it; images are not counted."""
+
+    scan: Scan
+    num_slices: int = 0
+    summary: str = ""
+
+
+def _found(files: Sequence[Path], archive: Path | None) -> tuple[list[_Found], list[str]]:
+    """The usable scans among files, those of an archive if it is given, and why others are left out."""
     series, unreadable = find_series(files)
     notes = [f"{f.where}: {f.message}" for f in unreadable]
-    usable: dict[str, list[Series]] = {}
+    crowded = Counter(path for one in series for path in {f.path.parent for f in one.frames})
+    found = []
     for one in series:
         refused = refusals(one.findings)
         if refused:
             notes.append(f"series {one.summary} is left out: {refused[0].message}")
+            continue
+        parents = {f.path.parent for f in one.frames}
+        if archive is not None:
+            home, alone = archive, len(series) == 1
+        elif len({f.path for f in one.frames}) == 1:
+            home, alone = one.frames[0].path, one.part == 0
         else:
-            usable.setdefault(one.tags.acquisition or one.tags.series, []).append(one)
-    scans = []
-    crowded = Counter(path for one in series for path in {f.path.parent for f in one.frames})
-    for group in usable.values():
-        best = max(group, key=lambda s: (len(s.frames), s.tags.kernel))
-        if len(group) > 1:
-            kernels = ", ".join(sorted({s.tags.kernel or "unnamed" for s in group}))
-            notes.append(
-                f"{len(group)} reconstructions of one acquisition (kernels {kernels}) count once: {best.summary}"
-            )
-        parents = {f.path.parent for f in best.frames}
-        single = len({f.path for f in best.frames}) == 1
-        home = best.frames[0].path if single else Path(os.path.commonpath(sorted(parents)))
-        alone = single or (len(parents) == 1 and crowded[home] == 1)
-        scans.append(Scan(path=home, series="" if alone else best.tags.series, tags=best.tags))
-    scans += [Scan(path=f, series="", tags=Tags()) for f in files if image_suffix(f) or f.suffix.lower() == ".npy"]
-    return Listing(scans=tuple(sorted(scans, key=lambda s: (str(s.path), s.series))), notes=tuple(notes))
+            home = Path(os.path.commonpath(sorted(parents)))
+            alone = len(parents) == 1 and crowded[home] == 1
+        scan = Scan(path=home, series="" if alone else one.name, tags=one.tags)
+        found.append(_Found(scan=scan, num_slices=len(one.frames), summary=one.summary))
+    images = [file for file in files if image_suffix(file) or file.suffix.lower() == ".npy"]
+    if archive is None:
+        found += [_Found(scan=Scan(path=image, series="", tags=Tags())) for image in images]
+    elif len(images) == 1 and not series:
+        found.append(_Found(scan=Scan(path=archive, series="", tags=Tags())))
+    elif images:
+        notes.append(f"{archive.name}: an archive of several scans must hold DICOM only; images in it: {len(images)}")
+    return found, notes
 
 
 def write_table(scans: Iterable[Scan], out: Path) -> None:

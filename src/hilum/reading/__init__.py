@@ -5,6 +5,7 @@ from pathlib import Path
 from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, HilumError, ReadError
 from hilum.findings import Finding, refusals
+from hilum.reading.archives import has_archive_name
 from hilum.reading.dicom import Series, find_series
 from hilum.reading.doctor import Examined, examine
 from hilum.reading.hounsfield import check_hu
@@ -21,6 +22,7 @@ __all__ = [
     "detached_files",
     "examine",
     "find_series",
+    "has_archive_name",
     "hashed",
     "image_suffix",
     "is_placeholder",

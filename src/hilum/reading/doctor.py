@@ -62,7 +62,7 @@ class Examined:
     score: int | None = None
     reasons: tuple[str, ...] = ()
     levels: Levels | None = None
-    planes: tuple[UInt8[np.ndarray, "rows columns"], ...] = ()
+    planes: tuple[UInt8[np.ndarray, "_ _"], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -201,7 +201,7 @@ def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures:
     return replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
 
 
-def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "rows columns"], ...]:
+def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     """Axial, coronal and sagittal pictures through the middle, seen as radiologists do: head up, right side left."""
     pixel_mm = max(max(volume.extent_mm) / _PLANE_PIXELS, min(volume.spacing_mm))
     z, y, x = (
@@ -217,7 +217,7 @@ def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "rows columns"], ...]:
     )
 
 
-def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "rows columns"], ...]:
+def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     """A picture of the middle slice alone, of what forms no volume; none where it cannot be decoded."""
     order = series.stack.order
     frame = series.frames[order[len(order) // 2]]
@@ -232,7 +232,7 @@ def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "rows columns"], ..
     return (_grey(hu[::step, ::step]),)
 
 
-def _grey(hu: np.ndarray) -> UInt8[np.ndarray, "rows columns"]:
+def _grey(hu: np.ndarray) -> UInt8[np.ndarray, "_ _"]:
     low, high = _WINDOW_HU
     scaled: np.ndarray = (np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return scaled

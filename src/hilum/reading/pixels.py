@@ -155,8 +155,9 @@ def _unscaled(pixels: Num[np.ndarray, "n y x"], frame: Frame) -> Num[np.ndarray,
         msg = f"{frame.name}: compressed pixels are not those that the header describes"
         raise ReadError(msg)
     slope, intercept = frame.file_rescale
-    stored: np.ndarray = np.rint((pixels[frame.index] - intercept) / slope).astype(np.int32)
-    return stored
+    stored: np.ndarray = (pixels[frame.index] - intercept) / slope
+    whole: np.ndarray = np.rint(stored).astype(np.int32)
+    return whole
 
 
 def _between(below: Num[np.ndarray, "y x"], above: Num[np.ndarray, "y x"], share: float) -> Num[np.ndarray, "y x"]:
