@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -34,7 +34,7 @@ class Inspect:
     hide_paths: bool = False
     """No names of files and folders, which can be names of patients."""
 
-    reading: Annotated[ReadingConfig, tyro.conf.arg(prefix_name=False)] = field(default_factory=ReadingConfig)
+    reading: tyro.conf.OmitArgPrefixes[ReadingConfig] = field(default_factory=ReadingConfig)
 
     def run(self) -> int:
         """Examine and print; 0 if any series was found, even a refused one."""

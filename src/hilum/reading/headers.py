@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pydicom.config import IGNORE
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -36,6 +37,8 @@ _KIND = (
 """What the slices of a series usually share."""
 
 _LARGEST_RESCALE = 1e6
+_LONGEST, _MOST_VALUES = 64, 16
+"""Characters and values of a text that can be meant (LO, PS3.5 6.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,6 +133,10 @@ class Frame:
         """A text element as one string, its values joined by backslashes; empty where it is absent."""
         return "\\".join(texts(self.values.get(keyword, b""), self.values.get("SpecificCharacterSet", b"")))
 
+    def shown(self, keyword: str) -> str:
+        """``text`` for reports."""
+        return _shown(self.text(keyword))
+
 
 def is_dicom(path: Path) -> bool:
     """True where a file begins as a DICOM file does."""
@@ -199,7 +206,7 @@ def _is_bare(head: bytes) -> bool:
 
 def _is_no_image(sop_class: str) -> bool:
     """True for a known kind of object that is no image."""
-    uid = UID(sop_class)
+    uid = UID(sop_class, IGNORE)  # a warning would quote what stands there
     return uid.name != uid and "Image" not in uid.name
 
 
@@ -241,7 +248,8 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     stored = {keyword: value for keyword, value in zip(_KIND, kind, strict=True) if value is not None}
 
     def words(keyword: str) -> tuple[str, ...]:
-        return texts(stored.get(keyword, b""), stored.get("SpecificCharacterSet", b""))
+        found = texts(stored.get(keyword, b""), stored.get("SpecificCharacterSet", b""))
+        return tuple(_shown(word) for word in found[:_MOST_VALUES])
 
     def whole(keyword: str) -> int:
         return integer(stored[keyword], order)
@@ -281,6 +289,11 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         rescale_type="\\".join(words("RescaleType")).upper(),
         is_lossy=syntax_loses or "01" in words("LossyImageCompression"),
     )
+
+
+def _shown(text: str) -> str:
+    """A text that may stand in a report: one with a damaged length holds what follows it, names among that."""
+    return text if len(text) <= _LONGEST and text.isprintable() else "?"
 
 
 def _padding(stored: dict[str, bytes], order: str, *, signed: bool) -> tuple[int, int] | None:

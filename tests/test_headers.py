@@ -1,0 +1,223 @@
+"""The fast walk over a DICOM file finds what pydicom finds, and leaves to pydicom what is unusual."""
+
+import io
+import warnings
+import zlib
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_files import enhanced_dataset, scan_hu, slice_dataset, write_series
+from hilum.config import ReadingConfig
+from hilum.errors import ReadError
+from hilum.reading import examine, hashed, read
+from hilum.reading.elements import _parsed, _UnusualError, _walked, inflated, texts
+from hilum.reading.headers import read_frames
+
+STORED = np.arange(48, dtype=np.uint16).reshape(6, 8)
+LIMIT = 10**8
+
+
+def _item(depth: int) -> Dataset:
+    item = Dataset()
+    item.Rows = 7  # a wanted element where it must not be taken from
+    item.SeriesInstanceUID = "9.9.9"
+    if depth:
+        item.SourceImageSequence = Sequence([_item(depth - 1), Dataset()])
+    return item
+
+
+def _bytes(dataset, *, undefined: bool = False, edges: bool = False) -> bytes:
+    """A file's bytes; sequences of undefined length where wanted."""
+    for element in dataset.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined
+            for item in element.value:
+                item.is_undefined_length_sequence_item = undefined
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue() + (b"\xfc\xff\xfc\xff\x00\x00\x02\x00\x00\x00\x00\x00" if edges else b"")
+
+
+_values = st.fixed_dictionaries(
+    {
+        "ImageType": st.lists(st.sampled_from(["ORIGINAL", "PRIMARY", "AXIAL", "X"]), min_size=1, max_size=5),
+        "PatientID": st.text("abcXYZ019 ^-", max_size=20).map(str.strip),
+        "AcquisitionTime": st.sampled_from(["", "101112", "101112.123456"]),
+        "ConvolutionKernel": st.sampled_from([None, "", "B30f", ["Br40d", "3"]]),
+        "ImageComments": st.text("ab ", max_size=40),
+    }
+)
+
+
+@given(
+    _values,
+    st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_the_walk_finds_what_pydicom_finds(values, syntax, depth, undefined, private):
+    dataset = slice_dataset(STORED, (1, 2, 3), syntax=syntax, **values)
+    dataset.ReferencedImageSequence = Sequence([_item(depth), Dataset()])
+    if private:
+        block = dataset.private_block(0x29, "A VENDOR", create=True)
+        block.add_new(1, "SQ", Sequence([_item(depth)]))
+        block.add_new(2, "OB", bytes(2000))
+    content = _bytes(dataset, undefined=undefined, edges=private)
+    assert _walked(content, len(content)) == _parsed(content, LIMIT)
+
+
+def test_the_walk_finds_what_pydicom_finds_in_every_real_file(shared_data):
+    walked = 0
+    for path in sorted(p for p in shared_data.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                continue
+        content = path.read_bytes()
+        try:
+            assert _walked(content, len(content)) == _parsed(content, LIMIT), path
+            walked += 1
+        except _UnusualError:
+            assert path.parent.name == "multiframe"
+    assert walked > 400
+
+
+def test_a_header_longer_than_what_is_read_at_first_is_read_whole(tmp_path):
+    for k, hu in enumerate(scan_hu()):
+        dataset = slice_dataset((hu.astype(np.int32) + 1024).astype(np.uint16), (-10, -20, 30 + 2.5 * k))
+        dataset.private_block(0x29, "A VENDOR", create=True).add_new(1, "OB", bytes(200_000))
+        dataset.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
+    assert np.array_equal(read(tmp_path).voxels_hu, scan_hu())
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_file_without_preamble_is_read(tmp_path, syntax):
+    for path in write_series(tmp_path, syntax=syntax):
+        content = path.read_bytes()
+        start = content.index(b"\x08\x00\x08\x00")  # ImageType, the first element of the data set
+        path.write_bytes(content[start:])
+    assert np.array_equal(read(tmp_path).voxels_hu, scan_hu())
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_deflated_or_big_endian_series_is_the_same_volume(tmp_path, syntax):
+    write_series(tmp_path / "plain")
+    stored = (scan_hu().astype(np.int32) + 1024).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
+    write_series(tmp_path / "other", stored=stored, syntax=syntax, PixelRepresentation=0)
+    one, other = read(tmp_path / "plain"), read(tmp_path / "other")
+    assert np.array_equal(one.voxels_hu, other.voxels_hu)
+    assert one.affine.tobytes() == other.affine.tobytes()
+
+
+def test_a_deflated_enhanced_file_is_inflated_once_for_all_its_frames(tmp_path):
+    dataset = enhanced_dataset(scan_hu(), order=[3, 0, 4, 1, 2])
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    assert np.array_equal(read(tmp_path / "e.dcm").voxels_hu, scan_hu())
+
+
+def test_a_deflated_file_that_inflates_beyond_the_limit_is_refused(tmp_path):
+    paths = write_series(tmp_path, syntax=DeflatedExplicitVRLittleEndian)
+    content = paths[0].read_bytes()
+    start = 132 + 12 + content[140]  # the group's length, and what it counts
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = content[:start] + packer.compress(bytes(50_000_000)) + packer.flush()
+    with pytest.raises(ReadError, match=r"must not inflate to more than 0\.01 GB \(reading\.max_gb\)"):
+        inflated(bomb, 10_000_000)
+    paths[0].write_bytes(bomb)
+    _, (found,) = examine(paths[0], ReadingConfig(max_gb=0.01))
+    assert (found.code, found.severity) == ("unreadable-file", "refused")
+
+
+@pytest.mark.parametrize(
+    ("character_set", "stored", "text"),
+    [
+        ("ISO_IR 100", "Müller-7".encode("latin-1"), "Müller-7"),
+        ("ISO_IR 192", "Müller-7".encode(), "Müller-7"),
+        ("", "M\xfcller".encode("latin-1"), "M"),
+        ("nonsense", "Müller-7".encode("latin-1"), "M"),
+    ],
+)
+def test_identifiers_are_decoded_by_the_character_set_of_the_file(character_set, stored, text):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (got,) = texts(stored, character_set.encode())
+    assert got.startswith(text)
+
+
+def test_a_patient_id_in_another_character_set_has_the_hash_of_its_text(tmp_path):
+    for number, (character_set, name) in enumerate([("ISO_IR 100", "a"), ("ISO_IR 192", "b")]):
+        write_series(tmp_path / name, SpecificCharacterSet=character_set, PatientID="Müller-7", StudyID=str(number))
+        assert read(tmp_path / name).tags.patient == hashed("patient", "Müller-7")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("RescaleSlope", "0"), ("RescaleSlope", "1e300"), ("RescaleIntercept", "-1e200"), ("BitsAllocated", 64)],
+)
+def test_a_rescale_or_word_that_no_scanner_writes_is_a_damaged_header(tmp_path, keyword, value):
+    paths = write_series(tmp_path, **{keyword: value})
+    with pytest.raises(ReadError, match="a damaged header"):
+        read_frames(paths[0], LIMIT)
+
+
+def test_what_is_no_dicom_file_has_no_frames(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "group8").write_bytes(b"\x08\x00\x08\x00" + bytes(100))
+    assert [read_frames(tmp_path / name, LIMIT) for name in ("text", "empty", "group8")] == [None, None, None]
+
+
+def test_slices_that_agree_share_one_header(tmp_path):
+    headers = {id(read_frames(path, LIMIT)[0].header) for path in write_series(tmp_path)}
+    assert len(headers) == 1
+
+
+def test_pydicom_keeps_its_settings(tmp_path):
+    before = pydicom.config.settings.reading_validation_mode
+    enhanced_dataset(scan_hu()).save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    read(tmp_path / "e.dcm")
+    assert pydicom.config.settings.reading_validation_mode == before
+
+
+@pytest.mark.parametrize("keyword", ["Modality", "RescaleType", "ConvolutionKernel", "ImageType", "Manufacturer"])
+def test_a_text_that_swallowed_what_follows_it_is_not_shown(tmp_path, keyword):
+    """A damaged length: the element holds those after it, names among them."""
+    for path in write_series(tmp_path, PatientName="SENTINEL^ANNA", Manufacturer="ACME"):
+        content = bytearray(path.read_bytes())
+        tag = pydicom.tag.Tag(keyword)
+        at = content.index(tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little"), 132)
+        length = content[at + 6]
+        content[at + 6 : at + 8] = (length + 60).to_bytes(2, "little")
+        path.write_bytes(bytes(content))
+    found, loose = examine(tmp_path)
+    said = repr(found) + repr(loose) + (str(found[0].as_dict()) if found else "")
+    assert "SENTINEL" not in said
+    assert "\\x0" not in said
+
+
+def test_a_damaged_class_is_no_warning(tmp_path):
+    (path, *_) = write_series(tmp_path)
+    dataset = pydicom.dcmread(path)
+    del dataset.Rows
+    dataset.save_as(path)
+    content = path.read_bytes()
+    path.write_bytes(
+        content.replace(dataset.SOPClassUID.encode(), b"1.2.SENTINEL.10008.5.1.4.1.1"[: len(dataset.SOPClassUID)])
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ReadError, match="no rows and columns"):
+            read_frames(path, LIMIT)
