@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hilum.cli import VERBS
+from hilum.findings import POLICY
 from hilum.simulating import plan_cohort, simulate_case, write_image
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,12 @@ def test_the_readme_prints_every_room_in_the_order_of_the_data():
         "judging", "cli",
     ]  # fmt: skip
     assert sorted(places, key=places.__getitem__) == order
+
+
+def test_the_page_on_findings_has_the_policy_table_as_it_is():
+    text = (ROOT / "docs" / "concepts" / "findings.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| (\w+) \| (\w+) \| (\w+) \|$", text, re.M)
+    assert {code: severities for code, *severities in rows} == {code: list(row) for code, row in POLICY.items()}
 
 
 def test_every_function_class_and_table_of_the_tutorial_has_its_row(shared_data):

@@ -55,6 +55,7 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset([b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"])
 _IMPLICIT = "1.2.840.10008.1.2"
 _DEEPEST = 32
+_LONGEST_HEADER, _CHUNK = 1 << 24, 1 << 20
 NATIVE = frozenset([_IMPLICIT, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 """Transfer syntaxes whose pixels are not compressed one by one."""
 
@@ -83,7 +84,7 @@ class Elements:
         pixels: Byte at which native pixels begin, in the inflated file where it is deflated; None for compressed
             pixels and where there are none.
         has_pixels: Whether there is an element with pixels.
-        size: Bytes of the file, inflated.
+        size: Bytes of the file; of a deflated one, those looked at.
     """
 
     values: Values
@@ -100,7 +101,7 @@ class _UnusualError(Exception):
     """A file that the fast walk leaves to pydicom."""
 
 
-def scan(head: bytes, size: int, whole: Callable[[], bytes], max_bytes: int) -> Elements:
+def scan(head: bytes, size: int, whole: Callable[[], bytes]) -> Elements:
     """The wanted elements of a DICOM file.
 
     A file of one frame in little endian, which nearly all are, is walked through without pydicom: it is ten times
@@ -110,7 +111,6 @@ def scan(head: bytes, size: int, whole: Callable[[], bytes], max_bytes: int) -> 
         head: How the file begins; should hold all before the pixels.
         size: Bytes of the file.
         whole: Gives the file's bytes, if the head was not enough.
-        max_bytes: How much may be inflated.
 
     Raises:
         ReadError: If the file is not DICOM or damaged.
@@ -123,25 +123,22 @@ def scan(head: bytes, size: int, whole: Callable[[], bytes], max_bytes: int) -> 
         try:
             return _walked(content, size)
         except (_UnusualError, struct.error):
-            return _parsed(content, max_bytes)
+            return _parsed(content)
     except (*DAMAGED, _UnusualError, MemoryError) as exc:
         msg = "a damaged DICOM file"
         raise ReadError(msg) from exc
 
 
-def inflated(content: bytes, max_bytes: int) -> bytes:
-    """A deflated file (PS3.5 A.5) as it would be without: what follows the meta information is inflated.
-
-    Raises:
-        ReadError: If there is more than ``max_bytes`` of it.
-    """
+def inflated(content: bytes, most: int) -> bytes | bytearray:
+    """How a deflated file (PS3.5 A.5) would begin without that: at most so many bytes, inflated no further."""
     start = _walk(content, 132, {}, explicit=True, last_group=2)
+    out = bytearray(content[:start])
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(content[start:], max_bytes)
-    if inflater.unconsumed_tail:
-        msg = f"must not inflate to more than {max_bytes / 1e9:g} GB (reading.max_gb)"
-        raise ReadError(msg)
-    return content[:start] + body
+    waiting = content[start:]
+    while waiting and len(out) < most:
+        out += inflater.decompress(waiting, min(most - len(out), _CHUNK))
+        waiting = inflater.unconsumed_tail
+    return out
 
 
 def _walked(content: bytes, size: int) -> Elements:
@@ -255,14 +252,14 @@ def _item_end(content: bytes, at: int, *, explicit: bool, depth: int) -> int:
             at = _sequence_end(content, start, explicit=explicit, depth=depth + 1)
 
 
-def _parsed(content: bytes, max_bytes: int) -> Elements:
+def _parsed(content: bytes) -> Elements:
     """By pydicom: enhanced files, big endian, deflated ones, and whatever is out of order."""
     meta: dict[int, bytes] = {}
     has_meta = content[128:132] == b"DICM"
     start = _walk(content, 132, meta, explicit=True, last_group=2) if has_meta else 0
     syntax = _uid(meta.get(_SYNTAX, b"")) or _IMPLICIT
     if syntax == DeflatedExplicitVRLittleEndian:
-        content = inflated(content, max_bytes)
+        content = bytes(inflated(content, _LONGEST_HEADER))
     order: Literal["<", ">"] = ">" if syntax == ExplicitVRBigEndian else "<"
     file = io.BytesIO(content)  # never gives more than there is, however long an element says it is
     file.seek(start)

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from hilum.errors import ReadError
-from hilum.reading.elements import DAMAGED, NATIVE, Elements, Values, integer, numbers, scan, texts
+from hilum.reading.elements import DAMAGED, NATIVE, Elements, Values, inflated, integer, numbers, scan, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
@@ -109,7 +109,7 @@ class Frame:
         values: Elements as they are stored, identifiers among them: they never leave this room.
         position_mm: Centre of the first pixel, LPS mm; None where the file does not say.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
-        is_deflated: Whether that is counted in the inflated file.
+        inflated_bytes: Where that is counted in an inflated file, how much of it has to be; else 0.
         missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
@@ -120,7 +120,7 @@ class Frame:
     values: Values
     position_mm: tuple[float, float, float] | None
     offset: int | None
-    is_deflated: bool
+    inflated_bytes: int
     missing_bytes: int
     file_rescale: tuple[float, float]
 
@@ -174,10 +174,11 @@ def read_frames(path: Path, max_bytes: int) -> list[Frame] | None:
     is_bare = _is_bare(head)
     if head[128:132] != b"DICM" and not is_bare:
         return None
-    elements = scan(head, size, _whole(path, size, max_bytes), max_bytes)
+    whole = _whole(path, size, max_bytes)
+    elements = scan(head, size, whole)
     if elements.values.get("Rows") and elements.values.get("Columns"):
         try:
-            return _frames(path, elements)
+            return _frames(path, elements, whole, max_bytes)
         except DAMAGED as exc:
             msg = "a damaged header"
             raise ReadError(msg) from exc
@@ -210,14 +211,20 @@ def _is_no_image(sop_class: str) -> bool:
     return uid.name != uid and "Image" not in uid.name
 
 
-def _frames(path: Path, elements: Elements) -> list[Frame]:
+def _frames(path: Path, elements: Elements, whole: Callable[[], bytes], max_bytes: int) -> list[Frame]:
     tables = [{**elements.values, **own} if own else elements.values for own in elements.frames]
     loses = elements.syntax in _LOSSY
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
     sizes = [h.shape[0] * h.shape[1] * h.samples * h.bits[0] // 8 for h in headers]
     is_native = elements.syntax in NATIVE
     start = elements.size if elements.pixels is None else elements.pixels
-    missing = max(0, start + sum(sizes) - elements.size) if is_native else 0 if elements.has_pixels else sum(sizes)
+    needed, inflated_bytes = start + sum(sizes), 0
+    missing = max(0, needed - elements.size) if is_native else 0 if elements.has_pixels else sum(sizes)
+    if elements.syntax == DeflatedExplicitVRLittleEndian:
+        inflated_bytes = needed  # and not a byte more: a small file can inflate without end
+        missing = 0 if elements.pixels else sum(sizes)
+        if elements.pixels and needed <= max_bytes:  # else it is too large, whatever is missing
+            missing = needed - len(inflated(whole(), needed))
     frames = []
     for index, (values, header) in enumerate(zip(tables, headers, strict=True)):
         frames.append(
@@ -228,7 +235,7 @@ def _frames(path: Path, elements: Elements) -> list[Frame]:
                 values=values,
                 position_mm=_position(values.get("ImagePositionPatient", b"")),
                 offset=start if is_native else None,
-                is_deflated=elements.syntax == DeflatedExplicitVRLittleEndian,
+                inflated_bytes=inflated_bytes,
                 missing_bytes=missing,
                 file_rescale=(headers[0].slope, headers[0].intercept or 0.0),
             )
@@ -258,6 +265,10 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     if allocated not in (8, 16, 32) or not 0 < used <= allocated or not used - 1 <= high < allocated:
         msg = f"a damaged header: {used} bits stored up to bit {high} of {allocated}"
         raise ReadError(msg)
+    shape = whole("Rows"), whole("Columns")
+    if min(shape) < 1:
+        msg = f"a damaged header: {shape[0]} rows and {shape[1]} columns"
+        raise ReadError(msg)
     representation = whole("PixelRepresentation")
     if representation not in (0, 1):
         msg = "a damaged header: PixelRepresentation must be 0 or 1"
@@ -278,7 +289,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         body_part="\\".join(words("BodyPartExamined")).upper(),
         directions=_directions(stored.get("ImageOrientationPatient", b"")),
         pixel_mm=(pixel[0], pixel[1]) if len(pixel) == 2 and min(pixel) > 0 and max(pixel) < math.inf else None,
-        shape=(whole("Rows"), whole("Columns")),
+        shape=shape,
         samples=whole("SamplesPerPixel") if stored.get("SamplesPerPixel") else 1,
         bits=(allocated, used, high),
         is_signed=representation == 1,

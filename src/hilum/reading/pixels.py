@@ -102,7 +102,7 @@ def _are_whole(frames: list[Frame]) -> bool:
 def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
     """Write all slices to their places; how many voxels were padding and metal."""
     limit = series.reading.max_bytes
-    packed = Counter(f.path for f in frames if f.offset is None or f.is_deflated)
+    packed = Counter(f.path for f in frames if f.offset is None or f.inflated_bytes)
     opened = {f.path: _content(f, limit) for f in frames if packed[f.path] > 1}  # once, not for each frame
 
     def fill(number: int) -> tuple[int, int]:
@@ -113,15 +113,15 @@ def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: S
     return int(counts[:, 0].sum()), int(counts[:, 1].sum())
 
 
-_Opened = dict[Path, bytes | Num[np.ndarray, "n y x"]]
+_Opened = dict[Path, bytes | bytearray | Num[np.ndarray, "n y x"]]
 """Files with several frames that are held in memory: inflated bytes, or what GDCM decoded."""
 
 
-def _content(frame: Frame, max_bytes: int) -> bytes | Num[np.ndarray, "n y x"]:
+def _content(frame: Frame, max_bytes: int) -> bytes | bytearray | Num[np.ndarray, "n y x"]:
     """A file inflated, or its compressed pixels decoded and rescaled by GDCM in a process of their own."""
-    if frame.is_deflated:
+    if frame.inflated_bytes:
         try:
-            return inflated(frame.path.read_bytes(), max_bytes)
+            return inflated(frame.path.read_bytes(), frame.inflated_bytes)
         except OSError as exc:
             msg = f"{frame.name}: pixels cannot be read: {exc.strerror or exc}"
             raise ReadError(msg) from exc
@@ -137,7 +137,7 @@ def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, opened: _Opened, max_
         return slice_into(out, _unscaled(pixels, frame), header, unpack=False)
     rows, columns = header.shape
     try:
-        if frame.is_deflated:
+        if frame.inflated_bytes:
             content = opened[frame.path] if frame.path in opened else _content(frame, max_bytes)
             words = np.frombuffer(content, header.word, rows * columns, frame.offset)
         else:
@@ -164,5 +164,7 @@ def _between(below: Num[np.ndarray, "y x"], above: Num[np.ndarray, "y x"], share
     """Linear interpolation between two slices."""
     if share == 0:
         return below
-    mixed = below + np.float32(share) * (above.astype(np.float32) - below)
-    return np.rint(mixed).astype(below.dtype) if below.dtype.kind == "i" else mixed
+    mixed: np.ndarray = below + np.float32(share) * (above.astype(np.float32) - below)
+    if below.dtype.kind == "i":
+        np.rint(mixed, out=mixed)
+    return mixed.astype(below.dtype, copy=False)
