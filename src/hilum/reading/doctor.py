@@ -91,7 +91,7 @@ class Examined:
 
 
 def examine(
-    path: Path,
+    path: str | Path,
     reading: ReadingConfig | None = None,
     *,
     keep_uids: bool = False,
