@@ -404,3 +404,18 @@ def test_a_scan_larger_than_the_limit_is_refused_before_its_pixels_are_read(fold
     made = make(folder(), 24).write()
     with pytest.raises(GeometryError, match=r"too-large \(refused\): 9\.6e-07 GB of voxels, at most 5e-07 GB"):
         read(made.folder, reading=ReadingConfig(max_gb=5e-7))
+
+
+@pytest.mark.parametrize("z", [[0, 1e-2, 1e6], [0, 1.0, 9e9], [0, 1e308, -1e308], [0, 2e-3, 4e-3, 9e5]])
+def test_absurd_positions_are_refused_at_once(folder, z):
+    made = make(folder(), len(z))
+    made.positions = np.array([[0, 0, v] for v in z], float)
+    made.folder.mkdir()
+    for k in range(len(z)):
+        dataset = slice_dataset(np.zeros((4, 5), np.uint16), (0, 0, k), PixelSpacing=["0.7", "0.6"])
+        content = f"0\\0\\{z[k]!r}"
+        dataset.ImagePositionPatient = None
+        dataset["ImagePositionPatient"]._value = content
+        dataset.save_as(made.folder / str(k), enforce_file_format=True)
+    with pytest.raises(ReadError, match=r"irregular-spacing|missing-slices|no usable position"):
+        read(made.folder)

@@ -25,6 +25,9 @@ from hilum.volume import Volume
 
 Verdict = Literal["ok", "repaired", "refused"]
 
+_AT_ONCE = 4
+"""Scans in memory at one time; each is decoded by threads of its own."""
+
 _PLANE_PIXELS = 160
 _WINDOW_HU = (-1000.0, 400.0)
 
@@ -123,7 +126,7 @@ def examine(
                 return _from_image(item, tree.where(item), reading, pictures=pictures)
             return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures)
 
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(min(_AT_ONCE, cores())) as pool:
             results = pool.map(one, work)
             found = list(tqdm(results, total=len(work), desc="scans", unit="scan", leave=False, disable=quiet))
         loose = [*tree.findings, *loose]
@@ -170,7 +173,7 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool)
         return replace(examined, score=-1, planes=_middle_slice(series) if pictures else ())
     try:
         volume = load(series)
-    except HilumError as exc:
+    except (HilumError, MemoryError) as exc:
         return replace(examined, score=-1, findings=(*findings, _failure(exc, first.path, series.reading.rules)))
     return _with_voxels(replace(examined, findings=volume.findings), volume, series.reading.rules, pictures=pictures)
 
@@ -178,19 +181,24 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool)
 def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool) -> Examined:
     try:
         volume = read_image(file, reading)
-    except HilumError as exc:
+    except (HilumError, MemoryError) as exc:
         return Examined(where=where, findings=(_failure(exc, file, reading.rules),))
     z, y, x = volume.shape
     examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
     return _with_voxels(examined, volume, reading.rules, pictures=pictures)
 
 
-def _failure(error: HilumError, file: Path, rules: Policy) -> Finding:
+def _failure(error: HilumError | MemoryError, file: Path, rules: Policy) -> Finding:
     """Why something could not be read, without the file's name, which stands beside it."""
-    text = str(error).removeprefix(f"{file.name}: ").removeprefix(f"{file.name} ").replace(file.name, "the file")
+    if isinstance(error, MemoryError):
+        return rules.find("too-large", "the scan does not fit into memory", file.name)
     code = "not-an-image" if isinstance(error, GeometryError) else "unreadable-file"
-    if text.startswith("truncated-file: "):
-        code, text = "truncated-file", text.removeprefix("truncated-file: ")
+    named, colon, text = str(error).partition(": ")
+    if colon and named in ("truncated-file", "too-large"):  # a decoder knows no findings
+        code = named
+    else:
+        text = str(error)
+    text = text.removeprefix(f"{file.name}: ").removeprefix(f"{file.name} ").replace(file.name, "the file")
     return rules.find(code, text, file.name, repairable=False)
 
 

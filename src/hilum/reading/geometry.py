@@ -23,6 +23,7 @@ _LASTING = 5
 """Steps of one size in a row that make a change of step a lasting one."""
 
 _DRIFT_MM = 0.2
+_MOST_SLICES = 100_000
 _ROUNDED_MM = 0.01
 """Positions are written with few digits."""
 
@@ -175,6 +176,8 @@ def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
 def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> _Grid | None:
     """The grid where each step is the usual one or, where slices are missing, a multiple; None where slices drift."""
     index = np.concatenate([[0], np.cumsum(multiples)])
+    if index[-1] > _MOST_SLICES:
+        return None
     vector = (slices.positions[-1] - slices.positions[0]) / index[-1]
     drift = np.abs(slices.positions - slices.positions[0] - index[:, None] * vector).max()
     if drift > _DRIFT_MM:
@@ -227,11 +230,11 @@ def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Gr
         message = f"slices drift by {drift:.2f} mm from an even stack"
     elif coarse > max(_LARGEST_GAP_MM, _GAP * (thickness_mm or 0)) + _ROUNDED_MM:
         message += f"; too far apart to interpolate (at most {_LARGEST_GAP_MM:g} mm)"
-    elif lasting:
+    elif lasting and length / fine < _MOST_SLICES:
         repairable = True
         message += f"; resampled to {fine:.3g} mm"
-    count = int(np.floor(length / fine + 1e-3)) + 1
-    at = np.interp(slices.along[0] + fine * np.arange(count), slices.along, np.arange(len(slices.along)))
+    count = int(np.floor(length / fine + 1e-3)) + 1 if repairable else 0
+    at = np.interp(slices.along[0] + fine * np.arange(count), slices.along, np.arange(len(slices.along))).round(6)
     where = f"after {slices.names[len(runs[0])]}" if len(runs) > 1 else ""
     found = rules.find("irregular-spacing", message, where, repairable=repairable)
     return _Grid(step=vector, at=at, findings=[found])

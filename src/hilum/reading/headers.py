@@ -37,6 +37,9 @@ _KIND = (
 """What the slices of a series usually share."""
 
 _LARGEST_RESCALE = 1e6
+_FARTHEST_MM, _PIXEL_MM = 1e6, (1e-3, 1e3)
+"""What a position and a pixel of a scanner can measure; beyond it a header is damaged."""
+
 _LONGEST, _MOST_VALUES = 64, 16
 """Characters and values of a text that can be meant (LO, PS3.5 6.2)."""
 
@@ -288,7 +291,9 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         thickness_mm=thickness if thickness and thickness > 0 else None,
         body_part="\\".join(words("BodyPartExamined")).upper(),
         directions=_directions(stored.get("ImageOrientationPatient", b"")),
-        pixel_mm=(pixel[0], pixel[1]) if len(pixel) == 2 and min(pixel) > 0 and max(pixel) < math.inf else None,
+        pixel_mm=(pixel[0], pixel[1])
+        if len(pixel) == 2 and min(pixel) > _PIXEL_MM[0] and max(pixel) < _PIXEL_MM[1]
+        else None,
         shape=shape,
         samples=whole("SamplesPerPixel") if stored.get("SamplesPerPixel") else 1,
         bits=(allocated, used, high),
@@ -330,7 +335,7 @@ def number(raw: bytes) -> float | None:
 
 def _position(raw: bytes) -> tuple[float, float, float] | None:
     values = numbers.__wrapped__(raw)  # another one for each slice: not worth remembering
-    if len(values) != 3 or not all(map(math.isfinite, values)):
+    if len(values) != 3 or not all(abs(v) <= _FARTHEST_MM for v in values):
         return None
     x, y, z = values
     return x, y, z
@@ -339,7 +344,7 @@ def _position(raw: bytes) -> tuple[float, float, float] | None:
 def _directions(raw: bytes) -> np.ndarray | None:
     """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here."""
     values: Any = numbers(raw)
-    if len(values) != 6 or not all(map(math.isfinite, values)):
+    if len(values) != 6 or not all(abs(v) < 2 for v in values):
         return None
     row, column = np.array(values[:3]), np.array(values[3:])
     if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:

@@ -38,18 +38,7 @@ def load(series: Series) -> Volume:
     shape = tuple(turn.shape[axis] for axis in turn.order)
     voxels = np.empty(shape, np.int16 if _are_whole(frames) else np.float32)
     planes = turn.unturned(voxels)  # a view: slices are written to where they end up
-    lower = np.floor(grid.at + 1e-9).astype(int)
-    part = np.where(grid.at - lower > 1e-6, grid.at - lower, 0.0)
-    if np.array_equal(grid.at[part == 0], np.arange(len(frames))):  # each slice has its place, gaps lie between
-        num_padding, num_metal = _fill(planes, np.flatnonzero(part == 0), frames, series)
-        for z in np.flatnonzero(part).tolist():
-            before, after = np.flatnonzero(part[:z] == 0)[-1], z + np.flatnonzero(part[z:] == 0)[0]
-            planes[z] = _between(planes[before], planes[after], (z - before) / (after - before))
-    else:
-        measured = np.empty((len(frames), *turn.shape[1:]), voxels.dtype)
-        num_padding, num_metal = _fill(measured, np.arange(len(frames)), frames, series)
-        for plane, below, share in zip(planes, lower.tolist(), part.tolist(), strict=True):
-            plane[...] = _between(measured[below], measured[min(below + 1, len(frames) - 1)], share)
+    num_padding, num_metal = _fill_grid(planes, frames, series)
     findings += intensity_findings(num_padding, num_metal, len(frames) * turn.shape[1] * turn.shape[2], rules)
     return Volume(
         voxels_hu=voxels,
@@ -99,8 +88,24 @@ def _are_whole(frames: list[Frame]) -> bool:
     return all(float(v).is_integer() for rescale in rescales for v in rescale)
 
 
+def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
+    """Write the slices of the grid: measured ones as they are, what lies between by linear interpolation."""
+    at = series.stack.at
+    on_grid = np.flatnonzero(at == np.rint(at))
+    in_place = np.array_equal(at[on_grid], np.arange(len(frames)))  # each measured slice is one of the grid
+    source = planes if in_place else np.empty((len(frames), *planes.shape[1:]), planes.dtype)
+    places = on_grid if in_place else np.arange(len(frames))
+    counts = _fill(source, places, frames, series)
+    for z, place in enumerate(at.tolist()):
+        below, share = int(place), place % 1
+        if share or not in_place:
+            above = min(below + 1, len(frames) - 1)
+            planes[z] = _between(source[places[below]], source[places[above]], share)
+    return counts
+
+
 def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
-    """Write all slices to their places; how many voxels were padding and metal."""
+    """Write all measured slices to their places; how many voxels were padding and metal."""
     limit = series.reading.max_bytes
     packed = Counter(f.path for f in frames if f.offset is None or f.inflated_bytes)
     opened = {f.path: _content(f, limit) for f in frames if packed[f.path] > 1}  # once, not for each frame
