@@ -1,5 +1,7 @@
 import csv
+import shutil
 
+import numpy as np
 import pandas as pd
 import pydicom
 import pytest
@@ -9,6 +11,7 @@ from hilum.cohorts.folder import find_scans, from_class_folders, from_spreadshee
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig
 from hilum.errors import CohortError
+from hilum.reading import read
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
@@ -176,3 +179,31 @@ def test_one_class_is_not_enough(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CohortError, match="no folder"):
         from_class_folders(tmp_path / "nowhere")
+
+
+def test_an_archive_counts_as_the_scan_in_it_and_can_be_read_by_its_row(tmp_path):
+    """One zip for each patient, as an archive's web page gives them; and one with two scans."""
+    for label, patient in (("a", "SMITH"), ("b", "JONES")):
+        series(tmp_path / "unpacked" / patient, patient, patient)
+        shutil.make_archive(str(tmp_path / "scans" / label / patient), "zip", tmp_path / "unpacked" / patient)
+    both = series(tmp_path / "both" / "x", "MILLER", "3").parent
+    series(both / "y", "MILLER", "4", number=2)
+    shutil.make_archive(str(tmp_path / "scans" / "b" / "both"), "gztar", both)
+    write_table(from_class_folders(tmp_path / "scans").scans, tmp_path / "cohort.csv")
+    table = rows(tmp_path / "cohort.csv")
+    assert sorted((r["path"], bool(r["series"])) for r in table) == [
+        ("scans/a/SMITH.zip", False),
+        ("scans/b/JONES.zip", False),
+        ("scans/b/both.tar.gz", True),
+        ("scans/b/both.tar.gz", True),
+    ]
+    for case in Cohort.read(tmp_path / "cohort.csv", CohortConfig()).cases:
+        assert np.array_equal(read(case.path, series=case.series or None).voxels_hu.shape, CHEST.shape)
+
+
+def test_a_damaged_archive_is_left_out_and_named(tmp_path):
+    series(tmp_path / "a")
+    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 damaged")
+    listing = find_scans(tmp_path)
+    assert len(listing.scans) == 1
+    assert any(note.startswith("b.zip: ") for note in listing.notes)

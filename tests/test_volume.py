@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from hilum.errors import GeometryError
 from hilum.findings import POLICY, as_records, find, refusals
-from hilum.volume import Volume, affine_from, clip, crop, reorient
+from hilum.volume import Turn, Volume, affine_from, clip, crop, reorient
 
 # some lie just between two roundings, where single and double precision go apart
 mm = st.floats(-500, 500).map(lambda v: round(v, 6)) | st.integers(-500_000, 500_000).map(lambda k: k / 1e3 + 5e-4)
@@ -190,3 +190,23 @@ def test_a_finding_takes_its_severity_from_the_policy_and_reads_as_a_sentence():
     assert refusals([found, find("oblique", "7 degrees")]) == [found]
     assert as_records([found])[0]["where"] == "after IM7.dcm"
     assert {severity for row in POLICY.values() for severity in row} == {"note", "repaired", "refused"}
+
+
+def test_marks_of_interpolated_slices_follow_crops_and_turns():
+    """Slice 5 of 8 along the third axis, which runs up in the world and is turned to be the first."""
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 1, 0], [1, 0, 0], [0, 0, -2]]
+    volume = Volume(voxels_hu=_numbered((4, 6, 8)), affine=affine, interpolated=((2, 5),))
+    turned = reorient(volume)
+    assert turned.interpolated == ((0, 2),)
+    assert np.array_equal(np.sort(turned.voxels_hu[2], None), np.sort(volume.voxels_hu[:, :, 5], None))
+    assert crop(turned, (1, 0, 0), (4, 2, 2)).interpolated == ((0, 1),)
+    assert crop(turned, (3, 0, 0), (5, 2, 2)).interpolated == ()
+
+
+@given(st.permutations([0, 1, 2]), st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_a_turn_and_its_inverse_are_the_same_array(order, flipped):
+    array = _numbered((3, 4, 5))
+    turn = Turn(shape=(3, 4, 5), order=tuple(order), flipped=flipped)
+    assert np.array_equal(turn.unturned(turn.turned(array)), array)
+    assert np.shares_memory(turn.unturned(turn.turned(array)), array)

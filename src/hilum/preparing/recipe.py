@@ -106,7 +106,7 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
     findings = []
     nearest = np.rint(volume.mm_to_index(point)).astype(int)
     if any(nearest[axis] == index for axis, index in volume.interpolated):
-        message = "the point lies in a slice that was missing and is interpolated from its neighbours"
+        message = "the point lies in a missing slice, interpolated from its neighbours"
         findings.append(find("point-interpolated", message))
     half = np.array(recipe.grid_extent_mm)[::-1] / 2
     corners = volume.mm_to_index([point - half, point + half])

@@ -1,0 +1,51 @@
+"""A prediction is a decision only where the scan allows one."""
+
+import numpy as np
+import pytest
+
+from dicom_files import scan_hu, write_series
+from hilum.config import ModelConfig, ReadingConfig, Recipe
+from hilum.errors import GeometryError
+from hilum.predicting import Predictor
+from hilum.predicting.model import ModelCard, build, save_model
+from hilum.reading import read
+
+RECIPE = Recipe(region="point", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0), outside="edge")
+
+
+def _model(folder, reading: ReadingConfig):
+    config = ModelConfig(depth=10, width=2, stem="small")
+    card = ModelCard(model=config, recipe=RECIPE, reading=reading, classes=("0", "1"), threshold=0.5, training={})
+    save_model(folder, build(config, RECIPE, 2), card)
+    return folder
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Twenty-four slices with the eighth missing."""
+    paths = write_series(tmp_path / "scan", scan_hu(24), step_mm=(0, 0, 2.0))
+    paths[7].unlink()
+    return tmp_path / "scan"
+
+
+def test_a_point_in_a_slice_that_was_missing_is_indeterminate_and_one_beside_it_is_not(tmp_path, scan):
+    predictor = Predictor(_model(tmp_path / "model", ReadingConfig()), device="cpu")
+    volume = read(scan)
+    assert volume.interpolated == ((0, 7),)
+    decisions = {}
+    for z in (5.6, 6.4, 6.6, 7.0, 7.4, 7.6):
+        prediction = predictor.predict(scan, point_mm=volume.index_to_mm((z, 3, 4)))
+        decisions[z] = prediction.decision
+        if prediction.decision == "indeterminate":
+            assert (
+                prediction.reason
+                == "the point lies in a missing slice, interpolated from its neighbours"
+            )
+    assert [z for z, decision in decisions.items() if decision == "indeterminate"] == [6.6, 7.0, 7.4]
+
+
+def test_a_model_keeps_the_policy_that_it_was_trained_with(tmp_path, scan):
+    strict = Predictor(_model(tmp_path / "strict", ReadingConfig(policy="strict")), device="cpu")
+    assert strict.card.reading.policy == "strict"
+    with pytest.raises(GeometryError, match=r"missing-slices \(refused\)"):
+        strict.predict(scan, point_mm=np.zeros(3))
