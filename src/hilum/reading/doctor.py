@@ -1,5 +1,6 @@
 """Examines what lies under a path, series by series, with all checks, without stopping at a bad one."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -154,7 +155,7 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool)
     first = series.frames[0]
     part = f".{series.part}" if series.part else ""
     examined = Examined(
-        where=tree.where(first.path if len(paths) == 1 else first.path.parent),
+        where=tree.where(first.path if len(paths) == 1 else Path(os.path.commonpath({p.parent for p in paths}))),
         series=f"{series.uid}{part}" if keep_uids else series.name,
         modality=series.tags.modality,
         num_slices=len(series.frames),
