@@ -37,10 +37,7 @@ def test_a_point_in_a_slice_that_was_missing_is_indeterminate_and_one_beside_it_
         prediction = predictor.predict(scan, point_mm=volume.index_to_mm((z, 3, 4)))
         decisions[z] = prediction.decision
         if prediction.decision == "indeterminate":
-            assert (
-                prediction.reason
-                == "the point lies in a missing slice, interpolated from its neighbours"
-            )
+            assert prediction.reason == "the point lies in a missing slice, interpolated from its neighbours"
     assert [z for z, decision in decisions.items() if decision == "indeterminate"] == [6.6, 7.0, 7.4]
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
@@ -178,7 +179,8 @@ def test_slices_that_differ_at_one_position_are_refused_as_a_time_series(tmp_pat
     write_series(tmp_path / "first")
     write_series(tmp_path / "second", scan_hu() + 1)
     with pytest.raises(
-        GeometryError, match=r"time-series \(refused\): two slices differ at one position.*\[IM\d+\.dcm, IM\d+\.dcm\]"
+        GeometryError,
+        match=r"time-series \(refused\): two slices differ at one position.*\[\w+/IM\d+\.dcm, \w+/IM\d+\.dcm\]",
     ):
         read(tmp_path)
 
@@ -405,7 +407,48 @@ def test_compressed_slices_decode_to_the_same_voxels_padding_too(tmp_path):
     assert (read(tmp_path / "rle").voxels_hu[:, 0, :3] == -1000).all()
 
 
+def test_padding_that_is_brighter_than_metal_is_padding_wherever_it_lies(tmp_path):
+    """It can be nothing else; here no corner holds it."""
+    stored = (scan_hu().astype(np.int32) + 1024).astype(np.uint16)
+    stored[2, 3, 3:5] = 63536  # -2000, as its sign was lost
+    write_series(tmp_path, stored=stored, PixelPaddingValue=63536)
+    volume = read(tmp_path)
+    assert volume.voxels_hu[2, 3, 3:5].tolist() == [-1000, -1000]
+    assert "clipped" not in _codes(volume)
+
+
 # DICOM: multi-frame
+
+
+def test_two_stacks_in_one_file_are_two_volumes(tmp_path):
+    dataset = enhanced_dataset(scan_hu(12))
+    for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        content = pydicom.Dataset()
+        content.StackID = str(1 + k % 2)
+        frame.FrameContentSequence = pydicom.Sequence([content])
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    series, _ = find_series([tmp_path / "e.dcm"])
+    assert [len(s.frames) for s in series] == [6, 6]
+    assert all(np.linalg.norm(s.stack.affine[:3, 0]) == pytest.approx(5.0) for s in series)
+
+
+def test_the_type_of_a_frame_is_looked_at(tmp_path):
+    dataset = enhanced_dataset(scan_hu(12))
+    kind = pydicom.Dataset()
+    kind.FrameType = ["DERIVED", "PRIMARY", "VOLUME", "MAX_IP", "MIP"]
+    dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence = pydicom.Sequence([kind])
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    with pytest.raises(GeometryError, match=r"derived-image \(refused\): ImageType has MIP"):
+        read(tmp_path / "e.dcm")
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_a_file_whose_number_of_frames_contradicts_itself_is_damaged(tmp_path, count):
+    dataset = enhanced_dataset(scan_hu())
+    dataset.NumberOfFrames = count
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    with pytest.raises(ReadError, match=f"a damaged header: {count} frames, of which 5 are described"):
+        read(tmp_path / "e.dcm")
 
 
 @pytest.mark.parametrize("shared_rescale", [True, False])

@@ -256,10 +256,12 @@ def test_a_lasting_change_of_step_is_resampled_to_the_finer_one(tmp_path_factory
     ("along", "message"),
     [
         ([0, 1, 2, 3, 4.4, 5, 6, 7, 8.7, 9, 10, 11], r"varies from 0\.3 to 1\.7 mm"),
-        ([0, 1, 2, 3, 4, 5, 15, 25, 35, 45, 55], r"changes from 1 to 10 mm; too far apart to interpolate"),
-        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11.5, 12.5, 13.5, 14.5], r"varies|missing"),
+        ([*range(10), *range(19, 119, 10)], r"changes from 1 to 10 mm; too far apart to interpolate"),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11.5, 12.5, 13.5, 14.5], r"varies from 1 to 1\.5 mm"),
+        ([*range(13), 12.012, *range(13, 26)], r"varies from 0\.012 to 1 mm"),
+        ([*range(10), *range(11, 25), *range(26, 60, 2)], r"varies from 1 to 2 mm"),
     ],
-    ids=["jitter", "far apart", "one odd gap"],
+    ids=["jitter", "far apart", "one odd gap", "one slice too near", "a gap before the change"],
 )
 def test_steps_that_jump_about_or_leave_too_much_out_are_refused(folder, along, message):
     made = make(folder(), len(along))
@@ -369,6 +371,32 @@ def test_orientations_within_a_series_are_volumes_of_their_own(folder):
     turned.agrees_with(read(made.folder, series=next(e.series for e in found if e.num_slices == 11)))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"PatientID": "B", "StudyInstanceUID": "1.2.9"},
+        {"FrameOfReferenceUID": "1.2.9"},
+        {"AcquisitionNumber": 2},
+        {"AcquisitionTime": "111111"},
+    ],
+    ids=["patient", "frame of reference", "acquisition", "time"],
+)
+@pytest.mark.parametrize("uid", ["", "1.2.3"])
+def test_slices_that_interleave_under_one_uid_are_never_one_volume(folder, uid, changes):
+    """Anonymisers blank or copy UIDs; half a step apart, two scans look like one of half the step."""
+    common = {"SeriesInstanceUID": uid, "AcquisitionNumber": 1, "AcquisitionTime": "101010"}
+    one = make(folder(), 24)
+    one.changes = common
+    one.write()
+    other = make(one.folder / "b", 24, origin=(-120.0, -110.0, -299.25))
+    other.hu = other.hu[::-1].copy()
+    other.changes = {**common, **changes}
+    other.write()
+    series, _ = find_series(sorted(p for p in one.folder.rglob("*") if p.is_file()))
+    assert [len(s.frames) for s in series] == [24, 24]
+    assert all({f.path.parent for f in s.frames} in ({one.folder}, {other.folder}) for s in series)
+
+
 # what SliceThickness says
 
 
@@ -417,5 +445,96 @@ def test_absurd_positions_are_refused_at_once(folder, z):
         dataset.ImagePositionPatient = None
         dataset["ImagePositionPatient"]._value = content
         dataset.save_as(made.folder / str(k), enforce_file_format=True)
-    with pytest.raises(ReadError, match=r"irregular-spacing|missing-slices|no usable position"):
+    with pytest.raises(ReadError, match=r"irregular-spacing|missing-slices|time-series|no usable position"):
         read(made.folder)
+
+
+# what must not pass for a missing slice, or for a scan
+
+
+@pytest.mark.parametrize("gone", ["ConvolutionKernel", "ImageType", "SliceThickness", "RescaleType", "Manufacturer"])
+def test_a_slice_that_lacks_a_tag_is_still_a_slice(folder, gone):
+    made = make(folder(), 24)
+    usual = {"ImageType": "ORIGINAL\\PRIMARY", "RescaleType": "HU"}.get(gone, "1.5")
+    made.changes = {gone: [None if k == 11 else usual for k in range(24)]}
+    volume = read(made.write().folder)
+    made.agrees_with(volume)
+    assert "missing-slices" not in codes(volume)
+
+
+def test_a_gap_is_not_filled_where_a_slice_that_is_in_no_volume_lies_beside_it(folder):
+    made = make(folder(), 24)
+    plain = [round(float(v), 9) for v in made.directions.ravel()]
+    made.changes = {"ImageOrientationPatient": [None if k == 11 else "\\".join(map(str, plain)) for k in range(24)]}
+    with pytest.raises(ReadError, match=r"missing-slices \(refused\).*not interpolated: files lie beside it"):
+        read(made.write().folder)
+
+
+@pytest.mark.parametrize("lost", [0, 11, 23])
+@pytest.mark.parametrize("size", [200, 300, 600])
+def test_a_file_cut_within_its_header_refuses_the_series_in_its_folder(folder, lost, size):
+    made = make(folder(), 24).write()
+    made.paths[lost].write_bytes(made.paths[lost].read_bytes()[:size])
+    with pytest.raises(GeometryError, match=r"truncated-file \(refused\): damaged DICOM files lie beside it.*: 1"):
+        read(made.folder)
+
+
+def test_slices_at_one_height_but_not_one_place_are_no_copies(folder):
+    made = make(folder(), 24).write()
+    aside = dataclasses.replace(
+        made, folder=made.folder / "b", positions=made.positions + np.array([50, 0, 0]), paths=[]
+    )
+    aside.write([7])
+    with pytest.raises(GeometryError, match=r"irregular-spacing \(refused\): slices at one height lie 50\.0 mm beside"):
+        read(made.folder)
+
+
+def test_acquisitions_that_meet_in_a_copy_of_a_slice_are_one_volume(folder):
+    made = make(folder(), 100)
+    made.changes = {"AcquisitionNumber": [1] * 60 + [2] * 40}
+    made.write()
+    again = dataclasses.replace(made, folder=made.folder / "b", paths=[], changes={"AcquisitionNumber": 2})
+    again.write([59])
+    volume = read(made.folder)
+    made.agrees_with(volume)
+    assert codes(volume) == {"duplicate-slices"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"Modality": ["CT"] * 13 + ["PT"] * 11}, "wrong-modality"),
+        ({"SOPClassUID": ["1.2.840.10008.5.1.4.1.1.2"] * 23 + ["1.2.840.10008.5.1.4.1.1.7"]}, "secondary-capture"),
+        ({"ImageType": "DERIVED\\SECONDARY\\MPR\\CSA MIP"}, "derived-image"),
+        ({"ImageType": "DERIVED\\SECONDARY\\REFORMATTED\\MINIMUM"}, "derived-image"),
+        ({"ImageType": "DERIVED\\SECONDARY\\OTHER\\CT_SOM5 PROT"}, "derived-image"),
+        ({"ImageType": "ORIGINAL\\PRIMARY\\SCOUT"}, "localizer"),
+        ({"ImageType": "ORIGINAL\\PRIMARY\\CT_SOM5 TOP"}, "localizer"),
+    ],
+)
+def test_one_slice_that_is_no_ct_slice_refuses_its_volume(folder, changes, code):
+    made = make(folder(), 24)
+    made.changes = changes
+    (examined,), _ = examine(made.write().folder)
+    assert code in {f.code for f in examined.findings if f.severity == "refused"}
+
+
+@pytest.mark.parametrize(
+    ("image_type", "code"),
+    [("ORIGINAL\\PRIMARY\\AXIAL\\CT_SOM5 SPI DUAL", ""), ("DERIVED\\PRIMARY\\AXIAL", "processed-image")],
+)
+def test_what_vendors_add_to_the_type_of_a_scan_refuses_nothing(folder, image_type, code):
+    made = make(folder(), 24)
+    made.changes = {"ImageType": image_type}
+    assert codes(read(made.write().folder)) == ({code} if code else set())
+
+
+def test_steps_that_change_twice_are_resampled_to_the_finest(folder):
+    """Thick, thin through a nodule, thick again."""
+    along = np.concatenate([np.arange(0, 40, 4), np.arange(40, 60), np.arange(60, 100, 4)]).astype(float)
+    made = make(folder(), len(along))
+    made.positions = np.array([-120, -110, -300]) + along[:, None] * [0, 0, 1]
+    made.hu[:] = np.rint(along * 4 - 900)[:, None, None]
+    volume = read(made.write().folder)
+    assert volume.shape[0] == 97
+    assert np.array_equal(volume.voxels_hu[:, 0, 0], np.arange(97) * 4 - 900)

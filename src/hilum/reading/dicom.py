@@ -1,32 +1,30 @@
 """DICOM files to series whose geometry is judged, with all that is wrong with them, before any pixel is read."""
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
 from hilum.findings import Finding, Policy
-from hilum.reading.geometry import Stack, stack
+from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
 from hilum.reading.grouping import Group, group_frames
-from hilum.reading.headers import Frame, number, read_frames
+from hilum.reading.headers import Frame, file_name, read_frames
 from hilum.reading.identity import hashed, is_placeholder
+from hilum.reading.values import number
 from hilum.volume import Tags
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_NOT_HU = {
-    "MIP",
-    "MINIP",
-    "MAXIP",
-    "PROJECTION IMAGE",
-    "PERFUSION",
-    "RCBF",
-    "RCBV",
-    "MTT",
-    "TTP",
-    "FUSION",
-    "SCREEN SAVE",
-}
+_NOT_HU = frozenset(
+    [
+        "MIP", "MINIP", "MAXIP", "MAXIMUM", "MINIMUM", "PROJECTION", "PERFUSION", "RCBF", "RCBV", "MTT", "TTP",
+        "FUSION", "VRT", "SSD", "IODINE", "VNC", "SCREEN SAVE", "PROT", "DOSE",
+    ]
+)  # fmt: skip
+"""Words of ImageType: projections, renderings, maps, and the vendors' pages of text."""
+
+_LOCALIZER = frozenset(["LOCALIZER", "SCOUT", "TOPOGRAM", "TOP"])
 _NAMED_LIKE_DICOM = {".dcm", ".dicom", ".ima"}
 
 
@@ -65,12 +63,8 @@ class Series:
         return f"{self.name}: {self.tags.modality or 'no modality'}, {len(self.frames)} slices{thickness}{kernel}"
 
 
-def _file_name(path: Path) -> str:
-    return path.name
-
-
 def find_series(
-    files: Iterable[Path], reading: ReadingConfig | None = None, *, where: Callable[[Path], str] = _file_name
+    files: Iterable[Path], reading: ReadingConfig | None = None, *, where: Callable[[Path], str] = file_name
 ) -> tuple[list[Series], list[Finding]]:
     """All volumes among the files, largest first, and the findings on files that could not be read.
 
@@ -85,28 +79,56 @@ def find_series(
     rules = reading.rules
     findings: list[Finding] = []
     frames: list[Frame] = []
+    unread: set[Path] = set()
+    damaged: dict[Path, list[Path]] = {}
     for path in files:
         try:
-            found = read_frames(path, reading.max_bytes)
+            found = read_frames(path, reading.max_bytes, where)
         except ReadError as exc:
             findings.append(rules.find("unreadable-file", str(exc), where(path)))
+            damaged.setdefault(path.parent, []).append(path)
             continue
         if found is None and path.suffix.lower() in _NAMED_LIKE_DICOM:
             findings.append(rules.find("unreadable-file", "named like a DICOM file but is none", where(path)))
+            unread.add(path.parent)
         frames += found or ()
-    groups = group_frames(frames)
-    parts: dict[str, list[Group]] = {}
-    for group in groups:
-        parts.setdefault(group.frames[0].text("SeriesInstanceUID"), []).append(group)
+    volumes = group_frames(frames)
     series = [
-        _series(uid, number_ if len(members) > 1 else 0, group, len(members), reading)
-        for uid, members in parts.items()
-        for number_, group in enumerate(members, 1)
+        _series(group, part if len(groups) > 1 else 0, len(groups), reading)
+        for groups in volumes
+        for part, group in enumerate(groups, 1)
     ]
+    rests = {f.path.parent for s in series if len(s.frames) < MIN_SLICES for f in s.frames}
+    series = [_with_damage(_not_made_up(one, rests | unread), damaged) for one in series]
     return sorted(series, key=lambda s: (-len(s.frames), s.uid, s.part)), findings
 
 
-def _series(uid: str, part: int, group: Group, num_parts: int, reading: ReadingConfig) -> Series:
+def _not_made_up(series: Series, folders: set[Path]) -> Series:
+    """A gap beside files that are damaged, or in no volume, is theirs: it must not be interpolated."""
+    if not series.stack.made or not folders.intersection(f.path.parent for f in series.frames):
+        return series
+    findings = []
+    for finding in series.findings:
+        if finding.code == "missing-slices" and finding.severity == "repaired":
+            message = finding.message.replace(
+                INTERPOLATED, "not interpolated: files lie beside it that are in no volume"
+            )
+            finding = replace(finding, severity="refused", message=message)
+        findings.append(finding)
+    return replace(series, findings=tuple(findings))
+
+
+def _with_damage(series: Series, damaged: dict[Path, list[Path]]) -> Series:
+    """A damaged DICOM file in the folder of a series may be one of its slices, at an end where no gap would show it."""
+    files = [file for folder in {f.path.parent for f in series.frames} for file in damaged.get(folder, ())]
+    if not files:
+        return series
+    message = f"damaged DICOM files lie beside it, which may be slices of it: {len(files)}"
+    found = series.reading.rules.find("truncated-file", message, series.frames[0].where(files[0]))
+    return replace(series, findings=(*series.findings, found))
+
+
+def _series(group: Group, part: int, num_parts: int, reading: ReadingConfig) -> Series:
     rules = reading.rules
     frames, findings = _whole(group.frames, rules)
     judged = stack(frames, rules)
@@ -124,7 +146,7 @@ def _series(uid: str, part: int, group: Group, num_parts: int, reading: ReadingC
         message = f"{num_bytes / 1e9:.3g} GB of voxels, at most {reading.max_gb:g} GB are allowed (reading.max_gb)"
         findings.append(rules.find("too-large", message))
     return Series(
-        uid=uid,
+        uid=frames[0].text("SeriesInstanceUID"),
         part=part,
         frames=frames,
         tags=_tags(frames),
@@ -150,25 +172,27 @@ def _whole(frames: list[Frame], rules: Policy) -> tuple[list[Frame], list[Findin
 
 def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     """Whether the slices are what they must be: CT, original, in HU."""
-    first, where = frames[0].header, frames[0].name
+    where = frames[0].name
     headers = {id(f.header): f.header for f in frames}.values()
+    words = {word for h in headers for value in h.image_type for word in (value, *re.split(r"[ _]", value))}
     findings = []
-    if first.modality != "CT":
-        message = f"modality is {first.modality or 'not given'}, must be CT"
+    modalities = {h.modality for h in headers} - {"CT"}
+    if modalities:
+        message = f"modality is {', '.join(sorted(modalities)) or 'not given'}, must be CT"
         findings.append(rules.find("wrong-modality", message, where))
-    if first.sop_class == _SECONDARY_CAPTURE or first.samples != 1:
+    if any(h.sop_class == _SECONDARY_CAPTURE or h.samples != 1 for h in headers):
         findings.append(rules.find("secondary-capture", "a screen capture, not a scan", where))
-    if "LOCALIZER" in first.image_type:
+    if words & _LOCALIZER:
         findings.append(rules.find("localizer", "a localizer (scout), not a scan", where))
     rescaled_to = {kind for h in headers for kind in h.rescale_type.split("\\")} - {"", "HU", "US"}
-    not_hu = sorted(_NOT_HU.intersection(first.image_type))
+    not_hu = sorted(words & _NOT_HU)
     if not_hu:
         message = f"ImageType has {', '.join(not_hu)}: these are no HU of a scan"
         findings.append(rules.find("derived-image", message, where))
     elif rescaled_to:  # US is "unspecified", PS3.3 C.11.1.1.2
         message = f"RescaleType is {', '.join(sorted(rescaled_to))}, must be HU"
         findings.append(rules.find("derived-image", message, where))
-    elif "DERIVED" in first.image_type:
+    elif "DERIVED" in words:
         message = "ImageType is DERIVED: processed or anonymised after the scan"
         findings.append(rules.find("processed-image", message, where))
     lossy = next((f.name for f in frames if f.header.is_lossy), None)

@@ -6,42 +6,24 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import Lock
 from typing import Any, Literal
 
 import pydicom
-from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from hilum.errors import ReadError
-
-DAMAGED = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
+from hilum.reading.values import DAMAGED, PYDICOM
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "AccessionNumber", "Modality", "Manufacturer",
     "ManufacturerModelName", "PatientID", "BodyPartExamined", "SliceThickness", "KVP", "Exposure", "ConvolutionKernel",
     "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime",
     "FrameAcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier", "TemporalPositionIndex",
-    "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
+    "StackID", "FrameType", "FrameOfReferenceUID",
+    "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
     "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "LossyImageCompression",
@@ -61,12 +43,9 @@ NATIVE = frozenset([_IMPLICIT, ExplicitVRLittleEndian, ExplicitVRBigEndian, Defl
 
 _GROUPS = (
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence",
-    "FrameContentSequence", "CTReconstructionSequence",
+    "FrameContentSequence", "CTReconstructionSequence", "CTImageFrameTypeSequence",
 )  # fmt: skip
 """Functional groups of an enhanced CT that hold wanted elements (PS3.3 A.38)."""
-
-_PYDICOM = Lock()
-"""Warnings and pydicom's settings belong to the process: one thread at a time may change them."""
 
 Values = Mapping[str, bytes]
 
@@ -263,7 +242,7 @@ def _parsed(content: bytes) -> Elements:
     order: Literal["<", ">"] = ">" if syntax == ExplicitVRBigEndian else "<"
     file = io.BytesIO(content)  # never gives more than there is, however long an element says it is
     file.seek(start)
-    with _PYDICOM, warnings.catch_warnings(), pydicom.config.disable_value_validation():
+    with PYDICOM, warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # they quote names, ids and dates that are not written as they must be
         header = read_dataset(file, syntax == _IMPLICIT, order == "<", stop_when=_is_pixels)
         at = file.tell()
@@ -324,46 +303,3 @@ def _grouped(item: Dataset) -> dict[str, bytes]:
 
 def _uid(raw: bytes) -> str:
     return raw.rstrip(b"\0 ").decode("latin-1")
-
-
-@lru_cache(4096)
-def texts(raw: bytes, character_set: bytes = b"") -> tuple[str, ...]:
-    r"""The values of a text element, without padding; none where it is empty.
-
-    Example:
-        >>> texts(b"ORIGINAL\\PRIMARY ")
-        ('ORIGINAL', 'PRIMARY')
-    """
-    if raw.isascii():
-        text = raw.decode("ascii")
-    else:
-        with _PYDICOM, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                encodings = convert_encodings([s or "ISO_IR 6" for s in texts(character_set)] or ["ISO_IR 6"])
-                text = decode_bytes(raw, encodings, set())
-            except DAMAGED:
-                text = raw.decode("latin-1")
-    text = text.strip("\0 ")
-    return tuple(part.strip("\0 \t\r\n") for part in text.split("\\")) if text else ()
-
-
-@lru_cache(4096)
-def numbers(raw: bytes) -> tuple[float, ...]:
-    """The values of a decimal or integer string; none where it is empty.
-
-    Raises:
-        ValueError: If one is no number.
-    """
-    text = raw.strip(b"\0 ")
-    return tuple(float(part) for part in text.split(b"\\")) if text else ()
-
-
-def integer(raw: bytes, order: str, *, signed: bool = False) -> int:
-    """A 16-bit element.
-
-    Raises:
-        struct.error: If it has fewer than two bytes.
-    """
-    value: Any = struct.unpack_from(f"{order}{'h' if signed else 'H'}", raw)[0]
-    return int(value)

@@ -1,7 +1,7 @@
 """Judges whether slices form one volume: their order along the normal, their steps, what is wrong, what is repaired."""
 
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +10,9 @@ from hilum.findings import Finding, Policy
 from hilum.reading.headers import Frame
 from hilum.volume import Affine
 
-SAME_POSITION_MM = 1e-3
+SAME_POSITION_MM = 0.01
+"""Positions are written with few digits; no scanner makes steps this small."""
+
 TILT_DEG = 0.1
 MIN_SLICES, FEW_SLICES = 3, 10
 ANISOTROPIC = 5.0
@@ -19,18 +21,18 @@ ANISOTROPIC = 5.0
 _LARGEST_GAP_MM, _MISSING_IN_A_ROW, _MISSING_SHARE = 5.0, 2, 0.05
 """Missing slices are interpolated up to this distance of those that are left, this many in a row, this share of all."""
 
-_LASTING = 5
+INTERPOLATED = "interpolated from their neighbours"
+
+_LASTING = 8
 """Steps of one size in a row that make a change of step a lasting one."""
 
 _DRIFT_MM = 0.2
 _MOST_SLICES = 100_000
-_ROUNDED_MM = 0.01
-"""Positions are written with few digits."""
-
 _GAP = 1.5
 """A step of more than this many thicknesses leaves tissue between the slices unseen."""
 
-_PARALLEL = 1e-3
+_PARALLEL = 5e-4
+"""Larger differences of orientation move the corners of a slice by more than ``_DRIFT_MM``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +70,11 @@ def stack(frames: list[Frame], rules: Policy) -> Stack:
     order = np.argsort(along, kind="stable")
     repeated = [False, *(np.diff(along[order]) < SAME_POSITION_MM).tolist()]
     keep = order[~np.array(repeated)]
+    aside = np.linalg.norm(np.diff(positions[order], axis=0), axis=1)[repeated[1:]]
+    if np.any(aside > _DRIFT_MM):
+        message = f"slices at one height lie {aside.max():.1f} mm beside one another"
+        found = rules.find("irregular-spacing", message, repairable=False)
+        return replace(nothing, order=order, repeated=repeated, findings=[found])
     if len(keep) < MIN_SLICES:
         if len(keep) < len(frames):
             found = rules.find("time-series", f"{len(frames)} slices lie at {len(keep)} positions")
@@ -164,9 +171,8 @@ def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
     step = _usual(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
-    runs = [len(list(run)) for _, run in groupby(multiples.tolist())]
-    changes_for_good = len(runs) == 2 and min(runs) >= _LASTING
-    if np.all(near) and not changes_for_good:
+    gaps = [len(list(run)) for multiple, run in groupby(multiples.tolist()) if multiple > 1]
+    if np.all(near) and max(gaps, default=0) < _LASTING:
         grid = _filled(slices, multiples.astype(int), rules)
         if grid is not None:
             return grid
@@ -191,7 +197,7 @@ def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> 
     widest = float(np.diff(slices.along).max())
     share = len(missing) / (index[-1] + 1)
     limits = []
-    if widest > _LARGEST_GAP_MM + _ROUNDED_MM:
+    if widest > _LARGEST_GAP_MM + SAME_POSITION_MM:
         limits.append(f"those around a gap must be at most {_LARGEST_GAP_MM:g} mm apart, are {widest:.3g} mm")
     if multiples.max() - 1 > _MISSING_IN_A_ROW:
         limits.append(f"at most {_MISSING_IN_A_ROW} in a row, {multiples.max() - 1} are")
@@ -201,7 +207,7 @@ def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> 
     message = (
         f"missing slices: {len(missing)}, places: {len(gaps)}; "
         f"the first, a gap of {gap_mm:.3g} mm at {slices.along[first]:.1f} mm, expected {step:.3g} mm; "
-        + (f"too many to interpolate ({'; '.join(limits)})" if limits else "interpolated from their neighbours")
+        + (f"too many to interpolate ({'; '.join(limits)})" if limits else INTERPOLATED)
     )
     found = rules.find("missing-slices", message, f"after {slices.names[first]}", repairable=not limits)
     return _Grid(step=vector, at=at, made=tuple(missing.tolist()), findings=[found])
@@ -212,6 +218,7 @@ def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Gr
     steps = np.diff(slices.along)
     runs = _runs(steps)
     lasting = [float(np.mean(run)) for run in runs if len(run) >= _LASTING]
+    jumps = any(abs(a - b) <= _tolerance(a) for a, b in pairwise(lasting))  # an odd step within one regime
     fine = min(lasting, default=float(steps.min()))
     length = slices.along[-1] - slices.along[0]
     vector = (slices.positions[-1] - slices.positions[0]) / length * fine
@@ -221,14 +228,14 @@ def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Gr
     repairable = False
     if len(runs) == 1:
         message = f"steps of {fine:.3g} mm creep away from an even stack"
-    elif len(lasting) < 2 or len(runs) - len(lasting) >= len(lasting) or coarse > max(lasting) + _tolerance(coarse):
+    elif len(lasting) < 2 or jumps or len(runs) >= 2 * len(lasting) or coarse > max(lasting) + _tolerance(coarse):
         message = f"the step between slices varies from {steps.min():.3g} to {coarse:.3g} mm"
         lasting = []
     else:
         message = f"the step between slices changes from {lasting[0]:.3g} to {lasting[1]:.3g} mm"
     if drift > _DRIFT_MM:
         message = f"slices drift by {drift:.2f} mm from an even stack"
-    elif coarse > max(_LARGEST_GAP_MM, _GAP * (thickness_mm or 0)) + _ROUNDED_MM:
+    elif coarse > max(_LARGEST_GAP_MM, _GAP * (thickness_mm or 0)) + SAME_POSITION_MM:
         message += f"; too far apart to interpolate (at most {_LARGEST_GAP_MM:g} mm)"
     elif lasting and length / fine < _MOST_SLICES:
         repairable = True

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
-from hilum.reading.elements import texts
 from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel
 from hilum.reading.headers import Frame
 
 _IMAGE_TYPE_VALUES = 4
 """Values of ImageType that tell volumes apart; later ones are the vendor's own remarks."""
 
+_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 _MOMENTS = (
-    "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionDateTime",
+    "StackID", "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionDateTime",
     "FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime",
 )  # fmt: skip
 """What tells the phases of a series apart, in the order in which they are tried."""
+
+_ACQUISITIONS = ("StackID", "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionDateTime", "AcquisitionTime")
+"""What tells apart series that an anonymiser gave one UID, where their slices interleave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,27 +37,30 @@ class Group:
     told_apart_by: tuple[str, ...] = ()
 
 
-def group_frames(frames: Iterable[Frame]) -> list[Group]:
-    """Frames by series, orientation, image type and kernel; by acquisition or time where positions repeat."""
-    series: dict[str, list[Frame]] = {}
+def group_frames(frames: Iterable[Frame]) -> list[list[Group]]:
+    """For each series its volumes: frames alike in orientation, image type and kernel; phases by acquisition or time.
+
+    A blank or copied SeriesInstanceUID does not bring two patients or studies together.
+    """
+    series: dict[tuple[bytes, ...], list[Frame]] = {}
     for frame in frames:
-        series.setdefault(frame.text("SeriesInstanceUID"), []).append(frame)
-    return [group for members in series.values() for group in _groups(members)]
+        series.setdefault(tuple(frame.values.get(keyword, b"") for keyword in _SERIES), []).append(frame)
+    return [_groups(members) for members in series.values()]
 
 
 def _groups(frames: list[Frame]) -> list[Group]:
     """The volumes of one series."""
     kinds: list[list[Frame]] = []
     orientations: list[Frame] = []
-    for alike in _by_header(frames):
+    for alike in sorted(_by_header(frames), key=lambda one: _num_blanks(one[0])):  # what says most comes first
         first = alike[0]
         if not any(are_parallel(first, one) for one in orientations):
             orientations.append(first)
-        same = next((k for k in kinds if _are_one_kind(k[0], first)), None)
-        if same is None:
-            kinds.append(alike)
+        same = [k for k in kinds if _are_one_kind(k[0], first)]
+        if len(same) == 1:
+            same[0] += alike
         else:
-            same += alike
+            kinds.append(alike)
     names = []
     if len({k[0].header.image_type[:_IMAGE_TYPE_VALUES] for k in kinds}) > 1:
         names.append("image type")
@@ -78,31 +84,55 @@ def _by_header(frames: list[Frame]) -> list[list[Frame]]:
     return list(lists.values())
 
 
+def _num_blanks(frame: Frame) -> int:
+    return (not frame.header.kernel) + (not frame.header.image_type)
+
+
 def _are_one_kind(one: Frame, other: Frame) -> bool:
+    """True where nothing tells two slices apart; what one does not say tells nothing."""
     a, b = one.header, other.header
-    types = a.image_type[:_IMAGE_TYPE_VALUES] == b.image_type[:_IMAGE_TYPE_VALUES]
-    return types and a.kernel == b.kernel and are_parallel(one, other)
+    types = a.image_type[:_IMAGE_TYPE_VALUES], b.image_type[:_IMAGE_TYPE_VALUES]
+    same_type = types[0] == types[1] or not all(types)
+    same_kernel = a.kernel == b.kernel or not (a.kernel and b.kernel)
+    return same_type and same_kernel and are_parallel(one, other)
 
 
 def _phases(frames: list[Frame]) -> tuple[str, list[list[Frame]]]:
-    """The phases of a series that repeats its positions, and what tells them apart; else all frames as one."""
-    if not _repeats(frames):
-        return "", [frames]
-    for keyword in _MOMENTS:
-        parts: dict[tuple[str, ...], list[Frame]] = {}
+    """The phases of a series that repeats its positions or interleaves them, and what tells them apart.
+
+    Acquisitions that follow one another along the stack are one volume, even where they meet in a slice: a scanner may
+    count its rotations so.
+    """
+    for keyword in _MOMENTS if _repeats(_along(frames)) else _ACQUISITIONS:
+        parts: dict[bytes, list[Frame]] = {}
         for frame in frames:
-            parts.setdefault(texts(frame.values.get(keyword, b"")), []).append(frame)
-        whole = [part for part in parts.values() if len(part) >= MIN_SLICES and not _repeats(part)]
-        if len(parts) > 1 and len(whole) == len(parts):
-            return keyword, whole
+            parts.setdefault(frame.values.get(keyword, b""), []).append(frame)
+        if not 1 < len(parts) <= len(frames) // MIN_SLICES:
+            continue
+        places = [_along(part) for part in parts.values()]
+        if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _overlap(places):
+            return keyword, list(parts.values())
     return "", [frames]
 
 
-def _repeats(frames: list[Frame]) -> bool:
-    """True where two frames lie at one position."""
+def _along(frames: list[Frame]) -> list[float]:
+    """Where frames lie along their normal, sorted, in mm; none where the file does not say."""
     header = frames[0].header
     if header.directions is None:
-        return False
+        return []
     x, y, z = header.normal.tolist()
-    along = sorted(p[0] * x + p[1] * y + p[2] * z for f in frames if (p := f.position_mm) is not None)
-    return any(b - a < SAME_POSITION_MM for a, b in pairwise(along))
+    return sorted(p[0] * x + p[1] * y + p[2] * z for f in frames if (p := f.position_mm) is not None)
+
+
+def _repeats(places: list[float]) -> bool:
+    """True where two frames lie at one position."""
+    return any(b - a < SAME_POSITION_MM for a, b in pairwise(places))
+
+
+def _overlap(places: list[list[float]]) -> bool:
+    """True where each two parts share more than half the length of the shorter."""
+    for one, other in combinations(places, 2):
+        shared = min(one[-1], other[-1]) - max(one[0], other[0])
+        if shared <= min(one[-1] - one[0], other[-1] - other[0]) / 2:
+            return False
+    return True

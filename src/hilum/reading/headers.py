@@ -1,12 +1,10 @@
 """Reads what a DICOM file says about itself, without its pixels, as one Frame for each slice it holds."""
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +18,8 @@ from pydicom.uid import (
 )
 
 from hilum.errors import ReadError
-from hilum.reading.elements import DAMAGED, NATIVE, Elements, Values, inflated, integer, numbers, scan, texts
+from hilum.reading.elements import NATIVE, Elements, Values, inflated, scan
+from hilum.reading.values import DAMAGED, directions, first, integer, number, numbers, position, shown, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
@@ -29,7 +28,7 @@ _HEAD = 1 << 14
 """Bytes read of each file at first: nearly every header is shorter."""
 
 _KIND = (
-    "SpecificCharacterSet", "SOPClassUID", "Modality", "ImageType", "ConvolutionKernel", "SliceThickness",
+    "SpecificCharacterSet", "SOPClassUID", "Modality", "ImageType", "FrameType", "ConvolutionKernel", "SliceThickness",
     "BodyPartExamined", "ImageOrientationPatient", "PixelSpacing", "SamplesPerPixel", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression",
@@ -37,11 +36,10 @@ _KIND = (
 """What the slices of a series usually share."""
 
 _LARGEST_RESCALE = 1e6
-_FARTHEST_MM, _PIXEL_MM = 1e6, (1e-3, 1e3)
-"""What a position and a pixel of a scanner can measure; beyond it a header is damaged."""
+_PIXEL_MM = (1e-3, 1e3)
+"""What a pixel of a scanner can measure; beyond it a header is damaged."""
 
-_LONGEST, _MOST_VALUES = 64, 16
-"""Characters and values of a text that can be meant (LO, PS3.5 6.2)."""
+_MOST_VALUES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,7 +49,7 @@ class Header:
     Attributes:
         modality: Modality.
         sop_class: SOPClassUID.
-        image_type: ImageType, in capitals.
+        image_type: ImageType, in capitals; the frame's own where it has one.
         kernel: ConvolutionKernel.
         thickness_mm: SliceThickness; None where it is absent or no positive number.
         body_part: BodyPartExamined, in capitals.
@@ -107,6 +105,7 @@ class Frame:
 
     Attributes:
         path: The file.
+        where: How a file is called in a finding.
         index: Which frame of the file, from 0.
         header: What it says about itself.
         values: Elements as they are stored, identifiers among them: they never leave this room.
@@ -118,6 +117,7 @@ class Frame:
     """
 
     path: Path
+    where: Callable[[Path], str]
     index: int
     header: Header
     values: Values
@@ -130,7 +130,7 @@ class Frame:
     @property
     def name(self) -> str:
         """How it is called in a finding."""
-        return self.path.name if self.index == 0 else f"{self.path.name} frame {self.index + 1}"
+        return self.where(self.path) if self.index == 0 else f"{self.where(self.path)} frame {self.index + 1}"
 
     def text(self, keyword: str) -> str:
         """A text element as one string, its values joined by backslashes; empty where it is absent."""
@@ -138,7 +138,7 @@ class Frame:
 
     def shown(self, keyword: str) -> str:
         """``text`` for reports."""
-        return _shown(self.text(keyword))
+        return shown(self.text(keyword))
 
 
 def is_dicom(path: Path) -> bool:
@@ -150,12 +150,18 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_frames(path: Path, max_bytes: int) -> list[Frame] | None:
+def file_name(path: Path) -> str:
+    """The name alone, without its folder."""
+    return path.name
+
+
+def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_name) -> list[Frame] | None:
     """The frames of one DICOM file.
 
     Args:
         path: Any file.
         max_bytes: How much of it may be held in memory.
+        where: How a file is called in a finding.
 
     Returns:
         No frames for a report, a DICOMDIR or another object that is no image by its class; None for a file that is
@@ -181,7 +187,7 @@ def read_frames(path: Path, max_bytes: int) -> list[Frame] | None:
     elements = scan(head, size, whole)
     if elements.values.get("Rows") and elements.values.get("Columns"):
         try:
-            return _frames(path, elements, whole, max_bytes)
+            return _frames(path, where, elements, whole, max_bytes)
         except DAMAGED as exc:
             msg = "a damaged header"
             raise ReadError(msg) from exc
@@ -214,8 +220,14 @@ def _is_no_image(sop_class: str) -> bool:
     return uid.name != uid and "Image" not in uid.name
 
 
-def _frames(path: Path, elements: Elements, whole: Callable[[], bytes], max_bytes: int) -> list[Frame]:
+def _frames(
+    path: Path, where: Callable[[Path], str], elements: Elements, whole: Callable[[], bytes], max_bytes: int
+) -> list[Frame]:
     tables = [{**elements.values, **own} if own else elements.values for own in elements.frames]
+    count = number(elements.values.get("NumberOfFrames", b""))
+    if len(tables) > 1 and count is not None and count != len(tables):
+        msg = f"a damaged header: {count:g} frames, of which {len(tables)} are described"
+        raise ReadError(msg)
     loses = elements.syntax in _LOSSY
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
     sizes = [h.shape[0] * h.shape[1] * h.samples * h.bits[0] // 8 for h in headers]
@@ -233,10 +245,11 @@ def _frames(path: Path, elements: Elements, whole: Callable[[], bytes], max_byte
         frames.append(
             Frame(
                 path=path,
+                where=where,
                 index=index,
                 header=header,
                 values=values,
-                position_mm=_position(values.get("ImagePositionPatient", b"")),
+                position_mm=position(values.get("ImagePositionPatient", b"")),
                 offset=start if is_native else None,
                 inflated_bytes=inflated_bytes,
                 missing_bytes=missing,
@@ -259,7 +272,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
 
     def words(keyword: str) -> tuple[str, ...]:
         found = texts(stored.get(keyword, b""), stored.get("SpecificCharacterSet", b""))
-        return tuple(_shown(word) for word in found[:_MOST_VALUES])
+        return tuple(shown(word) for word in found[:_MOST_VALUES])
 
     def whole(keyword: str) -> int:
         return integer(stored[keyword], order)
@@ -276,7 +289,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     if representation not in (0, 1):
         msg = "a damaged header: PixelRepresentation must be 0 or 1"
         raise ReadError(msg)
-    slope, intercept = (_first(stored.get(f"Rescale{n}", b"")) for n in ("Slope", "Intercept"))
+    slope, intercept = (first(stored.get(f"Rescale{n}", b"")) for n in ("Slope", "Intercept"))
     slope = 1.0 if slope is None else slope
     if not 0 < abs(slope) <= _LARGEST_RESCALE or not abs(intercept or 0.0) <= _LARGEST_RESCALE:
         msg = f"a damaged header: RescaleSlope {slope:g}, RescaleIntercept {intercept or 0:g}"
@@ -286,11 +299,11 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     return Header(
         modality="\\".join(words("Modality")),
         sop_class="".join(words("SOPClassUID")),
-        image_type=tuple(word.upper() for word in words("ImageType")),
+        image_type=tuple(word.upper() for word in words("FrameType") or words("ImageType")),
         kernel="\\".join(words("ConvolutionKernel")),
         thickness_mm=thickness if thickness and thickness > 0 else None,
         body_part="\\".join(words("BodyPartExamined")).upper(),
-        directions=_directions(stored.get("ImageOrientationPatient", b"")),
+        directions=directions(stored.get("ImageOrientationPatient", b"")),
         pixel_mm=(pixel[0], pixel[1])
         if len(pixel) == 2 and min(pixel) > _PIXEL_MM[0] and max(pixel) < _PIXEL_MM[1]
         else None,
@@ -307,46 +320,8 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     )
 
 
-def _shown(text: str) -> str:
-    """A text that may stand in a report: one with a damaged length holds what follows it, names among that."""
-    return text if len(text) <= _LONGEST and text.isprintable() else "?"
-
-
 def _padding(stored: dict[str, bytes], order: str, *, signed: bool) -> tuple[int, int] | None:
     """PixelPaddingValue and PixelPaddingRangeLimit as stored values, lowest first."""
     ends = [stored.get(keyword, b"") for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     values = [integer(end, order, signed=signed) for end in ends if len(end) >= 2]
     return (min(values), max(values)) if ends[0] and values else None
-
-
-def _first(raw: bytes) -> float | None:
-    values = numbers(raw)
-    return values[0] if values else None
-
-
-def number(raw: bytes) -> float | None:
-    """The first value of a decimal or integer string; None where it is empty or no number."""
-    try:
-        value = _first(raw)
-    except ValueError:
-        return None
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _position(raw: bytes) -> tuple[float, float, float] | None:
-    values = numbers.__wrapped__(raw)  # another one for each slice: not worth remembering
-    if len(values) != 3 or not all(abs(v) <= _FARTHEST_MM for v in values):
-        return None
-    x, y, z = values
-    return x, y, z
-
-
-def _directions(raw: bytes) -> np.ndarray | None:
-    """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here."""
-    values: Any = numbers(raw)
-    if len(values) != 6 or not all(abs(v) < 2 for v in values):
-        return None
-    row, column = np.array(values[:3]), np.array(values[3:])
-    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
-        return None
-    return np.stack([row / np.linalg.norm(row), column / np.linalg.norm(column)])

@@ -27,9 +27,11 @@ def slice_into(
     if unpack:
         words = unpacked(words, header)
     slope, intercept = header.slope, header.intercept or 0.0
-    if out.dtype == np.int16 and slope == 1 and words.dtype.itemsize == 2 and not _has_bright_padding(words, header):
+    if out.dtype == np.int16 and slope == 1 and words.dtype.itemsize == 2:
         low, high = int(words.min()) + int(intercept), int(words.max()) + int(intercept)
-        if _INT16.min <= low and high <= _INT16.max:  # then unsigned words may be read as signed: sums are the same
+        if (
+            _INT16.min <= low and high <= _INT16.max and not _has_bright_padding(words, header, high)
+        ):  # then unsigned words may be read as signed: sums are the same
             np.add(words.view(np.int16), np.array(int(intercept)).astype(np.int16), out=out)
             return _limit_in_place(out, low, high)
     hu, num_padding, num_metal = limited(frame_hu(words, header))
@@ -58,20 +60,24 @@ def _padding_ranges(header: Header) -> list[tuple[int, int]]:
     return [(low + shift, high + shift) for shift in (0, 1 << header.bits[0], -(1 << header.bits[0]))]
 
 
-def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header) -> bool:
-    """True where a corner is padding that is brighter than air."""
-    corners = [int(stored[y, x]) for y in (0, -1) for x in (0, -1)] if header.padding else []
-    ranges = _padding_ranges(header)
+def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header, high_hu: int) -> bool:
+    """True where padding may be brighter than air: a corner is, or it is named and something is brighter than metal."""
+    if header.padding is None:
+        return False
+    corners = [int(stored[y, x]) for y in (0, -1) for x in (0, -1)]
     slope, intercept = header.slope, header.intercept or 0.0
-    return any(a <= c <= b and c * slope + intercept > AIR_HU for c in corners for a, b in ranges)
+    ranges = _padding_ranges(header)
+    bright = any(a <= c <= b and c * slope + intercept > AIR_HU for c in corners for a, b in ranges)
+    return bright or high_hu > HIGHEST_HU
 
 
 def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, "y x"]:
     """Rescaled HU of one slice; pixels marked as padding lie below a scanner's range, or are air as they are.
 
-    PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. It counts only where
-    a corner of the slice holds it: some files name a value that is in use, such as 0 for water. Padding that is air
-    already stays, so that a copy of the scan in a format without that attribute has the same voxels.
+    PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. Within the range of a
+    scanner it counts only where a corner of the slice holds it: some files name a value that is in use, such as 0 for
+    water. Padding that is air already stays, so that a copy of the scan in a format without that attribute has the same
+    voxels.
     """
     slope, intercept = header.slope, header.intercept or 0.0
     integral = slope == round(slope) and intercept == round(intercept)
@@ -79,8 +85,8 @@ def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, 
     if header.padding:
         corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.int64)
         for low, high in _padding_ranges(header):
-            if ((corners >= low) & (corners <= high)).any():
-                rescaled[(stored >= low) & (stored <= high) & (rescaled > AIR_HU)] = LOWEST_HU - 1
+            floor = AIR_HU if ((corners >= low) & (corners <= high)).any() else HIGHEST_HU
+            rescaled[(stored >= low) & (stored <= high) & (rescaled > floor)] = LOWEST_HU - 1
     return rescaled
 
 

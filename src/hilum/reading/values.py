@@ -1,0 +1,125 @@
+"""Stored bytes of DICOM elements as texts, numbers, positions and directions."""
+
+import math
+import struct
+import warnings
+import zlib
+from functools import lru_cache
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.errors import BytesLengthException
+
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
+
+PYDICOM = RLock()
+"""Warnings and pydicom's settings belong to the process: one thread at a time may change them."""
+
+LONGEST = 64
+"""Characters of a text that can be meant (LO, PS3.5 6.2)."""
+
+_FARTHEST_MM = 1e6
+"""A position beyond this is a damaged one."""
+
+
+@lru_cache(4096)
+def texts(raw: bytes, character_set: bytes = b"") -> tuple[str, ...]:
+    r"""The values of a text element, without padding; none where it is empty.
+
+    Example:
+        >>> texts(b"ORIGINAL\\PRIMARY ")
+        ('ORIGINAL', 'PRIMARY')
+    """
+    if raw.isascii():
+        text = raw.decode("ascii")
+    else:
+        with PYDICOM, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                encodings = convert_encodings([s or "ISO_IR 6" for s in texts(character_set)] or ["ISO_IR 6"])
+                text = decode_bytes(raw, encodings, set())
+            except DAMAGED:
+                text = raw.decode("latin-1")
+    text = text.strip("\0 ")
+    return tuple(part.strip("\0 \t\r\n") for part in text.split("\\")) if text else ()
+
+
+@lru_cache(4096)
+def numbers(raw: bytes) -> tuple[float, ...]:
+    """The values of a decimal or integer string; none where it is empty.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    text = raw.strip(b"\0 ")
+    return tuple(float(part) for part in text.split(b"\\")) if text else ()
+
+
+def integer(raw: bytes, order: str, *, signed: bool = False) -> int:
+    """A 16-bit element.
+
+    Raises:
+        struct.error: If it has fewer than two bytes.
+    """
+    value: Any = struct.unpack_from(f"{order}{'h' if signed else 'H'}", raw)[0]
+    return int(value)
+
+
+def first(raw: bytes) -> float | None:
+    """The first value of a decimal or integer string; None where it is empty.
+
+    Raises:
+        ValueError: If a value is no number.
+    """
+    values = numbers(raw)
+    return values[0] if values else None
+
+
+def number(raw: bytes) -> float | None:
+    """``first`` for what nothing depends on: None where it is no number."""
+    try:
+        value = first(raw)
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def shown(text: str) -> str:
+    """A text that may stand in a report: one with a damaged length holds what follows it, names among that."""
+    return text if len(text) <= LONGEST and text.isprintable() else "?"
+
+
+def position(raw: bytes) -> tuple[float, float, float] | None:
+    """A point in LPS mm; None where it is empty, incomplete or out of this world."""
+    values = numbers.__wrapped__(raw)  # another one for each slice: not worth remembering
+    if len(values) != 3 or not all(abs(v) <= _FARTHEST_MM for v in values):
+        return None
+    x, y, z = values
+    return x, y, z
+
+
+def directions(raw: bytes) -> np.ndarray | None:
+    """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here."""
+    values: Any = numbers(raw)
+    if len(values) != 6 or not all(abs(v) < 2 for v in values):
+        return None
+    row, column = np.array(values[:3]), np.array(values[3:])
+    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+        return None
+    return np.stack([row / np.linalg.norm(row), column / np.linalg.norm(column)])
