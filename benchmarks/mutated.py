@@ -470,9 +470,9 @@ def _repacked(content: bytes, rng: np.random.Generator, kind: str) -> bytes:
 
 def _bomb(content: bytes, rng: np.random.Generator, kind: str) -> bytes:
     """Three hundred million zeros behind what is deflated."""
-    zeros = _zeros(-zlib.MAX_WBITS if kind == "dicom deflated" else 16 + zlib.MAX_WBITS)
     if kind == "dicom deflated" and len(content) > 144:
-        return content[: 132 + 12 + struct.unpack_from("<I", content, 140)[0] % len(content)] + zeros
+        return content[: 132 + 12 + struct.unpack_from("<I", content, 140)[0] % len(content)] + _zeros()
+    zeros = b"\x1f\x8b\x08" + bytes(7) + _zeros() + struct.pack("<II", _zeros_crc(), 300 * 10**6)
     if kind == "nifti gz":
         return content + zeros if rng.random() < 0.5 else zeros
     return content.partition(b"\n\n")[0] + b"\n\n" + zeros
@@ -492,9 +492,19 @@ def _swollen(content: bytes, rng: np.random.Generator, kind: str) -> bytes:
 
 
 @functools.cache
-def _zeros(wbits: int) -> bytes:
-    packer = zlib.compressobj(wbits=wbits)
-    return b"".join(packer.compress(bytes(10**6)) for _ in range(300)) + packer.flush()
+def _zeros() -> bytes:
+    """Three hundred million of them, deflated."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    million = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return million * 300 + packer.flush()
+
+
+@functools.cache
+def _zeros_crc() -> int:
+    crc = 0
+    for _ in range(300):
+        crc = zlib.crc32(bytes(10**6), crc)
+    return crc
 
 
 _MUTATIONS: tuple[Mutation, ...] = (

@@ -137,8 +137,9 @@ def _pydicom() -> Read:
         slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
         first = slices[0]
         step = float(slices[1].ImagePositionPatient[2]) - float(first.ImagePositionPatient[2])
-        planes = [one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices]
-        voxels = np.stack([plane.astype(np.int16) for plane in planes])
+        rescales = [(float(one.RescaleSlope), float(one.RescaleIntercept)) for one in slices]
+        pairs = zip(slices, rescales, strict=True)
+        voxels = np.stack([(one.pixel_array * slope + intercept).astype(np.int16) for one, (slope, intercept) in pairs])
         return voxels, (step, *first.PixelSpacing), first.ImagePositionPatient
 
     return read
