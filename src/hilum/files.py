@@ -12,8 +12,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
 
     Raises:
-        HilumError: If it cannot be written; nothing is left behind.
+        HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        msg = f"{path} cannot be written: it must be a file"
+        raise HilumError(msg)
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

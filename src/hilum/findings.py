@@ -40,6 +40,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "mixed-shape": (_R, _R, _R),
     "gantry-tilt": (_R, _P, _P),
     "oblique": (_N, _N, _N),
+    "geometry-unclear": (_R, _N, _N),
     "anisotropic": (_N, _N, _N),
     "slice-gap": (_R, _R, _N),
     "overlapping-slices": (_N, _N, _N),
@@ -132,7 +133,7 @@ class Policy:
         severity = self.severity(code)
         if severity == "repaired" and not repairable:
             severity = "refused"
-        return Finding(code=code, severity=severity, message=message, where=where)
+        return Finding(code=code, severity=severity, message=message, where=printable(where))
 
 
 def _allowed(code: str) -> list[str]:
@@ -140,6 +141,11 @@ def _allowed(code: str) -> list[str]:
     if code in _NO_VOLUME:
         return ["refused"]
     return ["repaired" if "repaired" in POLICY[code] else "note", "refused"]
+
+
+def printable(name: str) -> str:
+    """A file's name as it can stand in a report: names can hold line ends, and bytes that are no text."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 STANDARD = Policy()

@@ -1,11 +1,16 @@
 """The command line: one file and one dataclass for each verb; its fields are the flags."""
 
 import importlib
+import io
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hilum.errors import HilumError
+from hilum.findings import printable
 
 VERBS = {
     "demo": ("Demo", "the whole way on a simulated cohort, written as real DICOM series"),
@@ -22,6 +27,9 @@ VERBS = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run a verb: 0 if done, 1 on bad input with one line on stderr; bad flags exit with 2."""
     args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters, and a file's name may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
         return 0 if args else 2
@@ -38,9 +46,10 @@ def main(args: Sequence[str] | None = None) -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        return run(args[0], args[1:])
+        with _ended_tidily():
+            return run(args[0], args[1:])
     except HilumError as exc:
-        sys.stderr.write(f"hilum: {' '.join(str(exc).split())}\n")
+        sys.stderr.write(f"hilum: {printable(' '.join(str(exc).split()))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("hilum: stopped\n")
@@ -53,6 +62,24 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _ended_tidily() -> Iterator[None]:
+    """A signal to end is an exit like others, so that unpacked scans do not stay in the temporary folder."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
+    before = {number: signal.signal(number, end) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(verb: str, args: Sequence[str]) -> int:

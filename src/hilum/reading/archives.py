@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hilum.errors import ReadError
+from hilum.findings import printable
 from hilum.reading.streams import (
     CHUNK,
     MAX_MEMBERS,
@@ -124,11 +125,6 @@ def shown(name: str, limit: int = 80) -> str:
     """A name that is not to be trusted, fit for a line of a report: no control characters, no root, not too long."""
     name = printable(name[: 4 * limit]).lstrip("/")
     return name if len(name) <= limit else f"{name[: limit - 3]}..."
-
-
-def printable(name: str) -> str:
-    """A name with a question mark for each character that a terminal would not show as it is."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _no_room(exc: OSError) -> ReadError:

@@ -96,10 +96,11 @@ def decoding(path: Path, kind: Kind, *, max_bytes: int) -> Iterator["Answer"]:
             "max_bytes": max_bytes,
             "range_hu": (LOWEST_HU, HIGHEST_HU),
         }, allowed_wall_s(kind, file_bytes, 0))  # fmt: skip
-        promised = child.record()["voxel_bytes"]
+        before = child.record()
+        promised = before["voxel_bytes"]
         child.within(allowed_wall_s(kind, file_bytes, promised) - (time.monotonic() - start))
         try:
-            yield Answer(child, child.record(), max_bytes)
+            yield Answer(child, before | child.record(), max_bytes)
         except MemoryError as exc:
             msg = f"{path.name} cannot be read: its voxels do not fit into memory"
             raise ReadError(msg) from exc
@@ -128,6 +129,7 @@ class Answer:
         shape: (z, y, x), or (frame, y, x).
         dtype: Of the voxels.
         affine: Index (z, y, x) to LPS mm; None for DICOM.
+        doubt: What is unclear about it; empty if nothing.
     """
 
     def __init__(self, child: "_Child", record: dict[str, Any], max_bytes: int) -> None:
@@ -138,6 +140,7 @@ class Answer:
             msg = f"too-large: {child.name} must have at most {max_bytes / 1e9:g} GB of voxels"
             raise ReadError(msg)
         self.affine = None if record["affine"] is None else np.array(record["affine"], np.float64).reshape(4, 4)
+        self.doubt = str(record["doubt"])
         self._child = child
         self._num_left = math.prod(self.shape) * self.dtype.itemsize
 

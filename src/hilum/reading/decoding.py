@@ -9,14 +9,16 @@ import os
 import re
 import signal
 import struct
+import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
-from hilum.reading.imagefiles import ITK_FORMATS, image_suffix, text_layout
+from hilum.reading.imagefiles import ITK_FORMATS, image_suffix, text_doubt, text_layout
 from hilum.reading.nifti import nifti_layout
 from hilum.reading.voxelfile import Layout, stored_voxels
 
@@ -64,7 +66,8 @@ def main() -> None:
     while head := requests.read(4):
         request = json.loads(requests.read(struct.unpack("<I", head)[0]))
         try:
-            _answer(answers, request)
+            with ExitStack() as until_read:
+                _answer(answers, request, until_read)
         except ReadError as exc:
             _send(answers, {"error": str(exc), "is_geometry": isinstance(exc, GeometryError)})
         except MemoryError:
@@ -79,29 +82,42 @@ def _send(answers: BinaryIO, record: dict[str, Any]) -> None:
     answers.write(struct.pack("<I", len(text)) + text)
 
 
-def _answer(answers: BinaryIO, request: dict[str, Any]) -> None:
+def _named_for_itk(path: Path, until_read: ExitStack) -> Path:
+    """The path, or a link to it where its name is no UTF-8, as on old file servers: ITK takes no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = until_read.enter_context(tempfile.TemporaryDirectory(prefix="hilum-"))
+        link = Path(folder) / f"scan{image_suffix(path)}"
+        link.symlink_to(path)
+        return link
+    return path
+
+
+def _answer(answers: BinaryIO, request: dict[str, Any], until_read: ExitStack) -> None:
     import SimpleITK as sitk
 
     path, kind, max_bytes = Path(request["path"]), request["kind"], request["max_bytes"]
-    layout, promised = None, 0
+    layout, promised, doubt = None, 0, ""
     try:
         file_bytes = path.stat().st_size
         used_s = _computed_s()
         _limit(used_s + allowed_cpu_s(kind, file_bytes, 0), 2 * file_bytes)
         io = "GDCMImageIO" if kind == "dicom" else ITK_FORMATS[image_suffix(path)]
         if io == "NiftiImageIO":
-            layout = nifti_layout(path, max_bytes)
+            layout, doubt = nifti_layout(path, max_bytes)
             promised = layout.num_bytes
         elif kind == "image":
             promised, layout = text_layout(path, max_bytes)
+            doubt = text_doubt(path)
         reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
+        reader.SetFileName(str(_named_for_itk(path, until_read)))
         reader.SetImageIO(io)
         reader.ReadImageInformation()
         if kind == "dicom":
             promised = _promised_dicom(reader, path, max_bytes)
         _limit(used_s + allowed_cpu_s(kind, file_bytes, promised), 2 * file_bytes + 3 * promised)
-        _send(answers, {"voxel_bytes": promised})
+        _send(answers, {"voxel_bytes": promised, "doubt": doubt})
         if kind == "dicom":
             image = reader.Execute()
             stored = sitk.GetArrayViewFromImage(image)
@@ -253,11 +269,10 @@ def _lower(kind: int, wanted: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The sentence in ITK's report, without source lines, addresses and folders."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else "unknown reason"
-    if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", str(error)):
+    """Why ITK refuses a file, in our words: its own may quote the header, where names can stand."""
+    text = str(error)
+    if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", text):
         return _TOO_MUCH
-    text = re.sub(r"^(ITK ERROR|sitk::ERROR):\s*", "", re.sub(r"\w+\(0x[0-9a-f]+\):\s*", "", text))
-    text = "".join(c for c in re.sub(r"(/[^\s\"']*/)", "", text) if c.isprintable())[:200]
-    return "its voxels are damaged or missing" if text.startswith("Reason: ") else text
+    if "orthonormal" in text:
+        return "its axes must be at right angles"
+    return "its header or voxels are damaged or missing"

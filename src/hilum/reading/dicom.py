@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hilum.config import ReadingConfig
@@ -19,10 +19,13 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NOT_HU = frozenset(
     [
         "MIP", "MINIP", "MAXIP", "MAXIMUM", "MINIMUM", "PROJECTION", "PERFUSION", "RCBF", "RCBV", "MTT", "TTP",
-        "FUSION", "VRT", "SSD", "IODINE", "VNC", "SCREEN SAVE", "PROT", "DOSE",
+        "FUSION", "VRT", "SSD", "IODINE", "VNC",
     ]
 )  # fmt: skip
-"""Words of ImageType: projections, renderings, maps, and the vendors' pages of text."""
+"""Words of ImageType: projections, renderings and maps."""
+
+_PAGES = frozenset(["SCREEN SAVE", "PROT", "DOSE"])
+"""Words of ImageType: the vendors' pages of text, with names on them."""
 
 _LOCALIZER = frozenset(["LOCALIZER", "SCOUT", "TOPOGRAM", "TOP"])
 _NAMED_LIKE_DICOM = {".dcm", ".dicom", ".ima"}
@@ -42,9 +45,9 @@ class Series:
         reading: The settings under which they were.
     """
 
-    uid: str
+    uid: str = field(repr=False)
     part: int
-    frames: list[Frame]
+    frames: list[Frame] = field(repr=False)
     tags: Tags
     stack: Stack
     findings: tuple[Finding, ...]
@@ -180,8 +183,10 @@ def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     if modalities:
         message = f"modality is {', '.join(sorted(modalities)) or 'not given'}, must be CT"
         findings.append(rules.find("wrong-modality", message, where))
-    if any(h.sop_class == _SECONDARY_CAPTURE or h.samples != 1 for h in headers):
-        findings.append(rules.find("secondary-capture", "a screen capture, not a scan", where))
+    if any(h.sop_class.startswith(_SECONDARY_CAPTURE) or h.samples != 1 for h in headers) or words & _PAGES:
+        findings.append(rules.find("secondary-capture", "a screen capture or a page of text, not a scan", where))
+    elif any(f.text("BurnedInAnnotation").upper() == "YES" for f in frames):
+        findings.append(rules.find("secondary-capture", "texts are burned into the picture", where))
     if words & _LOCALIZER:
         findings.append(rules.find("localizer", "a localizer (scout), not a scan", where))
     rescaled_to = {kind for h in headers for kind in h.rescale_type.split("\\")} - {"", "HU", "US"}

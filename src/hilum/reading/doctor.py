@@ -29,6 +29,9 @@ Verdict = Literal["ok", "repaired", "refused"]
 _AT_ONCE = 4
 """Scans in memory at one time; each is decoded by threads of its own."""
 
+_SLICES = {"CT", "MR", "PT"}
+"""Modalities whose pictures come from a reconstruction and not from a screen."""
+
 _PLANE_PIXELS = 160
 _WINDOW_HU = (-1000.0, 400.0)
 
@@ -175,7 +178,9 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool)
     try:
         volume = load(series)
     except (HilumError, MemoryError) as exc:
-        return replace(examined, score=-1, findings=(*findings, _failure(exc, first.path, series.reading.rules)))
+        return replace(
+            examined, score=-1, findings=(*findings, _failure(exc, first.path, examined.where, series.reading.rules))
+        )
     return _with_voxels(replace(examined, findings=volume.findings), volume, series.reading.rules, pictures=pictures)
 
 
@@ -183,16 +188,16 @@ def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: boo
     try:
         volume = read_image(file, reading)
     except (HilumError, MemoryError) as exc:
-        return Examined(where=where, findings=(_failure(exc, file, reading.rules),))
+        return Examined(where=where, findings=(_failure(exc, file, where, reading.rules),))
     z, y, x = volume.shape
     examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
     return _with_voxels(examined, volume, reading.rules, pictures=pictures)
 
 
-def _failure(error: HilumError | MemoryError, file: Path, rules: Policy) -> Finding:
+def _failure(error: HilumError | MemoryError, file: Path, where: str, rules: Policy) -> Finding:
     """Why something could not be read, without the file's name, which stands beside it."""
     if isinstance(error, MemoryError):
-        return rules.find("too-large", "the scan does not fit into memory", file.name)
+        return rules.find("too-large", "the scan does not fit into memory", where)
     code = "not-an-image" if isinstance(error, GeometryError) else "unreadable-file"
     named, colon, text = str(error).partition(": ")
     if colon and named in ("truncated-file", "too-large"):  # a decoder knows no findings
@@ -200,7 +205,7 @@ def _failure(error: HilumError | MemoryError, file: Path, rules: Policy) -> Find
     else:
         text = str(error)
     text = text.removeprefix(f"{file.name}: ").removeprefix(f"{file.name} ").replace(file.name, "the file")
-    return rules.find(code, text, file.name, repairable=False)
+    return rules.find(code, text, where, repairable=False)
 
 
 def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool) -> Examined:
@@ -227,11 +232,15 @@ def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
 
 
 def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
-    """A picture of the middle slice alone, of what forms no volume; none where it cannot be decoded."""
+    """A picture of the middle slice alone, of what forms no volume; none where it cannot be decoded.
+
+    None either of what may be a page of text or a photograph of a screen: names are burned into those.
+    """
     order = series.stack.order
     frame = series.frames[order[len(order) // 2]]
-    captured = any(f.code == "secondary-capture" for f in series.findings)  # names are often burned into these
-    if frame.missing_bytes or captured:
+    codes = {f.code for f in series.findings}
+    may_name = {"secondary-capture", "not-an-image"} & codes or frame.header.modality not in _SLICES
+    if frame.missing_bytes or may_name or "too-large" in codes:
         return ()
     try:
         hu = slice_hu(frame, series)

@@ -19,6 +19,7 @@ from hilum.reading.values import DAMAGED, PYDICOM
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "AccessionNumber", "Modality", "Manufacturer",
+    "BurnedInAnnotation",
     "ManufacturerModelName", "PatientID", "BodyPartExamined", "SliceThickness", "KVP", "Exposure", "ConvolutionKernel",
     "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime",
     "FrameAcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier", "TemporalPositionIndex",

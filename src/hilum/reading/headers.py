@@ -1,8 +1,9 @@
 """Reads what a DICOM file says about itself, without its pixels, as one Frame for each slice it holds."""
 
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +41,8 @@ _PIXEL_MM = (1e-3, 1e3)
 """What a pixel of a scanner can measure; beyond it a header is damaged."""
 
 _MOST_VALUES = 16
+_CODE = re.compile(r"[A-Z0-9_ ./-]{0,24}")
+"""A code string (PS3.5 6.2), with what vendors add to it; anything else is no code and may be a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,11 +119,11 @@ class Frame:
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
 
-    path: Path
-    where: Callable[[Path], str]
+    path: Path = field(repr=False)
+    where: Callable[[Path], str] = field(repr=False)
     index: int
     header: Header
-    values: Values
+    values: Values = field(repr=False)
     position_mm: tuple[float, float, float] | None
     offset: int | None
     inflated_bytes: int
@@ -274,6 +277,9 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         found = texts(stored.get(keyword, b""), stored.get("SpecificCharacterSet", b""))
         return tuple(shown(word) for word in found[:_MOST_VALUES])
 
+    def codes(keyword: str) -> tuple[str, ...]:
+        return tuple(word if _CODE.fullmatch(word) else "?" for word in (w.upper() for w in words(keyword)))
+
     def whole(keyword: str) -> int:
         return integer(stored[keyword], order)
 
@@ -297,12 +303,12 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     thickness = number(stored.get("SliceThickness", b""))
     pixel = numbers(stored.get("PixelSpacing", b""))
     return Header(
-        modality="\\".join(words("Modality")),
+        modality="\\".join(codes("Modality")),
         sop_class="".join(words("SOPClassUID")),
-        image_type=tuple(word.upper() for word in words("FrameType") or words("ImageType")),
+        image_type=codes("FrameType") or codes("ImageType"),
         kernel="\\".join(words("ConvolutionKernel")),
         thickness_mm=thickness if thickness and thickness > 0 else None,
-        body_part="\\".join(words("BodyPartExamined")).upper(),
+        body_part="\\".join(codes("BodyPartExamined")),
         directions=directions(stored.get("ImageOrientationPatient", b"")),
         pixel_mm=(pixel[0], pixel[1])
         if len(pixel) == 2 and min(pixel) > _PIXEL_MM[0] and max(pixel) < _PIXEL_MM[1]
@@ -315,7 +321,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         padding=_padding(stored, order, signed=representation == 1),
         slope=slope,
         intercept=intercept,
-        rescale_type="\\".join(words("RescaleType")).upper(),
+        rescale_type="\\".join(codes("RescaleType")),
         is_lossy=syntax_loses or "01" in words("LossyImageCompression"),
     )
 

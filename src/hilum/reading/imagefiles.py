@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hilum.errors import ReadError
+from hilum.errors import GeometryError, ReadError
 from hilum.reading.voxelfile import LONGEST_AXIS, Layout, checked_bytes, shown
 
 ITK_FORMATS = {
@@ -40,6 +40,10 @@ _META_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
+}  # fmt: skip
+_SPACES = {
+    "lps", "left-posterior-superior", "ras", "right-anterior-superior", "las", "left-anterior-superior", "lpst", "rast",
+    "last", "left-posterior-superior-time", "right-anterior-superior-time", "left-anterior-superior-time",
 }  # fmt: skip
 _YES, _NO = {"true", "t", "1"}, {"false", "f", "0"}
 _PACKING = {"raw": "raw", "text": "text", "txt": "text", "ascii": "text", "hex": "hex", "gzip": "gzip", "gz": "gzip"}
@@ -85,8 +89,7 @@ def detached_files(path: Path) -> list[Path]:
     try:
         for file in named:
             if not file.resolve().is_relative_to(path.parent.resolve()):
-                name = shown(file.name)
-                msg = f"{path.name} must hold its voxels or name files beside it, names {name} in another folder"
+                msg = f"{path.name} must hold its voxels or name files beside it, names one in another folder"
                 raise ReadError(msg)
         if header.is_listed and all(file.is_file() for file in named):
             return named
@@ -120,7 +123,7 @@ def text_header(path: Path) -> TextHeader:
         if line.startswith(b"#") or (is_nrrd and value.startswith("=") and key != "datafile"):
             continue
         if key in fields and key:
-            msg = f"{path.name} cannot be read: its header has {shown(key)} twice"
+            msg = f"{path.name} cannot be read: its header says one thing twice"
             raise ReadError(msg)
         fields[key] = value.strip()
         if key == "elementdatafile" or (is_nrrd and value.split()[:1] == ["LIST"] and key == "datafile"):
@@ -187,6 +190,30 @@ def text_layout(path: Path, max_bytes: int) -> tuple[int, Layout | None]:
     start = 0 if header.names else header.num_bytes
     is_deflated = packing == "gzip"
     return promised, Layout(path=files[0], shape=tuple(sizes[::-1]), dtype=dtype, start=start, is_deflated=is_deflated)
+
+
+def text_doubt(path: Path) -> str:
+    """What an NRRD or MetaImage header leaves unclear about where the scan lies; empty if nothing.
+
+    Raises:
+        GeometryError: If it measures in another unit than mm, or along axes that are no unit vectors.
+    """
+    fields = text_header(path).fields
+    if ITK_FORMATS[image_suffix(path)] == "NrrdImageIO":
+        units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", "")))
+        if not units <= {"mm", "", "???", "none"}:
+            msg = f"{path.name} must be measured in mm, says another unit"
+            raise GeometryError(msg)
+        if fields.get("space", "").lower() not in _SPACES:
+            return "the header does not name the patient's axes (space): left and right are a guess"
+        return ""
+    axes = int(fields["ndims"])
+    given = next((fields[key] for key in ("transformmatrix", "rotation", "orientation") if key in fields), "")
+    values = np.array([float(v) for v in given.split()] or np.eye(axes).ravel())
+    if values.size == axes * axes and np.abs(np.linalg.norm(values.reshape(axes, axes), axis=1) - 1).max() > 1e-3:
+        msg = f"{path.name} must have a TransformMatrix of unit vectors"
+        raise GeometryError(msg)
+    return "" if given else "the header has no TransformMatrix: left and right are a guess"
 
 
 def _files(path: Path, header: TextHeader) -> list[Path]:

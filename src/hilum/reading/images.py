@@ -39,7 +39,8 @@ def read_image(path: Path, reading: ReadingConfig = _AS_USUAL) -> Volume:
             stored[z], padding, metal = limited(plane)
             num_padding, num_metal = num_padding + padding, num_metal + metal
     volume = Volume(voxels_hu=voxels, affine=affine)
-    findings = [*grid_findings(affine, rules), *intensity_findings(num_padding, num_metal, voxels.size, rules)]
+    findings = [rules.find("geometry-unclear", answer.doubt)] if answer.doubt else []
+    findings += [*grid_findings(affine, rules), *intensity_findings(num_padding, num_metal, voxels.size, rules)]
     if volume.shape[0] < FEW_SLICES:
-        findings.append(rules.find("few-slices", f"only {volume.shape[0]} slices", path.name))
+        findings.append(rules.find("few-slices", f"only {volume.shape[0]} slices"))
     return volume.with_findings(*findings)

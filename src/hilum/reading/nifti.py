@@ -19,10 +19,11 @@ _TYPES = {
 """https://nifti.nimh.nih.gov; V3 and V4 are colours."""
 
 _SIZE = 348
+_APART_MM = 0.5
 
 
-def nifti_layout(path: Path, max_bytes: int) -> Layout:
-    """The layout of a NIfTI-1 file, from its header alone.
+def nifti_layout(path: Path, max_bytes: int) -> tuple[Layout, str]:
+    """The layout of a NIfTI-1 file, from its header alone, and what is unclear about where it lies; empty if nothing.
 
     Raises:
         ReadError: If it is none, or promises what cannot be or more than ``max_bytes`` of voxels.
@@ -44,7 +45,7 @@ def nifti_layout(path: Path, max_bytes: int) -> Layout:
         dtype = np.dtype(order + _TYPES[kind])
         checked_bytes(path.name, sizes, dtype.itemsize, max_bytes)
         slope, intercept = _usable(slope, intercept)
-        return Layout(
+        layout = Layout(
             path=path,
             shape=sizes[::-1],
             dtype=dtype,
@@ -53,6 +54,7 @@ def nifti_layout(path: Path, max_bytes: int) -> Layout:
             slope=slope,
             intercept=intercept,
         )
+        return layout, _doubt(head, order)
     if head[4:8] == b"n+2\0":  # ITK, which knows what the many fields on geometry mean, does not know this one
         msg = f"{path.name} cannot be read: it must be NIfTI-1, is NIfTI-2"
         raise ReadError(msg)
@@ -60,7 +62,33 @@ def nifti_layout(path: Path, max_bytes: int) -> Layout:
     raise ReadError(msg)
 
 
+def _doubt(head: bytearray, order: str) -> str:
+    """Neither of a header's two ways to say where a scan lies is used, or they contradict each other."""
+    by_quaternion, by_matrix = struct.unpack_from(f"{order}2h", head, 252)
+    if by_quaternion <= 0 and by_matrix <= 0:
+        return "the header does not say how the scan lies (no qform, no sform): left and right are a guess"
+    if by_quaternion > 0 and by_matrix > 0:
+        b, c, d, *shift = struct.unpack_from(f"{order}6f", head, 256)
+        matrix = np.array(struct.unpack_from(f"{order}12f", head, 280), np.float64).reshape(3, 4)
+        pixdim = np.array(struct.unpack_from(f"{order}4f", head, 76), np.float64)
+        a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+        turn = np.array(
+            [
+                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+            ]
+        )
+        steps = turn * pixdim[1:] * [1, 1, -1 if pixdim[0] < 0 else 1]
+        sizes = np.array(struct.unpack_from(f"{order}3h", head, 42), np.float64)
+        apart = np.abs((matrix[:, :3] - steps) * sizes).sum(axis=1) + np.abs(matrix[:, 3] - shift)
+        if not apart.max() <= _APART_MM:
+            return f"qform and sform lie up to {apart.max():.3g} mm apart; the sform is taken"
+    return ""
+
+
 def _usable(slope: float, intercept: float) -> tuple[float, float]:
-    """Slope and intercept as ITK takes them: a slope of 0 means that none is given."""
-    given = np.isfinite(slope) and abs(slope) >= np.finfo(np.float64).eps
-    return float(slope) if given else 1.0, float(intercept) if np.isfinite(intercept) else 0.0
+    """Slope and intercept; a slope of 0 means that neither is given (ITK takes the intercept all the same)."""
+    if not (np.isfinite(slope) and abs(slope) >= np.finfo(np.float64).eps):
+        return 1.0, 0.0
+    return float(slope), float(intercept) if np.isfinite(intercept) else 0.0

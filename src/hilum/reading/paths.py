@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
-from hilum.findings import Finding
-from hilum.reading.archives import has_archive_name, is_archive, printable, unpack
+from hilum.findings import Finding, printable
+from hilum.reading.archives import has_archive_name, is_archive, unpack
 from hilum.reading.dicomdir import is_dicomdir, read_dicomdir
 
 
