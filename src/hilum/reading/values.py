@@ -28,8 +28,8 @@ DAMAGED = (
 )
 """What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
 
-PYDICOM = RLock()
-"""Warnings and pydicom's settings belong to the process: one thread at a time may change them."""
+_WARNINGS = RLock()
+"""Warnings belong to the process: one thread at a time may change what becomes of them."""
 
 LONGEST = 64
 """Characters of a text that can be meant (LO, PS3.5 6.2)."""
@@ -49,7 +49,7 @@ def texts(raw: bytes, character_set: bytes = b"") -> tuple[str, ...]:
     if raw.isascii():
         text = raw.decode("ascii")
     else:
-        with PYDICOM, warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 encodings = convert_encodings([s or "ISO_IR 6" for s in texts(character_set)] or ["ISO_IR 6"])
