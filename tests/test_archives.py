@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.fileset import FileSet
 
-from dicom_files import write_series
+from dicom_files import scan_hu, write_series
 from hilum.config import ReadingConfig
 from hilum.errors import HilumError, ReadError
+from hilum.reading import examine
 from hilum.reading.archives import is_archive
 from hilum.reading.paths import opened, source_files
 
@@ -639,3 +640,26 @@ def test_damage_anywhere_is_a_finding_or_a_hilum_error(tmp_path, scratch, writte
     with contextlib.suppress(HilumError):
         codes(path)
     assert not listing(scratch)
+
+
+def test_a_file_that_a_cd_has_lost_is_no_missing_slice(tmp_path):
+    """Its DICOMDIR knows: a damaged transfer, whether the folder is opened, the DICOMDIR or an archive of both."""
+    paths = write_series(tmp_path / "src", scan_hu(24), SeriesNumber=1, StudyID="1", PatientName="A", InstanceNumber=1,
+                         StudyDate="20200101", StudyTime="101010", AccessionNumber="")  # fmt: skip
+    for number, path in enumerate(paths):
+        dataset = pydicom.dcmread(path)
+        dataset.InstanceNumber = number + 1
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number + 1}"
+        dataset.save_as(path)
+    files = FileSet()
+    for path in paths:
+        files.add(path)
+    files.write(tmp_path / "cd")
+    middle = sorted(p for p in (tmp_path / "cd").rglob("*") if p.is_file() and p.name != "DICOMDIR")
+    position = {p: pydicom.dcmread(p).ImagePositionPatient[2] for p in middle}
+    sorted(middle, key=position.__getitem__)[11].unlink()
+    shutil.make_archive(str(tmp_path / "cd"), "gztar", tmp_path / "cd")
+    for opened_as in (tmp_path / "cd", tmp_path / "cd" / "DICOMDIR", tmp_path / "cd.tar.gz"):
+        (examined,), loose = examine(opened_as)
+        assert "missing-file" in {f.code for f in loose}
+        assert {f.code: f.severity for f in examined.findings}["missing-slices"] == "refused"

@@ -19,8 +19,9 @@ from dicom_files import SERIES, enhanced_dataset, scan_hu, slice_dataset, write_
 from hilum.config import Recipe
 from hilum.errors import GeometryError, ReadError
 from hilum.preparing import prepare
-from hilum.reading import find_series, hashed, is_placeholder, read
+from hilum.reading import examine, find_series, hashed, is_placeholder, read
 from hilum.reading import identity as identity_module
+from hilum.reading import pixels as pixels_module
 from hilum.reading.headers import read_frames
 from hilum.reading.intensities import unpacked
 from hilum.reading.pixels import slice_hu
@@ -151,7 +152,7 @@ def test_missing_slices_are_refused_with_number_place_and_gap(tmp_path):
     paths[6].unlink()
     with pytest.raises(
         GeometryError,
-        match=rf"missing slices: 2, places: 1; the first, a gap of 7\.5 mm at 40\.0 mm.*after {paths[4].name}",
+        match=rf"missing slices: 2, places: 1; the first, a gap of 7\.5 mm at z = 40\.0 mm.*after {paths[4].name}",
     ):
         read(tmp_path)
 
@@ -187,7 +188,7 @@ def test_slices_that_differ_at_one_position_are_refused_as_a_time_series(tmp_pat
 
 def test_many_slices_at_one_position_are_no_volume(tmp_path):
     write_series(tmp_path, step_mm=(0, 0, 0))
-    with pytest.raises(GeometryError, match="5 slices lie at 1 positions"):
+    with pytest.raises(GeometryError, match="5 slices lie at 1 position"):
         read(tmp_path)
 
 
@@ -418,6 +419,20 @@ def test_padding_that_is_brighter_than_metal_is_padding_wherever_it_lies(tmp_pat
 
 
 # DICOM: multi-frame
+
+
+def test_a_compressed_multi_frame_file_is_decoded_once_for_all_that_is_asked_of_it(tmp_path, monkeypatch):
+    """Once for each frame was once, and took hours."""
+    dataset = enhanced_dataset(scan_hu(12))
+    dataset.compress(RLELossless)
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    decoded = []
+    original = pixels_module.decode
+    monkeypatch.setattr(pixels_module, "decode", lambda path, *a, **k: decoded.append(path) or original(path, *a, **k))
+    (examined,), _ = examine(tmp_path, pictures=True)
+    assert examined.verdict == "ok"
+    assert examined.score > 0
+    assert len(decoded) == 1
 
 
 def test_two_stacks_in_one_file_are_two_volumes(tmp_path):

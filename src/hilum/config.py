@@ -30,7 +30,7 @@ class ReadingConfig:
     """What is done about odd scans, and how much memory one may take."""
 
     policy: PolicyName = "standard"
-    """strict: nothing is repaired. standard: what is safe is. lenient: doubtful scans are let through."""
+    """strict: odd geometry is refused. standard: repaired where safe. lenient: doubtful scans are let through."""
 
     override: tuple[str, ...] = ()
     """Findings to treat otherwise, as code=severity: slice-gap=note, few-slices=refused."""

@@ -65,24 +65,26 @@ class Inspect:
 
 
 def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
-    """A row for each scan, its findings below it; what speaks for a series where there are several to choose from."""
+    """A row for each scan; below it the name to pick a series by, what speaks for it, and its findings."""
     if not found:
         print("no CT was found")
     else:
-        several = sum(one.score is not None for one in found) > 1
         heads: tuple[str, ...] = ("verdict", "slices", "pixels", "spacing z y x, mm", "thick", "kernel", "where")
         rows = [heads, *(_row(one) for one in found)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         print("  ".join(cell.ljust(width) for cell, width in zip(rows[0], widths, strict=True)).rstrip())
         for row, one in zip(rows[1:], found, strict=True):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-            if several and one.series:
+            if one.series and one.series != one.where:
                 points = "" if one.score is None or one.score < 0 else f", {one.score} points: {', '.join(one.reasons)}"
                 print(f"    {one.series}{points}")
             for finding in one.findings:
                 print(f"    {finding}")
     for finding in loose:
         print(finding)
+    if len(found) > 1:
+        verdicts = [one.verdict for one in found]
+        print(", ".join(f"{verdicts.count(name)} {name}" for name in ("ok", "repaired", "refused")))
 
 
 def _row(one: "Examined") -> tuple[str, ...]:

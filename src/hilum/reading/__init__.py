@@ -66,7 +66,7 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
 def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) -> Volume:
     if len(tree.files) == 1 and image_suffix(tree.files[0]):
         return read_image(tree.files[0], reading).with_findings(*tree.findings)
-    found, unreadable = find_series(tree.files, reading, where=tree.where)
+    found, unreadable = find_series(tree.files, reading, where=tree.where, incomplete=tree.incomplete)
     unreadable = [*tree.findings, *unreadable]
     if found:
         chosen, others = choose(found, series)

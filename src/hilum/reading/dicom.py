@@ -1,9 +1,13 @@
 """DICOM files to series whose geometry is judged, with all that is wrong with them, before any pixel is read."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Num
 
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
@@ -31,6 +35,10 @@ _LOCALIZER = frozenset(["LOCALIZER", "SCOUT", "TOPOGRAM", "TOP"])
 _NAMED_LIKE_DICOM = {".dcm", ".dicom", ".ima"}
 
 
+Opened: TypeAlias = bytes | bytearray | Num[np.ndarray, "n y x"]
+"""A whole file: inflated bytes, or frames as GDCM decoded them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """What could be one volume: frames of one DICOM series, their geometry judged, their pixels still on disk.
@@ -43,6 +51,7 @@ class Series:
         stack: Order and affine of the slices.
         findings: All that was noticed before the pixels were read.
         reading: The settings under which they were.
+        opened: Files with several frames that are held in memory until it is loaded: inflated, or as GDCM decoded them.
     """
 
     uid: str = field(repr=False)
@@ -52,6 +61,7 @@ class Series:
     stack: Stack
     findings: tuple[Finding, ...]
     reading: ReadingConfig
+    opened: dict[Path, Opened] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -67,7 +77,11 @@ class Series:
 
 
 def find_series(
-    files: Iterable[Path], reading: ReadingConfig | None = None, *, where: Callable[[Path], str] = file_name
+    files: Iterable[Path],
+    reading: ReadingConfig | None = None,
+    *,
+    where: Callable[[Path], str] = file_name,
+    incomplete: Collection[Path] = (),
 ) -> tuple[list[Series], list[Finding]]:
     """All volumes among the files, largest first, and the findings on files that could not be read.
 
@@ -77,6 +91,7 @@ def find_series(
         files: In any order.
         reading: The policy and the limits; None: the defaults.
         where: How a file is called in a finding.
+        incomplete: Folders below which files are known to be lost.
     """
     reading = reading or ReadingConfig()
     rules = reading.rules
@@ -102,7 +117,8 @@ def find_series(
         for part, group in enumerate(groups, 1)
     ]
     rests = {f.path.parent for s in series if len(s.frames) < MIN_SLICES for f in s.frames}
-    series = [_with_damage(_not_made_up(one, rests | unread), damaged) for one in series]
+    lost = {f.path.parent for f in frames if not set(incomplete).isdisjoint(f.path.parents)} if incomplete else set()
+    series = [_with_damage(_not_made_up(one, rests | unread | lost), damaged) for one in series]
     return sorted(series, key=lambda s: (-len(s.frames), s.uid, s.part)), findings
 
 
@@ -170,7 +186,9 @@ def _whole(frames: list[Frame], rules: Policy) -> tuple[list[Frame], list[Findin
         message += f"; truncated files: {len(files)}"
     whole = [frame for frame in frames if not frame.missing_bytes]
     found = rules.find("truncated-file", message, damaged[0].name, repairable=bool(whole))
-    return (whole if found.severity == "repaired" else frames), [found]
+    if found.severity != "repaired":
+        return frames, [found]
+    return whole, [replace(found, message=f"{message}; left out")]
 
 
 def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
@@ -183,7 +201,7 @@ def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     if modalities:
         message = f"modality is {', '.join(sorted(modalities)) or 'not given'}, must be CT"
         findings.append(rules.find("wrong-modality", message, where))
-    if any(h.sop_class.startswith(_SECONDARY_CAPTURE) or h.samples != 1 for h in headers) or words & _PAGES:
+    if any(h.sop_class.startswith(_SECONDARY_CAPTURE) or not h.is_grey for h in headers) or words & _PAGES:
         findings.append(rules.find("secondary-capture", "a screen capture or a page of text, not a scan", where))
     elif any(f.text("BurnedInAnnotation").upper() == "YES" for f in frames):
         findings.append(rules.find("secondary-capture", "texts are burned into the picture", where))

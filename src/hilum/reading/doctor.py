@@ -121,14 +121,17 @@ def examine(
     with opened(Path(path), reading) as tree:
         quiet = not progress
         files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
-        series, loose = find_series(files, reading, where=tree.where)
+        series, loose = find_series(files, reading, where=tree.where, incomplete=tree.incomplete)
         images = [f for f in tree.files if image_suffix(f) and not is_dicom(f)]
         work = [*series, *images]
 
         def one(item: Series | Path) -> Examined:
             if isinstance(item, Path):
                 return _from_image(item, tree.where(item), reading, pictures=pictures)
-            return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures)
+            try:
+                return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures)
+            finally:
+                item.opened.clear()
 
         with ThreadPoolExecutor(min(_AT_ONCE, cores())) as pool:
             results = pool.map(one, work)

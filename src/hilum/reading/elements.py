@@ -31,7 +31,8 @@ KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
     "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
-    "LossyImageCompression",
+    "LossyImageCompression", "LossyImageCompressionRatio", "PhotometricInterpretation", "TriggerTime",
+    "NominalPercentageOfCardiacPhase",
 )  # fmt: skip
 
 _GROUPS = (

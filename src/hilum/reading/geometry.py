@@ -77,7 +77,9 @@ def stack(frames: list[Frame], rules: Policy) -> Stack:
         return replace(nothing, order=order, repeated=repeated, findings=[found])
     if len(keep) < MIN_SLICES:
         if len(keep) < len(frames):
-            found = rules.find("time-series", f"{len(frames)} slices lie at {len(keep)} positions")
+            found = rules.find(
+                "time-series", f"{len(frames)} slices lie at {len(keep)} position{'s' * (len(keep) > 1)}"
+            )
         else:
             found = rules.find("single-slice", f"a volume must have at least {MIN_SLICES} slices, got {len(keep)}")
         return replace(nothing, order=order, repeated=repeated, findings=[found])
@@ -155,6 +157,12 @@ class _Steps:
     along: Float[np.ndarray, " n"]
     positions: Float[np.ndarray, "n 3"]
 
+    def place(self, index: int) -> str:
+        """Where a slice lies, in words."""
+        x, y, z = self.positions[index].tolist()
+        is_axial = abs(self.along[-1] - self.along[0]) < 1.2 * abs(self.positions[-1, 2] - self.positions[0, 2])
+        return f"z = {z:.1f} mm" if is_axial else f"({x:.1f}, {y:.1f}, {z:.1f}) mm"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Grid:
@@ -206,7 +214,7 @@ def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> 
     first, gap_mm = int(gaps[0]), float(np.diff(slices.along)[gaps[0]])
     message = (
         f"missing slices: {len(missing)}, places: {len(gaps)}; "
-        f"the first, a gap of {gap_mm:.3g} mm at {slices.along[first]:.1f} mm, expected {step:.3g} mm; "
+        f"the first, a gap of {gap_mm:.3g} mm at {slices.place(first)}, expected {step:.3g} mm; "
         + (f"too many to interpolate ({'; '.join(limits)})" if limits else INTERPOLATED)
     )
     found = rules.find("missing-slices", message, f"after {slices.names[first]}", repairable=not limits)

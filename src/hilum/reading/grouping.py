@@ -13,7 +13,8 @@ _IMAGE_TYPE_VALUES = 4
 _SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 _MOMENTS = (
     "StackID", "AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionDateTime",
-    "FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime",
+    "FrameAcquisitionDateTime", "AcquisitionTime",
+    "TriggerTime", "NominalPercentageOfCardiacPhase", "KVP", "ContentTime",
 )  # fmt: skip
 """What tells the phases of a series apart, in the order in which they are tried."""
 

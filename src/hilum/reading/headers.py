@@ -32,7 +32,8 @@ _KIND = (
     "SpecificCharacterSet", "SOPClassUID", "Modality", "ImageType", "FrameType", "ConvolutionKernel", "SliceThickness",
     "BodyPartExamined", "ImageOrientationPatient", "PixelSpacing", "SamplesPerPixel", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio",
+    "PhotometricInterpretation",
 )  # fmt: skip
 """What the slices of a series usually share."""
 
@@ -59,7 +60,8 @@ class Header:
         directions: Unit vectors (row, column) of the image in LPS, shape (2, 3); None where the file does not say.
         pixel_mm: Distance between rows and between columns, in mm; None likewise.
         shape: Rows and columns.
-        samples: SamplesPerPixel.
+        num_samples: SamplesPerPixel.
+        is_grey: Whether a pixel is one shade of grey, not a colour or an index of one.
         bits: BitsAllocated, BitsStored and HighBit.
         is_signed: PixelRepresentation.
         order: Byte order, ``<`` or ``>``.
@@ -79,7 +81,8 @@ class Header:
     directions: Float[np.ndarray, "2 3"] | None
     pixel_mm: tuple[float, float] | None
     shape: tuple[int, int]
-    samples: int
+    num_samples: int
+    is_grey: bool
     bits: tuple[int, int, int]
     is_signed: bool
     order: str
@@ -114,6 +117,7 @@ class Frame:
         values: Elements as they are stored, identifiers among them: they never leave this room.
         position_mm: Centre of the first pixel, LPS mm; None where the file does not say.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
+        is_one_of_many: Whether the file has other frames.
         inflated_bytes: Where that is counted in an inflated file, how much of it has to be; else 0.
         missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
@@ -126,6 +130,7 @@ class Frame:
     values: Values = field(repr=False)
     position_mm: tuple[float, float, float] | None
     offset: int | None
+    is_one_of_many: bool
     inflated_bytes: int
     missing_bytes: int
     file_rescale: tuple[float, float]
@@ -194,7 +199,7 @@ def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_
         except DAMAGED as exc:
             msg = "a damaged header"
             raise ReadError(msg) from exc
-    if _is_no_image(elements.sop_class):
+    if _is_no_image(elements.sop_class, has_pixels=elements.has_pixels):
         return []
     if is_bare:
         return None
@@ -217,10 +222,11 @@ def _is_bare(head: bytes) -> bool:
     return head[:2] == b"\x08\x00" and head[2:4] in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
 
 
-def _is_no_image(sop_class: str) -> bool:
-    """True for a known kind of object that is no image."""
+def _is_no_image(sop_class: str, *, has_pixels: bool) -> bool:
+    """True for an object that is no image: by its class, or of a vendor's own class and without pixels."""
     uid = UID(sop_class, IGNORE)  # a warning would quote what stands there
-    return uid.name != uid and "Image" not in uid.name
+    is_known = uid.name != uid
+    return ("Image" not in uid.name) if is_known else bool(sop_class) and not has_pixels
 
 
 def _frames(
@@ -233,7 +239,7 @@ def _frames(
         raise ReadError(msg)
     loses = elements.syntax in _LOSSY
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
-    sizes = [h.shape[0] * h.shape[1] * h.samples * h.bits[0] // 8 for h in headers]
+    sizes = [h.shape[0] * h.shape[1] * h.num_samples * h.bits[0] // 8 for h in headers]
     is_native = elements.syntax in NATIVE
     start = elements.size if elements.pixels is None else elements.pixels
     needed, inflated_bytes = start + sum(sizes), 0
@@ -254,6 +260,7 @@ def _frames(
                 values=values,
                 position_mm=position(values.get("ImagePositionPatient", b"")),
                 offset=start if is_native else None,
+                is_one_of_many=len(tables) > 1,
                 inflated_bytes=inflated_bytes,
                 missing_bytes=missing,
                 file_rescale=(headers[0].slope, headers[0].intercept or 0.0),
@@ -295,6 +302,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     if representation not in (0, 1):
         msg = "a damaged header: PixelRepresentation must be 0 or 1"
         raise ReadError(msg)
+    num_samples = whole("SamplesPerPixel") if stored.get("SamplesPerPixel") else 1
     slope, intercept = (first(stored.get(f"Rescale{n}", b"")) for n in ("Slope", "Intercept"))
     slope = 1.0 if slope is None else slope
     if not 0 < abs(slope) <= _LARGEST_RESCALE or not abs(intercept or 0.0) <= _LARGEST_RESCALE:
@@ -314,7 +322,9 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         if len(pixel) == 2 and min(pixel) > _PIXEL_MM[0] and max(pixel) < _PIXEL_MM[1]
         else None,
         shape=shape,
-        samples=whole("SamplesPerPixel") if stored.get("SamplesPerPixel") else 1,
+        num_samples=num_samples,
+        is_grey=num_samples == 1
+        and (codes("PhotometricInterpretation") or ("MONOCHROME2",))[0].startswith("MONOCHROME"),
         bits=(allocated, used, high),
         is_signed=representation == 1,
         order=order,
@@ -322,7 +332,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         slope=slope,
         intercept=intercept,
         rescale_type="\\".join(codes("RescaleType")),
-        is_lossy=syntax_loses or "01" in words("LossyImageCompression"),
+        is_lossy=syntax_loses or "01" in words("LossyImageCompression") or bool(words("LossyImageCompressionRatio")),
     )
 
 

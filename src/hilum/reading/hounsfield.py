@@ -32,7 +32,7 @@ class Levels:
     """What the parts of a scan measure, in HU; None where there are too few voxels to say.
 
     Attributes:
-        air: Median outside the body, padding left out.
+        air: Median of the air that reaches the sides, padding left out; lungs too, in a field that cuts them.
         airways: Darkest hundredth of the air within the body: trachea and bronchi.
         fat: Peak between -160 and -50 HU.
         muscle: Peak between -30 and 150 HU.
@@ -107,6 +107,8 @@ def _problem(measured: Shaped[np.ndarray, " n"], levels: Levels) -> str:
     peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(float), 15))) - 300
     if not _SOFT_HU[0] <= peak <= _SOFT_HU[1]:
         return f"soft tissue peaks at {peak} HU, must peak between {_SOFT_HU[0]} and {_SOFT_HU[1]} HU"
+    if levels.fat is None and levels.muscle is None:
+        return "neither fat (-160 to -50 HU) nor muscle (-30 to 150 HU) has a peak"
     if levels.airways is not None and levels.airways > _AIRWAY_HU[1]:
         return f"the darkest air within the body measures {levels.airways:.0f} HU, must be below {_AIRWAY_HU[1]} HU"
     return ""

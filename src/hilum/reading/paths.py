@@ -23,6 +23,7 @@ class Tree:
         files: Regular files on disk, in a fixed order; none is hidden or an archive.
         findings: What was wrong on the way to them.
         root: The folder that names are relative to.
+        incomplete: Folders below which a DICOMDIR names files that are not there.
         unpacked: The temporary folder with one folder for each archive; None without archives.
         archives: The name of each archive, by the number that is its folder's name.
     """
@@ -30,6 +31,7 @@ class Tree:
     files: tuple[Path, ...]
     findings: tuple[Finding, ...]
     root: Path
+    incomplete: tuple[Path, ...] = ()
     unpacked: Path | None = None
     archives: tuple[str, ...] = ()
 
@@ -166,6 +168,7 @@ class _Opening:
     until_read: ExitStack
     files: list[Path] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    incomplete: list[Path] = field(default_factory=list)
     unpacked: Path | None = None
     archives: list[str] = field(default_factory=list)
 
@@ -174,6 +177,7 @@ class _Opening:
             files=tuple(self.files),
             findings=tuple(self.findings),
             root=self.root,
+            incomplete=tuple(self.incomplete),
             unpacked=self.unpacked,
             archives=tuple(self.archives),
         )
@@ -183,7 +187,7 @@ class _Opening:
         if is_archive(path):
             self._take_archive(path)
         elif is_dicomdir(path):
-            self._take_dicomdir(path)
+            self.files += self._note_dicomdir(path)
         else:
             self.files.append(path)
 
@@ -195,7 +199,13 @@ class _Opening:
             if has_archive_name(file.name):
                 self._take_archive(file)
             else:
-                self.files.append(file)
+                self._take(file)
+
+    def _take(self, file: Path) -> None:
+        """A file in a folder; a DICOMDIR tells what else must be there."""
+        self.files.append(file)
+        if file.name.upper() == "DICOMDIR":
+            self._note_dicomdir(file)
 
     def _note(self, walked: _Walked) -> None:
         for folder, why in walked.unlisted:
@@ -213,17 +223,21 @@ class _Opening:
         self.archives.append(label)
         for trouble in unpack(archive, folder, max_bytes=self.reading.max_bytes):
             self._find(trouble.code, trouble.message, f"{label}/{trouble.member}" if trouble.member else label)
-        self.files += _walked(folder).files
+        for file in _walked(folder).files:
+            self._take(file)
 
-    def _take_dicomdir(self, path: Path) -> None:
+    def _note_dicomdir(self, path: Path) -> tuple[Path, ...]:
+        """The files that a DICOMDIR leads to; what is wrong with it is noted, and where files of it are lost."""
         try:
             directory = read_dicomdir(path, max_bytes=self.reading.max_bytes)
         except ReadError as exc:
             self._find("unreadable-file", str(exc), _name(path, self.root))
-            return
-        self.files += directory.files
+            return ()
         for trouble in directory.troubles:
             self._find(trouble.code, trouble.message, trouble.member)
+            if trouble.code == "missing-file":
+                self.incomplete.append(path.parent)
+        return directory.files
 
     def _scratch(self) -> Path:
         """The temporary folder, which only this user can look into, made when it is first needed."""

@@ -1,9 +1,7 @@
 """A series to its Volume: pixels are read or decoded in threads, rescaled, and put where they belong."""
 
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num
@@ -12,7 +10,7 @@ from hilum.errors import GeometryError, ReadError
 from hilum.files import cores
 from hilum.findings import Finding, refusals
 from hilum.reading.decoder import decode
-from hilum.reading.dicom import Series
+from hilum.reading.dicom import Opened, Series
 from hilum.reading.elements import inflated
 from hilum.reading.headers import Frame
 from hilum.reading.intensities import intensity_findings, slice_into
@@ -78,7 +76,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
 def slice_hu(frame: Frame, series: Series) -> Num[np.ndarray, "y x"]:
     """The HU of one slice alone, as it is stored."""
     out = np.empty(frame.header.shape, np.int16 if _are_whole([frame]) else np.float32)
-    _slice_into(out, frame, {}, series.reading.max_bytes)
+    _slice_into(out, frame, series)
     return out
 
 
@@ -106,23 +104,34 @@ def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> tuple
 
 def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
     """Write all measured slices to their places; how many voxels were padding and metal."""
-    limit = series.reading.max_bytes
-    packed = Counter(f.path for f in frames if f.offset is None or f.inflated_bytes)
-    opened = {f.path: _content(f, limit) for f in frames if packed[f.path] > 1}  # once, not for each frame
+    for path in {f.path for f in frames if _is_packed(f)}:
+        _opened(next(f for f in frames if f.path == path), series)  # once, before threads ask for it
 
     def fill(number: int) -> tuple[int, int]:
-        return _slice_into(planes[places[number]], frames[number], opened, limit)
+        return _slice_into(planes[places[number]], frames[number], series)
 
     with ThreadPoolExecutor(min(_THREADS, cores())) as pool:
         counts = np.array(list(pool.map(fill, range(len(frames)))))
+    series.opened.clear()
     return int(counts[:, 0].sum()), int(counts[:, 1].sum())
 
 
-_Opened = dict[Path, bytes | bytearray | Num[np.ndarray, "n y x"]]
-"""Files with several frames that are held in memory: inflated bytes, or what GDCM decoded."""
+def _is_packed(frame: Frame) -> bool:
+    """True for a frame of a file that is inflated or decoded as a whole, for all its frames at once."""
+    return frame.is_one_of_many and (frame.offset is None or frame.inflated_bytes > 0)
 
 
-def _content(frame: Frame, max_bytes: int) -> bytes | bytearray | Num[np.ndarray, "n y x"]:
+def _opened(frame: Frame, series: Series) -> Opened:
+    """The file of a frame inflated, or decoded; of one with several frames it is kept until the series is loaded."""
+    if frame.path in series.opened:
+        return series.opened[frame.path]
+    content = _content(frame, series.reading.max_bytes)
+    if _is_packed(frame):
+        series.opened[frame.path] = content
+    return content
+
+
+def _content(frame: Frame, max_bytes: int) -> Opened:
     """A file inflated, or its compressed pixels decoded and rescaled by GDCM in a process of their own."""
     if frame.inflated_bytes:
         try:
@@ -133,23 +142,25 @@ def _content(frame: Frame, max_bytes: int) -> bytes | bytearray | Num[np.ndarray
     return decode(frame.path, "dicom", max_bytes=max_bytes).voxels
 
 
-def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, opened: _Opened, max_bytes: int) -> tuple[int, int]:
+def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, series: Series) -> tuple[int, int]:
     """Write the HU of one frame; how many pixels were padding and metal."""
     header = frame.header
     if frame.offset is None:
-        pixels = opened[frame.path] if frame.path in opened else _content(frame, max_bytes)
+        pixels = _opened(frame, series)
         assert isinstance(pixels, np.ndarray)  # noqa: S101
         return slice_into(out, _unscaled(pixels, frame), header, unpack=False)
     rows, columns = header.shape
     try:
         if frame.inflated_bytes:
-            content = opened[frame.path] if frame.path in opened else _content(frame, max_bytes)
-            words = np.frombuffer(content, header.word, rows * columns, frame.offset)
+            words = np.frombuffer(_opened(frame, series), header.word, rows * columns, frame.offset)
         else:
             words = np.fromfile(frame.path, header.word, rows * columns, offset=frame.offset)
         words = words.reshape(rows, columns)
-    except (OSError, ValueError) as exc:
-        msg = f"{frame.name}: pixels cannot be read: {exc}"
+    except OSError as exc:
+        msg = f"{frame.name}: pixels cannot be read: {exc.strerror or 'a damaged disk'}"
+        raise ReadError(msg) from exc
+    except ValueError as exc:  # fewer than when its header was read
+        msg = f"truncated-file: {frame.name} lacks pixels; it was changed while it was read"
         raise ReadError(msg) from exc
     return slice_into(out, words.astype(header.word.newbyteorder("="), copy=False), header)
 
