@@ -50,7 +50,7 @@ def test_importing_hilum_imports_no_torch():
 
 
 def test_the_python_api_is_what_it_says():
-    assert len(hilum.__all__) == 21
+    assert len(hilum.__all__) == 23
     assert {"read", "Recipe", "Cohort", "ResNet3D", "train", "evaluate", "Predictor"} <= set(hilum.__all__)
     for name in hilum.__all__:
         assert getattr(hilum, name).__module__.startswith("hilum."), name
@@ -384,7 +384,7 @@ def test_the_command_can_be_built_in_python(trained_run, npy_cohort, capsys):
 FLAGS = {
     "demo": {"out", "seed"},
     "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "reading"},
-    "cohort": {"folder", "out", "labels", "key", "label_column"},
+    "cohort": {"folder", "out", "labels", "key", "label_column", "reading"},
     "prepare": {"config"},
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},

@@ -404,6 +404,8 @@ def test_slices_that_interleave_under_one_uid_are_never_one_volume(folder, uid, 
     ("thickness", "step", "found"),
     [
         ("1", 10.0, "slice-gap"),
+        ("1", 1.55, "slice-gap"),
+        ("1", 1.5, ""),
         ("5", 2.5, "overlapping-slices"),
         (["1"] * 12 + ["2"] * 12, 1.0, "thickness-differs"),
         ("1.5", 1.5, ""),
@@ -539,3 +541,26 @@ def test_steps_that_change_twice_are_resampled_to_the_finest(folder):
     volume = read(made.write().folder)
     assert volume.shape[0] == 97
     assert np.array_equal(volume.voxels_hu[:, 0, 0], np.arange(97) * 4 - 900)
+
+
+@pytest.mark.parametrize(
+    ("step", "off", "is_regular"), [(1.0, 0.015, True), (1.0, 0.03, False), (5.0, 0.09, True), (5.0, 0.11, False)]
+)
+def test_a_step_may_deviate_by_two_hundredths_of_a_mm_or_two_per_cent(folder, step, off, is_regular):
+    made = make(folder(), 24, step=step)
+    made.positions[12, 2] += off
+    (examined,), _ = examine(made.write().folder)
+    assert ("irregular-spacing" in {f.code for f in examined.findings}) == (not is_regular)
+
+
+@pytest.mark.parametrize(
+    ("apart", "code"), [(0.0, "duplicate-slices"), (0.006, "duplicate-slices"), (0.02, "irregular-spacing")]
+)
+def test_a_copy_lies_where_its_slice_does_to_the_digits_of_a_position(folder, apart, code):
+    made = make(folder(), 24).write()
+    again = dataclasses.replace(
+        made, folder=made.folder / "b", positions=made.positions + np.array([0, 0, apart]), paths=[]
+    )
+    again.write([7])
+    (examined,), _ = examine(made.folder)
+    assert code in {f.code for f in examined.findings}

@@ -111,6 +111,10 @@ class Policy:
         if self.name not in get_args(PolicyName):
             msg = f"a policy must be one of {', '.join(get_args(PolicyName))}, got {self.name!r}"
             raise ConfigError(msg)
+        codes = [entry.partition("=")[0] for entry in self.override]
+        if len(set(codes)) < len(codes):
+            msg = f"an override must name each code once, got {', '.join(self.override)}"
+            raise ConfigError(msg)
         for entry in self.override:
             code, _, severity = entry.partition("=")
             if code not in POLICY or severity not in get_args(Severity):

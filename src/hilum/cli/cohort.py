@@ -1,11 +1,13 @@
 """``hilum cohort``: a folder of scans to a table of cases."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from hilum.config import ReadingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,7 @@ class MakeCohort:
     """A folder of scans to a table of cases: one sub-folder for each class, or labels from a spreadsheet."""
 
     folder: tyro.conf.Positional[Path]
-    """The scans: DICOM series at any depth, NIfTI, NRRD, MetaImage, .npy."""
+    """The scans: DICOM series at any depth, zips and tars of them, NIfTI, NRRD, MetaImage, .npy."""
 
     out: Path
     """The table to write, such as cohort.csv."""
@@ -27,6 +29,8 @@ class MakeCohort:
     label_column: str = "label"
     """The spreadsheet's column with the label."""
 
+    reading: tyro.conf.OmitArgPrefixes[ReadingConfig] = field(default_factory=ReadingConfig)
+
     def run(self) -> int:
         """Find the scans and write the table."""
         from collections import Counter
@@ -34,9 +38,11 @@ class MakeCohort:
         from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
 
         if self.labels is None:
-            listing = from_class_folders(self.folder)
+            listing = from_class_folders(self.folder, self.reading)
         else:
-            listing = from_spreadsheet(self.folder, self.labels, key=self.key, label_column=self.label_column)
+            listing = from_spreadsheet(
+                self.folder, self.labels, key=self.key, label_column=self.label_column, reading=self.reading
+            )
         write_table(listing.scans, self.out)
         for note in listing.notes:
             sys.stderr.write(f"{note}\n")

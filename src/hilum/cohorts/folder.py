@@ -26,6 +26,7 @@ _COLUMNS_OF: dict[str, tuple[str, ...]] = {
     "study-uid": ("studyuid", "studyinstanceuid"),
     "patient-id": ("patientid", "patient", "pid", "mrn"),
 }
+_AS_USUAL = ReadingConfig()
 _SHARED_CASES, _SHARED_SHARE = 10, 0.5
 """An id that this many studies and this share of all have names nobody: it was filled in by a machine."""
 
@@ -55,7 +56,7 @@ class Listing:
     notes: tuple[str, ...]
 
 
-def from_class_folders(folder: Path) -> Listing:
+def from_class_folders(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
     """The scans below a folder whose sub-folders are the classes.
 
     Raises:
@@ -65,7 +66,7 @@ def from_class_folders(folder: Path) -> Listing:
     scans: list[Scan] = []
     notes: list[str] = []
     for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        listing = find_scans(part)
+        listing = find_scans(part, reading)
         scans += [replace(scan, label=part.name) for scan in listing.scans]
         notes += listing.notes
     if len({scan.label for scan in scans}) < 2:
@@ -77,7 +78,9 @@ def from_class_folders(folder: Path) -> Listing:
     return _checked(scans, notes)
 
 
-def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str = "label") -> Listing:
+def from_spreadsheet(
+    folder: Path, labels: Path, *, key: Key, label_column: str = "label", reading: ReadingConfig = _AS_USUAL
+) -> Listing:
     """The DICOM scans below a folder, with labels from a table without paths, joined by a tag.
 
     Both sides are hashed before they are compared, so that no identifier leaves the reader.
@@ -87,6 +90,7 @@ def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str 
         labels: CSV, Excel or Parquet with a column for the key and one for the label.
         key: Which tag joins them.
         label_column: Name of the label's column.
+        reading: Which scans are usable.
 
     Raises:
         CohortError: If a column is missing, a key has two labels, or nothing matches.
@@ -110,7 +114,7 @@ def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str 
         if first != label:
             msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {first!r} and {label!r}"
             raise CohortError(msg)
-    listing = find_scans(folder)
+    listing = find_scans(folder, reading)
     keys = [getattr(scan.tags, tag) for scan in listing.scans]
     scans = [replace(s, label=label_of[k][0]) for s, k in zip(listing.scans, keys, strict=True) if k in label_of]
     if not scans:
@@ -126,17 +130,17 @@ def from_spreadsheet(folder: Path, labels: Path, *, key: Key, label_column: str 
     return _checked(scans, notes)
 
 
-def find_scans(folder: Path) -> Listing:
+def find_scans(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
     """Every usable scan below a folder; of several reconstructions of one acquisition the one with the most slices.
 
     An archive is a folder of its own: its scans have the archive's path.
     """
     files = source_files(folder)
     archives = [file for file in files if has_archive_name(file.name)]
-    found, notes = _found([file for file in files if file not in set(archives)], None)
+    found, notes = _found([file for file in files if file not in set(archives)], None, reading)
     for archive in archives:
-        with opened(archive, ReadingConfig()) as tree:
-            inside, problems = _found(tree.files, archive)
+        with opened(archive, reading) as tree:
+            inside, problems = _found(tree.files, archive, reading)
         found += inside
         notes += [f"{archive.name}: {f.message}" for f in tree.findings] + problems
     usable: dict[str, list[_Found]] = {}
@@ -163,9 +167,9 @@ class _Found:
     summary: str = ""
 
 
-def _found(files: Sequence[Path], archive: Path | None) -> tuple[list[_Found], list[str]]:
+def _found(files: Sequence[Path], archive: Path | None, reading: ReadingConfig) -> tuple[list[_Found], list[str]]:
     """The usable scans among files, those of an archive if it is given, and why others are left out."""
-    series, unreadable = find_series(files)
+    series, unreadable = find_series(files, reading)
     notes = [f"{f.where}: {f.message}" for f in unreadable]
     crowded = Counter(path for one in series for path in {f.path.parent for f in one.frames})
     found = []
@@ -184,7 +188,8 @@ def _found(files: Sequence[Path], archive: Path | None) -> tuple[list[_Found], l
             alone = len(parents) == 1 and crowded[home] == 1
         scan = Scan(path=home, series="" if alone else one.name, tags=one.tags)
         found.append(_Found(scan=scan, num_slices=len(one.frames), summary=one.summary))
-    images = [file for file in files if image_suffix(file) or file.suffix.lower() == ".npy"]
+    dicom = {f.path for one in series for f in one.frames}
+    images = [f for f in files if (image_suffix(f) and f not in dicom) or f.suffix.lower() == ".npy"]
     if archive is None:
         found += [_Found(scan=Scan(path=image, series="", tags=Tags())) for image in images]
     elif len(images) == 1 and not series:

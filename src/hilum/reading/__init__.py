@@ -64,14 +64,12 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
 
 
 def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) -> Volume:
-    if len(tree.files) == 1 and image_suffix(tree.files[0]):
-        return read_image(tree.files[0], reading).with_findings(*tree.findings)
     found, unreadable = find_series(tree.files, reading, where=tree.where, incomplete=tree.incomplete)
     unreadable = [*tree.findings, *unreadable]
     if found:
         chosen, others = choose(found, series)
         return load(chosen).with_findings(*unreadable, *others)
-    images = [f for f in tree.files if image_suffix(f)]
+    images = [f for f in tree.files if image_suffix(f)]  # none of them is DICOM, whatever it is called
     if len(images) == 1:
         return read_image(images[0], reading).with_findings(*unreadable)
     raise ReadError(_nothing(path, images, unreadable))

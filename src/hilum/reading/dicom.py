@@ -215,6 +215,9 @@ def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     elif rescaled_to:  # US is "unspecified", PS3.3 C.11.1.1.2
         message = f"RescaleType is {', '.join(sorted(rescaled_to))}, must be HU"
         findings.append(rules.find("derived-image", message, where))
+    elif any("ModalityLUTSequence" in f.values for f in frames):
+        message = "a Modality LUT gives the values, which is not read: a scan in HU has slope and intercept"
+        findings.append(rules.find("derived-image", message, where))
     elif "DERIVED" in words:
         message = "ImageType is DERIVED: processed or anonymised after the scan"
         findings.append(rules.find("processed-image", message, where))

@@ -23,7 +23,7 @@ from hilum.reading.values import DAMAGED
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "AccessionNumber", "Modality", "Manufacturer",
-    "BurnedInAnnotation",
+    "BurnedInAnnotation", "ModalityLUTSequence",
     "ManufacturerModelName", "PatientID", "BodyPartExamined", "SliceThickness", "KVP", "Exposure", "ConvolutionKernel",
     "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime",
     "FrameAcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier", "TemporalPositionIndex",
