@@ -655,6 +655,7 @@ def test_a_file_that_a_cd_has_lost_is_no_missing_slice(tmp_path):
     for path in paths:
         files.add(path)
     files.write(tmp_path / "cd")
+    files._stage["t"].cleanup()
     middle = sorted(p for p in (tmp_path / "cd").rglob("*") if p.is_file() and p.name != "DICOMDIR")
     position = {p: pydicom.dcmread(p).ImagePositionPatient[2] for p in middle}
     sorted(middle, key=position.__getitem__)[11].unlink()

@@ -3,6 +3,7 @@
 import pytest
 
 from hilum.config import ReadingConfig
+from hilum.configfile import from_dict
 from hilum.errors import ConfigError
 from hilum.findings import POLICY, Policy, printable
 from hilum.findings import find as find_by_standard
@@ -51,7 +52,7 @@ def test_a_code_is_overridden_once():
 
 def test_a_policy_that_is_not_there_is_an_error_that_lists_those_that_are():
     with pytest.raises(ConfigError, match="one of strict, standard, lenient, got 'mild'"):
-        ReadingConfig(policy="mild")
+        from_dict(ReadingConfig, {"policy": "mild"})
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])

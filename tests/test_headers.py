@@ -190,6 +190,15 @@ def test_a_deflated_file_is_inflated_no_further_than_its_pixels_go(tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("tail", [b"\0", b"x" * 3000])
+def test_what_follows_a_deflated_file_is_not_waited_for(tmp_path, tail):
+    """zlib gives a stale rest back for ever."""
+    for path in write_series(tmp_path, syntax=DeflatedExplicitVRLittleEndian, PixelData=bytes(90)):
+        path.write_bytes(path.read_bytes() + tail)
+    with pytest.raises(ReadError, match="truncated-file"):
+        read(tmp_path)
+
+
 def test_a_deflated_file_that_ends_too_soon_is_truncated(tmp_path):
     (path, *_) = write_series(tmp_path, syntax=DeflatedExplicitVRLittleEndian)
     path.write_bytes(path.read_bytes()[:-20])

@@ -29,14 +29,14 @@ except ImportError:  # pragma: no cover  # Windows has none: sizes are still che
 
 SMALL_FILE, SMALL_VOXELS = 10**6, 50 * 10**6
 _ROOM = 512 << 20
-_DICOM_BYTES_S, _IMAGE_BYTES_S = 1e6, 1e7
+_DICOM_BYTES_S, _IMAGE_BYTES_S = 4e6, 1e7
 """Bytes that the slowest machine decodes in a second: of JPEG 2000, and of what deflate made."""
 
 
 def allowed_cpu_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
     """Seconds of computing that decoding may take."""
     if kind == "dicom":
-        return 3 + file_bytes / _DICOM_BYTES_S
+        return 2 + file_bytes / _DICOM_BYTES_S
     return 3 + (file_bytes + voxel_bytes) / _IMAGE_BYTES_S
 
 

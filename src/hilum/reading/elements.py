@@ -127,7 +127,7 @@ def inflated(content: bytes, most: int) -> bytes | bytearray:
     out = bytearray(content[:start])
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     waiting = content[start:]
-    while waiting and len(out) < most:
+    while waiting and not inflater.eof and len(out) < most:
         out += inflater.decompress(waiting, min(most - len(out), _CHUNK))
         waiting = inflater.unconsumed_tail
     return out

@@ -111,7 +111,11 @@ def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: S
         return _slice_into(planes[places[number]], frames[number], series)
 
     with ThreadPoolExecutor(min(_THREADS, cores())) as pool:
-        counts = np.array(list(pool.map(fill, range(len(frames)))))
+        try:
+            counts = np.array(list(pool.map(fill, range(len(frames)))))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the first damaged slice is reason enough
+            raise
     series.opened.clear()
     return int(counts[:, 0].sum()), int(counts[:, 1].sum())
 
