@@ -36,7 +36,7 @@ class ReadingConfig:
     """Findings to treat otherwise, as code=severity: slice-gap=note, few-slices=refused."""
 
     max_gb: float = 8.0
-    """Largest scan, as voxels in memory, and largest unpacked archive, in GB (10^9 bytes)."""
+    """Largest scan, as voxels, and largest unpacked archive, in GB (10^9 bytes); decoders may take three times that."""
 
     def __post_init__(self) -> None:
         Policy(name=self.policy, override=self.override)  # raises if it is not allowed

@@ -37,6 +37,7 @@ _KIND = (
 )  # fmt: skip
 """What the slices of a series usually share."""
 
+_LONGEST_HEADER, _LONGEST_FRAME = 4_000_000, 20_000
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
 """What a pixel of a scanner can measure; beyond it a header is damaged."""
@@ -241,6 +242,9 @@ def _frames(
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
     sizes = [h.shape[0] * h.shape[1] * h.num_samples * h.bits[0] // 8 for h in headers]
     is_native = elements.syntax in NATIVE
+    if not is_native and elements.header_bytes > _LONGEST_HEADER + _LONGEST_FRAME * len(tables):
+        msg = f"a damaged header: {elements.header_bytes / 1e6:.1f} MB before the pixels"  # GDCM takes seconds for each
+        raise ReadError(msg)
     start = elements.size if elements.pixels is None else elements.pixels
     needed, inflated_bytes = start + sum(sizes), 0
     missing = max(0, needed - elements.size) if is_native else 0 if elements.has_pixels else sum(sizes)
