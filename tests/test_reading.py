@@ -891,3 +891,15 @@ def test_a_pipe_in_a_folder_is_passed_over(tmp_path):
     write_series(tmp_path)
     os.mkfifo(tmp_path / "pipe.dcm")
     assert read(tmp_path).shape[0] > 3
+
+
+def test_a_compressed_file_that_is_much_larger_than_its_pixels_is_damaged(tmp_path):
+    """The decoder would look at each megabyte of it for a second."""
+    for k in range(5):
+        one = slice_dataset((scan_hu()[k].astype(np.int32) + 1024).astype(np.uint16), (0, 0, 2.5 * k))
+        one.compress(RLELossless)
+        one.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
+    whole = (tmp_path / "2.dcm").read_bytes()
+    (tmp_path / "2.dcm").write_bytes(whole + b"\xfe\xff\x00\xe0\0\0\0\0" * 1_000_000)
+    with pytest.raises(GeometryError, match=r"truncated-file \(refused\): damaged DICOM files lie beside it"):
+        read(tmp_path)

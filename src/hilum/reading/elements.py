@@ -81,7 +81,6 @@ class Elements:
         pixels: Byte at which native pixels begin, in the inflated file where it is deflated; None for compressed
             pixels and where there are none.
         has_pixels: Whether there is an element with pixels.
-        header_bytes: What lies before it.
         size: Bytes of the file; of a deflated one, those looked at.
     """
 
@@ -92,7 +91,6 @@ class Elements:
     sop_class: str
     pixels: int | None
     has_pixels: bool
-    header_bytes: int
     size: int
 
 
@@ -167,7 +165,6 @@ def _elements(content: bytes, size: int) -> Elements:
         sop_class=meta.get("MediaStorageSOPClassUID", ""),
         pixels=pixels if syntax in NATIVE else None,
         has_pixels=has_pixels,
-        header_bytes=at,
         size=size,
     )
 

@@ -38,6 +38,8 @@ _KIND = (
 """What the slices of a series usually share."""
 
 _LONGEST_HEADER, _LONGEST_FRAME = 4_000_000, 20_000
+"""Bytes of a file, and more for each of its frames, that are not pixels."""
+
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
 """What a pixel of a scanner can measure; beyond it a header is damaged."""
@@ -242,8 +244,9 @@ def _frames(
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
     sizes = [h.shape[0] * h.shape[1] * h.num_samples * h.bits[0] // 8 for h in headers]
     is_native = elements.syntax in NATIVE
-    if not is_native and elements.header_bytes > _LONGEST_HEADER + _LONGEST_FRAME * len(tables):
-        msg = f"a damaged header: {elements.header_bytes / 1e6:.1f} MB before the pixels"  # GDCM takes seconds for each
+    most = _LONGEST_HEADER + _LONGEST_FRAME * len(tables) + 2 * sum(sizes)
+    if not is_native and elements.size > most:  # GDCM takes seconds for each such file
+        msg = f"a damaged DICOM file: {elements.size / 1e6:.1f} MB, compressed, for {sum(sizes) / 1e6:.1f} MB of pixels"
         raise ReadError(msg)
     start = elements.size if elements.pixels is None else elements.pixels
     needed, inflated_bytes = start + sum(sizes), 0
