@@ -128,7 +128,9 @@ def intensity_findings(num_padding: int, num_metal: int, num_voxels: int, rules:
     """What ``limited`` changed, as findings."""
     findings = []
     if num_padding:
-        message = f"{num_padding / num_voxels:.1%} of the voxels are padding (below {LOWEST_HU} HU); they are air now"
+        share = num_padding / num_voxels
+        count = f"{share:.1%} of the voxels" if share >= 1e-3 else f"{num_padding} of the voxels"
+        message = f"{count} are padding (below {LOWEST_HU} HU); they are air now"
         findings.append(rules.find("padding", message))
     if num_metal:
         findings.append(rules.find("clipped", f"{num_metal} voxels above {HIGHEST_HU} HU are limited to it"))

@@ -36,7 +36,7 @@ def page(found: list[Examined], loose: list[Finding]) -> str:
 
 def facts(one: Examined) -> str:
     """What a scan is, in one line: modality, grid, thickness, kernel and what air, fat and muscle measure."""
-    parts = [one.modality, f"{one.num_slices} slices of {one.size[0]} x {one.size[1]}" if one.num_slices else ""]
+    parts = [one.modality, _grid(one)]
     if one.spacing_mm:
         parts.append(" x ".join(f"{s:.4g}" for s in one.spacing_mm) + " mm (z, y, x)")
     if one.thickness_mm:
@@ -48,6 +48,11 @@ def facts(one: Examined) -> str:
         measured = [f"{name} {value:.0f}" for name, value in named.items() if value is not None]
         parts.append(f"{', '.join(measured)} HU" if measured else "")
     return " · ".join([*filter(None, parts), *([one.series] if one.series else [])])
+
+
+def _grid(one: Examined) -> str:
+    count = f"{one.num_slices} slice{'s' * (one.num_slices > 1)}"
+    return f"{count} of {one.size[0]} x {one.size[1]}" if one.num_slices else ""
 
 
 def _png(planes: tuple[UInt8[np.ndarray, "_ _"], ...]) -> str:
