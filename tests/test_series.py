@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
 from dicom_files import slice_dataset
@@ -564,3 +565,26 @@ def test_a_copy_lies_where_its_slice_does_to_the_digits_of_a_position(folder, ap
     again.write([7])
     (examined,), _ = examine(made.folder)
     assert code in {f.code for f in examined.findings}
+
+
+def test_a_scout_in_the_same_folder_keeps_no_gap_from_being_filled(folder):
+    made = make(folder(), 24)
+    made.write([k for k in range(24) if k != 11])
+    scout = slice_dataset(
+        np.zeros((4, 5), np.uint16), (0, 0, 0), SeriesInstanceUID="1.2.9", ImageType="ORIGINAL\\PRIMARY\\LOCALIZER"
+    )
+    scout.save_as(made.folder / "scout", enforce_file_format=True)
+    volume = read(made.folder)
+    assert len(volume.interpolated) == 1
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_damaged_file_that_still_names_another_series_refuses_that_one_only(folder, syntax):
+    made = make(folder(), 24).write()
+    other = slice_dataset(np.zeros((4, 5), np.uint16), (0, 0, 0), SeriesInstanceUID="1.2.9", syntax=syntax)
+    other.save_as(made.folder / "other", enforce_file_format=True)
+    content = (made.folder / "other").read_bytes()
+    (made.folder / "other").write_bytes(content[: content.index(b"1.2.9\0\x20\0") + 20])
+    made.agrees_with(read(made.folder))
+    _, loose = examine(made.folder)
+    assert [f.code for f in loose] == ["unreadable-file"]

@@ -14,7 +14,7 @@ from hilum.errors import ReadError
 from hilum.findings import Finding, Policy
 from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
 from hilum.reading.grouping import Group, group_frames
-from hilum.reading.headers import Frame, file_name, read_frames
+from hilum.reading.headers import Frame, claimed_series, file_name, read_frames
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.values import number
 from hilum.volume import Tags
@@ -98,13 +98,15 @@ def find_series(
     findings: list[Finding] = []
     frames: list[Frame] = []
     unread: set[Path] = set()
-    damaged: dict[Path, list[Path]] = {}
+    damaged: dict[tuple[Path, str], list[Path]] = {}
     for path in files:
         try:
             found = read_frames(path, reading.max_bytes, where)
         except ReadError as exc:
             findings.append(rules.find("unreadable-file", str(exc), where(path)))
-            damaged.setdefault(path.parent, []).append(path)
+            uid = claimed_series(path)
+            if uid is not None:
+                damaged.setdefault((path.parent, uid), []).append(path)
             continue
         if found is None and path.suffix.lower() in _NAMED_LIKE_DICOM:
             findings.append(rules.find("unreadable-file", "named like a DICOM file but is none", where(path)))
@@ -116,15 +118,23 @@ def find_series(
         for groups in volumes
         for part, group in enumerate(groups, 1)
     ]
-    rests = {f.path.parent for s in series if len(s.frames) < MIN_SLICES for f in s.frames}
+    rests = {(f.path.parent, s.uid) for s in series if len(s.frames) < MIN_SLICES for f in s.frames}
     lost = {f.path.parent for f in frames if not set(incomplete).isdisjoint(f.path.parents)} if incomplete else set()
-    series = [_with_damage(_not_made_up(one, rests | unread | lost), damaged) for one in series]
+    series = [_with_damage(_not_made_up(one, unread | lost, rests), damaged) for one in series]
     return sorted(series, key=lambda s: (-len(s.frames), s.uid, s.part)), findings
 
 
-def _not_made_up(series: Series, folders: set[Path]) -> Series:
-    """A gap beside files that are damaged, or in no volume, is theirs: it must not be interpolated."""
-    if not series.stack.made or not folders.intersection(f.path.parent for f in series.frames):
+def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]]) -> Series:
+    """A gap beside files that are damaged, or in no volume, is theirs: it must not be interpolated.
+
+    Args:
+        series: Any.
+        folders: Where files could not be read, or are known to be lost.
+        rests: Folders and SeriesInstanceUIDs of slices that are in no volume.
+    """
+    here = {f.path.parent for f in series.frames}
+    beside = folders & here or rests & {(folder, uid) for folder in here for uid in (series.uid, "")}
+    if not series.stack.made or not beside:
         return series
     findings = []
     for finding in series.findings:
@@ -137,9 +147,13 @@ def _not_made_up(series: Series, folders: set[Path]) -> Series:
     return replace(series, findings=tuple(findings))
 
 
-def _with_damage(series: Series, damaged: dict[Path, list[Path]]) -> Series:
-    """A damaged DICOM file in the folder of a series may be one of its slices, at an end where no gap would show it."""
-    files = [file for folder in {f.path.parent for f in series.frames} for file in damaged.get(folder, ())]
+def _with_damage(series: Series, damaged: dict[tuple[Path, str], list[Path]]) -> Series:
+    """A damaged DICOM file in the folder of a series may be one of its slices, at an end where no gap would show it.
+
+    Unless it still names another series.
+    """
+    here = {f.path.parent for f in series.frames}
+    files = [file for folder in here for uid in (series.uid, "") for file in damaged.get((folder, uid), ())]
     if not files:
         return series
     message = f"damaged DICOM files lie beside it, which may be slices of it: {len(files)}"

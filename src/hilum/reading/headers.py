@@ -210,6 +210,27 @@ def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_
     raise ReadError(msg)
 
 
+def claimed_series(path: Path) -> str | None:
+    """The SeriesInstanceUID that a damaged file still names; empty where it does not say, None where it is no image."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4 * _HEAD)
+    except OSError:
+        return ""
+    if _is_no_image(_after(b"\x02\0\x02\0UI", head), has_pixels=True):
+        return None
+    return _after(b"\x20\0\x0e\0UI", head) or _after(b"\x20\0\x0e\0", head, wide=True)
+
+
+def _after(tag: bytes, head: bytes, *, wide: bool = False) -> str:
+    """The UID of the first element that begins so, with a length of four bytes or two; empty where there is none."""
+    at = head.find(tag)
+    start = at + len(tag) + (4 if wide else 2)
+    length = int.from_bytes(head[at + len(tag) : start], "little") if at >= 0 else 0
+    uid = head[start : start + length].rstrip(b"\0 ").decode("latin-1") if 0 < length <= 64 else ""
+    return uid if re.fullmatch(r"[0-9.]+", uid) else ""
+
+
 def _whole(path: Path, size: int, max_bytes: int) -> Callable[[], bytes]:
     def content() -> bytes:
         if size > max_bytes:
