@@ -26,7 +26,7 @@ def test_an_override_changes_its_code_alone():
 def test_what_is_beyond_repair_is_refused_whatever_would_be_repaired():
     assert find_by_standard("missing-slices", "x").severity == "repaired"
     assert find_by_standard("missing-slices", "x", repairable=False).severity == "refused"
-    assert find_by_standard("few-slices", "x", repairable=False).severity == "note"
+    assert find_by_standard("rescale-missing", "x", repairable=False).severity == "refused"
 
 
 @pytest.mark.parametrize(

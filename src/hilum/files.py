@@ -14,9 +14,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
     """
-    if path.exists() and not path.is_file():
+    is_special = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    if is_special or (path.exists() and not path.is_file()):
         msg = f"{path} cannot be written: it must be a file"
         raise HilumError(msg)
+    if path.is_symlink():
+        path = path.resolve()
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,10 +133,8 @@ class Policy:
         return POLICY[code][get_args(PolicyName).index(self.name)]
 
     def find(self, code: str, message: str, where: str = "", *, repairable: bool = True) -> Finding:
-        """A finding with the severity of its code; refused where the policy would repair what is beyond repair."""
-        severity = self.severity(code)
-        if severity == "repaired" and not repairable:
-            severity = "refused"
+        """A finding with the severity of its code; refused, whatever the policy says, where it is beyond repair."""
+        severity = self.severity(code) if repairable else "refused"
         return Finding(code=code, severity=severity, message=message, where=printable(where))
 
 

@@ -74,7 +74,7 @@ def _ended_tidily() -> Iterator[None]:
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         signals = []
-    before = {number: signal.signal(number, end) for number in signals}
+    before = {n: signal.signal(n, end) for n in signals if signal.getsignal(n) is not signal.SIG_IGN}  # nohup's point
     try:
         yield
     finally:

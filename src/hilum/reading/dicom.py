@@ -28,8 +28,8 @@ _NOT_HU = frozenset(
 )  # fmt: skip
 """Words of ImageType: projections, renderings and maps."""
 
-_PAGES = frozenset(["SCREEN SAVE", "PROT", "DOSE"])
-"""Words of ImageType: the vendors' pages of text, with names on them."""
+_PAGES = frozenset(["SCREEN SAVE", "PROT", "DOSE", "DOSE_INFO", "DOSE REPORT"])
+"""Values of ImageType: the vendors' pages of text, with names on them."""
 
 _LOCALIZER = frozenset(["LOCALIZER", "SCOUT", "TOPOGRAM", "TOP"])
 _NAMED_LIKE_DICOM = {".dcm", ".dicom", ".ima"}
@@ -99,6 +99,7 @@ def find_series(
     frames: list[Frame] = []
     unread: set[Path] = set()
     damaged: dict[tuple[Path, str], list[Path]] = {}
+    blank: list[Path] = []
     for path in files:
         try:
             found = read_frames(path, reading.max_bytes, where)
@@ -111,7 +112,13 @@ def find_series(
         if found is None and path.suffix.lower() in _NAMED_LIKE_DICOM:
             findings.append(rules.find("unreadable-file", "named like a DICOM file but is none", where(path)))
             unread.add(path.parent)
+        elif found is None and _is_blank(path):
+            blank.append(path)
         frames += found or ()
+    folders = {f.path.parent for f in frames}
+    for path in (p for p in blank if p.parent in folders):
+        findings.append(rules.find("unreadable-file", "an empty file among DICOM files", where(path)))
+        damaged.setdefault((path.parent, ""), []).append(path)
     volumes = group_frames(frames)
     series = [
         _series(group, part if len(groups) > 1 else 0, len(groups), reading)
@@ -122,6 +129,17 @@ def find_series(
     lost = {f.path.parent for f in frames if not set(incomplete).isdisjoint(f.path.parents)} if incomplete else set()
     series = [_with_damage(_not_made_up(one, unread | lost, rests), damaged) for one in series]
     return sorted(series, key=lambda s: (-len(s.frames), s.uid, s.part)), findings
+
+
+def _is_blank(path: Path) -> bool:
+    """True for a file without extension that a full disk, or a damaged one, left empty or filled with zeros."""
+    if path.suffix:
+        return False
+    try:
+        with path.open("rb") as file:
+            return not file.read(132).strip(b"\0")
+    except OSError:
+        return False
 
 
 def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]]) -> Series:
@@ -210,12 +228,13 @@ def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     where = frames[0].name
     headers = {id(f.header): f.header for f in frames}.values()
     words = {word for h in headers for value in h.image_type for word in (value, *re.split(r"[ _]", value))}
+    pages = any(value in _PAGES or value.endswith(" PROT") for h in headers for value in h.image_type)
     findings = []
     modalities = {h.modality for h in headers} - {"CT"}
     if modalities:
         message = f"modality is {', '.join(sorted(modalities)) or 'not given'}, must be CT"
         findings.append(rules.find("wrong-modality", message, where))
-    if any(h.sop_class.startswith(_SECONDARY_CAPTURE) or not h.is_grey for h in headers) or words & _PAGES:
+    if any(h.sop_class.startswith(_SECONDARY_CAPTURE) or not h.is_grey for h in headers) or pages:
         findings.append(rules.find("secondary-capture", "a screen capture or a page of text, not a scan", where))
     elif any(f.text("BurnedInAnnotation").upper() == "YES" for f in frames):
         findings.append(rules.find("secondary-capture", "texts are burned into the picture", where))
@@ -238,9 +257,13 @@ def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
     lossy = next((f.name for f in frames if f.header.is_lossy), None)
     if lossy is not None:
         findings.append(rules.find("lossy-compression", "the pixels went through lossy compression", lossy))
-    if any(h.intercept is None for h in headers):
+    silent = [h.intercept is None for h in headers]
+    if all(silent):
         message = "no RescaleIntercept: stored values are taken as HU"
         findings.append(rules.find("rescale-missing", message, where))
+    elif any(silent):
+        message = "some slices have a RescaleIntercept and others have none: their values cannot be told"
+        findings.append(rules.find("rescale-missing", message, where, repairable=False))
     rescales = {(h.slope, h.intercept) for h in headers}
     if len(rescales) > 1:
         message = f"slices have {len(rescales)} rescales; each is rescaled by its own"

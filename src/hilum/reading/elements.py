@@ -81,6 +81,7 @@ class Elements:
         pixels: Byte at which native pixels begin, in the inflated file where it is deflated; None for compressed
             pixels and where there are none.
         has_pixels: Whether there is an element with pixels.
+        header_bytes: What lies before it.
         size: Bytes of the file; of a deflated one, those looked at.
     """
 
@@ -91,6 +92,7 @@ class Elements:
     sop_class: str
     pixels: int | None
     has_pixels: bool
+    header_bytes: int
     size: int
 
 
@@ -150,7 +152,8 @@ def _elements(content: bytes, size: int) -> Elements:
         content = bytes(inflated(content, _LONGEST_HEADER))
         size = len(content)
     order: Literal["<", ">"] = ">" if syntax == ExplicitVRBigEndian else "<"
-    walk = _Walk(content, order, explicit=syntax != ImplicitVRLittleEndian)
+    is_explicit = content[at + 4 : at + 6].isalpha()  # some files say one thing and are the other
+    walk = _Walk(content, order, explicit=is_explicit)
     places, at = walk.over(at, len(content), _TOP, last_group=_BEFORE_PIXELS)
     has_pixels, pixels = walk.pixels(at)
     if not has_pixels and len(content) < size:
@@ -165,6 +168,7 @@ def _elements(content: bytes, size: int) -> Elements:
         sop_class=meta.get("MediaStorageSOPClassUID", ""),
         pixels=pixels if syntax in NATIVE else None,
         has_pixels=has_pixels,
+        header_bytes=at,
         size=size,
     )
 
@@ -186,7 +190,7 @@ class _Walk:
         self, at: int, end: int, wanted: Collection[int], *, last_group: int = _ALL
     ) -> tuple[dict[int, _Place], int]:
         """Where the wanted elements lie from byte ``at`` on, and the byte of the first beyond ``last_group``."""
-        content, found, previous, descents = self.content, {}, -1, 0
+        content, found, previous, descents, vr = self.content, {}, -1, 0, b""
         while at + 8 <= end:
             if self.explicit:
                 group, element, vr, length = self.with_vr(content, at)
@@ -207,7 +211,11 @@ class _Walk:
                 if descents > _MOST_DESCENTS:
                     raise _DamagedError
             previous = tag
-            at = start + length if length != _UNDEFINED else self.sequence_end(start, 0)
+            if length != _UNDEFINED:
+                at = start + length
+            else:
+                unknown = self.explicit and vr == b"UN"
+                at = self.sequence_end(start, 0, explicit=self.explicit and not unknown)
             if at > end:
                 raise _DamagedError
             if tag in wanted:
@@ -215,13 +223,20 @@ class _Walk:
         return found, at
 
     def pixels(self, at: int) -> tuple[bool, int | None]:
-        """Whether there is PixelData at byte ``at``, and where its values begin; None where they are in pieces."""
-        if at + 8 > len(self.content) or self.without(self.content, at)[:2] != (0x7FE0, 0x0010):
-            return False, None
-        start, length = at + 8, self.without(self.content, at)[2]
-        if self.explicit and self.content[at + 4 : at + 6] in _LONG_VRS:
-            start, (length,) = at + 12, self.length(self.content, at + 8)
-        return True, None if length == _UNDEFINED else start
+        """Whether there is PixelData from byte ``at`` on, and where its values begin; None where they are in pieces."""
+        while at + 8 <= len(self.content):
+            group, element, length = self.without(self.content, at)
+            if group != 0x7FE0 or element > 0x0010:
+                break
+            start = at + 8
+            if self.explicit and self.content[at + 4 : at + 6] in _LONG_VRS:
+                start, (length,) = at + 12, self.length(self.content, at + 8)
+            elif self.explicit:
+                length = self.with_vr(self.content, at)[3]
+            if element == 0x0010:
+                return True, None if length == _UNDEFINED else start
+            at = start + length  # the group's length, or a table of offsets
+        return False, None
 
     def groups(self, item: _Place) -> dict[str, bytes]:
         """The wanted elements of the functional groups in an item."""
@@ -243,13 +258,16 @@ class _Walk:
             if group << 16 | element != _ITEM:
                 raise _DamagedError
             start = at + 8
-            at = start + length if length != _UNDEFINED else self.item_end(start, 0)
+            at = start + length if length != _UNDEFINED else self.item_end(start, 0, explicit=self.explicit)
             if at > end:
                 raise _DamagedError
             yield start, at
 
-    def sequence_end(self, at: int, depth: int) -> int:
-        """The byte after a sequence of undefined length whose items begin at byte ``at``."""
+    def sequence_end(self, at: int, depth: int, *, explicit: bool) -> int:
+        """The byte after a sequence of undefined length whose items begin at byte ``at``.
+
+        What is unknown (UN) and of undefined length holds implicit elements, whatever the file does (PS3.5 6.2.2).
+        """
         if depth > _DEEPEST:
             raise _DamagedError
         while True:
@@ -260,9 +278,9 @@ class _Walk:
                 return at
             if tag != _ITEM:
                 raise _DamagedError
-            at = self.item_end(at, depth) if length == _UNDEFINED else at + length
+            at = self.item_end(at, depth, explicit=explicit) if length == _UNDEFINED else at + length
 
-    def item_end(self, at: int, depth: int) -> int:
+    def item_end(self, at: int, depth: int, *, explicit: bool) -> int:
         """The byte after an item of undefined length whose elements begin at byte ``at``."""
         previous = descents = 0
         while True:
@@ -274,10 +292,11 @@ class _Walk:
             if descents > _MOST_DESCENTS:
                 raise _DamagedError
             previous = tag
-            start = at + 8
-            if self.explicit:
+            start, inner = at + 8, explicit
+            if explicit:
                 _, _, vr, length = self.with_vr(self.content, at)
+                inner = vr != b"UN"
                 if vr in _LONG_VRS:
                     (length,) = self.length(self.content, start)
                     start += 4
-            at = start + length if length != _UNDEFINED else self.sequence_end(start, depth + 1)
+            at = start + length if length != _UNDEFINED else self.sequence_end(start, depth + 1, explicit=inner)

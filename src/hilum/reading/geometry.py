@@ -176,7 +176,7 @@ class _Grid:
 
 def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
     steps = np.diff(slices.along)
-    step = _usual(steps)
+    step = usual_step(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
     gaps = [len(list(run)) for multiple, run in groupby(multiples.tolist()) if multiple > 1]
@@ -227,6 +227,7 @@ def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Gr
     runs = _runs(steps)
     lasting = [float(np.mean(run)) for run in runs if len(run) >= _LASTING]
     jumps = any(abs(a - b) <= _tolerance(a) for a, b in pairwise(lasting))  # an odd step within one regime
+    jumps |= min(len(runs[0]), len(runs[-1])) < _LASTING  # or before the first, or after the last
     fine = min(lasting, default=float(steps.min()))
     length = slices.along[-1] - slices.along[0]
     vector = (slices.positions[-1] - slices.positions[0]) / length * fine
@@ -259,7 +260,7 @@ def _tolerance(step: float) -> float:
     return max(0.02, 0.02 * step)
 
 
-def _usual(steps: Float[np.ndarray, " k"]) -> float:
+def usual_step(steps: Float[np.ndarray, " k"]) -> float:
     """The step that most others are alike; the smaller one of two that are equally common."""
     ordered = np.sort(steps)
     width = np.maximum(0.02, 0.02 * ordered)

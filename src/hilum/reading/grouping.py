@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise, permutations
 
-from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel
+import numpy as np
+
+from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel, usual_step
 from hilum.reading.headers import Frame
 
 _IMAGE_TYPE_VALUES = 4
@@ -58,7 +60,7 @@ def _groups(frames: list[Frame]) -> list[Group]:
         if not any(are_parallel(first, one) for one in orientations):
             orientations.append(first)
         same = [k for k in kinds if _are_one_kind(k[0], first)]
-        if len(same) == 1:
+        if len(same) == 1 and (not _num_blanks(first) or _fits(alike, same[0])):
             same[0] += alike
         else:
             kinds.append(alike)
@@ -89,6 +91,14 @@ def _num_blanks(frame: Frame) -> int:
     return (not frame.header.kernel) + (not frame.header.image_type)
 
 
+def _fits(silent: list[Frame], others: list[Frame]) -> bool:
+    """True where slices that say less than others lie in their gaps or go on after them, and not half-way between."""
+    steps = np.diff(_along(others)), np.diff(_along([*others, *silent]))
+    if min(map(len, steps)) < MIN_SLICES:
+        return True
+    return usual_step(steps[1]) > 0.75 * usual_step(steps[0])
+
+
 def _are_one_kind(one: Frame, other: Frame) -> bool:
     """True where nothing tells two slices apart; what one does not say tells nothing."""
     a, b = one.header, other.header
@@ -104,14 +114,15 @@ def _phases(frames: list[Frame]) -> tuple[str, list[list[Frame]]]:
     Acquisitions that follow one another along the stack are one volume, even where they meet in a slice: a scanner may
     count its rotations so.
     """
-    for keyword in _MOMENTS if _repeats(_along(frames)) else _ACQUISITIONS:
+    repeats = _repeats(_along(frames))
+    for keyword in _MOMENTS if repeats else _ACQUISITIONS:
         parts: dict[bytes, list[Frame]] = {}
         for frame in frames:
             parts.setdefault(frame.values.get(keyword, b""), []).append(frame)
         if not 1 < len(parts) <= len(frames) // MIN_SLICES:
             continue
         places = [_along(part) for part in parts.values()]
-        if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _overlap(places):
+        if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _interleave(places):
             return keyword, list(parts.values())
     return "", [frames]
 
@@ -130,10 +141,6 @@ def _repeats(places: list[float]) -> bool:
     return any(b - a < SAME_POSITION_MM for a, b in pairwise(places))
 
 
-def _overlap(places: list[list[float]]) -> bool:
-    """True where each two parts share more than half the length of the shorter."""
-    for one, other in combinations(places, 2):
-        shared = min(one[-1], other[-1]) - max(one[0], other[0])
-        if shared <= min(one[-1] - one[0], other[-1] - other[0]) / 2:
-            return False
-    return True
+def _interleave(places: list[list[float]]) -> bool:
+    """True where a slice of one part lies between two of another; meeting in a slice is no interleaving."""
+    return any(one[0] < place < one[-1] for one, other in permutations(places, 2) for place in other[1:-1])

@@ -37,8 +37,8 @@ _KIND = (
 )  # fmt: skip
 """What the slices of a series usually share."""
 
-_LONGEST_HEADER, _LONGEST_FRAME = 4_000_000, 20_000
-"""Bytes of a file, and more for each of its frames, that are not pixels."""
+_ROOM, _ROOM_OF_FRAME = 4_000_000, 20_000
+"""Bytes beside compressed pixels in their element, and more for each frame."""
 
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
@@ -47,6 +47,9 @@ _PIXEL_MM = (1e-3, 1e3)
 _MOST_VALUES = 16
 _CODE = re.compile(r"[A-Z0-9_ ./-]{0,24}")
 """A code string (PS3.5 6.2), with what vendors add to it; anything else is no code and may be a name."""
+
+_SHORT = re.compile(r"[A-Z_]{0,8}")
+"""A modality or a type of rescale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,9 +268,10 @@ def _frames(
     headers = [_header(tuple(t.get(k) for k in _KIND), elements.order, syntax_loses=loses) for t in tables]
     sizes = [h.shape[0] * h.shape[1] * h.num_samples * h.bits[0] // 8 for h in headers]
     is_native = elements.syntax in NATIVE
-    most = _LONGEST_HEADER + _LONGEST_FRAME * len(tables) + 2 * sum(sizes)
-    if not is_native and elements.size > most:  # GDCM takes seconds for each such file
-        msg = f"a damaged DICOM file: {elements.size / 1e6:.1f} MB, compressed, for {sum(sizes) / 1e6:.1f} MB of pixels"
+    packed, frames_at_least = elements.size - elements.header_bytes, max(len(tables), int(count or 1))
+    most = _ROOM + frames_at_least * (_ROOM_OF_FRAME + 2 * max(sizes))
+    if not is_native and packed > most:  # GDCM takes seconds for each such file
+        msg = f"a damaged DICOM file: {packed / 1e6:.1f} MB of compressed pixels for {sum(sizes) / 1e6:.1f} MB"
         raise ReadError(msg)
     start = elements.size if elements.pixels is None else elements.pixels
     needed, inflated_bytes = start + sum(sizes), 0
@@ -339,7 +343,7 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     thickness = number(stored.get("SliceThickness", b""))
     pixel = numbers(stored.get("PixelSpacing", b""))
     return Header(
-        modality="\\".join(codes("Modality")),
+        modality="\\".join(word if _SHORT.fullmatch(word) else "?" for word in codes("Modality")),
         sop_class="".join(words("SOPClassUID")),
         image_type=codes("FrameType") or codes("ImageType"),
         kernel="\\".join(words("ConvolutionKernel")),
@@ -359,9 +363,14 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
         padding=_padding(stored, order, signed=representation == 1),
         slope=slope,
         intercept=intercept,
-        rescale_type="\\".join(codes("RescaleType")),
-        is_lossy=syntax_loses or "01" in words("LossyImageCompression") or bool(words("LossyImageCompressionRatio")),
+        rescale_type="\\".join(word if _SHORT.fullmatch(word) else "?" for word in codes("RescaleType")),
+        is_lossy=syntax_loses or "01" in words("LossyImageCompression") or _ratio(stored) > 1,
     )
+
+
+def _ratio(stored: dict[str, bytes]) -> float:
+    """LossyImageCompressionRatio; 1 where it is absent."""
+    return number(stored.get("LossyImageCompressionRatio", b"")) or 1.0
 
 
 def _padding(stored: dict[str, bytes], order: str, *, signed: bool) -> tuple[int, int] | None:

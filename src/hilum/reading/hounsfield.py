@@ -107,8 +107,6 @@ def _problem(measured: Shaped[np.ndarray, " n"], levels: Levels) -> str:
     peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(float), 15))) - 300
     if not _SOFT_HU[0] <= peak <= _SOFT_HU[1]:
         return f"soft tissue peaks at {peak} HU, must peak between {_SOFT_HU[0]} and {_SOFT_HU[1]} HU"
-    if levels.fat is None and levels.muscle is None:
-        return "neither fat (-160 to -50 HU) nor muscle (-30 to 150 HU) has a peak"
     if levels.airways is not None and levels.airways > _AIRWAY_HU[1]:
         return f"the darkest air within the body measures {levels.airways:.0f} HU, must be below {_AIRWAY_HU[1]} HU"
     return ""

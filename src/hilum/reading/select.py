@@ -133,6 +133,10 @@ def _best(found: list[Series], rule: str | None) -> tuple[Series, list[Finding]]
         equal = [c.series for c in ranked if key(c) == key(best) and c.score == best.score]
         msg = f"{len(equal)} of {len(found)} series are equally good, pick one with series: {_listing(equal)}"
         raise ReadError(msg)
+    phases = [s for s in usable if s.uid == best.series.uid and s.tags.kernel == best.series.tags.kernel]
+    if len(phases) > 1 and len({s.frames[0].header.image_type for s in phases}) == 1:
+        msg = f"the best series is {len(phases)} volumes, pick one with series: {_listing(phases)}"
+        raise ReadError(msg)
     if len(usable) == 1:
         message = f"one of {len(found)} series here, the others are refused"
     elif rule:
