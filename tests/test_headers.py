@@ -1,6 +1,7 @@
 """The walk over a DICOM file finds what pydicom finds."""
 
 import io
+import struct
 import tracemalloc
 import warnings
 import zlib
@@ -138,6 +139,53 @@ def test_a_file_filled_with_one_thing_is_damaged_at_once(tmp_path, filling):
     path.write_bytes(content[:400] + filling * (8_000_000 // len(filling)))
     with pytest.raises(ReadError, match="a damaged"):
         read_frames(path, LIMIT)
+
+
+def _element(group: int, element: int, vr: bytes, value: bytes, *, undefined: bool = False) -> bytes:
+    """An explicit element with a long length."""
+    head = struct.pack("<HH2sH", group, element, vr, 0)
+    return head + (b"\xff\xff\xff\xff" if undefined else struct.pack("<I", len(value))) + value
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_is_unknown_and_of_undefined_length_is_implicit_within(tmp_path, nested):
+    """PACSs write private sequences so (PS3.5 6.2.2, note 2)."""
+    inner = struct.pack("<HHI", 0x0029, 0x1001, 8) + b"SLICEMAP"
+    if nested:
+        inner += struct.pack("<HHI", 0x0029, 0x1002, 0xFFFFFFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + inner
+        inner += b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + inner + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    unknown = _element(0x0029, 0x1010, b"UN", item + b"\xfe\xff\xdd\xe0\0\0\0\0", undefined=True)
+    for path in write_series(tmp_path):
+        content = path.read_bytes()
+        pixels = content.rindex(b"\xe0\x7f\x10\x00")
+        path.write_bytes(content[:pixels] + unknown + content[pixels:])
+    assert np.array_equal(read(tmp_path).voxels_hu, scan_hu())
+
+
+@pytest.mark.parametrize("before", ["length of the group", "offset table"])
+def test_what_stands_before_the_pixels_in_their_group_is_passed_over(tmp_path, before):
+    extra = struct.pack("<HH2sHI", 0x7FE0, 0, b"UL", 4, 108)
+    extra = extra if before == "length of the group" else _element(0x7FE0, 1, b"OV", bytes(16))
+    for path in write_series(tmp_path):
+        content = path.read_bytes()
+        pixels = content.rindex(b"\xe0\x7f\x10\x00")
+        path.write_bytes(content[:pixels] + extra + content[pixels:])
+    assert np.array_equal(read(tmp_path).voxels_hu, scan_hu())
+
+
+@pytest.mark.parametrize(
+    ("is_really", "says"),
+    [(ImplicitVRLittleEndian, ExplicitVRLittleEndian), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)],
+)
+def test_a_file_is_read_by_what_it_is_not_by_what_it_says(tmp_path, is_really, says):
+    for path in write_series(tmp_path, syntax=is_really):
+        content = path.read_bytes()
+        old, new = (uid.encode() + b"\0" * (len(uid) % 2) for uid in (is_really, says))
+        at = content.index(b"\x02\0\x10\0UI")
+        length = len(new).to_bytes(2, "little")
+        path.write_bytes(content[: at + 6] + length + new + content[at + 8 + len(old) :])
+    assert np.array_equal(read(tmp_path).voxels_hu, scan_hu())
 
 
 def test_a_header_longer_than_what_is_read_at_first_is_read_whole(tmp_path):

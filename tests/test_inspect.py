@@ -1,8 +1,11 @@
 """The doctor looks at every series below a path and stops at none."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,3 +214,38 @@ def test_with_nothing_found_the_command_fails_and_says_so(tmp_path, capsys):
     assert capsys.readouterr().out == "no CT was found\n"
     assert main(["inspect", str(tmp_path), "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {"series": [], "findings": []}
+
+
+def test_a_page_replaces_no_device_and_follows_a_link(tmp_path, capsys):
+    write_series(tmp_path / "s", scan_hu(12))
+    assert main(["inspect", str(tmp_path / "s"), "--html", "/dev/stdout"]) == 1
+    assert "/dev/stdout cannot be written: it must be a file" in capsys.readouterr().err
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "page.html").symlink_to(tmp_path / "real.html")
+    assert main(["inspect", str(tmp_path / "s"), "--html", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").is_symlink()
+    assert "<article" in (tmp_path / "real.html").read_text()
+
+
+@pytest.mark.parametrize(("ignored", "status"), [(False, 143), (True, 0)])
+def test_a_signal_to_end_takes_unpacked_scans_along_unless_it_is_ignored(tmp_path, ignored, status):
+    """nohup ignores a signal, which then stays ignored."""
+    write_series(tmp_path / "s", scan_hu(12))
+    shutil.make_archive(str(tmp_path / "exam"), "zip", tmp_path / "s")
+    (tmp_path / "tmp").mkdir()
+    script = f"""
+import os, signal
+{"signal.signal(signal.SIGTERM, signal.SIG_IGN)" if ignored else ""}
+import hilum.reading.doctor as doctor
+from hilum.cli import main
+original = doctor.find_series
+def killed(*arguments, **more):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*arguments, **more)
+doctor.find_series = killed
+raise SystemExit(main(["inspect", {str(tmp_path / "exam.zip")!r}]))
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -36,7 +36,7 @@ class Made:
         names = np.random.default_rng(len(self.hu)).permutation(len(self.hu))
         for k in range(len(self.hu)) if kept is None else kept:
             changes = {name: value[k] if isinstance(value, list) else value for name, value in self.changes.items()}
-            slope, intercept = float(changes.get("RescaleSlope", 1)), float(changes.get("RescaleIntercept", -1024))
+            slope, intercept = float(changes.get("RescaleSlope", 1)), float(changes.get("RescaleIntercept") or -1024)
             stored = np.rint((self.hu[k] - intercept) / slope).astype(np.uint16)
             given = {
                 "ImageOrientationPatient": [round(float(v), 9) for v in self.directions.ravel()],
@@ -588,3 +588,71 @@ def test_a_damaged_file_that_still_names_another_series_refuses_that_one_only(fo
     made.agrees_with(read(made.folder))
     _, loose = examine(made.folder)
     assert [f.code for f in loose] == ["unreadable-file"]
+
+
+# what a second look found
+
+
+def test_a_slice_without_a_rescale_among_others_that_have_one_is_refused(folder):
+    made = make(folder(), 24)
+    made.changes = {"RescaleIntercept": [None if k == 5 else "-1024" for k in range(24)]}
+    with pytest.raises(GeometryError, match=r"rescale-missing \(refused\): some slices have a RescaleIntercept"):
+        read(made.write().folder)
+
+
+@pytest.mark.parametrize("gone", ["ConvolutionKernel", "ImageType"])
+def test_a_reconstruction_that_says_less_is_not_merged_with_one_half_a_step_away(folder, gone):
+    one = make(folder(), 24).write()
+    other = make(one.folder / "b", 24, origin=(-120.0, -110.0, -299.25))
+    other.changes = {gone: None}
+    other.write()
+    found, _ = examine(one.folder)
+    assert [e.num_slices for e in found] == [24, 24]
+
+
+def test_acquisitions_that_overlap_are_told_apart_where_they_interleave(folder):
+    """Two breath-holds: in their overlap the slices of both would alternate."""
+    first = make(folder(), 50, step=1.0)
+    first.changes = {"AcquisitionNumber": 1}
+    first.write()
+    second = make(first.folder / "b", 50, step=1.0, origin=(-120.0, -110.0, -300 + 35.5))
+    second.changes = {"AcquisitionNumber": 2}
+    second.write()
+    series, _ = find_series(sorted(p for p in first.folder.rglob("*") if p.is_file()))
+    assert [len(s.frames) for s in series] == [50, 50]
+    with pytest.raises(ReadError, match="pick one with series"):
+        read(first.folder)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_wide_step_before_a_lasting_change_is_no_regime_of_its_own(folder, turned):
+    along = np.array([0, *range(5, 32), *range(37, 90, 5)], float)
+    along = along[-1] - along[::-1] if turned else along
+    made = make(folder(), len(along))
+    made.positions = np.array([-120, -110, -300]) + along[:, None] * [0, 0, 1]
+    with pytest.raises(GeometryError, match=r"irregular-spacing \(refused\)"):
+        read(made.write().folder)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000)], ids=["empty", "zeros"])
+def test_an_empty_file_among_slices_refuses_the_series(folder, content):
+    """A full disk leaves them; at the end of a stack no gap would show it."""
+    made = make(folder(), 24).write()
+    made.paths[23].write_bytes(content)
+    with pytest.raises(GeometryError, match=r"truncated-file \(refused\): damaged DICOM files lie beside it"):
+        read(made.folder)
+
+
+@pytest.mark.parametrize("name", ["slice.zip", "slice.nii", "slice.tar.gz"])
+def test_a_slice_is_a_slice_whatever_it_is_called(folder, name):
+    made = make(folder(), 24).write()
+    made.paths[7].rename(made.folder / name)
+    volume = read(made.folder)
+    made.agrees_with(volume)
+    assert codes(volume) == set()
+
+
+def test_words_of_low_dose_make_no_page_of_text(folder):
+    made = make(folder(), 24)
+    made.changes = {"ImageType": "ORIGINAL\\PRIMARY\\AXIAL\\LOW_DOSE"}
+    assert codes(read(made.write().folder)) == set()

@@ -40,6 +40,7 @@ _KIND = (
 _ROOM, _ROOM_OF_FRAME = 4_000_000, 20_000
 """Bytes beside compressed pixels in their element, and more for each frame."""
 
+_OTHERS = {".txt", ".csv", ".xlsx", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
 """What a pixel of a scanner can measure; beyond it a header is damaged."""
@@ -219,7 +220,7 @@ def claimed_series(path: Path) -> str | None:
         with path.open("rb") as file:
             head = file.read(4 * _HEAD)
     except OSError:
-        return ""
+        return None if path.suffix.lower() in _OTHERS else ""
     if _is_no_image(_after(b"\x02\0\x02\0UI", head), has_pixels=True):
         return None
     return _after(b"\x20\0\x0e\0UI", head) or _after(b"\x20\0\x0e\0", head, wide=True)
@@ -322,7 +323,8 @@ def _header(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -
     def whole(keyword: str) -> int:
         return integer(stored[keyword], order)
 
-    allocated, used, high = whole("BitsAllocated"), whole("BitsStored"), whole("HighBit")
+    allocated, used = whole("BitsAllocated"), whole("BitsStored")
+    high = whole("HighBit") if stored.get("HighBit") else used - 1
     if allocated not in (8, 16, 32) or not 0 < used <= allocated or not used - 1 <= high < allocated:
         msg = f"a damaged header: {used} bits stored up to bit {high} of {allocated}"
         raise ReadError(msg)

@@ -19,7 +19,7 @@ nothing."""
 _SOFT_HU = (-150, 150)
 """Fat (-100) and muscle (50), or the one peak that noise makes of them."""
 
-_AIRWAY_HU = (-1024, -880)
+_AIRWAY_HU = (-1024, -800)
 _LUNG_HU = (-930, -400)
 _DENSE_HU, _DENSE_SHARE = 700, 0.15
 """Bone and metal are never this much of a scan: soft tissue is, where 1024 was not taken off."""

@@ -196,7 +196,7 @@ class _Opening:
         walked = _walked(folder)
         self._note(walked)
         for file in walked.files:
-            if has_archive_name(file.name):
+            if has_archive_name(file.name) and is_archive(file):
                 self._take_archive(file)
             else:
                 self._take(file)
