@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import printable
+from hilum.reading.headers import is_dicom
 from hilum.reading.streams import (
     CHUNK,
     MAX_MEMBERS,
@@ -72,7 +73,7 @@ def has_archive_name(name: str) -> bool:
 def is_archive(path: Path) -> bool:
     """True for a zip or tar, by its name or else by its first bytes; not for images and documents."""
     if has_archive_name(path.name):
-        return not _is_dicom(path)
+        return not is_dicom(path)
     if path.name.lower().endswith((*_IMAGES, *_NO_ARCHIVES)):
         return False
     try:
@@ -87,15 +88,6 @@ def is_archive(path: Path) -> bool:
     except (*_FOREIGN, UnsafeError, DamagedError):
         return False  # whoever reads the file will say what is wrong with it
     return is_tar_header(head)
-
-
-def _is_dicom(path: Path) -> bool:
-    """True for a DICOM file that is called an archive."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[Trouble]:
