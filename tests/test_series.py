@@ -147,7 +147,7 @@ def test_one_missing_slice_is_interpolated_and_marked_and_the_rest_stays(tmp_pat
 @given(st.data(), counts, steps)
 def test_slices_missing_at_will_are_repaired_within_the_limits_and_refused_beyond(tmp_path_factory, data, count, step):
     made = make(tmp_path_factory.mktemp("x") / "s", count, step=step)
-    lost = data.draw(st.sets(st.integers(1, count - 2), min_size=1, max_size=6))
+    lost = data.draw(st.sets(st.integers(1, count - 2), min_size=1, max_size=4))
     kept = [k for k in range(count) if k not in lost]
     runs = "".join("x" if k in lost else "." for k in range(count)).split(".")
     longest = max(map(len, runs))
@@ -656,3 +656,20 @@ def test_words_of_low_dose_make_no_page_of_text(folder):
     made = make(folder(), 24)
     made.changes = {"ImageType": "ORIGINAL\\PRIMARY\\AXIAL\\LOW_DOSE"}
     assert codes(read(made.write().folder)) == set()
+
+
+@pytest.mark.parametrize(("fine", "coarse", "times"), [(6, 5, 2.0), (6, 4, 1.5), (5, 12, 2.5), (20, 5, 2.0)])
+def test_a_change_of_step_lasts_from_a_few_slices_to_the_end_on(folder, fine, coarse, times):
+    along = np.concatenate([np.arange(fine), fine - 1 + np.arange(1, coarse + 1) * times])
+    made = make(folder(), len(along))
+    made.positions = np.array([-120, -110, -300]) + along[:, None] * [0, 0, 1]
+    volume = read(made.write().folder)
+    assert "irregular-spacing" in codes(volume)
+    assert volume.spacing_mm[0] == 1.0
+    assert volume.shape[0] == int(along[-1]) + 1
+
+
+def test_every_second_slice_missing_in_the_middle_is_no_change_of_step(folder):
+    made = make(folder(), 40)
+    with pytest.raises(GeometryError, match=r"missing-slices \(refused\): missing slices: 6, places: 6"):
+        read(made.write([k for k in range(40) if k not in range(10, 22, 2)]).folder)

@@ -23,8 +23,11 @@ _LARGEST_GAP_MM, _MISSING_IN_A_ROW, _MISSING_SHARE = 5.0, 2, 0.05
 
 INTERPOLATED = "interpolated from their neighbours"
 
-_LASTING = 8
+_LASTING = 4
 """Steps of one size in a row that make a change of step a lasting one."""
+
+_LASTING_MULTIPLE, _LASTING_AT_AN_END = 8, 5
+"""The same where the step is a multiple of the usual one, as where each second slice is missing."""
 
 _DRIFT_MM = 0.2
 _MOST_SLICES = 100_000
@@ -179,8 +182,10 @@ def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
     step = usual_step(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
-    gaps = [len(list(run)) for multiple, run in groupby(multiples.tolist()) if multiple > 1]
-    if np.all(near) and max(gaps, default=0) < _LASTING:
+    runs = [(multiple, len(list(run))) for multiple, run in groupby(multiples.tolist())]
+    inside = max((n for multiple, n in runs if multiple > 1), default=0)
+    at_an_end = max((n for multiple, n in (runs[0], runs[-1]) if multiple > 1), default=0)
+    if np.all(near) and inside < _LASTING_MULTIPLE and at_an_end < _LASTING_AT_AN_END:
         grid = _filled(slices, multiples.astype(int), rules)
         if grid is not None:
             return grid
