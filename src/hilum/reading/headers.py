@@ -275,13 +275,14 @@ def _frames(
         msg = f"a damaged DICOM file: {packed / 1e6:.1f} MB of compressed pixels for {sum(sizes) / 1e6:.1f} MB"
         raise ReadError(msg)
     start = elements.size if elements.pixels is None else elements.pixels
-    needed, inflated_bytes = start + sum(sizes), 0
-    missing = max(0, needed - elements.size) if is_native else 0 if elements.has_pixels else sum(sizes)
-    if elements.syntax == DeflatedExplicitVRLittleEndian:
-        inflated_bytes = needed  # and not a byte more: a small file can inflate without end
-        missing = 0 if elements.pixels else sum(sizes)
-        if elements.pixels and needed <= max_bytes:  # else it is too large, whatever is missing
-            missing = needed - len(inflated(whole(), needed))
+    needed = start + sum(sizes)
+    is_deflated = elements.syntax == DeflatedExplicitVRLittleEndian
+    if not elements.has_pixels or (is_native and elements.pixels is None):
+        missing = sum(sizes)
+    elif not is_native or (is_deflated and needed > max_bytes):  # its decoder says, or it is too large in any case
+        missing = 0
+    else:
+        missing = max(0, needed - (len(inflated(whole(), needed)) if is_deflated else elements.size))
     frames = []
     for index, (values, header) in enumerate(zip(tables, headers, strict=True)):
         frames.append(
@@ -294,7 +295,7 @@ def _frames(
                 position_mm=position(values.get("ImagePositionPatient", b"")),
                 offset=start if is_native else None,
                 is_one_of_many=len(tables) > 1,
-                inflated_bytes=inflated_bytes,
+                inflated_bytes=needed if is_deflated else 0,  # and not one more: a small file can inflate without end
                 missing_bytes=missing,
                 file_rescale=(headers[0].slope, headers[0].intercept or 0.0),
             )

@@ -44,9 +44,8 @@ def rate(series: Series) -> Choice:
     if refused:
         return Choice(series=series, score=-1, reasons=(f"refused: {refused[0].code}",))
     first = series.frames[0].header
-    affine = series.stack.affine
-    assert affine is not None  # else it is refused  # noqa: S101
-    step, extent = float(np.linalg.norm(affine[:3, 0])), len(series.stack.at) * float(np.linalg.norm(affine[:3, 0]))
+    step = _step(series)
+    extent = len(series.stack.at) * step
     lungs = _lungs_share(series)
     points = [
         (4 * (lungs >= _LUNG_SHARE), f"lungs in {lungs:.0%} of the field"),
@@ -85,6 +84,7 @@ RULES: dict[str, _Key] = {
 
 
 def _step(series: Series) -> float:
+    """Distance between slices in mm; infinite for what forms no grid."""
     return float(np.linalg.norm(series.stack.affine[:3, 0])) if series.stack.affine is not None else np.inf
 
 

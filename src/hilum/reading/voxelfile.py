@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from hilum.errors import ReadError
+from hilum.findings import printable
 
 LONGEST_AXIS = 65536
 _CHUNK = 1 << 20
@@ -107,7 +108,7 @@ def checked_bytes(name: str, sizes: list[int] | tuple[int, ...], word: int, max_
 
 def shown(value: object) -> str:
     """A value from a file, short and on one line."""
-    text = "".join(c if c.isprintable() else "?" for c in str(value))
+    text = printable(str(value))
     return text if len(text) <= 40 else text[:37] + "..."
 
 
