@@ -69,10 +69,10 @@ def test_the_great_airways_are_not_lung(chest, lungs):
 
 def test_the_box_holds_the_lungs(chest, lungs):
     where = chest[0].index_to_mm(np.argwhere(chest[1].lungs > 0))
-    low, high = lungs.box_mm
+    low, high = lungs.box_mm()
     assert np.abs(low - where.min(axis=0)).max() < 10
     assert np.abs(high - where.max(axis=0)).max() < 10
-    quick_low, quick_high = locate_lungs(chest[0]).box_mm
+    quick_low, quick_high = locate_lungs(chest[0]).box_mm()
     assert np.abs(quick_low - low).max() < 8
     assert np.abs(quick_high - high).max() < 8
 
@@ -141,7 +141,7 @@ def test_a_constant_scan_has_no_lungs_and_raises_nothing(hu):
     for find_lungs in (segment_lungs, locate_lungs):
         found = find_lungs(volume)
         assert [f.code for f in found.findings] == ["no-lungs"]
-        assert found.box_mm is None
+        assert found.box_mm() is None
 
 
 def test_a_body_without_lungs_has_no_lungs():

@@ -62,7 +62,7 @@ def fingerprint(cohort: Cohort, region: str, reading: ReadingConfig | None = Non
                 continue
             spacings.append(volume.spacing_mm)
             extents.append((np.abs(volume.affine[:3, :3]) @ volume.shape)[::-1])
-            box = locate_lungs(volume).box_mm if region == "lungs" else None
+            box = locate_lungs(volume).box_mm() if region == "lungs" else None
             if box is not None:
                 lungs.append((box[1] - box[0])[::-1])
         if not extents:

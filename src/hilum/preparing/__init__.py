@@ -1,17 +1,19 @@
 """Second step: a Volume to the sample that the model sees, in HU on the model's grid."""
 
-from hilum.preparing.lungs import Lungs, locate_lungs, segment_lungs
+from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
 from hilum.preparing.recipe import normalize, prepare, prepare_path, window
 from hilum.preparing.resample import resample, sample
 from hilum.preparing.store import Store, load_sample, save_sample
 from hilum.volume import crop
 
 __all__ = [
+    "FindLungs",
     "Lungs",
     "Store",
     "crop",
     "load_sample",
     "locate_lungs",
+    "lungs_from_mask",
     "normalize",
     "prepare",
     "prepare_path",

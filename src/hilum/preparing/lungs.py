@@ -1,6 +1,8 @@
 """Finds the lungs without a network: body, air inside it, airways away, left and right, closed over vessels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -21,6 +23,9 @@ _PLAUSIBLE_LITRES = (1.0, 9.0)
 _LEAST_LUNG_ML = 30.0
 _CLOSE_MM = 9.0
 
+Part = Literal["lungs", "lung-field", "right", "left"]
+Verdict = Literal["good", "doubtful", "no-lungs"]
+
 _Labels = UInt8[np.ndarray, "z y x"]
 _Mask = Bool[np.ndarray, "z y x"]
 
@@ -30,29 +35,39 @@ class Lungs:
     """Where the lungs are.
 
     Attributes:
-        labels: 0 elsewhere, 1 right lung, 2 left lung (the patient's right and left).
+        labels: 0 elsewhere, 1 right lung, 2 left lung (the patient's right and left): air, and what air surrounds.
+        field: The same for the lung fields: each lung's smooth hull to the chest wall, dense disease included.
         affine: Index (z, y, x) of ``labels`` to LPS mm.
         right_ml: Volume of the right lung.
         left_ml: Volume of the left lung.
+        verdict: ``good``, ``doubtful`` where a finding speaks against them, or ``no-lungs``.
         findings: ``no-lungs``, ``lungs-volume`` or ``lungs-cut`` where there is doubt.
     """
 
     labels: _Labels
+    field: _Labels
     affine: Affine
     right_ml: float
     left_ml: float
+    verdict: Verdict
     findings: tuple[Finding, ...]
 
     @property
     def mask(self) -> _Mask:
         """True inside either lung."""
-        inside: np.ndarray = self.labels > 0
-        return inside
+        return self.part("lungs")
 
-    @property
-    def box_mm(self) -> np.ndarray | None:
-        """Corners (2, 3) of the lungs' box in LPS mm, (x, y, z), outer voxels counted whole; None without lungs."""
-        where = np.argwhere(self.mask)
+    def part(self, part: Part) -> _Mask:
+        """True inside a part: both lungs, both lung fields, or one lung."""
+        if part == "lung-field":
+            return np.asarray(self.field > 0)
+        if part == "lungs":
+            return np.asarray(self.labels > 0)
+        return np.asarray(self.labels == (RIGHT if part == "right" else LEFT))
+
+    def box_mm(self, part: Part = "lungs") -> np.ndarray | None:
+        """Corners (2, 3) of a part's box in LPS mm, (x, y, z), outer voxels counted whole; None where it is empty."""
+        where = np.argwhere(self.part(part))
         if not len(where):
             return None
         lower, upper = where.min(axis=0) - 0.5, where.max(axis=0) + 0.5
@@ -251,4 +266,29 @@ def _described(labels: _Labels, affine: Affine, voxel_mm3: float) -> Lungs:
     if whole and max(cut) > 0.25 * whole:
         edge = "lower" if cut[0] >= cut[1] else "upper"
         findings.append(find("lungs-cut", f"the scan's {edge} border cuts the lungs; {litres:.2f} litres were seen"))
-    return Lungs(labels=labels, affine=affine, right_ml=right, left_ml=left, findings=tuple(findings))
+    verdict: Verdict = "no-lungs" if litres == 0 else "doubtful" if findings else "good"
+    return Lungs(
+        labels=labels,
+        field=labels.copy(),
+        affine=affine,
+        right_ml=right,
+        left_ml=left,
+        verdict=verdict,
+        findings=tuple(findings),
+    )
+
+
+FindLungs: TypeAlias = Callable[[Volume], Lungs]
+"""What may be plugged in instead of ``locate_lungs``."""
+
+
+def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
+    """The lungs of a scan from a mask that another program made, on the mask's own grid.
+
+    Args:
+        volume: The scan.
+        mask: Not 0 inside the lungs; any grid in the same patient coordinates.
+    """
+    index = np.linalg.inv(volume.affine) @ mask.affine
+    del index
+    return _described((mask.voxels_hu > 0).astype(np.uint8), mask.affine, mask.voxel_mm3)

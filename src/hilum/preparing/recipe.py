@@ -89,7 +89,7 @@ def _centre(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.ndarray, 
         return volume.centre_mm, _beyond(np.abs(volume.affine[:3, :3]) @ volume.shape, recipe, "scan"), None
     if recipe.region == "lungs":
         lungs = locate_lungs(volume)
-        box = lungs.box_mm
+        box = lungs.box_mm()
         if box is None or refusals(lungs.findings):
             raise PrepareError("; ".join(str(f) for f in lungs.findings))
         return box.mean(axis=0), [*lungs.findings, *_beyond(box[1] - box[0], recipe, "lungs")], lungs
