@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-LUNG_HU = -400
+from hilum.preparing.body import Mask
+
+LUNG_HU = -320
 """Darker than this is air or lung."""
 
 _AIRWAY_HU = -930
@@ -13,25 +15,22 @@ _TRACHEA_HU = (-500, -600, -700, -800, -850)
 _TRACHEA_MM2 = 900.0
 _TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
 
-_Mask = Bool[np.ndarray, "z y x"]
 
-
-def find_airways(hu: np.ndarray, air: _Mask, *, voxel_mm3: float, spacing_mm: np.ndarray) -> _Mask:
+def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
     """Trachea and main bronchi: grown from the trachea at the last threshold that does not leak into a lung.
 
     Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
 
     Args:
-        hu: A scan on a coarse grid, (z, y, x), feet to head.
+        hu: A scan on a cubic grid, (z, y, x), feet to head.
         air: Air inside the body.
-        voxel_mm3: Volume of a voxel.
-        spacing_mm: (z, y, x).
+        step_mm: Edge of a voxel.
     """
-    trachea = _trachea(hu, air, spacing_mm)
+    trachea = _trachea(hu, air, step_mm)
     if not trachea.any():
         return trachea
     seed = np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape)
-    low, high = (ml * 1000 / voxel_mm3 for ml in _AIRWAYS_ML)
+    low, high = (ml * 1000 / step_mm**3 for ml in _AIRWAYS_ML)
     best = np.zeros(hu.shape, bool)
     for threshold in range(_AIRWAY_HU - 50, LUNG_HU, 20):
         pieces, _ = ndimage.label((hu < threshold) & air)
@@ -46,7 +45,7 @@ def find_airways(hu: np.ndarray, air: _Mask, *, voxel_mm3: float, spacing_mm: np
     return airways
 
 
-def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
+def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
     """From the top, the first round hole of a trachea's size near the midline that goes on below."""
     none = np.zeros(hu.shape, bool)
     columns = np.flatnonzero(air.any(axis=(0, 1)))
@@ -57,23 +56,21 @@ def _trachea(hu: np.ndarray, air: _Mask, spacing_mm: np.ndarray) -> _Mask:
         pieces, count = ndimage.label(air[z] & (hu[z] < _AIRWAY_HU + 130))
         for number, box in enumerate(ndimage.find_objects(pieces, count), 1):
             piece = pieces == number
-            area = np.count_nonzero(piece[box]) * spacing_mm[1] * spacing_mm[2]
+            area = np.count_nonzero(piece[box]) * step_mm**2
             height, width = (s.stop - s.start for s in box)
-            round_enough = 0.4 < (height * spacing_mm[1]) / (width * spacing_mm[2]) < 2.5
+            round_enough = 0.4 < height / width < 2.5
             near_middle = abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half
             if 40 < area < _TRACHEA_MM2 and round_enough and near_middle:
-                lowest = max(0, z - round(_TRACHEA_MM / spacing_mm[0]))
-                below = _followed(hu, air, piece, range(z, lowest - 1, -1), spacing_mm)
-                if np.count_nonzero(below.any(axis=(1, 2))) * spacing_mm[0] >= _TRACHEA_LEAST_MM:
-                    above = _followed(hu, air, piece, range(z, hu.shape[0]), spacing_mm)
+                lowest = max(0, z - round(_TRACHEA_MM / step_mm))
+                below = _followed(hu, air, piece, range(z, lowest - 1, -1), step_mm)
+                if np.count_nonzero(below.any(axis=(1, 2))) * step_mm >= _TRACHEA_LEAST_MM:
+                    above = _followed(hu, air, piece, range(z, hu.shape[0]), step_mm)
                     trachea: np.ndarray = below | above
                     return trachea
     return none
 
 
-def _followed(
-    hu: np.ndarray, air: _Mask, piece: Bool[np.ndarray, "y x"], planes: range, spacing_mm: np.ndarray
-) -> _Mask:
+def _followed(hu: np.ndarray, air: Mask, piece: Bool[np.ndarray, "y x"], planes: range, step_mm: float) -> Mask:
     """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
     out = np.zeros(hu.shape, bool)
     for z in planes:
@@ -83,7 +80,7 @@ def _followed(
             if not shared.any():
                 continue
             found = pieces == 1 + np.argmax(shared)
-            if np.count_nonzero(found) * spacing_mm[1] * spacing_mm[2] <= _TRACHEA_MM2:
+            if np.count_nonzero(found) * step_mm**2 <= _TRACHEA_MM2:
                 out[z] = piece = found
                 break
         else:

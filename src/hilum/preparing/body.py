@@ -1,0 +1,129 @@
+"""Finds the patient in a coarse scan, without the table and the air around, and the plane between right and left."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+Mask = Bool[np.ndarray, "z y x"]
+
+TISSUE_HU = -300
+"""Brighter than this is tissue, not air or lung."""
+
+_BONE_HU = 200
+_TABLE_MM = 5.0
+"""Half of what is thinner than the body and is no part of it: table, blankets, wires."""
+_SPINE_MM = 14.0
+_MOST_ROLL = 35.0
+_OUTSIDE_HU = -950
+_DISC = 0.97
+
+
+def find_body(hu: np.ndarray, step_mm: float) -> Mask:
+    """The patient, filled: the largest piece of tissue without thin things such as the table, holes closed by slice.
+
+    Where the field of view cuts the body, lung and not air outside is what is brighter at its border.
+
+    Args:
+        hu: A scan on a cubic grid, (z, y, x).
+        step_mm: Edge of a voxel.
+    """
+    seen = field_of_view(hu)
+    tissue = _without_thin((hu > TISSUE_HU) & seen, seen, _TABLE_MM / step_mm)
+    pieces, count = ndimage.label(tissue)
+    if not count:
+        return np.zeros(hu.shape, bool)
+    body: Mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    edge = _border(seen)
+    flat = ndimage.generate_binary_structure(2, 1)
+    for plane, level in zip(body, hu, strict=True):
+        framed = np.pad(plane, 1)
+        framed[edge[:, 0] + 1, edge[:, 1] + 1] |= _shut(plane[edge[:, 0], edge[:, 1]], level[edge[:, 0], edge[:, 1]])
+        plane[:] = (ndimage.binary_fill_holes(framed, flat)[1:-1, 1:-1] & seen) | plane
+    return body
+
+
+def field_of_view(hu: np.ndarray) -> Bool[np.ndarray, "y x"]:
+    """Pixels that the scanner has reconstructed: all, or a disc where what lies beyond was filled with one value."""
+    filled = (hu == hu[:1]).all(axis=0)
+    seen: np.ndarray = ~filled
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    if not len(rows):
+        return np.ones(hu.shape[1:], bool)
+    y, x = np.indices(seen.shape)
+    high, wide = (axis[-1] - axis[0] + 1 for axis in (rows, columns))
+    away = np.hypot((y - rows.mean()) / (high / 2), (x - columns.mean()) / (wide / 2))
+    disc: np.ndarray = away <= 1
+    alike = 2 * np.count_nonzero(disc & seen) / (np.count_nonzero(disc) + np.count_nonzero(seen))
+    if alike <= _DISC or not 0.9 < high / wide < 1.1:
+        return np.ones(hu.shape[1:], bool)
+    whole: np.ndarray = away <= 1 - 3 / min(high, wide)  # the outermost pixels are half filling
+    return whole
+
+
+def leftward_mm(hu: np.ndarray, body: Mask, step_mm: float) -> Float[np.ndarray, "y x"]:
+    """How far each column of voxels lies to the patient's left of the plane through spine and breastbone.
+
+    The spine is where most bone is behind the middle of the body; the body's long axis says how far the patient is
+    rolled.
+
+    Args:
+        hu: A scan on a cubic grid, (z, y, x), x to the patient's left and y to his back.
+        body: The patient in it.
+        step_mm: Edge of a voxel.
+    """
+    y, x = (a.astype(float) for a in np.indices(hu.shape[1:]))
+    shadow = body.sum(axis=0).astype(float)
+    if not shadow.any():
+        return np.asarray((x - x.mean()) * step_mm)
+    mid_y, mid_x = (float((a * shadow).sum() / shadow.sum()) for a in (y, x))
+    spread = np.cov(np.stack([x.ravel(), y.ravel()]), aweights=shadow.ravel())
+    roll = 0.5 * float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]))
+    if abs(np.degrees(roll)) > _MOST_ROLL or spread[0, 0] < 1.2 * spread[1, 1]:
+        roll = 0.0
+    along, behind = _turned(x - mid_x, y - mid_y, roll)
+    width = 2 * float(np.sqrt((along**2 * shadow).sum() / shadow.sum()))
+    bone = ((hu > _BONE_HU) & body).sum(axis=0).astype(float)
+    bone[(behind < 0) | (np.abs(along) > 0.5 * width)] = 0
+    thick = ndimage.gaussian_filter(bone, _SPINE_MM / step_mm)
+    if bone.sum() > 0:
+        at = np.unravel_index(np.argmax(thick), thick.shape)
+        along = along - along[at]
+    return np.asarray(along * step_mm)
+
+
+def _turned(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+
+
+def _without_thin(tissue: Mask, seen: Bool[np.ndarray, "y x"], radius: float) -> Mask:
+    """Without what is thinner than a ball, its radius in voxels; a wall that the view cuts may be thick beyond."""
+    reach = max(1, int(radius))
+    ball = np.square(np.indices((2 * reach + 1,) * 3) - reach).sum(axis=0) <= radius**2 + 0.5
+    wide = ((0, 0), (2 * reach, 2 * reach), (2 * reach, 2 * reach))
+    beyond = ~np.pad(seen, wide[1:])
+    opened = ndimage.binary_opening(np.pad(tissue, wide) | beyond, ball)
+    inner = slice(2 * reach, -2 * reach)
+    return np.asarray(opened[:, inner, inner] & seen)
+
+
+def _border(seen: Bool[np.ndarray, "y x"]) -> np.ndarray:
+    """Pixels (y, x) at the border of the field of view, in order around its middle."""
+    edge = np.argwhere(seen & ~ndimage.binary_erosion(seen))
+    away = edge - edge.mean(axis=0)
+    return np.asarray(edge[np.argsort(np.arctan2(away[:, 0], away[:, 1]))])
+
+
+def _shut(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    """Where the body goes on beyond a line around the view: at tissue, and at gaps too bright for outside air."""
+    shut = tissue.copy()
+    if not tissue.any():
+        return shut
+    start = int(np.argmax(tissue))
+    turned = np.roll(tissue, -start)
+    number = np.cumsum(turned) * ~turned  # one for each gap, 0 at tissue
+    values = np.roll(hu, -start)
+    for gap in np.unique(number[number > 0]):
+        here = number == gap
+        if np.median(values[here]) > _OUTSIDE_HU:
+            turned = turned | here
+    return np.asarray(np.roll(turned, start))

@@ -1,0 +1,216 @@
+"""The lung fields: what belongs to each lung up to the chest wall, however dense disease has made it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+
+from hilum.preparing.body import Mask
+from hilum.preparing.sides import LEFT, RIGHT
+
+_HULL_MM = 32.0
+"""Radius of the ball that cannot enter the hull: what is narrower than its diameter is closed."""
+_RIM_MM = 4.5
+_WALL_MM = 12.0
+_NEAR_MM = 6.0
+_LEVELS_MM = 30.0
+_BONE_HU = 220
+_SMOOTH_MM = 4.5
+_MUSCLE_HU = (15, 90)
+
+_FLUID_HU = (-30, 28, 18)
+"""Fluid is brighter than the first, darker than the second, and darker than muscle by the third."""
+_LEAST_ML = 1.0
+_BEHIND_MM, _EFFUSION_ML = 20.0, 20.0
+_RAYS, _CLOSE_RIBS = 120, 0.8
+_SMALL = 0.8
+_USUAL = {RIGHT: 1.18, LEFT: 1 / 1.18}
+"""Volume of a lung over that of the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chest:
+    """A coarse scan and what is known about it before the fields are drawn.
+
+    Attributes:
+        hu: The scan on a cubic grid, (z, y, x).
+        step_mm: Edge of a voxel.
+        body: The patient.
+        leftward_mm: How far each column lies to the patient's left of the plane between the lungs.
+        labels: 1 in the right lung, 2 in the left: air, and what air surrounds.
+    """
+
+    hu: Float[np.ndarray, "z y x"]
+    step_mm: float
+    body: Mask
+    leftward_mm: Float[np.ndarray, "y x"]
+    labels: UInt8[np.ndarray, "z y x"]
+
+
+def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
+    """1 in the right lung field, 2 in the left.
+
+    Each lung is closed with a ball of 32 mm, which takes in vessels, the hilum, nodules and masses at the pleura. What
+    lies between that hull and the ribs is added where it is fluid, or where the other lung, mirrored, is lung. Where
+    one lung is much smaller than the other, so is all tissue above its base that mirrors lung.
+    """
+    field = np.zeros(chest.labels.shape, np.uint8)
+    lungs = {side: chest.labels == side for side in (RIGHT, LEFT)}
+    hulls = {side: _hull(lung, chest.step_mm) for side, lung in lungs.items()}
+    if not chest.labels.any():
+        return field
+    both = hulls[RIGHT] | hulls[LEFT]
+    inside, beyond = _ribs(chest, both)
+    tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
+    fluid = _fluid(chest, tissue, both)
+    sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
+    for side in (RIGHT, LEFT):
+        if not sizes[side]:
+            continue
+        other = RIGHT + LEFT - side
+        mine = (chest.leftward_mm > 0) == (side == LEFT)
+        more = fluid & mine
+        if sizes[other]:
+            mirrored = tissue & mine & _mirrored(chest, both, hulls[other])
+            near = tissue & mine & ndimage.maximum_filter(mirrored, (1, 5, 5))
+            more |= _large(near & beyond, near=hulls[side], step_mm=chest.step_mm)
+            if sizes[side] < _SMALL * _USUAL[side] * sizes[other]:
+                above = _above(hulls[side] | more, chest.step_mm)
+                more |= _large(mirrored & above, near=hulls[side] | more, step_mm=chest.step_mm)
+        own = _hull(hulls[side] | more, chest.step_mm, rim_mm=0.0) & inside if more.any() else hulls[side]
+        field[(own | hulls[side]) & chest.body & (field == 0) & ~lungs[other]] = side
+    return field
+    both = hulls[RIGHT] | hulls[LEFT]
+    inside, beyond = _ribs(chest, both)
+    tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
+    fluid = _fluid(chest, tissue, both)
+    sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
+    for side in (RIGHT, LEFT):
+        if not sizes[side]:
+            continue
+        other = RIGHT + LEFT - side
+        mine = (chest.leftward_mm > 0) == (side == LEFT)
+        own = hulls[side] | (fluid & mine)
+        if sizes[other]:
+            mirrored = tissue & mine & _mirrored(chest, both, hulls[other])
+            near = tissue & mine & ndimage.maximum_filter(mirrored, (1, 5, 5))
+            own |= _large(near & beyond, near=own, step_mm=chest.step_mm)
+            if sizes[side] < _SMALL * _USUAL[side] * sizes[other]:
+                own |= _large(mirrored & _above(own, chest.step_mm), near=own, step_mm=chest.step_mm)
+        field[own & chest.body & (field == 0) & ~lungs[other]] = side
+    return field
+
+
+def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
+    """Closed with a large ball, on every second voxel for speed, and widened by a rim for the pleura."""
+    out = np.zeros(lung.shape, bool)
+    if not lung.any():
+        return out
+    radius, rim = _HULL_MM / (2 * step_mm), rim_mm / (2 * step_mm)
+    margin = int(np.ceil(radius)) + 2
+    even = np.pad(lung, [(0, n % 2) for n in lung.shape], mode="edge").astype(np.uint8)
+    half = np.sum([even[z::2, y::2, x::2] for z, y, x in np.ndindex(2, 2, 2)], axis=0) >= 4
+    if not half.any():
+        return lung
+    box = ndimage.find_objects(half.astype(np.uint8))[0]
+    near = ndimage.distance_transform_edt(~np.pad(half[box], margin)) <= radius
+    depth = ndimage.distance_transform_edt(near) - radius + rim
+    keep = slice(margin - 1, 1 - margin)  # one voxel around the box: the rim may reach into it
+    fine = ndimage.zoom(depth[keep, keep, keep], 2, order=1, grid_mode=True, mode="nearest") > 0
+    low = [2 * (s.start - 1) for s in box]
+    ours = tuple(slice(max(0, a), max(0, min(n, a + m))) for a, m, n in zip(low, fine.shape, out.shape, strict=True))
+    theirs = tuple(slice(s.start - a, s.stop - a) for s, a in zip(ours, low, strict=True))
+    out[ours] = fine[theirs]
+    return np.asarray(out | lung)
+
+
+def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
+    """Effusion: darker than muscle by more than noise, behind lung, and what goes on from there beside and below.
+
+    It must begin behind lung, for fatty liver and the stomach are as dark and lie below.
+    """
+    smooth = ndimage.gaussian_filter(chest.hu, _SMOOTH_MM / chest.step_mm)
+    darkest, brightest = _MUSCLE_HU
+    counts, edges = np.histogram(smooth[chest.body], np.arange(darkest, brightest, 3))
+    muscle = float(edges[np.argmax(counts)]) + 1.5
+    low, high, below = _FLUID_HU
+    dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
+    middle = round(float(np.nonzero(lungs)[1].mean()) + _BEHIND_MM / chest.step_mm)
+    dark[:, :middle] = False
+    behind = np.maximum.accumulate(lungs, axis=1)
+    seed = _large(dark & behind, near=lungs, step_mm=chest.step_mm)
+    if np.count_nonzero(seed) * chest.step_mm**3 < _EFFUSION_ML * 1000:
+        return np.zeros(lungs.shape, bool)
+    return np.asarray(ndimage.binary_propagation(seed, mask=_large(dark, near=seed, step_mm=chest.step_mm)))
+
+
+def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
+    """Inside the ribs, and beyond all lung as seen from the middle of the chest.
+
+    Ribs are met by rays from the middle of the chest in each slice, one every three degrees; as they run obliquely, a
+    slice counts those of its neighbours too.
+    """
+    _, at_y, at_x = np.nonzero(lungs)
+    middle = float(at_y.mean()), float(np.argmin(np.abs(chest.leftward_mm[round(at_y.mean())])))
+    y, x = (np.asarray(axis) for axis in np.indices(lungs.shape[1:]))
+    radius = np.hypot(y - middle[0], x - middle[1])
+    ray = (np.arctan2(y - middle[0], x - middle[1]) / (2 * np.pi) * _RAYS).astype(int) % _RAYS
+    last, wall = np.full((len(lungs), _RAYS), -np.inf), np.full((len(lungs), _RAYS), np.inf)
+    z, at_y, at_x = np.nonzero(lungs)
+    np.maximum.at(last, (z, ray[at_y, at_x]), radius[at_y, at_x])
+    reach = 2 * round(_WALL_MM / chest.step_mm) + 1
+    bone = ndimage.maximum_filter1d((chest.hu > _BONE_HU) & chest.body, reach, axis=0)
+    z, at_y, at_x = np.nonzero(bone)
+    far = np.where(np.isfinite(last), last, _CLOSE_RIBS * np.median(last[np.isfinite(last)]))
+    hit = radius[at_y, at_x] > far[z, ray[at_y, at_x]] - 1
+    np.minimum.at(wall, (z[hit], ray[at_y[hit], at_x[hit]]), radius[at_y[hit], at_x[hit]])
+    wall = ndimage.median_filter(np.pad(wall, ((0, 0), (3, 3)), mode="wrap"), (3, 7), mode="nearest")[:, 3:-3]
+    wall = np.where(np.isfinite(wall), wall, last)
+    return radius < wall[:, ray], radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
+
+
+def _mirrored(chest: Chest, lungs: Mask, other: Mask) -> Mask:
+    """Where the other lung would be, if it were on this side.
+
+    It is mirrored, slice by slice, at the plane midway between the sides of the chest, which need not go through the
+    spine.
+    """
+    leftward = chest.leftward_mm / chest.step_mm
+    normal_y, normal_x = leftward[1, 0] - leftward[0, 0], leftward[0, 1] - leftward[0, 0]
+    y, x = (np.asarray(axis) for axis in np.indices(leftward.shape))
+    ends = np.array([_ends(leftward[plane]) for plane in lungs])
+    middle = ndimage.median_filter(ends.mean(axis=1), 2 * round(_LEVELS_MM / chest.step_mm) + 1, mode="nearest")
+    out = np.zeros(lungs.shape, bool)
+    for plane, mirrored, shift in zip(other, out, middle, strict=True):
+        from_y = np.rint(y - 2 * (leftward - shift) * normal_y).astype(int)
+        from_x = np.rint(x - 2 * (leftward - shift) * normal_x).astype(int)
+        seen = (from_y >= 0) & (from_y < y.shape[0]) & (from_x >= 0) & (from_x < x.shape[1])
+        mirrored[seen] = plane[from_y[seen], from_x[seen]]
+    return out
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest; zeros where there are none."""
+    return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+
+
+def _above(lung: Mask, step_mm: float) -> Mask:
+    """Above some lung, or nearly: what lies under the lung may be liver."""
+    wide = 2 * round(_NEAR_MM / step_mm) + 1
+    return np.asarray(np.maximum.accumulate(ndimage.maximum_filter(lung, (1, wide, wide)), axis=0))
+
+
+def _large(candidate: Mask, *, near: Mask, step_mm: float) -> Mask:
+    """The pieces that are thick, large and touch the lung."""
+    cross = ndimage.generate_binary_structure(3, 1)
+    core = ndimage.binary_erosion(candidate, cross, iterations=1)
+    thick = ndimage.binary_dilation(core, cross, iterations=1) & candidate
+    pieces, count = ndimage.label(thick)
+    if not count:
+        return thick
+    large = np.bincount(pieces.ravel()) * step_mm**3 / 1000 >= _LEAST_ML
+    large[0] = False
+    touching = np.zeros(count + 1, bool)
+    touching[np.unique(pieces[ndimage.binary_dilation(near, cross, iterations=2)])] = True
+    return np.asarray((large & touching)[pieces])
