@@ -12,14 +12,14 @@ from hilum.simulating.lesions import DISEASES, Disease, Lesion, sample_disease
 from hilum.simulating.masks import airway_mask, field_mask, lesion_mask, without_fluid
 from hilum.simulating.pose import to_scanner
 from hilum.simulating.render import Scene
-from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner, seen_at, stretches
+from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner, seen, seen_at, stretches
 from hilum.simulating.trees import grow_trees
 from hilum.volume import Tags, Volume, affine_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
-    """What is known about a simulated scan, on its grid.
+    """What is known about a simulated scan, on its grid; in padding nothing is.
 
     Attributes:
         lungs: 1 in the right lung, 2 in the left; vessels and lesions of any density included, and the free air of a
@@ -94,6 +94,8 @@ def simulate_scan(
         masks[0] if len(masks) == 1 else np.concatenate(masks)
         for masks in zip(*(_masks(scene, part) for part in stretches(scanner, anatomy.height_mm)), strict=True)
     )
+    for mask in (field, lungs, airways, found):
+        mask[:, ~seen(scanner)] = 0
     truth = Truth(
         lungs=lungs,
         field=field,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Bool, Float32, Int16
 from scipy import fft
 
 from hilum.errors import ConfigError
@@ -149,10 +149,16 @@ def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int1
     add_streaks(slices, scene.anatomy, axes)
     reconstruct(slices, scanner, levels=_shoulder_noise(scene.anatomy, axes), rng=rng)
     hu: np.ndarray = np.clip(np.rint(slices), LOWEST_HU, HIGHEST_HU).astype(np.int16)
-    if scanner.padding:
-        steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
-        hu[:, np.hypot(steps[:, None], steps) > scanner.pixels / 2] = PADDING_HU
+    hu[:, ~seen(scanner)] = PADDING_HU
     return hu
+
+
+def seen(scanner: Scanner) -> Bool[np.ndarray, "y x"]:
+    """True for the pixels that the scan shows; with padding, those in the circle."""
+    if not scanner.padding:
+        return np.ones((scanner.pixels, scanner.pixels), bool)
+    steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
+    return np.asarray(np.hypot(steps[:, None], steps) <= scanner.pixels / 2)
 
 
 def slice_weights(scanner: Scanner, offset_mm: np.ndarray, step_mm: float) -> np.ndarray:
