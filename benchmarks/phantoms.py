@@ -25,7 +25,7 @@ from hilum.simulating import (
 )
 from hilum.volume import Volume
 
-FORM = 1
+FORM = 2
 """Raise it when a phantom changes: kept scans of another form are made anew."""
 _SURFACES: dict[str, Surface] = {"c": "costal", "d": "diaphragmatic", "m": "mediastinal"}
 

@@ -48,6 +48,14 @@ class Pleura:
         if self.missing not in ("neither", "right", "left"):
             msg = f"pleura.missing must be neither, right or left, got {self.missing}"
             raise ConfigError(msg)
+        if self.missing != "neither":
+            side = 0 if self.missing == "right" else 1
+            if self.effusion_ml[side] or self.pneumothorax_mm[side]:
+                given = f"effusion_ml {self.effusion_ml}, pneumothorax_mm {self.pneumothorax_mm}"
+                msg = (
+                    f"pleura: a missing lung has neither effusion nor pneumothorax, got {given}, {self.missing} missing"
+                )
+                raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ def lobar_consolidation(
     sign = -1 if side == "right" else 1
     lesion = Lesion(
         kind="consolidation",
-        centre_mm=(sign * 0.62 * width, anatomy.cavity_y_mm + 0.42 * depth, 0.32 * anatomy.height_mm),
+        centre_mm=(sign * 0.74 * width, anatomy.cavity_y_mm + 0.55 * depth, 0.3 * anatomy.height_mm),
         diameter_mm=60.0,
         hu=rng.uniform(10, 45),
         axes=(0.72, 1.1, 1.26),

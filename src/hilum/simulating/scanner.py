@@ -71,6 +71,9 @@ class Scanner:
         if not self.noise_hu >= 0:
             msg = f"scanner.noise_hu must be at least 0, got {self.noise_hu}"
             raise ConfigError(msg)
+        if not 0 < self.breath_at < 1:
+            msg = f"scanner.breath_at must be a share between 0 and 1, got {self.breath_at}"
+            raise ConfigError(msg)
         if self.kernel not in _MTF50:
             msg = f"scanner.kernel must be one of {', '.join(_MTF50)}, got {self.kernel}"
             raise ConfigError(msg)
