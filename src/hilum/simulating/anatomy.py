@@ -25,6 +25,40 @@ _COARSE_MM = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pleura:
+    """What lies between chest wall and lung; (right, left).
+
+    Attributes:
+        effusion_ml: Fluid on the side that lies down, higher at the wall than in the middle.
+        pneumothorax_mm: Air on the side away from the table: how far the lung has come off the wall where it is most.
+        fluid_hu: Density of the fluid.
+        missing: The lung that was taken out; fluid fills its place.
+    """
+
+    effusion_ml: tuple[float, float] = (0.0, 0.0)
+    pneumothorax_mm: tuple[float, float] = (0.0, 0.0)
+    fluid_hu: float = 10.0
+    missing: Literal["neither", "right", "left"] = "neither"
+
+    def __post_init__(self) -> None:
+        for name in ("effusion_ml", "pneumothorax_mm"):
+            if not min(getattr(self, name)) >= 0:
+                msg = f"pleura.{name} must be at least 0, got {getattr(self, name)}"
+                raise ConfigError(msg)
+        if self.missing not in ("neither", "right", "left"):
+            msg = f"pleura.missing must be neither, right or left, got {self.missing}"
+            raise ConfigError(msg)
+        if self.missing != "neither":
+            side = 0 if self.missing == "right" else 1
+            if self.effusion_ml[side] or self.pneumothorax_mm[side]:
+                given = f"effusion_ml {self.effusion_ml}, pneumothorax_mm {self.pneumothorax_mm}"
+                msg = (
+                    f"pleura: a missing lung has neither effusion nor pneumothorax, got {given}, {self.missing} missing"
+                )
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
     """All that is drawn at random about a patient.
 
@@ -50,6 +84,11 @@ class Anatomy:
         arms: Beside the head or beside the trunk.
         prone: Lying on the front.
         seed: Of the trees, the texture and the small shapes.
+        pleura: Fluid, air or nothing in the place of a lung.
+        bowel_gas_mm: Width of a stomach full of gas, with colon beside it under both domes; 0 for what is usual.
+        metal: A pacemaker under the left collar bone with its leads, or two rods with screws at the spine.
+        roll_deg: How far the body is turned about its long axis, on the table; its right side rises if positive.
+        tilt_deg: How far it leans in the coronal plane; its head goes to its left if positive.
     """
 
     body_mm: tuple[float, float]
@@ -73,6 +112,11 @@ class Anatomy:
     arms: Literal["up", "down"]
     prone: bool
     seed: int
+    pleura: Pleura = Pleura()
+    bowel_gas_mm: float = 0.0
+    metal: Literal["none", "pacemaker", "rods"] = "none"
+    roll_deg: float = 0.0
+    tilt_deg: float = 0.0
 
     @property
     def cavity_y_mm(self) -> float:

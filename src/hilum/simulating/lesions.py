@@ -7,12 +7,13 @@ import numpy as np
 
 from hilum.errors import ConfigError
 from hilum.randomness import generator
-from hilum.simulating.anatomy import Anatomy, lung_distance
+from hilum.simulating.anatomy import Anatomy
+from hilum.simulating.pleura import aerated_distance
 from hilum.simulating.trees import Point, Tube
 
 Kind = Literal[
     "solid nodule", "part-solid nodule", "ground-glass nodule", "calcified nodule", "scar",
-    "mass", "consolidation", "ground-glass opacity",
+    "mass", "consolidation", "ground-glass opacity", "emphysema",
 ]  # fmt: skip
 Disease = Literal["none", "mass", "consolidation", "ground-glass opacity"]
 DISEASES: tuple[Disease, ...] = ("mass", "consolidation", "ground-glass opacity")
@@ -36,17 +37,25 @@ _HU: dict[Kind, tuple[float, float]] = {
     "mass": (0, 60),
     "consolidation": (-50, 50),
     "ground-glass opacity": (-550, -300),
+    "emphysema": (-990, -950),
 }
 _DIAMETER_MM: dict[Kind, tuple[float, float]] = {
     "scar": (5, 10),
     "mass": (25, 45),
     "consolidation": (30, 60),
     "ground-glass opacity": (40, 80),
+    "emphysema": (60, 120),
 }
 _NUMBER: dict[Disease, tuple[int, int]] = {"mass": (2, 5), "consolidation": (3, 6), "ground-glass opacity": (3, 6)}
 """How many lesions a diseased chest has, from and below."""
-_LOBULATION: dict[Kind, float] = {"mass": 0.10, "consolidation": 0.16, "ground-glass opacity": 0.18, "scar": 0.15}
-_MARGIN_MM: dict[Kind, float] = {"consolidation": 3.0, "ground-glass opacity": 7.0}
+_LOBULATION: dict[Kind, float] = {
+    "mass": 0.10,
+    "consolidation": 0.16,
+    "ground-glass opacity": 0.18,
+    "scar": 0.15,
+    "emphysema": 0.18,
+}
+_MARGIN_MM: dict[Kind, float] = {"consolidation": 3.0, "ground-glass opacity": 7.0, "emphysema": 10.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +191,7 @@ def _place(anatomy: Anatomy, depth_mm: float, rng: np.random.Generator) -> Point
     width, depth = anatomy.cavity_mm
     box = rng.random((4000, 3)) * [2 * width, 2 * depth, anatomy.height_mm]
     x, y, z = (box - [width, depth - anatomy.cavity_y_mm, 0]).T
-    inside = -lung_distance(anatomy, z, y, x)
+    inside = -aerated_distance(anatomy, z, y, x)
     fits = np.flatnonzero(inside > depth_mm)
     best = int(fits[0]) if len(fits) else int(np.argmax(inside))
     return float(x[best]), float(y[best]), float(z[best])

@@ -7,19 +7,24 @@ from jaxtyping import UInt8
 
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy, sample_anatomy
+from hilum.simulating.draw import Axes
 from hilum.simulating.lesions import DISEASES, Disease, Lesion, sample_disease
-from hilum.simulating.render import Scene, airway_mask, lesion_mask, lung_mask
-from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner
+from hilum.simulating.masks import airway_mask, field_mask, lesion_mask, without_fluid
+from hilum.simulating.pose import to_scanner
+from hilum.simulating.render import Scene
+from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner, seen, seen_at, stretches
 from hilum.simulating.trees import grow_trees
 from hilum.volume import Tags, Volume, affine_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
-    """What is known about a simulated scan, on its grid.
+    """What is known about a simulated scan, on its grid; in padding nothing is.
 
     Attributes:
-        lungs: 1 in the right lung, 2 in the left; vessels and lesions included, great airways not.
+        lungs: 1 in the right lung, 2 in the left; vessels and lesions of any density included, and the free air of a
+            pneumothorax, which without a network nothing tells from a bulla; fluid and great airways are not.
+        field: 1 in the right lung field, 2 in the left: the lungs and fluid around them. A missing lung has neither.
         airways: 1 in the lumen of trachea and airways.
         lesions: The number of the lesion in the list below, from 1.
         findings: The lesions, their centres in LPS mm of the scan.
@@ -29,6 +34,7 @@ class Truth:
     """
 
     lungs: UInt8[np.ndarray, "z y x"]
+    field: UInt8[np.ndarray, "z y x"]
     airways: UInt8[np.ndarray, "z y x"]
     lesions: UInt8[np.ndarray, "z y x"]
     findings: tuple[Lesion, ...]
@@ -84,12 +90,18 @@ def simulate_scan(
         model="Phantom",
         tube_voltage_kv=120.0,
     )
-    lungs = lung_mask(anatomy, axes)
+    field, lungs, airways, found = (
+        masks[0] if len(masks) == 1 else np.concatenate(masks)
+        for masks in zip(*(_masks(scene, part) for part in stretches(scanner, anatomy.height_mm)), strict=True)
+    )
+    for mask in (field, lungs, airways, found):
+        mask[:, ~seen(scanner)] = 0
     truth = Truth(
         lungs=lungs,
-        airways=airway_mask(scene.trees, axes),
-        lesions=lesion_mask(scene, axes, lungs),
-        findings=tuple(_moved(lesion, offset) for lesion in lesions),
+        field=field,
+        airways=airways,
+        lesions=found,
+        findings=tuple(_moved(lesion, anatomy, scanner, offset) for lesion in lesions),
         label=int(any(lesion.kind in DISEASES for lesion in lesions)),
         anatomy=anatomy,
         scanner=scanner,
@@ -97,6 +109,14 @@ def simulate_scan(
     return Volume(voxels_hu=voxels, affine=affine, tags=tags), truth
 
 
-def _moved(lesion: Lesion, offset_mm: np.ndarray) -> Lesion:
-    x, y, z = (float(c + o) for c, o in zip(lesion.centre_mm, offset_mm, strict=True))
+def _masks(scene: Scene, axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lung fields, lungs, airways and lesions on one part of the scan's grid."""
+    field = field_mask(scene.anatomy, axes)
+    lungs = without_fluid(scene.anatomy, axes, field)
+    return field, lungs, airway_mask(scene.anatomy, scene.trees, axes), lesion_mask(scene, axes, lungs)
+
+
+def _moved(lesion: Lesion, anatomy: Anatomy, scanner: Scanner, offset_mm: np.ndarray) -> Lesion:
+    place = seen_at(scanner, anatomy.height_mm, to_scanner(anatomy, lesion.centre_mm))
+    x, y, z = (float(c + o) for c, o in zip(place, offset_mm, strict=True))
     return replace(lesion, centre_mm=(x, y, z))

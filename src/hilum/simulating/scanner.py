@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int16
+from jaxtyping import Bool, Float32, Int16
 from scipy import fft
 
 from hilum.errors import ConfigError
 from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.draw import Axes
+from hilum.simulating.pose import is_upright
 from hilum.simulating.render import Scene, render_hu
+from hilum.simulating.streaks import add_streaks
+from hilum.simulating.trees import Point
 from hilum.volume import HIGHEST_HU, LOWEST_HU
 
 PADDING_HU = -2000
@@ -39,6 +42,8 @@ class Scanner:
         padding: -2000 HU outside a circle, as some scanners write.
         centre_mm: Middle of the field of view, (x, y) in the patient's frame.
         margin_mm: How far the scan goes below and above the lungs.
+        breath_mm: How far the patient has moved, (z, y), in the slices above ``breath_at``.
+        breath_at: Share of the height of the lungs below which nothing has moved.
     """
 
     pixel_mm: float = 0.75
@@ -51,6 +56,8 @@ class Scanner:
     padding: bool = False
     centre_mm: tuple[float, float] = (0.0, 0.0)
     margin_mm: tuple[float, float] = (30.0, 25.0)
+    breath_mm: tuple[float, float] = (0.0, 0.0)
+    breath_at: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("pixel_mm", "thickness_mm", "increment_mm"):
@@ -63,6 +70,9 @@ class Scanner:
             raise ConfigError(msg)
         if not self.noise_hu >= 0:
             msg = f"scanner.noise_hu must be at least 0, got {self.noise_hu}"
+            raise ConfigError(msg)
+        if not 0 < self.breath_at < 1:
+            msg = f"scanner.breath_at must be a share between 0 and 1, got {self.breath_at}"
             raise ConfigError(msg)
         if self.kernel not in _MTF50:
             msg = f"scanner.kernel must be one of {', '.join(_MTF50)}, got {self.kernel}"
@@ -110,16 +120,48 @@ def grid_of(scanner: Scanner, height_mm: float) -> Axes:
     )
 
 
+def stretches(scanner: Scanner, height_mm: float) -> list[Axes]:
+    """The scan's grid, feet to head, as the patient lies in it: in two parts where he has moved in between."""
+    axes = grid_of(scanner, height_mm)
+    if scanner.breath_mm == (0.0, 0.0):
+        return [axes]
+    moved_z, moved_y = scanner.breath_mm
+    first = int(np.searchsorted(axes.z_mm, scanner.breath_at * height_mm))
+    if not 0 < first < len(axes.z_mm):
+        return [axes]
+    above = axes.z_mm[first:] - np.float32(moved_z)
+    return [
+        Axes(z_mm=axes.z_mm[:first], y_mm=axes.y_mm, x_mm=axes.x_mm),
+        Axes(z_mm=above, y_mm=axes.y_mm - np.float32(moved_y), x_mm=axes.x_mm),
+    ]
+
+
+def seen_at(scanner: Scanner, height_mm: float, point_mm: Point) -> Point:
+    """Where the scan shows a point (x, y, z) of the patient, who may have moved."""
+    x, y, z = point_mm
+    moved_z, moved_y = scanner.breath_mm
+    lower = z < scanner.breath_at * height_mm
+    return point_mm if lower else (x, y + moved_y, z + moved_z)
+
+
 def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int16[np.ndarray, "z y x"]:
     """The scan of a scene in whole HU: slice profile before sampling, kernel and noise slice by slice, padding."""
     axes = grid_of(scanner, scene.anatomy.height_mm)
-    slices = _thick_slices(scene, scanner, axes)
-    _reconstruct(slices, scanner, levels=_shoulder_noise(scene.anatomy, axes), rng=rng)
+    parts = [_thick_slices(scene, scanner, part) for part in stretches(scanner, scene.anatomy.height_mm)]
+    slices = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    add_streaks(slices, scene.anatomy, axes)
+    reconstruct(slices, scanner, levels=_shoulder_noise(scene.anatomy, axes), rng=rng)
     hu: np.ndarray = np.clip(np.rint(slices), LOWEST_HU, HIGHEST_HU).astype(np.int16)
-    if scanner.padding:
-        steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
-        hu[:, np.hypot(steps[:, None], steps) > scanner.pixels / 2] = PADDING_HU
+    hu[:, ~seen(scanner)] = PADDING_HU
     return hu
+
+
+def seen(scanner: Scanner) -> Bool[np.ndarray, "y x"]:
+    """True for the pixels that the scan shows; with padding, those in the circle."""
+    if not scanner.padding:
+        return np.ones((scanner.pixels, scanner.pixels), bool)
+    steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
+    return np.asarray(np.hypot(steps[:, None], steps) <= scanner.pixels / 2)
 
 
 def slice_weights(scanner: Scanner, offset_mm: np.ndarray, step_mm: float) -> np.ndarray:
@@ -142,7 +184,8 @@ def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndar
     weights = slice_weights(scanner, fine[None] - axes.z_mm[:, None].astype(np.float64), step)
     weights /= weights.sum(1, keepdims=True)
     out = np.zeros((len(axes.z_mm), scanner.pixels, scanner.pixels), np.float32)
-    slab = max(2, _SLAB_VOXELS // scanner.pixels**2)
+    # A slice through who lies askew meets many of his own: larger slabs share them.
+    slab = max(2, (1 if is_upright(scene.anatomy) else 8) * _SLAB_VOXELS // scanner.pixels**2)
     for start in range(0, len(fine), slab):
         part = Axes(z_mm=fine[start : start + slab].astype(np.float32), y_mm=axes.y_mm, x_mm=axes.x_mm)
         columns = weights[:, start : start + slab]
@@ -159,7 +202,7 @@ def _shoulder_noise(anatomy: Anatomy, axes: Axes) -> np.ndarray:
     return np.asarray(1 + (1.0 if anatomy.arms == "down" else 0.5) * height)
 
 
-def _reconstruct(
+def reconstruct(
     slices: Float32[np.ndarray, "z y x"], scanner: Scanner, *, levels: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Apply the kernel and add noise whose power is a ramp times the kernel's square, in place."""

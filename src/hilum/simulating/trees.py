@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hilum.randomness import generator
-from hilum.simulating.anatomy import Anatomy, heart_centre, lung_distance
+from hilum.simulating.anatomy import Anatomy, heart_centre
+from hilum.simulating.pleura import aerated_distance
 
 Point = tuple[float, float, float]
 
@@ -61,6 +62,9 @@ def grow_trees(anatomy: Anatomy) -> Trees:
     for side in (-1, 1):
         hilum = _beside(carina, side * (anatomy.mediastinum_mm + 12), 2.0, -22.0 - 6 * (side > 0))
         targets = _points_in_lung(anatomy, side, 2 * _LEAVES, rng)
+        if len(targets) <= _LEAVES:  # no lung, or next to none: a stump
+            airways.append(_tube(carina, 0.6 * carina + 0.4 * hilum, (0.6 * trachea, 0.6 * trachea), wall_mm=1.3))
+            continue
         bundles = _grow(hilum, targets[:_LEAVES])
         main = 0.68 * trachea
         airways.append(_tube(carina, hilum, (main, main), wall_mm=1.3))
@@ -79,7 +83,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
     # A branch towards a far lobe may cut through the heart's edge, where a vessel goes unseen but an airway would not.
     ends = np.array([tube.end_mm for tube in airways]).T
     starts = np.array([tube.start_mm for tube in airways]).T
-    outside = lung_distance(anatomy, *(0.5 * (starts + ends))[::-1]) > 2
+    outside = aerated_distance(anatomy, *(0.5 * (starts + ends))[::-1]) > 2
     airways = [tube for tube, out in zip(airways, outside, strict=True) if not out or tube.radii_mm[0] >= 0.6 * trachea]
     return Trees(airways=tuple(airways), vessels=tuple(vessels), trunks=_trunks(anatomy, carina, heart))
 
@@ -121,7 +125,7 @@ def _points_in_lung(anatomy: Anatomy, side: int, number: int, rng: np.random.Gen
     width, depth = anatomy.cavity_mm
     box = rng.random((12 * number, 3)) * [width, 2 * depth, anatomy.height_mm]
     x, y, z = (box * [side, 1, 1] + [0, anatomy.cavity_y_mm - depth, 0]).T
-    inside = (lung_distance(anatomy, z, y, x) < -4) & ((x - anatomy.shift_mm) * side > 0)
+    inside = (aerated_distance(anatomy, z, y, x) < -4) & ((x - anatomy.shift_mm) * side > 0)
     return np.asarray(np.stack([x, y, z], axis=1)[inside][:number])
 
 
