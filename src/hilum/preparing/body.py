@@ -14,7 +14,7 @@ _TABLE_MM = 5.0
 """Half of what is thinner than the body and is no part of it: table, blankets, wires."""
 _SPINE_MM = 14.0
 _MOST_ROLL = 35.0
-_OUTSIDE_HU = -950
+_OUTSIDE_HU = -925
 _DISC = 0.97
 
 
@@ -37,7 +37,11 @@ def find_body(hu: np.ndarray, step_mm: float) -> Mask:
     flat = ndimage.generate_binary_structure(2, 1)
     for plane, level in zip(body, hu, strict=True):
         framed = np.pad(plane, 1)
-        framed[edge[:, 0] + 1, edge[:, 1] + 1] |= _shut(plane[edge[:, 0], edge[:, 1]], level[edge[:, 0], edge[:, 1]])
+        for part in edge:
+            at = part[:, 0], part[:, 1]
+            framed[part[:, 0] + 1, part[:, 1] + 1] |= (
+                _shut(plane[at], level[at]) if len(edge) == 1 else _span(plane[at])
+            )
         plane[:] = (ndimage.binary_fill_holes(framed, flat)[1:-1, 1:-1] & seen) | plane
     return body
 
@@ -106,24 +110,33 @@ def _without_thin(tissue: Mask, seen: Bool[np.ndarray, "y x"], radius: float) ->
     return np.asarray(opened[:, inner, inner] & seen)
 
 
-def _border(seen: Bool[np.ndarray, "y x"]) -> np.ndarray:
-    """Pixels (y, x) at the border of the field of view, in order around its middle."""
+def _border(seen: Bool[np.ndarray, "y x"]) -> list[np.ndarray]:
+    """Pixels (y, x) at the border of the field of view, in order: four edges, or once around a disc."""
+    if seen.all():
+        y, x = (np.arange(n) for n in seen.shape)
+        lines = [(y, 0 * y), (y, 0 * y + x[-1]), (0 * x, x), (0 * x + y[-1], x)]
+        return [np.stack(line, axis=1) for line in lines]
     edge = np.argwhere(seen & ~ndimage.binary_erosion(seen))
     away = edge - edge.mean(axis=0)
-    return np.asarray(edge[np.argsort(np.arctan2(away[:, 0], away[:, 1]))])
+    return [edge[np.argsort(np.arctan2(away[:, 0], away[:, 1]))]]
+
+
+def _span(tissue: np.ndarray) -> np.ndarray:
+    """Where the body goes on beyond a straight edge: from the first to the last tissue."""
+    shut = tissue.copy()
+    if tissue.any():
+        shut[np.argmax(tissue) : len(tissue) - np.argmax(tissue[::-1])] = True
+    return shut
 
 
 def _shut(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """Where the body goes on beyond a line around the view: at tissue, and at gaps too bright for outside air."""
+    """Where the body goes on beyond a disc's edge: at tissue, and at gaps in it that are too bright for outside air."""
     shut = tissue.copy()
     if not tissue.any():
         return shut
     start = int(np.argmax(tissue))
-    turned = np.roll(tissue, -start)
-    number = np.cumsum(turned) * ~turned  # one for each gap, 0 at tissue
-    values = np.roll(hu, -start)
-    for gap in np.unique(number[number > 0]):
-        here = number == gap
-        if np.median(values[here]) > _OUTSIDE_HU:
-            turned = turned | here
+    turned, level = np.roll(tissue, -start), np.roll(hu, -start)
+    gaps, count = ndimage.label(~turned)
+    medians = ndimage.median(level, gaps, np.arange(1, count + 1))
+    turned |= np.concatenate([[False], np.asarray(medians) > _OUTSIDE_HU])[gaps]
     return np.asarray(np.roll(turned, start))

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from hilum.preparing.body import Mask
+from hilum.preparing.body import TISSUE_HU, Mask
 from hilum.preparing.sides import LEFT, RIGHT
 
 _HULL_MM = 32.0
 """Radius of the ball that cannot enter the hull: what is narrower than its diameter is closed."""
-_RIM_MM = 4.5
+_RIM_MM = 5.0
 _WALL_MM = 12.0
 _NEAR_MM = 6.0
 _LEVELS_MM = 30.0
@@ -22,7 +22,7 @@ _MUSCLE_HU = (15, 90)
 _FLUID_HU = (-30, 28, 18)
 """Fluid is brighter than the first, darker than the second, and darker than muscle by the third."""
 _LEAST_ML = 1.0
-_BEHIND_MM, _EFFUSION_ML = 20.0, 20.0
+_UNDER_MM, _EFFUSION_ML, _TABLE_ML = 20.0, 20.0, 100.0
 _RAYS, _CLOSE_RIBS = 120, 0.8
 _SMALL = 0.8
 _USUAL = {RIGHT: 1.18, LEFT: 1 / 1.18}
@@ -119,16 +119,16 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
     keep = slice(margin - 1, 1 - margin)  # one voxel around the box: the rim may reach into it
     fine = ndimage.zoom(depth[keep, keep, keep], 2, order=1, grid_mode=True, mode="nearest") > 0
     low = [2 * (s.start - 1) for s in box]
-    ours = tuple(slice(max(0, a), max(0, min(n, a + m))) for a, m, n in zip(low, fine.shape, out.shape, strict=True))
+    ours = tuple(slice(max(0, a), max(0, min(n, a + m))) for a, m, n in zip(low, fine.shape, lung.shape, strict=True))
     theirs = tuple(slice(s.start - a, s.stop - a) for s, a in zip(ours, low, strict=True))
     out[ours] = fine[theirs]
     return np.asarray(out | lung)
 
 
 def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
-    """Effusion: darker than muscle by more than noise, behind lung, and what goes on from there beside and below.
+    """Effusion: darker than muscle by more than noise, under lung as the patient lies, and what goes on from there.
 
-    It must begin behind lung, for fatty liver and the stomach are as dark and lie below.
+    It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
     """
     smooth = ndimage.gaussian_filter(chest.hu, _SMOOTH_MM / chest.step_mm)
     darkest, brightest = _MUSCLE_HU
@@ -136,13 +136,22 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
     muscle = float(edges[np.argmax(counts)]) + 1.5
     low, high, below = _FLUID_HU
     dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
-    middle = round(float(np.nonzero(lungs)[1].mean()) + _BEHIND_MM / chest.step_mm)
-    dark[:, :middle] = False
-    behind = np.maximum.accumulate(lungs, axis=1)
-    seed = _large(dark & behind, near=lungs, step_mm=chest.step_mm)
+    down = -1 if _lies_on_front(chest) else 1  # index y runs from the front to the back
+    under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
+    far = down * (np.arange(lungs.shape[1]) - np.nonzero(lungs)[1].mean()) * chest.step_mm > _UNDER_MM
+    dark &= far[:, np.newaxis]
+    seed = _large(dark & under, near=lungs, step_mm=chest.step_mm)
     if np.count_nonzero(seed) * chest.step_mm**3 < _EFFUSION_ML * 1000:
         return np.zeros(lungs.shape, bool)
     return np.asarray(ndimage.binary_propagation(seed, mask=_large(dark, near=seed, step_mm=chest.step_mm)))
+
+
+def _lies_on_front(chest: Chest) -> bool:
+    """True where the table lies before the patient."""
+    outside = (chest.hu > TISSUE_HU) & ~ndimage.binary_dilation(chest.body, iterations=2)
+    if np.count_nonzero(outside) * chest.step_mm**3 < _TABLE_ML * 1000:
+        return False
+    return bool(np.nonzero(outside)[1].mean() < np.nonzero(chest.body)[1].mean())
 
 
 def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:

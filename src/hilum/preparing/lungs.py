@@ -131,7 +131,7 @@ def locate_lungs(volume: Volume) -> Lungs:
     airways = find_airways(hu, air, step_mm=COARSE_MM)
     labels = right_and_left(hu, air & ~airways, leftward, step_mm=COARSE_MM)
     for side in (RIGHT, LEFT):
-        closed = _closed(labels == side, COARSE_MM) & (labels == 0) & body & ~airways
+        closed = _closed(labels == side, COARSE_MM) & (labels == 0) & body
         labels[closed] = side
     return _judged(Chest(hu=hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse)
 

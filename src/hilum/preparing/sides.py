@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from hilum.preparing.body import TISSUE_HU, Mask
+from hilum.preparing.body import Mask
 
 RIGHT, LEFT = 1, 2
 """The patient's."""
@@ -15,7 +15,7 @@ _LEAST_ML = 30.0
 _GAS_HU, _GAS_ML = -960, 600.0
 """Pieces smaller than this whose median is darker are gas in bowel or stomach, or air outside the patient."""
 _BOWEL_HU, _BOWEL_ML = -930, (5.0, 1500.0)
-_LOW, _SHUT_IN = 0.3, 0.5
+_DIAPHRAGM_HU, _LOW, _SHUT_IN = -600, 0.3, 0.6
 _MINOR = 0.25
 _MOST_EROSIONS = 10
 
@@ -78,7 +78,7 @@ def _gas(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
         blob = ndimage.binary_dilation(numbers[near] == number, cross)
         shell = ndimage.binary_dilation(blob, cross, iterations=3) & ~ndimage.binary_dilation(blob, cross, iterations=2)
         low = np.nonzero(blob)[0].mean() + near[0].start < heights[0] + _LOW * (heights[-1] - heights[0])
-        if low and (hu[near][shell] > TISSUE_HU).mean() > _SHUT_IN:
+        if low and (hu[near][shell] > _DIAPHRAGM_HU).mean() > _SHUT_IN:
             gas[near] |= ndimage.binary_dilation(blob, cross, iterations=2)
     return gas
 
