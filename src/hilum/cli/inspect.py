@@ -28,6 +28,9 @@ class Inspect:
     html: Path | None = None
     """Write a page with a picture of each scan here."""
 
+    lungs: bool = False
+    """Find the lungs too: their verdict and figures, and with --html their pictures."""
+
     keep_uids: bool = False
     """SeriesInstanceUIDs as they are, instead of hashes."""
 
@@ -40,6 +43,7 @@ class Inspect:
         """Examine and print; 0 if any series was found, even a refused one."""
         from hilum.files import write_whole
         from hilum.findings import as_records
+        from hilum.preparing.overlay import see_lungs
         from hilum.reading import examine
         from hilum.reading.doctor import without_paths
 
@@ -48,6 +52,7 @@ class Inspect:
             self.reading,
             keep_uids=self.keep_uids,
             pictures=self.html is not None,
+            look=see_lungs if self.lungs else None,
             progress=sys.stderr.isatty(),
         )
         if self.hide_paths:
@@ -80,6 +85,10 @@ def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
                 print(f"    {one.series}{points}")
             for finding in one.findings:
                 print(f"    {finding}")
+            if one.seen:
+                print(f"    {one.seen.summary}")
+                for finding in one.seen.findings:
+                    print(f"    {finding}")
     for finding in loose:
         print(finding)
     if len(found) > 1:

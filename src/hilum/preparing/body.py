@@ -13,7 +13,7 @@ _BONE_HU = 200
 _TABLE_MM = 5.0
 """Half of what is thinner than the body and is no part of it: table, blankets, wires."""
 _SPINE_MM = 14.0
-_MOST_ROLL = 35.0
+_MOST_ROLL, _ELONGATED = 35.0, 1.2
 _OUTSIDE_HU = -925
 _DISC = 0.97
 
@@ -80,9 +80,9 @@ def leftward_mm(hu: np.ndarray, body: Mask, step_mm: float) -> Float[np.ndarray,
     if not shadow.any():
         return np.asarray((x - x.mean()) * step_mm)
     mid_y, mid_x = (float((a * shadow).sum() / shadow.sum()) for a in (y, x))
-    spread = np.cov(np.stack([x.ravel(), y.ravel()]), aweights=shadow.ravel())
-    roll = 0.5 * float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]))
-    if abs(np.degrees(roll)) > _MOST_ROLL or spread[0, 0] < 1.2 * spread[1, 1]:
+    moment = [[float((a * b * shadow).sum()) for b in (x - mid_x, y - mid_y)] for a in (x - mid_x, y - mid_y)]
+    roll = 0.5 * float(np.arctan2(2 * moment[0][1], moment[0][0] - moment[1][1]))
+    if abs(np.degrees(roll)) > _MOST_ROLL or moment[0][0] < _ELONGATED * moment[1][1]:
         roll = 0.0
     along, behind = _turned(x - mid_x, y - mid_y, roll)
     width = 2 * float(np.sqrt((along**2 * shadow).sum() / shadow.sum()))

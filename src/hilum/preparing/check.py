@@ -1,5 +1,7 @@
 """Judges a lung mask by what lungs are: their volume, sides, pieces, share of the body, and what cuts or fills them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import UInt8
 from scipy import ndimage
@@ -10,66 +12,94 @@ from hilum.preparing.field import Chest
 from hilum.preparing.sides import LEFT, RIGHT
 
 _LITRES = (1.0, 9.0)
-_RIGHT_SHARE = (0.38, 0.70)
-_CUT = 0.25
-_CUT_CM2 = 15.0
+_RIGHT = (0.38, 0.70)
+_BODY = (0.08, 0.75)
+_END, _SIDE_CM2 = 0.25, 15.0
 _LOOSE = 0.05
-_OF_BODY = (0.08, 0.75)
 _DENSE = 0.07
 
 
-def check(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> tuple[Finding, ...]:
-    """What speaks against a mask; nothing for healthy lungs that were seen whole.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LungFigures:
+    """What a lung mask measures; shares are of 1.
 
-    Args:
-        chest: The coarse scan with its lungs.
-        field: Their fields.
+    Attributes:
+        litres: Volume of both lungs.
+        field_litres: Volume of both lung fields.
+        right: Share of the right lung in both.
+        body: Share of the lungs in the body, in the slices that hold lung.
+        lower_end: Area of the lungs in the lowest slice of the scan over their largest area.
+        upper_end: The same for the uppermost slice.
+        side_cm2: Area in which the lungs meet the side of the field of view.
+        loose: Share of the lungs that lies apart from the largest piece of each.
+        dense: Share of the lung fields that holds no air, their rim of 6 mm left out.
     """
-    labels, ml = chest.labels, chest.step_mm**3 / 1000
-    lungs = labels > 0
+
+    litres: float = 0.0
+    field_litres: float = 0.0
+    right: float = 0.0
+    body: float = 0.0
+    lower_end: float = 0.0
+    upper_end: float = 0.0
+    side_cm2: float = 0.0
+    loose: float = 0.0
+    dense: float = 0.0
+
+
+def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
+    """The figures of a chest's lungs and of their fields; zeros without lungs."""
+    lungs = chest.labels > 0
     if not lungs.any():
-        return (find("no-lungs", "no lungs found: nothing like them in the field of view"),)
-    litres = np.count_nonzero(lungs) * ml / 1000
-    found = []
-    if not _LITRES[0] <= litres <= _LITRES[1]:
-        low, high = _LITRES
-        found.append(find("lungs-volume", f"the lungs measure {litres:.2f} litres, plausible are {low:g} to {high:g}"))
-    right = np.count_nonzero(labels == RIGHT) / np.count_nonzero(lungs)
-    if not _RIGHT_SHARE[0] <= right <= _RIGHT_SHARE[1]:
-        low, high = _RIGHT_SHARE
-        found.append(find("lungs-uneven", f"the right lung is {right:.0%} of both, usual are {low:.0%} to {high:.0%}"))
-    found += _cuts(chest, litres)
-    loose = 1 - sum(_largest(labels == side) for side in (RIGHT, LEFT)) / np.count_nonzero(lungs)
-    if loose > _LOOSE:
-        found.append(find("lungs-parts", f"{loose:.0%} of the lungs lie apart from the two largest pieces"))
-    share = np.count_nonzero(lungs) / np.count_nonzero(chest.body[lungs.any(axis=(1, 2))])
-    if not _OF_BODY[0] <= share <= _OF_BODY[1]:
-        low, high = _OF_BODY
-        message = f"the lungs fill {share:.0%} of the body in their slices, plausible are {low:.0%} to {high:.0%}"
-        found.append(find("lungs-share", message))
-    deep = ndimage.binary_erosion(field > 0, iterations=2)
-    dense = np.count_nonzero(deep & ~lungs) / np.count_nonzero(field)
-    if dense > _DENSE:
-        found.append(
-            find("lungs-dense", f"{dense:.0%} of the lung fields hold no air: consolidation, fluid or collapse")
-        )
-    return tuple(found)
-
-
-def _cuts(chest: Chest, litres: float) -> list[Finding]:
-    """Where the scan's border cuts the lungs."""
-    areas = np.count_nonzero(chest.labels, axis=(1, 2))
-    ends = {"lower": areas[0], "upper": areas[-1]}
-    edges = [name for name, area in ends.items() if area > _CUT * areas.max()]
+        return LungFigures()
+    voxels, litre = np.count_nonzero(lungs), 1e6 / chest.step_mm**3
+    areas = np.count_nonzero(lungs, axis=(1, 2))
     seen = field_of_view(chest.hu)
-    inner = ndimage.binary_erosion(seen, border_value=0)
-    side_cm2 = np.count_nonzero(chest.labels[:, seen & ~inner]) * chest.step_mm**2 / 100
-    if side_cm2 > _CUT_CM2:
-        edges.append("side")
-    if not edges:
-        return []
-    message = f"the scan's {' and '.join(edges)} border cuts the lungs; {litres:.2f} litres were seen"
-    return [find("lungs-cut", message)]
+    side = seen & ~ndimage.binary_erosion(seen)
+    deep = ndimage.binary_erosion(field > 0, iterations=round(6 / chest.step_mm))
+    return LungFigures(
+        litres=voxels / litre,
+        field_litres=np.count_nonzero(field) / litre,
+        right=np.count_nonzero(chest.labels == RIGHT) / voxels,
+        body=voxels / np.count_nonzero(chest.body[areas > 0]),
+        lower_end=float(areas[0] / areas.max()),
+        upper_end=float(areas[-1] / areas.max()),
+        side_cm2=np.count_nonzero(lungs[:, side]) * chest.step_mm**2 / 100,
+        loose=1 - sum(_largest(chest.labels == one) for one in (RIGHT, LEFT)) / voxels,
+        dense=np.count_nonzero(deep & ~lungs) / np.count_nonzero(field),
+    )
+
+
+def judge(figures: LungFigures) -> tuple[Finding, ...]:
+    """What speaks against a mask; nothing for healthy lungs that were seen whole."""
+    if not figures.litres:
+        return (find("no-lungs", "no lungs found: nothing like them in the field of view"),)
+    found = []
+    low, high = _LITRES
+    if not low <= figures.litres <= high:
+        message = f"the lungs measure {figures.litres:.2f} litres, plausible are {low:g} to {high:g}"
+        found.append(find("lungs-volume", message))
+    low, high = _RIGHT
+    if not low <= figures.right <= high:
+        message = f"the right lung is {figures.right:.0%} of both, usual are {low:.0%} to {high:.0%}"
+        found.append(find("lungs-uneven", message))
+    ends = {"lower": figures.lower_end > _END, "upper": figures.upper_end > _END, "side": figures.side_cm2 > _SIDE_CM2}
+    cut = " and ".join(name for name, is_cut in ends.items() if is_cut)
+    if cut:
+        message = f"the scan's {cut} border cuts the lungs; {figures.litres:.2f} litres were seen"
+        found.append(find("lungs-cut", message))
+    if figures.loose > _LOOSE:
+        message = f"{figures.loose:.0%} of the lungs lie apart from the largest piece of each"
+        found.append(find("lungs-parts", message))
+    low, high = _BODY
+    if not low <= figures.body <= high:
+        message = (
+            f"the lungs fill {figures.body:.0%} of the body in their slices, plausible are {low:.0%} to {high:.0%}"
+        )
+        found.append(find("lungs-share", message))
+    if figures.dense > _DENSE:
+        message = f"{figures.dense:.0%} of the lung fields hold no air: consolidation, fluid, collapse or a mass"
+        found.append(find("lungs-dense", message))
+    return tuple(found)
 
 
 def _largest(mask: np.ndarray) -> int:

@@ -214,11 +214,11 @@ def _large(candidate: Mask, *, near: Mask, step_mm: float) -> Mask:
     """The pieces that are thick, large and touch the lung."""
     cross = ndimage.generate_binary_structure(3, 1)
     core = ndimage.binary_erosion(candidate, cross, iterations=1)
-    thick = ndimage.binary_dilation(core, cross, iterations=1) & candidate
+    thick: Mask = ndimage.binary_dilation(core, cross, iterations=1) & candidate
     pieces, count = ndimage.label(thick)
     if not count:
         return thick
-    large = np.bincount(pieces.ravel()) * step_mm**3 / 1000 >= _LEAST_ML
+    large: np.ndarray = np.bincount(pieces.ravel()) * step_mm**3 / 1000 >= _LEAST_ML
     large[0] = False
     touching = np.zeros(count + 1, bool)
     touching[np.unique(pieces[ndimage.binary_dilation(near, cross, iterations=2)])] = True

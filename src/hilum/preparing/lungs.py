@@ -14,7 +14,7 @@ from hilum.files import cores
 from hilum.findings import Finding
 from hilum.preparing.airways import LUNG_HU, find_airways
 from hilum.preparing.body import find_body, leftward_mm
-from hilum.preparing.check import check
+from hilum.preparing.check import LungFigures, judge, measure
 from hilum.preparing.field import Chest, lung_field
 from hilum.preparing.resample import grid_around, sample
 from hilum.preparing.sides import LEFT, RIGHT, right_and_left
@@ -46,7 +46,8 @@ class Lungs:
         right_ml: Volume of the right lung.
         left_ml: Volume of the left lung.
         verdict: ``good``, ``doubtful`` where a finding speaks against them, or ``no-lungs``.
-        findings: ``no-lungs``, ``lungs-volume`` or ``lungs-cut`` where there is doubt.
+        figures: What the verdict rests on, measured on cubic voxels of 3 mm.
+        findings: What speaks against them: codes ``no-lungs`` and ``lungs-...``.
     """
 
     labels: _Labels
@@ -55,6 +56,7 @@ class Lungs:
     right_ml: float
     left_ml: float
     verdict: Verdict
+    figures: LungFigures
     findings: tuple[Finding, ...]
 
     @property
@@ -179,7 +181,8 @@ def _numbered(voxels: np.ndarray) -> np.ndarray:
 def _judged(chest: Chest, coarse: Volume) -> Lungs:
     """Lungs with their fields and what speaks against them."""
     field = lung_field(chest)
-    findings = check(chest, field)
+    figures = measure(chest, field)
+    findings = judge(figures)
     right, left = (np.count_nonzero(chest.labels == side) * coarse.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
     return Lungs(
         labels=chest.labels,
@@ -188,6 +191,7 @@ def _judged(chest: Chest, coarse: Volume) -> Lungs:
         right_ml=right,
         left_ml=left,
         verdict="no-lungs" if not chest.labels.any() else "doubtful" if findings else "good",
+        figures=figures,
         findings=findings,
     )
 

@@ -1,11 +1,11 @@
 """Examines what lies under a path, series by series, with all checks, without stopping at a bad one."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +37,35 @@ _WINDOW_HU = (-1000.0, 400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What somebody who was handed a scan's voxels saw in them.
+
+    Attributes:
+        what: What was looked for, in one word.
+        verdict: On it, in one word.
+        summary: The same with figures, in a line.
+        figures: A dataclass of numbers.
+        findings: What was noticed about it.
+        pictures: Planes in colour, of any size.
+    """
+
+    what: str
+    verdict: str
+    summary: str
+    figures: Any
+    findings: tuple[Finding, ...] = ()
+    pictures: tuple[UInt8[np.ndarray, "_ _ rgb"], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        figures = {name: round(value, 4) for name, value in asdict(self.figures).items()}
+        return {"verdict": self.verdict, **figures, "findings": as_records(self.findings)}
+
+
+Look: TypeAlias = Callable[[Volume], Seen]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Examined:
     """One series or image file as it was found.
 
@@ -55,6 +84,7 @@ class Examined:
         levels: What air, fat and muscle measure; None for crops and what cannot be read.
         planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
             only the middle slice of what forms no volume; empty unless asked for.
+        seen: What was seen by whoever was to look at the voxels; None for what is refused.
     """
 
     where: str
@@ -70,6 +100,7 @@ class Examined:
     reasons: tuple[str, ...] = ()
     levels: Levels | None = None
     planes: tuple[UInt8[np.ndarray, "_ _"], ...] = ()
+    seen: Seen | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -94,6 +125,7 @@ class Examined:
             "reasons": list(self.reasons),
             "levels_hu": None if self.levels is None else asdict(self.levels),
             "findings": as_records(self.findings),
+            **({self.seen.what: self.seen.as_dict()} if self.seen else {}),
         }
 
 
@@ -103,6 +135,7 @@ def examine(
     *,
     keep_uids: bool = False,
     pictures: bool = False,
+    look: Look | None = None,
     progress: bool = False,
 ) -> tuple[list[Examined], list[Finding]]:
     """Every series and image file below a path, and the findings that concern none of them.
@@ -112,6 +145,7 @@ def examine(
         reading: What is done about odd scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
         pictures: Whether three planes of each are wanted.
+        look: Is handed each scan that can be read.
         progress: Whether a bar on standard error shows how far it is.
 
     Raises:
@@ -127,9 +161,9 @@ def examine(
 
         def one(item: Series | Path) -> Examined:
             if isinstance(item, Path):
-                return _from_image(item, tree.where(item), reading, pictures=pictures)
+                return _from_image(item, tree.where(item), reading, pictures=pictures, look=look)
             try:
-                return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures)
+                return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures, look=look)
             finally:
                 item.opened.clear()
 
@@ -152,7 +186,7 @@ def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Exa
     return hidden, [replace(f, where="") for f in loose]
 
 
-def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool) -> Examined:
+def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool, look: Look | None) -> Examined:
     spacing = None
     if series.stack.affine is not None:
         z, y, x = (round(float(s), 6) for s in np.linalg.norm(series.stack.affine[:3, :3], axis=0))
@@ -184,17 +218,18 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool)
         return replace(
             examined, score=-1, findings=(*findings, _failure(exc, first.path, examined.where, series.reading.rules))
         )
-    return _with_voxels(replace(examined, findings=volume.findings), volume, series.reading.rules, pictures=pictures)
+    examined = replace(examined, findings=volume.findings)
+    return _with_voxels(examined, volume, series.reading.rules, pictures=pictures, look=look)
 
 
-def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool) -> Examined:
+def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool, look: Look | None) -> Examined:
     try:
         volume = read_image(file, reading)
     except (HilumError, MemoryError) as exc:
         return Examined(where=where, findings=(_failure(exc, file, where, reading.rules),))
     z, y, x = volume.shape
     examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
-    return _with_voxels(examined, volume, reading.rules, pictures=pictures)
+    return _with_voxels(examined, volume, reading.rules, pictures=pictures, look=look)
 
 
 def _failure(error: HilumError | MemoryError, file: Path, where: str, rules: Policy) -> Finding:
@@ -211,11 +246,12 @@ def _failure(error: HilumError | MemoryError, file: Path, where: str, rules: Pol
     return rules.find(code, text, where, repairable=False)
 
 
-def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool) -> Examined:
+def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool, look: Look | None) -> Examined:
     """What only the voxels tell."""
     levels, findings = check_hu(volume, rules)
     planes = _planes(volume) if pictures else ()
-    return replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
+    examined = replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
+    return examined if look is None or examined.verdict == "refused" else replace(examined, seen=look(volume))
 
 
 def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:

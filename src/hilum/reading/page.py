@@ -3,10 +3,10 @@
 import base64
 import io
 from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
-from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
@@ -31,6 +31,7 @@ def page(found: list[Examined], loose: list[Finding]) -> str:
         counts={"ok": 0, "repaired": 0, "refused": 0, **Counter(one.verdict for one in found)},
         facts=[facts(one) for one in found],
         pictures=[_png(one.planes) for one in found],
+        seen=[_png(one.seen.pictures) if one.seen else "" for one in found],
     )
 
 
@@ -55,15 +56,16 @@ def _grid(one: Examined) -> str:
     return f"{count} of {one.size[0]} x {one.size[1]}" if one.num_slices else ""
 
 
-def _png(planes: tuple[UInt8[np.ndarray, "_ _"], ...]) -> str:
-    """The planes side by side, as a PNG in base64; empty without any."""
+def _png(planes: Sequence[np.ndarray]) -> str:
+    """Planes (y, x), or (y, x, rgb), side by side as a PNG in base64; empty without any."""
     if not planes:
         return ""
     height = max(plane.shape[0] for plane in planes)
     tiles = []
     for plane in planes:
         above = (height - plane.shape[0]) // 2
-        tiles.append(np.pad(plane, ((above, height - plane.shape[0] - above), (0, _GAP))))
+        margins = ((above, height - plane.shape[0] - above), (0, _GAP), (0, 0))
+        tiles.append(np.pad(plane, margins[: plane.ndim]))
     file = io.BytesIO()
     Image.fromarray(np.hstack(tiles)[:, :-_GAP]).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
