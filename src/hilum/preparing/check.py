@@ -56,17 +56,18 @@ def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
     seen = field_of_view(chest.hu)
     side = seen & ~ndimage.binary_erosion(seen)
     deep = ndimage.binary_erosion(field > 0, iterations=round(6 / chest.step_mm))
-    return LungFigures(
-        litres=voxels / litre,
-        field_litres=np.count_nonzero(field) / litre,
-        right=np.count_nonzero(chest.labels == RIGHT) / voxels,
-        body=voxels / np.count_nonzero(chest.body[areas > 0]),
-        lower_end=float(areas[0] / areas.max()),
-        upper_end=float(areas[-1] / areas.max()),
-        side_cm2=np.count_nonzero(lungs[:, side]) * chest.step_mm**2 / 100,
-        loose=1 - sum(_largest(chest.labels == one) for one in (RIGHT, LEFT)) / voxels,
-        dense=np.count_nonzero(deep & ~lungs) / np.count_nonzero(field),
-    )
+    values = {
+        "litres": voxels / litre,
+        "field_litres": np.count_nonzero(field) / litre,
+        "right": np.count_nonzero(chest.labels == RIGHT) / voxels,
+        "body": voxels / np.count_nonzero(chest.body[areas > 0]),
+        "lower_end": areas[0] / areas.max(),
+        "upper_end": areas[-1] / areas.max(),
+        "side_cm2": np.count_nonzero(lungs[:, side]) * chest.step_mm**2 / 100,
+        "loose": 1 - sum(_largest(chest.labels == one) for one in (RIGHT, LEFT)) / voxels,
+        "dense": np.count_nonzero(deep & ~lungs) / np.count_nonzero(field),
+    }
+    return LungFigures(**{name: float(value) for name, value in values.items()})
 
 
 def judge(figures: LungFigures) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ _MUSCLE_HU = (15, 90)
 _FLUID_HU = (-30, 28, 18)
 """Fluid is brighter than the first, darker than the second, and darker than muscle by the third."""
 _LEAST_ML = 1.0
-_UNDER_MM, _EFFUSION_ML, _TABLE_ML = 20.0, 20.0, 100.0
+_UNDER_MM, _EFFUSION_ML, _TABLE_ML = 20.0, 30.0, 20.0
 _RAYS, _CLOSE_RIBS = 120, 0.8
 _SMALL = 0.8
 _USUAL = {RIGHT: 1.18, LEFT: 1 / 1.18}
@@ -140,10 +140,8 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
     under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
     far = down * (np.arange(lungs.shape[1]) - np.nonzero(lungs)[1].mean()) * chest.step_mm > _UNDER_MM
     dark &= far[:, np.newaxis]
-    seed = _large(dark & under, near=lungs, step_mm=chest.step_mm)
-    if np.count_nonzero(seed) * chest.step_mm**3 < _EFFUSION_ML * 1000:
-        return np.zeros(lungs.shape, bool)
-    return np.asarray(ndimage.binary_propagation(seed, mask=_large(dark, near=seed, step_mm=chest.step_mm)))
+    seed = _large(dark & under, near=lungs, step_mm=chest.step_mm, least_ml=_EFFUSION_ML)
+    return np.asarray(ndimage.binary_propagation(seed, mask=_thick(dark)))
 
 
 def _lies_on_front(chest: Chest) -> bool:
@@ -210,16 +208,17 @@ def _above(lung: Mask, step_mm: float) -> Mask:
     return np.asarray(np.maximum.accumulate(ndimage.maximum_filter(lung, (1, wide, wide)), axis=0))
 
 
-def _large(candidate: Mask, *, near: Mask, step_mm: float) -> Mask:
+def _large(candidate: Mask, *, near: Mask, step_mm: float, least_ml: float = _LEAST_ML) -> Mask:
     """The pieces that are thick, large and touch the lung."""
-    cross = ndimage.generate_binary_structure(3, 1)
-    core = ndimage.binary_erosion(candidate, cross, iterations=1)
-    thick: Mask = ndimage.binary_dilation(core, cross, iterations=1) & candidate
-    pieces, count = ndimage.label(thick)
-    if not count:
-        return thick
-    large: np.ndarray = np.bincount(pieces.ravel()) * step_mm**3 / 1000 >= _LEAST_ML
+    pieces, count = ndimage.label(_thick(candidate))
+    large: np.ndarray = np.bincount(pieces.ravel(), minlength=count + 1) * step_mm**3 / 1000 >= least_ml
     large[0] = False
     touching = np.zeros(count + 1, bool)
-    touching[np.unique(pieces[ndimage.binary_dilation(near, cross, iterations=2)])] = True
+    touching[np.unique(pieces[ndimage.binary_dilation(near, iterations=2)])] = True
     return np.asarray((large & touching)[pieces])
+
+
+def _thick(mask: Mask) -> Mask:
+    """Without what is two voxels thin."""
+    opened: Mask = ndimage.binary_opening(mask)
+    return opened

@@ -96,26 +96,23 @@ def segment_lungs(volume: Volume) -> Lungs:
     index = np.linalg.inv(coarse.affine) @ volume.affine
     near = ndimage.grey_dilation(coarse.labels, size=(3, 3, 3))
     core = np.where(ndimage.binary_erosion(coarse.mask), coarse.labels, 0)
-    labels, field = (np.zeros(volume.shape, np.uint8) for _ in range(2))
-    planes = np.clip(np.rint(index[0, 3] + index[0, 0] * np.arange(volume.shape[0])), 0, len(near) - 1).astype(int)
-    axes = [
+    at_z, at_y, at_x = (
         np.clip(np.rint(index[a, 3] + index[a, a] * np.arange(volume.shape[a])), 0, near.shape[a] - 1).astype(int)
-        for a in (1, 2)
-    ]
+        for a in range(3)
+    )
+    half = int(max(0.0, index[0, 0] - 1) / 2)  # coarse planes beside the nearest that a thick slice covers too
+    labels, field = (np.zeros(volume.shape, np.uint8) for _ in range(2))
 
     def draw(z: int) -> None:
-        at = planes[z]
-        seen = near[at] | coarse.field[at]
-        rows, columns = (
-            np.flatnonzero(np.isin(axis, np.flatnonzero(seen.any(axis=1 - a)))) for a, axis in enumerate(axes)
-        )
-        if not len(rows) or not len(columns):
-            return
-        box = (z, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        pick = np.ix_(axes[0][box[1]], axes[1][box[2]])
-        inner = core[at][pick]
-        labels[box] = np.where(volume.voxels_hu[box] <= _BORDER_HU, near[at][pick], inner)
-        field[box] = np.maximum(coarse.field[at][pick], labels[box])
+        at = at_z[z]
+        hull = coarse.field[max(0, at - half) : at + half + 1].max(axis=0)
+        seen = near[at] | hull
+        rows, columns = (np.flatnonzero(seen.any(axis=1 - a)[where]) for a, where in enumerate((at_y, at_x)))
+        if len(rows) and len(columns):
+            box = (z, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            pick = np.ix_(at_y[box[1]], at_x[box[2]])
+            labels[box] = np.where(volume.voxels_hu[box] <= _BORDER_HU, near[at][pick], core[at][pick])
+            field[box] = np.maximum(hull[pick], labels[box])
 
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(draw, range(volume.shape[0])))

@@ -1,5 +1,7 @@
 """Draws lungs and lung fields over three planes of a scan, to be looked at before they are believed."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -32,15 +34,15 @@ def see_lungs(volume: Volume) -> Seen:
     )  # fmt: skip
 
 
-def overlay(volume: Volume, lungs: Lungs, *, pixel_mm: float = 2.0) -> tuple[Picture, ...]:
+def overlay(volume: Volume, lungs: Lungs, *, point_mm: Any = None, pixel_mm: float = 1.6) -> tuple[Picture, ...]:
     """Axial, coronal and sagittal pictures through the lungs, seen as radiologists do: head up, right side left.
 
-    The right lung is tinted vermilion, the left blue; the lung fields have a yellow outline. The sagittal plane goes
-    through the larger lung.
+    The right lung is tinted vermilion, the left blue; the lung fields have a yellow outline.
 
     Args:
         volume: A scan.
         lungs: Its lungs, on any parallel grid.
+        point_mm: Where the planes meet, LPS mm (x, y, z); None: in the middle of the larger lung.
         pixel_mm: Edge of a pixel.
     """
     to_lungs = np.linalg.inv(lungs.affine) @ volume.affine
@@ -48,7 +50,7 @@ def overlay(volume: Volume, lungs: Lungs, *, pixel_mm: float = 2.0) -> tuple[Pic
         (np.arange(max(1, round(extent / pixel_mm))) + 0.5) * pixel_mm / spacing - 0.5
         for extent, spacing in zip(volume.extent_mm, volume.spacing_mm, strict=True)
     ]
-    middle = _middle(lungs, to_lungs, volume)
+    middle = _middle(lungs, to_lungs, volume) if point_mm is None else volume.mm_to_index(point_mm)
     pictures = []
     for axis in range(3):
         index = [np.array([middle[axis]]) if a == axis else places for a, places in enumerate(at)]
