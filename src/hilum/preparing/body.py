@@ -14,7 +14,7 @@ _TABLE_MM = 5.0
 """Half of what is thinner than the body and is no part of it: table, blankets, wires."""
 _SPINE_MM = 14.0
 _MOST_ROLL, _ELONGATED = 35.0, 1.2
-_OUTSIDE_HU = -925
+_OUTSIDE_HU, _DEEP_MM = -925, 8.0
 _DISC = 0.97
 
 
@@ -38,10 +38,9 @@ def find_body(hu: np.ndarray, step_mm: float) -> Mask:
     for plane, level in zip(body, hu, strict=True):
         framed = np.pad(plane, 1)
         for part in edge:
-            at = part[:, 0], part[:, 1]
-            framed[part[:, 0] + 1, part[:, 1] + 1] |= (
-                _shut(plane[at], level[at]) if len(edge) == 1 else _span(plane[at])
-            )
+            rows, columns = part.T
+            closed = _shut(plane, level, part, step_mm) if len(edge) == 1 else _span(plane[rows, columns])
+            framed[rows + 1, columns + 1] |= closed
         plane[:] = (ndimage.binary_fill_holes(framed, flat)[1:-1, 1:-1] & seen) | plane
     return body
 
@@ -129,14 +128,20 @@ def _span(tissue: np.ndarray) -> np.ndarray:
     return shut
 
 
-def _shut(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """Where the body goes on beyond a disc's edge: at tissue, and at gaps in it that are too bright for outside air."""
-    shut = tissue.copy()
-    if not tissue.any():
+def _shut(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray, step_mm: float) -> np.ndarray:
+    """Where the body goes on beyond a disc's edge: at tissue, and where lung meets the edge.
+
+    Lung is brighter than the air outside, and deeper than the gap between back and table.
+    """
+    shut: np.ndarray = plane[edge[:, 0], edge[:, 1]]
+    if not shut.any():
         return shut
-    start = int(np.argmax(tissue))
-    turned, level = np.roll(tissue, -start), np.roll(hu, -start)
-    gaps, count = ndimage.label(~turned)
-    medians = ndimage.median(level, gaps, np.arange(1, count + 1))
-    turned |= np.concatenate([[False], np.asarray(medians) > _OUTSIDE_HU])[gaps]
-    return np.asarray(np.roll(turned, start))
+    inward = edge.mean(axis=0) - edge
+    inner = edge + np.rint(inward / np.linalg.norm(inward, axis=1, keepdims=True) * _DEEP_MM / step_mm).astype(int)
+    start = int(np.argmax(shut))
+    edge, inner, shut = (np.roll(part, -start, axis=0) for part in (edge, inner, shut))
+    gaps, count = ndimage.label(~shut)
+    level = np.asarray(ndimage.median(hu[edge[:, 0], edge[:, 1]], gaps, np.arange(1, count + 1)))
+    hollow = np.asarray(ndimage.mean(~plane[inner[:, 0], inner[:, 1]], gaps, np.arange(1, count + 1)))
+    is_lung = np.concatenate([[False], (level > _OUTSIDE_HU) & (hollow > 0.5)])
+    return np.asarray(np.roll(shut | is_lung[gaps], start))
