@@ -186,7 +186,7 @@ def _general(
     )
 
     def run(slab: slice) -> None:
-        offsets = [offset + matrix @ (place + [slab.start, 0, 0]) for place in places]
+        offsets = [offset + matrix @ np.add(place, (slab.start, 0, 0)) for place in places]
         sampled(out[slab], offsets=offsets)
 
     _side_by_side(run, slabs)
