@@ -102,7 +102,8 @@ def _keys(distance: np.ndarray) -> np.ndarray:
 def _tent_integral(x: np.ndarray) -> np.ndarray:
     """From 0 to x."""
     d = np.minimum(np.abs(x), 1.0)
-    return np.sign(x) * (d - d * d / 2)
+    integral: np.ndarray = np.sign(x) * (d - d * d / 2)
+    return integral
 
 
 def _keys_integral(x: np.ndarray) -> np.ndarray:
@@ -110,4 +111,5 @@ def _keys_integral(x: np.ndarray) -> np.ndarray:
     d = np.minimum(np.abs(x), 2.0)
     near = ((0.375 * d - 2.5 / 3) * d * d + 1) * d
     far = (((-0.125 * d + 2.5 / 3) * d - 2) * d + 2) * d - 1 / 6
-    return np.sign(x) * np.where(d < 1, near, far)
+    integral: np.ndarray = np.sign(x) * np.where(d < 1, near, far)
+    return integral

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 
 from hilum.errors import ConfigError
@@ -53,7 +53,8 @@ def resample(
     shape = tuple(max(1, round(e / s)) for e, s in zip(volume.extent_mm, spacing_mm, strict=True))
     affine = grid_around(volume.centre_mm, steps, shape)
     hu = sample(volume, affine, shape, outside=outside, interpolation=interpolation)
-    return replace(volume, voxels_hu=hu, affine=affine)
+    lungs = None if volume.lungs is None else sample_mask(volume.lungs, volume.affine, affine, shape).astype(np.uint8)
+    return replace(volume, voxels_hu=hu, affine=affine, lungs=lungs)
 
 
 def grid_around(
@@ -110,6 +111,15 @@ def sample(
         for axis in range(3)
     ]
     return _separable(voxels, axes, air)
+
+
+def sample_mask(
+    mask: Bool[np.ndarray, "_ _ _"] | UInt8[np.ndarray, "_ _ _"], own: Affine, affine: Affine, shape: tuple[int, ...]
+) -> Bool[np.ndarray, "z y x"]:
+    """Where a mask on a grid of its own covers at least half of a voxel of another grid; nothing lies outside it."""
+    inside = Volume(voxels_hu=mask.astype(np.int16), affine=own)
+    share = sample(inside, affine, shape, air=0.0)
+    return np.asarray(share >= 0.5)
 
 
 def _separable(voxels: Voxels, axes: list[Weights], air: float) -> Float32[np.ndarray, "_ _ _"]:
