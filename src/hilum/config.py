@@ -12,6 +12,7 @@ from hilum.recipe import Range as Range
 from hilum.recipe import Recipe as Recipe
 from hilum.recipe import Triple as Triple
 
+
 def _finite(values: tuple[float, ...]) -> bool:
     return all(math.isfinite(v) for v in values)
 

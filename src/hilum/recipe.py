@@ -36,10 +36,10 @@ class Recipe:
     """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
 
     fit: Literal["fixed", "region"] = "fixed"
-    """fixed: one spacing for all cases. region: each case's box just fits, at one scale for all axes, never squeezed."""
+    """fixed: one spacing for all cases. region: each case's box just fits, at one scale for all axes, not squeezed."""
 
     margin_mm: float = 0.0
-    """Kept around the region's box, where the grid is fitted to it, and around the mask, where what is beyond is air."""
+    """Kept around the region's box, where the grid is fitted to it, and around its mask, where air lies beyond."""
 
     interpolation: Literal["linear", "cubic", "nearest"] = "linear"
     """linear never leaves the range of the scan; cubic is sharper and overshoots a little; nearest mixes nothing."""
@@ -60,8 +60,8 @@ class Recipe:
     """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
 
     sub_volumes: bool = False
-    """The sample is the whole region at spacing_mm; the model sees grids of size: a random one in training, all of them,
-    overlapping, in prediction."""
+    """The sample is the whole region at spacing_mm; the model sees grids of size: a random one in training, all that
+    cover it, overlapping, in prediction."""
 
     overlap: float = 0.5
     """Share of a grid that the next one covers again; with sub_volumes."""

@@ -84,4 +84,5 @@ def widened(mask: Bool[np.ndarray, "z y x"], margin_mm: float, affine: Affine) -
 
 def _corners(shape: tuple[int, int, int]) -> np.ndarray:
     """Of the outermost voxels' outer faces."""
-    return np.array(list(np.ndindex(2, 2, 2))) * np.array(shape) - 0.5
+    corners: np.ndarray = np.array(list(np.ndindex(2, 2, 2))) * np.array(shape) - 0.5
+    return corners
