@@ -42,8 +42,11 @@ class Predict:
     """One JSON object instead of a few lines."""
 
     def _refuse_what_has_no_effect(self, region: str, *, is_table: bool) -> None:
-        if is_table and (self.point is not None or self.series or self.mask):
-            msg = "--point, --series and --mask are for one scan; a table has columns for them"
+        if is_table and (self.point is not None or self.series):
+            msg = "--point and --series are for one scan; a table has columns for them"
+            raise ConfigError(msg)
+        if is_table and self.mask is not None:
+            msg = "--mask is for one scan; a table has a column for it"
             raise ConfigError(msg)
         if not is_table and self.out is not None:
             msg = "--out is for a table; the prediction of one scan is printed"

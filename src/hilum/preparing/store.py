@@ -78,7 +78,7 @@ class Store:
             "policy": [self.reading.policy, *sorted(self.reading.override)],
             **which,
             "point_mm": None if point is None else [float(v) for v in point],
-            "mask": None if which["mask"] is None else _digest(which["mask"]),
+            "mask": _mask_digest(which["mask"]),
             "version": _VERSION,
         }
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -145,6 +145,14 @@ def _digest(path: Path) -> str:
         msg = f"{path} cannot be read: {exc.strerror or exc}"
         raise ReadError(msg) from exc
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def _mask_digest(path: Path | None) -> str | None:
+    try:
+        return None if path is None else _digest(path)
+    except ReadError as exc:
+        msg = f"the mask cannot be used: {exc}"
+        raise PrepareError(msg) from exc
 
 
 def _file_digest(path: Path) -> bytes:
