@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dicom_files import write_series
 from hilum.config import ReadingConfig
-from hilum.preparing import sample
+from hilum.preparing import resample, sample
 from hilum.preparing.kernels import weights
 from hilum.preparing.resample import grid_around
 from hilum.reading import read
@@ -143,6 +143,15 @@ def test_labels_stay_labels_and_go_to_the_nearest_voxel():
         got = sample(source, target, (13, 13, 13), interpolation="nearest")
         nearest = np.rint(source.mm_to_index(positions(target, (13, 13, 13)))).astype(int)
         assert np.array_equal(got, labels[tuple(np.moveaxis(nearest, -1, 0))])
+
+
+def test_a_slice_that_was_missing_stays_marked_on_the_new_grid():
+    voxels = np.zeros((11, 4, 4), np.int16)
+    source = Volume(voxels_hu=voxels, affine=grid_around(np.zeros(3), axial((2.0, 1.0, 1.0)), voxels.shape))
+    marked = replace(source, interpolated=((0, 5), (0, 10)))
+    assert resample(marked, (2.0, 2.0, 2.0)).interpolated == ((0, 5), (0, 10))
+    assert resample(marked, (22 / 33, 1.0, 1.0)).interpolated == tuple((0, i) for i in (15, 16, 17, 30, 31, 32))
+    assert resample(marked, (22 / 3, 1.0, 1.0)).interpolated == ((0, 1), (0, 2))
 
 
 def test_the_number_of_cores_changes_no_bit(monkeypatch):

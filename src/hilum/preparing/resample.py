@@ -54,7 +54,12 @@ def resample(
     affine = grid_around(volume.centre_mm, steps, shape)
     hu = sample(volume, affine, shape, outside=outside, interpolation=interpolation)
     lungs = None if volume.lungs is None else sample_mask(volume.lungs, volume.affine, affine, shape).astype(np.uint8)
-    return replace(volume, voxels_hu=hu, affine=affine, lungs=lungs)
+    made = []
+    for axis, index in volume.interpolated:
+        step = spacing_mm[axis] / volume.spacing_mm[axis]
+        place = (np.arange(shape[axis]) - (shape[axis] - 1) / 2) * step + (volume.shape[axis] - 1) / 2
+        made += [(axis, int(i)) for i in np.flatnonzero(np.abs(place - index) <= max(1.0, step) / 2)]
+    return replace(volume, voxels_hu=hu, affine=affine, lungs=lungs, interpolated=tuple(made))
 
 
 def grid_around(
