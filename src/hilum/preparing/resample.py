@@ -1,5 +1,6 @@
 """Samples a scan on another grid in one interpolation, with a low-pass along axes that lose resolution."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,8 +21,8 @@ _ALIGNED_VOXELS = 1e-3
 _COLUMNS = 1024
 """Of a matrix product at a time: small ones stay on the core that asks, large ones OpenBLAS would spread over all."""
 
-_SLAB = 16
-"""Slices of an oblique grid that are sampled at a time."""
+_TILE = (16, 64, 64)
+"""Voxels of an oblique grid that are sampled at a time: few, so that they need a small box of the scan."""
 
 _SPLINE_REACH = 16
 """Old voxels beyond a box that still count for a cubic spline inside it: the rest is below 1e-9."""
@@ -181,17 +182,17 @@ def _general(
     interpolation: Interpolation,
     air: float,
 ) -> Float32[np.ndarray, "_ _ _"]:
-    """A rotated or sheared grid, slab by slab; new voxels longer than wide are sampled at several places along them."""
+    """A rotated or sheared grid, tile by tile; new voxels longer than wide are sampled at several places along them."""
     out = np.zeros(shape, np.float32)
     times = np.round(edges_mm / edges_mm.min()).astype(int)
     times[(np.linalg.norm(matrix, axis=0) <= 1) | (interpolation == "nearest")] = 1
     places = (np.array(list(np.ndindex(*times))) + 0.5) / times - 0.5
-    slabs = [slice(start, min(start + _SLAB, shape[0])) for start in range(0, shape[0], _SLAB)]
+    tiles = list(itertools.product(*(range(0, n, most) for n, most in zip(shape, _TILE, strict=True))))
     lengths = np.zeros(3)
     if interpolation != "nearest":
         lengths = np.array([averaged(float(step)) for step in np.linalg.norm(matrix / times, axis=1)])
     sampled = partial(
-        _slab,
+        _tile,
         voxels=voxels,
         matrix=matrix,
         lengths=lengths,
@@ -200,15 +201,15 @@ def _general(
         air=air,
     )
 
-    def run(slab: slice) -> None:
-        offsets = [offset + matrix @ np.add(place, (slab.start, 0, 0)) for place in places]
-        sampled(out[slab], offsets=offsets)
+    def run(start: tuple[int, ...]) -> None:
+        part = tuple(slice(first, first + most) for first, most in zip(start, _TILE, strict=True))
+        sampled(out[part], offsets=[offset + matrix @ (place + start) for place in places])
 
-    _side_by_side(run, slabs)
+    _side_by_side(run, tiles)
     return out
 
 
-def _slab(
+def _tile(
     out: np.ndarray,
     *,
     voxels: Voxels,
@@ -219,7 +220,7 @@ def _slab(
     order: int,
     air: float,
 ) -> None:
-    """Some slices of an oblique grid: the box of the scan that they need, averaged along its axes, interpolated."""
+    """Some voxels of an oblique grid: the box of the scan that they need, averaged along its axes, interpolated."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(out.shape) - 1) @ matrix.T
     around = (1, 2, 0, _SPLINE_REACH)[order] + np.ceil(lengths / 2)
     last = np.array(voxels.shape) - 1
