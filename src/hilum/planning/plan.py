@@ -87,7 +87,8 @@ def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -
         reasons.append(f"recipe: .npy volumes of {seen.npy_size} are taken as they are; their spacing is not known")
         return replace(given, region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), extent_mm=None)
     if given.fit == "region":
-        reasons.append(f"recipe: each case's {given.region} are fitted to {given.size} voxels, as given")
+        what = PART_NAMES[given.part] if given.part else "scan"
+        reasons.append(f"recipe: one scale for each case, at which its {what} just fit {given.size} voxels, as given")
         return given
     if given.sub_volumes:
         reasons.append(f"recipe: sub-volumes of {given.size} voxels, as given")

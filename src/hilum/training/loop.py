@@ -118,17 +118,16 @@ class _Part:
         self.loader: Any = DataLoader(
             dataset,
             batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
-            collate_fn=list,  # whole samples may differ in shape
+            collate_fn=list if seed is None else None,  # whole samples may differ in shape: they come as a list
             num_workers=settings.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
         )
 
-    def load(self, epoch: int, what: str) -> Iterator[tuple[list[Sample], list[int]]]:
-        """Batches of samples and the places of their cases, with a progress bar on a terminal."""
+    def load(self, epoch: int, what: str) -> Iterator[Any]:
+        """Batches, with a progress bar on a terminal."""
         self.batches.epoch = epoch
-        for batch in tqdm(self.loader, what, leave=False, disable=None, unit="batch"):
-            yield batch, [sample["index"] for sample in batch]
+        yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
 
 
 def _train_epoch(
@@ -137,12 +136,12 @@ def _train_epoch(
     model.train()
     settings, dataset = config.training, part.dataset
     seen = _Seen(dataset.labels)
-    for number, (samples, index) in enumerate(part.load(epoch, f"epoch {epoch}")):
+    for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
+        index = batch["index"].tolist()
         params = draw(config.augment, [dataset.case_ids[i] for i in index], seed=settings.seed, epoch=epoch)
-        hu = to_float(torch.stack([sample["hu"] for sample in samples]), fabric.device)
-        spacing_mm = torch.stack([sample["spacing_mm"] for sample in samples]).numpy()
-        hu = apply(hu, params, spacing_mm, outside=config.recipe.outside)
-        x = model_input(hu, config.recipe.windows)
+        hu = to_float(batch["hu"], fabric.device)
+        changed = apply(hu, params, batch["spacing_mm"].numpy(), outside=config.recipe.outside)
+        x = model_input(changed, config.recipe.windows)
         target = torch.from_numpy(dataset.targets[index]).float().to(fabric.device)
         schedule.before_step((epoch - 1) * len(part.batches) + number)
         logits = model(x)
@@ -167,7 +166,9 @@ def _validate(
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
     seen = _Seen(part.dataset.labels)
-    for samples, index in part.load(0, "validation"):
+    samples: list[Sample]
+    for samples in part.load(0, "validation"):
+        index = [sample["index"] for sample in samples]
         logits = case_logits(model, samples, config.recipe, fabric.device)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()
