@@ -89,11 +89,15 @@ class Predictor:
             mask: A mask of the lungs in a file, for models that look for them.
 
         Raises:
+            ConfigError: If a mask is given that would have no effect.
             HilumError: If the scan cannot be read or prepared.
         """
         recipe, at = self.card.recipe, Path(mask) if mask is not None else None
         if at is not None and not recipe.needs_lungs:
             msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
+            raise ConfigError(msg)
+        if at is not None and not isinstance(scan, Volume) and Path(scan).suffix.lower() == ".npy":
+            msg = f"a mask is for scans, {scan} is prepared already"
             raise ConfigError(msg)
         if isinstance(scan, Volume):
             lungs = read_lungs(at, scan) if at is not None else None
