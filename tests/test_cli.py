@@ -388,7 +388,7 @@ FLAGS = {
     "prepare": {"config"},
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
-    "predict": {"model", "path", "point", "series", "out", "columns", "device", "json"},
+    "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "json"},
 }
 
 

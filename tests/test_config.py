@@ -26,19 +26,27 @@ from hilum.errors import ConfigError
 
 positive = st.floats(0.25, 100, allow_nan=False)
 sizes = st.tuples(*[st.integers(1, 200)] * 3)
-windows = st.lists(st.tuples(st.floats(-1024, 0), st.floats(1, 3000)), min_size=1, max_size=3).map(tuple)
+window = st.sampled_from(["lung", "mediastinum", "bone"]) | st.tuples(st.floats(-1024, 0), st.floats(1, 3000))
+windows = st.lists(window, min_size=1, max_size=3).map(tuple)
 
 
 @st.composite
 def recipes(draw):
     given_as = draw(st.sampled_from(["spacing_mm", "extent_mm"]))
-    region = draw(st.sampled_from(["lungs", "point", "whole"]))
+    region = draw(st.sampled_from(["lungs", "lung-field", "left", "right", "point", "whole"]))
+    is_part = region not in ("point", "whole")
+    sub_volumes = region != "point" and draw(st.booleans())
     return {
         "region": region,
         "size": draw(sizes),
         "windows_hu": draw(windows),
         "outside": draw(st.sampled_from(["air", "edge"])),
-        "outside_lungs": draw(st.sampled_from(["keep", "air"])) if region == "lungs" else "keep",
+        "outside_lungs": draw(st.sampled_from(["keep", "air"])) if is_part else "keep",
+        "interpolation": draw(st.sampled_from(["linear", "cubic", "nearest"])),
+        "lung_channel": draw(st.booleans()),
+        "sub_volumes": sub_volumes,
+        "overlap": draw(st.floats(0, 0.9)) if sub_volumes else 0.5,
+        "margin_mm": draw(st.floats(0, 30)) if sub_volumes else 0.0,
         given_as: draw(st.tuples(positive, positive, positive)),
     }
 

@@ -276,6 +276,11 @@ def _centre_mm(hu, recipe):
     return (np.array(index) / weight.sum() - (np.array(weight.shape) - 1) / 2) * recipe.grid_spacing_mm
 
 
+def _apply(hu, params, recipe):
+    spacing_mm = np.tile(np.array(recipe.grid_spacing_mm), (len(hu), 1))
+    return augment.apply(hu, params, spacing_mm, outside=recipe.outside)
+
+
 def _params(affine, *, slab=np.inf, flip=(False, False, False)):
     return augment.AugmentParams(
         slab_mm=np.array([float(slab)]),
@@ -290,18 +295,18 @@ def test_a_case_alone_is_augmented_as_it_is_in_any_batch():
     """Defect 11: the tutorial's results depend on the number of workers and on who shares a batch."""
     ids = ["a", "b", "c"]
     batch = _hu(3)
-    together = augment.apply(batch, augment.draw(EVERYTHING, ids, seed=1, epoch=2), GRID)
-    backwards = augment.apply(batch.flip(0), augment.draw(EVERYTHING, ids[::-1], seed=1, epoch=2), GRID).flip(0)
+    together = _apply(batch, augment.draw(EVERYTHING, ids, seed=1, epoch=2), GRID)
+    backwards = _apply(batch.flip(0), augment.draw(EVERYTHING, ids[::-1], seed=1, epoch=2), GRID).flip(0)
     assert torch.equal(together, backwards)
     for i, case in enumerate(ids):
-        alone = augment.apply(batch[i : i + 1], augment.draw(EVERYTHING, [case], seed=1, epoch=2), GRID)
+        alone = _apply(batch[i : i + 1], augment.draw(EVERYTHING, [case], seed=1, epoch=2), GRID)
         assert torch.equal(alone[0], together[i])
 
 
 def test_another_epoch_seed_or_case_is_augmented_otherwise():
     hu = _hu()
     results = [
-        augment.apply(hu, augment.draw(EVERYTHING, [case], seed=seed, epoch=epoch), GRID)
+        _apply(hu, augment.draw(EVERYTHING, [case], seed=seed, epoch=epoch), GRID)
         for seed, epoch, case in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))
     ]
     for i, one in enumerate(results):
@@ -311,8 +316,8 @@ def test_another_epoch_seed_or_case_is_augmented_otherwise():
 def test_the_identity_returns_the_batch_bit_for_bit_and_leaves_the_input_alone():
     hu = _hu(4)
     before = hu.clone()
-    assert torch.equal(augment.apply(hu, augment.draw(NOTHING, list("abcd"), seed=0, epoch=0), GRID), hu)
-    augment.apply(hu, augment.draw(EVERYTHING, list("abcd"), seed=0, epoch=0), GRID)
+    assert torch.equal(_apply(hu, augment.draw(NOTHING, list("abcd"), seed=0, epoch=0), GRID), hu)
+    _apply(hu, augment.draw(EVERYTHING, list("abcd"), seed=0, epoch=0), GRID)
     assert torch.equal(hu, before)
 
 
@@ -321,13 +326,13 @@ def test_flips_are_exact(axis):
     flip = tuple(float(a == axis) for a in range(3))
     params = augment.draw(replace(NOTHING, flip=flip), ["a"], seed=0, epoch=0)
     hu = _hu()
-    assert torch.equal(augment.apply(hu, params, GRID), hu.flip(2 + axis))
+    assert torch.equal(_apply(hu, params, GRID), hu.flip(2 + axis))
 
 
 def test_a_quarter_turn_about_z_moves_every_voxel_to_another():
     turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0]])
     hu = _hu()
-    got = augment.apply(hu, _params(turn), GRID)
+    got = _apply(hu, _params(turn), GRID)
     assert torch.allclose(got, torch.rot90(hu, 1, (3, 4)), atol=0.05) or torch.allclose(
         got, torch.rot90(hu, -1, (3, 4)), atol=0.05
     )
@@ -339,7 +344,7 @@ def test_a_shift_in_mm_moves_by_mm_on_an_anisotropic_grid(axis):
     affine[axis, 3] = 3.0
     recipe = Recipe(region="whole", size=(16, 40, 40), spacing_mm=(3.0, 1.0, 1.5))
     hu = _ball(recipe)
-    moved = _centre_mm(augment.apply(hu, _params(affine), recipe), recipe) - _centre_mm(hu, recipe)
+    moved = _centre_mm(_apply(hu, _params(affine), recipe), recipe) - _centre_mm(hu, recipe)
     expected = np.zeros(3)
     expected[axis] = -3.0  # the map goes from output to input
     assert np.abs(moved - expected).max() < 0.02
@@ -350,7 +355,7 @@ def test_a_turn_keeps_distances_in_mm_on_an_anisotropic_grid():
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     recipe = Recipe(region="whole", size=(14, 60, 50), spacing_mm=(3.0, 1.0, 1.0))
     hu = _ball(recipe, shift_mm=(0.0, 10.0, 0.0))
-    got = _centre_mm(augment.apply(hu, _params([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0]]), recipe), recipe)
+    got = _centre_mm(_apply(hu, _params([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0]]), recipe), recipe)
     assert np.linalg.norm(got) == pytest.approx(10, abs=0.1)
     assert np.abs(np.abs(got) - [5, 8.66, 0]).max() < 0.15
 
@@ -374,7 +379,7 @@ def test_what_comes_in_from_outside_is_what_the_recipe_says(outside, expected):
     recipe = replace(GRID, outside=outside)
     affine = np.eye(3, 4)
     affine[1, 3] = 8.0
-    got = augment.apply(torch.full((1, 1, *GRID.size), 40.0), _params(affine), recipe)
+    got = _apply(torch.full((1, 1, *GRID.size), 40.0), _params(affine), recipe)
     assert torch.allclose(got[:, :, :, -6:], torch.tensor(expected), atol=1e-3)
     assert torch.allclose(got[:, :, :, :10], torch.tensor(40.0), atol=1e-3)
     assert got.dtype == torch.float32
@@ -386,7 +391,7 @@ def test_one_interpolation_blurs_no_more_than_linear():
     hu = torch.from_numpy(400 * np.sin(z) * np.sin(y) * np.sin(x)).float()[None, None]
     c, s = np.cos(0.1), np.sin(0.1)
     turn, back = ([[1, 0, 0, 0], [0, c, t, 0], [0, -t, c, 0]] for t in (s, -s))
-    again = augment.apply(augment.apply(hu, _params(turn), GRID), _params(back), GRID)
+    again = _apply(_apply(hu, _params(turn), GRID), _params(back), GRID)
     inner = (..., slice(2, -2), slice(5, -5), slice(5, -5))
     assert (again - hu)[inner].abs().max() < 8
 
@@ -394,7 +399,7 @@ def test_one_interpolation_blurs_no_more_than_linear():
 @pytest.mark.parametrize(("slab", "kept"), [(9.0, (4, 7)), (30.0, (1, 10)), (1000.0, (0, 11)), (0.1, (5, 6))])
 def test_a_slab_repeats_its_outer_slices(slab, kept):
     hu = _hu()
-    got = augment.apply(hu, _params(np.eye(3, 4), slab=slab), GRID)
+    got = _apply(hu, _params(np.eye(3, 4), slab=slab), GRID)
     low, high = kept
     assert torch.equal(got[:, :, low : high + 1], hu[:, :, low : high + 1])
     assert (got[:, :, :low] == hu[:, :, low : low + 1]).all()
@@ -405,7 +410,7 @@ def test_noise_has_the_drawn_strength():
     config = replace(NOTHING, noise=1.0, noise_hu=30.0)
     params = augment.draw(config, ["a"], seed=3, epoch=0)
     hu = torch.zeros(1, 1, *GRID.size)
-    noise = augment.apply(hu, params, GRID)
+    noise = _apply(hu, params, GRID)
     assert 0 < params.noise_hu[0] <= 30
     assert float(noise.std()) == pytest.approx(params.noise_hu[0], rel=0.05)
 

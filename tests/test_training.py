@@ -227,7 +227,9 @@ def test_soft_labels_train_and_hard_ones_judge(npy_cohort, tmp_path):
     config = short(npy_cohort)
     cohort = Cohort.read(npy_cohort / "soft.csv", config.cohort)
     prepared = prepare_cohort(cohort, config.recipe, Store(npy_cohort / "store"))
-    dataset = CohortDataset(prepared, dict.fromkeys((c.case_id for c in cohort.cases), "train"), "train", 2)
+    dataset = CohortDataset(
+        prepared, dict.fromkeys((c.case_id for c in cohort.cases), "train"), "train", 2, config.recipe
+    )
     assert dataset.targets[:2].tolist() == [[0.9, 0.1], [pytest.approx(0.2), 0.8]]
     assert dataset.labels[:2].tolist() == [0, 1]
 
@@ -236,7 +238,7 @@ def test_the_tutorials_npy_volumes_keep_their_range(npy_cohort, tmp_path):
     config = load(npy_cohort / "config.toml")
     cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
     prepared = prepare_cohort(cohort, config.recipe, Store(tmp_path))
-    dataset = CohortDataset(prepared, dict.fromkeys((c.case_id for c in cohort.cases), "val"), "val", 2)
+    dataset = CohortDataset(prepared, dict.fromkeys((c.case_id for c in cohort.cases), "val"), "val", 2, config.recipe)
     unit = np.load(npy_cohort / "00.npy")
     low, high = config.recipe.windows_hu[0]
     assert np.abs((dataset[0]["hu"][0].numpy() - low) / (high - low) - unit).max() <= 0.51 / (high - low)

@@ -1,4 +1,4 @@
-"""Every frozen setting with its meaning, checked when it is made; imports no torch."""
+"""Every frozen setting of a run with its meaning, checked when it is made; imports no torch."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,19 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hilum.errors import ConfigError
+from hilum.errors import require
 from hilum.findings import Policy, PolicyName
-
-Size = tuple[int, int, int]
-Triple = tuple[float, float, float]
-Range = tuple[float, float]
-
-
-def require(rule: bool, what: str, must: str, got: object) -> None:
-    """Raise a ConfigError that says what must be what, unless the rule holds."""
-    if not rule:
-        msg = f"{what} must be {must}, got {got}"
-        raise ConfigError(msg)
+from hilum.recipe import Range as Range
+from hilum.recipe import Recipe as Recipe
+from hilum.recipe import Triple as Triple
 
 
 def _finite(values: tuple[float, ...]) -> bool:
@@ -54,74 +46,6 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """The input contract of a model: where its grid lies in the scan, how fine it is, and how HU become numbers."""
-
-    region: Literal["lungs", "point", "whole"] = "lungs"
-    """Centre of the grid: of the lungs' box, a point given with each case, or of the whole scan."""
-
-    size: Size = (64, 96, 96)
-    """Voxels (z, y, x) that the model sees."""
-
-    spacing_mm: Triple | None = None
-    """Distance between voxels (z, y, x) in mm. Give this or extent_mm; neither: it is planned, from a table alone."""
-
-    extent_mm: Triple | None = None
-    """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
-
-    windows_hu: tuple[Range, ...] = ((-1000.0, 400.0),)
-    """One channel for each window: HU of black and of white."""
-
-    outside: Literal["air", "edge"] = "air"
-    """What lies beyond the scan: air (-1000 HU) or the nearest voxel."""
-
-    outside_lungs: Literal["keep", "air"] = "keep"
-    """What lies beyond the lungs' mask; only for region lungs."""
-
-    npy_range: Literal["unit", "hu"] = "unit"
-    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
-
-    def __post_init__(self) -> None:
-        require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
-        require(
-            self.spacing_mm is None or self.extent_mm is None,
-            "recipe",
-            "given spacing_mm or extent_mm, not both",
-            f"spacing_mm = {self.spacing_mm}, extent_mm = {self.extent_mm}",
-        )
-        for name in ("spacing_mm", "extent_mm"):
-            value = getattr(self, name)
-            if value is not None:
-                require(_finite(value) and min(value) > 0, f"recipe.{name}", "positive (z, y, x) in mm", value)
-        require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
-        for window in self.windows_hu:
-            require(_finite(window) and window[0] < window[1], "a window", "(low, high) in HU, low first", window)
-        require(
-            self.outside_lungs == "keep" or self.region == "lungs",
-            "recipe.outside_lungs",
-            f"keep for region {self.region} (the lungs are not looked for)",
-            self.outside_lungs,
-        )
-
-    @property
-    def grid_spacing_mm(self) -> Triple:
-        """Distance between the model's voxels (z, y, x), in mm."""
-        if self.spacing_mm is not None:
-            return self.spacing_mm
-        if self.extent_mm is None:
-            msg = "recipe must be given spacing_mm or extent_mm, has neither"
-            raise ConfigError(msg)
-        z, y, x = (e / n for e, n in zip(self.extent_mm, self.size, strict=True))
-        return z, y, x
-
-    @property
-    def grid_extent_mm(self) -> Triple:
-        """Edges of the model's box (z, y, x), in mm."""
-        z, y, x = (s * n for s, n in zip(self.grid_spacing_mm, self.size, strict=True))
-        return z, y, x
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnsConfig:
     """Which column of the table holds what. A name given here must exist; a default name may be absent."""
 
@@ -133,6 +57,9 @@ class ColumnsConfig:
     y_mm: str = "y_mm"
     z_mm: str = "z_mm"
     split: str = "split"
+    mask: str = "mask"
+    """A mask of the lungs that another program made, for recipes that look for them; not 0 inside."""
+
     series: str = "series"
     """Which series of path, where it holds several: a SeriesInstanceUID, or the hash that Hilum lists."""
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from hilum.config import RunConfig, require
-from hilum.errors import ConfigError
+from hilum.config import RunConfig
+from hilum.errors import ConfigError, require
 from hilum.files import write_whole
 
 Config = TypeVar("Config")
@@ -41,7 +41,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
+        choices = [a for a in args if a is not type(None)]
+        named = [a for a in choices if get_origin(a) is Literal]
+        if named and len(choices) > 1:  # a pair of numbers, or a name that stands for one
+            require(isinstance(value, str | list | tuple), where, f"a list or {_names(named[0])}", repr(value))
+            choices = named if isinstance(value, str) else [a for a in choices if a not in named]
+        return _convert(choices[0], value, where)
     if origin is tuple and isinstance(value, list | tuple):
         variadic = len(args) == 2 and args[1] is Ellipsis
         require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
@@ -49,7 +54,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
     if origin is Literal:
         right = any(value == known and type(value) is type(known) for known in args)
-        require(right, where, f"one of {', '.join(map(str, args))}", repr(value))
+        require(right, where, _names(hint), repr(value))
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -58,6 +63,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
     return value
+
+
+def _names(hint: Any) -> str:
+    return f"one of {', '.join(map(str, get_args(hint)))}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

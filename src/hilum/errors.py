@@ -41,3 +41,10 @@ class CheckpointError(HilumError):
 
 class TrainingError(HilumError):
     """Training cannot go on."""
+
+
+def require(rule: bool, what: str, must: str, got: object) -> None:
+    """Raise a ConfigError that says what must be what, unless the rule holds."""
+    if not rule:
+        msg = f"{what} must be {must}, got {got}"
+        raise ConfigError(msg)

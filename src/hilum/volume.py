@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float32, Int16
+from jaxtyping import Float, Float32, Int16, UInt8
 
 from hilum.errors import GeometryError
 from hilum.findings import Finding
@@ -64,9 +64,10 @@ class Volume:
         tags: What the file said about the acquisition.
         findings: What was noticed on the way.
         interpolated: (axis, index) of slices that were missing and are made from their neighbours.
+        lungs: 1 inside the lungs, else 0, on the same grid; only of prepared samples whose recipe asks for them.
 
     Raises:
-        GeometryError: If the affine is singular or not finite, or there are no voxels.
+        GeometryError: If the affine is singular or not finite, there are no voxels, or the lungs are on another grid.
     """
 
     voxels_hu: Voxels
@@ -74,8 +75,12 @@ class Volume:
     tags: Tags = field(default_factory=Tags)
     findings: tuple[Finding, ...] = ()
     interpolated: tuple[tuple[int, int], ...] = ()
+    lungs: UInt8[np.ndarray, "z y x"] | None = None
 
     def __post_init__(self) -> None:
+        if self.lungs is not None and self.lungs.shape != self.voxels_hu.shape:
+            msg = f"a volume's lungs must be of shape {self.voxels_hu.shape}, are of {self.lungs.shape}"
+            raise GeometryError(msg)
         if self.voxels_hu.size == 0:
             msg = f"a volume must have voxels, got shape {self.voxels_hu.shape}"
             raise GeometryError(msg)
@@ -156,8 +161,9 @@ def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]
     affine[:3, 3] = volume.index_to_mm(start)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     voxels = np.ascontiguousarray(volume.voxels_hu[box])
+    lungs = None if volume.lungs is None else np.ascontiguousarray(volume.lungs[box])
     made = tuple((a, i - start[a]) for a, i in volume.interpolated if start[a] <= i < stop[a])
-    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made)
+    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made, lungs=lungs)
 
 
 def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
@@ -179,7 +185,8 @@ def reorient(volume: Volume) -> Volume:
     turn, affine = canonical(volume.affine, volume.shape)
     made = tuple(turn.moved(axis, index) for axis, index in volume.interpolated)
     voxels = np.ascontiguousarray(turn.turned(volume.voxels_hu))
-    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made)
+    lungs = None if volume.lungs is None else np.ascontiguousarray(turn.turned(volume.lungs))
+    return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made, lungs=lungs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,9 @@ class Predict:
     series: str = ""
     """Which series, where the folder holds several."""
 
+    mask: Path | None = None
+    """A mask of the lungs that another program made, for models that look for them."""
+
     out: Path | None = None
     """For a table: the CSV of predictions to write."""
 
@@ -41,6 +44,9 @@ class Predict:
     def _refuse_what_has_no_effect(self, region: str, *, is_table: bool) -> None:
         if is_table and (self.point is not None or self.series):
             msg = "--point and --series are for one scan; a table has columns for them"
+            raise ConfigError(msg)
+        if is_table and self.mask is not None:
+            msg = "--mask is for one scan; a table has a column for it"
             raise ConfigError(msg)
         if not is_table and self.out is not None:
             msg = "--out is for a table; the prediction of one scan is printed"
@@ -61,7 +67,7 @@ class Predict:
             summary = predict_table(predictor, self.path, self.out, columns=self.columns)
             print(json.dumps(summary, indent=2) if self.json else f"{self.out}: {summary['num_cases']} predictions")
             return 0
-        prediction = predictor.predict(self.path, point_mm=self.point, series=self.series)
+        prediction = predictor.predict(self.path, point_mm=self.point, series=self.series, mask=self.mask)
         if self.json:
             print(json.dumps(prediction.as_dict(), indent=2))
             return 0

@@ -1,30 +1,62 @@
-"""Prepared samples as a torch data set: HU, class and place, nothing random."""
+"""Prepared samples as a torch data set: HU, class and place, nothing random but which grid of a large one is seen."""
 
 from collections.abc import Iterator
 from typing import TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int16
+from jaxtyping import Float32, Float64, Int, Int16, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.preparing import load_sample
+from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
+from hilum.recipe import Recipe
+from hilum.volume import Volume
 
 
 class Sample(TypedDict):
-    """What the data set gives for one case: voxels, where it stands in the cohort."""
+    """What the data set gives for one case.
 
-    hu: Int16[Tensor, "1 z y x"]
+    ``hu`` holds HU and, where the recipe asks for them, the lungs (0 or 1) as a second channel; ``starts`` is where the
+    model's grids begin in it, (z, y, x); ``index`` is the case's place in its part.
+    """
+
+    hu: Int16[Tensor, "c z y x"]
+    starts: Int64[Tensor, "n 3"]
+    spacing_mm: Float64[Tensor, "3"]
     index: int
+
+
+Drawn = tuple[int, int]
+"""A case's place in its part, and the epoch in which it is drawn: processes that load samples outlive an epoch."""
+
+
+def as_sample(volume: Volume, recipe: Recipe, index: int = 0) -> Sample:
+    """A prepared volume as the network takes it: whole, with where its grids begin."""
+    starts = all_starts(volume, recipe) if recipe.sub_volumes else np.zeros((1, 3), np.int64)
+    return {
+        "hu": torch.from_numpy(channels(volume, recipe)),
+        "starts": torch.from_numpy(starts.astype(np.int64)),
+        "spacing_mm": torch.tensor(volume.spacing_mm, dtype=torch.float64),
+        "index": index,
+    }
 
 
 class CohortDataset(Dataset[Sample]):
     """The cases of a prepared cohort that are in one part.
 
     Augmentation is the training loop's, so that validation and test cases can never be augmented.
+
+    Args:
+        prepared: The cohort.
+        parts: Part of each case, by its id.
+        part: The part that is wanted.
+        num_classes: Classes of the cohort.
+        recipe: With which it was prepared.
+        seed: Of the sub-volumes that are drawn.
 
     Attributes:
         indices: Places of this part's cases in the cohort.
@@ -33,8 +65,19 @@ class CohortDataset(Dataset[Sample]):
         targets: Their labels as a probability for each class; soft where the table has soft labels.
     """
 
-    def __init__(self, prepared: PreparedCohort, parts: dict[str, str], part: str, num_classes: int) -> None:
+    def __init__(
+        self,
+        prepared: PreparedCohort,
+        parts: dict[str, str],
+        part: str,
+        num_classes: int,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+    ) -> None:
         self.prepared = prepared
+        self.recipe = recipe
+        self.seed = seed
         self.indices = [i for i, case in enumerate(prepared.cases) if parts[case.case_id] == part]
         cases = [prepared.cases[i] for i in self.indices]
         self.case_ids = [case.case_id for case in cases]
@@ -47,10 +90,19 @@ class CohortDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, item: int) -> Sample:
-        """The case at a place of this part."""
-        volume = load_sample(self.prepared.samples[self.indices[item]])
-        return {"hu": torch.from_numpy(np.asarray(volume.voxels_hu, np.int16))[None], "index": item}
+    def __getitem__(self, item: int | Drawn) -> Sample:
+        """The case at a place of this part; with an epoch and ``sub_volumes`` the grid that this epoch draws."""
+        place, epoch = item if isinstance(item, tuple) else (item, None)
+        volume = load_sample(self.prepared.samples[self.indices[place]])
+        if epoch is None or not self.recipe.sub_volumes:
+            return as_sample(volume, self.recipe, place)
+        random = generator(self.seed, epoch, self.case_ids[place], "sub-volume")
+        return {
+            "hu": torch.from_numpy(cut(volume, self.recipe, random_start(volume, self.recipe, random))),
+            "starts": torch.zeros((1, 3), dtype=torch.int64),
+            "spacing_mm": torch.tensor(volume.spacing_mm, dtype=torch.float64),
+            "index": place,
+        }
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -81,6 +133,20 @@ class EpochBatches(Sampler[list[int]]):
         yield from batches
 
 
-def to_float(hu: Int16[Tensor, "b 1 z y x"], device: torch.device) -> Float32[Tensor, "b 1 z y x"]:
+class DrawnBatches(Sampler[list[Drawn]]):
+    """The same batches, each case with the epoch, for a data set that draws."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Drawn]]:
+        for batch in self.batches:
+            yield [(place, self.batches.epoch) for place in batch]
+
+
+def to_float(hu: Int16[Tensor, "b c z y x"], device: torch.device) -> Float32[Tensor, "b c z y x"]:
     """A batch of HU as the network's number type, on its device: int16 travels, half as many bytes."""
     return hu.to(device, non_blocking=True).float()

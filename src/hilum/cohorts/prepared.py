@@ -72,7 +72,10 @@ def prepare_cohort(cohort: Cohort, recipe: Recipe, store: Store, *, max_refused:
         leave=False,
     ):
         if isinstance(result, str):
-            reason = result.replace(str(case.path.absolute()), os.path.relpath(case.path, cohort.source.parent))
+            reason = result
+            for path in (case.path, case.mask):
+                if path is not None:
+                    reason = reason.replace(str(path.absolute()), os.path.relpath(path, cohort.source.parent))
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
         else:
             cases.append(case)
@@ -104,7 +107,7 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
 def _prepare_case(case: Case, recipe: Recipe, store: Store) -> tuple[Path, set[str]] | str:
     """Where the case's sample lies and the codes of its findings; or why there is none."""
     try:
-        file, sample = store.fetch(case.path, recipe, point_mm=case.point_mm, series=case.series)
+        file, sample = store.fetch(case.path, recipe, point_mm=case.point_mm, series=case.series, mask=case.mask)
         return file, {finding.code for finding in sample.findings}
     except (HilumError, OSError, MemoryError) as exc:
         return str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
@@ -118,6 +121,8 @@ def _in_parallel(
     joblib's processes do not import the caller's script again, which so needs no ``if __name__ == "__main__"``.
     """
     few = len(cases) <= _FEW
-    cases = tuple(replace(case, path=case.path.absolute()) for case in cases)  # a process may have another folder
+    cases = tuple(  # a process may have another folder
+        replace(case, path=case.path.absolute(), mask=case.mask and case.mask.absolute()) for case in cases
+    )
     with parallel_config("threading") if few else parallel_config("loky", inner_max_num_threads=1):
         yield from Parallel(n_jobs=cores(), return_as="generator")(delayed(work)(case) for case in cases)

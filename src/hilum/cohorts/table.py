@@ -27,6 +27,7 @@ class Case:
         point_mm: LPS mm (x, y, z); None if the table has none.
         split: Its part as the table demands: train, val or test; None if the table does not say.
         series: Which series of the path, where it holds several; else empty.
+        mask: A mask of the lungs in a file; None if the table names none.
         soft_label: Probability of the second class; None if the table does not say.
         groups: All other columns, for figures by subgroup.
         row: Where it stands in the table; the header is row 1.
@@ -39,6 +40,7 @@ class Case:
     point_mm: tuple[float, float, float] | None = None
     split: str | None = None
     series: str = ""
+    mask: Path | None = None
     soft_label: float | None = None
     groups: dict[str, str] = field(default_factory=dict)
     row: int = 0
@@ -107,6 +109,7 @@ class Cohort:
                 point_mm=point,
                 split=_part(row, columns.split) if labelled else None,
                 series=row.cells.get(columns.series, ""),
+                mask=source.parent / row.cells[columns.mask] if row.cells.get(columns.mask) else None,
                 soft_label=_share(row, columns.soft_label) if labelled else None,
                 groups={name: cell for name, cell in row.cells.items() if name not in known},
                 row=row.number,

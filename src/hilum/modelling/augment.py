@@ -1,6 +1,7 @@
 """Random changes to a batch in HU, on its device: slab, flips, one affine map, noise."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from hilum.config import AugmentConfig, Recipe
+from hilum.config import AugmentConfig
 from hilum.randomness import generator, torch_seed
 from hilum.volume import AIR_HU
 
@@ -54,27 +55,36 @@ def draw(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: int) -
     )
 
 
-def apply(hu: Float[Tensor, "b 1 z y x"], params: AugmentParams, recipe: Recipe) -> Float[Tensor, "b 1 z y x"]:
+def apply(
+    x: Float[Tensor, "b c z y x"],
+    params: AugmentParams,
+    spacing_mm: Float64[np.ndarray, "b 3"],
+    *,
+    outside: Literal["air", "edge"],
+) -> Float[Tensor, "b c z y x"]:
     """The batch with the drawn changes; what comes in from outside is what the recipe says lies outside.
 
+    The lungs go where the HU go, by the same map; they have no noise and end where the grid ends.
+
     Args:
-        hu: A batch in HU on the recipe's grid.
+        x: HU, and the lungs (0 or 1) where there is a second channel.
         params: From ``draw``.
-        recipe: Gives the grid's spacing and what lies outside it.
+        spacing_mm: Of each sample, (z, y, x).
+        outside: What lies beyond the grid.
     """
-    spacing = np.array(recipe.grid_spacing_mm)
-    out = hu.clone()
+    out = x.clone()
     for i in np.flatnonzero(np.isfinite(params.slab_mm)):
-        out[i] = _slab(out[i], float(params.slab_mm[i]), spacing[0])
+        out[i] = _slab(out[i], float(params.slab_mm[i]), float(spacing_mm[i, 0]))
     for i in np.flatnonzero(params.flip.any(axis=1)):
         out[i] = out[i].flip([1 + int(axis) for axis in np.flatnonzero(params.flip[i])])
     moved = np.flatnonzero((params.affine != np.eye(3, 4)).any(axis=(1, 2)))
     if len(moved):
-        at = torch.from_numpy(moved).to(hu.device)
-        out[at] = _moved(out[at], params.affine[moved], spacing, edge=recipe.outside == "edge")
+        at = torch.from_numpy(moved).to(x.device)
+        out[at] = _moved(out[at], params.affine[moved], spacing_mm[moved], edge=outside == "edge")
     for i in np.flatnonzero(params.noise_hu):
-        random = torch.Generator(hu.device).manual_seed(params.noise_seed[i])
-        out[i] += float(params.noise_hu[i]) * torch.randn(out[i].shape, generator=random, device=hu.device)
+        random = torch.Generator(x.device).manual_seed(params.noise_seed[i])
+        hu = out[i, :1]
+        hu += float(params.noise_hu[i]) * torch.randn(hu.shape, generator=random, device=x.device)
     return out
 
 
@@ -90,7 +100,7 @@ def _affine(config: AugmentConfig, uniform: Float64[np.ndarray, "3 3"]) -> Float
     return np.concatenate([matrix / scale, (np.array(config.translation_mm) * uniform[2])[:, None]], axis=1)
 
 
-def _slab(hu: Float[Tensor, "1 z y x"], thickness_mm: float, step_mm: float) -> Float[Tensor, "1 z y x"]:
+def _slab(hu: Float[Tensor, "c z y x"], thickness_mm: float, step_mm: float) -> Float[Tensor, "c z y x"]:
     """The central slices within a thickness, the outermost of them repeated to the ends."""
     n = hu.shape[1]
     offset = (np.arange(n) - (n - 1) / 2) * step_mm
@@ -99,19 +109,25 @@ def _slab(hu: Float[Tensor, "1 z y x"], thickness_mm: float, step_mm: float) -> 
 
 
 def _moved(
-    hu: Float[Tensor, "b 1 z y x"],
+    x: Float[Tensor, "b c z y x"],
     affine: Float64[np.ndarray, "b 3 4"],
-    spacing_mm: Float64[np.ndarray, "3"],
+    spacing_mm: Float64[np.ndarray, "b 3"],
     *,
     edge: bool,
-) -> Float[Tensor, "b 1 z y x"]:
+) -> Float[Tensor, "b c z y x"]:
     """One linear resampling. ``grid_sample`` counts (x, y, z) from -1 to 1, so mm are scaled by half the extent."""
-    half = np.array(hu.shape[2:]) * spacing_mm / 2
+    half = np.array(x.shape[2:]) * spacing_mm / 2
     theta = affine.copy()
-    theta[:, :, :3] *= half[None, None, :] / half[None, :, None]
+    theta[:, :, :3] *= half[:, None, :] / half[:, :, None]
     theta[:, :, 3] /= half
     theta = theta[:, ::-1, [2, 1, 0, 3]].copy()
-    grid = F.affine_grid(torch.from_numpy(theta).to(hu), list(hu.shape), align_corners=False)
+    grid = F.affine_grid(torch.from_numpy(theta).to(x), [len(x), 1, *x.shape[2:]], align_corners=False)
+    hu, lungs = x[:, :1], x[:, 1:]
     if edge:
-        return F.grid_sample(hu, grid, padding_mode="border", align_corners=False)
-    return F.grid_sample(hu - AIR_HU, grid, padding_mode="zeros", align_corners=False) + AIR_HU
+        hu = F.grid_sample(hu, grid, padding_mode="border", align_corners=False)
+    else:
+        hu = F.grid_sample(hu - AIR_HU, grid, padding_mode="zeros", align_corners=False) + AIR_HU
+    if not lungs.shape[1]:
+        return hu
+    share = F.grid_sample(lungs, grid, padding_mode="zeros", align_corners=False)
+    return torch.cat([hu, (share >= 0.5).to(hu)], dim=1)

@@ -13,6 +13,7 @@ from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
 from hilum.reading import read
+from hilum.recipe import Part
 
 _log = logging.getLogger("hilum")
 
@@ -29,7 +30,7 @@ class Fingerprint:
         num_cases: All cases.
         spacing_mm: Median spacing (z, y, x) of the scans looked at; None for .npy volumes.
         extents_mm: Extent (z, y, x) of each scan looked at.
-        lungs_mm: Extent (z, y, x) of the lungs' box in each; empty where they were not looked for.
+        lungs_mm: Extent (z, y, x) of the box of the lungs, or of a part of them, in each; empty if not looked for.
         npy_size: Shape of the .npy volumes, where the cohort has those.
         target_mm: Median of the table's column ``diameter_mm``, where it has one.
     """
@@ -43,8 +44,13 @@ class Fingerprint:
     target_mm: float | None
 
 
-def fingerprint(cohort: Cohort, region: str, reading: ReadingConfig | None = None) -> Fingerprint:
+def fingerprint(cohort: Cohort, part: Part | None, reading: ReadingConfig | None = None) -> Fingerprint:
     """Look at the table, and at a dozen of its scans drawn by a fixed seed.
+
+    Args:
+        cohort: The cases.
+        part: The part of the lungs that is measured; None: they are not looked for.
+        reading: What is done about odd scans.
 
     Raises:
         CohortError: If none of the scans looked at can be read.
@@ -62,7 +68,7 @@ def fingerprint(cohort: Cohort, region: str, reading: ReadingConfig | None = Non
                 continue
             spacings.append(volume.spacing_mm)
             extents.append((np.abs(volume.affine[:3, :3]) @ volume.shape)[::-1])
-            box = locate_lungs(volume).box_mm() if region == "lungs" else None
+            box = locate_lungs(volume).box_mm(part) if part is not None else None
             if box is not None:
                 lungs.append((box[1] - box[0])[::-1])
         if not extents:

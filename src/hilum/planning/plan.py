@@ -10,6 +10,7 @@ from hilum.cohorts.table import Cohort
 from hilum.config import AugmentConfig, LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.fingerprint import Fingerprint, fingerprint
+from hilum.preparing.place import PART_NAMES
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128
@@ -17,6 +18,7 @@ _POINT_MM = 40.0
 _CROP_MM = 100.0
 """Scans smaller than this along every axis are crops around a finding."""
 
+_SUB_VOLUME_MM = 1.5
 _LEAST_VOXELS = 4.0
 _STEPS = 1200
 _SMALL_GRID = 48
@@ -51,7 +53,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
         config: Keeps its cohort, split and decision sections, and what its recipe gives; the rest is planned.
         gpu: Whether there is a GPU to train on.
     """
-    seen = fingerprint(cohort, config.recipe.region, config.reading)
+    seen = fingerprint(cohort, config.recipe.part, config.reading)
     reasons: list[str] = []
     warnings: list[str] = []
     recipe = _recipe(seen, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)
@@ -68,7 +70,8 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
     augment = _augment(recipe, reasons)
     _sample_size(seen, cohort, reasons, warnings)
-    spanned = math.inf if seen.target_mm is None else seen.target_mm / max(recipe.grid_spacing_mm[1:])
+    known = seen.target_mm is not None and recipe.fit == "fixed"
+    spanned = seen.target_mm / max(recipe.grid_spacing_mm[1:]) if known and seen.target_mm else math.inf
     if spanned < _LEAST_VOXELS:
         warnings.append(
             f"the median target of {seen.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
@@ -83,12 +86,19 @@ def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -
     if seen.npy_size is not None:
         reasons.append(f"recipe: .npy volumes of {seen.npy_size} are taken as they are; their spacing is not known")
         return replace(given, region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), extent_mm=None)
+    if given.fit == "region":
+        what = PART_NAMES[given.part] if given.part else "scan"
+        reasons.append(f"recipe: one scale for each case, at which its {what} just fit {given.size} voxels, as given")
+        return given
+    if given.sub_volumes:
+        reasons.append(f"recipe: sub-volumes of {given.size} voxels, as given")
+        return given if given.spacing_mm or given.extent_mm else replace(given, spacing_mm=(_SUB_VOLUME_MM,) * 3)
     if given.region == "point":
         return _point_recipe(seen, given, reasons)
     if given.extent_mm is not None:
         extent, what = np.array(given.extent_mm), "a box as given"
-    elif given.region == "lungs" and len(seen.lungs_mm):
-        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, "the lungs of 9 scans in 10"
+    elif given.part is not None and len(seen.lungs_mm):
+        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, f"the {PART_NAMES[given.part]} of 9 scans in 10"
     else:
         extent, what = np.quantile(seen.extents_mm, 0.9, axis=0), "9 scans in 10"
     finest = max(1.0, math.ceil(2 * (float(np.prod(extent)) / budget) ** (1 / 3)) / 2)

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from hilum.config import ModelConfig, ReadingConfig, Recipe, require
+from hilum.config import ModelConfig, ReadingConfig, Recipe
 from hilum.configfile import from_dict, to_dict
-from hilum.errors import CheckpointError, ConfigError
+from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
 
@@ -60,7 +60,7 @@ def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
     """The network that the settings describe, with fresh weights."""
     return ResNet3D(
         config.depth,
-        in_channels=len(recipe.windows_hu),
+        in_channels=recipe.num_channels,
         num_classes=num_classes,
         width=config.width,
         stem=config.stem,

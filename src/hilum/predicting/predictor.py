@@ -7,20 +7,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from hilum.config import Recipe
-from hilum.errors import CheckpointError
+from hilum.cohorts.dataset import as_sample
+from hilum.errors import CheckpointError, ConfigError
 from hilum.findings import Finding, as_records
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
-from hilum.modelling.input import model_input
+from hilum.predicting.cases import case_logits
 from hilum.predicting.model import load_model
 from hilum.preparing import prepare, prepare_path
+from hilum.preparing.masks import read_lungs
+from hilum.recipe import Recipe
 from hilum.volume import Volume
 
 INDETERMINATE = "indeterminate"
 
-_DOUBT = ("lungs-volume", "lungs-cut", "point-interpolated")
-"""Findings under which a model gives no decision."""
+_DOUBT_OF_PLACE = ("point-interpolated",)
+_DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut")
+"""Findings under which a model gives no decision; those of the lungs where they decide what the model sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,30 +77,42 @@ class Predictor:
         network, self.card = load_model(Path(folder))
         self.network = network.to(self.device)
 
-    def predict(self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "") -> Prediction:
+    def predict(
+        self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
+    ) -> Prediction:
         """Predict one scan.
 
         Args:
             scan: A Volume in HU, or whatever ``read`` takes.
             point_mm: LPS mm (x, y, z), for models of region ``point``.
             series: Which series, where the folder holds several.
+            mask: A mask of the lungs in a file, for models that look for them.
 
         Raises:
+            ConfigError: If a mask is given that would have no effect.
             HilumError: If the scan cannot be read or prepared.
         """
+        recipe, at = self.card.recipe, Path(mask) if mask is not None else None
+        if at is not None and not recipe.needs_lungs:
+            msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
+            raise ConfigError(msg)
+        if at is not None and not isinstance(scan, Volume) and Path(scan).suffix.lower() == ".npy":
+            msg = f"a mask is for scans, {scan} is prepared already"
+            raise ConfigError(msg)
         if isinstance(scan, Volume):
-            sample = prepare(scan, self.card.recipe, point_mm=point_mm)
+            lungs = read_lungs(at, scan) if at is not None else None
+            sample = prepare(scan, recipe, point_mm=point_mm, lungs=lungs)
         else:
             sample = prepare_path(
-                Path(scan), self.card.recipe, point_mm=point_mm, series=series, reading=self.card.reading
+                Path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
             )
         return self.predict_samples([sample])[0]
 
     @torch.inference_mode()
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
         """Predict a batch of prepared samples."""
-        hu = torch.from_numpy(np.stack([s.voxels_hu for s in samples])[:, None]).to(self.device).float()
-        logits = self.network(model_input(hu, self.card.recipe.windows_hu))
+        recipe = self.card.recipe
+        logits = case_logits(self.network, [as_sample(s, recipe) for s in samples], recipe, self.device)
         probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
@@ -107,7 +122,8 @@ class Predictor:
     def _prediction(self, sample: Volume, probs: np.ndarray) -> Prediction:
         classes, threshold = self.card.classes, self.card.threshold
         positive = int(probs[1] >= threshold) if threshold is not None else int(probs.argmax())
-        doubts = [f for f in sample.findings if f.code in _DOUBT]
+        doubtful = _DOUBT if self.card.recipe.part else _DOUBT_OF_PLACE
+        doubts = [f for f in sample.findings if f.code in doubtful]
         return Prediction(
             probabilities={name: float(p) for name, p in zip(classes, probs, strict=True)},
             decision=INDETERMINATE if doubts else classes[positive],
@@ -119,7 +135,7 @@ class Predictor:
 
 
 def _geometry(sample: Volume, recipe: Recipe) -> dict[str, Any]:
-    half = np.array(recipe.grid_extent_mm)[::-1] / 2
+    half = np.array(sample.extent_mm)[::-1] / 2
     centre = sample.centre_mm
     return {
         "region": recipe.region,

@@ -19,7 +19,7 @@ from hilum.preparing.recipe import prepare_path
 from hilum.reading import detached_files, source_files
 from hilum.volume import Tags, Volume
 
-_VERSION = 3
+_VERSION = 4
 """Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
 
 _CHUNK = 1 << 20
@@ -45,7 +45,9 @@ class Store:
         """The file of a scan's prepared sample; arguments and errors as for ``fetch``."""
         return self.fetch(path, recipe, **which)[0]
 
-    def fetch(self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> tuple[Path, Volume]:
+    def fetch(
+        self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
+    ) -> tuple[Path, Volume]:
         """A scan's prepared sample and its file, made if it is not there or damaged; read once.
 
         Args:
@@ -53,11 +55,12 @@ class Store:
             recipe: The model's input.
             point_mm: Centre of the grid, for region ``point``.
             series: Which series, where the path holds several.
+            mask: A mask of the lungs; not read where the recipe does not look for them.
 
         Raises:
             HilumError: If the scan cannot be read or prepared.
         """
-        which = {"point_mm": point_mm, "series": series}
+        which = {"point_mm": point_mm, "series": series, "mask": mask if recipe.needs_lungs else None}
         file = self._path_of(path, recipe, which)
         try:
             return file, load_sample(file)
@@ -71,10 +74,11 @@ class Store:
         point = which["point_mm"]
         content = {
             "source": _digest(path),
-            "recipe": to_dict(recipe),
+            "recipe": to_dict(recipe.in_numbers),
             "policy": [self.reading.policy, *sorted(self.reading.override)],
             **which,
             "point_mm": None if point is None else [float(v) for v in point],
+            "mask": _mask_digest(which["mask"]),
             "version": _VERSION,
         }
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -87,10 +91,12 @@ def save_sample(volume: Volume, path: Path) -> None:
         "affine": volume.affine.tolist(),
         "tags": asdict(volume.tags),
         "findings": [asdict(f) for f in volume.findings],
-        "checksum": _checksum(volume.voxels_hu),
+        "checksum": _checksum(volume.voxels_hu, volume.lungs),
     }
-    packed = save({"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}, {"hilum": json.dumps(about)})
-    write_whole(path, packed)
+    arrays = {"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}
+    if volume.lungs is not None:
+        arrays["lungs"] = np.ascontiguousarray(volume.lungs)
+    write_whole(path, save(arrays, {"hilum": json.dumps(about)}))
 
 
 def load_sample(path: Path) -> Volume:
@@ -103,7 +109,8 @@ def load_sample(path: Path) -> Volume:
         with safe_open(path, framework="np") as file:
             about = json.loads(file.metadata()["hilum"])
             voxels = file.get_tensor("voxels_hu")
-        if _checksum(voxels) != about["checksum"]:
+            lungs = file.get_tensor("lungs") if "lungs" in file.keys() else None  # noqa: SIM118
+        if _checksum(voxels, lungs) != about["checksum"]:
             msg = f"the sample {path.name} is damaged"
             raise PrepareError(msg)
         return Volume(
@@ -111,14 +118,19 @@ def load_sample(path: Path) -> Volume:
             affine=np.array(about["affine"]),
             tags=from_dict(Tags, about["tags"]),
             findings=tuple(Finding(**f) for f in about["findings"]),
+            lungs=lungs,
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigError) as exc:
         msg = f"the sample {path.name} is not there or damaged"
         raise PrepareError(msg) from exc
 
 
-def _checksum(voxels: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(voxels).data, digest_size=8).hexdigest()
+def _checksum(*arrays: np.ndarray | None) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -133,6 +145,14 @@ def _digest(path: Path) -> str:
         msg = f"{path} cannot be read: {exc.strerror or exc}"
         raise ReadError(msg) from exc
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def _mask_digest(path: Path | None) -> str | None:
+    try:
+        return None if path is None else _digest(path)
+    except ReadError as exc:
+        msg = f"the mask cannot be used: {exc}"
+        raise PrepareError(msg) from exc
 
 
 def _file_digest(path: Path) -> bytes:

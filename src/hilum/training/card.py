@@ -60,7 +60,7 @@ def model_card(
     settings = {k: v for k, v in to_dict(config).items() if k not in ("cohort", "store", "reading", "recipe", "model")}
     return ModelCard(
         model=config.model,
-        recipe=config.recipe,
+        recipe=config.recipe.in_numbers,
         reading=config.reading,
         classes=classes,
         temperature=temperature,

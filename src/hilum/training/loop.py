@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hilum.cohorts.dataset import CohortDataset, EpochBatches, to_float
+from hilum.cohorts.dataset import CohortDataset, DrawnBatches, EpochBatches, Sample, to_float
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import TrainingError
@@ -26,6 +27,7 @@ from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
@@ -64,8 +66,9 @@ def fit(
     """
     settings = config.training
     fabric = _fabric(pick_device(settings.device), settings.precision)
-    train = _Part(CohortDataset(prepared, parts, "train", len(classes)), settings, seed=settings.seed)
-    val = _Part(CohortDataset(prepared, parts, "val", len(classes)), settings)
+    dataset = partial(CohortDataset, prepared, parts, num_classes=len(classes), recipe=config.recipe)
+    train = _Part(dataset(part="train", seed=settings.seed), settings, seed=settings.seed)
+    val = _Part(dataset(part="val"), settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
@@ -107,24 +110,24 @@ def fit(
 
 
 class _Part:
-    """The cases of one part and how they come: shuffled where there is a seed, else in order."""
+    """The cases of one part and how they come: shuffled and drawn where there is a seed, else in order and whole."""
 
     def __init__(self, dataset: CohortDataset, settings: TrainingConfig, *, seed: int | None = None) -> None:
         self.dataset = dataset
         self.batches = EpochBatches(len(dataset), settings.batch_size, seed=seed)
         self.loader: Any = DataLoader(
             dataset,
-            batch_sampler=self.batches,
+            batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
+            collate_fn=list if seed is None else None,  # whole samples may differ in shape: they come as a list
             num_workers=settings.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
         )
 
-    def load(self, epoch: int, what: str) -> Iterator[tuple[Tensor, list[int]]]:
-        """Batches of HU and the places of their cases, with a progress bar on a terminal."""
+    def load(self, epoch: int, what: str) -> Iterator[Any]:
+        """Batches, with a progress bar on a terminal."""
         self.batches.epoch = epoch
-        for batch in tqdm(self.loader, what, leave=False, disable=None, unit="batch"):
-            yield batch["hu"], batch["index"].tolist()
+        yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
 
 
 def _train_epoch(
@@ -133,9 +136,12 @@ def _train_epoch(
     model.train()
     settings, dataset = config.training, part.dataset
     seen = _Seen(dataset.labels)
-    for number, (hu, index) in enumerate(part.load(epoch, f"epoch {epoch}")):
+    for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
+        index = batch["index"].tolist()
         params = draw(config.augment, [dataset.case_ids[i] for i in index], seed=settings.seed, epoch=epoch)
-        x = model_input(apply(to_float(hu, fabric.device), params, config.recipe), config.recipe.windows_hu)
+        hu = to_float(batch["hu"], fabric.device)
+        changed = apply(hu, params, batch["spacing_mm"].numpy(), outside=config.recipe.outside)
+        x = model_input(changed, config.recipe.windows)
         target = torch.from_numpy(dataset.targets[index]).float().to(fabric.device)
         schedule.before_step((epoch - 1) * len(part.batches) + number)
         logits = model(x)
@@ -160,8 +166,10 @@ def _validate(
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
     seen = _Seen(part.dataset.labels)
-    for hu, index in part.load(0, "validation"):
-        logits = model(model_input(to_float(hu, fabric.device), config.recipe.windows_hu))
+    samples: list[Sample]
+    for samples in part.load(0, "validation"):
+        index = [sample["index"] for sample in samples]
+        logits = case_logits(model, samples, config.recipe, fabric.device)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()
 

@@ -50,7 +50,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         msg = "cohort.table must name the table of cases"
         raise ConfigError(msg)
     pick_device(config.training.device)
-    _ = config.recipe.grid_spacing_mm  # a recipe without one cannot be trained on
+    config.recipe.check_complete()
     table, store = _beside(base, config.cohort.table), _beside(base, config.store)
     cohort = Cohort.read(table, config.cohort)
     for warning in cohort.warnings:

@@ -1,0 +1,71 @@
+"""Cuts a sample that is larger than the model's grid into grids: a random one, or all that cover it."""
+
+import numpy as np
+from jaxtyping import Int, Int16
+
+from hilum.recipe import Recipe, Size
+from hilum.volume import Volume
+
+_TRIES = 200
+"""Places that are tried before all voxels of the lungs are listed, which takes far longer."""
+
+
+def channels(volume: Volume, recipe: Recipe) -> Int16[np.ndarray, "c z y x"]:
+    """A sample's HU and, where the recipe asks for them as a channel, its lungs."""
+    hu = np.asarray(volume.voxels_hu, np.int16)
+    if not recipe.lung_channel:
+        return hu[None]
+    lungs = np.zeros(hu.shape, np.int16) if volume.lungs is None else volume.lungs.astype(np.int16)
+    return np.stack([hu, lungs])
+
+
+def cut(volume: Volume, recipe: Recipe, start: Size) -> Int16[np.ndarray, "c z y x"]:
+    """The channels of the grid that begins at a voxel (z, y, x) of a sample."""
+    box = tuple(slice(s, s + n) for s, n in zip(start, recipe.size, strict=True))
+    lungs = None if volume.lungs is None else volume.lungs[box]
+    part = Volume(voxels_hu=volume.voxels_hu[box], affine=volume.affine, lungs=lungs)
+    return np.ascontiguousarray(channels(part, recipe))
+
+
+def all_starts(volume: Volume, recipe: Recipe) -> Int[np.ndarray, "n 3"]:
+    """Where the grids of a sample begin, (z, y, x): every voxel is in one, but those without lung are left out.
+
+    They lie evenly, the last flush with the border, and each shares at least ``recipe.overlap`` with the next. Where
+    the lungs are not known, or not there, none is left out.
+    """
+    axes = []
+    for length, size in zip(volume.shape, recipe.size, strict=True):
+        stride = max(1, int(size * (1 - recipe.overlap) + 1e-9))
+        count = -(-(length - size) // stride) + 1
+        axes.append(np.rint(np.linspace(0, length - size, count)).astype(int))
+    starts = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    if volume.lungs is None:
+        return starts
+    boxes = [tuple(slice(s, s + n) for s, n in zip(start, recipe.size, strict=True)) for start in starts]
+    holds = np.array([volume.lungs[box].any() for box in boxes])
+    return starts[holds] if holds.any() else starts
+
+
+def random_start(volume: Volume, recipe: Recipe, random: np.random.Generator) -> Size:
+    """Where a random grid begins, (z, y, x): its centre lies inside the lungs, where they are known.
+
+    Along an axis where the sample is no larger than the grid there is one place only. If no centre that is possible
+    lies inside the lungs, all are equally likely.
+    """
+    half = np.array(recipe.size) // 2
+    free = np.array(volume.shape) - np.array(recipe.size) + 1  # numbers of starts
+    if volume.lungs is None:
+        return _size(random.integers(free))
+    possible = volume.lungs[tuple(slice(h, h + n) for h, n in zip(half, free, strict=True))]
+    for start in random.integers(free, size=(_TRIES, 3)):
+        if possible[tuple(start)]:
+            return _size(start)
+    inside = np.flatnonzero(possible)
+    if not len(inside):
+        return _size(random.integers(free))
+    return _size(np.array(np.unravel_index(inside[random.integers(len(inside))], possible.shape)))
+
+
+def _size(start: np.ndarray) -> Size:
+    z, y, x = (int(s) for s in start)
+    return z, y, x

@@ -1,0 +1,178 @@
+"""The Recipe, a model's input contract: where its grid lies in the scan, how fine it is, how HU become numbers."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, cast, get_args
+
+from hilum.errors import ConfigError, require
+
+Size: TypeAlias = tuple[int, int, int]
+Triple: TypeAlias = tuple[float, float, float]
+Range: TypeAlias = tuple[float, float]
+Window: TypeAlias = Literal["lung", "mediastinum", "bone"]
+Part: TypeAlias = Literal["lungs", "lung-field", "left", "right"]
+
+WINDOWS: dict[str, Range] = {"lung": (-1000.0, 400.0), "mediastinum": (-160.0, 240.0), "bone": (-500.0, 1300.0)}
+"""HU of black and of white. Mediastinum (level 40, width 400) and bone (level 400, width 1800) are the usual reading
+windows (Radiopaedia, Windowing (CT)). Lung is not the reading window, which shows all soft tissue white, but the range
+customary for classifying nodules since LUNA16 (Setio 2017, doi:10.1016/j.media.2017.06.015)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The input contract of a model: where its grid lies in the scan, how fine it is, and how HU become numbers."""
+
+    region: Literal["lungs", "lung-field", "left", "right", "point", "whole"] = "lungs"
+    """Centre of the grid: of the box around the lungs, the lung fields (dense disease included) or one lung, a point
+    given with each case, or of the whole scan."""
+
+    size: Size = (64, 96, 96)
+    """Voxels (z, y, x) that the model sees."""
+
+    spacing_mm: Triple | None = None
+    """Distance between voxels (z, y, x) in mm. Give this or extent_mm; neither: it is planned, from a table alone."""
+
+    extent_mm: Triple | None = None
+    """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
+
+    fit: Literal["fixed", "region"] = "fixed"
+    """fixed: one spacing for all cases. region: each case's box just fits, at one scale for all axes, not squeezed."""
+
+    margin_mm: float = 0.0
+    """Kept around the region's box, where the grid is fitted to it, and around its mask, where air lies beyond."""
+
+    interpolation: Literal["linear", "cubic", "nearest"] = "linear"
+    """linear never leaves the range of the scan; cubic is sharper and overshoots a little; nearest mixes nothing."""
+
+    windows_hu: tuple[Range | Window, ...] = ((-1000.0, 400.0),)
+    """One channel for each window: HU of black and of white, or lung, mediastinum or bone."""
+
+    lung_channel: bool = False
+    """One more channel: 1 inside the lungs, or inside the region's part of them, else 0."""
+
+    outside: Literal["air", "edge"] = "air"
+    """What lies beyond the scan: air (-1000 HU) or the nearest voxel."""
+
+    outside_lungs: Literal["keep", "air"] = "keep"
+    """What lies beyond the region's mask; only for regions lungs, lung-field, left and right."""
+
+    npy_range: Literal["unit", "hu"] = "unit"
+    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
+
+    sub_volumes: bool = False
+    """The sample is the whole region at spacing_mm; the model sees grids of size: a random one in training, all that
+    cover it, overlapping, in prediction."""
+
+    overlap: float = 0.5
+    """Share of a grid that the next one covers again; with sub_volumes."""
+
+    aggregate: Literal["mean", "max"] = "mean"
+    """The case's probabilities: their mean over its grids, or those of the grid least like the first class."""
+
+    def __post_init__(self) -> None:
+        require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
+        for name in ("spacing_mm", "extent_mm"):
+            value = getattr(self, name)
+            if value is not None:
+                right = all(0 < v < math.inf for v in value)
+                require(right, f"recipe.{name}", "positive (z, y, x) in mm", value)
+        require(0 <= self.margin_mm < math.inf, "recipe.margin_mm", "at least 0", self.margin_mm)
+        require(0 <= self.overlap < 1, "recipe.overlap", "at least 0 and below 1", self.overlap)
+        require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
+        for window in self.windows_hu:
+            if isinstance(window, str):
+                require(window in WINDOWS, "a window", f"(low, high) in HU or one of {', '.join(WINDOWS)}", window)
+            else:
+                right = -math.inf < window[0] < window[1] < math.inf
+                require(right, "a window", "(low, high) in HU, low first", window)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """A setting that would have no effect beside the others is an error."""
+        require(
+            self.spacing_mm is None or self.extent_mm is None,
+            "recipe",
+            "given spacing_mm or extent_mm, not both",
+            f"spacing_mm = {self.spacing_mm}, extent_mm = {self.extent_mm}",
+        )
+        require(
+            self.outside_lungs == "keep" or self.part is not None,
+            "recipe.outside_lungs",
+            f"keep for region {self.region} (it is no part of the lungs)",
+            self.outside_lungs,
+        )
+        if self.fit == "region":
+            require(self.region != "point", "recipe.fit", "fixed for region point (a point has no box)", self.fit)
+            sizes = self.spacing_mm or self.extent_mm
+            require(sizes is None, "recipe", "given no spacing_mm or extent_mm with fit = region", sizes)
+            require(not self.sub_volumes, "recipe.fit", "fixed with sub_volumes (all at one spacing)", self.fit)
+        if self.sub_volumes:
+            require(self.region != "point", "recipe.sub_volumes", "false for region point", self.sub_volumes)
+        else:
+            rest = "with sub_volumes = false (there is one grid)"
+            require(self.overlap == 0.5, "recipe.overlap", f"left at 0.5 {rest}", self.overlap)
+            require(self.aggregate == "mean", "recipe.aggregate", f"left at mean {rest}", self.aggregate)
+        require(
+            self.margin_mm == 0 or self.fit == "region" or self.sub_volumes or self.outside_lungs == "air",
+            "recipe.margin_mm",
+            "0 unless fit = region, sub_volumes = true or outside_lungs = air (else nothing is kept or cut)",
+            self.margin_mm,
+        )
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the lungs that the region is; None for points and whole scans."""
+        return cast("Part", self.region) if self.region in get_args(Part) else None
+
+    @property
+    def needs_lungs(self) -> bool:
+        """Whether the lungs are looked for."""
+        return self.part is not None or self.lung_channel
+
+    @property
+    def keeps_lungs(self) -> bool:
+        """Whether the sample carries the lungs: as a channel, or to know where its sub-volumes may lie."""
+        return self.lung_channel or (self.sub_volumes and self.part is not None)
+
+    @property
+    def windows(self) -> tuple[Range, ...]:
+        """The windows as numbers."""
+        return tuple(WINDOWS[w] if isinstance(w, str) else w for w in self.windows_hu)
+
+    @property
+    def num_channels(self) -> int:
+        """Channels that the network sees."""
+        return len(self.windows_hu) + self.lung_channel
+
+    @property
+    def in_numbers(self) -> "Recipe":
+        """The same recipe without names of windows, which a later version might understand otherwise."""
+        return replace(self, windows_hu=self.windows)
+
+    @property
+    def grid_spacing_mm(self) -> Triple:
+        """Distance between the model's voxels (z, y, x), in mm.
+
+        Raises:
+            ConfigError: If it is not given, or differs by case (fit = region): then it is the sample's own.
+        """
+        if self.spacing_mm is not None:
+            return self.spacing_mm
+        if self.extent_mm is None:
+            msg = "recipe must be given spacing_mm or extent_mm, has neither"
+            if self.fit == "region":
+                msg = "with recipe.fit = region each sample has a spacing of its own"
+            raise ConfigError(msg)
+        z, y, x = (e / n for e, n in zip(self.extent_mm, self.size, strict=True))
+        return z, y, x
+
+    @property
+    def grid_extent_mm(self) -> Triple:
+        """Edges of the model's box (z, y, x), in mm."""
+        z, y, x = (s * n for s, n in zip(self.grid_spacing_mm, self.size, strict=True))
+        return z, y, x
+
+    def check_complete(self) -> None:
+        """Raise a ConfigError if the recipe cannot be used yet: where the spacing has still to be planned."""
+        if self.fit == "fixed":
+            _ = self.grid_spacing_mm
