@@ -14,7 +14,7 @@ _TABLE_MM = 5.0
 """Half of what is thinner than the body and is no part of it: table, blankets, wires."""
 _SPINE_MM = 14.0
 _MOST_ROLL, _ELONGATED = 35.0, 1.2
-_OUTSIDE_HU, _DEEP_MM = -925, 8.0
+_OUTSIDE_HU = -945
 _DISC = 0.97
 
 
@@ -39,7 +39,7 @@ def find_body(hu: np.ndarray, step_mm: float) -> Mask:
         framed = np.pad(plane, 1)
         for part in edge:
             rows, columns = part.T
-            closed = _shut(plane, level, part, step_mm) if len(edge) == 1 else _span(plane[rows, columns])
+            closed = _shut(plane, level, part) if len(edge) == 1 else _span(plane[rows, columns])
             framed[rows + 1, columns + 1] |= closed
         plane[:] = (ndimage.binary_fill_holes(framed, flat)[1:-1, 1:-1] & seen) | plane
     return body
@@ -128,20 +128,20 @@ def _span(tissue: np.ndarray) -> np.ndarray:
     return shut
 
 
-def _shut(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray, step_mm: float) -> np.ndarray:
-    """Where the body goes on beyond a disc's edge: at tissue, and where lung meets the edge.
+def _shut(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Where the body goes on beyond a disc's edge: at tissue, and where lung, brighter than air, meets the edge.
 
-    Lung is brighter than the air outside, and deeper than the gap between back and table.
+    The darkest of four voxels inward decides: a table may run along the edge, with air between it and the back.
     """
     shut: np.ndarray = plane[edge[:, 0], edge[:, 1]]
     if not shut.any():
         return shut
     inward = edge.mean(axis=0) - edge
-    inner = edge + np.rint(inward / np.linalg.norm(inward, axis=1, keepdims=True) * _DEEP_MM / step_mm).astype(int)
+    inward /= np.linalg.norm(inward, axis=1, keepdims=True)
+    depths = [edge + np.rint(depth * inward).astype(int) for depth in range(4)]
+    level = np.min([hu[at[:, 0], at[:, 1]] for at in depths], axis=0)
     start = int(np.argmax(shut))
-    edge, inner, shut = (np.roll(part, -start, axis=0) for part in (edge, inner, shut))
+    shut, level = np.roll(shut, -start), np.roll(level, -start)
     gaps, count = ndimage.label(~shut)
-    level = np.asarray(ndimage.median(hu[edge[:, 0], edge[:, 1]], gaps, np.arange(1, count + 1)))
-    hollow = np.asarray(ndimage.mean(~plane[inner[:, 0], inner[:, 1]], gaps, np.arange(1, count + 1)))
-    is_lung = np.concatenate([[False], (level > _OUTSIDE_HU) & (hollow > 0.5)])
-    return np.asarray(np.roll(shut | is_lung[gaps], start))
+    is_lung = [False, *(bool(np.median(level[gaps == gap]) > _OUTSIDE_HU) for gap in range(1, count + 1))]
+    return np.asarray(np.roll(shut | np.array(is_lung)[gaps], start))
