@@ -383,7 +383,7 @@ def test_a_mask_that_cannot_be_used_is_refused_in_one_line(masked, chest):
     for name, says in (
         ("nowhere.nii", r"the mask cannot be used: .*nowhere\.nii"),
         ("broken.nii", r"the mask cannot be used: .*broken\.nii"),
-        ("far.nii", r"the mask must lie on the scan, .*far\.nii lies beside it"),
+        ("far.nii", r"far\.nii: a mask must lie on its scan"),
     ):
         with pytest.raises(PrepareError, match=says) as caught:
             prepare_path(folder / "scan.nii", recipe, mask=folder / name)

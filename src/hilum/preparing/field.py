@@ -173,7 +173,10 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
     hit = radius[at_y, at_x] > far[z, ray[at_y, at_x]] - 1
     np.minimum.at(wall, (z[hit], ray[at_y[hit], at_x[hit]]), radius[at_y[hit], at_x[hit]])
     wall = ndimage.median_filter(np.pad(wall, ((0, 0), (3, 3)), mode="wrap"), (3, 7), mode="nearest")[:, 3:-3]
-    wall = np.where(np.isfinite(wall), wall, last)
+    normal_y, normal_x = np.gradient(chest.leftward_mm)
+    across = round((2 * np.arctan2(normal_y[0, 0], normal_x[0, 0]) + np.pi) / (2 * np.pi) * _RAYS)
+    opposite = (across - np.arange(_RAYS)) % _RAYS  # in front ribs are cartilage: there the other side stands for them
+    wall = np.where(np.isfinite(wall), wall, np.maximum(last, last[:, opposite]) + 1)
     return radius < wall[:, ray], radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
 
 

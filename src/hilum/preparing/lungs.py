@@ -16,7 +16,7 @@ from hilum.preparing.airways import LUNG_HU, find_airways
 from hilum.preparing.body import find_body, leftward_mm
 from hilum.preparing.check import LungFigures, judge, measure
 from hilum.preparing.field import Chest, lung_field
-from hilum.preparing.resample import grid_around, sample
+from hilum.preparing.resample import grid_around, sample, sample_mask
 from hilum.preparing.sides import LEFT, RIGHT, right_and_left
 from hilum.volume import Affine, Volume
 
@@ -136,9 +136,9 @@ def locate_lungs(volume: Volume) -> Lungs:
 
 
 def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
-    """The lungs of a scan from a mask that another program made, on cubic voxels of 3 mm.
+    """The lungs of a scan from a mask that another program made, on the mask's grid.
 
-    Right and left are told by where they lie, whatever the numbers say.
+    Right and left are told by where they lie, whatever the numbers say; fields and findings are Hilum's own.
 
     Args:
         volume: The scan.
@@ -149,18 +149,30 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
         PrepareError: If the mask holds other numbers, or lies beside the scan.
     """
     lung = _numbered(mask.voxels_hu)
-    corners = volume.mm_to_index(mask.index_to_mm(list(np.ndindex(2, 2, 2)) * (np.array(mask.shape) - 1)))
-    if np.any(corners.max(axis=0) < 0) or np.any(corners.min(axis=0) > np.array(volume.shape) - 1):
-        msg = "a lung mask must lie where its scan lies, in LPS mm; this one lies beside it"
+    ends = volume.mm_to_index(mask.index_to_mm(list(np.ndindex(2, 2, 2)) * (np.array(mask.shape) - 1)))
+    if np.any(ends.max(axis=0) < 0) or np.any(ends.min(axis=0) > np.array(volume.shape) - 1):
+        msg = "a mask must lie on its scan, this one lies beside it (in LPS mm)"
         raise PrepareError(msg)
     coarse = _coarse(volume)
-    share = sample(replace(mask, voxels_hu=lung.astype(np.float32)), coarse.affine, coarse.shape)
     body = find_body(coarse.voxels_hu, COARSE_MM)
     leftward = leftward_mm(coarse.voxels_hu, body, COARSE_MM)
     parenchyma = np.full(coarse.shape, _PARENCHYMA_HU, np.float32)  # the mask has decided what is lung
-    labels = right_and_left(parenchyma, share >= 0.5, leftward, step_mm=COARSE_MM)
-    chest = Chest(hu=coarse.voxels_hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels)
-    return _judged(chest, coarse)
+    inside = sample_mask(lung, mask.affine, coarse.affine, coarse.shape)
+    labels = right_and_left(parenchyma, inside, leftward, step_mm=COARSE_MM)
+    found = _judged(
+        Chest(hu=coarse.voxels_hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse
+    )
+    nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    sides, field = (
+        sample(Volume(voxels_hu=one.astype(np.int16), affine=coarse.affine), mask.affine, mask.shape,
+               outside="edge", interpolation="nearest").astype(np.uint8)
+        for one in (labels[tuple(nearest)], found.field)
+    )  # fmt: skip
+    sides[~lung] = 0
+    right, left = (np.count_nonzero(sides == side) * mask.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
+    return replace(
+        found, labels=sides, field=np.maximum(field, sides), affine=mask.affine, right_ml=right, left_ml=left
+    )
 
 
 def _numbered(voxels: np.ndarray) -> np.ndarray:

@@ -46,14 +46,14 @@ def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs |
 
 
 def read_lungs(path: Path, volume: Volume) -> Lungs:
-    """The lungs of a scan from a mask in a file, not 0 inside them.
+    """The lungs of a scan from a mask in a file, as ``lungs_from_mask`` reads it.
 
     Args:
         path: Whatever ``read`` takes.
         volume: The scan; the mask may be on another grid in the same patient coordinates.
 
     Raises:
-        PrepareError: If the mask cannot be read, or lies beside the scan.
+        PrepareError: If the mask cannot be read, holds other numbers, or lies beside the scan.
     """
     try:
         mask = read(path, reading=ReadingConfig(policy="lenient"))
@@ -61,12 +61,11 @@ def read_lungs(path: Path, volume: Volume) -> Lungs:
         said = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
         msg = f"the mask cannot be used: {said}"
         raise PrepareError(msg) from exc
-    ends = [volume.mm_to_index(mask.index_to_mm(corner)) for corner in _corners(mask.shape)]
-    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
-    if np.any(high < -0.5) or np.any(low > np.array(volume.shape) - 0.5):
-        msg = f"the mask must lie on the scan, {path} lies beside it"
-        raise PrepareError(msg)
-    return lungs_from_mask(volume, mask)
+    try:
+        return lungs_from_mask(volume, mask)
+    except PrepareError as exc:
+        msg = f"{path}: {exc}"
+        raise PrepareError(msg) from exc
 
 
 def mask_on(lungs: Lungs, recipe: Recipe, affine: Affine, shape: tuple[int, int, int]) -> Bool[np.ndarray, "z y x"]:
@@ -80,9 +79,3 @@ def widened(mask: Bool[np.ndarray, "z y x"], margin_mm: float, affine: Affine) -
         return mask
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing) <= margin_mm)
-
-
-def _corners(shape: tuple[int, int, int]) -> np.ndarray:
-    """Of the outermost voxels' outer faces."""
-    corners: np.ndarray = np.array(list(np.ndindex(2, 2, 2))) * np.array(shape) - 0.5
-    return corners
