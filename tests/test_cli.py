@@ -383,7 +383,7 @@ def test_the_command_can_be_built_in_python(trained_run, npy_cohort, capsys):
 
 FLAGS = {
     "demo": {"out", "seed"},
-    "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "reading"},
+    "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "lungs", "reading"},
     "cohort": {"folder", "out", "labels", "key", "label_column", "reading"},
     "prepare": {"config"},
     "train": {"source", "out", "resume", "settings"},
