@@ -53,7 +53,7 @@ def test_the_planes_meet_where_they_are_told_to(chest):
 
 def test_a_scan_without_lungs_is_drawn_plain_and_says_so(chest):
     seen = see_lungs(type(chest)(voxels_hu=np.full((20, 40, 40), 40, np.int16), affine=chest.affine))
-    assert (seen.verdict, seen.summary) == ("no-lungs", "lungs no-lungs")
+    assert (seen.verdict, seen.summary) == ("no-lungs", "no lungs found")
     assert [picture.ndim for picture in seen.pictures] == [3, 3, 3]
 
 

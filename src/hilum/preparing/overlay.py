@@ -22,10 +22,10 @@ def see_lungs(volume: Volume) -> Seen:
     """What ``hilum inspect --lungs`` shows of a scan: verdict, figures, findings and three planes."""
     lungs = locate_lungs(volume)
     figures = lungs.figures
-    summary = f"lungs {lungs.verdict}"
+    summary = "no lungs found"
     if figures.litres:
-        summary += (
-            f": {figures.litres:.2f} litres, {figures.right:.0%} right; fields {figures.field_litres:.2f} litres, "
+        summary = (
+            f"lungs {lungs.verdict}: {figures.litres:.2f} litres, {figures.right:.0%} right; fields {figures.field_litres:.2f} litres, "
             f"{figures.dense:.0%} dense; {figures.body:.0%} of the body"
         )
     return Seen(
