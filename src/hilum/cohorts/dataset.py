@@ -50,7 +50,7 @@ class CohortDataset(Dataset[Sample]):
     def __getitem__(self, item: int) -> Sample:
         """The case at a place of this part."""
         volume = load_sample(self.prepared.samples[self.indices[item]])
-        return {"hu": torch.from_numpy(np.asarray(volume.voxels_hu, np.int16))[None], "index": item}
+        return {"hu": torch.from_numpy(np.array(volume.voxels_hu, np.int16))[None], "index": item}
 
 
 class EpochBatches(Sampler[list[int]]):

@@ -3,7 +3,8 @@
 from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
 from hilum.preparing.recipe import normalize, prepare, prepare_path, window
 from hilum.preparing.resample import resample, sample
-from hilum.preparing.store import Store, load_sample, save_sample
+from hilum.preparing.samplefile import load_sample, save_sample
+from hilum.preparing.store import Store
 from hilum.volume import crop
 
 __all__ = [
