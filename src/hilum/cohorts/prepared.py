@@ -17,7 +17,10 @@ from hilum.cohorts.workers import Stop, at_once, worker_limit
 from hilum.config import Recipe
 from hilum.errors import CohortError, HilumError
 from hilum.files import write_whole
-from hilum.preparing import Store
+from hilum.preparing import Fetched, Store
+
+_FEW = 16
+"""Up to this many cases threads are quicker than starting processes."""
 
 _log = logging.getLogger("hilum")
 
@@ -81,7 +84,7 @@ def prepare_cohort(
     workers, limited = worker_limit([case.path for case in cohort.cases], workers)
     if limited:
         _log.warning("%s", limited)
-    results = _prepare_all(cohort, partial(_prepare_case, recipe=recipe, store=store), workers, store)
+    results = _prepare_all(cohort, recipe, store, workers)
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
@@ -131,38 +134,51 @@ class _Done:
     made: bool
 
 
-def _prepare_all(cohort: Cohort, work: "partial[_Done | str]", workers: int, store: Store) -> list[_Done | str]:
-    """What became of each case, in their order; ends the process where a signal asked for it."""
-    cases = [replace(case, path=case.path.absolute()) for case in cohort.cases]  # a process may have another folder
-    results: list[_Done | str | None] = [None] * len(cases)
-    refused = there = 0
+def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[_Done | str]:
+    """What became of each case, in their order; ends the process where a signal asked for it.
+
+    Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
+    """
+    left = {n: replace(case, path=case.path.absolute()) for n, case in enumerate(cohort.cases)}  # a process stays put
+    results: dict[int, _Done | str] = {}
+    refused = 0
     stop = Stop()
-    with stop.on_signals(), tqdm(total=len(cases), desc="preparing", unit="case", disable=None, leave=False) as bar:
-        for number, result in at_once(partial(_numbered, work), list(enumerate(cases)), workers, stop):
-            results[number] = result
-            refused += isinstance(result, str)
-            there += not isinstance(result, str) and not result.made
-            bar.set_postfix({"there": there, "refused": refused}, refresh=False)
-            bar.update()
-    done = [result for result in results if result is not None]
+    with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
+        for work in (_find_case, _prepare_case):
+            items = list(left.items())
+            threads = work is _find_case or len(items) <= _FEW
+            for number, result in at_once(partial(work, recipe=recipe, store=store), items, workers, stop, threads):
+                if result is not None:
+                    results[number] = result
+                    refused += isinstance(result, str)
+                    del left[number]
+                    bar.set_postfix({"refused": refused}, refresh=False)
+                    bar.update()
     if stop.signal:
         store.sweep()
         _log.warning(
             "stopped: %d of %d cases are done and kept, %d of them refused; the same command goes on from there",
-            len(done), len(cases), refused,
+            len(results), len(cohort.cases), refused,
         )  # fmt: skip
         stop.end()
-    return done
+    return [results[n] for n in range(len(cohort.cases))]
 
 
-def _numbered(work: "partial[_Done | str]", case: tuple[int, Case]) -> tuple[int, _Done | str]:
-    return case[0], work(case[1])
+def _find_case(case: tuple[int, Case], recipe: Recipe, store: Store) -> tuple[int, _Done | str | None]:
+    """The case's sample if it is there and its scan is known by its files' times; else None."""
+    number, about = case
+    got = store.find(about.path, recipe, point_mm=about.point_mm, series=about.series)
+    return number, None if got is None else _done(got)
 
 
-def _prepare_case(case: Case, recipe: Recipe, store: Store) -> _Done | str:
+def _prepare_case(case: tuple[int, Case], recipe: Recipe, store: Store) -> tuple[int, _Done | str | None]:
     """The case's sample; or why there is none."""
+    number, about = case
     try:
-        got = store.fetch(case.path, recipe, point_mm=case.point_mm, series=case.series)
+        return number, _done(store.fetch(about.path, recipe, point_mm=about.point_mm, series=about.series))
     except (HilumError, OSError, MemoryError) as exc:
-        return str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
+        return number, str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
+
+
+def _done(got: Fetched) -> _Done:
     return _Done(file=got.file, codes=frozenset(f.code for f in got.volume.findings), made=got.made)

@@ -88,11 +88,13 @@ def worker_limit(paths: Sequence[Path], wanted: int = 0) -> tuple[int, str]:
     )
 
 
-def at_once(work: Callable[[Item], Result], items: Sequence[Item], workers: int, stop: Stop) -> Iterator[Result]:
+def at_once(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, stop: Stop, threads: bool
+) -> Iterator[Result]:
     """The results of the items as they come, in no order; none are begun once ``stop`` was asked for.
 
-    Each worker is a process; joblib's do not import the caller's script again, which so needs no
-    ``if __name__ == "__main__"``. One worker is this process itself.
+    Each worker is a thread or a process; joblib's processes do not import the caller's script again, which so needs
+    no ``if __name__ == "__main__"``. One worker is this process itself.
 
     Raises:
         HilumError: If a worker was ended from outside.
@@ -105,7 +107,7 @@ def at_once(work: Callable[[Item], Result], items: Sequence[Item], workers: int,
         return
     tasks = (delayed(_undisturbed)(work, item) for item in _until(items, stop))
     try:
-        with parallel_config("loky", inner_max_num_threads=1):
+        with parallel_config("threading") if threads else parallel_config("loky", inner_max_num_threads=1):
             parallel = Parallel(
                 n_jobs=workers, return_as="generator_unordered", pre_dispatch="1.5*n_jobs", batch_size=1
             )

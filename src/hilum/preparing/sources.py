@@ -48,6 +48,14 @@ class Sources:
                 self._remember(state, known)
         return known
 
+    def known(self, path: Path) -> str | None:
+        """What ``digest`` says where that is remembered; None where the files would have to be read.
+
+        Raises:
+            ReadError: If there is nothing, or it cannot be read.
+        """
+        return self._lines().get(_state(path)[0])
+
     def state(self, path: Path) -> str:
         """A hash that is another one when any of a scan's files is changed; reads none of them.
 

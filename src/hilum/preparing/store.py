@@ -95,7 +95,7 @@ class Store:
         """
         which = {"point_mm": point_mm, "series": series}
         before = self.sources.state(path)
-        file = self._path_of(path, recipe, which)
+        file = self._path_of(self.sources.digest(path), recipe, which)
         with contextlib.suppress(PrepareError):
             return Fetched(file, load_sample(file), made=False)
         volume = prepare_path(path, recipe, **which, reading=self.reading)
@@ -105,11 +105,23 @@ class Store:
         save_sample(volume, file, recipe=_hash(self._manner(recipe)))
         return Fetched(file, volume, made=True)
 
-    def _path_of(self, path: Path, recipe: Recipe, which: dict[str, Any]) -> Path:
-        """Where a sample lies: by the scan's bytes and by all that decides what becomes of them."""
+    def find(self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "") -> Fetched | None:
+        """The sample of a scan whose files have not changed since it was made; None if that is not sure or not so.
+
+        Arguments as for ``fetch``. The scan's files are not read, only the sample.
+        """
+        with contextlib.suppress(ReadError, PrepareError):
+            source = self.sources.known(path)
+            if source is not None:
+                file = self._path_of(source, recipe, {"point_mm": point_mm, "series": series})
+                return Fetched(file, load_sample(file), made=False)
+        return None
+
+    def _path_of(self, source: str, recipe: Recipe, which: dict[str, Any]) -> Path:
+        """Where a sample lies: by the digest of the scan's bytes and by all that decides what becomes of them."""
         point = which["point_mm"]
         content = {
-            "source": self.sources.digest(path),
+            "source": source,
             **self._manner(recipe),
             **which,
             "point_mm": None if point is None else [float(v) for v in point],
@@ -153,7 +165,11 @@ class Store:
 
     def sweep(self) -> int:
         """Remove what killed writers left; how many files."""
-        return sum(_remove(path) for path in self.leftovers())
+        return self.remove(self.leftovers())
+
+    def remove(self, files: list[Path]) -> int:
+        """Remove files that ``damaged`` or ``leftovers`` named; how many."""
+        return sum(_remove(path) for path in files)
 
     def require_room(self, number: int, recipe: Recipe) -> None:
         """Raise unless so many samples fit within the bound.
