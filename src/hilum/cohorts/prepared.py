@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import os
-import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,7 +77,6 @@ def prepare_cohort(
         CohortError: If more than the share ``max_refused`` of the cases is refused, or all are.
         ConfigError: If the cohort does not fit within the bound of the store.
     """
-    began = time.time() - 1  # a file system's clock may be a little behind
     store.require_room(len(cohort.cases), recipe)
     store.sweep()
     workers, limited = worker_limit([case.path for case in cohort.cases], workers)
@@ -95,7 +93,7 @@ def prepare_cohort(
             cases.append(case)
             samples.append(result.file)
             findings.update(result.codes)
-    store.trim(keep_from=began)
+    store.trim(keep=samples)
     if not cases or len(refusals) > max_refused * len(cohort.cases):
         allowed = "at least one must be usable" if max_refused >= 1 else f"allowed are {max_refused:.0%}"
         first = refusals[0]

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,22 +185,22 @@ class Store:
             )
             raise ConfigError(msg)
 
-    def trim(self, *, keep_from: float) -> int:
+    def trim(self, *, keep: Collection[Path] = ()) -> int:
         """Remove the longest unused samples until the rest is within the bound; how many.
 
         A process that has a sample's file mapped keeps what it maps.
 
         Args:
-            keep_from: Samples used since then, in seconds since 1970, are kept in any case.
+            keep: Files that are kept in any case.
         """
         if self.max_gb <= 0:
             return 0
-        samples, removed = self.samples(), 0
+        samples, needed, removed = self.samples(), set(keep), 0
         excess = sum(one.num_bytes for one in samples) - self.max_gb * 1e9
         for one in samples:
-            if excess <= 0 or one.used >= keep_from:
+            if excess <= 0:
                 break
-            if _remove(one.file):
+            if one.file not in needed and _remove(one.file):
                 excess -= one.num_bytes
                 removed += 1
         return removed
