@@ -4,12 +4,13 @@ import contextlib
 import math
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from hilum.errors import HilumError
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
 
     Raises:
@@ -24,7 +25,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        parts = (
+            (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
+        )
+        with new.open("xb") as file:
+            for part in parts:
+                file.write(part)
         new.replace(path)
     except OSError as exc:
         msg = f"{path} cannot be written: {exc.strerror or exc}"
