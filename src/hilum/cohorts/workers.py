@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -112,9 +113,7 @@ def at_once(
                 n_jobs=workers, return_as="generator_unordered", pre_dispatch="1.5*n_jobs", batch_size=1
             )
             yield from parallel(tasks)
-    except HilumError:
-        raise
-    except RuntimeError as exc:
+    except BrokenProcessPool as exc:
         if stop.signal:  # whoever ended us ended the workers too
             return
         msg = "a worker was ended from outside, perhaps for want of memory: what is done is kept; try fewer --workers"
