@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,16 @@ def test_a_worker_that_is_ended_from_outside_is_one_clear_error():
         list(at_once(_end_from_outside, [0, 1, 2], 2, Stop(), threads=False))
 
 
+def _slowly(number):
+    time.sleep(0.02)
+    return number
+
+
 @pytest.mark.parametrize("threads", [True, False])
 def test_no_case_is_begun_once_a_signal_asked_for_an_end(threads):
     stop = Stop()
     done = []
-    for number in at_once(int, range(100), 2, stop, threads=threads):
+    for number in at_once(_slowly, range(100), 2, stop, threads=threads):
         stop.signal = signal.SIGINT
         done.append(number)
     assert 1 <= len(done) < 20
