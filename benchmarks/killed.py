@@ -53,7 +53,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulate_cohort(folder, num_cases=CASES, seed=5, diseased=0.5, pixel_mm=2.0)
+        simulate_cohort(folder, num_cases=CASES, seed=5, diseased=0.5, pixel_mm=3.0)
         (folder / "config.toml").write_text(CONFIG)
         config = str(folder / "config.toml")
         whole = _seconds_of_a_run(config, folder)

@@ -5,18 +5,19 @@ import io
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from hilum.cohorts.onecase import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.workers import Stop, at_once, worker_limit
 from hilum.config import Recipe
-from hilum.errors import CohortError, HilumError
+from hilum.errors import CohortError
 from hilum.files import write_whole
-from hilum.preparing import Fetched, Store
+from hilum.preparing import Store
 
 _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""
@@ -123,28 +124,22 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
     write_whole(path, text.getvalue())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Done:
-    """A case's sample: its file, the codes of its findings, and whether it was made only now."""
-
-    file: Path
-    codes: frozenset[str]
-    made: bool
-
-
-def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[_Done | str]:
+def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | str]:
     """What became of each case, in their order; ends the process where a signal asked for it.
 
     Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
     """
-    left = {n: replace(case, path=case.path.absolute()) for n, case in enumerate(cohort.cases)}  # a process stays put
-    results: dict[int, _Done | str] = {}
+    left = {
+        n: Task(number=n, path=case.path.absolute(), point_mm=case.point_mm, series=case.series)
+        for n, case in enumerate(cohort.cases)
+    }
+    results: dict[int, Done | str] = {}
     refused = 0
     stop = Stop()
     with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
-        for work in (_find_case, _prepare_case):
-            items = list(left.items())
-            threads = work is _find_case or len(items) <= _FEW
+        for work in (find_case, prepare_case):
+            items = list(left.values())
+            threads = work is find_case or len(items) <= _FEW
             for number, result in at_once(partial(work, recipe=recipe, store=store), items, workers, stop, threads):
                 if result is not None:
                     results[number] = result
@@ -160,23 +155,3 @@ def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> 
         )  # fmt: skip
         stop.end()
     return [results[n] for n in range(len(cohort.cases))]
-
-
-def _find_case(case: tuple[int, Case], recipe: Recipe, store: Store) -> tuple[int, _Done | str | None]:
-    """The case's sample if it is there and its scan is known by its files' times; else None."""
-    number, about = case
-    got = store.find(about.path, recipe, point_mm=about.point_mm, series=about.series)
-    return number, None if got is None else _done(got)
-
-
-def _prepare_case(case: tuple[int, Case], recipe: Recipe, store: Store) -> tuple[int, _Done | str | None]:
-    """The case's sample; or why there is none."""
-    number, about = case
-    try:
-        return number, _done(store.fetch(about.path, recipe, point_mm=about.point_mm, series=about.series))
-    except (HilumError, OSError, MemoryError) as exc:
-        return number, str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
-
-
-def _done(got: Fetched) -> _Done:
-    return _Done(file=got.file, codes=frozenset(f.code for f in got.volume.findings), made=got.made)
