@@ -1,4 +1,4 @@
-"""One case brought into the store: what each worker does, without what reads tables, so that a worker starts quickly."""
+"""One case brought into the store: what each worker does; without what reads tables, so that workers start quickly."""
 
 from dataclasses import dataclass
 from pathlib import Path
