@@ -115,13 +115,6 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
     return volume
 
 
-def recipe_of(path: Path) -> str:
-    """The hash of what decided how a sample was prepared; of a sample that ``read_sample`` takes."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return str(json.loads(header["__metadata__"]["hilum"])["recipe"])
-
-
 def _arrays(volume: Volume) -> dict[str, np.ndarray]:
     """What is written, those of larger numbers first: the voxels, and the lungs' labels where the volume has them."""
     arrays = {"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}
