@@ -250,7 +250,7 @@ def test_prepare_fills_the_store_and_lists_what_was_refused(npy_cohort, tmp_path
     assert run("prepare", tmp_path / "c" / "config.toml") == 0
     shown = capsys.readouterr().out
     assert "refused, row 9: " in shown
-    assert "59 samples, 1 refused" in shown
+    assert "59 samples, 0 were there, 1 refused, listed in refused.csv" in shown
     assert len(list((tmp_path / "c" / "store").rglob("*.safetensors"))) == 59
 
 
@@ -385,7 +385,8 @@ FLAGS = {
     "demo": {"out", "seed"},
     "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "lungs", "reading"},
     "cohort": {"folder", "out", "labels", "key", "label_column", "reading"},
-    "prepare": {"config"},
+    "prepare": {"config", "workers", "store_gb"},
+    "store": {"action", "path", "repair", "json"},
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
     "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "json"},

@@ -1,12 +1,19 @@
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hilum.cohorts import workers
 from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
+from hilum.cohorts.workers import Stop, at_once, worker_limit
 from hilum.config import CohortConfig, Recipe
-from hilum.errors import CohortError
+from hilum.errors import CohortError, HilumError
+from hilum.files import free_bytes
 from hilum.preparing import Store
 
 RECIPE = Recipe(region="whole", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0))
@@ -50,3 +57,51 @@ def test_refusals_are_listed_and_an_old_list_does_not_stay(tmp_path):
     assert (tmp_path / "refused.csv").read_text() == 'case_id,row,reason\na,2,"odd, ""quoted"""\n'
     write_refusals(tmp_path / "refused.csv", ())
     assert not (tmp_path / "refused.csv").exists()
+
+
+def _end_from_outside(number):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_worker_that_is_ended_from_outside_is_one_clear_error():
+    """As by a system that runs out of memory."""
+    with pytest.raises(HilumError, match=r"a worker was ended from outside.*try fewer --workers"):
+        list(at_once(_end_from_outside, [0, 1, 2], 2, Stop(), threads=False))
+
+
+def _slowly(number):
+    time.sleep(0.02)
+    return number
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_no_case_is_begun_once_a_signal_asked_for_an_end(threads):
+    stop = Stop()
+    done = []
+    for number in at_once(_slowly, range(100), 2, stop, threads=threads):
+        stop.signal = signal.SIGINT
+        done.append(number)
+    assert 1 <= len(done) < 20
+    with pytest.raises(KeyboardInterrupt):
+        stop.end()
+
+
+def test_as_many_scans_at_once_as_memory_holds(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{i}.nii" for i in range(8)]
+    for path in paths:
+        path.write_bytes(bytes(1_000_000))
+    monkeypatch.setattr(workers, "free_bytes", lambda: 2e9)
+    assert worker_limit(paths, 4) == (4, "")
+    assert worker_limit(paths[:3], 4) == (3, "")
+    monkeypatch.setattr(workers, "free_bytes", lambda: 0.7e9)
+    number, why = worker_limit(paths, 4)
+    assert number == 2
+    assert "2 instead of 4 scans at once" in why
+    monkeypatch.setattr(workers, "free_bytes", lambda: 0.0)
+    assert worker_limit(paths, 4)[0] == 1
+
+
+def test_the_memory_that_is_free_is_known_on_linux():
+    assert 0 < free_bytes() < 1e15 or sys.platform != "linux"

@@ -267,3 +267,9 @@ class RunConfig:
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     store: str = "store"
     """Folder of the prepared samples; relative to the config file."""
+
+    store_gb: float = 0.0
+    """Most that the store may hold after a command, in GB (10^9 bytes): the longest unused go first; 0: no bound."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.store_gb < math.inf, "store_gb", "at least 0 (0: no bound)", self.store_gb)

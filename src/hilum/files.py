@@ -1,14 +1,16 @@
-"""Files that are there as a whole or not at all, and how many cores this process may use."""
+"""Files that are there as a whole or not at all, and how many cores and how much memory this process may use."""
 
 import contextlib
+import math
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from hilum.errors import HilumError
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
 
     Raises:
@@ -23,7 +25,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        parts = (
+            (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
+        )
+        with new.open("xb") as file:
+            for part in parts:
+                file.write(part)
         new.replace(path)
     except OSError as exc:
         msg = f"{path} cannot be written: {exc.strerror or exc}"
@@ -36,3 +43,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes() -> float:
+    """Memory that this process and its children may still take: of the machine, within a container's limit."""
+    free = math.inf
+    for name, own in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            folder = Path("/sys/fs/cgroup")
+            free = min(free, int((folder / name).read_text()) - int((folder / own).read_text()))
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = min(free, int(line.split()[1]) * 1024)
+    return float(max(free, 0))

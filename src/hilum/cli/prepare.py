@@ -1,32 +1,48 @@
 """``hilum prepare``: every case of a config into the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
+from hilum.errors import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Every case of a config into the store, so that training starts at once."""
+    """Every case of a config into the store, so that training starts at once; goes on where it was stopped."""
 
     config: tyro.conf.Positional[Path]
     """CONFIG.toml."""
 
+    workers: int = 0
+    """Scans at once, as far as memory allows; 0: one for each core."""
+
+    store_gb: float | None = None
+    """Most that the store may hold, in GB; instead of the config's."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "workers", "at least 0", self.workers)
+
     def run(self) -> int:
         """Prepare, and list what was refused."""
-        from hilum.cohorts.prepared import prepare_cohort
+        from hilum.cohorts.prepared import prepare_cohort, write_refusals
         from hilum.cohorts.table import Cohort
         from hilum.configfile import load
         from hilum.preparing import Store
 
         config, base = load(self.config), self.config.parent
+        if self.store_gb is not None:
+            config = replace(config, store_gb=self.store_gb)
         cohort = Cohort.read(base / config.cohort.table, config.cohort)
-        store = Store(base / config.store, config.reading)
-        prepared = prepare_cohort(cohort, config.recipe, store)
+        store = Store(base / config.store, config.reading, max_gb=config.store_gb)
+        prepared = prepare_cohort(cohort, config.recipe, store, workers=self.workers)
+        listed = store.folder / "refused.csv"
+        write_refusals(listed, prepared.refusals)
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")
         if prepared.notes:
             print(f"findings: {prepared.notes}")
-        print(f"{store.folder}: {len(prepared.cases)} samples, {len(prepared.refusals)} refused")
+        counts = f"{len(prepared.cases)} samples, {prepared.num_there} were there, {len(prepared.refusals)} refused"
+        print(f"{store.folder}: {counts}" + (f", listed in {listed.name}" if prepared.refusals else ""))
         return 0

@@ -2,24 +2,27 @@
 
 import csv
 import io
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
+from hilum.cohorts.onecase import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
+from hilum.cohorts.workers import Stop, at_once, worker_limit
 from hilum.config import Recipe
-from hilum.errors import CohortError, HilumError
-from hilum.files import cores, write_whole
+from hilum.errors import CohortError
+from hilum.files import write_whole
 from hilum.preparing import Store
 
 _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""
+
+_log = logging.getLogger("hilum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +43,14 @@ class PreparedCohort:
         samples: For each of them, its file in the store.
         refusals: The cases left out.
         findings: How many of the cases have a finding of each code.
+        num_there: Samples that were in the store already.
     """
 
     cases: tuple[Case, ...]
     samples: tuple[Path, ...]
     refusals: tuple[Refusal, ...]
     findings: dict[str, int] = field(default_factory=dict)
+    num_there: int = 0
 
     @property
     def notes(self) -> str:
@@ -53,24 +58,35 @@ class PreparedCohort:
         return ", ".join(f"{code} in {number} cases" for code, number in sorted(self.findings.items()))
 
 
-def prepare_cohort(cohort: Cohort, recipe: Recipe, store: Store, *, max_refused: float = 1.0) -> PreparedCohort:
+def prepare_cohort(
+    cohort: Cohort, recipe: Recipe, store: Store, *, max_refused: float = 1.0, workers: int = 0
+) -> PreparedCohort:
     """Prepare all cases, on all cores, with a progress bar; samples already in the store are only checked.
 
-    A case that cannot be read or prepared is refused and left out.
+    A case that cannot be read or prepared is refused and left out. On Ctrl-C and other signals to end, the scans under
+    way are finished first: all that is done is kept, and the next call goes on from there. Samples that were not used
+    for longest are removed at the end where the store is bounded.
+
+    Args:
+        cohort: The cases.
+        recipe: The model's input.
+        store: Where the samples lie.
+        max_refused: Largest share of the cases that may be refused.
+        workers: Scans at once, where memory allows; 0: one for each core.
 
     Raises:
         CohortError: If more than the share ``max_refused`` of the cases is refused, or all are.
+        ConfigError: If the cohort does not fit within the bound of the store.
     """
+    store.require_room(len(cohort.cases), recipe)
+    store.sweep()
+    workers, limited = worker_limit([case.path for case in cohort.cases], workers)
+    if limited:
+        _log.warning("%s", limited)
+    results = _prepare_all(cohort, recipe, store, workers)
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
-    for case, result in tqdm(
-        zip(cohort.cases, _in_parallel(partial(_prepare_case, recipe=recipe, store=store), cohort.cases), strict=True),
-        "preparing",
-        total=len(cohort.cases),
-        unit="case",
-        disable=None,
-        leave=False,
-    ):
+    for case, result in zip(cohort.cases, results, strict=True):
         if isinstance(result, str):
             reason = result
             for path in (case.path, case.mask):
@@ -79,8 +95,9 @@ def prepare_cohort(cohort: Cohort, recipe: Recipe, store: Store, *, max_refused:
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
         else:
             cases.append(case)
-            samples.append(result[0])
-            findings.update(result[1])
+            samples.append(result.file)
+            findings.update(result.codes)
+    store.trim(keep=samples)
     if not cases or len(refusals) > max_refused * len(cohort.cases):
         allowed = "at least one must be usable" if max_refused >= 1 else f"allowed are {max_refused:.0%}"
         first = refusals[0]
@@ -89,7 +106,13 @@ def prepare_cohort(cohort: Cohort, recipe: Recipe, store: Store, *, max_refused:
             f"(cohort.max_refused); the first, row {first.row}: {first.reason}"
         )
         raise CohortError(msg)
-    return PreparedCohort(cases=tuple(cases), samples=tuple(samples), refusals=tuple(refusals), findings=dict(findings))
+    return PreparedCohort(
+        cases=tuple(cases),
+        samples=tuple(samples),
+        refusals=tuple(refusals),
+        findings=dict(findings),
+        num_there=sum(not one.made for one in results if not isinstance(one, str)),
+    )
 
 
 def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
@@ -104,25 +127,40 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
     write_whole(path, text.getvalue())
 
 
-def _prepare_case(case: Case, recipe: Recipe, store: Store) -> tuple[Path, set[str]] | str:
-    """Where the case's sample lies and the codes of its findings; or why there is none."""
-    try:
-        file, sample = store.fetch(case.path, recipe, point_mm=case.point_mm, series=case.series, mask=case.mask)
-        return file, {finding.code for finding in sample.findings}
-    except (HilumError, OSError, MemoryError) as exc:
-        return str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
+def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | str]:
+    """What became of each case, in their order; ends the process where a signal asked for it.
 
-
-def _in_parallel(
-    work: "partial[tuple[Path, set[str]] | str]", cases: tuple[Case, ...]
-) -> Iterator[tuple[Path, set[str]] | str]:
-    """The results in the order of the cases: a process for each core, or threads where there are few cases.
-
-    joblib's processes do not import the caller's script again, which so needs no ``if __name__ == "__main__"``.
+    Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
     """
-    few = len(cases) <= _FEW
-    cases = tuple(  # a process may have another folder
-        replace(case, path=case.path.absolute(), mask=case.mask and case.mask.absolute()) for case in cases
-    )
-    with parallel_config("threading") if few else parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=cores(), return_as="generator")(delayed(work)(case) for case in cases)
+    left = {
+        n: Task(
+            number=n,
+            path=case.path.absolute(),
+            point_mm=case.point_mm,
+            series=case.series,
+            mask=case.mask and case.mask.absolute(),
+        )
+        for n, case in enumerate(cohort.cases)
+    }
+    results: dict[int, Done | str] = {}
+    refused = 0
+    stop = Stop()
+    with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
+        for work in (find_case, prepare_case):
+            items = list(left.values())
+            threads = work is find_case or len(items) <= _FEW
+            for number, result in at_once(partial(work, recipe=recipe, store=store), items, workers, stop, threads):
+                if result is not None:
+                    results[number] = result
+                    refused += isinstance(result, str)
+                    del left[number]
+                    bar.set_postfix({"refused": refused}, refresh=False)
+                    bar.update()
+    if stop.signal:
+        store.sweep()
+        _log.warning(
+            "stopped: %d of %d cases are done and kept, %d of them refused; the same command goes on from there",
+            len(results), len(cohort.cases), refused,
+        )  # fmt: skip
+        stop.end()
+    return [results[n] for n in range(len(cohort.cases))]

@@ -3,10 +3,12 @@
 from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
 from hilum.preparing.recipe import normalize, prepare, prepare_path, window
 from hilum.preparing.resample import resample, sample
-from hilum.preparing.store import Store, load_sample, save_sample
+from hilum.preparing.samplefile import load_sample, save_sample
+from hilum.preparing.store import Fetched, Store
 from hilum.volume import crop
 
 __all__ = [
+    "Fetched",
     "FindLungs",
     "Lungs",
     "Store",

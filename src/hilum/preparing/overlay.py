@@ -25,7 +25,8 @@ def see_lungs(volume: Volume) -> Seen:
     summary = "no lungs found"
     if figures.litres:
         summary = (
-            f"lungs {lungs.verdict}: {figures.litres:.2f} litres, {figures.right:.0%} right; fields {figures.field_litres:.2f} litres, "
+            f"lungs {lungs.verdict}: {figures.litres:.2f} litres, {figures.right:.0%} right; "
+            f"fields {figures.field_litres:.2f} litres, "
             f"{figures.dense:.0%} dense; {figures.body:.0%} of the body"
         )
     return Seen(

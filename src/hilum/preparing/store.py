@@ -1,53 +1,89 @@
 """Prepared samples on disk, addressed by what they were made from, so that no work is done twice."""
 
+import contextlib
 import hashlib
 import json
-from dataclasses import asdict
+import math
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from typing import Any, NamedTuple
 
 from hilum.config import ReadingConfig, Recipe
-from hilum.configfile import from_dict, to_dict
+from hilum.configfile import to_dict
 from hilum.errors import ConfigError, PrepareError, ReadError
-from hilum.files import write_whole
-from hilum.findings import Finding
 from hilum.preparing.recipe import prepare_path
-from hilum.reading import detached_files, source_files
-from hilum.volume import Tags, Volume
+from hilum.preparing.samplefile import SUFFIX, load_sample, read_sample, save_sample
+from hilum.preparing.sources import INDEX, Sources
+from hilum.volume import Volume
 
-_VERSION = 4
+_VERSION = 5
 """Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
 
-_CHUNK = 1 << 20
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+_SAMPLE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
+_LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(SUFFIX)}\.(\d{{1,10}})\.[0-9a-f]{{8}}")
+"""Names that only a store gives; nothing else is ever counted or removed."""
+
+_HEADER_BYTES = 4096
+"""About what a sample's header takes."""
+
+_LONGEST_WRITE_S = 3600.0
+"""No sample takes this long to write: an older leftover has no writer, whoever has its number now."""
+
+
+class Fetched(NamedTuple):
+    """A scan's sample: its file, what it holds, and whether it was made only now."""
+
+    file: Path
+    volume: Volume
+    made: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A sample's file as it lies in a store.
+
+    Attributes:
+        file: Where it lies.
+        num_bytes: Its size.
+        used: When it was used last, in seconds since 1970.
+    """
+
+    file: Path
+    num_bytes: int
+    used: float
 
 
 class Store:
-    """A folder of prepared samples, one safetensors file each; safe under concurrent writers.
+    """A folder of prepared samples, one file each; safe under concurrent writers and readers.
 
     Attributes:
         folder: Where the samples lie; made on first use.
         reading: What is done about odd scans.
+        max_gb: Most that the samples may take after a command, in GB (10^9 bytes); 0: no bound.
     """
 
-    def __init__(self, folder: Path, reading: ReadingConfig | None = None) -> None:
+    def __init__(self, folder: Path, reading: ReadingConfig | None = None, *, max_gb: float = 0.0) -> None:
         self.folder = folder.absolute()  # another process may have another working folder
         self.reading = reading or ReadingConfig()
+        self.max_gb = max_gb
+        self.sources = Sources(self.folder / INDEX)
 
     def get(self, path: Path, recipe: Recipe, **which: Any) -> Volume:
         """The prepared sample of a scan; arguments and errors as for ``fetch``."""
-        return self.fetch(path, recipe, **which)[1]
+        return self.fetch(path, recipe, **which).volume
 
     def ensure(self, path: Path, recipe: Recipe, **which: Any) -> Path:
         """The file of a scan's prepared sample; arguments and errors as for ``fetch``."""
-        return self.fetch(path, recipe, **which)[0]
+        return self.fetch(path, recipe, **which).file
 
     def fetch(
         self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
-    ) -> tuple[Path, Volume]:
+    ) -> Fetched:
         """A scan's prepared sample and its file, made if it is not there or damaged; read once.
 
         Args:
@@ -58,106 +94,167 @@ class Store:
             mask: A mask of the lungs; not read where the recipe does not look for them.
 
         Raises:
-            HilumError: If the scan cannot be read or prepared.
+            HilumError: If the scan cannot be read or prepared, or changes meanwhile.
         """
-        which = {"point_mm": point_mm, "series": series, "mask": mask if recipe.needs_lungs else None}
-        file = self._path_of(path, recipe, which)
-        try:
-            return file, load_sample(file)
-        except PrepareError:
-            volume = prepare_path(path, recipe, **which, reading=self.reading)
-            save_sample(volume, file)
-            return file, volume
+        mask = mask if recipe.needs_lungs else None
+        read = [path] if mask is None else [path, mask]
+        before = [self.sources.state(one) for one in read]
+        sources = [self.sources.digest(one) for one in read]
+        file = self._path_of(sources, recipe, is_array=_is_array(path), point_mm=point_mm, series=series)
+        with contextlib.suppress(PrepareError):
+            return Fetched(file, load_sample(file), made=False)
+        volume = prepare_path(path, recipe, point_mm=point_mm, series=series, mask=mask, reading=self.reading)
+        for one, state in zip(read, before, strict=True):
+            if self.sources.state(one) != state:
+                msg = f"{one} was changed while it was read"
+                raise ReadError(msg)
+        save_sample(volume, file)
+        return Fetched(file, volume, made=True)
 
-    def _path_of(self, path: Path, recipe: Recipe, which: dict[str, Any]) -> Path:
-        """Where a sample lies: by the scan's bytes and by all that decides what becomes of them."""
-        point = which["point_mm"]
+    def find(
+        self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
+    ) -> Fetched | None:
+        """The sample of a scan whose files have not changed since it was made; None if that is not sure or not so.
+
+        Arguments as for ``fetch``. The scan's files are not read, only the sample.
+        """
+        with contextlib.suppress(ReadError, PrepareError):
+            read = [path] if mask is None or not recipe.needs_lungs else [path, mask]
+            sources = [known for one in read if (known := self.sources.known(one)) is not None]
+            if len(sources) == len(read):
+                file = self._path_of(sources, recipe, is_array=_is_array(path), point_mm=point_mm, series=series)
+                return Fetched(file, load_sample(file), made=False)
+        return None
+
+    def _path_of(self, sources: list[str], recipe: Recipe, *, is_array: bool, point_mm: Any, series: str) -> Path:
+        """Where a sample lies: by the bytes of scan and mask, and by all that decides what becomes of them.
+
+        What is done to a sample later, its windows among it, is no part of that; only a ``.npy`` in [0, 1] depends on
+        the window that it was made with.
+        """
+        settings = to_dict(recipe.in_numbers)
+        for name in ("overlap", "aggregate", *(() if is_array else ("windows_hu", "npy_range"))):
+            settings.pop(name, None)
         content = {
-            "source": _digest(path),
-            "recipe": to_dict(recipe.in_numbers),
+            "sources": sources,
+            "recipe": settings,
             "policy": [self.reading.policy, *sorted(self.reading.override)],
-            **which,
-            "point_mm": None if point is None else [float(v) for v in point],
-            "mask": _mask_digest(which["mask"]),
+            "series": series,
+            "point_mm": None if point_mm is None else [float(v) for v in point_mm],
             "version": _VERSION,
         }
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return self.folder / key[:2] / f"{key}{SUFFIX}"
+
+    def samples(self) -> list[Stored]:
+        """All samples, the longest unused first; links are not followed."""
+        found = []
+        for entry in self._entries(_SAMPLE):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                about = entry.stat(follow_symlinks=False)
+                found.append(Stored(file=Path(entry.path), num_bytes=about.st_size, used=about.st_atime))
+        return sorted(found, key=lambda one: (one.used, one.file.name))
+
+    def damaged(self, samples: list[Stored]) -> Iterator[tuple[Path, str]]:
+        """Those of the samples that are not what was written, each with the reason; all bytes are read."""
+        for one in samples:
+            try:
+                read_sample(one.file, fully=True, use=False)
+            except PrepareError as exc:
+                if os.path.lexists(one.file):
+                    yield one.file, str(exc)
+
+    def leftovers(self) -> list[Path]:
+        """Files whose writers were killed: no process has their number, or they are older than any write takes."""
+        found = []
+        for entry in self._entries(_LEFTOVER):
+            match = _LEFTOVER.fullmatch(entry.name)
+            with contextlib.suppress(FileNotFoundError):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if match and (age > _LONGEST_WRITE_S or not _is_alive(int(match[1]))):
+                    found.append(Path(entry.path))
+        return found
+
+    def sweep(self) -> int:
+        """Remove what killed writers left; how many files."""
+        return self.remove(self.leftovers())
+
+    def remove(self, files: list[Path]) -> int:
+        """Remove files that ``damaged`` or ``leftovers`` named; how many."""
+        return sum(_remove(path) for path in files)
+
+    def require_room(self, number: int, recipe: Recipe) -> None:
+        """Raise unless so many samples fit within the bound.
+
+        Raises:
+            ConfigError: If they do not: a command must not remove what it needs itself.
+        """
+        each = (2 + recipe.keeps_lungs) * math.prod(recipe.size)  # with sub_volumes at least
+        need = number * (each + _HEADER_BYTES) / 1e9
+        if 0 < self.max_gb < need:
+            msg = (
+                f"store_gb must be at least {math.ceil(need * 1000) / 1000:g} for this cohort of {number} samples "
+                f"(0: no bound), got {self.max_gb:g}"
+            )
+            raise ConfigError(msg)
+
+    def trim(self, *, keep: Collection[Path] = ()) -> int:
+        """Remove the longest unused samples until the rest is within the bound; how many.
+
+        A process that has a sample's file mapped keeps what it maps.
+
+        Args:
+            keep: Files that are kept in any case.
+        """
+        if self.max_gb <= 0:
+            return 0
+        samples, needed, removed = self.samples(), set(keep), 0
+        excess = sum(one.num_bytes for one in samples) - self.max_gb * 1e9
+        for one in samples:
+            if excess <= 0:
+                break
+            if one.file not in needed and _remove(one.file):
+                excess -= one.num_bytes
+                removed += 1
+        return removed
+
+    def _entries(self, name: re.Pattern[str]) -> Iterator["os.DirEntry[str]"]:
+        """Regular files of the store that are called so; no link is followed out of the folder."""
+        for folder in _listed(self.folder):
+            if _FOLDER.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
+                for entry in _listed(Path(folder.path)):
+                    if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        yield entry
 
 
-def save_sample(volume: Volume, path: Path) -> None:
-    """Write a sample so that it is there as a whole or not at all."""
-    about = {
-        "affine": volume.affine.tolist(),
-        "tags": asdict(volume.tags),
-        "findings": [asdict(f) for f in volume.findings],
-        "checksum": _checksum(volume.voxels_hu, volume.lungs),
-    }
-    arrays = {"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}
-    if volume.lungs is not None:
-        arrays["lungs"] = np.ascontiguousarray(volume.lungs)
-    write_whole(path, save(arrays, {"hilum": json.dumps(about)}))
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
 
 
-def load_sample(path: Path) -> Volume:
-    """Read a sample and check that it is what was written.
-
-    Raises:
-        PrepareError: If it is not there or damaged.
-    """
+def _listed(folder: Path) -> list["os.DirEntry[str]"]:
     try:
-        with safe_open(path, framework="np") as file:
-            about = json.loads(file.metadata()["hilum"])
-            voxels = file.get_tensor("voxels_hu")
-            lungs = file.get_tensor("lungs") if "lungs" in file.keys() else None  # noqa: SIM118
-        if _checksum(voxels, lungs) != about["checksum"]:
-            msg = f"the sample {path.name} is damaged"
-            raise PrepareError(msg)
-        return Volume(
-            voxels_hu=voxels,
-            affine=np.array(about["affine"]),
-            tags=from_dict(Tags, about["tags"]),
-            findings=tuple(Finding(**f) for f in about["findings"]),
-            lungs=lungs,
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigError) as exc:
-        msg = f"the sample {path.name} is not there or damaged"
-        raise PrepareError(msg) from exc
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
-def _checksum(*arrays: np.ndarray | None) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """Hash of a scan's bytes; of all files below a folder, whatever their names and order."""
-    files = [*source_files(path), *detached_files(path)]
-    if not files or not path.exists():
-        msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
-        raise ReadError(msg)
+def _remove(path: Path) -> bool:
+    """Whether it is gone now by us; another process may have been quicker, or hold it open on Windows."""
     try:
-        digests = sorted(_file_digest(f) for f in files)
-    except OSError as exc:
-        msg = f"{path} cannot be read: {exc.strerror or exc}"
-        raise ReadError(msg) from exc
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
-def _mask_digest(path: Path | None) -> str | None:
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there a signal 0 would end it; its leftovers go by their age
     try:
-        return None if path is None else _digest(path)
-    except ReadError as exc:
-        msg = f"the mask cannot be used: {exc}"
-        raise PrepareError(msg) from exc
-
-
-def _file_digest(path: Path) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.digest()
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

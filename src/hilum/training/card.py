@@ -57,7 +57,11 @@ def model_card(
             "sensitivity": chosen.sensitivity,
             "specificity": chosen.specificity,
         }
-    settings = {k: v for k, v in to_dict(config).items() if k not in ("cohort", "store", "reading", "recipe", "model")}
+    settings = {
+        k: v
+        for k, v in to_dict(config).items()
+        if k not in ("cohort", "store", "store_gb", "reading", "recipe", "model")
+    }
     return ModelCard(
         model=config.model,
         recipe=config.recipe.in_numbers,

@@ -56,7 +56,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     for warning in cohort.warnings:
         _log.warning("%s", warning)
     parts = _parts_of(out, cohort) if resume else split(cohort, config.split)
-    samples_of = Store(store, config.reading)
+    samples_of = Store(store, config.reading, max_gb=config.store_gb)
     prepared = prepare_cohort(cohort, config.recipe, samples_of, max_refused=config.cohort.max_refused)
     for refusal in prepared.refusals:
         _log.warning("refused, row %d: %s", refusal.row, refusal.reason)

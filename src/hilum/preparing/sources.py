@@ -1,0 +1,128 @@
+"""What a scan's files hold, as a hash of their bytes; files that have not changed are not read again to know it."""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from hilum.errors import ReadError
+from hilum.reading import detached_files, source_files
+
+INDEX = "sources.txt"
+
+_CHUNK = 1 << 20
+_SETTLED_NS = 10 * 10**9
+"""A file that was changed this short a time ago could be changed again within the clock of its file system."""
+
+
+class Sources:
+    """Digests of scans, and a file in which they are remembered: one line for each state of a scan's files.
+
+    A line is found by a hash of the names, sizes, inodes and times (of content and of status) of all files: whoever
+    changes a file changes its time of status too, even where its other times are set back. The file is only appended
+    to; a line that was not written whole is no line.
+
+    Attributes:
+        file: Where they are remembered; holds no names.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._known: dict[str, str] | None = None
+
+    def __reduce__(self) -> tuple[type["Sources"], tuple[Path]]:
+        return Sources, (self.file,)  # another process reads the file itself
+
+    def digest(self, path: Path) -> str:
+        """Hash of a scan's bytes; of all files below a folder, whatever their names and order.
+
+        Raises:
+            ReadError: If there is nothing, or it cannot be read.
+        """
+        state, settled = _state(path)
+        known = self._lines().get(state)
+        if known is None:
+            known = _digest(path)
+            if settled and _state(path)[0] == state:
+                self._remember(state, known)
+        return known
+
+    def known(self, path: Path) -> str | None:
+        """What ``digest`` says where that is remembered; None where the files would have to be read.
+
+        Raises:
+            ReadError: If there is nothing, or it cannot be read.
+        """
+        return self._lines().get(_state(path)[0])
+
+    def state(self, path: Path) -> str:
+        """A hash that is another one when any of a scan's files is changed; reads none of them.
+
+        Raises:
+            ReadError: If there is nothing, or it cannot be read.
+        """
+        return _state(path)[0]
+
+    def _lines(self) -> dict[str, str]:
+        if self._known is None:
+            try:
+                words = [line.split(" ") for line in self.file.read_text(encoding="ascii").splitlines()]
+            except (OSError, UnicodeDecodeError):
+                words = []
+            self._known = {w[0]: w[1] for w in words if len(w) == 3 and w[2] == _check(w[0], w[1])}
+        return self._known
+
+    def _remember(self, state: str, digest: str) -> None:
+        self._lines()[state] = digest
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="ascii") as file:  # so short a line is appended at once
+                file.write(f"{state} {digest} {_check(state, digest)}\n")
+        except OSError:
+            return  # then it is hashed again next time
+
+
+def _check(state: str, digest: str) -> str:
+    return hashlib.blake2b(f"{state} {digest}".encode(), digest_size=4).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    files = [*source_files(path), *detached_files(path)]
+    if not files or not path.exists():
+        msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
+        raise ReadError(msg)
+    return files
+
+
+def _state(path: Path) -> tuple[str, bool]:
+    """A hash of names, sizes, inodes and times; and whether all files are old enough to be known by it."""
+    files = _files(path)
+    try:
+        found = [(str(f.absolute()), os.stat(f)) for f in files]  # noqa: PTH116 - also what a link leads to
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    about = sorted((n, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
+    latest = max(max(s.st_mtime_ns, s.st_ctime_ns) for _, s in found)
+    state = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+    return state, latest < time.time_ns() - _SETTLED_NS
+
+
+def _digest(path: Path) -> str:
+    try:
+        digests = sorted(_file_digest(f) for f in _files(path))
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _unreadable(path: Path, exc: OSError) -> ReadError:
+    return ReadError(f"{path} cannot be read: {exc.strerror or exc}")
