@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from hilum.preparing.body import Mask
+from hilum.preparing.morphology import Mask, dilated
 
 LUNG_HU = -320
 """Darker than this is air or lung."""
@@ -41,7 +41,7 @@ def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
         if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
-    airways: np.ndarray = ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
+    airways: np.ndarray = dilated(best | trachea) & (hu < 0)
     return airways
 
 
