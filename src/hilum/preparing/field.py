@@ -114,15 +114,16 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
 
     It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
     """
-    smooth = ndimage.gaussian_filter(chest.hu, _SMOOTH_MM / chest.step_mm)
+    smooth = _smooth(chest)
     darkest, brightest = _MUSCLE_HU
-    counts, edges = np.histogram(smooth[chest.body], np.arange(darkest, brightest, 3))
+    some = smooth[chest.body & (smooth >= darkest) & (smooth <= brightest)]
+    counts, edges = np.histogram(some, np.arange(darkest, brightest, 3))
     muscle = float(edges[np.argmax(counts)]) + 1.5
     low, high, below = _FLUID_HU
     dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
     down = -1 if _lies_on_front(chest) else 1  # index y runs from the front to the back
     under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
-    far = down * (np.arange(lungs.shape[1]) - np.nonzero(lungs)[1].mean()) * chest.step_mm > _UNDER_MM
+    far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
     dark &= far[:, np.newaxis]
     seed = _large(dark & under, near=lungs, step_mm=chest.step_mm, least_ml=_EFFUSION_ML)
     if not seed.any():
@@ -133,12 +134,28 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
     return np.asarray(reached[pieces])
 
 
+def _smooth(chest: Chest) -> Float[np.ndarray, "z y x"]:
+    """The scan without noise, in the box around the body; 0 elsewhere."""
+    sigma, truncate = _SMOOTH_MM / chest.step_mm, 4.0
+    out = np.zeros_like(chest.hu)
+    boxes = ndimage.find_objects(chest.body.astype(np.uint8))
+    for box in boxes:
+        reach = int(truncate * sigma + 0.5)
+        wide = tuple(slice(max(0, part.start - reach), part.stop + reach) for part in box)
+        out[wide] = ndimage.gaussian_filter(chest.hu[wide], sigma, truncate=truncate)
+    return out
+
+
+def _mean_y(mask: Mask) -> float:
+    return float(np.average(np.arange(mask.shape[1]), weights=mask.sum(axis=2).sum(axis=0)))
+
+
 def _lies_on_front(chest: Chest) -> bool:
     """True where the table lies before the patient."""
     outside = (chest.hu > TISSUE_HU) & ~dilated(chest.body, 2)
     if np.count_nonzero(outside) * chest.step_mm**3 < _TABLE_ML * 1000:
         return False
-    return bool(np.nonzero(outside)[1].mean() < np.nonzero(chest.body)[1].mean())
+    return bool(_mean_y(outside) < _mean_y(chest.body))
 
 
 def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
@@ -147,7 +164,7 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
     Ribs are met by rays from the middle of the chest in each slice, one every three degrees; as they run obliquely, a
     slice counts those of its neighbours too.
     """
-    at_y = float(np.average(np.arange(lungs.shape[1]), weights=lungs.sum(axis=(0, 2))))
+    at_y = _mean_y(lungs)
     middle = at_y, float(np.argmin(np.abs(chest.leftward_mm[round(at_y)])))
     y, x = (np.asarray(axis) for axis in np.indices(lungs.shape[1:]))
     radius = np.hypot(y - middle[0], x - middle[1])
@@ -210,7 +227,10 @@ def _above(lung: Mask, step_mm: float) -> Mask:
 
 def _large(candidate: Mask, *, near: Mask, step_mm: float, least_ml: float = _LEAST_ML) -> Mask:
     """The pieces that are thick, large and touch the lung."""
-    pieces, count = ndimage.label(opened(candidate))
+    thick = opened(candidate)
+    if not thick.any():
+        return thick
+    pieces, count = ndimage.label(thick)
     large: np.ndarray = np.bincount(pieces.ravel(), minlength=count + 1) * step_mm**3 / 1000 >= least_ml
     large[0] = False
     if not large.any():
