@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from hilum.preparing.body import Mask
+from hilum.preparing.morphology import Mask, dilated
 
 LUNG_HU = -320
 """Darker than this is air or lung."""
@@ -14,6 +14,8 @@ _AIRWAYS_ML = (2.0, 120.0)
 _TRACHEA_HU = (-500, -600, -700, -800, -850)
 _TRACHEA_MM2 = 900.0
 _TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
+_BOX = 24
+"""Voxels on each side of a seed where an airway is looked for first."""
 
 
 def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
@@ -29,20 +31,49 @@ def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
     trachea = _trachea(hu, air, step_mm)
     if not trachea.any():
         return trachea
-    seed = np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape)
+    seed = tuple(int(at) for at in np.unravel_index(np.argmin(np.where(trachea, hu, np.inf)), hu.shape))
     low, high = (ml * 1000 / step_mm**3 for ml in _AIRWAYS_ML)
     best = np.zeros(hu.shape, bool)
     for threshold in range(_AIRWAY_HU - 50, LUNG_HU, 20):
-        pieces, _ = ndimage.label((hu < threshold) & air)
-        if not pieces[seed]:
-            continue
-        grown = pieces == pieces[seed]
+        grown = _grown(hu, air, seed, threshold, high)
         size = int(np.count_nonzero(grown))
+        if not size:
+            continue
         if size > high or (best.any() and size > max(3 * int(np.count_nonzero(best)), 4 * low)):
             break
         best = grown
-    airways: np.ndarray = ndimage.binary_dilation(best | trachea, iterations=1) & (hu < 0)
+    airways: np.ndarray = dilated(best | trachea) & (hu < 0)
     return airways
+
+
+def _grown(hu: np.ndarray, air: Mask, seed: tuple[int, ...], threshold: int, high: float) -> Mask:
+    """The darker piece around a seed, or a part of it that is larger than ``high``, in voxels.
+
+    It is looked for in a box around the seed, which is widened while the piece goes on beyond it.
+    """
+    out = np.zeros(hu.shape, bool)
+    reach = _BOX
+    while True:
+        box = tuple(slice(max(0, at - reach), at + reach + 1) for at in seed)
+        pieces, _ = ndimage.label((hu[box] < threshold) & air[box])
+        number = pieces[tuple(at - part.start for at, part in zip(seed, box, strict=True))]
+        if not number:
+            return out
+        grown = pieces == number
+        whole = all(part.start == 0 and part.stop >= n for part, n in zip(box, hu.shape, strict=True))
+        if whole or np.count_nonzero(grown) > high or not _goes_on(grown, box, hu.shape):
+            out[box] = grown
+            return out
+        reach *= 2
+
+
+def _goes_on(grown: Mask, box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
+    """True where a piece meets a side of its box that is no side of the scan."""
+    for axis, (part, length) in enumerate(zip(box, shape, strict=True)):
+        sides = np.moveaxis(grown, axis, 0)
+        if (part.start > 0 and sides[0].any()) or (part.stop < length and sides[-1].any()):
+            return True
+    return False
 
 
 def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
@@ -55,12 +86,13 @@ def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
     for z in range(hu.shape[0] - 1, hu.shape[0] // 3, -1):
         pieces, count = ndimage.label(air[z] & (hu[z] < _AIRWAY_HU + 130))
         for number, box in enumerate(ndimage.find_objects(pieces, count), 1):
-            piece = pieces == number
-            area = np.count_nonzero(piece[box]) * step_mm**2
+            area = np.count_nonzero(pieces[box] == number) * step_mm**2
             height, width = (s.stop - s.start for s in box)
             round_enough = 0.4 < height / width < 2.5
-            near_middle = abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half
-            if 40 < area < _TRACHEA_MM2 and round_enough and near_middle:
+            if not (40 < area < _TRACHEA_MM2 and round_enough):
+                continue
+            piece = pieces == number
+            if abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half:
                 lowest = max(0, z - round(_TRACHEA_MM / step_mm))
                 below = _followed(hu, air, piece, range(z, lowest - 1, -1), step_mm)
                 if np.count_nonzero(below.any(axis=(1, 2))) * step_mm >= _TRACHEA_LEAST_MM:

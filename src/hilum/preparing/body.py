@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-Mask = Bool[np.ndarray, "z y x"]
+from hilum.preparing.morphology import Mask, filled_slices, opened_by_ball
 
 TISSUE_HU = -300
 """Brighter than this is tissue, not air or lung."""
@@ -34,15 +34,13 @@ def find_body(hu: np.ndarray, step_mm: float) -> Mask:
         return np.zeros(hu.shape, bool)
     body: Mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     edge = _border(seen)
-    flat = ndimage.generate_binary_structure(2, 1)
-    for plane, level in zip(body, hu, strict=True):
-        framed = np.pad(plane, 1)
+    whole = np.pad(body, ((0, 0), (1, 1), (1, 1)))
+    for plane, level, framed in zip(body, hu, whole, strict=True):
         for part in edge:
             rows, columns = part.T
             closed = _shut(plane, level, part) if len(edge) == 1 else _span(plane[rows, columns])
             framed[rows + 1, columns + 1] |= closed
-        plane[:] = (ndimage.binary_fill_holes(framed, flat)[1:-1, 1:-1] & seen) | plane
-    return body
+    return np.asarray((filled_slices(whole)[:, 1:-1, 1:-1] & seen) | body)
 
 
 def field_of_view(hu: np.ndarray) -> Bool[np.ndarray, "y x"]:
@@ -101,10 +99,9 @@ def _turned(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.
 def _without_thin(tissue: Mask, seen: Bool[np.ndarray, "y x"], radius: float) -> Mask:
     """Without what is thinner than a ball, its radius in voxels; a wall that the view cuts may be thick beyond."""
     reach = max(1, int(radius))
-    ball = np.square(np.indices((2 * reach + 1,) * 3) - reach).sum(axis=0) <= radius**2 + 0.5
     wide = ((0, 0), (2 * reach, 2 * reach), (2 * reach, 2 * reach))
     beyond = ~np.pad(seen, wide[1:])
-    opened = ndimage.binary_opening(np.pad(tissue, wide) | beyond, ball)
+    opened = opened_by_ball(np.pad(tissue, wide) | beyond, float(np.sqrt(radius**2 + 0.5)))
     inner = slice(2 * reach, -2 * reach)
     return np.asarray(opened[:, inner, inner] & seen)
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 from hilum.findings import Finding, find
 from hilum.preparing.body import field_of_view
 from hilum.preparing.field import Chest
+from hilum.preparing.morphology import eroded
 from hilum.preparing.sides import LEFT, RIGHT
 
 _LITRES = (1.0, 9.0)
@@ -55,7 +56,7 @@ def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
     areas = np.count_nonzero(lungs, axis=(1, 2))
     seen = field_of_view(chest.hu)
     side = seen & ~ndimage.binary_erosion(seen)
-    deep = ndimage.binary_erosion(field > 0, iterations=round(6 / chest.step_mm))
+    deep = eroded(field > 0, round(6 / chest.step_mm))
     values = {
         "litres": voxels / litre,
         "field_litres": np.count_nonzero(field) / litre,

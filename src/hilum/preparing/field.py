@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from hilum.preparing.body import TISSUE_HU, Mask
+from hilum.preparing.body import TISSUE_HU
+from hilum.preparing.morphology import Mask, dilated, opened, squares_to
 from hilum.preparing.sides import LEFT, RIGHT
 
 _HULL_MM = 32.0
@@ -18,7 +19,6 @@ _LEVELS_MM = 30.0
 _BONE_HU = 220
 _SMOOTH_MM = 4.5
 _MUSCLE_HU = (15, 90)
-
 _FLUID_HU = (-30, 28, 18)
 """Fluid is brighter than the first, darker than the second, and darker than muscle by the third."""
 _LEAST_ML = 1.0
@@ -64,6 +64,7 @@ def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
     inside, beyond = _ribs(chest, both)
     tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
     fluid = _fluid(chest, tissue, both)
+    middle = _middle(chest, both)
     sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
     for side in (RIGHT, LEFT):
         if not sizes[side]:
@@ -72,7 +73,7 @@ def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
         mine = (chest.leftward_mm > 0) == (side == LEFT)
         more = fluid & mine
         if sizes[other]:
-            mirrored = tissue & mine & _mirrored(chest, both, hulls[other])
+            mirrored = _mirrored(chest, middle, tissue & mine, hulls[other])
             near = tissue & mine & ndimage.maximum_filter(mirrored, (1, 5, 5))
             more |= _large(near & beyond, near=hulls[side], step_mm=chest.step_mm)
             if sizes[side] < _SMALL * _USUAL[side] * sizes[other]:
@@ -80,25 +81,6 @@ def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
                 more |= _large(mirrored & above, near=hulls[side] | more, step_mm=chest.step_mm)
         own = _hull(hulls[side] | more, chest.step_mm, rim_mm=0.0) & inside if more.any() else hulls[side]
         field[(own | hulls[side]) & chest.body & (field == 0) & ~lungs[other]] = side
-    return field
-    both = hulls[RIGHT] | hulls[LEFT]
-    inside, beyond = _ribs(chest, both)
-    tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
-    fluid = _fluid(chest, tissue, both)
-    sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
-    for side in (RIGHT, LEFT):
-        if not sizes[side]:
-            continue
-        other = RIGHT + LEFT - side
-        mine = (chest.leftward_mm > 0) == (side == LEFT)
-        own = hulls[side] | (fluid & mine)
-        if sizes[other]:
-            mirrored = tissue & mine & _mirrored(chest, both, hulls[other])
-            near = tissue & mine & ndimage.maximum_filter(mirrored, (1, 5, 5))
-            own |= _large(near & beyond, near=own, step_mm=chest.step_mm)
-            if sizes[side] < _SMALL * _USUAL[side] * sizes[other]:
-                own |= _large(mirrored & _above(own, chest.step_mm), near=own, step_mm=chest.step_mm)
-        field[own & chest.body & (field == 0) & ~lungs[other]] = side
     return field
 
 
@@ -114,8 +96,9 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
     if not half.any():
         return lung
     box = ndimage.find_objects(half.astype(np.uint8))[0]
-    near = ndimage.distance_transform_edt(~np.pad(half[box], margin)) <= radius
-    depth = ndimage.distance_transform_edt(near) - radius + rim
+    near = squares_to(np.pad(half[box], margin), radius) <= radius**2
+    squares = squares_to(~near, radius + 2)  # only the sign of the depth between two voxels counts
+    depth = np.sqrt(squares, dtype=float) - radius + rim
     keep = slice(margin - 1, 1 - margin)  # one voxel around the box: the rim may reach into it
     fine = ndimage.zoom(depth[keep, keep, keep], 2, order=1, grid_mode=True, mode="nearest") > 0
     low = [2 * (s.start - 1) for s in box]
@@ -130,26 +113,48 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
 
     It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
     """
-    smooth = ndimage.gaussian_filter(chest.hu, _SMOOTH_MM / chest.step_mm)
+    smooth = _smooth(chest)
     darkest, brightest = _MUSCLE_HU
-    counts, edges = np.histogram(smooth[chest.body], np.arange(darkest, brightest, 3))
+    some = smooth[chest.body & (smooth >= darkest) & (smooth <= brightest)]
+    counts, edges = np.histogram(some, np.arange(darkest, brightest, 3))
     muscle = float(edges[np.argmax(counts)]) + 1.5
     low, high, below = _FLUID_HU
     dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
     down = -1 if _lies_on_front(chest) else 1  # index y runs from the front to the back
     under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
-    far = down * (np.arange(lungs.shape[1]) - np.nonzero(lungs)[1].mean()) * chest.step_mm > _UNDER_MM
+    far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
     dark &= far[:, np.newaxis]
     seed = _large(dark & under, near=lungs, step_mm=chest.step_mm, least_ml=_EFFUSION_ML)
-    return np.asarray(ndimage.binary_propagation(seed, mask=_thick(dark)))
+    if not seed.any():
+        return seed
+    pieces, count = ndimage.label(opened(dark))
+    reached = np.zeros(count + 1, bool)
+    reached[pieces[seed]] = True
+    return np.asarray(reached[pieces])
+
+
+def _smooth(chest: Chest) -> Float[np.ndarray, "z y x"]:
+    """The scan without noise, in the box around the body; 0 elsewhere."""
+    sigma, truncate = _SMOOTH_MM / chest.step_mm, 4.0
+    out = np.zeros_like(chest.hu)
+    boxes = ndimage.find_objects(chest.body.astype(np.uint8))
+    for box in boxes:
+        reach = int(truncate * sigma + 0.5)
+        wide = tuple(slice(max(0, part.start - reach), part.stop + reach) for part in box)
+        out[wide] = ndimage.gaussian_filter(chest.hu[wide], sigma, truncate=truncate)
+    return out
+
+
+def _mean_y(mask: Mask) -> float:
+    return float(np.average(np.arange(mask.shape[1]), weights=mask.sum(axis=2).sum(axis=0)))
 
 
 def _lies_on_front(chest: Chest) -> bool:
     """True where the table lies before the patient."""
-    outside = (chest.hu > TISSUE_HU) & ~ndimage.binary_dilation(chest.body, iterations=2)
+    outside = (chest.hu > TISSUE_HU) & ~dilated(chest.body, 2)
     if np.count_nonzero(outside) * chest.step_mm**3 < _TABLE_ML * 1000:
         return False
-    return bool(np.nonzero(outside)[1].mean() < np.nonzero(chest.body)[1].mean())
+    return bool(_mean_y(outside) < _mean_y(chest.body))
 
 
 def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
@@ -158,20 +163,24 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
     Ribs are met by rays from the middle of the chest in each slice, one every three degrees; as they run obliquely, a
     slice counts those of its neighbours too.
     """
-    _, at_y, at_x = np.nonzero(lungs)
-    middle = float(at_y.mean()), float(np.argmin(np.abs(chest.leftward_mm[round(at_y.mean())])))
+    at_y = _mean_y(lungs)
+    middle = at_y, float(np.argmin(np.abs(chest.leftward_mm[round(at_y)])))
     y, x = (np.asarray(axis) for axis in np.indices(lungs.shape[1:]))
     radius = np.hypot(y - middle[0], x - middle[1])
     ray = (np.arctan2(y - middle[0], x - middle[1]) / (2 * np.pi) * _RAYS).astype(int) % _RAYS
+    order = np.argsort(ray, axis=None, kind="stable")
+    rays, starts = np.unique(ray.ravel()[order], return_index=True)
+    radii = radius.ravel()[order]
     last, wall = np.full((len(lungs), _RAYS), -np.inf), np.full((len(lungs), _RAYS), np.inf)
-    z, at_y, at_x = np.nonzero(lungs)
-    np.maximum.at(last, (z, ray[at_y, at_x]), radius[at_y, at_x])
+    found = lungs.reshape(len(lungs), -1)[:, order]
+    last[:, rays] = np.maximum.reduceat(np.where(found, radii, -np.inf), starts, axis=1)
     reach = 2 * round(_WALL_MM / chest.step_mm) + 1
     bone = ndimage.maximum_filter1d((chest.hu > _BONE_HU) & chest.body, reach, axis=0)
-    z, at_y, at_x = np.nonzero(bone)
     far = np.where(np.isfinite(last), last, _CLOSE_RIBS * np.median(last[np.isfinite(last)]))
-    hit = radius[at_y, at_x] > far[z, ray[at_y, at_x]] - 1
-    np.minimum.at(wall, (z[hit], ray[at_y[hit], at_x[hit]]), radius[at_y[hit], at_x[hit]])
+    z, at = np.nonzero(bone.reshape(len(bone), -1))
+    hit = radius.ravel()[at] > far[z, ray.ravel()[at]] - 1
+    z, at = z[hit], at[hit]
+    np.minimum.at(wall, (z, ray.ravel()[at]), radius.ravel()[at])
     wall = ndimage.median_filter(np.pad(wall, ((0, 0), (3, 3)), mode="wrap"), (3, 7), mode="nearest")[:, 3:-3]
     normal_y, normal_x = np.gradient(chest.leftward_mm)
     across = round((2 * np.arctan2(normal_y[0, 0], normal_x[0, 0]) + np.pi) / (2 * np.pi) * _RAYS)
@@ -180,23 +189,30 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
     return radius < wall[:, ray], radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
 
 
-def _mirrored(chest: Chest, lungs: Mask, other: Mask) -> Mask:
-    """Where the other lung would be, if it were on this side.
+def _middle(chest: Chest, lungs: Mask) -> Float[np.ndarray, " z"]:
+    """How far, in voxels, the plane midway between the sides of the chest lies to the left in each slice."""
+    leftward = chest.leftward_mm / chest.step_mm
+    ends = np.array([_ends(leftward[plane]) for plane in lungs])
+    levels = 2 * round(_LEVELS_MM / chest.step_mm) + 1
+    return np.asarray(ndimage.median_filter(ends.mean(axis=1), levels, mode="nearest"))
+
+
+def _mirrored(chest: Chest, middle: Float[np.ndarray, " z"], tissue: Mask, other: Mask) -> Mask:
+    """The tissue where the other lung would be, if it were on this side.
 
     It is mirrored, slice by slice, at the plane midway between the sides of the chest, which need not go through the
     spine.
     """
     leftward = chest.leftward_mm / chest.step_mm
     normal_y, normal_x = leftward[1, 0] - leftward[0, 0], leftward[0, 1] - leftward[0, 0]
-    y, x = (np.asarray(axis) for axis in np.indices(leftward.shape))
-    ends = np.array([_ends(leftward[plane]) for plane in lungs])
-    middle = ndimage.median_filter(ends.mean(axis=1), 2 * round(_LEVELS_MM / chest.step_mm) + 1, mode="nearest")
-    out = np.zeros(lungs.shape, bool)
-    for plane, mirrored, shift in zip(other, out, middle, strict=True):
-        from_y = np.rint(y - 2 * (leftward - shift) * normal_y).astype(int)
-        from_x = np.rint(x - 2 * (leftward - shift) * normal_x).astype(int)
-        seen = (from_y >= 0) & (from_y < y.shape[0]) & (from_x >= 0) & (from_x < x.shape[1])
-        mirrored[seen] = plane[from_y[seen], from_x[seen]]
+    z, y, x = np.nonzero(tissue)
+    across = leftward[y, x] - middle[z]
+    from_y = np.rint(y - 2 * across * normal_y).astype(int)
+    from_x = np.rint(x - 2 * across * normal_x).astype(int)
+    seen = (from_y >= 0) & (from_y < tissue.shape[1]) & (from_x >= 0) & (from_x < tissue.shape[2])
+    out = np.zeros(tissue.shape, bool)
+    z, y, x = z[seen], y[seen], x[seen]
+    out[z, y, x] = other[z, from_y[seen], from_x[seen]]
     return out
 
 
@@ -213,15 +229,14 @@ def _above(lung: Mask, step_mm: float) -> Mask:
 
 def _large(candidate: Mask, *, near: Mask, step_mm: float, least_ml: float = _LEAST_ML) -> Mask:
     """The pieces that are thick, large and touch the lung."""
-    pieces, count = ndimage.label(_thick(candidate))
+    thick = opened(candidate)
+    if not thick.any():
+        return thick
+    pieces, count = ndimage.label(thick)
     large: np.ndarray = np.bincount(pieces.ravel(), minlength=count + 1) * step_mm**3 / 1000 >= least_ml
     large[0] = False
+    if not large.any():
+        return np.zeros(candidate.shape, bool)
     touching = np.zeros(count + 1, bool)
-    touching[np.unique(pieces[ndimage.binary_dilation(near, iterations=2)])] = True
+    touching[pieces[dilated(near, 2)]] = True
     return np.asarray((large & touching)[pieces])
-
-
-def _thick(mask: Mask) -> Mask:
-    """Without what is two voxels thin."""
-    opened: Mask = ndimage.binary_opening(mask)
-    return opened

@@ -16,6 +16,7 @@ from hilum.preparing.airways import LUNG_HU, find_airways
 from hilum.preparing.body import find_body, leftward_mm
 from hilum.preparing.check import LungFigures, judge, measure
 from hilum.preparing.field import Chest, lung_field
+from hilum.preparing.morphology import squares_to
 from hilum.preparing.resample import grid_around, sample, sample_mask
 from hilum.preparing.sides import LEFT, RIGHT, right_and_left
 from hilum.volume import Affine, Volume
@@ -219,8 +220,8 @@ def _closed(lung: _Mask, step_mm: float) -> _Mask:
     radius = _CLOSE_MM / 2 / step_mm
     margin = int(np.ceil(radius)) + 1
     box = ndimage.find_objects(lung.astype(np.uint8))[0]
-    near = ndimage.distance_transform_edt(~np.pad(lung[box], margin)) <= radius
-    closed = ndimage.distance_transform_edt(near) > radius
+    near = squares_to(np.pad(lung[box], margin), radius) <= radius**2
+    closed = squares_to(~near, radius) > radius**2
     filled = ndimage.binary_fill_holes(closed)[(slice(margin, -margin),) * 3]
     for plane in filled:
         holes, count = ndimage.label(ndimage.binary_fill_holes(plane) & ~plane)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from hilum.preparing.body import Mask
+from hilum.preparing.morphology import Mask, dilated, eroded
 
 RIGHT, LEFT = 1, 2
 """The patient's."""
@@ -68,18 +68,18 @@ def _gas(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
     heights = np.flatnonzero(air.any(axis=(1, 2)))
     if not len(heights):
         return gas
-    cross = ndimage.generate_binary_structure(3, 1)
-    numbers, _ = ndimage.label(ndimage.binary_erosion(air & (hu < _BOWEL_HU)))
+    numbers, _ = ndimage.label(eroded(air & (hu < _BOWEL_HU)))
     counts = np.bincount(numbers.ravel()) * step_mm**3 / 1000
     for number, box in enumerate(ndimage.find_objects(numbers), 1):
         if not _BOWEL_ML[0] < counts[number] < _BOWEL_ML[1]:
             continue
         near = tuple(slice(max(0, s.start - 4), s.stop + 4) for s in box)
-        blob = ndimage.binary_dilation(numbers[near] == number, cross)
-        shell = ndimage.binary_dilation(blob, cross, iterations=3) & ~ndimage.binary_dilation(blob, cross, iterations=2)
+        blob = dilated(numbers[near] == number)
+        wide = dilated(blob, 2)
+        shell = dilated(wide) & ~wide
         low = np.nonzero(blob)[0].mean() + near[0].start < heights[0] + _LOW * (heights[-1] - heights[0])
         if low and (hu[near][shell] > _DIAPHRAGM_HU).mean() > _SHUT_IN:
-            gas[near] |= ndimage.binary_dilation(blob, cross, iterations=2)
+            gas[near] |= wide
     return gas
 
 
@@ -110,7 +110,7 @@ def _parted(piece: _Piece, leftward_mm: np.ndarray) -> list[_Piece]:
         return [piece]
     core = piece.mask
     for _ in range(_MOST_EROSIONS):
-        core = ndimage.binary_erosion(core)
+        core = eroded(core)
         numbers, count = ndimage.label(core)
         sizes = np.bincount(numbers.ravel())[1:]
         if count >= 2 and np.sort(sizes)[-2] > 0.15 * sizes.sum():

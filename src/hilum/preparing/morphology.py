@@ -1,0 +1,86 @@
+"""Morphology of masks by shifting whole arrays: the results of SciPy's functions in a fraction of their time."""
+
+import numpy as np
+from jaxtyping import Bool, UInt
+from scipy import ndimage
+
+Mask = Bool[np.ndarray, "z y x"]
+
+_IN_SLICE = np.zeros((3, 3, 3), int)
+_IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
+
+
+def eroded(mask: Mask, times: int = 1) -> Mask:
+    """Without voxels that have one of their six neighbours outside the mask, which ends with the array."""
+    for _ in range(times):
+        out = mask.copy()
+        for now, before in _neighbours(mask, out):
+            now &= before
+        for axis in range(3):
+            for end in (0, -1):
+                out[(slice(None),) * axis + (end,)] = False
+        mask = out
+    return mask
+
+
+def dilated(mask: Mask, times: int = 1) -> Mask:
+    """With the six neighbours of each voxel."""
+    for _ in range(times):
+        out = mask.copy()
+        for now, before in _neighbours(mask, out):
+            now |= before
+        mask = out
+    return mask
+
+
+def opened(mask: Mask) -> Mask:
+    """Without what is two voxels thin."""
+    return dilated(eroded(mask))
+
+
+def squares_to(mask: Mask, radius: float) -> UInt[np.ndarray, "z y x"]:
+    """Squared distance to the nearest voxel of a mask, in voxels: exact within a radius, larger than its square beyond.
+
+    One axis after the other, for squares add up; flat arrays are shifted, each axis padded so that what is shifted
+    over its end does not come back.
+    """
+    reach, beyond = int(radius), int(radius**2) + 1
+    kind: type[np.uint8 | np.uint32] = np.uint8 if beyond + reach**2 <= np.iinfo(np.uint8).max else np.uint32
+    padded = np.pad(mask, (0, reach))
+    squares = np.where(padded, 0, beyond).astype(kind).ravel()
+    for stride in (1, padded.shape[2], padded.shape[1] * padded.shape[2]):
+        before = squares.copy()
+        for distance in range(1, reach + 1):
+            shift = stride * distance
+            further = np.add(before, distance**2, dtype=kind)
+            np.minimum(squares[shift:], further[:-shift], out=squares[shift:])
+            np.minimum(squares[:-shift], further[shift:], out=squares[:-shift])
+    box = tuple(slice(n) for n in mask.shape)
+    return np.asarray(squares.reshape(padded.shape)[box])
+
+
+def opened_by_ball(mask: Mask, radius: float) -> Mask:
+    """Without what is thinner than a ball, its radius in voxels; the mask ends with the array."""
+    reach = int(radius)
+    inner = tuple(slice(reach, reach + n) for n in mask.shape)
+    core = squares_to(np.pad(~mask, reach, constant_values=True), radius)[inner] > radius**2
+    return np.asarray(squares_to(core, radius) <= radius**2)
+
+
+def filled_slices(mask: Mask) -> Mask:
+    """Each slice with its holes, which no way through four neighbours leads out of."""
+    pieces, count = ndimage.label(~mask, _IN_SLICE)
+    open_ = np.zeros(count + 1, bool)
+    for border in (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]):
+        open_[border] = True
+    open_[0] = False
+    return np.asarray(~open_[pieces])
+
+
+def _neighbours(mask: Mask, out: Mask) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Views of an array and of the mask one voxel beside it, in six directions."""
+    pairs = []
+    for axis in range(3):
+        ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))
+        pairs += [(out[ahead], mask[behind]), (out[behind], mask[ahead])]
+    return pairs
