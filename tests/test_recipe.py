@@ -359,7 +359,7 @@ def test_a_mask_in_the_table_decides_where_the_lungs_are_and_is_part_of_the_key(
     columns = replace(CohortConfig().columns, mask="lungmask")
     assert Cohort.read(folder / "c.csv", CohortConfig(columns=columns)).cases[0].mask == folder / "mask.nii.gz"
     store, recipe = Store(folder / "store"), Recipe(region="lungs", **SIX, lung_channel=True)
-    path, got = store.fetch(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz")
+    path, got, _ = store.fetch(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz")
     where = right.index_to_mm(np.argwhere(right.voxels_hu))
     assert np.abs(got.centre_mm - (where.min(axis=0) + where.max(axis=0)) / 2).max() < 0.1
     assert got.lungs.sum() * 216 == pytest.approx(right.voxels_hu.sum() * 512, rel=0.05)

@@ -67,6 +67,20 @@ def test_the_same_bytes_under_other_names_are_the_same_sample(scan, store, tmp_p
     assert store.ensure(copy, RECIPE) == store.ensure(scan, RECIPE)
 
 
+def test_what_is_done_to_a_sample_later_makes_no_other_sample(scan, store):
+    """Windows are applied on the device; grids are aggregated after the network."""
+    assert store.ensure(scan, replace(RECIPE, windows_hu=("bone", (-160.0, 240.0)))) == store.ensure(scan, RECIPE)
+    many = replace(RECIPE, sub_volumes=True)
+    assert store.ensure(scan, replace(many, overlap=0.25, aggregate="max")) == store.ensure(scan, many)
+
+
+def test_an_array_in_unit_range_is_another_sample_in_another_window(tmp_path, store):
+    np.save(tmp_path / "a.npy", np.full(RECIPE.size, 0.5, np.float32))
+    narrow = replace(RECIPE, windows_hu=((-160.0, 240.0),))
+    assert store.get(tmp_path / "a.npy", RECIPE).voxels_hu.max() == -300
+    assert store.get(tmp_path / "a.npy", narrow).voxels_hu.max() == 40
+
+
 def test_another_scan_recipe_point_series_or_version_is_another_sample(scan, store, tmp_path, monkeypatch):
     write_series(tmp_path / "other", scan_hu(12) + 1)
     point = read(scan).centre_mm
@@ -74,7 +88,6 @@ def test_another_scan_recipe_point_series_or_version_is_another_sample(scan, sto
         store.ensure(scan, RECIPE),
         store.ensure(tmp_path / "other", RECIPE),
         store.ensure(scan, replace(RECIPE, outside="edge")),
-        store.ensure(scan, replace(RECIPE, windows_hu=((-160.0, 240.0),))),
         store.ensure(scan, POINT, point_mm=point),
         store.ensure(scan, POINT, point_mm=point + 1),
         store.ensure(scan, RECIPE, series=read(scan).tags.series),
@@ -159,7 +172,7 @@ def test_a_sample_holds_no_path_and_no_identifier(scan, store):
         about = file.metadata()["hilum"]
     assert str(scan) not in about
     assert "P-1" not in about
-    assert set(json.loads(about)) == {"key", "recipe", "shape", "affine", "tags", "findings", "checksum"}
+    assert set(json.loads(about)) == {"key", "shape", "affine", "tags", "findings", "checksum"}
 
 
 def test_a_sample_of_a_view_is_saved_in_its_own_order(tmp_path, scan):
@@ -208,7 +221,9 @@ def test_a_bit_that_flips_after_preparing_is_not_trained_on(npy_cohort, tmp_path
     cohort = Cohort.read(npy_cohort / "cohort.csv", CohortConfig())
     recipe = Recipe(region="whole", size=(12, 12, 12), spacing_mm=(2.0, 2.0, 2.0))
     prepared = prepare_cohort(cohort, recipe, Store(tmp_path / "s"))
-    dataset = CohortDataset(prepared, dict.fromkeys((case.case_id for case in cohort.cases), "train"), "train", 2)
+    dataset = CohortDataset(
+        prepared, dict.fromkeys((case.case_id for case in cohort.cases), "train"), "train", 2, recipe
+    )
     assert dataset[3]["hu"].shape == (1, 12, 12, 12)
     content = bytearray(prepared.samples[3].read_bytes())
     content[-1000] ^= 0x10

@@ -93,7 +93,11 @@ def segment_lungs(volume: Volume) -> Lungs:
 
     They are found on a coarse grid; the border is then drawn on the fine one.
     """
-    coarse = locate_lungs(volume)
+    return refine_lungs(volume, locate_lungs(volume))
+
+
+def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
+    """The lungs that ``locate_lungs`` found in a scan, with their border on the scan's own grid."""
     index = np.linalg.inv(coarse.affine) @ volume.affine
     near = ndimage.grey_dilation(coarse.labels, size=(3, 3, 3))
     core = np.where(ndimage.binary_erosion(coarse.mask), coarse.labels, 0)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from hilum.config import ReadingConfig
 from hilum.errors import ConfigError, HilumError, PrepareError
 from hilum.findings import Finding, refusals
-from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
+from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask
 from hilum.preparing.resample import sample_mask
 from hilum.reading import read
 from hilum.recipe import Recipe
@@ -24,8 +24,6 @@ GivenLungs: TypeAlias = Lungs | FindLungs | None
 def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs | None, tuple[Finding, ...]]:
     """The lungs of a scan, where the recipe asks for them, and what was noticed about them.
 
-    A box needs the coarse lungs only; where voxels are told by them, their border is drawn on the scan's own grid.
-
     Raises:
         PrepareError: If the region is a part of the lungs and there are none. Else that is a note.
         ConfigError: If lungs are given and the recipe does not ask for them.
@@ -35,8 +33,7 @@ def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs |
             msg = f"lungs must be given only where the recipe looks for them, it is of region {recipe.region}"
             raise ConfigError(msg)
         return None, ()
-    by_voxel = recipe.lung_channel or recipe.outside_lungs == "air"
-    lungs = given if isinstance(given, Lungs) else (given or (segment_lungs if by_voxel else locate_lungs))(volume)
+    lungs = given if isinstance(given, Lungs) else (given or locate_lungs)(volume)
     refused = refusals(lungs.findings)
     if recipe.part is None:
         return lungs, tuple(replace(f, severity="note") if f in refused else f for f in lungs.findings)

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, PrepareError
 from hilum.preparing.arrays import from_npy
+from hilum.preparing.lungs import refine_lungs
 from hilum.preparing.masks import GivenLungs, lungs_of, mask_on, read_lungs, widened
 from hilum.preparing.place import place
 from hilum.preparing.resample import sample
@@ -40,7 +41,9 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Give
     hu = sample(volume, grid.affine, grid.shape, outside=recipe.outside, interpolation=recipe.interpolation)
     inside = None
     if found is not None and (recipe.keeps_lungs or recipe.outside_lungs == "air"):
-        inside = mask_on(found, recipe, grid.affine, grid.shape)
+        # A box needs the coarse lungs only; voxels are told by those with the border on the scan's grid.
+        fine = refine_lungs(volume, found) if lungs is None else found
+        inside = mask_on(fine, recipe, grid.affine, grid.shape)
         if recipe.outside_lungs == "air":
             hu[~widened(inside, recipe.margin_mm, grid.affine)] = AIR_HU
     return Volume(

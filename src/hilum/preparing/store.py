@@ -97,6 +97,9 @@ class Store:
             HilumError: If the scan cannot be read or prepared, or changes meanwhile.
         """
         mask = mask if recipe.needs_lungs else None
+        if mask is not None and not mask.exists():
+            msg = f"the mask cannot be used: no file or folder {mask}"
+            raise PrepareError(msg)
         read = [path] if mask is None else [path, mask]
         before = [self.sources.state(one) for one in read]
         sources = [self.sources.digest(one) for one in read]

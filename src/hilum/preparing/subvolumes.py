@@ -12,7 +12,7 @@ _TRIES = 200
 
 def channels(volume: Volume, recipe: Recipe) -> Int16[np.ndarray, "c z y x"]:
     """A sample's HU and, where the recipe asks for them as a channel, its lungs."""
-    hu = np.asarray(volume.voxels_hu, np.int16)
+    hu = np.array(volume.voxels_hu, np.int16)  # a copy: those of a stored sample cannot be written to
     if not recipe.lung_channel:
         return hu[None]
     lungs = np.zeros(hu.shape, np.int16) if volume.lungs is None else volume.lungs.astype(np.int16)
@@ -24,7 +24,7 @@ def cut(volume: Volume, recipe: Recipe, start: Size) -> Int16[np.ndarray, "c z y
     box = tuple(slice(s, s + n) for s, n in zip(start, recipe.size, strict=True))
     lungs = None if volume.lungs is None else volume.lungs[box]
     part = Volume(voxels_hu=volume.voxels_hu[box], affine=volume.affine, lungs=lungs)
-    return np.ascontiguousarray(channels(part, recipe))
+    return channels(part, recipe)
 
 
 def all_starts(volume: Volume, recipe: Recipe) -> Int[np.ndarray, "n 3"]:
