@@ -106,5 +106,6 @@ def judge(figures: LungFigures) -> tuple[Finding, ...]:
 
 def _largest(mask: np.ndarray) -> int:
     """Voxels of the largest piece."""
-    pieces, count = ndimage.label(mask)
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    pieces, count = ndimage.label(mask[boxes[0]] if boxes else mask)
     return int(np.bincount(pieces.ravel())[1:].max()) if count else 0
