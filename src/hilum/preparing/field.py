@@ -1,6 +1,6 @@
 """The lung fields: what belongs to each lung up to the chest wall, however dense disease has made it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,7 +13,7 @@ from hilum.preparing.sides import LEFT, RIGHT
 _HULL_MM = 32.0
 """Radius of the ball that cannot enter the hull: what is narrower than its diameter is closed."""
 _RIM_MM = 5.0
-_WALL_MM = 12.0
+_AROUND_MM, _WALL_MM = 40.0, 12.0
 _NEAR_MM = 6.0
 _LEVELS_MM = 30.0
 _BONE_HU = 220
@@ -55,15 +55,33 @@ def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
     lies between that hull and the ribs is added where it is fluid, or where the other lung, mirrored, is lung. Where
     one lung is much smaller than the other, so is all tissue above its base that mirrors lung.
     """
+    out = np.zeros(chest.labels.shape, np.uint8)
+    found = ndimage.find_objects((chest.labels > 0).astype(np.uint8))
+    if not found:
+        return out
+    down = -1 if _lies_on_front(chest) else 1  # index y runs from the front to the back
+    around = round(_AROUND_MM / chest.step_mm)
+    box = tuple(slice(max(0, part.start - around), part.stop + around) for part in found[0])
+    chest = replace(
+        chest,
+        hu=chest.hu[box],
+        body=chest.body[box],
+        leftward_mm=chest.leftward_mm[box[1:]],
+        labels=chest.labels[box],
+    )
+    out[box] = _field(chest, down)
+    return out
+
+
+def _field(chest: Chest, down: int) -> UInt8[np.ndarray, "z y x"]:
+    """``lung_field`` in the box around the lungs; ``down`` is the way of y that is down as the patient lies."""
     field = np.zeros(chest.labels.shape, np.uint8)
     lungs = {side: chest.labels == side for side in (RIGHT, LEFT)}
     hulls = {side: _hull(lung, chest.step_mm) for side, lung in lungs.items()}
-    if not chest.labels.any():
-        return field
     both = hulls[RIGHT] | hulls[LEFT]
     inside, beyond = _ribs(chest, both)
     tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
-    fluid = _fluid(chest, tissue, both)
+    fluid = _fluid(chest, tissue, both, down)
     middle = _middle(chest, both)
     sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
     for side in (RIGHT, LEFT):
@@ -108,7 +126,7 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
     return np.asarray(out | lung)
 
 
-def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
+def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
     """Effusion: darker than muscle by more than noise, under lung as the patient lies, and what goes on from there.
 
     It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
@@ -120,7 +138,6 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask) -> Mask:
     muscle = float(edges[np.argmax(counts)]) + 1.5
     low, high, below = _FLUID_HU
     dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
-    down = -1 if _lies_on_front(chest) else 1  # index y runs from the front to the back
     under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
     far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
     dark &= far[:, np.newaxis]

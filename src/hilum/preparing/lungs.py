@@ -16,7 +16,7 @@ from hilum.preparing.airways import LUNG_HU, find_airways
 from hilum.preparing.body import find_body, leftward_mm
 from hilum.preparing.check import LungFigures, judge, measure
 from hilum.preparing.field import Chest, lung_field
-from hilum.preparing.morphology import squares_to
+from hilum.preparing.morphology import IN_SLICE, filled_slices, squares_to
 from hilum.preparing.resample import grid_around, sample, sample_mask
 from hilum.preparing.sides import LEFT, RIGHT, right_and_left
 from hilum.volume import Affine, Volume
@@ -226,11 +226,11 @@ def _closed(lung: _Mask, step_mm: float) -> _Mask:
     box = ndimage.find_objects(lung.astype(np.uint8))[0]
     near = squares_to(np.pad(lung[box], margin), radius) <= radius**2
     closed = squares_to(~near, radius) > radius**2
-    filled = ndimage.binary_fill_holes(closed)[(slice(margin, -margin),) * 3]
-    for plane in filled:
-        holes, count = ndimage.label(ndimage.binary_fill_holes(plane) & ~plane)
-        if count:
-            plane |= (np.bincount(holes.ravel()) * step_mm**2 <= _HOLE_MM2)[holes] & (holes > 0)
+    pieces, _ = ndimage.label(~closed)
+    filled = pieces != pieces[0, 0, 0]
+    holes, _ = ndimage.label(filled_slices(filled) & ~filled, IN_SLICE)
+    small: np.ndarray = np.bincount(holes.ravel()) * step_mm**2 <= _HOLE_MM2
+    small[0] = False
     out = lung.copy()
-    out[box] |= filled
+    out[box] |= (filled | small[holes])[(slice(margin, -margin),) * 3]
     return out

@@ -6,8 +6,8 @@ from scipy import ndimage
 
 Mask = Bool[np.ndarray, "z y x"]
 
-_IN_SLICE = np.zeros((3, 3, 3), int)
-_IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
+IN_SLICE = np.zeros((3, 3, 3), int)
+IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 def eroded(mask: Mask, times: int = 1) -> Mask:
@@ -69,7 +69,7 @@ def opened_by_ball(mask: Mask, radius: float) -> Mask:
 
 def filled_slices(mask: Mask) -> Mask:
     """Each slice with its holes, which no way through four neighbours leads out of."""
-    pieces, count = ndimage.label(~mask, _IN_SLICE)
+    pieces, count = ndimage.label(~mask, IN_SLICE)
     open_ = np.zeros(count + 1, bool)
     for border in (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]):
         open_[border] = True
