@@ -2,7 +2,7 @@
 
     python benchmarks/prepare_scaling.py [--quick] [--rounds 5] [--json]
 
-The cohort is 24 simulated series and, where they are there (HILUM_DATA or ../shared/data), three real scans, four
+The cohort is 72 simulated series and, where they are there (HILUM_DATA or ../shared/data), three real scans, twelve
 copies of each: each copy differs by a byte of its pixels, so that each is work of its own. Each process gets its cores
 by sched_setaffinity and an empty store; one and two cores take turns. Start-up is what the same process takes to find
 all samples there. The load of the machine before each run and the processor time of its processes are printed: other
@@ -34,7 +34,7 @@ table = "cohort.csv"
 size = [128, 128, 128]
 extent_mm = [340.0, 360.0, 360.0]
 """
-REAL = {"lidc-0314": 4, "lung-dx-a0001": 4, "ct-64/dicom": 4}
+REAL = {"lidc-0314": 12, "lung-dx-a0001": 12, "ct-64/dicom": 12}
 """Real scans and how many copies of each there are in the cohort."""
 COMMAND = "import os, sys; os.sched_setaffinity(0, {cores}); from hilum.cli import main; sys.exit(main({words}))"
 
@@ -42,7 +42,7 @@ COMMAND = "import os, sys; os.sched_setaffinity(0, {cores}); from hilum.cli impo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two rounds, 8 simulated scans and one copy of each")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     mine = sorted(os.sched_getaffinity(0))
@@ -52,7 +52,7 @@ def main() -> None:
     print(line(found))
     rounds = 2 if args.quick else args.rounds
     with tempfile.TemporaryDirectory() as folder:
-        number = _cohort(Path(folder), simulated=8 if args.quick else 24, copies=1 if args.quick else None)
+        number = _cohort(Path(folder), simulated=8 if args.quick else 72, copies=1 if args.quick else None)
         print(f"{number} scans, {rounds} rounds after round 0, which warms up")
         rows = []
         for turn in range(rounds + 1):

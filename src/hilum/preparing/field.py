@@ -131,6 +131,11 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
 
     It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
     """
+    under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
+    far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
+    tissue = tissue & far[:, np.newaxis]
+    if np.count_nonzero(opened(tissue & under)) * chest.step_mm**3 < _EFFUSION_ML * 1000:
+        return np.zeros(lungs.shape, bool)
     smooth = _smooth(chest)
     darkest, brightest = _MUSCLE_HU
     some = smooth[chest.body & (smooth >= darkest) & (smooth <= brightest)]
@@ -138,9 +143,6 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
     muscle = float(edges[np.argmax(counts)]) + 1.5
     low, high, below = _FLUID_HU
     dark = tissue & (smooth > low) & (smooth < min(high, muscle - below))
-    under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
-    far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
-    dark &= far[:, np.newaxis]
     seed = _large(dark & under, near=lungs, step_mm=chest.step_mm, least_ml=_EFFUSION_ML)
     if not seed.any():
         return seed

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from hilum.preparing.morphology import Mask, dilated, eroded
+from hilum.preparing.morphology import Mask, dilated, eroded, squares_to
 
 RIGHT, LEFT = 1, 2
 """The patient's."""
@@ -109,17 +109,17 @@ def _parted(piece: _Piece, leftward_mm: np.ndarray) -> list[_Piece]:
     if not 0.2 < share < 0.8:
         return [piece]
     core = piece.mask
-    for _ in range(_MOST_EROSIONS):
+    for erosions in range(1, _MOST_EROSIONS + 1):
         core = eroded(core)
         numbers, count = ndimage.label(core)
         sizes = np.bincount(numbers.ravel())[1:]
         if count >= 2 and np.sort(sizes)[-2] > 0.15 * sizes.sum():
             first, second = 1 + np.argsort(-sizes)[:2]
-            nearest = ndimage.distance_transform_edt(
-                ~np.isin(numbers, (first, second)), return_distances=False, return_indices=True
-            )
-            owner = numbers[tuple(nearest)]
-            return [_piece(piece.box, piece.mask & (owner == one), leftward_mm) for one in (first, second)]
+            reach = float(erosions + 3)  # what lies further from both cores goes to the side on which it lies
+            away = [squares_to(numbers == one, reach).astype(int) for one in (first, second)]
+            means = [_piece(piece.box, numbers == one, leftward_mm).leftward_mm for one in (first, second)]
+            nearer = np.where(away[0] == away[1], left == (means[0] > means[1]), away[0] < away[1])
+            return [_piece(piece.box, piece.mask & own, leftward_mm) for own in (nearer, ~nearer)]
     if not 0.35 < share < 0.65:  # one lung that has grown across the middle
         return [piece]
     return [_piece(piece.box, piece.mask & side, leftward_mm) for side in (left, ~left)]
