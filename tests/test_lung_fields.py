@@ -244,3 +244,64 @@ def test_the_nodule_and_the_tumour_of_real_scans_lie_in_the_lung_fields(shared_d
             inside += np.count_nonzero(field[round(z)] & ellipse)
             total += np.count_nonzero(ellipse)
     assert inside / total > 0.9  # the readers' boxes reach into rib and aorta
+
+
+@pytest.mark.parametrize(("order", "flipped"), [((0, 1, 2), (2,)), ((2, 0, 1), (0, 1)), ((1, 0, 2), (0,))])
+def test_right_stays_right_in_a_volume_whose_axes_run_otherwise(healthy, order, flipped):
+    volume, _, lungs = healthy
+    flips = tuple(slice(None, None, -1 if axis in flipped else 1) for axis in range(3))
+    affine = np.eye(4)
+    affine[:3, :3] = volume.affine[:3, :3][:, order]
+    affine[:3, 3] = volume.affine[:3, 3]
+    for axis in flipped:
+        affine[:3, 3] += affine[:3, axis] * (volume.shape[order[axis]] - 1)
+        affine[:3, axis] *= -1
+    turned = Volume(voxels_hu=np.ascontiguousarray(volume.voxels_hu.transpose(order)[flips]), affine=affine)
+    found = segment_lungs(turned)
+    assert _dice(found.labels == LEFT, lungs.labels.transpose(order)[flips] == LEFT) > 0.99
+    assert _dice(found.field == RIGHT, lungs.field.transpose(order)[flips] == RIGHT) > 0.99
+    assert np.abs(found.box_mm("left") - lungs.box_mm("left")).max() < 1e-3
+
+
+def test_the_box_of_lungs_in_a_turned_grid_is_as_large_as_in_a_straight_one(healthy):
+    """The box around the corners of a box would grow with the angle, and a fitted grid with it."""
+    _, _, lungs = healthy
+    angle = np.radians(30)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    ball = np.square(np.indices((40, 40, 40)) - 19.5).sum(axis=0) < 15**2
+    straight = replace(lungs, labels=ball.astype(np.uint8), field=ball.astype(np.uint8), affine=np.diag([2.0, 2, 2, 1]))
+    low, high = replace(straight, affine=turn @ straight.affine).box_mm()
+    extent = straight.box_mm()[1] - straight.box_mm()[0]
+    assert np.abs(high - low - extent).max() < 3
+
+
+def test_hu_that_are_not_finite_and_grids_beyond_reason_are_refused(healthy):
+    volume = healthy[0]
+    voxels = volume.voxels_hu.astype(np.float32)
+    voxels[10:12] = np.nan
+    with pytest.raises(PrepareError, match="finite HU"):
+        segment_lungs(replace(volume, voxels_hu=voxels))
+    huge = volume.affine.copy()
+    huge[:3, :3] *= 100
+    with pytest.raises(PrepareError, match="at most 5e\\+08 voxels"):
+        locate_lungs(replace(volume, affine=huge))
+
+
+def test_the_lobes_of_totalsegmentators_first_version_are_told_by_what_is_dark(healthy):
+    volume, truth, _ = healthy
+    mask = np.zeros(volume.shape, np.int16)
+    mask[truth.lungs == LEFT], mask[truth.lungs == RIGHT] = 13, 15
+    mask[:2] = 10  # the pancreas
+    found = lungs_from_mask(volume, replace(volume, voxels_hu=mask))
+    assert np.array_equal(found.mask, truth.lungs > 0)
+
+
+def test_a_mask_upside_down_is_doubtful(healthy):
+    volume, truth, _ = healthy
+    mask = replace(volume, voxels_hu=(truth.lungs[::-1, ::-1] > 0).astype(np.int16))
+    found = lungs_from_mask(volume, mask)
+    assert "lungs-bright" in _codes(found)
+    assert found.verdict == "doubtful"
+    beside = replace(volume, voxels_hu=np.roll(truth.lungs > 0, 50, axis=1).astype(np.int16))
+    assert "lungs-bright" in _codes(lungs_from_mask(volume, beside))

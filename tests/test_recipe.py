@@ -66,7 +66,7 @@ def known(chest):
         ({"aggregate": "max"}, r"recipe\.aggregate must be left at mean with sub_volumes = false"),
         ({"sub_volumes": True, "overlap": 1.0}, r"recipe\.overlap must be at least 0 and below 1, got 1\.0"),
         ({"margin_mm": 5.0}, r"recipe\.margin_mm must be 0 unless fit = region, sub_volumes = true or outside_lungs"),
-        ({"margin_mm": -1.0, "fit": "region"}, r"recipe\.margin_mm must be at least 0, got -1\.0"),
+        ({"margin_mm": -1.0, "fit": "region"}, r"recipe\.margin_mm must be 0 to 1000, got -1\.0"),
         ({"outside_lungs": "air", "region": "point"}, r"recipe\.outside_lungs must be keep for region point"),
         ({"windows_hu": ("lng",)}, "one of lung, mediastinum, bone"),
         ({"windows_hu": ((float("nan"), 3.0),)}, "low first"),

@@ -20,7 +20,8 @@ from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, Recipe
-from hilum.errors import HilumError, PrepareError, ReadError
+from hilum.errors import HilumError, PrepareError, ReadError, StoreError
+from hilum.files import here
 from hilum.preparing import Store, load_sample, prepare, prepare_path, samplefile, save_sample, sources
 from hilum.preparing import store as store_module
 from hilum.reading import read
@@ -407,14 +408,34 @@ def test_leftovers_of_killed_writers_are_removed_and_those_of_living_ones_not(st
     (path,) = _filled(store, tmp_path, 1)
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     killed, living, old = (
-        path.with_name(f".{path.name}.{pid}.{letter * 8}")
+        path.with_name(f".{path.name}.{pid}.{here()}{letter * 4}")
         for pid, letter in ((int(done.stdout), "a"), (os.getpid(), "b"), (os.getpid(), "c"))
     )
     for one in (killed, living, old):
         one.write_bytes(b"half")
     os.utime(old, (0, time.time() - 3601))
+    elsewhere = path.with_name(f".{path.name}.{int(done.stdout)}.{'0' if here()[0] != '0' else '1'}{here()[1:]}aaaa")
+    elsewhere.write_bytes(b"half")  # the writer's process is on another machine
     assert store.sweep() == 2
-    assert [one.exists() for one in (killed, living, old)] == [False, True, False]
+    assert [one.exists() for one in (killed, living, old, elsewhere)] == [False, True, False, True]
+
+
+def test_no_link_is_followed_when_a_sample_is_written_or_read(store, tmp_path):
+    (path,) = _filled(store, tmp_path, 1)
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    path.unlink()
+    path.symlink_to(mine)
+    assert store.fetch(tmp_path / "0.npy", RECIPE).made
+    assert mine.read_text() == "mine"
+    assert path.is_file()
+    assert not path.is_symlink()
+    path.unlink()
+    path.parent.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    path.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is a link"):
+        store.fetch(tmp_path / "0.npy", RECIPE)
 
 
 def test_a_store_that_is_trimmed_while_others_write_and_read_stays_whole(store, tmp_path):

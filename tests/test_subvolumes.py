@@ -83,17 +83,32 @@ def test_grids_without_lung_are_left_out_and_no_lung_voxel_is():
 
 @settings(max_examples=50)
 @given(sizes, more, st.integers(0, 10**6))
-def test_a_random_grid_has_its_centre_inside_the_lungs(size, more, seed):
+def test_a_random_grid_lies_around_a_voxel_of_the_lungs(size, more, seed):
     shape = tuple(a + b for a, b in zip(size, more, strict=True))
     random = np.random.default_rng(seed)
-    lungs = (random.random(shape) < 0.02).astype(np.uint8)
-    half = np.array(size) // 2
-    lungs[tuple(random.integers(h, n - s + h + 1) for h, n, s in zip(half, shape, size, strict=True))] = 1
-    for _ in range(5):
-        start = np.array(random_start(volume_of(shape, lungs), recipe_of(size), random))
-        assert (start >= 0).all()
-        assert (start + size <= shape).all()
-        assert lungs[tuple(start + half)] == 1
+    lungs = np.zeros(shape, np.uint8)
+    voxel = random.integers(shape)
+    lungs[tuple(voxel)] = 1
+    start = np.array(random_start(volume_of(shape, lungs), recipe_of(size), random))
+    assert (start >= 0).all()
+    assert (start + size <= shape).all()
+    off = voxel - (start + np.array(size) // 2)
+    at_border = (start == 0) | (start + size == shape)
+    assert ((off == 0) | at_border).all()
+    assert (start <= voxel).all()
+    assert (voxel < start + size).all()
+
+
+def test_random_grids_show_the_border_of_the_lungs_too():
+    """A grid nearly as large as the sample: its centre alone would leave most of the lungs out."""
+    lungs = np.ones((10, 10, 10), np.uint8)
+    random = np.random.default_rng(0)
+    starts = {random_start(volume_of((10, 10, 10), lungs), recipe_of((8, 8, 8)), random) for _ in range(300)}
+    assert {0, 1, 2} == {start[0] for start in starts}
+    seen = np.zeros(lungs.shape, bool)
+    for z, y, x in starts:
+        seen[z : z + 8, y : y + 8, x : x + 8] = True
+    assert seen.all()
 
 
 def test_random_grids_reach_all_of_the_lungs_and_without_lungs_all_of_the_sample():

@@ -4,6 +4,7 @@ HilumError                 base; the command line prints its text in one line an
 ├── ReadError              a file or series cannot be read
 │   └── GeometryError      slices do not form one volume, or a point lies outside it
 ├── PrepareError           a scan was read but cannot be prepared for the model
+├── StoreError             a sample cannot be written: no case's fault, and so the end of the command
 ├── ConfigError            a setting is not allowed (also a ValueError)
 ├── CohortError            the table or a split is not usable
 ├── CheckpointError        a model folder is incomplete, damaged or does not fit
@@ -25,6 +26,10 @@ class GeometryError(ReadError):
 
 class PrepareError(HilumError):
     """A scan was read but cannot be prepared for the model."""
+
+
+class StoreError(HilumError):
+    """A sample cannot be written: no case's fault, and so the end of the command."""
 
 
 class ConfigError(HilumError, ValueError):

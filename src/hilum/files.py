@@ -1,8 +1,10 @@
 """Files that are there as a whole or not at all, and how many cores and how much memory this process may use."""
 
 import contextlib
+import hashlib
 import math
 import os
+import platform
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +12,29 @@ from pathlib import Path
 from hilum.errors import HilumError
 
 
-def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
+def here() -> str:
+    """Four hexadecimal digits that tell this machine from another one that writes to the same folder."""
+    return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
+
+
+def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview], *, follow: bool = True) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
+
+    Args:
+        path: The file.
+        content: What it will hold.
+        follow: Whether a link there is followed, or replaced.
 
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
     """
     is_special = path.absolute().parts[1:2] in (("dev",), ("proc",))
-    if is_special or (path.exists() and not path.is_file()):
+    if is_special or (path.exists() and not path.is_file() and (follow or not path.is_symlink())):
         msg = f"{path} cannot be written: it must be a file"
         raise HilumError(msg)
-    if path.is_symlink():
+    if follow and path.is_symlink():
         path = path.resolve()
-    new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = (
@@ -40,9 +52,19 @@ def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview])
             new.unlink()
 
 
+_sharers = 1
+
+
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, number // _sharers)
+
+
+def share_cores(sharers: int) -> None:
+    """From now on this process uses no more than its share of the cores beside others like it."""
+    global _sharers
+    _sharers = sharers
 
 
 def free_bytes() -> float:

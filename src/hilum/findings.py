@@ -60,6 +60,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "lungs-parts": (_N, _N, _N),
     "lungs-share": (_N, _N, _N),
     "lungs-dense": (_N, _N, _N),
+    "lungs-bright": (_N, _N, _N),
     "beyond-grid": (_N, _N, _N),
     "beyond-scan": (_N, _N, _N),
     "point-outside": (_R, _R, _R),

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from hilum.errors import ConfigError, require
 
@@ -16,6 +16,13 @@ WINDOWS: dict[str, Range] = {"lung": (-1000.0, 400.0), "mediastinum": (-160.0, 2
 """HU of black and of white. Mediastinum (level 40, width 400) and bone (level 400, width 1800) are the usual reading
 windows (Radiopaedia, Windowing (CT)). Lung is not the reading window, which shows all soft tissue white, but the range
 customary for classifying nodules since LUNA16 (Setio 2017, doi:10.1016/j.media.2017.06.015)."""
+
+
+MOST_VOXELS = 2**29
+"""Of a sample: 1 GB in int16."""
+
+_MM = (1e-2, 1e4)
+_MOST_MARGIN_MM = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +77,19 @@ class Recipe:
     """The case's probabilities: their mean over its grids, or those of the grid least like the first class."""
 
     def __post_init__(self) -> None:
-        require(all(n >= 1 for n in self.size), "recipe.size", "positive (z, y, x)", self.size)
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                allowed, value = get_args(hint), getattr(self, name)
+                require(value in allowed, f"recipe.{name}", f"one of {', '.join(allowed)}", value)
+        right = all(isinstance(n, int) and n >= 1 for n in self.size) and math.prod(self.size) <= MOST_VOXELS
+        require(right, "recipe.size", f"positive (z, y, x) and at most {MOST_VOXELS:.0e} voxels", self.size)
         for name in ("spacing_mm", "extent_mm"):
             value = getattr(self, name)
             if value is not None:
-                right = all(0 < v < math.inf for v in value)
-                require(right, f"recipe.{name}", "positive (z, y, x) in mm", value)
-        require(0 <= self.margin_mm < math.inf, "recipe.margin_mm", "at least 0", self.margin_mm)
+                low, high = _MM
+                right = all(low <= v <= high for v in value)
+                require(right, f"recipe.{name}", f"positive (z, y, x) in mm, {low:g} to {high:g}", value)
+        require(0 <= self.margin_mm <= _MOST_MARGIN_MM, "recipe.margin_mm", "0 to 1000", self.margin_mm)
         require(0 <= self.overlap < 1, "recipe.overlap", "at least 0 and below 1", self.overlap)
         require(len(self.windows_hu) >= 1, "recipe.windows_hu", "at least one window", self.windows_hu)
         for window in self.windows_hu:

@@ -203,6 +203,11 @@ class Turn:
     order: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is moved."""
+        return self.order == (0, 1, 2) and not any(self.flipped)
+
     def turned(self, array: np.ndarray) -> np.ndarray:
         """A view of the array, turned."""
         flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)

@@ -26,7 +26,7 @@ class Prepare:
 
     def run(self) -> int:
         """Prepare, and list what was refused."""
-        from hilum.cohorts.prepared import prepare_cohort, write_refusals
+        from hilum.cohorts.prepared import prepare_cohort
         from hilum.cohorts.table import Cohort
         from hilum.configfile import load
         from hilum.preparing import Store
@@ -34,11 +34,11 @@ class Prepare:
         config, base = load(self.config), self.config.parent
         if self.store_gb is not None:
             config = replace(config, store_gb=self.store_gb)
+        config.recipe.check_complete()
         cohort = Cohort.read(base / config.cohort.table, config.cohort)
         store = Store(base / config.store, config.reading, max_gb=config.store_gb)
-        prepared = prepare_cohort(cohort, config.recipe, store, workers=self.workers)
         listed = store.folder / "refused.csv"
-        write_refusals(listed, prepared.refusals)
+        prepared = prepare_cohort(cohort, config.recipe, store, workers=self.workers, listed=listed)
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")
         if prepared.notes:

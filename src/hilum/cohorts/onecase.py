@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.config import Recipe, Triple
-from hilum.errors import HilumError
+from hilum.errors import HilumError, StoreError
 from hilum.preparing import Fetched, Store
 
 
@@ -58,6 +58,8 @@ def prepare_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | 
     """The case's number, and its sample; or why there is none."""
     try:
         return task.number, _done(store.fetch(task.path, recipe, **task.which))
+    except StoreError:
+        raise
     except (HilumError, OSError, MemoryError) as exc:
         return task.number, str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
 

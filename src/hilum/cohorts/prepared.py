@@ -59,7 +59,13 @@ class PreparedCohort:
 
 
 def prepare_cohort(
-    cohort: Cohort, recipe: Recipe, store: Store, *, max_refused: float = 1.0, workers: int = 0
+    cohort: Cohort,
+    recipe: Recipe,
+    store: Store,
+    *,
+    max_refused: float = 1.0,
+    workers: int = 0,
+    listed: Path | None = None,
 ) -> PreparedCohort:
     """Prepare all cases, on all cores, with a progress bar; samples already in the store are only checked.
 
@@ -73,9 +79,11 @@ def prepare_cohort(
         store: Where the samples lie.
         max_refused: Largest share of the cases that may be refused.
         workers: Scans at once, where memory allows; 0: one for each core.
+        listed: Where the refused are listed, however many they are.
 
     Raises:
         CohortError: If more than the share ``max_refused`` of the cases is refused, or all are.
+        StoreError: If a sample cannot be written.
         ConfigError: If the cohort does not fit within the bound of the store.
     """
     store.require_room(len(cohort.cases), recipe)
@@ -98,6 +106,8 @@ def prepare_cohort(
             samples.append(result.file)
             findings.update(result.codes)
     store.trim(keep=samples)
+    if listed is not None:
+        write_refusals(listed, tuple(refusals))
     if not cases or len(refusals) > max_refused * len(cohort.cases):
         allowed = "at least one must be usable" if max_refused >= 1 else f"allowed are {max_refused:.0%}"
         first = refusals[0]
@@ -124,7 +134,7 @@ def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("case_id", "row", "reason"))
     table.writerows((r.case_id, r.row, r.reason) for r in refusals)
-    write_whole(path, text.getvalue())
+    write_whole(path, text.getvalue(), follow=False)
 
 
 def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | str]:

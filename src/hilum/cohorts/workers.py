@@ -14,7 +14,7 @@ from typing import TypeVar
 from joblib import Parallel, delayed, parallel_config
 
 from hilum.errors import HilumError
-from hilum.files import cores, free_bytes
+from hilum.files import cores, free_bytes, share_cores
 from hilum.reading import source_files
 
 Item = TypeVar("Item")
@@ -106,7 +106,7 @@ def at_once(
                 return
             yield work(item)
         return
-    tasks = (delayed(_undisturbed)(work, item) for item in _until(items, stop))
+    tasks = (delayed(_undisturbed)(work, item, workers) for item in _until(items, stop))
     try:
         with parallel_config("threading") if threads else parallel_config("loky", inner_max_num_threads=1):
             parallel = Parallel(
@@ -127,9 +127,10 @@ def _until(items: Sequence[Item], stop: Stop) -> Iterator[Item]:
         yield item
 
 
-def _undisturbed(work: Callable[[Item], Result], item: Item) -> Result:
-    """In a worker: a signal to the whole group, as by Ctrl-C, is the parent's to act on."""
+def _undisturbed(work: Callable[[Item], Result], item: Item, workers: int) -> Result:
+    """In a worker: a signal to the whole group, as by Ctrl-C, is the parent's to act on; cores are shared."""
     if threading.current_thread() is threading.main_thread():
+        share_cores(workers)
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)

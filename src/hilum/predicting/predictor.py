@@ -22,7 +22,7 @@ from hilum.volume import Volume
 INDETERMINATE = "indeterminate"
 
 _DOUBT_OF_PLACE = ("point-interpolated",)
-_DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut", "lungs-parts", "lungs-share")
+_DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut", "lungs-parts", "lungs-share", "lungs-bright")
 """Findings under which a model gives no decision; those of the lungs where they decide what the model sees."""
 
 

@@ -22,8 +22,12 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
         ReadError: If it is no plain array.
         PrepareError: If its shape or its values do not fit, or the recipe needs to know where the lungs are.
     """
-    if recipe.lung_channel or recipe.fit == "region":
-        what = "recipe.lung_channel" if recipe.lung_channel else "recipe.fit = region"
+    unknown = {
+        "recipe.lung_channel": recipe.lung_channel,
+        "recipe.outside_lungs = air": recipe.outside_lungs == "air",
+        "recipe.fit = region": recipe.fit == "region",
+    }
+    for what in (what for what, wanted in unknown.items() if wanted):
         msg = f"{path} is prepared already: its lungs are not known, and {what} cannot be applied to it"
         raise PrepareError(msg)
     try:

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from hilum.findings import Finding, find
-from hilum.preparing.body import field_of_view
+from hilum.preparing.body import TISSUE_HU, field_of_view
 from hilum.preparing.field import Chest
 from hilum.preparing.morphology import eroded
 from hilum.preparing.sides import LEFT, RIGHT
@@ -18,6 +18,7 @@ _BODY = (0.08, 0.75)
 _END, _SIDE_CM2 = 0.25, 15.0
 _LOOSE = 0.05
 _DENSE = 0.07
+_BRIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class LungFigures:
         side_cm2: Area in which the lungs meet the side of the field of view.
         loose: Share of the lungs that lies apart from the largest piece of each.
         dense: Share of the lung fields that holds no air, their rim of 6 mm left out.
+        bright: Share of the lungs that is brighter than lung: little of our own, which go by air.
     """
 
     litres: float = 0.0
@@ -45,6 +47,7 @@ class LungFigures:
     side_cm2: float = 0.0
     loose: float = 0.0
     dense: float = 0.0
+    bright: float = 0.0
 
 
 def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
@@ -61,11 +64,12 @@ def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
         "litres": voxels / litre,
         "field_litres": np.count_nonzero(field) / litre,
         "right": np.count_nonzero(chest.labels == RIGHT) / voxels,
-        "body": voxels / np.count_nonzero(chest.body[areas > 0]),
+        "body": voxels / max(1, int(np.count_nonzero(chest.body[areas > 0]))),
         "lower_end": areas[0] / areas.max(),
         "upper_end": areas[-1] / areas.max(),
         "side_cm2": np.count_nonzero(lungs[:, side]) * chest.step_mm**2 / 100,
         "loose": 1 - sum(_largest(chest.labels == one) for one in (RIGHT, LEFT)) / voxels,
+        "bright": np.count_nonzero(chest.hu[lungs] > TISSUE_HU) / voxels,
         "dense": np.count_nonzero(deep & ~lungs) / np.count_nonzero(field),
     }
     return LungFigures(**{name: float(value) for name, value in values.items()})
@@ -101,6 +105,8 @@ def judge(figures: LungFigures) -> tuple[Finding, ...]:
     if figures.dense > _DENSE:
         message = f"{figures.dense:.0%} of the lung fields hold no air: consolidation, fluid, collapse or a mass"
         found.append(find("lungs-dense", message))
+    if figures.bright > _BRIGHT:
+        found.append(find("lungs-bright", f"{figures.bright:.0%} of the lungs is as bright as tissue"))
     return tuple(found)
 
 

@@ -170,6 +170,8 @@ def _mean_y(mask: Mask) -> float:
 
 def _lies_on_front(chest: Chest) -> bool:
     """True where the table lies before the patient."""
+    if not chest.body.any():
+        return False
     outside = (chest.hu > TISSUE_HU) & ~dilated(chest.body, 2)
     if np.count_nonzero(outside) * chest.step_mm**3 < _TABLE_ML * 1000:
         return False

@@ -19,7 +19,8 @@ from hilum.preparing.field import Chest, lung_field
 from hilum.preparing.morphology import IN_SLICE, filled_slices, squares_to
 from hilum.preparing.resample import grid_around, sample, sample_mask
 from hilum.preparing.sides import LEFT, RIGHT, right_and_left
-from hilum.volume import Affine, Volume
+from hilum.recipe import MOST_VOXELS
+from hilum.volume import Affine, Volume, canonical, reorient
 
 COARSE_MM = 3.0
 _CLOSE_MM = 9.0
@@ -27,7 +28,8 @@ _HOLE_MM2 = 2500.0
 _BORDER_HU = -400
 _PARENCHYMA_HU = -850
 _LUNGMASK = {1, 2, 3, 4, 5}
-_TOTALSEGMENTATOR = {10, 11, 12, 13, 14}
+_TOTALSEGMENTATOR, _TOTALSEGMENTATOR_1 = {10, 11, 12, 13, 14}, {13, 14, 15, 16, 17}
+_MOST_NUMBER = 255
 
 Part = Literal["lungs", "lung-field", "right", "left"]
 Verdict = Literal["good", "doubtful", "no-lungs"]
@@ -75,13 +77,13 @@ class Lungs:
 
     def box_mm(self, part: Part = "lungs") -> np.ndarray | None:
         """Corners (2, 3) of a part's box in LPS mm, (x, y, z), outer voxels counted whole; None where it is empty."""
-        where = np.argwhere(self.part(part))
-        if not len(where):
+        mask = self.part(part)
+        surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+        if not len(surface):
             return None
-        lower, upper = where.min(axis=0) - 0.5, where.max(axis=0) + 0.5
-        corners = np.array([[(lower, upper)[b][a] for a, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
-        mm = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
-        return np.stack([mm.min(axis=0), mm.max(axis=0)])
+        mm = surface @ self.affine[:3, :3].T + self.affine[:3, 3]
+        half = np.abs(self.affine[:3, :3]).sum(axis=1) / 2
+        return np.stack([mm.min(axis=0) - half, mm.max(axis=0) + half])
 
 
 FindLungs: TypeAlias = Callable[[Volume], Lungs]
@@ -98,6 +100,15 @@ def segment_lungs(volume: Volume) -> Lungs:
 
 def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
     """The lungs that ``locate_lungs`` found in a scan, with their border on the scan's own grid."""
+    turn, _ = canonical(volume.affine, volume.shape)
+    turned = volume if turn.is_identity else reorient(volume)
+    labels, field = (np.ascontiguousarray(turn.unturned(one)) for one in _refined(turned, coarse))
+    right, left = (np.count_nonzero(labels == side) * volume.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
+    return replace(coarse, labels=labels, field=field, affine=volume.affine, right_ml=right, left_ml=left)
+
+
+def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
+    """Labels and fields, slice by slice; the grids are parallel."""
     index = np.linalg.inv(coarse.affine) @ volume.affine
     near = ndimage.grey_dilation(coarse.labels, size=(3, 3, 3))
     core = np.where(ndimage.binary_erosion(coarse.mask), coarse.labels, 0)
@@ -121,8 +132,7 @@ def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
 
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(draw, range(volume.shape[0])))
-    right, left = (np.count_nonzero(labels == side) * volume.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
-    return replace(coarse, labels=labels, field=field, affine=volume.affine, right_ml=right, left_ml=left)
+    return labels, field
 
 
 def locate_lungs(volume: Volume) -> Lungs:
@@ -148,17 +158,18 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
     Args:
         volume: The scan.
         mask: In the same patient coordinates, on any grid: one number for all that is lung; lungmask's 1 and 2, or its
-            lobes 1 to 5; or TotalSegmentator's 10 to 14 among other organs.
+            lobes 1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
 
     Raises:
         PrepareError: If the mask holds other numbers, or lies beside the scan.
     """
-    lung = _numbered(mask.voxels_hu)
     ends = volume.mm_to_index(mask.index_to_mm(list(np.ndindex(2, 2, 2)) * (np.array(mask.shape) - 1)))
     if np.any(ends.max(axis=0) < 0) or np.any(ends.min(axis=0) > np.array(volume.shape) - 1):
         msg = "a mask must lie on its scan, this one lies beside it (in LPS mm)"
         raise PrepareError(msg)
     coarse = _coarse(volume)
+    numbers = sample(mask, coarse.affine, coarse.shape, interpolation="nearest", air=0.0)
+    lung = np.isin(mask.voxels_hu, list(_lung_numbers(mask.voxels_hu, numbers, coarse.voxels_hu)))
     body = find_body(coarse.voxels_hu, COARSE_MM)
     leftward = leftward_mm(coarse.voxels_hu, body, COARSE_MM)
     parenchyma = np.full(coarse.shape, _PARENCHYMA_HU, np.float32)  # the mask has decided what is lung
@@ -180,15 +191,18 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
     )
 
 
-def _numbered(voxels: np.ndarray) -> np.ndarray:
-    """True where a label map of a known coding says lung."""
-    numbers = set(np.unique(voxels).tolist()) - {0}
-    if len(numbers) <= 1 or numbers <= _LUNGMASK:
-        return np.asarray(voxels != 0)
-    if numbers & _TOTALSEGMENTATOR:
-        return np.isin(voxels, list(_TOTALSEGMENTATOR))
-    some = ", ".join(f"{n:g}" for n in sorted(numbers)[:8])
-    msg = f"a lung mask must hold one number, 1 to 5 (lungmask) or 10 to 14 (TotalSegmentator) besides 0, holds {some}"
+def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set[int]:
+    """The numbers that say lung in a label map of a known coding; TotalSegmentator's is told by what is dark."""
+    found = np.unique(voxels).tolist()
+    numbers = {int(n) for n in found} - {0}
+    if found[0] >= 0 and found[-1] <= _MOST_NUMBER and all(n == int(n) for n in found):
+        if len(numbers) <= 1 or numbers <= _LUNGMASK:
+            return numbers
+        dark = {n for n in numbers if np.mean(hu[coarse == n] < LUNG_HU) > 0.5 and np.any(coarse == n)}
+        if numbers & (_TOTALSEGMENTATOR | _TOTALSEGMENTATOR_1):
+            return set(_TOTALSEGMENTATOR_1 if dark & {15, 17} else _TOTALSEGMENTATOR)  # else oesophagus and thyroid
+    some = ", ".join(f"{n:g}" for n in found[:8])
+    msg = f"a lung mask must hold one number, 1 to 5 (lungmask) or TotalSegmentator's besides 0, holds {some}"
     raise PrepareError(msg)
 
 
@@ -211,10 +225,20 @@ def _judged(chest: Chest, coarse: Volume) -> Lungs:
 
 
 def _coarse(volume: Volume) -> Volume:
-    """The scan on cubic voxels of 3 mm, along its own axes."""
-    shape = tuple(max(1, round(e / COARSE_MM)) for e in volume.extent_mm)
-    affine = grid_around(volume.centre_mm, volume.affine[:3, :3] * (COARSE_MM / np.array(volume.spacing_mm)), shape)
-    return Volume(voxels_hu=sample(volume, affine, shape, outside="edge"), affine=affine)
+    """The scan on cubic voxels of 3 mm, along its own axes, which run feet to head, front to back, right to left."""
+    turn, own = canonical(volume.affine, volume.shape)
+    spacing = np.linalg.norm(own[:3, :3], axis=0)
+    extent = spacing * turn.turned(np.empty(volume.shape, bool)).shape
+    z, y, x = (max(1, round(float(e) / COARSE_MM)) for e in extent)
+    if z * y * x > MOST_VOXELS:
+        msg = f"lungs are found in at most {MOST_VOXELS:.0e} voxels of 3 mm, this scan has {z * y * x:.0e}"
+        raise PrepareError(msg)
+    affine = grid_around(volume.centre_mm, own[:3, :3] * (COARSE_MM / spacing), (z, y, x))
+    hu = sample(volume, affine, (z, y, x), outside="edge")
+    if not np.isfinite(hu).all():
+        msg = "a scan must hold finite HU for its lungs to be found, some are not"
+        raise PrepareError(msg)
+    return Volume(voxels_hu=hu, affine=affine)
 
 
 def _closed(lung: _Mask, step_mm: float) -> _Mask:

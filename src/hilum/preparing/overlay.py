@@ -1,5 +1,6 @@
 """Draws lungs and lung fields over three planes of a scan, to be looked at before they are believed."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ def see_lungs(volume: Volume) -> Seen:
             f"fields {figures.field_litres:.2f} litres, "
             f"{figures.dense:.0%} dense; {figures.body:.0%} of the body"
         )
+    # Reading refuses nothing for its lungs: only a recipe that needs them does.
+    findings = tuple(replace(finding, severity="note") for finding in lungs.findings)
     return Seen(
-        what="lungs", verdict=lungs.verdict, summary=summary, figures=figures, findings=lungs.findings,
+        what="lungs", verdict=lungs.verdict, summary=summary, figures=figures, findings=findings,
         pictures=overlay(volume, lungs),
     )  # fmt: skip
 

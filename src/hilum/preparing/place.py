@@ -10,7 +10,7 @@ from hilum.errors import GeometryError, PrepareError
 from hilum.findings import Finding, find
 from hilum.preparing.lungs import Lungs
 from hilum.preparing.resample import grid_around
-from hilum.recipe import Recipe
+from hilum.recipe import MOST_VOXELS, Recipe
 from hilum.volume import Affine, Volume
 
 _BEYOND_MM = 1.0
@@ -58,7 +58,11 @@ def place(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Lungs 
         return _grid(centre, spacing, size, [])
     spacing = np.array(recipe.grid_spacing_mm)
     if recipe.sub_volumes:
-        z, y, x = np.maximum(size, np.ceil(wanted / spacing - 1e-6)).astype(int).tolist()
+        needed = np.maximum(size, np.ceil(wanted / spacing - 1e-6))
+        if needed.prod() > MOST_VOXELS:
+            msg = f"a sample must have at most {MOST_VOXELS:.0e} voxels, at this spacing it has {needed.prod():.0e}"
+            raise PrepareError(msg)
+        z, y, x = needed.astype(int).tolist()
         return _grid(centre, spacing, (z, y, x), [])
     return _grid(centre, spacing, size, _beyond(extent_mm, recipe, what))
 

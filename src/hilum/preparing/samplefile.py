@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         "shape": list(volume.shape),
         "affine": volume.affine.tolist(),
         "tags": asdict(volume.tags),
-        "findings": [asdict(f) for f in volume.findings],
+        "findings": [asdict(replace(f, where="")) for f in volume.findings],  # names of files can be patients'
     }
     about["checksum"] = _checksum(about, arrays)
     header: dict[str, Any] = {"__metadata__": {"hilum": json.dumps(about)}}
@@ -56,7 +56,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays lie where a processor likes them
-    write_whole(path, (len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())))
+    write_whole(path, (len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())), follow=False)
 
 
 def load_sample(path: Path) -> Volume:
@@ -81,6 +81,9 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
         PrepareError: If it is not there or damaged.
     """
     try:
+        if path.is_symlink():
+            msg = f"the sample {path.name} is damaged: it is a link"
+            raise PrepareError(msg)
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -98,15 +101,24 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
             if about.pop("checksum") != _checksum(about, arrays):
                 msg = f"the sample {path.name} is damaged: its bytes are not those that were written"
                 raise PrepareError(msg)
-            if about["key"] != path.stem:
-                msg = f"the sample {path.name} is damaged: it is the sample {about['key']} under another name"
-                raise PrepareError(msg)
             _checked.add(same)
+        if about["key"] != path.stem:
+            msg = f"the sample {path.name} is damaged: it is the sample {about['key']} under another name"
+            raise PrepareError(msg)
         volume = _volume(about, arrays)
     except FileNotFoundError as exc:
         msg = f"the sample {path.name} is not there"
         raise PrepareError(msg) from exc
-    except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError, ConfigError) as exc:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+        ConfigError,
+    ) as exc:
         msg = f"the sample {path.name} is damaged"
         raise PrepareError(msg) from exc
     _note(path, time.time_ns() if use else found.st_atime_ns, found.st_mtime_ns)

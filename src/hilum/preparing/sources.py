@@ -77,6 +77,8 @@ class Sources:
         self._lines()[state] = digest
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            if self.file.is_symlink():
+                return
             with self.file.open("a", encoding="ascii") as file:  # so short a line is appended at once
                 file.write(f"{state} {digest} {_check(state, digest)}\n")
         except OSError:
@@ -109,8 +111,11 @@ def _state(path: Path) -> tuple[str, bool]:
 
 
 def _digest(path: Path) -> str:
+    """Of the files of a scan in no order, and of voxel files that a header names in that header's order."""
+    detached = detached_files(path)
     try:
-        digests = sorted(_file_digest(f) for f in _files(path))
+        digests = sorted(_file_digest(f) for f in _files(path)[: -len(detached) or None])
+        digests += [_file_digest(f) for f in detached]
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()

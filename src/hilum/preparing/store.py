@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from hilum.config import ReadingConfig, Recipe
 from hilum.configfile import to_dict
-from hilum.errors import ConfigError, PrepareError, ReadError
+from hilum.errors import ConfigError, HilumError, PrepareError, ReadError, StoreError
+from hilum.files import here
 from hilum.preparing.recipe import prepare_path
 from hilum.preparing.samplefile import SUFFIX, load_sample, read_sample, save_sample
 from hilum.preparing.sources import INDEX, Sources
@@ -25,14 +26,14 @@ _VERSION = 5
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _SAMPLE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
-_LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(SUFFIX)}\.(\d{{1,10}})\.[0-9a-f]{{8}}")
+_LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(SUFFIX)}\.(\d{{1,10}})\.([0-9a-f]{{4}})[0-9a-f]{{4}}")
 """Names that only a store gives; nothing else is ever counted or removed."""
 
 _HEADER_BYTES = 4096
 """About what a sample's header takes."""
 
 _LONGEST_WRITE_S = 3600.0
-"""No sample takes this long to write: an older leftover has no writer, whoever has its number now."""
+"""No sample takes this long to write: an older leftover has no writer, here or on another machine."""
 
 
 class Fetched(NamedTuple):
@@ -111,7 +112,10 @@ class Store:
             if self.sources.state(one) != state:
                 msg = f"{one} was changed while it was read"
                 raise ReadError(msg)
-        save_sample(volume, file)
+        try:
+            save_sample(volume, file)
+        except HilumError as exc:
+            raise StoreError(str(exc)) from exc
         return Fetched(file, volume, made=True)
 
     def find(
@@ -147,7 +151,11 @@ class Store:
             "version": _VERSION,
         }
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-        return self.folder / key[:2] / f"{key}{SUFFIX}"
+        folder = self.folder / key[:2]
+        if folder.is_symlink():
+            msg = f"{folder} must be a folder of the store, is a link"
+            raise StoreError(msg)
+        return folder / f"{key}{SUFFIX}"
 
     def samples(self) -> list[Stored]:
         """All samples, the longest unused first; links are not followed."""
@@ -168,13 +176,13 @@ class Store:
                     yield one.file, str(exc)
 
     def leftovers(self) -> list[Path]:
-        """Files whose writers were killed: no process has their number, or they are older than any write takes."""
+        """Files whose writers were killed: no process here has their number, or they are older than any write takes."""
         found = []
         for entry in self._entries(_LEFTOVER):
             match = _LEFTOVER.fullmatch(entry.name)
             with contextlib.suppress(FileNotFoundError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if match and (age > _LONGEST_WRITE_S or not _is_alive(int(match[1]))):
+                if match and (age > _LONGEST_WRITE_S or (match[2] == here() and not _is_alive(int(match[1])))):
                     found.append(Path(entry.path))
         return found
 

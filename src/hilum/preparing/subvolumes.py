@@ -47,23 +47,27 @@ def all_starts(volume: Volume, recipe: Recipe) -> Int[np.ndarray, "n 3"]:
 
 
 def random_start(volume: Volume, recipe: Recipe, random: np.random.Generator) -> Size:
-    """Where a random grid begins, (z, y, x): its centre lies inside the lungs, where they are known.
+    """Where a random grid begins, (z, y, x): around a random voxel of the lungs, where they are known.
 
-    Along an axis where the sample is no larger than the grid there is one place only. If no centre that is possible
-    lies inside the lungs, all are equally likely.
+    The voxel lies in the middle of the grid, or as near to it as the sample's border lets it, so that the border of the
+    lungs is seen too. Without lungs all grids are equally likely.
     """
-    half = np.array(recipe.size) // 2
-    free = np.array(volume.shape) - np.array(recipe.size) + 1  # numbers of starts
-    if volume.lungs is None:
-        return _size(random.integers(free))
-    possible = volume.lungs[tuple(slice(h, h + n) for h, n in zip(half, free, strict=True))]
-    for start in random.integers(free, size=(_TRIES, 3)):
-        if possible[tuple(start)]:
-            return _size(start)
-    inside = np.flatnonzero(possible)
+    size, shape = np.array(recipe.size), np.array(volume.shape)
+    voxel = None if volume.lungs is None else _random_voxel(volume.lungs, random)
+    if voxel is None:
+        return _size(random.integers(shape - size + 1))
+    return _size(np.clip(voxel - size // 2, 0, shape - size))
+
+
+def _random_voxel(mask: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
+    """Index of a random true voxel; None where there is none."""
+    for voxel in random.integers(mask.shape, size=(_TRIES, 3)):
+        if mask[tuple(voxel)]:
+            return np.asarray(voxel)
+    inside = np.flatnonzero(mask)
     if not len(inside):
-        return _size(random.integers(free))
-    return _size(np.array(np.unravel_index(inside[random.integers(len(inside))], possible.shape)))
+        return None
+    return np.array(np.unravel_index(inside[random.integers(len(inside))], mask.shape))
 
 
 def _size(start: np.ndarray) -> Size:
