@@ -79,9 +79,10 @@ def _field(chest: Chest, down: int) -> UInt8[np.ndarray, "z y x"]:
     lungs = {side: chest.labels == side for side in (RIGHT, LEFT)}
     hulls = {side: _hull(lung, chest.step_mm) for side, lung in lungs.items()}
     both = hulls[RIGHT] | hulls[LEFT]
-    inside, beyond = _ribs(chest, both)
-    tissue = chest.body & inside & ~both & (chest.hu < _BONE_HU)
-    fluid = _fluid(chest, tissue, both, down)
+    inside, wide, beyond = _ribs(chest, both)
+    soft = chest.body & ~both & (chest.hu < _BONE_HU)
+    fluid = _fluid(chest, soft & wide, both, down)
+    tissue = soft & inside
     middle = _middle(chest, both)
     sizes = {side: np.count_nonzero(lung) for side, lung in lungs.items()}
     for side in (RIGHT, LEFT):
@@ -97,7 +98,7 @@ def _field(chest: Chest, down: int) -> UInt8[np.ndarray, "z y x"]:
             if sizes[side] < _SMALL * _USUAL[side] * sizes[other]:
                 above = _above(hulls[side] | more, chest.step_mm)
                 more |= _large(mirrored & above, near=hulls[side] | more, step_mm=chest.step_mm)
-        own = _hull(hulls[side] | more, chest.step_mm, rim_mm=0.0) & inside if more.any() else hulls[side]
+        own = _hull(hulls[side] | more, chest.step_mm, rim_mm=0.0) & wide if more.any() else hulls[side]
         field[(own | hulls[side]) & chest.body & (field == 0) & ~lungs[other]] = side
     return field
 
@@ -178,8 +179,8 @@ def _lies_on_front(chest: Chest) -> bool:
     return bool(_mean_y(outside) < _mean_y(chest.body))
 
 
-def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
-    """Inside the ribs, and beyond all lung as seen from the middle of the chest.
+def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask, Mask]:
+    """Inside the ribs; the same where cartilage stands for them too; beyond all lung as seen from the chest's middle.
 
     Ribs are met by rays from the middle of the chest in each slice, one every three degrees; as they run obliquely, a
     slice counts those of its neighbours too.
@@ -205,9 +206,11 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask]:
     wall = ndimage.median_filter(np.pad(wall, ((0, 0), (3, 3)), mode="wrap"), (3, 7), mode="nearest")[:, 3:-3]
     normal_y, normal_x = np.gradient(chest.leftward_mm)
     across = round((2 * np.arctan2(normal_y[0, 0], normal_x[0, 0]) + np.pi) / (2 * np.pi) * _RAYS)
-    opposite = (across - np.arange(_RAYS)) % _RAYS  # in front ribs are cartilage: there the other side stands for them
-    wall = np.where(np.isfinite(wall), wall, np.maximum(last, last[:, opposite]) + 1)
-    return radius < wall[:, ray], radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
+    opposite = (across - np.arange(_RAYS)) % _RAYS  # cartilage is no bone: there the other side tells how far it is
+    wide = np.where(np.isfinite(wall), wall, np.maximum(last, last[:, opposite]) + 1)
+    wall = np.where(np.isfinite(wall), wall, last)
+    beyond = radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
+    return radius < wall[:, ray], radius < wide[:, ray], beyond
 
 
 def _middle(chest: Chest, lungs: Mask) -> Float[np.ndarray, " z"]:
