@@ -46,8 +46,6 @@ class Lungs:
         labels: 0 elsewhere, 1 right lung, 2 left lung (the patient's right and left): air, and what air surrounds.
         field: The same for the lung fields: each lung's smooth hull to the chest wall, dense disease included.
         affine: Index (z, y, x) of ``labels`` to LPS mm.
-        right_ml: Volume of the right lung.
-        left_ml: Volume of the left lung.
         verdict: ``good``, ``doubtful`` where a finding speaks against them, or ``no-lungs``.
         figures: What the verdict rests on, measured on cubic voxels of 3 mm.
         findings: What speaks against them: codes ``no-lungs`` and ``lungs-...``.
@@ -56,11 +54,22 @@ class Lungs:
     labels: _Labels
     field: _Labels
     affine: Affine
-    right_ml: float
-    left_ml: float
     verdict: Verdict
     figures: LungFigures
     findings: tuple[Finding, ...]
+
+    @property
+    def right_ml(self) -> float:
+        """Volume of the right lung."""
+        return self._ml(RIGHT)
+
+    @property
+    def left_ml(self) -> float:
+        """Volume of the left lung."""
+        return self._ml(LEFT)
+
+    def _ml(self, side: int) -> float:
+        return np.count_nonzero(self.labels == side) * float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
     @property
     def mask(self) -> _Mask:
@@ -103,8 +112,7 @@ def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
     turn, _ = canonical(volume.affine, volume.shape)
     turned = volume if turn.is_identity else reorient(volume)
     labels, field = (np.ascontiguousarray(turn.unturned(one)) for one in _refined(turned, coarse))
-    right, left = (np.count_nonzero(labels == side) * volume.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
-    return replace(coarse, labels=labels, field=field, affine=volume.affine, right_ml=right, left_ml=left)
+    return replace(coarse, labels=labels, field=field, affine=volume.affine)
 
 
 def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
@@ -185,10 +193,7 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
         for one in (labels[tuple(nearest)], found.field)
     )  # fmt: skip
     sides[~lung] = 0
-    right, left = (np.count_nonzero(sides == side) * mask.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
-    return replace(
-        found, labels=sides, field=np.maximum(field, sides), affine=mask.affine, right_ml=right, left_ml=left
-    )
+    return replace(found, labels=sides, field=np.maximum(field, sides), affine=mask.affine)
 
 
 def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set[int]:
@@ -198,7 +203,7 @@ def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set
     if found[0] >= 0 and found[-1] <= _MOST_NUMBER and all(n == int(n) for n in found):
         if len(numbers) <= 1 or numbers <= _LUNGMASK:
             return numbers
-        dark = {n for n in numbers if np.mean(hu[coarse == n] < LUNG_HU) > 0.5 and np.any(coarse == n)}
+        dark = {n for n in numbers if np.any(coarse == n) and np.mean(hu[coarse == n] < LUNG_HU) > 0.5}
         if numbers & (_TOTALSEGMENTATOR | _TOTALSEGMENTATOR_1):
             return set(_TOTALSEGMENTATOR_1 if dark & {15, 17} else _TOTALSEGMENTATOR)  # else oesophagus and thyroid
     some = ", ".join(f"{n:g}" for n in found[:8])
@@ -211,13 +216,10 @@ def _judged(chest: Chest, coarse: Volume) -> Lungs:
     field = lung_field(chest)
     figures = measure(chest, field)
     findings = judge(figures)
-    right, left = (np.count_nonzero(chest.labels == side) * coarse.voxel_mm3 / 1000 for side in (RIGHT, LEFT))
     return Lungs(
         labels=chest.labels,
         field=field,
         affine=coarse.affine,
-        right_ml=right,
-        left_ml=left,
         verdict="no-lungs" if not chest.labels.any() else "doubtful" if findings else "good",
         figures=figures,
         findings=findings,
