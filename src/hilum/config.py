@@ -6,15 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hilum.augmentation import AugmentConfig as AugmentConfig
 from hilum.errors import require
 from hilum.findings import Policy, PolicyName
 from hilum.recipe import Range as Range
 from hilum.recipe import Recipe as Recipe
 from hilum.recipe import Triple as Triple
-
-
-def _finite(values: tuple[float, ...]) -> bool:
-    return all(math.isfinite(v) for v in values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,49 +114,6 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentConfig:
-    """Random changes to training samples, in HU and mm."""
-
-    flip: Triple = (0.0, 0.0, 0.0)
-    """Probability of a flip along (z, y, x). The heart has a side: no flips for whole chests."""
-
-    affine: float = 0.8
-    """Probability of the affine map below."""
-
-    rotation_deg: Triple = (10.0, 10.0, 10.0)
-    """Largest rotation about the (z, y, x) axis, in degrees."""
-
-    scaling: float = 0.05
-    """Largest relative change of size."""
-
-    translation_mm: Triple = (5.0, 5.0, 5.0)
-    """Largest shift along (z, y, x), in mm."""
-
-    noise: float = 0.5
-    """Probability of added noise."""
-
-    noise_hu: float = 20.0
-    """Largest standard deviation of the noise, in HU."""
-
-    slab_mm: Range | None = None
-    """Keep a central slab this thick along z (from, to), in mm, and repeat its outer slices; with region point."""
-
-    def __post_init__(self) -> None:
-        for name in ("affine", "noise"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"augment.{name}", "a probability", value)
-        require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities", self.flip)
-        require(0 <= self.scaling < 0.5, "augment.scaling", "at least 0 and below 0.5", self.scaling)
-        require(0 <= self.noise_hu < math.inf, "augment.noise_hu", "at least 0", self.noise_hu)
-        for name in ("rotation_deg", "translation_mm"):
-            values = getattr(self, name)
-            require(_finite(values), f"augment.{name}", "finite (z, y, x)", values)
-        if self.slab_mm is not None:
-            low, high = self.slab_mm
-            require(0 < low <= high < math.inf, "augment.slab_mm", "(from, to) in mm", self.slab_mm)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The network."""
 
@@ -248,8 +202,12 @@ class DecisionConfig:
 
     at: float = 0.9
 
+    tta: int = 0
+    """Test-time augmentation: so many moved views of a case, beside the case itself, whose mean probability decides."""
+
     def __post_init__(self) -> None:
         require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
+        require(0 <= self.tta <= 64, "decision.tta", "0 to 64", self.tta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from hilum.config import RunConfig
+from hilum.augmentation import preset
+from hilum.config import Recipe, RunConfig
 from hilum.errors import ConfigError, require
 from hilum.files import write_whole
 
@@ -97,10 +98,19 @@ def load(path: Path) -> RunConfig:
         msg = f"{path} is not a TOML file: {exc}"
         raise ConfigError(msg) from exc
     try:
-        return from_dict(RunConfig, values)
+        return from_dict(RunConfig, _with_preset(values))
     except ConfigError as exc:
         msg = f"{path}: {exc}"
         raise ConfigError(msg) from exc
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """What [augment] does not give, as its preset has it for this recipe."""
+    given = values.get("augment", {})
+    if not isinstance(given, dict):
+        return values
+    recipe = from_dict(Recipe, values.get("recipe", {}), "recipe")
+    return {**values, "augment": {**to_dict(preset(given.get("preset", "standard"), recipe)), **given}}
 
 
 def save(config: RunConfig, path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.config import (
-    AugmentConfig,
     CohortConfig,
     LossConfig,
     ModelConfig,
@@ -94,7 +93,6 @@ def _config(table: Path, seed: int) -> RunConfig:
         cohort=CohortConfig(table=table.name, classes=("0", "1")),
         split=SplitConfig(val=0.15, test=0.3, seed=seed),
         recipe=Recipe(region="lungs", size=(48, 40, 56), spacing_mm=(6.0, 6.0, 6.0)),
-        augment=AugmentConfig(scaling=0.1, translation_mm=(10.0, 10.0, 10.0)),
         model=ModelConfig(depth=18, width=16),
         loss=LossConfig(class_weights="inverse"),
         training=TrainingConfig(epochs=40, batch_size=8, schedule="one-cycle", stop_patience=0, seed=seed),

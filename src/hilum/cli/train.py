@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from hilum.augmentation import preset
 from hilum.config import RunConfig
 from hilum.configfile import load, to_dict
 from hilum.errors import ConfigError
@@ -73,7 +74,14 @@ class Train:
         return replace(self, settings=own)
 
     def _again(self, args: Sequence[str], settings: RunConfig) -> "Train":
-        return tyro.cli(Train, args=args, default=replace(self, settings=settings), prog="hilum train")
+        def parsed(defaults: RunConfig) -> "Train":
+            return tyro.cli(Train, args=args, default=replace(self, settings=defaults), prog="hilum train")
+
+        command = parsed(settings)
+        name = command.settings.augment.preset
+        if name == settings.augment.preset:
+            return command
+        return parsed(replace(settings, augment=preset(name, command.settings.recipe)))  # a flag: all of that preset
 
     def run(self) -> int:
         """Train, then judge the model on the test part."""

@@ -90,6 +90,10 @@ class CohortDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def targets_of(self, places: list[int]) -> Float32[Tensor, "n c"]:
+        """Targets of the cases at these places."""
+        return torch.from_numpy(self.targets[places]).float()
+
     def __getitem__(self, item: int | Drawn) -> Sample:
         """The case at a place of this part; with an epoch and ``sub_volumes`` the grid that this epoch draws."""
         place, epoch = item if isinstance(item, tuple) else (item, None)

@@ -1,133 +1,101 @@
-"""Random changes to a batch in HU, on its device: slab, flips, one affine map, noise."""
-
-from dataclasses import dataclass
-from typing import Literal
+"""A batch in HU with random changes, on its device: one resampling at most, each case the same in any batch."""
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from hilum.config import AugmentConfig
-from hilum.randomness import generator, torch_seed
-from hilum.volume import AIR_HU
+from hilum.augmentation import AugmentConfig
+from hilum.modelling.changes import Change, draw
+from hilum.modelling.intensity import recolour
+from hilum.modelling.mixing import draw_mixes, mix
+from hilum.modelling.spatial import move
+from hilum.recipe import Recipe
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AugmentParams:
-    """What will be done to each case of a batch.
+class Augment:
+    """Random changes to batches, the same for the same (seed, epoch, case).
 
-    Attributes:
-        slab_mm: Thickness along z that is kept.
-        flip: Whether to flip along (z, y, x).
-        affine: Maps output to input positions relative to the centre, mm in (z, y, x, 1); identity: not resampled.
-        noise_hu: Standard deviation of the noise.
-        noise_seed: Seed of the noise.
+    Args:
+        config: What may happen, how probably and how far.
+        recipe: Of the samples: its first window, and what lies outside.
+        seed: Of the run.
+
+    Raises:
+        ConfigError: If the config would destroy what the recipe's region is looked at for.
+
+    Example:
+        >>> from hilum import AugmentConfig, Recipe
+        >>> augment = Augment(AugmentConfig(), Recipe(spacing_mm=(2.0, 2.0, 2.0)))
+        >>> batch = torch.zeros(2, 1, 8, 8, 8)
+        >>> augment(batch, np.full((2, 3), 2.0), ["case-1", "case-2"], epoch=1).shape
+        torch.Size([2, 1, 8, 8, 8])
     """
 
-    slab_mm: Float64[np.ndarray, " b"]
-    flip: Bool[np.ndarray, "b 3"]
-    affine: Float64[np.ndarray, "b 3 4"]
-    noise_hu: Float64[np.ndarray, " b"]
-    noise_seed: list[int]
+    def __init__(self, config: AugmentConfig, recipe: Recipe, *, seed: int = 0) -> None:
+        config.check_for(recipe)
+        self.config = config
+        self.recipe = recipe
+        self.seed = seed
 
+    def __call__(
+        self,
+        x: Float[Tensor, "b c z y x"],
+        spacing_mm: Float64[np.ndarray, "b 3"],
+        case_ids: list[str],
+        *,
+        epoch: int,
+        num_images: int = 1,
+    ) -> Float[Tensor, "b c z y x"]:
+        """The changed batch; the batch itself stays as it is.
 
-def draw(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: int) -> AugmentParams:
-    """Parameters for a batch; each case's come from (seed, epoch, case) alone, whatever batch it is in."""
-    slabs, flips, affines, noises = [], [], [], []
-    for case_id in case_ids:
-        random = generator(seed, epoch, case_id, "augment")
-        thick = random.uniform(*(config.slab_mm or (0, 0)))
-        slabs.append(thick if config.slab_mm else np.inf)
-        flips.append(random.random(3) < config.flip)
-        uniform = random.uniform(-1, 1, (3, 3))
-        moved = random.random() < config.affine
-        affines.append(_affine(config, uniform) if moved else np.eye(3, 4))
-        strength = random.random() * config.noise_hu
-        noises.append(strength if random.random() < config.noise else 0.0)
-    return AugmentParams(
-        slab_mm=np.array(slabs, float),
-        flip=np.array(flips),
-        affine=np.array(affines),
-        noise_hu=np.array(noises, float),
-        noise_seed=[torch_seed(seed, epoch, case_id, "noise") for case_id in case_ids],
-    )
+        Args:
+            x: HU, and masks where there are further channels.
+            spacing_mm: Of each sample, (z, y, x).
+            case_ids: Of the samples.
+            epoch: Of the training.
+            num_images: How many of the channels are images in HU; the rest are masks.
+        """
+        changes = draw(self.config, case_ids, seed=self.seed, epoch=epoch)
+        return apply(x, changes, spacing_mm, self.recipe, num_images=num_images)
+
+    def mixed(
+        self, x: Float[Tensor, "b c z y x"], targets: Float[Tensor, "b k"], case_ids: list[str], *, epoch: int
+    ) -> tuple[Float[Tensor, "b c z y x"], Float[Tensor, "b k"]]:
+        """Mixup and cutmix: the batch and its soft labels. The partners are those in the batch.
+
+        Args:
+            x: The changed batch.
+            targets: A probability for each class.
+            case_ids: Of the samples.
+            epoch: Of the training.
+        """
+        return mix(x, targets, draw_mixes(self.config, case_ids, seed=self.seed, epoch=epoch))
 
 
 def apply(
     x: Float[Tensor, "b c z y x"],
-    params: AugmentParams,
+    changes: list[Change],
     spacing_mm: Float64[np.ndarray, "b 3"],
+    recipe: Recipe,
     *,
-    outside: Literal["air", "edge"],
+    num_images: int = 1,
 ) -> Float[Tensor, "b c z y x"]:
-    """The batch with the drawn changes; what comes in from outside is what the recipe says lies outside.
+    """A batch with a change for each sample: first where voxels lie, then their HU.
 
-    The lungs go where the HU go, by the same map; they have no noise and end where the grid ends.
+    Case by case, so that a result cannot depend on the batch; what has no change comes back bit for bit.
 
     Args:
-        x: HU, and the lungs (0 or 1) where there is a second channel.
-        params: From ``draw``.
+        x: HU, and masks where there are further channels.
+        changes: From ``draw``, or kept from an earlier one.
         spacing_mm: Of each sample, (z, y, x).
-        outside: What lies beyond the grid.
+        recipe: Its first window, and what lies outside.
+        num_images: How many of the channels are images in HU; the rest are masks: they move, and keep their values.
     """
-    out = x.clone()
-    for i in np.flatnonzero(np.isfinite(params.slab_mm)):
-        out[i] = _slab(out[i], float(params.slab_mm[i]), float(spacing_mm[i, 0]))
-    for i in np.flatnonzero(params.flip.any(axis=1)):
-        out[i] = out[i].flip([1 + int(axis) for axis in np.flatnonzero(params.flip[i])])
-    moved = np.flatnonzero((params.affine != np.eye(3, 4)).any(axis=(1, 2)))
-    if len(moved):
-        at = torch.from_numpy(moved).to(x.device)
-        out[at] = _moved(out[at], params.affine[moved], spacing_mm[moved], edge=outside == "edge")
-    for i in np.flatnonzero(params.noise_hu):
-        random = torch.Generator(x.device).manual_seed(params.noise_seed[i])
-        hu = out[i, :1]
-        hu += float(params.noise_hu[i]) * torch.randn(hu.shape, generator=random, device=x.device)
+    out = torch.empty_like(x)
+    for sample, before, change, steps in zip(out, x, changes, spacing_mm.tolist(), strict=True):
+        z_mm, y_mm, x_mm = steps
+        step = (z_mm, y_mm, x_mm)
+        sample.copy_(move(before, change, step, outside=recipe.outside, num_images=num_images))
+        recolour(sample[:num_images], change, step, recipe.windows[0])
     return out
-
-
-def _affine(config: AugmentConfig, uniform: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 4"]:
-    """Rotations about z, y and x, a scale and a shift, as one map of mm."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.radians(np.array(config.rotation_deg) * uniform[0])):
-        i, j = (a for a in range(3) if a != axis)
-        turn = np.eye(3)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        matrix = matrix @ turn
-    scale = 1 + config.scaling * uniform[1, 0]
-    return np.concatenate([matrix / scale, (np.array(config.translation_mm) * uniform[2])[:, None]], axis=1)
-
-
-def _slab(hu: Float[Tensor, "c z y x"], thickness_mm: float, step_mm: float) -> Float[Tensor, "c z y x"]:
-    """The central slices within a thickness, the outermost of them repeated to the ends."""
-    n = hu.shape[1]
-    offset = (np.arange(n) - (n - 1) / 2) * step_mm
-    kept = np.flatnonzero(np.abs(offset) <= max(thickness_mm / 2, step_mm / 2))
-    return hu[:, np.clip(np.arange(n), kept[0], kept[-1])]
-
-
-def _moved(
-    x: Float[Tensor, "b c z y x"],
-    affine: Float64[np.ndarray, "b 3 4"],
-    spacing_mm: Float64[np.ndarray, "b 3"],
-    *,
-    edge: bool,
-) -> Float[Tensor, "b c z y x"]:
-    """One linear resampling. ``grid_sample`` counts (x, y, z) from -1 to 1, so mm are scaled by half the extent."""
-    half = np.array(x.shape[2:]) * spacing_mm / 2
-    theta = affine.copy()
-    theta[:, :, :3] *= half[:, None, :] / half[:, :, None]
-    theta[:, :, 3] /= half
-    theta = theta[:, ::-1, [2, 1, 0, 3]].copy()
-    grid = F.affine_grid(torch.from_numpy(theta).to(x), [len(x), 1, *x.shape[2:]], align_corners=False)
-    hu, lungs = x[:, :1], x[:, 1:]
-    if edge:
-        hu = F.grid_sample(hu, grid, padding_mode="border", align_corners=False)
-    else:
-        hu = F.grid_sample(hu - AIR_HU, grid, padding_mode="zeros", align_corners=False) + AIR_HU
-    if not lungs.shape[1]:
-        return hu
-    share = F.grid_sample(lungs, grid, padding_mode="zeros", align_corners=False)
-    return torch.cat([hu, (share >= 0.5).to(hu)], dim=1)

@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from hilum.augmentation import preset
 from hilum.cohorts.table import Cohort
-from hilum.config import AugmentConfig, LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
+from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.fingerprint import Fingerprint, fingerprint
 from hilum.preparing.place import PART_NAMES
@@ -22,6 +23,11 @@ _SUB_VOLUME_MM = 1.5
 _LEAST_VOXELS = 4.0
 _STEPS = 1200
 _SMALL_GRID = 48
+
+_WHY_STANDARD = {
+    "point": "flips and turns, for a finding has no side; its size is kept within 3 %",
+    "chest": "small turns, shifts and noise; no flips, for the heart has a side",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,9 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     epochs = int(np.clip(round(_STEPS / steps), 20, 100))
     training = TrainingConfig(epochs=epochs, batch_size=batch, schedule="one-cycle", keep="best", stop_patience=0)
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
-    augment = _augment(recipe, reasons)
+    augment = preset(config.augment.preset, recipe)
+    why = _WHY_STANDARD["point" if recipe.region == "point" else "chest"]
+    reasons.append(f"augment: {why}" if augment.preset == "standard" else f"augment: {augment.preset}, as given")
     _sample_size(seen, cohort, reasons, warnings)
     known = seen.target_mm is not None and recipe.fit == "fixed"
     spanned = seen.target_mm / max(recipe.grid_spacing_mm[1:]) if known and seen.target_mm else math.inf
@@ -155,24 +163,6 @@ def _loss(seen: Fingerprint, cohort: Cohort, reasons: list[str]) -> LossConfig:
         return LossConfig(name="cross-entropy", class_weights="inverse")
     reasons.append(f"loss: cross entropy without weights, for the rarest class has {share:.0%} of the patients")
     return LossConfig(name="cross-entropy", class_weights="none")
-
-
-def _augment(recipe: Recipe, reasons: list[str]) -> AugmentConfig:
-    if recipe.region == "point":
-        thin = recipe.grid_extent_mm[0] < recipe.grid_extent_mm[1] / 2
-        turn = (180.0, 0.0, 0.0) if thin else (180.0, 15.0, 15.0)
-        slab = (recipe.grid_extent_mm[0] / 2, recipe.grid_extent_mm[0]) if thin else None
-        reasons.append("augment: flips and turns, for a finding has no side; its size is kept within 3 %")
-        return AugmentConfig(
-            flip=(0.5, 0.5, 0.5),
-            affine=1.0,
-            rotation_deg=turn,
-            scaling=0.03,
-            translation_mm=(0.0 if thin else 2.0, 2.0, 2.0),
-            slab_mm=slab,
-        )
-    reasons.append("augment: small turns, shifts and noise; no flips, for the heart has a side")
-    return AugmentConfig()
 
 
 def _sample_size(seen: Fingerprint, cohort: Cohort, reasons: list[str], warnings: list[str]) -> None:

@@ -21,7 +21,7 @@ from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import TrainingError
 from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
-from hilum.modelling.augment import apply, draw
+from hilum.modelling.augment import Augment
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
@@ -72,6 +72,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
+    augment = Augment(config.augment, config.recipe, seed=settings.seed)
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
     schedule = Schedule(settings, _optimizer(config, network), len(train.batches))
     best = network.state_dict()
@@ -89,7 +90,7 @@ def fit(
         lr = schedule.lr
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
-            trained = _train_epoch(config, fabric, model, loss, schedule, train, epoch)
+            trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
         validated, _ = _validate(config, fabric, model, loss, val)
         schedule.after_epoch(validated["loss"])
         tracker.write(epoch, lr, trained, validated)
@@ -131,18 +132,24 @@ class _Part:
 
 
 def _train_epoch(
-    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, schedule: Schedule, part: _Part, epoch: int
+    config: RunConfig,
+    fabric: Fabric,
+    model: Any,
+    augment: Augment,
+    loss: Loss,
+    schedule: Schedule,
+    part: _Part,
+    epoch: int,
 ) -> Outcome:
     model.train()
     settings, dataset = config.training, part.dataset
     seen = _Seen(dataset.labels)
     for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
         index = batch["index"].tolist()
-        params = draw(config.augment, [dataset.case_ids[i] for i in index], seed=settings.seed, epoch=epoch)
-        hu = to_float(batch["hu"], fabric.device)
-        changed = apply(hu, params, batch["spacing_mm"].numpy(), outside=config.recipe.outside)
-        x = model_input(changed, config.recipe.windows)
-        target = torch.from_numpy(dataset.targets[index]).float().to(fabric.device)
+        case_ids = [dataset.case_ids[i] for i in index]
+        hu = augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), case_ids, epoch=epoch)
+        hu, target = augment.mixed(hu, dataset.targets_of(index).to(fabric.device), case_ids, epoch=epoch)
+        x = model_input(hu, config.recipe.windows)
         schedule.before_step((epoch - 1) * len(part.batches) + number)
         logits = model(x)
         losses, weights = loss.terms(logits, target)

@@ -51,6 +51,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         raise ConfigError(msg)
     pick_device(config.training.device)
     config.recipe.check_complete()
+    config.augment.check_for(config.recipe)
     table, store = _beside(base, config.cohort.table), _beside(base, config.store)
     cohort = Cohort.read(table, config.cohort)
     for warning in cohort.warnings:
