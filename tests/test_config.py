@@ -5,13 +5,14 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hilum.augmentation import PresetName, preset
 from hilum.config import (
-    AugmentConfig,
     CohortConfig,
     DecisionConfig,
     LossConfig,
@@ -51,12 +52,12 @@ def recipes(draw):
     }
 
 
-@given(recipes(), st.none() | st.tuples(st.just(2.5), positive.map(lambda v: v + 2.5)), st.integers(0, 10**9))
-def test_a_config_written_as_toml_is_read_back_as_it_was(tmp_path_factory, settings, slab_mm, seed):
+@given(recipes(), st.sampled_from(get_args(PresetName)), st.integers(0, 10**9))
+def test_a_config_written_as_toml_is_read_back_as_it_was(tmp_path_factory, settings, name, seed):
     path = tmp_path_factory.getbasetemp() / "config.toml"
     config = RunConfig(
         recipe=Recipe(**settings),
-        augment=AugmentConfig(slab_mm=slab_mm),
+        augment=preset(name, Recipe(**settings)),
         training=TrainingConfig(seed=seed, precision="bf16-mixed"),
         cohort=CohortConfig(table="a b.csv", classes=("healthy", "krank ü")),
     )
@@ -134,14 +135,6 @@ def test_a_missing_file_and_a_binary_file_are_config_errors(tmp_path):
         (lambda: SplitConfig(val=0.6, test=0.4), "split.test must be positive, below 1 - val"),
         (lambda: SplitConfig(folds=1), "split.folds must be 0 or at least 2"),
         (lambda: SplitConfig(folds=5, fold=5), "split.fold must be at least 0 and below split.folds, got 5"),
-        (lambda: AugmentConfig(affine=1.5), "augment.affine must be a probability"),
-        (lambda: AugmentConfig(flip=(0.0, 0.0, -0.1)), "augment.flip must be probabilities"),
-        (lambda: AugmentConfig(scaling=0.5), "augment.scaling must be at least 0 and below 0.5"),
-        (lambda: AugmentConfig(noise_hu=math.inf), "augment.noise_hu must be at least 0, got inf"),
-        (lambda: AugmentConfig(rotation_deg=(0.0, math.nan, 0.0)), "augment.rotation_deg must be finite"),
-        (lambda: AugmentConfig(translation_mm=(0.0, 0.0, math.inf)), "augment.translation_mm must be finite"),
-        (lambda: AugmentConfig(slab_mm=(5.0, 2.5)), r"augment.slab_mm must be \(from, to\)"),
-        (lambda: AugmentConfig(slab_mm=(5.0, math.inf)), "augment.slab_mm must be"),
         (lambda: ModelConfig(width=0), "model.width must be positive"),
         (lambda: ModelConfig(dropout=1.0), "model.dropout must be at least 0 and below 1"),
         (lambda: LossConfig(gamma=-1.0), "loss.gamma must be at least 0"),
@@ -152,6 +145,11 @@ def test_a_missing_file_and_a_binary_file_are_config_errors(tmp_path):
         (lambda: TrainingConfig(workers=-1), "training.workers must be at least 0"),
         (lambda: TrainingConfig(plateau_factor=1.0), "training.plateau_factor must be between 0 and 1"),
         (lambda: DecisionConfig(at=1.0), "decision.at must be between 0 and 1"),
+        (lambda: DecisionConfig(tta=65), "decision.tta must be 0 to 64, got 65"),
+        (
+            lambda: RunConfig(decision=DecisionConfig(tta=4), augment=preset("none", Recipe())),
+            "decision.tta must be 0 where augment moves nothing .* got 4",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
@@ -170,7 +168,6 @@ def test_whole_numbers_are_accepted_where_decimals_are_meant():
 def test_settings_that_are_not_given_are_left_out_of_the_file():
     values = to_dict(RunConfig())
     assert "extent_mm" not in values["recipe"]
-    assert "slab_mm" not in values["augment"]
 
 
 def test_every_setting_of_every_section_survives_as_plain_values():

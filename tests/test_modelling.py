@@ -1,19 +1,16 @@
-"""The network, its losses and its augmentation against independent references."""
+"""The network, its losses and its input against independent references."""
 
 import importlib.util
 import inspect
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from hilum.config import AugmentConfig, Recipe
 from hilum.errors import CohortError, ConfigError
-from hilum.modelling import augment
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
@@ -248,171 +245,6 @@ def test_an_unknown_method_lists_the_known_ones():
     unchecked = inspect.unwrap(class_weights)  # the tests' type checker would be first
     with pytest.raises(ConfigError, match="method must be one of none, inverse, sqrt, effective, got sqr"):
         unchecked(np.array([0, 1]), method="sqr", num_classes=2)
-
-
-# augmentation
-
-GRID = Recipe(region="whole", size=(12, 20, 20), spacing_mm=(3.0, 1.0, 1.0))
-EVERYTHING = AugmentConfig(flip=(0.5, 0.5, 0.5), affine=1.0, noise=1.0, slab_mm=(9.0, 30.0))
-NOTHING = AugmentConfig(affine=0.0, noise=0.0)
-
-
-def _hu(count=1, recipe=GRID, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return torch.randint(-1000, 400, (count, 1, *recipe.size), generator=random).float()
-
-
-def _ball(recipe, radius_mm=4.0, shift_mm=(0.0, 0.0, 0.0)):
-    """A ball of 40 HU in air, offset from the middle, (z, y, x) mm."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(recipe.size, recipe.grid_spacing_mm, strict=True)]
-    where = np.stack(np.meshgrid(*axes, indexing="ij"))
-    inside = ((where - np.reshape(shift_mm, (3, 1, 1, 1))) ** 2).sum(axis=0) < radius_mm**2
-    return torch.from_numpy(np.where(inside, 40.0, -1000.0)).float()[None, None]
-
-
-def _centre_mm(hu, recipe):
-    weight = (hu[0, 0].numpy() + 1000).astype(float)
-    index = [(weight.sum(axis=tuple(b for b in range(3) if b != a)) @ np.arange(n)) for a, n in enumerate(weight.shape)]
-    return (np.array(index) / weight.sum() - (np.array(weight.shape) - 1) / 2) * recipe.grid_spacing_mm
-
-
-def _apply(hu, params, recipe):
-    spacing_mm = np.tile(np.array(recipe.grid_spacing_mm), (len(hu), 1))
-    return augment.apply(hu, params, spacing_mm, outside=recipe.outside)
-
-
-def _params(affine, *, slab=np.inf, flip=(False, False, False)):
-    return augment.AugmentParams(
-        slab_mm=np.array([float(slab)]),
-        flip=np.array([flip]),
-        affine=np.asarray(affine, float)[None],
-        noise_hu=np.zeros(1),
-        noise_seed=[0],
-    )
-
-
-def test_a_case_alone_is_augmented_as_it_is_in_any_batch():
-    """Defect 11: the tutorial's results depend on the number of workers and on who shares a batch."""
-    ids = ["a", "b", "c"]
-    batch = _hu(3)
-    together = _apply(batch, augment.draw(EVERYTHING, ids, seed=1, epoch=2), GRID)
-    backwards = _apply(batch.flip(0), augment.draw(EVERYTHING, ids[::-1], seed=1, epoch=2), GRID).flip(0)
-    assert torch.equal(together, backwards)
-    for i, case in enumerate(ids):
-        alone = _apply(batch[i : i + 1], augment.draw(EVERYTHING, [case], seed=1, epoch=2), GRID)
-        assert torch.equal(alone[0], together[i])
-
-
-def test_another_epoch_seed_or_case_is_augmented_otherwise():
-    hu = _hu()
-    results = [
-        _apply(hu, augment.draw(EVERYTHING, [case], seed=seed, epoch=epoch), GRID)
-        for seed, epoch, case in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"))
-    ]
-    for i, one in enumerate(results):
-        assert not any(torch.equal(one, other) for other in results[i + 1 :])
-
-
-def test_the_identity_returns_the_batch_bit_for_bit_and_leaves_the_input_alone():
-    hu = _hu(4)
-    before = hu.clone()
-    assert torch.equal(_apply(hu, augment.draw(NOTHING, list("abcd"), seed=0, epoch=0), GRID), hu)
-    _apply(hu, augment.draw(EVERYTHING, list("abcd"), seed=0, epoch=0), GRID)
-    assert torch.equal(hu, before)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_flips_are_exact(axis):
-    flip = tuple(float(a == axis) for a in range(3))
-    params = augment.draw(replace(NOTHING, flip=flip), ["a"], seed=0, epoch=0)
-    hu = _hu()
-    assert torch.equal(_apply(hu, params, GRID), hu.flip(2 + axis))
-
-
-def test_a_quarter_turn_about_z_moves_every_voxel_to_another():
-    turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0]])
-    hu = _hu()
-    got = _apply(hu, _params(turn), GRID)
-    assert torch.allclose(got, torch.rot90(hu, 1, (3, 4)), atol=0.05) or torch.allclose(
-        got, torch.rot90(hu, -1, (3, 4)), atol=0.05
-    )
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_shift_in_mm_moves_by_mm_on_an_anisotropic_grid(axis):
-    affine = np.eye(3, 4)
-    affine[axis, 3] = 3.0
-    recipe = Recipe(region="whole", size=(16, 40, 40), spacing_mm=(3.0, 1.0, 1.5))
-    hu = _ball(recipe)
-    moved = _centre_mm(_apply(hu, _params(affine), recipe), recipe) - _centre_mm(hu, recipe)
-    expected = np.zeros(3)
-    expected[axis] = -3.0  # the map goes from output to input
-    assert np.abs(moved - expected).max() < 0.02
-
-
-def test_a_turn_keeps_distances_in_mm_on_an_anisotropic_grid():
-    """30 degrees about x carry a point 10 mm along y to (5, 8.7) mm in (z, y), though voxels are 3 mm long in z."""
-    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
-    recipe = Recipe(region="whole", size=(14, 60, 50), spacing_mm=(3.0, 1.0, 1.0))
-    hu = _ball(recipe, shift_mm=(0.0, 10.0, 0.0))
-    got = _centre_mm(_apply(hu, _params([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0]]), recipe), recipe)
-    assert np.linalg.norm(got) == pytest.approx(10, abs=0.1)
-    assert np.abs(np.abs(got) - [5, 8.66, 0]).max() < 0.15
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 10_000))
-def test_drawn_maps_stay_within_their_limits(seed):
-    config = AugmentConfig(affine=1.0, rotation_deg=(10.0, 0.0, 0.0), scaling=0.1, translation_mm=(1.0, 2.0, 3.0))
-    affine = augment.draw(config, ["a"], seed=seed, epoch=0).affine[0]
-    scale = 1 / np.cbrt(np.linalg.det(affine[:, :3]))
-    assert 0.9 <= scale <= 1.1
-    rotation = affine[:, :3] * scale
-    assert np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
-    assert np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))) <= 10 + 1e-6
-    assert (np.abs(affine[:, 3]) <= [1, 2, 3]).all()
-
-
-@pytest.mark.parametrize(("outside", "expected"), [("air", -1000.0), ("edge", 40.0)])
-def test_what_comes_in_from_outside_is_what_the_recipe_says(outside, expected):
-    """Defect 8: the tutorial pads with 0, and in three interpolations one after another."""
-    recipe = replace(GRID, outside=outside)
-    affine = np.eye(3, 4)
-    affine[1, 3] = 8.0
-    got = _apply(torch.full((1, 1, *GRID.size), 40.0), _params(affine), recipe)
-    assert torch.allclose(got[:, :, :, -6:], torch.tensor(expected), atol=1e-3)
-    assert torch.allclose(got[:, :, :, :10], torch.tensor(40.0), atol=1e-3)
-    assert got.dtype == torch.float32
-
-
-def test_one_interpolation_blurs_no_more_than_linear():
-    """Defect 8: a small turn and its inverse in one map each must keep a smooth picture."""
-    z, y, x = np.meshgrid(*[np.linspace(0, np.pi, n) for n in GRID.size], indexing="ij")
-    hu = torch.from_numpy(400 * np.sin(z) * np.sin(y) * np.sin(x)).float()[None, None]
-    c, s = np.cos(0.1), np.sin(0.1)
-    turn, back = ([[1, 0, 0, 0], [0, c, t, 0], [0, -t, c, 0]] for t in (s, -s))
-    again = _apply(_apply(hu, _params(turn), GRID), _params(back), GRID)
-    inner = (..., slice(2, -2), slice(5, -5), slice(5, -5))
-    assert (again - hu)[inner].abs().max() < 8
-
-
-@pytest.mark.parametrize(("slab", "kept"), [(9.0, (4, 7)), (30.0, (1, 10)), (1000.0, (0, 11)), (0.1, (5, 6))])
-def test_a_slab_repeats_its_outer_slices(slab, kept):
-    hu = _hu()
-    got = _apply(hu, _params(np.eye(3, 4), slab=slab), GRID)
-    low, high = kept
-    assert torch.equal(got[:, :, low : high + 1], hu[:, :, low : high + 1])
-    assert (got[:, :, :low] == hu[:, :, low : low + 1]).all()
-    assert (got[:, :, high + 1 :] == hu[:, :, high : high + 1]).all()
-
-
-def test_noise_has_the_drawn_strength():
-    config = replace(NOTHING, noise=1.0, noise_hu=30.0)
-    params = augment.draw(config, ["a"], seed=3, epoch=0)
-    hu = torch.zeros(1, 1, *GRID.size)
-    noise = _apply(hu, params, GRID)
-    assert 0 < params.noise_hu[0] <= 30
-    assert float(noise.std()) == pytest.approx(params.noise_hu[0], rel=0.05)
 
 
 # input

@@ -11,10 +11,9 @@ import torch
 from hilum.cli import main
 from hilum.cli.train import Train
 from hilum.cohorts.table import Cohort
-from hilum.config import AugmentConfig, CohortConfig, ModelConfig, Recipe, RunConfig
+from hilum.config import CohortConfig, ModelConfig, Recipe, RunConfig
 from hilum.configfile import from_dict, load, save, to_dict
 from hilum.errors import ConfigError, PrepareError
-from hilum.modelling import augment
 from hilum.modelling.input import model_input
 from hilum.planning import plan
 from hilum.predicting import Predictor
@@ -284,45 +283,6 @@ def test_a_changed_byte_in_the_stored_lungs_is_damage(tmp_path, chest, known):
 
 
 # the lungs on their way into the network
-
-TURN = AugmentConfig(flip=(0.5, 0.5, 0.5), affine=1.0, noise=1.0, noise_hu=5.0)
-
-
-def test_the_lungs_move_as_the_voxels_do_and_have_no_noise():
-    """Voxels of 40 HU exactly inside a box of lung: after any change they still are."""
-    lungs = torch.zeros(4, 1, 16, 20, 24)
-    lungs[:, :, 4:11, 5:12, 8:20] = 1
-    x = torch.cat([lungs * 1040 - 1000, lungs], dim=1)
-    spacing_mm = np.array([[3.0, 1.0, 1.0], [2.0, 2.0, 2.0], [1.0, 1.5, 1.2], [4.0, 0.7, 0.7]])
-    for outside in ("air", "edge"):
-        quiet = augment.draw(replace(TURN, noise=0.0), list("abcd"), seed=1, epoch=2)
-        got = augment.apply(x, quiet, spacing_mm, outside=outside)
-        assert set(got[:, 1].unique().tolist()) == {0.0, 1.0}
-        assert torch.equal(got[:, 1], (got[:, 0] >= -480).float())
-        noisy = augment.apply(x, augment.draw(TURN, list("abcd"), seed=1, epoch=2), spacing_mm, outside=outside)
-        assert torch.equal(noisy[:, 1], got[:, 1])
-        assert not torch.equal(noisy[:, 0], got[:, 0])
-
-
-def test_nothing_outside_the_grid_is_lung_whatever_lies_there():
-    x = torch.cat([torch.full((1, 1, 8, 8, 8), 40.0), torch.ones(1, 1, 8, 8, 8)], dim=1)
-    moved = augment.draw(replace(TURN, flip=(0.0,) * 3, rotation_deg=(0.0,) * 3, translation_mm=(0.0, 0.0, 4.0)), ["a"],
-                         seed=0, epoch=0)  # fmt: skip
-    got = augment.apply(x, moved, np.ones((1, 3)), outside="edge")
-    assert 0 < got[0, 1].mean() < 1
-
-
-def test_each_sample_is_moved_by_its_own_spacing():
-    x = torch.full((2, 1, 9, 9, 9), -1000.0)
-    x[:, :, 4, 4, 4] = 0.0
-    params = augment.draw(
-        AugmentConfig(affine=1.0, noise=0.0, rotation_deg=(0.0,) * 3, scaling=0.0, translation_mm=(3.0, 0.0, 0.0)),
-        ["a", "a"], seed=0, epoch=0,
-    )  # fmt: skip
-    got = augment.apply(x, params, np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]), outside="air") + 1000
-    place = (got.sum(dim=(1, 3, 4)) @ torch.arange(9.0)) / got.sum(dim=(1, 2, 3, 4)) - 4
-    assert float(place[0]) == pytest.approx(3 * float(place[1]), abs=1e-3)
-    assert abs(float(place[1])) > 0.01
 
 
 def test_the_lungs_are_the_last_channel_of_the_input_and_the_network_has_room_for_it():

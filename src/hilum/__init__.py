@@ -7,7 +7,8 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "AugmentConfig": "config",
+    "Augment": "modelling.augment",
+    "AugmentConfig": "augmentation",
     "Cohort": "cohorts.table",
     "Finding": "findings",
     "FocalLoss": "modelling.losses",

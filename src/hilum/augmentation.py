@@ -184,6 +184,11 @@ class AugmentConfig:
         require(most <= POINT_SIZE + 1e-9, "the change of size by augment.scaling and zoom", what, f"{most:.3g}")
 
     @property
+    def moves(self) -> bool:
+        """Whether anything is ever moved."""
+        return any(self.flip) or any(getattr(self, name) for name in GEOMETRY)
+
+    @property
     def geometry(self) -> "AugmentConfig":
         """The same without any change of HU and without mixing: what test-time augmentation does."""
         off: dict[str, Any] = {name: 0.0 for name in PROBABILITIES if name not in GEOMETRY}

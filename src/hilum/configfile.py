@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from hilum.augmentation import preset
+from hilum.augmentation import PresetName, preset
 from hilum.config import Recipe, RunConfig
 from hilum.errors import ConfigError, require
 from hilum.files import write_whole
@@ -110,7 +110,8 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict):
         return values
     recipe = from_dict(Recipe, values.get("recipe", {}), "recipe")
-    return {**values, "augment": {**to_dict(preset(given.get("preset", "standard"), recipe)), **given}}
+    name = _convert(PresetName, given.get("preset", "standard"), "augment.preset")
+    return {**values, "augment": {**to_dict(preset(name, recipe)), **given}}
 
 
 def save(config: RunConfig, path: Path) -> None:

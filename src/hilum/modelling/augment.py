@@ -11,6 +11,7 @@ from hilum.modelling.intensity import recolour
 from hilum.modelling.mixing import draw_mixes, mix
 from hilum.modelling.spatial import move
 from hilum.recipe import Recipe
+from hilum.volume import HIGHEST_HU, LOWEST_HU
 
 
 class Augment:
@@ -81,7 +82,7 @@ def apply(
     *,
     num_images: int = 1,
 ) -> Float[Tensor, "b c z y x"]:
-    """A batch with a change for each sample: first where voxels lie, then their HU.
+    """A batch with a change for each sample: first where voxels lie, then their HU, within a scanner's range.
 
     Case by case, so that a result cannot depend on the batch; what has no change comes back bit for bit.
 
@@ -97,5 +98,8 @@ def apply(
         z_mm, y_mm, x_mm = steps
         step = (z_mm, y_mm, x_mm)
         sample.copy_(move(before, change, step, outside=recipe.outside, num_images=num_images))
-        recolour(sample[:num_images], change, step, recipe.windows[0])
+        images = sample[:num_images]
+        recolour(images, change, step, recipe.windows[0])
+        if change.moves or change.recolours:
+            images.clamp_(LOWEST_HU, HIGHEST_HU)
     return out

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from hilum.modelling.changes import Change
 from hilum.recipe import Range, Triple
-from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
+from hilum.volume import AIR_HU
 
 
 def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, window_hu: Range) -> None:
-    """Do in place what a change does to HU, in the order of a scan's making, and keep within the scanner's range.
+    """Do in place what a change does to HU, in the order of a scan's making.
 
     Args:
         hu: Images.
@@ -38,7 +38,6 @@ def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, w
         hu.add_(inside.pow(change.gamma).sub_(inside), alpha=high - low)
     if any(change.cutout_mm):
         _cut_out(hu, change, spacing_mm)
-    hu.clamp_(LOWEST_HU, HIGHEST_HU)
 
 
 def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.device) -> Float[Tensor, "c z y x"]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hilum.cohorts.dataset import Sample, to_float
-from hilum.modelling.input import model_input
+from hilum.predicting.tta import Views, seen_logits
 from hilum.recipe import Recipe
 
 _AT_ONCE = 8
@@ -15,7 +16,11 @@ _AT_ONCE = 8
 
 
 def case_logits(
-    network: Callable[[Tensor], Tensor], samples: Sequence[Sample], recipe: Recipe, device: torch.device
+    network: Callable[[Tensor], Tensor],
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    device: torch.device,
+    views: Views | None = None,
 ) -> Float[Tensor, "b c"]:
     """Logits of each case; without ``sub_volumes`` in one batch, else case by case, so that batches change nothing.
 
@@ -29,14 +34,16 @@ def case_logits(
         samples: Of the cases.
         recipe: Size, windows, and how grids make a case.
         device: Where the network is.
+        views: Of each grid, beside itself.
     """
     if not recipe.sub_volumes:
-        return network(model_input(to_float(torch.stack([s["hu"] for s in samples]), device), recipe.windows))
-    return torch.stack([_aggregated(network, sample, recipe, device) for sample in samples])
+        hu = to_float(torch.stack([s["hu"] for s in samples]), device)
+        return seen_logits(network, hu, np.stack([s["spacing_mm"].numpy() for s in samples]), recipe, views)
+    return torch.stack([_aggregated(network, sample, recipe, device, views) for sample in samples])
 
 
 def _aggregated(
-    network: Callable[[Tensor], Tensor], sample: Sample, recipe: Recipe, device: torch.device
+    network: Callable[[Tensor], Tensor], sample: Sample, recipe: Recipe, device: torch.device, views: Views | None
 ) -> Float[Tensor, " c"]:
     starts = sample["starts"].tolist()
     logits = []
@@ -46,7 +53,8 @@ def _aggregated(
             for start in starts[first : first + _AT_ONCE]
         ]
         hu = torch.stack([sample["hu"][(slice(None), *box)] for box in boxes])
-        logits.append(network(model_input(to_float(hu, device), recipe.windows)).float())
+        spacing_mm = np.tile(sample["spacing_mm"].numpy(), (len(hu), 1))
+        logits.append(seen_logits(network, to_float(hu, device), spacing_mm, recipe, views).float())
     each = torch.cat(logits)
     if len(each) == 1:
         return each[0]

@@ -16,6 +16,7 @@ from hilum.configfile import from_dict, to_dict
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.tta import Views
 
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
@@ -30,6 +31,7 @@ class ModelCard:
         recipe: Its input.
         reading: What is done about odd scans: the same as in training.
         classes: Names of its outputs, in order.
+        views: Test-time augmentation; None: each case is seen as it is.
         temperature: The logits are divided by it before the softmax.
         threshold: Of two classes: positive is a probability of the second at or above it.
         threshold_rule: The sentence that says how it was chosen.
@@ -41,6 +43,7 @@ class ModelCard:
     recipe: Recipe
     reading: ReadingConfig = field(default_factory=ReadingConfig)
     classes: tuple[str, ...]
+    views: Views | None = None
     temperature: float = 1.0
     threshold: float | None = None
     threshold_rule: str = ""

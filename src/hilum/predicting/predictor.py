@@ -112,7 +112,9 @@ class Predictor:
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
         """Predict a batch of prepared samples."""
         recipe = self.card.recipe
-        logits = case_logits(self.network, [as_sample(s, recipe) for s in samples], recipe, self.device)
+        logits = case_logits(
+            self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
+        )
         probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"

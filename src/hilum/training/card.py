@@ -13,6 +13,7 @@ from hilum.measuring.calibration import fit_temperature, probabilities
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import choose_threshold
 from hilum.predicting.model import ModelCard
+from hilum.predicting.tta import Views
 
 _log = logging.getLogger("hilum")
 
@@ -26,6 +27,7 @@ def model_card(
     parts: dict[str, str],
     classes: tuple[str, ...],
     validated: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]],
+    views: Views | None,
     epoch: int,
 ) -> ModelCard:
     """What the model folder says about itself.
@@ -36,6 +38,7 @@ def model_card(
         parts: Part of each case, by its id.
         classes: Class names.
         validated: Labels and logits of the validation part, which choose temperature and threshold.
+        views: With which they were seen.
         epoch: The one whose weights were kept.
     """
     labels, logits = validated
@@ -67,6 +70,7 @@ def model_card(
         recipe=config.recipe.in_numbers,
         reading=config.reading,
         classes=classes,
+        views=views,
         temperature=temperature,
         threshold=threshold,
         threshold_rule=rule,

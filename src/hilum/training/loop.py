@@ -29,6 +29,7 @@ from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
+from hilum.predicting.tta import Views
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
@@ -105,8 +106,10 @@ def fit(
         network.load_state_dict(best)
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
-    _, logits = _validate(config, fabric, network, loss, val)  # in full precision, as predictions will be
-    save_model(out / "model", network, model_card(config, prepared, parts, classes, (val.dataset.labels, logits), kept))
+    views = Views(count=config.decision.tta, augment=config.augment) if config.decision.tta else None
+    _, logits = _validate(config, fabric, network, loss, val, views)  # in full precision, as predictions will be
+    seen = val.dataset.labels, logits
+    save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, kept))
     return out / "model"
 
 
@@ -168,7 +171,7 @@ def _train_epoch(
 
 @torch.no_grad()
 def _validate(
-    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, part: _Part
+    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, part: _Part, views: Views | None = None
 ) -> tuple[Outcome, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
@@ -176,7 +179,7 @@ def _validate(
     samples: list[Sample]
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
-        logits = case_logits(model, samples, config.recipe, fabric.device)
+        logits = case_logits(model, samples, config.recipe, fabric.device, views)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()
 
