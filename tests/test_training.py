@@ -150,8 +150,13 @@ def test_batches_are_shuffled_by_seed_and_epoch_alone():
 def test_only_training_cases_are_augmented(npy_cohort, tmp_path, monkeypatch):
     """The tutorial's random_split augments validation and test (FIELD 10)."""
     augmented = set()
-    draw = loop.draw
-    monkeypatch.setattr(loop, "draw", lambda config, ids, **key: augmented.update(ids) or draw(config, ids, **key))
+    call = Augment.__call__
+
+    def noted(self, x, spacing_mm, case_ids, **more):
+        augmented.update(case_ids)
+        return call(self, x, spacing_mm, case_ids, **more)
+
+    monkeypatch.setattr(Augment, "__call__", noted)
     train(short(npy_cohort, epochs=1), tmp_path / "run", base=npy_cohort)
     parts = read_splits(tmp_path / "run" / "splits.csv")
     assert augmented == {case_id for case_id, part in parts.items() if part == "train"}
