@@ -17,6 +17,7 @@ from hilum.config import DecisionConfig, SplitConfig, TrainingConfig
 from hilum.configfile import load
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.measuring.metrics import roc_auc
+from hilum.modelling.augment import Augment
 from hilum.predicting.model import load_model
 from hilum.preparing import Store
 from hilum.training import loop, train
