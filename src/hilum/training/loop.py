@@ -106,7 +106,7 @@ def fit(
         network.load_state_dict(best)
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
-    views = Views(count=config.decision.tta, augment=config.augment) if config.decision.tta else None
+    views = Views(count=config.decision.tta, augment=config.augment.geometry) if config.decision.tta else None
     _, logits = _validate(config, fabric, network, loss, val, views)  # in full precision, as predictions will be
     seen = val.dataset.labels, logits
     save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, kept))
