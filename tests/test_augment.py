@@ -26,7 +26,7 @@ from hilum.modelling.spatial import control_ways, sampling_grid, smallest_jacobi
 
 SPACING_MM = (3.0, 1.0, 1.5)
 GRID = Recipe(region="whole", size=(12, 20, 18), spacing_mm=SPACING_MM)
-CPU = torch.device("cpu")
+HERE = torch.zeros(1)
 NONE = preset("none", GRID)
 ALL = replace(preset("strong", GRID), **dict.fromkeys((*PROBABILITIES[:-2],), 1.0), flip=(0.5, 0.5, 0.5), cutmix=0.0)
 POINT = Recipe(region="point", size=(32, 48, 48), extent_mm=(32.0, 32.0, 32.0))
@@ -121,6 +121,31 @@ def test_each_change_happens_as_often_as_its_probability_says():
         assert got == pytest.approx(wanted, abs=4 * math.sqrt(wanted * (1 - wanted) / len(ids)))
 
 
+@pytest.mark.parametrize("epoch", range(5))
+def test_single_precision_is_enough_for_a_thousandth_of_the_window(epoch):
+    """What another device may round otherwise is far below what can be seen."""
+    size = (64, 96, 96)
+    z, y, x = np.meshgrid(*[np.arange(n) for n in size], indexing="ij")
+    hu = torch.from_numpy(1000 * np.sin(z / 2) * np.sin(y / 3) * np.sin(x / 2.5))[None, None]
+    changes = draw(replace(ALL, noise=0.0), ["a"], seed=0, epoch=epoch)
+    single, double = (
+        apply(hu.to(kind), changes, np.array([SPACING_MM]), GRID) for kind in (torch.float32, torch.float64)
+    )
+    assert float((single - double).abs().max()) < 1e-3 * 1400
+
+
+@pytest.mark.parametrize(
+    ("x", "count", "message"),
+    [
+        (torch.zeros(1, 1, 4, 4, 4, dtype=torch.float16), 1, r"float32 or float64, got torch\.float16"),
+        (torch.zeros(2, 1, 4, 4, 4), 1, "changes must be one for each of 2 samples, got 1"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(x, count, message):
+    with pytest.raises(ConfigError, match=message):
+        apply(x, [Change()] * count, np.ones((len(x), 3)), GRID)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("epoch", range(5))
 def test_a_gpu_gives_what_the_cpu_gives_to_a_thousandth_of_the_window(epoch):
@@ -205,7 +230,7 @@ def test_ten_degrees_are_ten_degrees_on_an_anisotropic_grid(axis):
     config = _only("rotation", rotation_deg=tuple(10.0 * (a == axis) for a in range(3)))
     matrix = np.array(draw(config, ["a"], seed=0, epoch=0)[0].affine)[:, :3]
     angle = np.degrees(np.arccos((np.trace(matrix) - 1) / 2))
-    grid = sampling_grid(Change(affine=_rows(matrix)), (12, 20, 18), SPACING_MM, CPU).numpy()[..., ::-1]
+    grid = sampling_grid(Change(affine=_rows(matrix)), (12, 20, 18), SPACING_MM, like=HERE).numpy()[..., ::-1]
     mm = grid * np.array(GRID.grid_extent_mm) / 2
     along = [mm.take(-1, axis=a) - mm.take(0, axis=a) for a in range(3)]
     others = [along[a].reshape(-1, 3).mean(axis=0) for a in range(3) if a != axis]
@@ -230,7 +255,7 @@ def test_drawn_maps_stay_within_their_limits(seed):
 
 @pytest.mark.parametrize("zoom_at", [(0.0, 0.0, 0.0), (1.0, -1.0, 0.5)])
 def test_a_zoom_shows_a_smaller_box_that_lies_inside_the_grid(zoom_at):
-    grid = sampling_grid(Change(zoom=1.25, zoom_at=zoom_at), GRID.size, SPACING_MM, CPU).numpy()[..., ::-1]
+    grid = sampling_grid(Change(zoom=1.25, zoom_at=zoom_at), GRID.size, SPACING_MM, like=HERE).numpy()[..., ::-1]
     low, high = grid.reshape(-1, 3).min(axis=0), grid.reshape(-1, 3).max(axis=0)
     assert np.allclose(high - low, (1 - 1 / np.array(GRID.size)) * 2 / 1.25, atol=1e-6)
     assert (low >= -1).all()
@@ -325,7 +350,7 @@ def test_the_elastic_field_is_the_cubic_b_spline_of_its_control_points():
     turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     change = Change(affine=_rows(turn, (1.0, 2.0, 3.0)), elastic_mm=3.0, elastic_grid_mm=8.0, elastic_seed=5)
     half = np.array(GRID.grid_extent_mm) / 2
-    got = sampling_grid(change, GRID.size, SPACING_MM, CPU).numpy()[..., ::-1] * half
+    got = sampling_grid(change, GRID.size, SPACING_MM, like=HERE).numpy()[..., ::-1] * half
     ways = control_ways(change, GRID.size, SPACING_MM)
     basis = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
     for place in ((0, 0, 0), (11, 19, 17), (5, 7, 13), (3, 18, 2)):
@@ -350,7 +375,7 @@ def test_tissue_folds_nowhere_in_a_thousand_draws_of_the_largest_ways_allowed():
 def test_the_smallest_jacobian_is_that_of_the_grid_by_differences():
     shape, spacing_mm = (24, 24, 24), (1.0, 1.0, 1.0)
     change = replace(draw(ALL, ["a"], seed=0, epoch=0)[0], elastic_mm=3.0, elastic_grid_mm=12.0, zoom=1.1)
-    mm = sampling_grid(change, shape, spacing_mm, CPU).double().numpy()[..., ::-1] * np.array(shape) / 2
+    mm = sampling_grid(change, shape, spacing_mm, like=HERE).double().numpy()[..., ::-1] * np.array(shape) / 2
     slopes = np.stack([np.gradient(mm, axis=a) for a in range(3)], axis=-1)[1:-1, 1:-1, 1:-1]
     assert smallest_jacobian(change, shape, spacing_mm) == pytest.approx(np.linalg.det(slopes).min(), abs=0.03)
 

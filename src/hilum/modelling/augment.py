@@ -6,6 +6,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hilum.augmentation import AugmentConfig
+from hilum.errors import require
 from hilum.modelling.changes import Change, draw
 from hilum.modelling.intensity import recolour
 from hilum.modelling.mixing import draw_mixes, mix
@@ -87,12 +88,18 @@ def apply(
     Case by case, so that a result cannot depend on the batch; what has no change comes back bit for bit.
 
     Args:
-        x: HU, and masks where there are further channels.
+        x: HU, and masks where there are further channels; float32 or float64.
         changes: From ``draw``, or kept from an earlier one.
         spacing_mm: Of each sample, (z, y, x).
         recipe: Its first window, and what lies outside.
         num_images: How many of the channels are images in HU; the rest are masks: they move, and keep their values.
+
+    Raises:
+        ConfigError: If the batch is of another type, or changes or spacings are not as many as its samples.
     """
+    require(x.dtype in (torch.float32, torch.float64), "a batch that is changed", "float32 or float64", x.dtype)
+    require(len(changes) == len(x), "changes", f"one for each of {len(x)} samples", len(changes))
+    require(len(spacing_mm) == len(x), "spacing_mm", f"one for each of {len(x)} samples", len(spacing_mm))
     out = torch.empty_like(x)
     for sample, before, change, steps in zip(out, x, changes, spacing_mm.tolist(), strict=True):
         z_mm, y_mm, x_mm = steps

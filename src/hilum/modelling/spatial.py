@@ -32,7 +32,7 @@ def move(
         x = x.flip([1 + axis for axis, flipped in enumerate(change.flip) if flipped])
     if not change.moves:
         return x
-    grid = sampling_grid(change, x.shape[1:], spacing_mm, x.device)
+    grid = sampling_grid(change, x.shape[1:], spacing_mm, like=x)
     if outside == "edge":
         images = _sampled(x[:num_images], grid, "bilinear", "border")
     else:
@@ -43,7 +43,7 @@ def move(
 
 
 def sampling_grid(
-    change: Change, shape: tuple[int, ...], spacing_mm: Triple, device: torch.device
+    change: Change, shape: tuple[int, ...], spacing_mm: Triple, *, like: Tensor
 ) -> Float[Tensor, "z y x 3"]:
     """Where each voxel comes from, as ``grid_sample`` counts: (x, y, z), -1 to 1 over the extent.
 
@@ -54,7 +54,7 @@ def sampling_grid(
         change: What is done.
         shape: Of the sample, (z, y, x).
         spacing_mm: Of the sample, (z, y, x).
-        device: Where the grid is wanted.
+        like: A tensor on whose device and of whose type the grid is wanted.
     """
     half = np.array(shape) * spacing_mm / 2
     matrix = _affine(change, half)
@@ -64,7 +64,7 @@ def sampling_grid(
         part = places[:, None] * matrix[:, axis] / half
         if axis == 2:
             part += matrix[:, 3] / half
-        parts.append(torch.from_numpy(part[:, ::-1].copy()).to(device, torch.float32))
+        parts.append(torch.from_numpy(part[:, ::-1].copy()).to(like))
     along_z, along_y, along_x = parts
     grid = along_z[:, None, None] + (along_y[:, None] + along_x)
     if change.elastic_mm:
