@@ -124,7 +124,7 @@ def test_each_change_happens_as_often_as_its_probability_says():
 @pytest.mark.parametrize("epoch", range(5))
 def test_single_precision_is_enough_for_a_thousandth_of_the_window(epoch):
     """What another device may round otherwise is far below what can be seen."""
-    size = (64, 96, 96)
+    size = (48, 64, 64)
     z, y, x = np.meshgrid(*[np.arange(n) for n in size], indexing="ij")
     hu = torch.from_numpy(1000 * np.sin(z / 2) * np.sin(y / 3) * np.sin(x / 2.5))[None, None]
     changes = draw(replace(ALL, noise=0.0), ["a"], seed=0, epoch=epoch)

@@ -62,11 +62,10 @@ def sampling_grid(
     for axis, (n, step) in enumerate(zip(shape, spacing_mm, strict=True)):
         places = (np.arange(n) - (n - 1) / 2) * step
         part = places[:, None] * matrix[:, axis] / half
-        if axis == 2:
-            part += matrix[:, 3] / half
-        parts.append(torch.from_numpy(part[:, ::-1].copy()).to(like))
-    along_z, along_y, along_x = parts
-    grid = along_z[:, None, None] + (along_y[:, None] + along_x)
+        parts.append(part + matrix[:, 3] / half if axis == 2 else part)
+    table = torch.from_numpy(np.concatenate(parts)[:, ::-1].copy()).to(like)  # at once: each transfer takes its time
+    along_z, along_y, along_x = table.split(list(shape))
+    grid: Tensor = along_z[:, None, None] + (along_y[:, None] + along_x)
     if change.elastic_mm:
         bent = control_ways(change, shape, spacing_mm) @ matrix[:, :3].T / half
         _bend(grid, bent[..., ::-1], change.elastic_grid_mm, spacing_mm)
@@ -112,15 +111,11 @@ def _bend(
 ) -> None:
     """Add a cubic B-spline field to a grid, axis by axis; the last axis writes, so that nothing large is held."""
     z, y, x, _ = grid.shape
-    along_z, along_y, along_x = (
-        torch.from_numpy(_spline(n, spacing, step_mm)).to(grid)
-        for n, spacing in zip((z, y, x), spacing_mm, strict=True)
-    )
-    field = torch.from_numpy(ways.copy()).to(grid)
-    rows = (along_z @ field.flatten(1)).view(z, *field.shape[1:])
-    rows = (along_y @ rows.flatten(2)).flatten(0, 1)
-    vectors = torch.kron(along_x.T.contiguous(), torch.eye(3).to(grid))
-    grid.view(z * y, x * 3).addmm_(rows, vectors)
+    along_z, along_y, along_x = (_spline(n, mm, step_mm) for n, mm in zip((z, y, x), spacing_mm, strict=True))
+    planes = np.einsum("zi,ijkc->zjkc", along_z, ways)
+    rows = torch.from_numpy(along_y).to(grid) @ torch.from_numpy(planes).to(grid).flatten(2)
+    vectors = torch.from_numpy(np.kron(along_x.T, np.eye(3))).to(grid)
+    grid.view(z * y, x * 3).addmm_(rows.flatten(0, 1), vectors)
 
 
 def _spline(n: int, spacing_mm: float, step_mm: float, *, slope: bool = False) -> Float64[np.ndarray, "n k"]:
