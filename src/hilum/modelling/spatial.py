@@ -64,7 +64,7 @@ def sampling_grid(
         part = places[:, None] * matrix[:, axis] / half
         parts.append(part + matrix[:, 3] / half if axis == 2 else part)
     table = torch.from_numpy(np.concatenate(parts)[:, ::-1].copy()).to(like)  # at once: each transfer takes its time
-    along_z, along_y, along_x = table.split(list(shape))
+    along_z, along_y, along_x = torch.split(table, list(shape))
     grid: Tensor = along_z[:, None, None] + (along_y[:, None] + along_x)
     if change.elastic_mm:
         bent = control_ways(change, shape, spacing_mm) @ matrix[:, :3].T / half
