@@ -66,13 +66,13 @@ class Card:
     """A sample after a change, as the page shows it.
 
     Attributes:
-        title: Above it.
-        words: Below it.
+        words: What was done, in words.
+        differs_hu: Mean difference to the sample as it is, over all voxels.
         pictures: Axial, coronal and sagittal, PNG in base64.
     """
 
-    title: str
-    words: str
+    words: list[str]
+    differs_hu: float
     pictures: tuple[str, ...]
 
 
@@ -96,9 +96,9 @@ def page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, number: int =
     look = _Look(hu=hu, spacing_mm=sample.spacing_mm, recipe=recipe)
     settings = settings_in_words(config)
     epochs = range(1, number + 1)
-    draws = [look.card(f"Draw {epoch}", draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in epochs]
+    draws = [look.card(draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in epochs]
     alone = [
-        (setting, [look.card("", change) for change in alone_at_its_furthest(config, setting.name, seed=seed)])
+        (setting, [look.card(change) for change in alone_at_its_furthest(config, setting.name, seed=seed)])
         for setting in settings
         if setting.name in _FURTHEST
     ]
@@ -112,7 +112,8 @@ def page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, number: int =
         window=f"{recipe.windows[0][0]:g} to {recipe.windows[0][1]:g} HU",
         seed=seed,
         case=CASE,
-        plain=look.card("As it is", Change()),
+        as_it_is=[_png(plane) for plane in planes(hu[0], recipe.windows[0])],
+        tries=_TRIES,
         draws=draws,
         alone=alone,
         mixes=[setting.name for setting in settings if setting.name not in _FURTHEST],
@@ -174,16 +175,15 @@ class _Look:
         z, y, x = (n * step for n, step in zip(self.shape, self.spacing_mm, strict=True))
         return z, y, x
 
-    def card(self, title: str, change: Change) -> Card:
+    def card(self, change: Change) -> Card:
         changed = apply(self.hu[None], [change], np.array([self.spacing_mm]), self.recipe)[0, 0]
         words = in_words(change, self.shape, self.spacing_mm)
         if change.elastic_mm:
             least = smallest_jacobian(change, self.shape, self.spacing_mm)
             words.append(f"smallest Jacobian {least:.2f}")
-        said = "; ".join(words) or "nothing happens"
         return Card(
-            title=title,
-            words=said[0].upper() + said[1:],
+            words=words,
+            differs_hu=float((changed - self.hu[0]).abs().mean()),
             pictures=tuple(_png(plane) for plane in planes(changed, self.recipe.windows[0])),
         )
 

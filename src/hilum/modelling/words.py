@@ -48,7 +48,7 @@ def in_words(change: Change, shape: tuple[int, int, int], spacing_mm: Triple) ->
 
 
 def _beginning(change: Change) -> list[str]:
-    kept = [f"{share:.0%} of {axis}" for axis, share in zip("zyx", change.extent, strict=True) if share < 1]
+    kept = [f"{100 * share:.1f} % of {axis}" for axis, share in zip("zyx", change.extent, strict=True) if share < 1]
     said = [f"cut to the middle {', '.join(kept)}"] if kept else []
     return said + [f"{_FLIPPED[axis]} flipped" for axis, flipped in enumerate(change.flip) if flipped]
 
@@ -95,7 +95,9 @@ def _sized(sizes: list[float]) -> list[str]:
     if len(set(percent)) == 1:
         return [f"{abs(percent[0]):.1f} % {'larger' if percent[0] > 0 else 'smaller'}"]
     parts = [
-        f"{axis} {abs(p):.1f} % {'longer' if p > 0 else 'shorter'}" for axis, p in zip("zyx", percent, strict=True) if p
+        f"{abs(p):.1f} % {'longer' if p > 0 else 'shorter'} in {axis}"
+        for axis, p in zip("zyx", percent, strict=True)
+        if p
     ]
     return [", ".join(parts)]
 
@@ -122,9 +124,11 @@ def _recoloured(change: Change, shape: tuple[int, int, int], spacing_mm: Triple)
     if change.noise_hu:
         said.append(f"noise of {change.noise_hu:.0f} HU, strongest at {change.noise_lp_mm:.2f} lp/mm")
     if change.kernel < 0:
-        said.append(f"smoother kernel: {-change.kernel:.0%} of a blur of {change.kernel_mm:g} mm")
+        said.append(f"smoother kernel: {-100 * change.kernel:.0f} % of a blur of {change.kernel_mm:g} mm")
     elif change.kernel:
-        said.append(f"sharper kernel: {change.kernel:.0%} of what a blur of {change.kernel_mm:g} mm takes away added")
+        said.append(
+            f"sharper kernel: {100 * change.kernel:.0f} % of what a blur of {change.kernel_mm:g} mm takes away added"
+        )
     if change.thickness_mm:
         none = " (the grid's are no thinner: nothing changes)" if change.thickness_mm <= spacing_mm[0] else ""
         said.append(f"slices {change.thickness_mm:.1f} mm thick{none}")
@@ -158,9 +162,9 @@ def settings_in_words(config: AugmentConfig) -> list[Setting]:
 
 
 def _how_far(config: AugmentConfig) -> dict[str, str]:
-    kept = [f"{share:.0%} of {axis}" for axis, share in zip("zyx", config.extent_by, strict=True) if share < 1]
+    kept = [f"{_percent(share)} of {axis}" for axis, share in zip("zyx", config.extent_by, strict=True) if share < 1]
     least, most = (config.noise_hu * math.sqrt(1 / share - 1) for share in reversed(config.dose))
-    sharper = f"or up to {config.sharpen_by:.0%} of what that takes away added (sharper)"
+    sharper = f"or up to {_percent(config.sharpen_by)} of what that takes away added (sharper)"
     return {
         "extent": f"the sample ends early; at least {', '.join(kept) or 'all'} is kept",
         "flip": ", ".join(f"{_FLIPPED[axis]}" for axis, p in enumerate(config.flip) if p),
@@ -205,5 +209,5 @@ def _factor(by: float) -> str:
     return f"{1 / (1 + by):.2f} to {1 + by:.2f}"
 
 
-def _percent(probability: float) -> str:
-    return f"{100 * probability:g} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
