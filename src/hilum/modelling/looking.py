@@ -35,7 +35,7 @@ _TRIES = 200
 _LUNG_HU = -850.0
 """Where a calibration that goes far is seen."""
 
-Plane: TypeAlias = UInt8[np.ndarray, "rows columns"]
+Plane: TypeAlias = UInt8[np.ndarray, "_ _"]
 
 _FURTHEST: dict[str, tuple[Callable[[Change], float], ...]] = {
     "extent": (lambda c: -float(np.prod(c.extent)),),

@@ -175,7 +175,7 @@ def _how_far(config: AugmentConfig) -> dict[str, str]:
         "zoom": f"a box {_range(config.zoom_by)} times smaller fills the grid",
         "elastic": f"bent, points {config.elastic_grid_mm:g} mm apart by up to {config.elastic_mm:g} mm on each axis",
         "noise": (
-            f"{least:.0f} to {most:.0f} HU ({_range(config.dose, 100)} % of the dose), strongest at "
+            f"{least:.0f} to {most:.0f} HU ({_range(config.dose, 100.0)} % of the dose), strongest at "
             f"{_range(config.noise_lp_mm)} lp/mm"
         ),
         "kernel": f"blurred by up to {config.blur_mm:g} mm in the plane (smoother), {sharper}",
@@ -193,7 +193,7 @@ def _how_far(config: AugmentConfig) -> dict[str, str]:
 def _along(values: Triple, unit: str, word: str) -> str:
     if len(set(values)) == 1:
         return f"{values[0]:g}{unit} {word} each axis"
-    return ", ".join(f"{v:g}{unit} {word} {axis}" for v, axis in zip(values, "zyx", strict=True))
+    return ", ".join(f"{v:g}{unit} {word} {axis}" for v, axis in zip(values, "zyx", strict=True) if v)
 
 
 def _range(values: Range, times: float = 1.0) -> str:
