@@ -116,7 +116,8 @@ def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_
     for one in sorted(wanted - {"mixup", "cutmix"}):
         assert f"<h3><code>{one}</code>" in html
         for change in alone_at_its_furthest(config, one, seed=0):
-            assert (changed(sample, change) != changed(sample, Change())).any(), one
+            before, after = (planes(changed(sample, c), (-1024.0, 3071.0)) for c in (Change(), change))
+            assert any((a != b).any() for a, b in zip(before, after, strict=True)), one
             assert len(in_words(change, SHAPE, SPACING)) == (2 if one == "zoom" else 1), one
     assert ("mixup and cutmix, which need two" in html) == (name == "strong")
 
@@ -219,6 +220,7 @@ def test_every_number_of_a_change_is_in_its_words():
         extent=(0.6, 1.0, 1.0), flip=(False, True, False), zoom=1.15, zoom_at=(1.0, 0.0, 0.0), elastic_mm=3.21,
         elastic_grid_mm=44.0, noise_hu=18.3, noise_lp_mm=0.31, kernel=-0.4, kernel_mm=0.9, thickness_mm=7.7,
         slope=1.012, offset_hu=-6.2, level_hu=12.0, width=1.08, gamma=0.91, cutout_mm=(20.0, 999.0, 15.0),
+        cutout_at=(0.4, 0.1, 0.9),
     )  # fmt: skip
     assert in_words(change, SHAPE, SPACING) == [
         "cut to the middle 60.0 % of z",
@@ -234,6 +236,7 @@ def test_every_number_of_a_change_is_in_its_words():
         "width times 1.08 (less contrast)",
         "gamma 0.91 (brighter)",
         "a box of 20 x 28 x 15 mm (z, y, x) filled with its mean",
+        "its middle 5.0 mm to the feet, 10.5 mm to the left",  # as far as the grid goes
     ]
     assert in_words(Change(), SHAPE, SPACING) == []
     assert in_words(Change(thickness_mm=4.0), SHAPE, SPACING)[0].endswith("nothing changes)")

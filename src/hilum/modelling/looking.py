@@ -131,7 +131,7 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
         seed: Of the draws.
 
     Returns:
-        One change, or two that go opposite ways; for flips one for each axis.
+        One change, or two that go opposite ways; for flips one for each axis. A box that is cut out is in the middle.
     """
     off: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.0) | {"flip": (0.0, 0.0, 0.0)}
     if name == "flip":
@@ -141,6 +141,8 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
     only = replace(config, **off | {name: 1.0})
     drawn = [draw(only, [CASE], seed=seed, epoch=epoch)[0] for epoch in range(_TRIES)]
     furthest = [max(drawn, key=far) for far in _FURTHEST[name]]
+    if name == "cutout":  # wherever a box is drawn, it is looked at where the planes are
+        furthest = [replace(change, cutout_at=(0.5, 0.5, 0.5)) for change in furthest]
     return list(dict.fromkeys(furthest))
 
 

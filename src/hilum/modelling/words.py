@@ -141,11 +141,17 @@ def _recoloured(change: Change, shape: tuple[int, int, int], spacing_mm: Triple)
     if change.gamma != 1:
         said.append(f"gamma {change.gamma:.2f} ({'darker' if change.gamma > 1 else 'brighter'})")
     if any(change.cutout_mm):
-        edges = " x ".join(
-            f"{min(edge, n * step):.0f}" for edge, n, step in zip(change.cutout_mm, shape, spacing_mm, strict=True)
-        )
-        said.append(f"a box of {edges} mm (z, y, x) filled with its mean")
+        said += _cut_out(change, shape, spacing_mm)
     return said
+
+
+def _cut_out(change: Change, shape: tuple[int, int, int], spacing_mm: Triple) -> list[str]:
+    """The box, and where it lies: within the grid."""
+    extent = np.array(shape) * spacing_mm
+    edges = np.minimum(change.cutout_mm, extent)
+    at = np.clip(np.array(change.cutout_at) * extent, edges / 2, extent - edges / 2) - extent / 2
+    box = f"a box of {' x '.join(f'{edge:.0f}' for edge in edges)} mm (z, y, x) filled with its mean"
+    return [box, *_towards("its middle", at)]
 
 
 def settings_in_words(config: AugmentConfig) -> list[Setting]:
