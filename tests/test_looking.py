@@ -228,7 +228,7 @@ def test_every_number_of_a_change_is_in_its_words():
         "a box 1.15 times smaller fills the grid",
         "its middle 3.3 mm to the head",  # 25 (1 - 1 / 1.15)
         "bent, points 44 mm apart by up to 3.2 mm along each axis",
-        "noise of 18 HU, strongest at 0.31 lp/mm",
+        "noise of 18 HU, strongest at 0.31 lp/mm (the grid ends at 0.25)",
         "smoother kernel: 40 % of a blur of 0.9 mm",
         "slices 7.7 mm thick",
         "calibration: HU about water times 1.012, -6.2 HU",
@@ -239,6 +239,7 @@ def test_every_number_of_a_change_is_in_its_words():
         "its middle 5.0 mm to the feet, 10.5 mm to the left",  # as far as the grid goes
     ]
     assert in_words(Change(), SHAPE, SPACING) == []
+    assert in_words(Change(level_hu=0.3, width=1.001, gamma=0.999), SHAPE, SPACING) == []
     assert in_words(Change(thickness_mm=4.0), SHAPE, SPACING)[0].endswith("nothing changes)")
 
 
@@ -255,6 +256,9 @@ def test_settings_are_said_with_their_probability_and_their_range():
     assert said["rotation"] == ("80 %", "turned by up to 20° about z, 15° about y, 15° about x")
     assert said["translation"] == ("80 %", "moved by up to 15 mm along each axis")
     assert said["noise"] == ("50 %", "0 to 71 HU (15 to 100 % of the dose), strongest at 0.15 to 0.45 lp/mm")
+    tutorial = {one.name: one.how_far for one in settings_in_words(preset("tutorial", RECIPE))}
+    assert tutorial["scaling"] == "0.9 to 1.1 times as large"
+    assert tutorial["noise"].startswith("70 HU (50 % of the dose)")
     assert said["width"] == ("50 %", "the window's width times 0.83 to 1.20 (contrast)")
     assert said["flip"] == ("20 % y, 50 % x", "front and back, left and right")
     assert list(said)[:2] == ["flip", "rotation"]

@@ -122,7 +122,9 @@ def _towards(what: str, way_mm: np.ndarray) -> list[str]:
 def _recoloured(change: Change, shape: tuple[int, int, int], spacing_mm: Triple) -> list[str]:
     said = []
     if change.noise_hu:
-        said.append(f"noise of {change.noise_hu:.0f} HU, strongest at {change.noise_lp_mm:.2f} lp/mm")
+        finest = 0.5 / min(spacing_mm[1:])
+        beyond = f" (the grid ends at {finest:.2f})" if change.noise_lp_mm > finest else ""
+        said.append(f"noise of {change.noise_hu:.0f} HU, strongest at {change.noise_lp_mm:.2f} lp/mm{beyond}")
     if change.kernel < 0:
         said.append(f"smoother kernel: {-100 * change.kernel:.0f} % of a blur of {change.kernel_mm:g} mm")
     elif change.kernel:
@@ -134,11 +136,11 @@ def _recoloured(change: Change, shape: tuple[int, int, int], spacing_mm: Triple)
         said.append(f"slices {change.thickness_mm:.1f} mm thick{none}")
     if (change.slope, change.offset_hu) != (1, 0):
         said.append(f"calibration: HU about water times {change.slope:.3f}, {change.offset_hu:+.1f} HU")
-    if change.level_hu:
+    if abs(change.level_hu) >= 0.5:
         said.append(f"level {change.level_hu:+.0f} HU ({'darker' if change.level_hu > 0 else 'brighter'})")
-    if change.width != 1:
+    if abs(change.width - 1) >= 0.005:
         said.append(f"width times {change.width:.2f} ({'less' if change.width > 1 else 'more'} contrast)")
-    if change.gamma != 1:
+    if abs(change.gamma - 1) >= 0.005:
         said.append(f"gamma {change.gamma:.2f} ({'darker' if change.gamma > 1 else 'brighter'})")
     if any(change.cutout_mm):
         said += _cut_out(change, shape, spacing_mm)
@@ -169,19 +171,20 @@ def settings_in_words(config: AugmentConfig) -> list[Setting]:
 
 def _how_far(config: AugmentConfig) -> dict[str, str]:
     kept = [f"{_percent(share)} of {axis}" for axis, share in zip("zyx", config.extent_by, strict=True) if share < 1]
-    least, most = (config.noise_hu * math.sqrt(1 / share - 1) for share in reversed(config.dose))
+    least, most = (round(config.noise_hu * math.sqrt(1 / share - 1)) for share in reversed(config.dose))
+    stretched = f", each axis {_by(config.stretch_by)} times again" if config.stretch_by else ""
     sharper = f"or up to {_percent(config.sharpen_by)} of what that takes away added (sharper)"
     return {
         "extent": f"the sample ends early; at least {', '.join(kept) or 'all'} is kept",
         "flip": ", ".join(f"{_FLIPPED[axis]}" for axis, p in enumerate(config.flip) if p),
         "rotation": f"turned by up to {_along(config.rotation_deg, '°', 'about')}",
-        "scaling": f"{_by(config.scaling_by)} times as large, each axis {_by(config.stretch_by)} times again",
+        "scaling": f"{_by(config.scaling_by)} times as large{stretched}",
         "translation": f"moved by up to {_along(config.translation_mm, ' mm', 'along')}",
         "shear": f"sheared by up to {config.shear_deg:g}° of each axis against each other",
         "zoom": f"a box {_range(config.zoom_by)} times smaller fills the grid",
         "elastic": f"bent, points {config.elastic_grid_mm:g} mm apart by up to {config.elastic_mm:g} mm on each axis",
         "noise": (
-            f"{least:.0f} to {most:.0f} HU ({_range(config.dose, 100.0)} % of the dose), strongest at "
+            f"{_range((float(least), float(most)))} HU ({_range(config.dose, 100.0)} % of the dose), strongest at "
             f"{_range(config.noise_lp_mm)} lp/mm"
         ),
         "kernel": f"blurred by up to {config.blur_mm:g} mm in the plane (smoother), {sharper}",
