@@ -19,6 +19,7 @@ from hilum.modelling.augment import apply
 from hilum.modelling.changes import Change, draw
 from hilum.modelling.looking import CASE, alone_at_its_furthest, page, planes
 from hilum.modelling.words import in_words, settings_in_words
+from hilum.preparing.overlay import FIELD_RGB
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 from hilum.volume import Volume, affine_from
 
@@ -62,7 +63,7 @@ def pictures(html):
 
 def changed(sample, change):
     hu = torch.from_numpy(sample.voxels_hu).float()
-    return apply(hu[None, None], [change], np.array([sample.spacing_mm]), RECIPE)[0, 0]
+    return apply(hu[None, None], [change], np.array([sample.spacing_mm]), RECIPE)[0]
 
 
 def run(*words):
@@ -92,7 +93,7 @@ def listed(html):
 
 
 def test_planes_are_the_middle_ones_with_the_head_up_in_the_first_window(sample):
-    axial, coronal, sagittal = planes(torch.from_numpy(sample.voxels_hu).float(), (-1000.0, 400.0))
+    axial, coronal, sagittal = planes(torch.from_numpy(sample.voxels_hu).float()[None], (-1000.0, 400.0))
     grey = np.rint((sample.voxels_hu.astype(float) + 1000).clip(0, 1400) / 1400 * 255)
     assert np.abs(axial - grey[5]).max() <= 1
     assert np.abs(coronal - grey[::-1, 7]).max() <= 1
@@ -248,7 +249,7 @@ def test_darker_is_darker_and_brighter_brighter(sample, change, darker):
     (words,) = in_words(change, SHAPE, SPACING)
     assert ("darker" in words) == darker
     inside = sample.voxels_hu > -900
-    assert (changed(sample, change).numpy()[inside].mean() < sample.voxels_hu[inside].mean()) == darker
+    assert (changed(sample, change)[0].numpy()[inside].mean() < sample.voxels_hu[inside].mean()) == darker
 
 
 def test_settings_are_said_with_their_probability_and_their_range():
@@ -271,6 +272,22 @@ def test_a_bent_sample_is_shown_with_its_smallest_jacobian(sample):
     found = [float(value) for value in re.findall(r"<li>smallest Jacobian ([\d.]+)", html)]
     assert len(found) == 3  # two draws, and alone
     assert all(0 < value < 1 for value in found)
+
+
+def test_the_lungs_of_a_recipe_that_sees_them_are_outlined_and_move_with_the_scan(sample):
+    recipe = replace(RECIPE, lung_channel=True)
+    inside = np.zeros(SHAPE, np.uint8)
+    inside[2:8, 4:11, 3:9] = 1
+    flipped = replace(preset("none", recipe), flip=(0.0, 0.0, 1.0))
+    html = page(replace(sample, lungs=inside), recipe, flipped, number=1)
+    assert "the lungs outlined" in html
+    before, after, _ = pictures(html)
+    for axial, columns in ((before[0], (3, 9)), (after[0], (9, 15))):
+        outline = (axial == FIELD_RGB).all(axis=-1)
+        rows, places = np.nonzero(outline)
+        assert (rows.min(), rows.max() + 1, places.min(), places.max() + 1) == (4, 11, *columns)
+        assert outline.sum() == 2 * (7 + 6) - 4
+    np.testing.assert_array_equal(after[1], before[1][:, ::-1])
 
 
 def test_with_sub_volumes_one_grid_of_the_sample_is_shown(sample):
@@ -351,6 +368,8 @@ def test_a_volume_that_is_prepared_already_is_taken_as_it_is(npy_cohort, tmp_pat
         (["SCAN", "--recipe.region", "point", "--point", "0", "0", "9999"], "must lie inside the scan"),
         (["SCAN", "--recipe.region", "whole", "--mask", "m.nii"], "--mask is for recipes that look for the lungs"),
         (["vol.npy", "--mask", "m.nii"], "--mask is for"),
+        (["vol.npy", "--recipe.region", "point", "--point", "0", "0", "0"], "--point is for scans"),
+        (["vol.npy", "--series", "a"], "--series is for scans"),
         (["vol.npy"], "no file or folder"),
         (["SCAN", "--recipe.region", "point", "--augment.scaling-by", "0.2"], "at most 0.03"),
         (["SCAN", "--recipe.sub-volumes"], "fixed with sub_volumes"),

@@ -79,9 +79,10 @@ class LookAtAugmentation:
         if self.mask is not None and not self.recipe.needs_lungs:
             msg = f"--mask is for recipes that look for the lungs, this one is of region {self.recipe.region}"
             raise ConfigError(msg)
-        if self.mask is not None and self.path.suffix.lower() == ".npy":
-            msg = f"--mask is for scans, {self.path} is prepared already"
-            raise ConfigError(msg)
+        for flag, value in (("--mask", self.mask), ("--point", self.point), ("--series", self.series or None)):
+            if value is not None and self.path.suffix.lower() == ".npy":
+                msg = f"{flag} is for scans, {self.path} is prepared already"
+                raise ConfigError(msg)
 
     def run(self) -> int:
         """Prepare the scan, change it and write the page."""
@@ -106,7 +107,8 @@ def _to_look_at(recipe: Recipe, path: Path) -> Recipe:
         return recipe
     as_given = recipe.size != Recipe().size
     if path.suffix.lower() == ".npy":  # its spacing is not known: as `hilum train` plans it
-        return replace(recipe, region="whole", spacing_mm=(1.0, 1.0, 1.0), size=_npy_size(path, recipe))
+        region = recipe.region if recipe.region == "point" else "whole"
+        return replace(recipe, region=region, spacing_mm=(1.0, 1.0, 1.0), size=_npy_size(path, recipe))
     if recipe.region == "point":
         return replace(recipe, size=recipe.size if as_given else _POINT_SIZE, extent_mm=_POINT_MM, outside="edge")
     return replace(recipe, size=recipe.size if as_given else _SIZE, fit="region", margin_mm=_MARGIN_MM)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from hilum.augmentation import PROBABILITIES, AugmentConfig, preset
@@ -21,6 +22,7 @@ from hilum.modelling.augment import apply
 from hilum.modelling.changes import Change, draw
 from hilum.modelling.spatial import smallest_jacobian
 from hilum.modelling.words import in_words, settings_in_words
+from hilum.preparing.overlay import FIELD_RGB
 from hilum.preparing.subvolumes import channels, cut, random_start
 from hilum.randomness import generator
 from hilum.recipe import Range, Recipe, Triple
@@ -35,7 +37,7 @@ _TRIES = 200
 _LUNG_HU = -850.0
 """Where a calibration that goes far is seen."""
 
-Plane: TypeAlias = UInt8[np.ndarray, "_ _"]
+Plane: TypeAlias = UInt8[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
 
 _FURTHEST: dict[str, tuple[Callable[[Change], float], ...]] = {
     "extent": (lambda c: -float(np.prod(c.extent)),),
@@ -110,9 +112,10 @@ def page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, number: int =
         preset=_preset_in_words(config, recipe),
         settings=settings,
         window=f"{recipe.windows[0][0]:g} to {recipe.windows[0][1]:g} HU",
+        has_lungs=len(hu) > 1,
         seed=seed,
         case=CASE,
-        as_it_is=[_png(plane) for plane in planes(hu[0], recipe.windows[0])],
+        as_it_is=[_png(plane) for plane in planes(hu, recipe.windows[0])],
         tries=_TRIES,
         draws=draws,
         alone=alone,
@@ -146,17 +149,29 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
     return list(dict.fromkeys(furthest))
 
 
-def planes(hu: Float[Tensor, "z y x"], window_hu: Range) -> tuple[Plane, Plane, Plane]:
+def planes(sample: Float[Tensor, "c z y x"], window_hu: Range) -> tuple[Plane, Plane, Plane]:
     """The middle axial, coronal and sagittal plane, a pixel for each voxel, as radiologists see them: head up.
 
     Args:
-        hu: A sample; its axes run feet to head, front to back, right to left.
+        sample: HU, and the lungs where there is a second channel: their outline is yellow. The axes run feet to head,
+            front to back, right to left.
         window_hu: HU of black and of white.
     """
     low, high = window_hu
-    grey = ((hu - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    grey = ((sample[0] - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    lungs = sample[1].numpy() > 0 if len(sample) > 1 else None
     z, y, x = (n // 2 for n in grey.shape)
-    return grey[z], grey[::-1, y], grey[::-1, :, x]
+    axial, coronal, sagittal = (
+        grey[at] if lungs is None else _outlined(grey[at], lungs[at])
+        for at in np.s_[z, (slice(None, None, -1), y), (slice(None, None, -1), slice(None), x)]
+    )
+    return axial, coronal, sagittal
+
+
+def _outlined(grey: np.ndarray, mask: np.ndarray) -> Plane:
+    picture = np.repeat(grey[..., None], 3, axis=-1)
+    picture[mask & ~ndimage.binary_erosion(mask, border_value=1)] = FIELD_RGB
+    return picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,14 +193,14 @@ class _Look:
         return z, y, x
 
     def card(self, change: Change) -> Card:
-        changed = apply(self.hu[None], [change], np.array([self.spacing_mm]), self.recipe)[0, 0]
+        changed = apply(self.hu[None], [change], np.array([self.spacing_mm]), self.recipe)[0]
         words = in_words(change, self.shape, self.spacing_mm)
         if change.elastic_mm:
             least = smallest_jacobian(change, self.shape, self.spacing_mm)
             words.append(f"smallest Jacobian {least:.2f}")
         return Card(
             words=words,
-            differs_hu=float((changed - self.hu[0]).abs().mean()),
+            differs_hu=float((changed[0] - self.hu[0]).abs().mean()),
             pictures=tuple(_png(plane) for plane in planes(changed, self.recipe.windows[0])),
         )
 
@@ -193,8 +208,8 @@ class _Look:
 def _seen(sample: Volume, recipe: Recipe, seed: int) -> np.ndarray:
     """What the network would see of a sample in training."""
     if not recipe.sub_volumes:
-        return channels(sample, recipe)[:1]
-    return cut(sample, recipe, random_start(sample, recipe, generator(seed, 0, CASE, "sub-volume")))[:1]
+        return channels(sample, recipe)
+    return cut(sample, recipe, random_start(sample, recipe, generator(seed, 0, CASE, "sub-volume")))
 
 
 def _facts(sample: Volume, recipe: Recipe, look: _Look) -> str:
