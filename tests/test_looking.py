@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hilum import AugmentConfig, Recipe, read
+from hilum import AugmentConfig, Finding, Recipe, read
 from hilum.augmentation import PROBABILITIES, preset
 from hilum.cli import main
 from hilum.cli.augment import LookAtAugmentation
@@ -320,6 +320,13 @@ def test_no_tag_of_a_dicom_series_is_on_the_page(tmp_path):
         assert secret not in html
 
 
+def test_findings_are_on_the_page_by_their_codes_alone(sample):
+    found = Finding(code="padding", severity="note", message="SMITH has padding", where="SMITH/0001.dcm")
+    html = page(replace(sample, findings=(found,)), RECIPE, preset("none", RECIPE), number=1)
+    assert "findings: padding" in html
+    assert "SMITH" not in html
+
+
 def test_a_point_is_looked_at_in_a_box_of_40_mm_with_the_preset_for_points(chest, tmp_path):
     out = tmp_path / "page.html"
     words = ["--recipe.region", "point", "--point", 60, -120, -400, "--recipe.size", 8, 8, 8, "--number", 1]
@@ -346,6 +353,9 @@ def test_flags_win_over_the_file_and_a_preset_by_flag_is_all_of_it(tmp_path):
     assert command().recipe.size == (8, 8, 8)
     assert command().reading.policy == "lenient"
     assert command("--augment.level", "0.9").augment == replace(AugmentConfig(), noise_hu=7.0, level=0.9)
+    strong = command("--augment.preset", "strong", "--augment.level", "0.9")
+    assert strong.augment == replace(preset("strong", strong.recipe), level=0.9)
+    assert strong.reading.policy == "lenient"
     assert command("--recipe.size", "6", "6", "6").recipe.spacing_mm == (9.0, 9.0, 9.0)
 
 
