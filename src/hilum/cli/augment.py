@@ -1,0 +1,124 @@
+"""``hilum augment``: what a config's random changes do to a scan, as a page of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tyro
+
+from hilum.augmentation import AugmentConfig, preset
+from hilum.config import ReadingConfig, Recipe, Triple
+from hilum.configfile import load
+from hilum.errors import ConfigError, require
+
+_MOST_DRAWS = 64
+_SIZE = (96, 112, 128)
+_MARGIN_MM = 10.0
+_POINT_SIZE = (64, 64, 64)
+_POINT_MM = (40.0, 40.0, 40.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAtAugmentation:
+    """What a config's random changes do to a scan, as a page of pictures, so that people look before a network does."""
+
+    path: tyro.conf.Positional[Path]
+    """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a prepared .npy volume."""
+
+    out: Path
+    """The page to write."""
+
+    config: Path | None = None
+    """CONFIG.toml, for its recipe, augment and reading sections; flags win over them."""
+
+    number: int = 8
+    """Draws that are shown, 1 to 64."""
+
+    seed: int = 0
+
+    point: Triple | None = None
+    """X Y Z in LPS mm, for region point."""
+
+    series: str = ""
+    """Which series, where the folder holds several."""
+
+    mask: Path | None = None
+    """A mask of the lungs that another program made, for recipes that look for them."""
+
+    recipe: Recipe = field(default_factory=Recipe)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.number <= _MOST_DRAWS, "number", f"1 to {_MOST_DRAWS}", self.number)
+
+    def with_file(self, args: Sequence[str]) -> "LookAtAugmentation":
+        """The command again, with the file's settings, or those of the preset for this recipe, as flags' defaults."""
+        if self.config is None:
+            return self._of_preset(args, self.augment.preset)
+        settings = load(self.config)
+        command = self._again(args, settings.recipe, settings.augment, settings.reading)
+        name = command.augment.preset
+        return command if name == settings.augment.preset else command._of_preset(args, name)
+
+    def _of_preset(self, args: Sequence[str], name: str) -> "LookAtAugmentation":
+        """All that the flags do not give is as the preset has it for this recipe."""
+        recipe = _to_look_at(self.recipe, self.path)
+        return self._again(args, recipe, preset(name, recipe), self.reading)  # type: ignore[arg-type]
+
+    def _again(
+        self, args: Sequence[str], recipe: Recipe, augment: AugmentConfig, reading: ReadingConfig
+    ) -> "LookAtAugmentation":
+        default = replace(self, recipe=recipe, augment=augment, reading=reading)
+        return tyro.cli(LookAtAugmentation, args=args, default=default, prog="hilum augment")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        if self.point is not None and self.recipe.region != "point":
+            msg = f"--point is for recipes of region point (--recipe.region point), this one is of {self.recipe.region}"
+            raise ConfigError(msg)
+        if self.mask is not None and not self.recipe.needs_lungs:
+            msg = f"--mask is for recipes that look for the lungs, this one is of region {self.recipe.region}"
+            raise ConfigError(msg)
+        for flag, value in (("--mask", self.mask), ("--point", self.point), ("--series", self.series or None)):
+            if value is not None and self.path.suffix.lower() == ".npy":
+                msg = f"{flag} is for scans, {self.path} is prepared already"
+                raise ConfigError(msg)
+
+    def run(self) -> int:
+        """Prepare the scan, change it and write the page."""
+        from hilum.files import write_whole
+        from hilum.modelling.looking import page
+        from hilum.preparing import prepare_path
+
+        self._refuse_what_has_no_effect()
+        recipe = _to_look_at(self.recipe, self.path)
+        self.augment.check_for(recipe)
+        sample = prepare_path(
+            self.path, recipe, point_mm=self.point, series=self.series, mask=self.mask, reading=self.reading
+        )
+        write_whole(self.out, page(sample, recipe, self.augment, number=self.number, seed=self.seed))
+        print(f"{self.out}: {self.number} draw{'s' * (self.number > 1)} of preset {self.augment.preset}")
+        return 0
+
+
+def _to_look_at(recipe: Recipe, path: Path) -> Recipe:
+    """A recipe without a spacing, made complete so that there is something to see: nothing that was given changes."""
+    if recipe.fit == "region" or recipe.spacing_mm is not None or recipe.extent_mm is not None:
+        return recipe
+    as_given = recipe.size != Recipe().size
+    if path.suffix.lower() == ".npy":  # its spacing is not known: as `hilum train` plans it
+        region = recipe.region if recipe.region == "point" else "whole"
+        return replace(recipe, region=region, spacing_mm=(1.0, 1.0, 1.0), size=_npy_size(path, recipe))
+    if recipe.region == "point":
+        return replace(recipe, size=recipe.size if as_given else _POINT_SIZE, extent_mm=_POINT_MM, outside="edge")
+    return replace(recipe, size=recipe.size if as_given else _SIZE, fit="region", margin_mm=_MARGIN_MM)
+
+
+def _npy_size(path: Path, recipe: Recipe) -> tuple[int, int, int]:
+    import numpy as np
+
+    try:
+        z, y, x = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):
+        return recipe.size  # what is wrong with it is said where it is read
+    return z, y, x
