@@ -566,11 +566,12 @@ def test_whole_chests_are_never_flipped_by_a_preset_and_findings_are():
 
 
 def test_a_thin_box_around_a_point_is_turned_in_its_plane_alone():
-    thin = Recipe(region="point", size=(4, 48, 48), extent_mm=(5.0, 32.0, 32.0))
+    thin = Recipe(region="point", size=(4, 48, 48), extent_mm=(5.0, 32.0, 32.0), outside="edge")
     config = preset("standard", thin)
     assert config.rotation_deg == (180.0, 0.0, 0.0)
     assert config.translation_mm[0] == 0
     assert config.extent == 1
+    assert preset("standard", replace(thin, outside="air")).extent == 0  # black ends would show how thick it is
 
 
 def test_an_unknown_preset_lists_the_known_ones():

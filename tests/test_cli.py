@@ -3,11 +3,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tyro
 
 import hilum
+from hilum.augmentation import preset
 from hilum.cli import VERBS, main
 from hilum.cli.predict import Predict
 from hilum.cli.train import Train
@@ -412,3 +415,23 @@ def test_the_flags_of_each_verb_are_pinned(verb):
 
     kind = getattr(importlib.import_module(f"hilum.cli.{verb}"), VERBS[verb][0])
     assert set(kind.__dataclass_fields__) == FLAGS[verb]
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "expected"),
+    [
+        ("", ["--augment.preset", "strong"], lambda recipe: preset("strong", recipe)),
+        (
+            "[augment]\nnoise_hu = 5.0",
+            ["--augment.preset", "tutorial", "--augment.noise", "0.9"],
+            lambda recipe: replace(preset("tutorial", recipe), noise=0.9),
+        ),
+        ("[augment]\nnoise_hu = 5.0", [], lambda recipe: replace(preset("standard", recipe), noise_hu=5.0)),
+        ("", ["--recipe.region", "point"], lambda recipe: preset("standard", recipe)),
+    ],
+)
+def test_a_preset_by_flag_is_all_of_that_preset_for_the_recipe(tmp_path, text, flags, expected):
+    (tmp_path / "c.toml").write_text(f"[recipe]\nspacing_mm = [2, 2, 2]\n{text}\n")
+    args = [str(tmp_path / "c.toml"), *flags]
+    settings = tyro.cli(Train, args=args).with_file(args).settings
+    assert settings.augment == expected(settings.recipe)

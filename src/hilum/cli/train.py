@@ -79,9 +79,10 @@ class Train:
 
         command = parsed(settings)
         name = command.settings.augment.preset
-        if name == settings.augment.preset:
+        own = settings.augment != preset(settings.augment.preset, settings.recipe)
+        if name == settings.augment.preset and own:
             return command
-        return parsed(replace(settings, augment=preset(name, command.settings.recipe)))  # a flag: all of that preset
+        return parsed(replace(settings, augment=preset(name, command.settings.recipe)))  # as the flags want it
 
     def run(self) -> int:
         """Train, then judge the model on the test part."""

@@ -23,7 +23,7 @@ def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, w
     if not change.recolours:
         return
     if change.noise_hu:
-        hu.add_(_noise(hu.shape, change, spacing_mm, hu.device).mul_(hu > AIR_HU))  # there is no noise in padding
+        hu.add_(_noise(hu.shape, change, spacing_mm, hu.device).mul_(hu != AIR_HU))  # padding has none
     if change.kernel:
         hu.lerp_(_blurred(hu, change.kernel_mm, spacing_mm), -change.kernel)
     if change.thickness_mm:

@@ -80,7 +80,7 @@ def control_ways(change: Change, shape: tuple[int, ...], spacing_mm: Triple) -> 
 
 
 def smallest_jacobian(change: Change, shape: tuple[int, ...], spacing_mm: Triple) -> float:
-    """The least factor, over all voxels, by which the map changes a small volume; above 0 nothing is folded.
+    """The least share of its own volume from which a voxel is filled; above 0 nothing is folded.
 
     Args:
         change: What is done.
@@ -90,13 +90,17 @@ def smallest_jacobian(change: Change, shape: tuple[int, ...], spacing_mm: Triple
     whole = float(np.linalg.det(_affine(change, np.array(shape) * spacing_mm / 2)[:, :3]))
     if not change.elastic_mm:
         return whole
-    step = change.elastic_grid_mm
-    ways = control_ways(change, shape, spacing_mm)
-    jacobian = np.zeros((*shape, 3, 3))
-    for axis in range(3):
-        z, y, x = (_spline(n, s, step, slope=a == axis) for a, (n, s) in enumerate(zip(shape, spacing_mm, strict=True)))
-        jacobian[..., axis] = np.einsum("zi,yj,xk,ijkc->zyxc", z, y, x, ways, optimize=True)
-    return whole * float(np.linalg.det(np.eye(3) + jacobian).min())
+    ways, step = control_ways(change, shape, spacing_mm), change.elastic_grid_mm
+    weights = [_spline(n, mm, step) for n, mm in zip(shape, spacing_mm, strict=True)]
+    slopes = [_spline(n, mm, step, slope=True) for n, mm in zip(shape, spacing_mm, strict=True)]
+    least = np.inf
+    for z in range(shape[0]):  # slice by slice, for the matrices of a whole sample are large
+        jacobian = np.zeros((*shape[1:], 3, 3))
+        for axis in range(3):
+            along = [(slopes if a == axis else weights)[a] for a in range(3)]
+            jacobian[..., axis] = np.einsum("i,yj,xk,ijkc->yxc", along[0][z], *along[1:], ways, optimize=True)
+        least = min(least, float(np.linalg.det(np.eye(3) + jacobian).min()))
+    return whole * least
 
 
 def _affine(change: Change, half_mm: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3 4"]:
