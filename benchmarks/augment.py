@@ -2,8 +2,8 @@
 
     python benchmarks/augment.py [--quick] [--rounds 3] [--json]
 
-Three works: the tutorial's seven changes with its probabilities; all but elastic each time; all each time. Chance has no
-part in which changes are on: the first work is a list of 40 draws that holds each change exactly as often as its
+Three works: the tutorial's seven changes with its probabilities; all but elastic each time; all each time. Chance has
+no part in which changes are on: the first work is a list of 40 draws that holds each change exactly as often as its
 probability says (rotation, scaling and shift in all combinations, elastic in one of five of each), the same for every
 row. How far they go each row draws itself, within the tutorial's ranges. Hilum adds noise as a kernel leaves it, the
 others white noise.
@@ -21,10 +21,10 @@ The data are looked for at HILUM_DATA or ../shared/data; elasticdeform must be i
 
 import argparse
 import gc
-import importlib.util
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -33,35 +33,18 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from augmenters import CHANGES, EDGE, HIGH, LOW, RECIPE, ROWS, SPATIAL, On, Row, unit_of
 from machine import DATA, forget_peak, line, machine, peak_bytes
 
-from hilum import Recipe
-from hilum.augmentation import PROBABILITIES, AugmentConfig, preset
+from hilum.augmentation import PROBABILITIES, preset
 from hilum.modelling.augment import apply
 from hilum.modelling.changes import draw
 
-SCAN = "lidc-0314"
-EDGE, LOW, HIGH = 128, -1000.0, 400.0
-CUBE = (EDGE, EDGE, EDGE)
-RECIPE = Recipe(region="lungs", size=CUBE, fit="region")
-
-CHANGES = {
-    "rotation": 0.5,
-    "scaling": 0.5,
-    "shift": 0.5,
-    "noise": 0.3,
-    "brightness": 0.3,
-    "contrast": 0.3,
-    "elastic": 0.2,
-}
-"""The tutorial's, with its probabilities."""
-
-SPATIAL = ("rotation", "scaling", "shift")
+SCAN, CUBE = "lidc-0314", (EDGE, EDGE, EDGE)
 TUTORIAL, PLAIN, ELASTIC = "as the tutorial", "all on, no elastic", "all on, elastic"
 RIVALS = ("tutorial", "torchio", "monai")
 TARGETS = ((TUTORIAL, ("tutorial",), 10.0), (PLAIN, ("torchio", "monai"), 1.0), (ELASTIC, ("torchio", "monai"), 3.0))
@@ -69,14 +52,10 @@ TARGETS = ((TUTORIAL, ("tutorial",), 10.0), (PLAIN, ("torchio", "monai"), 1.0), 
 
 MEMORY, VOLUMES_PER_S, BANDWIDTH = 6.0, 2000.0, 0.6
 
-On = frozenset[str]
-Row = Callable[[On, int], list[Any]]
-"""What is on, and the draw's number, to a volume for each sample of the batch that the row was made with."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, and the ways that are slower left out")
+    parser.add_argument("--quick", action="store_true", help="one round, shorter to warm up; no rows one step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory", nargs=2, metavar=("ROW", "BATCH"), help=argparse.SUPPRESS)
@@ -89,15 +68,17 @@ def main() -> None:
         sys.exit(f"no folder {SCAN}: HILUM_DATA must name the folder with the shared data")
 
     found = machine("torch", "torchio", "simpleitk", "monai", "elasticdeform", "scipy")
-    print(line(found), flush=True)
+    found["load"] = round(os.getloadavg()[0], 2)  # before this begins
+    print(f"{line(found)}; load {found['load']:g}", flush=True)
     hu, spacing_mm = _sample()
     names = [name for name in ROWS if not (args.quick and "one step" in name)]
     rows = {name: ROWS[name](hu, spacing_mm) for name in names}
     works = _works()
-    checked, failures = _checked(rows, works, hu, spacing_mm)
+    checked, failures = _checked(rows, {w: of[: 5 if args.quick else None] for w, of in works.items()}, hu, spacing_mm)
     rows = {name: row for name, row in rows.items() if name not in failures}
     timed = _timed(rows, works, 1 if args.quick else args.rounds)
-    memory = {name: {str(n): _multiples(name, n) for n in (1, 4)} for name in rows}
+    weighed = ["hilum"] if args.quick else list(rows)
+    memory = {name: {str(n): _multiples(name, n) for n in (1, 4)} for name in weighed if name in rows}
     singles = _singles(hu, spacing_mm, 3 if args.quick else 15)
     gpu = _gpu()
     _show(timed, memory, checked, singles, list(works))
@@ -138,169 +119,12 @@ def _sample() -> tuple[torch.Tensor, Any]:
     return torch.from_numpy(volume.voxels_hu.astype(np.float32))[None, None], volume.spacing_mm
 
 
-# the rows: each imports what it needs when it is made
-
-
-def _hilum(hu: torch.Tensor, spacing_mm: Any) -> Row:
-    case_ids = [f"case-{i}" for i in range(len(hu))]
-    steps = np.tile(np.array(spacing_mm, np.float64), (len(hu), 1))
-    return lambda on, number: list(
-        apply(hu, draw(_config(on), case_ids, seed=0, epoch=number), steps, RECIPE).unbind(0)
-    )
-
-
-@cache
-def _config(on: On) -> AugmentConfig:
-    """The preset tutorial with these changes and no others."""
-    config = preset("tutorial", RECIPE)
-    names = dict(
-        zip(CHANGES, ("rotation", "scaling", "translation", "noise", "level", "width", "elastic"), strict=True)
-    )
-    assert all(getattr(config, ours) == CHANGES[theirs] for theirs, ours in names.items())
-    return replace(config, **{ours: float(theirs in on) for theirs, ours in names.items()})
-
-
-def _tutorial(hu: torch.Tensor, spacing_mm: Any) -> Row:  # it counts in voxels
-    spec = importlib.util.spec_from_file_location("tutorial", DATA.parent / "baseline" / "tutorial.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    volumes = list(_unit(hu)[:, 0].numpy())
-
-    def run(on: On, number: int) -> list[Any]:
-        names = dict(
-            zip(CHANGES, ("rotation", "scale", "shift", "noise", "brightness", "contrast", "elastic"), strict=True)
-        )
-        change = module.CTAugmentation3D(**{f"p_{theirs}": float(ours in on) for ours, theirs in names.items()})
-        np.random.seed(number)  # noqa: NPY002
-        return [change(volume) for volume in volumes]
-
-    return run
-
-
-def _torchio(hu: torch.Tensor, spacing_mm: Any, *, one_step: bool = False) -> Row:
-    import torchio as t
-
-    unit, voxels_to_mm = _unit(hu), np.diag([*spacing_mm, 1.0])
-    bending = {"num_control_points": 5, "max_displacement": 13.0, "locked_borders": 0}
-    elastic, noise = t.RandomElasticDeformation(**bending, copy=False), t.RandomNoise(std=(0.05, 0.05), copy=False)
-
-    @cache
-    def affine(on: On) -> dict[str, Any]:
-        return {
-            "scales": (0.9, 1.1) if "scaling" in on else (1.0, 1.0),
-            "degrees": 10.0 if "rotation" in on else 0.0,
-            "translation": 5 * spacing_mm[0] if "shift" in on else 0.0,
-            "isotropic": True,
-            "default_pad_value": 0.0,
-        }
-
-    @cache
-    def steps(on: On) -> list[Any]:
-        moved = not on.isdisjoint(SPATIAL)
-        if one_step and moved and "elastic" in on:
-            found = [t.RandomAffineElasticDeformation(affine_kwargs=affine(on), elastic_kwargs=bending, copy=False)]
-        else:
-            found = ([t.RandomAffine(**affine(on), copy=False)] if moved else []) + [elastic] * ("elastic" in on)
-        return found + [noise] * ("noise" in on)
-
-    def run(on: On, number: int) -> list[Any]:
-        torch.manual_seed(number)
-        random = np.random.default_rng(number)
-        done = []
-        for sample in unit:
-            image = t.ScalarImage(tensor=sample, affine=voxels_to_mm)
-            for step in steps(on):
-                image = step(image)
-            done.append(_windowed(image.data, on, random))
-        return done
-
-    return run
-
-
-def _monai(hu: torch.Tensor, spacing_mm: Any, *, one_step: bool = False) -> Row:  # it counts in voxels
-    from monai import transforms as t
-    from monai.data import set_track_meta
-
-    set_track_meta(False)
-    unit, shape = _unit(hu), tuple(hu.shape[2:])
-    noise = t.RandGaussianNoise(prob=1.0, std=0.05, sample_std=False)
-    elastic = t.RandSmoothDeform(
-        shape,
-        (5, 5, 5),
-        prob=1.0,
-        def_range=0.08,
-        field_mode="trilinear",
-        grid_mode="bilinear",
-        grid_dtype=torch.float32,
-    )
-
-    def params(on: On, random: np.random.Generator) -> dict[str, Any]:
-        angles, shifts = random.uniform(-math.radians(10), math.radians(10), 3), random.uniform(-5, 5, 3)
-        return {
-            "rotate_params": angles.tolist() if "rotation" in on else None,
-            "translate_params": shifts.tolist() if "shift" in on else None,
-            "scale_params": [random.uniform(0.9, 1.1)] * 3 if "scaling" in on else None,
-        }
-
-    @cache
-    def both(on: On) -> Any:
-        far = 3 / 0.577 * (2 * math.sqrt(math.pi) * 8) ** 1.5  # a standard deviation of 3 voxels after the Gaussian
-        return t.Rand3DElastic(
-            (8, 8), (far, far), prob=1.0, padding_mode="zeros",
-            rotate_range=[math.radians(10)] * 3 if "rotation" in on else None,
-            translate_range=[5] * 3 if "shift" in on else None,
-            scale_range=[0.1] * 3 if "scaling" in on else None,
-        )  # fmt: skip
-
-    def run(on: On, number: int) -> list[Any]:
-        random = np.random.default_rng(number)
-        done = []
-        for i, x in enumerate(unit):
-            moved = not on.isdisjoint(SPATIAL)
-            if one_step and moved and "elastic" in on:
-                x = both(on).set_random_state(number + i)(x)
-            else:
-                x = t.Affine(**params(on, random), padding_mode="zeros", image_only=True)(x) if moved else x
-                x = elastic.set_random_state(number + i)(x) if "elastic" in on else x
-            x = noise.set_random_state(number + i)(x) if "noise" in on else x
-            done.append(_windowed(x, on, random))
-        return done
-
-    return run
-
-
-def _unit(hu: torch.Tensor) -> torch.Tensor:
-    """In [0, 1] within the window, as all but Hilum take it."""
-    return ((hu - LOW) / (HIGH - LOW)).clamp_(0, 1)
-
-
-def _windowed(x: torch.Tensor, on: On, random: np.random.Generator) -> torch.Tensor:
-    """Brightness and contrast about the middle at once, and the range kept, as Lambda would do it."""
-    if on.isdisjoint(("noise", "brightness", "contrast")):
-        return x
-    bright = random.uniform(0.9, 1.1) if "brightness" in on else 1.0
-    wide = random.uniform(0.9, 1.1) if "contrast" in on else 1.0
-    return x.mul(bright * wide).add_(0.5 * (1 - wide)).clamp_(0, 1)
-
-
-ROWS: dict[str, Callable[[torch.Tensor, Any], Row]] = {
-    "hilum": _hilum,
-    "tutorial": _tutorial,
-    "torchio": _torchio,
-    "monai": _monai,
-    "torchio, one step": lambda hu, mm: _torchio(hu, mm, one_step=True),
-    "monai, one step": lambda hu, mm: _monai(hu, mm, one_step=True),
-}
+# time
 
 
 def _takes_part(name: str, work: str) -> bool:
     """One step is another way where both are on; MONAI's takes seconds."""
     return "one step" not in name or work == ELASTIC or (work == TUTORIAL and name.startswith("torchio"))
-
-
-# time
 
 
 def _checked(
@@ -309,7 +133,7 @@ def _checked(
     """A round to warm up: the type of each row's outputs, how alike they are to the input, and why a row failed."""
     checked: dict[str, dict[str, Any]] = defaultdict(dict)
     failures: dict[str, str] = {}
-    unit = _unit(hu).flatten().numpy()
+    unit = unit_of(hu).flatten().numpy()
     for name, row in rows.items():
         alike = defaultdict(list)
         try:
@@ -320,7 +144,7 @@ def _checked(
                         failures[name] = f"{work}, draw {number}: {tuple(out.shape)}, must be finite and of {CUBE}"
                     checked[name]["dtype"] = str(out.dtype).removeprefix("torch.")
                     if work != TUTORIAL:
-                        seen = _unit(out) if name == "hilum" else out
+                        seen = unit_of(out) if name == "hilum" else out
                         alike[work].append(float(np.corrcoef(seen.flatten().numpy(), unit)[0, 1]))
         except Exception as exc:  # noqa: BLE001  # whatever a library raises
             failures[name] = f"{type(exc).__name__}: {exc}"
