@@ -31,13 +31,14 @@ from jaxtyping import Float, Int
 from machine import DATA, ROOT, line, machine
 
 from hilum import evaluate, train
-from hilum.augmentation import PresetName, preset
+from hilum.augmentation import PresetName
 from hilum.cohorts.table import Cohort
 from hilum.config import RunConfig
 from hilum.configfile import from_dict, load, to_dict
 from hilum.files import write_whole
 from hilum.measuring.intervals import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
+from hilum.presets import preset
 from hilum.randomness import generator
 from hilum.training.checkpoint import STATE
 

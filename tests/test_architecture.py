@@ -9,7 +9,7 @@ import hilum
 
 ROOT = Path(hilum.__file__).parent
 ROOMS = [
-    "errors", "files", "findings", "volume", "recipe", "augmentation", "config", "configfile", "randomness", "drawing",
+    "errors", "files", "findings", "volume", "recipe", "augmentation", "presets", "config", "configfile", "randomness", "drawing",
     "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning", "training",
     "judging", "demo", "cli",
 ]  # fmt: skip
@@ -48,7 +48,19 @@ def test_a_module_begins_with_one_sentence_and_stays_readable(module):
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "files", "findings", "volume", "recipe", "augmentation", "config", "configfile", "randomness"]
+    "name",
+    [
+        "errors",
+        "files",
+        "findings",
+        "volume",
+        "recipe",
+        "augmentation",
+        "presets",
+        "config",
+        "configfile",
+        "randomness",
+    ],
 )
 def test_the_ground_imports_no_torch(name):
     tree = ast.parse((ROOT / f"{name}.py").read_text())

@@ -10,11 +10,11 @@ import pytest
 import tyro
 
 import hilum
-from hilum.augmentation import preset
 from hilum.cli import VERBS, main
 from hilum.cli.predict import Predict
 from hilum.cli.train import Train
 from hilum.cohorts.splits import read_splits
+from hilum.presets import preset
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 

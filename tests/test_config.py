@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilum.augmentation import PresetName, preset
+from hilum.augmentation import PresetName
 from hilum.config import (
     CohortConfig,
     DecisionConfig,
@@ -24,6 +24,7 @@ from hilum.config import (
 )
 from hilum.configfile import from_dict, load, save, to_dict
 from hilum.errors import ConfigError
+from hilum.presets import preset
 
 positive = st.floats(0.25, 100, allow_nan=False)
 sizes = st.tuples(*[st.integers(1, 200)] * 3)

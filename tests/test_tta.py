@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from hilum.augmentation import preset
 from hilum.cohorts.dataset import as_sample
 from hilum.cohorts.splits import read_splits
 from hilum.config import Recipe
@@ -19,6 +18,7 @@ from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
 from hilum.predicting.cases import case_logits
 from hilum.predicting.tta import Views
+from hilum.presets import preset
 from hilum.training import train
 from hilum.volume import Volume
 

@@ -1,4 +1,4 @@
-"""What may happen to a training sample, how probably and how far; the presets; imports no torch."""
+"""What may happen to a training sample, how probably and how far; imports no torch."""
 
 import math
 from dataclasses import dataclass, replace
@@ -24,9 +24,36 @@ PROBABILITIES = (
 )  # fmt: skip
 """The settings that are one probability; flips have three."""
 
-_ONE_OF_THEM = f"one of {', '.join(get_args(PresetName))}"
-_NEVER_FULL = 0.5
-_DEGREES = 180.0
+PRESETS = f"one of {', '.join(get_args(PresetName))}"
+
+_LIMITS: dict[str, Range] = {
+    "extent_by": (0.05, 1.0),
+    "flip": (0.0, 1.0),
+    "rotation_deg": (0.0, 180.0),
+    "scaling_by": (0.0, 0.5),
+    "stretch_by": (0.0, 0.5),
+    "translation_mm": (0.0, 1000.0),
+    "shear_deg": (0.0, 30.0),
+    "zoom_by": (0.5, 4.0),
+    "elastic_mm": (0.0, 400.0),
+    "elastic_grid_mm": (5.0, 1000.0),
+    "noise_hu": (0.0, 500.0),
+    "dose": (0.01, 1.0),
+    "noise_lp_mm": (0.02, 5.0),
+    "blur_mm": (0.05, 20.0),
+    "sharpen_by": (0.0, 5.0),
+    "thickness_mm": (0.1, 100.0),
+    "offset_hu": (0.0, 500.0),
+    "slope_by": (0.0, 0.5),
+    "level_hu": (0.0, 1000.0),
+    "width_by": (0.0, 4.0),
+    "gamma_by": (0.0, 4.0),
+    "cutout_mm": (1.0, 500.0),
+    "mix_alpha": (0.05, 100.0),
+}
+"""Of each setting: what lies beyond is a slip of the pen, or more than the machine can do."""
+
+_RANGES = ("zoom_by", "dose", "noise_lp_mm", "thickness_mm", "cutout_mm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +93,7 @@ class AugmentConfig:
 
     shear: float = 0.0
     shear_deg: float = 5.0
-    """Of each axis against each other."""
+    """Of each axis against the next ones."""
 
     zoom: float = 0.0
     zoom_by: Range = (1.0, 1.2)
@@ -74,7 +101,7 @@ class AugmentConfig:
 
     elastic: float = 0.2
     elastic_mm: float = 4.0
-    """Way of a control point along each axis; at most 0.4 of elastic_grid_mm, so that nothing folds."""
+    """Largest way of a control point along each axis; at most 0.4 of elastic_grid_mm, so that nothing folds."""
 
     elastic_grid_mm: float = 40.0
     """Distance between the control points of the B-spline."""
@@ -138,41 +165,32 @@ class AugmentConfig:
     """Of the Beta distribution of the share: small leaves most of one case."""
 
     def __post_init__(self) -> None:
-        require(self.preset in get_args(PresetName), "augment.preset", _ONE_OF_THEM, self.preset)
+        require(self.preset in get_args(PresetName), "augment.preset", PRESETS, self.preset)
         for name in PROBABILITIES:
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", "a probability", getattr(self, name))
-        require(all(0 <= p <= 1 for p in self.flip), "augment.flip", "probabilities (z, y, x)", self.flip)
-        require(self.mixup + self.cutmix <= 1, "augment.mixup + cutmix", "at most 1", self.mixup + self.cutmix)
-        right = all(0 < share <= 1 for share in self.extent_by)
-        require(right, "augment.extent_by", "shares (z, y, x) above 0, at most 1", self.extent_by)
-        right = all(0 <= angle <= _DEGREES for angle in self.rotation_deg)
-        require(right, "augment.rotation_deg", "(z, y, x) of 0 to 180", self.rotation_deg)
-        right = all(0 <= mm < math.inf for mm in self.translation_mm)
-        require(right, "augment.translation_mm", "(z, y, x) in mm, finite, at least 0", self.translation_mm)
-        for name in ("scaling_by", "stretch_by", "slope_by"):
+        for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            require(0 <= value < _NEVER_FULL, f"augment.{name}", "at least 0 and below 0.5", value)
-        require(0 <= self.shear_deg <= 30, "augment.shear_deg", "0 to 30", self.shear_deg)
-        for name in ("noise_hu", "sharpen_by", "offset_hu", "level_hu", "width_by", "gamma_by"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, f"augment.{name}", "finite, at least 0", value)
-        for name in ("elastic_grid_mm", "blur_mm", "mix_alpha"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, f"augment.{name}", "finite and positive", value)
+            numbers = value if isinstance(value, tuple) else (value,)
+            right = all(low <= number <= high for number in numbers)
+            require(right, f"augment.{name}", f"{low:g} to {high:g}", value)
+        for name in _RANGES:
+            first, last = getattr(self, name)
+            require(first <= last, f"augment.{name}", "(from, to)", (first, last))
+
+    def check(self) -> None:
+        """Raise a ConfigError where settings do not go together; not sooner, for flags come one by one."""
         most = LARGEST_ELASTIC * self.elastic_grid_mm
-        limits = f"0 to {LARGEST_ELASTIC:g} of elastic_grid_mm, {most:g} (beyond, tissue could fold)"
-        require(0 <= self.elastic_mm <= most, "augment.elastic_mm", limits, self.elastic_mm)
-        for name in ("zoom_by", "dose", "noise_lp_mm", "thickness_mm", "cutout_mm"):
-            low, high = getattr(self, name)
-            require(0 < low <= high < math.inf, f"augment.{name}", "(from, to), positive", (low, high))
-        require(self.dose[1] <= 1, "augment.dose", "(from, to), at most 1", self.dose)
+        limits = f"at most {LARGEST_ELASTIC:g} of elastic_grid_mm, {most:g} (beyond, tissue could fold)"
+        require(self.elastic_mm <= most, "augment.elastic_mm", limits, self.elastic_mm)
+        require(self.mixup + self.cutmix <= 1, "augment.mixup + cutmix", "at most 1", self.mixup + self.cutmix)
 
     def check_for(self, recipe: Recipe) -> None:
-        """Raise a ConfigError where a change would destroy what the recipe's region is looked at for.
+        """Raise a ConfigError also where a change would destroy what the recipe's region is looked at for.
 
         Args:
             recipe: Of the samples.
         """
+        self.check()
         if recipe.region != "point":
             return
         low, high = 1.0, 1.0
@@ -180,124 +198,27 @@ class AugmentConfig:
             low, high = ((1 + side * self.scaling_by) * (1 + side * self.stretch_by) for side in (-1, 1))
         if self.zoom:
             low, high = low * min(1.0, self.zoom_by[0]), high * max(1.0, self.zoom_by[1])
+        if self.shear:
+            sheared = math.tan(math.radians(self.shear_deg))
+            low, high = low / (1 + sheared), high * (1 + sheared)
         most = max(high - 1, 1 - low)
         what = f"at most {POINT_SIZE:g} for region point (size is a nodule's strongest sign)"
-        require(most <= POINT_SIZE + 1e-9, "the change of size by augment.scaling and zoom", what, f"{most:.3g}")
+        require(most <= POINT_SIZE + 1e-9, "the change of size by augment.scaling, zoom and shear", what, f"{most:.3g}")
 
     @property
     def moves(self) -> bool:
-        """Whether anything is ever moved."""
-        return any(self.flip) or any(getattr(self, name) for name in GEOMETRY)
+        """Whether a sample's geometry ever changes."""
+        ways = {
+            "rotation": any(self.rotation_deg),
+            "scaling": self.scaling_by or self.stretch_by,
+            "translation": any(self.translation_mm),
+            "shear": self.shear_deg,
+            "elastic": self.elastic_mm,
+        }
+        return any(self.flip) or any(bool(getattr(self, name) and way) for name, way in ways.items())
 
     @property
     def geometry(self) -> "AugmentConfig":
         """The same without any change of HU and without mixing: what test-time augmentation does."""
         off: dict[str, Any] = {name: 0.0 for name in PROBABILITIES if name not in GEOMETRY}
         return replace(self, **off)
-
-
-_NONE = AugmentConfig(preset="none", **dict.fromkeys(PROBABILITIES, 0.0))  # type: ignore[arg-type]
-
-
-def preset(name: PresetName, recipe: Recipe) -> AugmentConfig:
-    """A preset for what a recipe looks at: whole chests, or small things around a point.
-
-    Args:
-        name: none, tutorial, standard or strong.
-        recipe: Its region and the shape of its box decide.
-
-    Raises:
-        ConfigError: If there is no such preset.
-    """
-    require(name in get_args(PresetName), "augment.preset", _ONE_OF_THEM, name)
-    if name == "none":
-        return _NONE
-    chest = _TUTORIAL if name == "tutorial" else AugmentConfig() if name == "standard" else _STRONG
-    return _around_point(chest, recipe) if recipe.region == "point" else chest
-
-
-def _around_point(chest: AugmentConfig, recipe: Recipe) -> AugmentConfig:
-    """A finding has no side and any pose, and its size is kept; a thin box is turned in its plane alone."""
-    sized = replace(chest, scaling_by=0.02, stretch_by=0.009, zoom=0.0, cutout=0.0)
-    if chest.preset == "tutorial":  # in voxels of its 128 cubed: here of a box of 40 mm
-        return replace(sized, scaling_by=0.03, stretch_by=0.0, translation_mm=(1.5, 1.5, 1.5), elastic_mm=1.6,
-                       elastic_grid_mm=20.0)  # fmt: skip
-    known = recipe.spacing_mm or recipe.extent_mm
-    thin = bool(known) and recipe.grid_extent_mm[0] < recipe.grid_extent_mm[1] / 2
-    strong = chest.preset == "strong"
-    tilt = 0.0 if thin else 30.0 if strong else 15.0
-    return replace(
-        sized,
-        extent=1.0 if thin and recipe.outside == "edge" else 0.0,  # ends of air would show how thick it is
-        flip=(0.5, 0.5, 0.5),
-        rotation=1.0,
-        rotation_deg=(180.0, tilt, tilt),
-        scaling=1.0,
-        translation=1.0,
-        translation_mm=(0.0 if thin else 2.0, 2.0, 2.0),
-        shear=0.0,
-        elastic=0.2 if strong else 0.0,
-        elastic_mm=1.0,
-        elastic_grid_mm=10.0,
-        noise_hu=2 * chest.noise_hu,
-        thickness_mm=(2.0, 3.0),
-    )
-
-
-_TUTORIAL = replace(
-    _NONE,
-    preset="tutorial",
-    rotation=0.5,
-    rotation_deg=(10.0, 10.0, 10.0),
-    scaling=0.5,
-    scaling_by=0.1,
-    stretch_by=0.0,
-    translation=0.5,
-    translation_mm=(12.5, 12.5, 12.5),  # 5 voxels of a chest of 320 mm in 128 cubed
-    elastic=0.2,
-    elastic_mm=13.0,  # as even as its normal with 3 voxels
-    elastic_grid_mm=160.0,  # 3 points along 128 voxels
-    noise=0.3,
-    noise_hu=70.0,  # 0.05 of the window
-    dose=(0.5, 0.5),
-    level=0.3,
-    level_hu=70.0,
-    width=0.3,
-    width_by=0.1,
-)
-
-_STRONG = replace(
-    AugmentConfig(),
-    preset="strong",
-    rotation=0.8,
-    rotation_deg=(20.0, 15.0, 15.0),
-    scaling=0.8,
-    scaling_by=0.1,
-    stretch_by=0.05,
-    translation=0.8,
-    translation_mm=(15.0, 15.0, 15.0),
-    shear=0.3,
-    zoom=0.2,
-    elastic=0.4,
-    elastic_mm=8.0,
-    noise=0.5,
-    noise_hu=15.0,
-    dose=(0.15, 1.0),
-    kernel=0.4,
-    blur_mm=1.2,
-    sharpen_by=1.0,
-    thickness=0.2,
-    thickness_mm=(3.0, 8.0),
-    calibration=0.5,
-    offset_hu=20.0,
-    slope_by=0.02,
-    level=0.5,
-    level_hu=60.0,
-    width=0.5,
-    width_by=0.2,
-    gamma=0.3,
-    gamma_by=0.3,
-    cutout=0.2,
-    mixup=0.1,
-    cutmix=0.1,
-)

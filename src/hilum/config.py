@@ -230,6 +230,11 @@ class RunConfig:
     """Most that the store may hold after a command, in GB (10^9 bytes): the longest unused go first; 0: no bound."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.store_gb < math.inf, "store_gb", "at least 0 (0: no bound)", self.store_gb)
+
+    def check_together(self) -> None:
+        """Raise a ConfigError where sections do not go together; not sooner, for flags come one by one."""
+        self.recipe.check_complete()
+        self.augment.check_for(self.recipe)
         moves = self.decision.tta == 0 or self.augment.moves
         require(moves, "decision.tta", "0 where augment moves nothing (all views would be alike)", self.decision.tta)
-        require(0 <= self.store_gb < math.inf, "store_gb", "at least 0 (0: no bound)", self.store_gb)

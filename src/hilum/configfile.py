@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from hilum.augmentation import PresetName, preset
+from hilum.augmentation import PresetName
 from hilum.config import Recipe, RunConfig
 from hilum.errors import ConfigError, require
 from hilum.files import write_whole
+from hilum.presets import preset
 
 Config = TypeVar("Config")
 
@@ -30,6 +31,9 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     if unknown:
         msg = f"unknown setting {where}{'.' if where else ''}{unknown[0]}; known are: {', '.join(hints)}"
         raise ConfigError(msg)
+    for one in dataclasses.fields(cls):  # type: ignore[arg-type]
+        optional = one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+        require(optional or one.name in values, f"{where}.{one.name}".strip("."), "given", "nothing")
     given = {name: _convert(hints[name], v, f"{where}.{name}".strip(".")) for name, v in values.items()}
     return cls(**given)
 

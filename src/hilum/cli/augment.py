@@ -6,10 +6,11 @@ from pathlib import Path
 
 import tyro
 
-from hilum.augmentation import AugmentConfig, preset
+from hilum.augmentation import AugmentConfig
 from hilum.config import ReadingConfig, Recipe, Triple
 from hilum.configfile import load
 from hilum.errors import ConfigError, require
+from hilum.presets import preset
 
 _MOST_DRAWS = 64
 _SIZE = (96, 112, 128)

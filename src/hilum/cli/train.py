@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from hilum.augmentation import preset
 from hilum.config import RunConfig
 from hilum.configfile import load, to_dict
 from hilum.errors import ConfigError
+from hilum.presets import under_flags
 
 _log = logging.getLogger("hilum")
 
@@ -77,12 +77,9 @@ class Train:
         def parsed(defaults: RunConfig) -> "Train":
             return tyro.cli(Train, args=args, default=replace(self, settings=defaults), prog="hilum train")
 
-        command = parsed(settings)
-        name = command.settings.augment.preset
-        own = settings.augment != preset(settings.augment.preset, settings.recipe)
-        if name == settings.augment.preset and own:
-            return command
-        return parsed(replace(settings, augment=preset(name, command.settings.recipe)))  # as the flags want it
+        flags = parsed(settings).settings
+        augment = under_flags(settings.augment, settings.recipe, flags.augment.preset, flags.recipe)
+        return parsed(replace(settings, augment=augment))
 
     def run(self) -> int:
         """Train, then judge the model on the test part."""

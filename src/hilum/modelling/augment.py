@@ -75,6 +75,7 @@ class Augment:
         return mix(x, targets, draw_mixes(self.config, case_ids, seed=self.seed, epoch=epoch))
 
 
+@torch.no_grad()
 def apply(
     x: Float[Tensor, "b c z y x"],
     changes: list[Change],
@@ -95,9 +96,11 @@ def apply(
         num_images: How many of the channels are images in HU; the rest are masks: they move, and keep their values.
 
     Raises:
-        ConfigError: If the batch is of another type, or changes or spacings are not as many as its samples.
+        ConfigError: If the batch is of another type, a spacing is not positive, or anything is not as many as it must.
     """
     require(x.dtype in (torch.float32, torch.float64), "a batch that is changed", "float32 or float64", x.dtype)
+    require(1 <= num_images <= x.shape[1], "num_images", f"1 to {x.shape[1]}, the batch's channels", num_images)
+    require(bool(np.all(spacing_mm > 0) and np.all(np.isfinite(spacing_mm))), "spacing_mm", "positive", spacing_mm)
     require(len(changes) == len(x), "changes", f"one for each of {len(x)} samples", len(changes))
     require(len(spacing_mm) == len(x), "spacing_mm", f"one for each of {len(x)} samples", len(spacing_mm))
     out = torch.empty_like(x)

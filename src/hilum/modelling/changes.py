@@ -24,7 +24,8 @@ _ROWS = (
     "extent", "flip", "rotation", "scaling", "translation", "shear", "zoom", "elastic", "noise", "kernel", "thickness",
     "calibration", "level", "width", "gamma", "cutout",
 )  # fmt: skip
-"""Each change has random numbers of its own, so that switching one off leaves the others as they were."""
+"""Each change has random numbers of its own, so that switching one off leaves the others as they were; a new one is
+added at the end, or all others would be drawn anew."""
 
 _COLUMNS = 8
 
@@ -188,8 +189,8 @@ def _zoom(config: AugmentConfig, u: _Numbers) -> dict[str, Any]:
     return {"zoom": u.between(*config.zoom_by), "zoom_at": _three(u.either(1.0) for _ in range(3))}
 
 
-def _elastic(config: AugmentConfig, u: _Numbers) -> dict[str, Any]:
-    return {"elastic_mm": config.elastic_mm * u.between(0.5, 1.0)}
+def _elastic(config: AugmentConfig, _: _Numbers) -> dict[str, Any]:
+    return {"elastic_mm": config.elastic_mm}
 
 
 def _noise(config: AugmentConfig, u: _Numbers) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from hilum.modelling.changes import Change
 from hilum.recipe import Range, Triple
 from hilum.volume import AIR_HU
 
+_AT_ONCE = 16
+"""Slices whose spectra are held at a time."""
+
 
 def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, window_hu: Range) -> None:
     """Do in place what a change does to HU, in the order of a scan's making.
@@ -55,8 +58,11 @@ def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.
     mean = power.mean()
     filter_ = np.sqrt(power / mean) if mean > 0 else np.ones_like(power)  # a single voxel in the plane has no texture
     half = torch.from_numpy(change.noise_hu * filter_[:, : x // 2 + 1]).to(white)
-    noise: Tensor = torch.fft.irfft2(torch.fft.rfft2(white).mul_(half), s=(y, x))
-    return noise
+    for slices in torch.split(
+        white.flatten(0, 1), _AT_ONCE
+    ):  # in place: spectra are twice as large as what they are of
+        slices.copy_(torch.fft.irfft2(torch.fft.rfft2(slices).mul_(half), s=(y, x)))
+    return white
 
 
 def _blurred(hu: Float[Tensor, "c z y x"], sigma_mm: float, spacing_mm: Triple) -> Float[Tensor, "c z y x"]:

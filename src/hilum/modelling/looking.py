@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from hilum.augmentation import PROBABILITIES, AugmentConfig, preset
+from hilum.augmentation import PROBABILITIES, AugmentConfig
 from hilum.configfile import to_dict
 from hilum.modelling.augment import apply
 from hilum.modelling.changes import Change, draw
@@ -24,6 +24,7 @@ from hilum.modelling.spatial import smallest_jacobian
 from hilum.modelling.words import in_words, settings_in_words
 from hilum.preparing.overlay import FIELD_RGB
 from hilum.preparing.subvolumes import channels, cut, random_start
+from hilum.presets import preset
 from hilum.randomness import generator
 from hilum.recipe import Range, Recipe, Triple
 from hilum.volume import Volume

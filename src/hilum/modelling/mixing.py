@@ -45,10 +45,11 @@ def _drawn(config: AugmentConfig, case_id: str, others: list[int], seed: int, ep
     random = generator(seed, epoch, case_id, "mix")
     which, whom, z, y, x = random.random(5).tolist()
     share = float(random.beta(config.mix_alpha, config.mix_alpha))
-    if which >= config.mixup + config.cutmix:
+    whole, box = which < config.mixup, which >= 1 - config.cutmix  # from both ends: one does not move the other
+    if not (whole or box):
         return None
     partner = others[int(whom * len(others))]
-    return Mix(partner=partner, share=share, box=None if which < config.mixup else (z, y, x))
+    return Mix(partner=partner, share=share, box=None if whole else (z, y, x))
 
 
 def mix(

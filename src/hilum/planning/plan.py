@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from hilum.augmentation import preset
 from hilum.cohorts.table import Cohort
 from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.fingerprint import Fingerprint, fingerprint
 from hilum.preparing.place import PART_NAMES
+from hilum.presets import preset
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128

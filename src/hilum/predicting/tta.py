@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from torch import Tensor
 from hilum.augmentation import AugmentConfig
 from hilum.errors import require
 from hilum.modelling.augment import apply
-from hilum.modelling.changes import draw
+from hilum.modelling.changes import Change, draw
 from hilum.modelling.input import model_input
 from hilum.recipe import Recipe
+
+_TRIES = 1024
+"""Draws among which views are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,16 @@ class Views:
 
     def __post_init__(self) -> None:
         require(1 <= self.count <= 64, "views.count", "1 to 64", self.count)
+        self.augment.check()
+        found = len(changes_of(self))
+        require(found == self.count, "views.augment", f"one that moves {self.count} of {_TRIES} draws", found)
+
+
+@lru_cache(maxsize=8)
+def changes_of(views: Views) -> tuple[Change, ...]:
+    """What the views are: the first draws that move anything at all."""
+    drawn = (draw(views.augment.geometry, ["view"], seed=0, epoch=number)[0] for number in range(_TRIES))
+    return tuple(islice((change for change in drawn if change.moves or any(change.flip)), views.count))
 
 
 def seen_logits(
@@ -53,8 +68,7 @@ def seen_logits(
     if views is None:
         return logits
     log_probs = [logits.float().log_softmax(dim=1)]
-    for number in range(1, views.count + 1):
-        changes = draw(views.augment.geometry, ["view"], seed=0, epoch=number) * len(hu)
-        moved = apply(hu, changes, spacing_mm, recipe)
+    for change in changes_of(views):
+        moved = apply(hu, [change] * len(hu), spacing_mm, recipe)
         log_probs.append(network(model_input(moved, recipe.windows)).float().log_softmax(dim=1))
     return torch.stack(log_probs).logsumexp(dim=0) - math.log(len(log_probs))

@@ -73,6 +73,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
+    views = Views(count=config.decision.tta, augment=config.augment.geometry) if config.decision.tta else None
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
     schedule = Schedule(settings, _optimizer(config, network), len(train.batches))
@@ -106,7 +107,6 @@ def fit(
         network.load_state_dict(best)
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
-    views = Views(count=config.decision.tta, augment=config.augment.geometry) if config.decision.tta else None
     _, logits = _validate(config, fabric, network, loss, val, views)  # in full precision, as predictions will be
     seen = val.dataset.labels, logits
     save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, kept))

@@ -50,8 +50,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         msg = "cohort.table must name the table of cases"
         raise ConfigError(msg)
     pick_device(config.training.device)
-    config.recipe.check_complete()
-    config.augment.check_for(config.recipe)
+    config.check_together()
     table, store = _beside(base, config.cohort.table), _beside(base, config.store)
     cohort = Cohort.read(table, config.cohort)
     for warning in cohort.warnings:
