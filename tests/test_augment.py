@@ -147,6 +147,19 @@ def test_a_batch_that_does_not_fit_is_refused(x, count, message):
         apply(x, [Change()] * count, np.ones((len(x), 3)), GRID)
 
 
+@pytest.mark.parametrize("step", [0.0, -1.0, math.nan, math.inf])
+def test_a_spacing_that_is_none_is_refused(step):
+    with pytest.raises(ConfigError, match="spacing_mm must be positive"):
+        apply(torch.zeros(1, 1, 4, 4, 4), [Change()], np.array([[1.0, step, 1.0]]), GRID)
+
+
+def test_a_batch_that_learns_is_changed_without_a_gradient():
+    got = _apply(_hu().requires_grad_(), draw(ALL, ["a"], seed=0, epoch=0))
+    assert not got.requires_grad
+    with pytest.raises(ConfigError, match="num_images must be 1 to 1, the batch's channels, got 0"):
+        _apply(_hu(), Change(), num_images=0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("epoch", range(5))
 def test_a_gpu_gives_what_the_cpu_gives_to_a_thousandth_of_the_window(epoch):
@@ -527,6 +540,16 @@ def test_a_cutmix_is_a_box_of_the_other_case_and_its_label_by_volume():
     assert 0 < float(labels[0, 1]) < 0.3
 
 
+def test_switching_mixup_off_leaves_cutmix_as_it_was_and_the_other_way_round():
+    config, ids, _, _ = _mixable(40)
+    config = replace(config, mixup=0.4, cutmix=0.3)
+    both = draw_mixes(config, ids, seed=0, epoch=0)
+    for name, boxed in (("mixup", True), ("cutmix", False)):
+        only = draw_mixes(replace(config, **{name: 0.0}), ids, seed=0, epoch=0)
+        assert only == [one if one is not None and (one.box is not None) == boxed else None for one in both]
+        assert any(only)
+
+
 def test_targets_of_any_mix_are_probabilities_and_a_case_alone_is_not_mixed():
     config, ids, x, targets = _mixable(5)
     for epoch in range(10):
@@ -583,7 +606,11 @@ def test_an_unknown_preset_lists_the_known_ones():
 
 @pytest.mark.parametrize(
     ("settings_", "got"),
-    [({"scaling": 0.5, "scaling_by": 0.05}, "0.05"), ({"zoom": 0.1, "zoom_by": (1.0, 1.2)}, "0.2")],
+    [
+        ({"scaling": 0.5, "scaling_by": 0.05}, "0.05"),
+        ({"zoom": 0.1, "zoom_by": (1.0, 1.2)}, "0.2"),
+        ({"shear": 0.1, "shear_deg": 10.0}, "0.176"),
+    ],
 )
 def test_a_config_that_changes_the_size_of_nodules_is_refused(settings_, got):
     config = replace(preset("none", POINT), stretch_by=0.0, **settings_)
@@ -597,24 +624,37 @@ def test_a_config_that_changes_the_size_of_nodules_is_refused(settings_, got):
     [
         ({"rotation": 1.5}, "augment.rotation must be a probability, got 1.5"),
         ({"noise": math.nan}, "augment.noise must be a probability, got nan"),
-        ({"flip": (0.0, 0.0, -0.1)}, "augment.flip must be probabilities"),
-        ({"rotation_deg": (0.0, math.nan, 0.0)}, "augment.rotation_deg must be"),
+        ({"flip": (0.0, 0.0, -0.1)}, "augment.flip must be 0 to 1, got"),
+        ({"rotation_deg": (0.0, math.nan, 0.0)}, "augment.rotation_deg must be 0 to 180"),
         ({"rotation_deg": (-10.0, 0.0, 0.0)}, "augment.rotation_deg must be"),
-        ({"translation_mm": (0.0, 0.0, math.inf)}, "augment.translation_mm must be"),
-        ({"scaling_by": 0.5}, "augment.scaling_by must be at least 0 and below 0.5"),
-        ({"noise_hu": math.inf}, "augment.noise_hu must be finite, at least 0, got inf"),
-        ({"elastic_mm": 20.0}, r"augment.elastic_mm must be 0 to 0.4 of elastic_grid_mm, 16 .*fold.*got 20"),
-        ({"dose": (0.5, 1.5)}, r"augment.dose must be \(from, to\), at most 1"),
-        ({"thickness_mm": (5.0, 2.5)}, r"augment.thickness_mm must be \(from, to\), positive"),
+        ({"translation_mm": (0.0, 0.0, math.inf)}, "augment.translation_mm must be 0 to 1000"),
+        ({"scaling_by": 0.6}, "augment.scaling_by must be 0 to 0.5"),
+        ({"noise_hu": math.inf}, "augment.noise_hu must be 0 to 500, got inf"),
+        ({"elastic_grid_mm": 0.02}, "augment.elastic_grid_mm must be 5 to 1000"),
+        ({"dose": (0.5, 1.5)}, "augment.dose must be 0.01 to 1"),
+        ({"dose": (1e-320, 1.0)}, "augment.dose must be 0.01 to 1"),
+        ({"sharpen_by": 1e300}, "augment.sharpen_by must be 0 to 5"),
+        ({"thickness_mm": (5.0, 2.5)}, r"augment.thickness_mm must be \(from, to\)"),
         ({"zoom_by": (0.0, 1.0)}, "augment.zoom_by must be"),
-        ({"extent_by": (0.0, 1.0, 1.0)}, "augment.extent_by must be shares"),
-        ({"blur_mm": 0.0}, "augment.blur_mm must be finite and positive"),
-        ({"mixup": 0.6, "cutmix": 0.6}, r"augment.mixup \+ cutmix must be at most 1"),
+        ({"extent_by": (0.0, 1.0, 1.0)}, "augment.extent_by must be 0.05 to 1"),
+        ({"blur_mm": 0.0}, "augment.blur_mm must be 0.05 to 20"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_where_it_is_made(settings_, message):
     with pytest.raises(ConfigError, match=message):
         AugmentConfig(**settings_)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"elastic_mm": 20.0}, r"augment.elastic_mm must be at most 0.4 of elastic_grid_mm, 16 .*fold.*got 20"),
+        ({"mixup": 0.6, "cutmix": 0.6}, r"augment.mixup \+ cutmix must be at most 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_anything_is_changed(settings_, message):
+    with pytest.raises(ConfigError, match=message):
+        Augment(AugmentConfig(**settings_), GRID)
 
 
 def test_a_file_names_a_preset_and_changes_some_of_it(tmp_path):

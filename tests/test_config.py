@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +25,7 @@ from hilum.config import (
 )
 from hilum.configfile import from_dict, load, save, to_dict
 from hilum.errors import ConfigError
+from hilum.predicting.tta import Views
 from hilum.presets import preset
 
 positive = st.floats(0.25, 100, allow_nan=False)
@@ -147,15 +149,25 @@ def test_a_missing_file_and_a_binary_file_are_config_errors(tmp_path):
         (lambda: TrainingConfig(plateau_factor=1.0), "training.plateau_factor must be between 0 and 1"),
         (lambda: DecisionConfig(at=1.0), "decision.at must be between 0 and 1"),
         (lambda: DecisionConfig(tta=65), "decision.tta must be 0 to 64, got 65"),
-        (
-            lambda: RunConfig(decision=DecisionConfig(tta=4), augment=preset("none", Recipe())),
-            "decision.tta must be 0 where augment moves nothing .* got 4",
-        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "augment", [preset("none", Recipe()), replace(preset("none", Recipe()), rotation=1.0, rotation_deg=(0.0,) * 3)]
+)
+def test_views_that_cannot_move_are_refused_before_anything_is_prepared(augment):
+    config = RunConfig(decision=DecisionConfig(tta=4), augment=augment, recipe=Recipe(spacing_mm=(2.0, 2.0, 2.0)))
+    with pytest.raises(ConfigError, match=r"decision\.tta must be 0 where augment moves nothing .* got 4"):
+        config.check_together()
+
+
+def test_a_setting_that_must_be_given_is_named():
+    with pytest.raises(ConfigError, match=r"views\.augment must be given, got nothing"):
+        from_dict(Views, {"count": 3}, "views")
 
 
 def test_a_config_error_is_a_value_error_too():

@@ -262,7 +262,7 @@ def test_settings_are_said_with_their_probability_and_their_range():
     assert tutorial["scaling"] == "0.9 to 1.1 times as large"
     assert tutorial["noise"].startswith("70 HU (50 % of the dose)")
     assert said["width"] == ("50 %", "the window's width times 0.83 to 1.20 (contrast)")
-    assert said["flip"] == ("20 % y, 50 % x", "front and back, left and right")
+    assert said["flip"] == ("20 % y, 50 % x", "front and back (y), left and right (x)")
     assert list(said)[:2] == ["flip", "rotation"]
     assert list(said)[-2:] == ["mixup", "cutmix"]
 

@@ -11,13 +11,12 @@ from hilum.cohorts.dataset import as_sample
 from hilum.cohorts.splits import read_splits
 from hilum.config import Recipe
 from hilum.configfile import load
-from hilum.errors import CheckpointError
+from hilum.errors import CheckpointError, ConfigError
 from hilum.modelling.augment import apply
-from hilum.modelling.changes import draw
 from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
 from hilum.predicting.cases import case_logits
-from hilum.predicting.tta import Views
+from hilum.predicting.tta import Views, changes_of
 from hilum.presets import preset
 from hilum.training import train
 from hilum.volume import Volume
@@ -46,21 +45,28 @@ def _samples(count, recipe=RECIPE):
 def test_the_probabilities_are_the_mean_over_the_case_and_its_views():
     (sample,) = _samples(1)
     hu, spacing_mm = sample["hu"][None].float(), sample["spacing_mm"].numpy()[None]
-    views = [draw(VIEWS.augment.geometry, ["view"], seed=0, epoch=number) for number in (1, 2, 3)]
-    seen = [hu, *(apply(hu, view, spacing_mm, RECIPE) for view in views)]
+    seen = [hu, *(apply(hu, [view], spacing_mm, RECIPE) for view in changes_of(VIEWS))]
     each = [network(model_input(x, RECIPE.windows)).softmax(dim=1)[0] for x in seen]
     got = case_logits(network, [sample], RECIPE, CPU, VIEWS).softmax(dim=1)[0]
     assert torch.allclose(got, torch.stack(each).mean(dim=0), atol=1e-6)
     assert len({round(float(p[0]), 5) for p in each}) == 4
 
 
-def test_views_move_and_never_change_hu():
-    for number in range(1, 20):
-        (view,) = draw(preset("strong", RECIPE).geometry, ["view"], seed=0, epoch=number)
+@pytest.mark.parametrize("recipe", [RECIPE, Recipe(spacing_mm=(2.0, 2.0, 2.0))])
+@pytest.mark.parametrize("name", ["tutorial", "standard", "strong"])
+def test_views_are_as_many_as_asked_for_all_move_and_none_changes_hu(name, recipe):
+    views = changes_of(Views(count=16, augment=preset(name, recipe)))
+    assert len(set(views)) == 16
+    for view in views:
         assert view.moves or any(view.flip)
         assert not view.recolours
         assert view.extent == (1.0, 1.0, 1.0)
         assert view.zoom == 1
+
+
+def test_views_that_hardly_ever_move_are_refused():
+    with pytest.raises(ConfigError, match=r"views\.augment must be one that moves 4 of 1024 draws, got 0"):
+        Views(count=4, augment=replace(preset("none", RECIPE), rotation=1e-9))
 
 
 def test_a_case_is_seen_alike_in_any_batch():

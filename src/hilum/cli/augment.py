@@ -7,10 +7,10 @@ from pathlib import Path
 import tyro
 
 from hilum.augmentation import AugmentConfig
-from hilum.config import ReadingConfig, Recipe, Triple
+from hilum.config import ReadingConfig, Recipe, RunConfig, Triple
 from hilum.configfile import load
 from hilum.errors import ConfigError, require
-from hilum.presets import preset
+from hilum.presets import under_flags
 
 _MOST_DRAWS = 64
 _SIZE = (96, 112, 128)
@@ -54,18 +54,12 @@ class LookAtAugmentation:
         require(1 <= self.number <= _MOST_DRAWS, "number", f"1 to {_MOST_DRAWS}", self.number)
 
     def with_file(self, args: Sequence[str]) -> "LookAtAugmentation":
-        """The command again, with the file's settings, or those of the preset for this recipe, as flags' defaults."""
-        if self.config is None:
-            return self._of_preset(args, self.augment.preset)
-        settings = load(self.config)
-        command = self._again(args, settings.recipe, settings.augment, settings.reading)
-        name = command.augment.preset
-        return command if name == settings.augment.preset else command._of_preset(args, name)
-
-    def _of_preset(self, args: Sequence[str], name: str) -> "LookAtAugmentation":
-        """All that the flags do not give is as the preset has it for this recipe."""
-        recipe = _to_look_at(self.recipe, self.path)
-        return self._again(args, recipe, preset(name, recipe), self.reading)  # type: ignore[arg-type]
+        """The command again, with the file's settings, or a preset's for this recipe, as defaults of the flags."""
+        own = RunConfig() if self.config is None else load(self.config)
+        flags = self._again(args, own.recipe, own.augment, own.reading)
+        recipe = _to_look_at(flags.recipe, self.path)
+        augment = under_flags(own.augment, own.recipe, flags.augment.preset, recipe)
+        return self._again(args, recipe, augment, own.reading)
 
     def _again(
         self, args: Sequence[str], recipe: Recipe, augment: AugmentConfig, reading: ReadingConfig

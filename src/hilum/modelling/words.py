@@ -176,7 +176,7 @@ def _how_far(config: AugmentConfig) -> dict[str, str]:
     sharper = f"or up to {_percent(config.sharpen_by)} of what that takes away added (sharper)"
     return {
         "extent": f"the sample ends early; at least {', '.join(kept) or 'all'} is kept",
-        "flip": ", ".join(f"{_FLIPPED[axis]}" for axis, p in enumerate(config.flip) if p),
+        "flip": ", ".join(f"{_FLIPPED[axis]} ({name})" for axis, name in enumerate("zyx") if config.flip[axis]),
         "rotation": f"turned by up to {_along(config.rotation_deg, '°', 'about')}",
         "scaling": f"{_by(config.scaling_by)} times as large{stretched}",
         "translation": f"moved by up to {_along(config.translation_mm, ' mm', 'along')}",
