@@ -619,24 +619,33 @@ def test_a_config_that_changes_the_size_of_nodules_is_refused(settings_, got):
     Augment(config, GRID)
 
 
+def test_a_config_that_bends_nodules_much_is_refused():
+    config = replace(preset("standard", POINT), elastic=0.3, elastic_mm=3.0)
+    with pytest.raises(
+        ConfigError, match=r"elastic_mm must be at most 0\.1 of elastic_grid_mm for region point, 2, got 3"
+    ):
+        Augment(config, POINT)
+    Augment(replace(config, elastic=0.0), POINT)
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
         ({"rotation": 1.5}, "augment.rotation must be a probability, got 1.5"),
         ({"noise": math.nan}, "augment.noise must be a probability, got nan"),
-        ({"flip": (0.0, 0.0, -0.1)}, "augment.flip must be 0 to 1, got"),
-        ({"rotation_deg": (0.0, math.nan, 0.0)}, "augment.rotation_deg must be 0 to 180"),
+        ({"flip": (0.0, 0.0, -0.1)}, "augment.flip must be 3 of 0 to 1, got"),
+        ({"rotation_deg": (0.0, math.nan, 0.0)}, "augment.rotation_deg must be 3 of 0 to 180"),
         ({"rotation_deg": (-10.0, 0.0, 0.0)}, "augment.rotation_deg must be"),
-        ({"translation_mm": (0.0, 0.0, math.inf)}, "augment.translation_mm must be 0 to 1000"),
+        ({"translation_mm": (0.0, 0.0, math.inf)}, "augment.translation_mm must be 3 of 0 to 1000"),
         ({"scaling_by": 0.6}, "augment.scaling_by must be 0 to 0.5"),
         ({"noise_hu": math.inf}, "augment.noise_hu must be 0 to 500, got inf"),
         ({"elastic_grid_mm": 0.02}, "augment.elastic_grid_mm must be 5 to 1000"),
-        ({"dose": (0.5, 1.5)}, "augment.dose must be 0.01 to 1"),
-        ({"dose": (1e-320, 1.0)}, "augment.dose must be 0.01 to 1"),
+        ({"dose": (0.5, 1.5)}, "augment.dose must be 2 of 0.01 to 1"),
+        ({"dose": (1e-320, 1.0)}, "augment.dose must be 2 of 0.01 to 1"),
         ({"sharpen_by": 1e300}, "augment.sharpen_by must be 0 to 5"),
         ({"thickness_mm": (5.0, 2.5)}, r"augment.thickness_mm must be \(from, to\)"),
         ({"zoom_by": (0.0, 1.0)}, "augment.zoom_by must be"),
-        ({"extent_by": (0.0, 1.0, 1.0)}, "augment.extent_by must be 0.05 to 1"),
+        ({"extent_by": (0.0, 1.0, 1.0)}, "augment.extent_by must be 3 of 0.05 to 1"),
         ({"blur_mm": 0.0}, "augment.blur_mm must be 0.05 to 20"),
     ],
 )

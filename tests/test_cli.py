@@ -428,6 +428,16 @@ def test_the_flags_of_each_verb_are_pinned(verb):
         ),
         ("[augment]\nnoise_hu = 5.0", [], lambda recipe: replace(preset("standard", recipe), noise_hu=5.0)),
         ("", ["--recipe.region", "point"], lambda recipe: preset("standard", recipe)),
+        (
+            "[augment]\nnoise_hu = 5.0",
+            ["--recipe.region", "point"],
+            lambda recipe: replace(preset("standard", recipe), noise_hu=5.0),
+        ),
+        (
+            "",
+            ["--augment.preset", "tutorial", "--augment.elastic-mm", "20"],
+            lambda recipe: replace(preset("tutorial", recipe), elastic_mm=20.0),
+        ),
     ],
 )
 def test_a_preset_by_flag_is_all_of_that_preset_for_the_recipe(tmp_path, text, flags, expected):

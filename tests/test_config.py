@@ -4,7 +4,6 @@ import dataclasses
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -154,15 +153,6 @@ def test_a_missing_file_and_a_binary_file_are_config_errors(tmp_path):
 def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
-
-
-@pytest.mark.parametrize(
-    "augment", [preset("none", Recipe()), replace(preset("none", Recipe()), rotation=1.0, rotation_deg=(0.0,) * 3)]
-)
-def test_views_that_cannot_move_are_refused_before_anything_is_prepared(augment):
-    config = RunConfig(decision=DecisionConfig(tta=4), augment=augment, recipe=Recipe(spacing_mm=(2.0, 2.0, 2.0)))
-    with pytest.raises(ConfigError, match=r"decision\.tta must be 0 where augment moves nothing .* got 4"):
-        config.check_together()
 
 
 def test_a_setting_that_must_be_given_is_named():

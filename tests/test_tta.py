@@ -56,7 +56,9 @@ def test_the_probabilities_are_the_mean_over_the_case_and_its_views():
 @pytest.mark.parametrize("name", ["tutorial", "standard", "strong"])
 def test_views_are_as_many_as_asked_for_all_move_and_none_changes_hu(name, recipe):
     views = changes_of(Views(count=16, augment=preset(name, recipe)))
-    assert len(set(views)) == 16
+    x = torch.randn(1, 1, *RECIPE.size) * 100
+    moved = [x, *(apply(x, [view], np.array([RECIPE.spacing_mm]), RECIPE) for view in views)]
+    assert not any(torch.equal(one, other) for i, one in enumerate(moved) for other in moved[:i])
     for view in views:
         assert view.moves or any(view.flip)
         assert not view.recolours
@@ -65,8 +67,21 @@ def test_views_are_as_many_as_asked_for_all_move_and_none_changes_hu(name, recip
 
 
 def test_views_that_hardly_ever_move_are_refused():
-    with pytest.raises(ConfigError, match=r"views\.augment must be one that moves 4 of 1024 draws, got 0"):
-        Views(count=4, augment=replace(preset("none", RECIPE), rotation=1e-9))
+    for augment in ({"rotation": 1e-9}, {"rotation": 1.0, "rotation_deg": (0.0,) * 3}, {}):
+        with pytest.raises(ConfigError, match=r"views\.augment must be one that moves in 4 ways in 1024 draws, got 0"):
+            Views(count=4, augment=replace(preset("none", RECIPE), **augment))
+    flips = replace(preset("none", RECIPE), flip=(0.0, 0.0, 0.5))
+    assert [view.flip for view in changes_of(Views(count=1, augment=flips))] == [(False, False, True)]
+    with pytest.raises(ConfigError, match="moves in 2 ways in 1024 draws, got 1"):
+        Views(count=2, augment=flips)
+
+
+def test_views_that_cannot_be_are_refused_before_anything_is_prepared(npy_cohort, tmp_path):
+    config = load(npy_cohort / "config.toml")
+    config = replace(config, augment=preset("none", RECIPE), decision=replace(config.decision, tta=4))
+    with pytest.raises(ConfigError, match="moves in 4 ways"):
+        train(config, tmp_path / "run", base=npy_cohort)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_case_is_seen_alike_in_any_batch():

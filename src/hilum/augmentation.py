@@ -14,6 +14,9 @@ LARGEST_ELASTIC = 0.4
 each component stays below 1 / 2.48 = 0.403 of it (Choi and Lee 2000, Injectivity conditions of 2D and 3D uniform cubic
 B-spline functions, doi:10.1006/gmod.2000.0531)."""
 
+LARGEST_POINT_ELASTIC = 0.1
+"""The same around a point, where much bending would be a change of size and margin."""
+
 POINT_SIZE = 0.03
 """Largest change of size around a point: a nodule's size is the strongest sign of what it is."""
 
@@ -169,10 +172,10 @@ class AugmentConfig:
         for name in PROBABILITIES:
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", "a probability", getattr(self, name))
         for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            right = all(low <= number <= high for number in numbers)
-            require(right, f"augment.{name}", f"{low:g} to {high:g}", value)
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            numbers, count = (tuple(value), len(default)) if isinstance(default, tuple) else ((value,), 1)
+            right = len(numbers) == count and all(low <= number <= high for number in numbers)
+            require(right, f"augment.{name}", f"{'' if count == 1 else f'{count} of '}{low:g} to {high:g}", value)
         for name in _RANGES:
             first, last = getattr(self, name)
             require(first <= last, f"augment.{name}", "(from, to)", (first, last))
@@ -193,6 +196,9 @@ class AugmentConfig:
         self.check()
         if recipe.region != "point":
             return
+        most = LARGEST_POINT_ELASTIC * self.elastic_grid_mm if self.elastic else self.elastic_mm
+        limits = f"at most {LARGEST_POINT_ELASTIC:g} of elastic_grid_mm for region point, {most:g}"
+        require(self.elastic_mm <= most, "augment.elastic_mm", limits, self.elastic_mm)
         low, high = 1.0, 1.0
         if self.scaling:
             low, high = ((1 + side * self.scaling_by) * (1 + side * self.stretch_by) for side in (-1, 1))
@@ -204,18 +210,6 @@ class AugmentConfig:
         most = max(high - 1, 1 - low)
         what = f"at most {POINT_SIZE:g} for region point (size is a nodule's strongest sign)"
         require(most <= POINT_SIZE + 1e-9, "the change of size by augment.scaling, zoom and shear", what, f"{most:.3g}")
-
-    @property
-    def moves(self) -> bool:
-        """Whether a sample's geometry ever changes."""
-        ways = {
-            "rotation": any(self.rotation_deg),
-            "scaling": self.scaling_by or self.stretch_by,
-            "translation": any(self.translation_mm),
-            "shear": self.shear_deg,
-            "elastic": self.elastic_mm,
-        }
-        return any(self.flip) or any(bool(getattr(self, name) and way) for name, way in ways.items())
 
     @property
     def geometry(self) -> "AugmentConfig":

@@ -236,5 +236,3 @@ class RunConfig:
         """Raise a ConfigError where sections do not go together; not sooner, for flags come one by one."""
         self.recipe.check_complete()
         self.augment.check_for(self.recipe)
-        moves = self.decision.tta == 0 or self.augment.moves
-        require(moves, "decision.tta", "0 where augment moves nothing (all views would be alike)", self.decision.tta)

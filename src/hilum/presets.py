@@ -1,6 +1,6 @@
 """Named augmentations that know whole chests from points; imports no torch."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import get_args
 
 from hilum.augmentation import PRESETS, PROBABILITIES, AugmentConfig, PresetName
@@ -48,6 +48,8 @@ def _around_point(chest: AugmentConfig, recipe: Recipe) -> AugmentConfig:
         translation_mm=(0.0 if thin else 2.0, 2.0, 2.0),
         shear=0.0,
         elastic=0.0,
+        elastic_mm=1.0,
+        elastic_grid_mm=20.0,
         noise_hu=2 * chest.noise_hu,
         thickness_mm=(2.0, 3.0),
     )
@@ -113,13 +115,18 @@ _STRONG = replace(
 
 
 def under_flags(own: AugmentConfig, recipe: Recipe, name: PresetName, now: Recipe) -> AugmentConfig:
-    """What flags start from: a file's own settings, unless they are a preset's anyway or another preset is named.
+    """What flags start from: the preset for the recipe they ask for, with what a file has set otherwise.
 
     Args:
         own: The file's.
         recipe: The file's.
-        name: The preset that is named; the file's where none is.
+        name: The preset that is named; where it is not the file's, the file's own settings do not stay.
         now: The recipe with the flags.
     """
-    changed = own != preset(own.preset, recipe)
-    return own if changed and name == own.preset else preset(name, now)
+    before, after = preset(own.preset, recipe), preset(name, now)
+    if name != own.preset:
+        return after
+    set_otherwise = {
+        f.name: getattr(own, f.name) for f in fields(own) if getattr(own, f.name) != getattr(before, f.name)
+    }
+    return replace(after, **set_otherwise)

@@ -49,6 +49,7 @@ class Train:
         table = replace(self.settings, cohort=replace(self.settings.cohort, table=self.source.name))
         cohort = Cohort.read(self.source, table.cohort)
         drafted = self._again(args, draft(cohort, table)).settings
+        drafted.augment.check()  # before any scan is looked at
         import torch
 
         planned = plan(cohort, drafted, gpu=torch.cuda.is_available())

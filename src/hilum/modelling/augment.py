@@ -102,7 +102,7 @@ def apply(
     require(1 <= num_images <= x.shape[1], "num_images", f"1 to {x.shape[1]}, the batch's channels", num_images)
     require(bool(np.all(spacing_mm > 0) and np.all(np.isfinite(spacing_mm))), "spacing_mm", "positive", spacing_mm)
     require(len(changes) == len(x), "changes", f"one for each of {len(x)} samples", len(changes))
-    require(len(spacing_mm) == len(x), "spacing_mm", f"one for each of {len(x)} samples", len(spacing_mm))
+    require(np.shape(spacing_mm) == (len(x), 3), "spacing_mm", f"of shape ({len(x)}, 3)", np.shape(spacing_mm))
     out = torch.empty_like(x)
     for sample, before, change, steps in zip(out, x, changes, spacing_mm.tolist(), strict=True):
         z_mm, y_mm, x_mm = steps

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hilum.augmentation import AugmentConfig
+from hilum.config import RunConfig
 from hilum.errors import require
 from hilum.modelling.augment import apply
 from hilum.modelling.changes import Change, draw
@@ -38,14 +39,32 @@ class Views:
         require(1 <= self.count <= 64, "views.count", "1 to 64", self.count)
         self.augment.check()
         found = len(changes_of(self))
-        require(found == self.count, "views.augment", f"one that moves {self.count} of {_TRIES} draws", found)
+        require(found == self.count, "views.augment", f"one that moves in {self.count} ways in {_TRIES} draws", found)
 
 
 @lru_cache(maxsize=8)
 def changes_of(views: Views) -> tuple[Change, ...]:
-    """What the views are: the first draws that move anything at all."""
-    drawn = (draw(views.augment.geometry, ["view"], seed=0, epoch=number)[0] for number in range(_TRIES))
-    return tuple(islice((change for change in drawn if change.moves or any(change.flip)), views.count))
+    """What the views are: the first draws that differ from the case itself and from one another."""
+    found: dict[Any, Change] = {}
+    for number in range(_TRIES):
+        (change,) = draw(views.augment.geometry, ["view"], seed=0, epoch=number)
+        bent = change.elastic_seed if change.elastic_mm else None
+        if change.moves or any(change.flip):
+            found.setdefault((change.flip, change.affine, bent), change)
+        if len(found) == views.count:
+            break
+    return tuple(found.values())
+
+
+def views_of(config: RunConfig) -> Views | None:
+    """The views that a run's settings ask for; None without test-time augmentation.
+
+    Raises:
+        ConfigError: If its augmentation cannot move a case in as many ways.
+    """
+    if not config.decision.tta:
+        return None
+    return Views(count=config.decision.tta, augment=config.augment.geometry)
 
 
 def seen_logits(

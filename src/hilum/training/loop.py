@@ -29,7 +29,7 @@ from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
-from hilum.predicting.tta import Views
+from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
@@ -73,7 +73,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
-    views = Views(count=config.decision.tta, augment=config.augment.geometry) if config.decision.tta else None
+    views = views_of(config)
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
     schedule = Schedule(settings, _optimizer(config, network), len(train.batches))

@@ -13,6 +13,7 @@ from hilum.config import RunConfig
 from hilum.configfile import load, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
+from hilum.predicting.tta import views_of
 from hilum.preparing import Store
 from hilum.training.checkpoint import STATE
 from hilum.training.loop import fit
@@ -51,6 +52,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         raise ConfigError(msg)
     pick_device(config.training.device)
     config.check_together()
+    views_of(config)
     table, store = _beside(base, config.cohort.table), _beside(base, config.store)
     cohort = Cohort.read(table, config.cohort)
     for warning in cohort.warnings:
