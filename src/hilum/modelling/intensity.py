@@ -58,9 +58,7 @@ def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.
     mean = power.mean()
     filter_ = np.sqrt(power / mean) if mean > 0 else np.ones_like(power)  # a single voxel in the plane has no texture
     half = torch.from_numpy(change.noise_hu * filter_[:, : x // 2 + 1]).to(white)
-    for slices in torch.split(
-        white.flatten(0, 1), _AT_ONCE
-    ):  # in place: spectra are twice as large as what they are of
+    for slices in torch.split(white.flatten(0, 1), _AT_ONCE):  # in place: a spectrum takes twice the room
         slices.copy_(torch.fft.irfft2(torch.fft.rfft2(slices).mul_(half), s=(y, x)))
     return white
 
