@@ -18,6 +18,7 @@ from hilum.cohorts.table import Cohort
 from hilum.config import ModelConfig, Recipe
 from hilum.configfile import load
 from hilum.judging import evaluate
+from hilum.modelling.augment import Augment
 from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
 from hilum.predicting.cases import case_logits
@@ -225,20 +226,14 @@ def cut_up(npy_cohort):
 def drawn_in(run, monkeypatch):
     """Every grid that the loop trains on, by epoch and case."""
     seen = {}
-    draw = loop.draw
-    apply = loop.apply
+    call = Augment.__call__
 
-    def note(config, ids, *, seed, epoch):
-        note.key = [(epoch, case) for case in ids]
-        return draw(config, ids, seed=seed, epoch=epoch)
-
-    def keep(x, params, spacing_mm, *, outside):
-        seen.update(zip(note.key, x.clone(), strict=True))
-        return apply(x, params, spacing_mm, outside=outside)
+    def keep(self, x, spacing_mm, case_ids, *, epoch):
+        seen.update(zip([(epoch, case) for case in case_ids], x.clone(), strict=True))
+        return call(self, x, spacing_mm, case_ids, epoch=epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "draw", note)
-        patch.setattr(loop, "apply", keep)
+        patch.setattr(Augment, "__call__", keep)
         run()
     return seen
 
