@@ -19,6 +19,7 @@ from hilum.config import (
     ModelConfig,
     Recipe,
     RunConfig,
+    SpeedConfig,
     SplitConfig,
     TrainingConfig,
 )
@@ -60,7 +61,8 @@ def test_a_config_written_as_toml_is_read_back_as_it_was(tmp_path_factory, setti
     config = RunConfig(
         recipe=Recipe(**settings),
         augment=preset(name, Recipe(**settings)),
-        training=TrainingConfig(seed=seed, precision="bf16-mixed"),
+        training=TrainingConfig(seed=seed),
+        speed=SpeedConfig(precision="bf16"),
         cohort=CohortConfig(table="a b.csv", classes=("healthy", "krank ü")),
     )
     save(config, path)

@@ -93,15 +93,15 @@ def test_a_case_alone_has_the_logits_it_has_in_a_batch():
 
 
 def test_blocks_start_as_the_identity_where_asked():
-    model = ResNet3D(18, width=2, zero_init_residual=True)
+    model = ResNet3D(18, width=2, zero_init=True)
     assert (model.layer1[0].bn2.weight == 0).all()
-    assert (ResNet3D(50, width=2, zero_init_residual=True).layer1[0].bn3.weight == 0).all()
+    assert (ResNet3D(50, width=2, zero_init=True).layer1[0].bn3.weight == 0).all()
     assert (ResNet3D(18, width=2).layer1[0].bn2.weight == 1).all()
 
 
 def test_an_unknown_depth_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="depth must be one of 10, 18, 34, 50, got 101"):
-        ResNet3D(101)
+    with pytest.raises(ConfigError, match="depth must be one of 10, 18, 34, 50, 101, 152, 200, got 20"):
+        ResNet3D(20)
 
 
 # losses

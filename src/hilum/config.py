@@ -1,7 +1,7 @@
 """Every frozen setting of a run with its meaning, checked when it is made; imports no torch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 import tyro
@@ -117,19 +117,43 @@ class SplitConfig:
 class ModelConfig:
     """The network."""
 
-    depth: Literal[10, 18, 34, 50] = 18
+    depth: Literal[10, 18, 34, 50, 101, 152, 200] = 18
     width: int = 64
     """Channels of the first stage; 64 is the tutorial's, fewer is faster."""
 
     stem: Literal["full", "small"] = "full"
     """full: 7x7x7, stride 2 and pooling. small: 3x3x3, stride 1, for grids under about 48 voxels."""
 
+    stem_stride: tuple[int, int, int] | None = None
+    """Z Y X: stride of the stem's convolution, 1 or 2 each, for voxels longer than wide; without it the stem's own."""
+
+    norm: Literal["batch", "group", "instance"] = "batch"
+    """Normalisation, everywhere; group and instance do not depend on the batch."""
+
+    shortcut: Literal["A", "B"] = "B"
+    """Where the shape changes. B: a projection. A: no parameters, as in MedicalNet's ResNet-18 and 34."""
+
+    squeeze_excite: bool = False
+    """Weigh the channels of each block (Hu 2018)."""
+
     dropout: float = 0.0
     """Probability that a feature is dropped before the last layer, in training."""
 
+    stochastic_depth: float = 0.0
+    """Probability that a case skips the last block in training; earlier blocks in proportion (Huang 2016)."""
+
+    pooling: Literal["average", "attention"] = "average"
+    """attention: a mean over voxels, weighted by a learned score (Ilse 2018)."""
+
+    zero_init: bool = False
+    """Start each block as the identity (Goyal 2017)."""
+
     def __post_init__(self) -> None:
         require(self.width >= 1, "model.width", "positive", self.width)
-        require(0 <= self.dropout < 1, "model.dropout", "at least 0 and below 1", self.dropout)
+        for name in ("dropout", "stochastic_depth"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", "at least 0 and below 1", getattr(self, name))
+        strides = self.stem_stride or (1, 1, 1)
+        require(all(s in (1, 2) for s in strides), "model.stem_stride", "1 or 2 along each axis", self.stem_stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +202,6 @@ class TrainingConfig:
     device: Annotated[str, tyro.conf.arg(prefix_name=False)] = "auto"
     """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
 
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -191,6 +214,37 @@ class TrainingConfig:
         for name in ("weight_decay", "stop_patience", "workers", "seed"):
             require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
         require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
+
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedConfig:
+    """How the network is computed; auto is decided by measuring, and the run folder's config says what it was."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: convolutions and products in bfloat16, everything else and all weights in float32."""
+
+    channels_last: Switch = "auto"
+    """Channels innermost in memory."""
+
+    folded_stem: Switch = "auto"
+    """The stem as space to depth, with the same weights."""
+
+    products: Switch = "auto"
+    """Convolutions on grids of a few voxels as one matrix product."""
+
+    compile: Switch = "auto"
+    """torch.compile; takes a minute or more before the first step, and a compiler on CPUs."""
+
+    keep_memory: Switch = "auto"
+    """Memory that was freed is kept for the next step; Linux, CPU."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether nothing is left to be measured."""
+        return not any(getattr(self, one.name) == "auto" for one in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +276,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     store: str = "store"
     """Folder of the prepared samples; relative to the config file."""

@@ -1,100 +1,216 @@
-"""The 3D ResNet: a stem, four stages of residual blocks, global pooling and one linear layer.
+"""The 3D ResNet family: a stem, four stages of residual blocks, pooling and one linear layer.
 
 After He et al. 2016 (arXiv:1512.03385), inflated to three dimensions. Layer names are those of torchvision and the
 tutorial, so that public weights load unchanged.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hilum.errors import ConfigError
+from hilum.modelling.convolution import Conv3D
 
-__all__ = ["BasicBlock3D", "Bottleneck3D", "ResNet3D", "resnet18_3d", "resnet34_3d", "resnet50_3d"]
+__all__ = [
+    "DEPTHS",
+    "BasicBlock3D",
+    "Bottleneck3D",
+    "ResNet3D",
+    "resnet10_3d",
+    "resnet18_3d",
+    "resnet34_3d",
+    "resnet50_3d",
+    "resnet101_3d",
+    "resnet152_3d",
+    "resnet200_3d",
+]
 
 
-class BasicBlock3D(nn.Module):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockOptions:
+    """What the blocks of a network share; ``skip`` differs from block to block.
+
+    Attributes:
+        norm: Normalisation, everywhere in the network.
+        shortcut: Where the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zeros for channels.
+        squeeze_excite: Weigh the channels of each block (Hu 2018).
+        skip: Probability that a case skips the block in training (stochastic depth, Huang 2016).
+    """
+
+    norm: Literal["batch", "group", "instance"] = "batch"
+    shortcut: Literal["A", "B"] = "B"
+    squeeze_excite: bool = False
+    skip: float = 0.0
+
+
+class _Block(nn.Module):
+    """A residual branch, added to its shortcut."""
+
+    expansion: int
+    last_norm: str
+
+    def add_shortcut(self, in_planes: int, out_planes: int, stride: int, options: BlockOptions) -> None:
+        """The rest of the block, after its branch: so the weights are in the order of the published files."""
+        self.relu = nn.ReLU(inplace=True)
+        self.se = SqueezeExcite3D(out_planes) if options.squeeze_excite else None
+        self.skip = options.skip
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_planes != out_planes:
+            self.downsample = (
+                nn.Sequential(Conv3D(in_planes, out_planes, 1, stride), _norm(options, out_planes))
+                if options.shortcut == "B"
+                else ShortcutA(out_planes - in_planes, stride)
+            )
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
+        """Features of the block."""
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.branch(x)
+        if self.se is not None:
+            out = self.se(out)
+        if self.training and self.skip:
+            kept = torch.rand(len(out), 1, 1, 1, 1, device=out.device) >= self.skip
+            out = out * (kept / (1 - self.skip)).to(out.dtype)
+        out += identity
+        activated: Tensor = self.relu(out)
+        return activated
+
+
+class BasicBlock3D(_Block):
     """Two 3x3x3 convolutions and a shortcut; the first convolution strides."""
 
     expansion = 1
+    last_norm = "bn2"
 
-    def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
+    def __init__(self, in_planes: int, planes: int, stride: int, options: BlockOptions) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_planes, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv3d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm3d(planes)
-        self.downsample = _shortcut(in_planes, planes, stride)
+        self.conv1 = Conv3D(in_planes, planes, 3, stride)
+        self.bn1 = _norm(options, planes)
+        self.conv2 = Conv3D(planes, planes, 3)
+        self.bn2 = _norm(options, planes)
+        self.add_shortcut(in_planes, planes, stride, options)
 
-    def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
-        """Features of the block."""
-        identity = x if self.downsample is None else self.downsample(x)
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the shortcut."""
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += identity
-        activated: Tensor = self.relu(out)
-        return activated
+        added: Tensor = self.bn2(self.conv2(out))
+        return added
 
 
-class Bottleneck3D(nn.Module):
+class Bottleneck3D(_Block):
     """1x1x1, 3x3x3 and 1x1x1 convolutions and a shortcut; the middle convolution strides."""
 
     expansion = 4
+    last_norm = "bn3"
 
-    def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
+    def __init__(self, in_planes: int, planes: int, stride: int, options: BlockOptions) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_planes, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2 = nn.Conv3d(planes, planes, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm3d(planes)
-        self.conv3 = nn.Conv3d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm3d(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_planes, planes * self.expansion, stride)
+        self.conv1 = Conv3D(in_planes, planes, 1)
+        self.bn1 = _norm(options, planes)
+        self.conv2 = Conv3D(planes, planes, 3, stride)
+        self.bn2 = _norm(options, planes)
+        self.conv3 = Conv3D(planes, planes * self.expansion, 1)
+        self.bn3 = _norm(options, planes * self.expansion)
+        self.add_shortcut(in_planes, planes * self.expansion, stride, options)
 
-    def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
-        """Features of the block."""
-        identity = x if self.downsample is None else self.downsample(x)
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the shortcut."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += identity
-        activated: Tensor = self.relu(out)
-        return activated
+        added: Tensor = self.bn3(self.conv3(out))
+        return added
 
 
-def _shortcut(in_planes: int, planes: int, stride: int) -> nn.Sequential | None:
-    """Shortcut B: a strided 1x1x1 projection where the shape changes, else the identity."""
-    if stride == 1 and in_planes == planes:
-        return None
-    return nn.Sequential(nn.Conv3d(in_planes, planes, 1, stride, bias=False), nn.BatchNorm3d(planes))
+class ShortcutA(nn.Module):
+    """Every ``stride``-th voxel, and zeros for the further channels: no parameters, and the gradient goes through."""
+
+    def __init__(self, more_channels: int, stride: int) -> None:
+        super().__init__()
+        self.more_channels = more_channels
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
+        """The input on the block's output grid."""
+        s = self.stride
+        return F.pad(x[:, :, ::s, ::s, ::s], (0, 0, 0, 0, 0, 0, 0, self.more_channels))
 
 
-_DEPTHS: dict[int, tuple[type[BasicBlock3D] | type[Bottleneck3D], tuple[int, int, int, int]]] = {
+class SqueezeExcite3D(nn.Module):
+    """Each channel times a weight between 0 and 1 that all channels' means decide (Hu 2018, arXiv:1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, max(8, channels // reduction))
+        self.fc2 = nn.Linear(max(8, channels // reduction), channels)
+
+    def forward(self, x: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b c z y x"]:
+        """The weighted channels."""
+        weights = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3, 4))))))
+        return x * weights.to(x.dtype)[:, :, None, None, None]
+
+
+class AttentionPool3D(nn.Module):
+    """The mean over voxels, weighted by a learned score of each (attention pooling, Ilse 2018, arXiv:1802.04712)."""
+
+    def __init__(self, channels: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, x: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b c"]:
+        """One vector for each case."""
+        voxels = x.flatten(2).transpose(1, 2)
+        weights = self.score(torch.tanh(self.hidden(voxels))).softmax(dim=1)
+        pooled: Tensor = (voxels * weights).sum(dim=1)
+        return pooled
+
+
+DEPTHS: dict[int, tuple[type[BasicBlock3D] | type[Bottleneck3D], tuple[int, int, int, int]]] = {
     10: (BasicBlock3D, (1, 1, 1, 1)),
     18: (BasicBlock3D, (2, 2, 2, 2)),
     34: (BasicBlock3D, (3, 4, 6, 3)),
     50: (Bottleneck3D, (3, 4, 6, 3)),
+    101: (Bottleneck3D, (3, 4, 23, 3)),
+    152: (Bottleneck3D, (3, 8, 36, 3)),
+    200: (Bottleneck3D, (3, 24, 36, 3)),
 }
+"""The block, and how many of it each stage has."""
 
 
 class ResNet3D(nn.Module):
     """A 3D ResNet classifier.
 
     Args:
-        depth: 10, 18, 34 or 50.
-        in_channels: Windows of the recipe.
+        depth: A key of ``DEPTHS``.
+        in_channels: Windows of the recipe, and its further channels.
         num_classes: Outputs.
         width: Channels of the first stage; 64 in the published networks.
         stem: ``full``: 7x7x7 convolution, stride 2, and max pooling. ``small``: 3x3x3, stride 1, no pooling.
+        stem_stride: Stride (z, y, x) of the stem's convolution, for voxels that are longer than wide; None: the stem's.
+        norm: Normalisation, of the stem too.
+        shortcut: A or B; see ``BlockOptions``.
+        squeeze_excite: Weigh the channels of each block.
         dropout: Probability that a pooled feature is dropped in training.
-        zero_init_residual: Start each block as the identity (Goyal et al. 2017).
+        stochastic_depth: Probability that a case skips the last block in training; earlier ones in proportion.
+        pooling: ``average``, or ``attention``: a mean weighted by a learned score.
+        zero_init: Start each block as the identity (Goyal et al. 2017).
 
     Attributes:
         num_features: Length of the pooled feature vector.
+        channels_last: Compute with channels innermost in memory.
+        checkpointing: In training, keep each block's input alone and compute the block again for its gradient.
 
     Raises:
         ConfigError: If the depth is not in the table.
@@ -108,49 +224,67 @@ class ResNet3D(nn.Module):
         *,
         width: int = 64,
         stem: Literal["full", "small"] = "full",
+        stem_stride: tuple[int, int, int] | None = None,
+        norm: Literal["batch", "group", "instance"] = "batch",
+        shortcut: Literal["A", "B"] = "B",
+        squeeze_excite: bool = False,
         dropout: float = 0.0,
-        zero_init_residual: bool = False,
+        stochastic_depth: float = 0.0,
+        pooling: Literal["average", "attention"] = "average",
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in _DEPTHS:
-            msg = f"depth must be one of {', '.join(map(str, _DEPTHS))}, got {depth}"
+        if depth not in DEPTHS:
+            msg = f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}"
             raise ConfigError(msg)
-        block, blocks = _DEPTHS[depth]
+        block, blocks = DEPTHS[depth]
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.num_features = 8 * width * block.expansion
+        self.channels_last = False
+        self.checkpointing = False
         full = stem == "full"
-        self.conv1 = nn.Conv3d(in_channels, width, 7 if full else 3, 2 if full else 1, 3 if full else 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(width)
+        self.conv1 = Conv3D(in_channels, width, 7 if full else 3, stem_stride or (2 if full else 1))
+        self.bn1 = _norm(BlockOptions(norm=norm), width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, 2, 1) if full else nn.Identity()
-        in_planes = width
+        in_planes, number = width, 0
         for stage, count in enumerate(blocks):
-            planes = width * 2**stage
-            layers = []
+            layers = nn.Sequential()
             for i in range(count):
-                layers.append(block(in_planes, planes, stride=2 if stage > 0 and i == 0 else 1))
-                in_planes = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.avgpool = nn.AdaptiveAvgPool3d(1)
+                number += 1
+                skip = stochastic_depth * number / sum(blocks)
+                options = BlockOptions(norm=norm, shortcut=shortcut, squeeze_excite=squeeze_excite, skip=skip)
+                layers.append(block(in_planes, width * 2**stage, 2 if stage > 0 and i == 0 else 1, options))
+                in_planes = width * 2**stage * block.expansion
+            self.add_module(f"layer{stage + 1}", layers)
+        average = nn.AdaptiveAvgPool3d(1)
+        self.avgpool = average if pooling == "average" else AttentionPool3D(self.num_features)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes)
-        self._init_weights(zero_init_residual)
-
-    def _init_weights(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif zero_init_residual and isinstance(module, BasicBlock3D):
-                nn.init.zeros_(module.bn2.weight)
-            elif zero_init_residual and isinstance(module, Bottleneck3D):
-                nn.init.zeros_(module.bn3.weight)
+            elif zero_init and isinstance(module, _Block):
+                nn.init.zeros_(module.get_parameter(f"{module.last_norm}.weight"))
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks, in order."""
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            yield from stage  # type: ignore[misc]
 
     def forward_features(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Feature maps of the last stage."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = self.bn1(self.conv1(x))
+        with torch.autocast(x.device.type, enabled=False):  # it would pool in fp32, to the same result
+            x = self.relu(self.maxpool(x))  # equal to the pooled ReLU, on an eighth of the voxels
+        for block in self.blocks():
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recomputing, block))
+            else:
+                x = block(x)
         return x
 
     def forward_head(
@@ -166,6 +300,37 @@ class ResNet3D(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def _norm(options: BlockOptions, channels: int) -> nn.Module:
+    if options.norm == "group":
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    if options.norm == "instance":
+        return nn.InstanceNorm3d(channels, affine=True)
+    return nn.BatchNorm3d(channels)
+
+
+def _recomputing(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Where a block is computed first, and again."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """A block is computed again for its gradient: batch norm must not count the batch twice."""
+    tracking = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d) and m.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+def resnet10_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
+    """ResNet-10 in 3D: one block in each stage."""
+    return ResNet3D(10, num_classes=num_classes, **options)
+
+
 def resnet18_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
     """ResNet-18 in 3D."""
     return ResNet3D(18, num_classes=num_classes, **options)
@@ -179,3 +344,18 @@ def resnet34_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
 def resnet50_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
     """ResNet-50 in 3D."""
     return ResNet3D(50, num_classes=num_classes, **options)
+
+
+def resnet101_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
+    """ResNet-101 in 3D."""
+    return ResNet3D(101, num_classes=num_classes, **options)
+
+
+def resnet152_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
+    """ResNet-152 in 3D."""
+    return ResNet3D(152, num_classes=num_classes, **options)
+
+
+def resnet200_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
+    """ResNet-200 in 3D."""
+    return ResNet3D(200, num_classes=num_classes, **options)

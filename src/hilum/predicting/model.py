@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,8 @@ class ModelCard:
 
 def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
     """The network that the settings describe, with fresh weights."""
-    return ResNet3D(
-        config.depth,
-        in_channels=recipe.num_channels,
-        num_classes=num_classes,
-        width=config.width,
-        stem=config.stem,
-        dropout=config.dropout,
-    )
+    options = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "depth"}
+    return ResNet3D(config.depth, recipe.num_channels, num_classes, **options)
 
 
 def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:

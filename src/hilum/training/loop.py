@@ -66,7 +66,7 @@ def fit(
         CohortError: If a class has no training case.
     """
     settings = config.training
-    fabric = _fabric(pick_device(settings.device), settings.precision)
+    fabric = _fabric(pick_device(settings.device), config.speed.precision)
     dataset = partial(CohortDataset, prepared, parts, num_classes=len(classes), recipe=config.recipe)
     train = _Part(dataset(part="train", seed=settings.seed), settings, seed=settings.seed)
     val = _Part(dataset(part="val"), settings)
@@ -225,9 +225,9 @@ def _stop(what: str, value: float, epoch: int, batch: int) -> None:
     raise TrainingError(msg)
 
 
-def _fabric(device: torch.device, precision: Any) -> Fabric:
+def _fabric(device: torch.device, precision: str) -> Fabric:
     devices = [device.index] if device.index is not None else 1
-    return Fabric(accelerator=device.type, devices=devices, precision=precision)
+    return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
 
 
 def _optimizer(config: RunConfig, network: ResNet3D) -> torch.optim.Optimizer:

@@ -1,0 +1,124 @@
+"""Three-dimensional convolution computed in the way that suits its grid; the weights are the same in all of them."""
+
+from itertools import product
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Conv3D", "Way"]
+
+Way = Literal["plain", "folded", "product"]
+
+
+class Conv3D(nn.Conv3d):
+    """A convolution with an odd kernel that is padded by half of it.
+
+    Attributes:
+        way: ``plain``: the library's. ``folded``: along axes of stride 2, pairs of voxels become channels
+            (space to depth), and the kernel, one wider, runs over half the grid with stride 1; for few input channels.
+            ``product``: one matrix product, where the grid is so small that there are fewer outputs than output
+            channels; else as plain.
+    """
+
+    way: Way = "plain"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int | tuple[int, int, int] = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+
+    def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
+        """The same output in every way, but for rounding."""
+        if self.way == "folded" and self.kernel_size[0] > 1 and max(self.stride) == 2:
+            return F.conv3d(*self._folded(input), self.bias)
+        if self.way == "product" and self.kernel_size[0] > 1 and self._num_outputs(input) <= self.out_channels:
+            x, weight = _cast(input, self.weight)
+            out = cast("Tensor", _Product.apply(x, weight, self.stride))  # type: ignore[no-untyped-call]
+            return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1, 1)
+        return super().forward(input)
+
+    def _num_outputs(self, x: Tensor) -> int:
+        number = len(x)
+        for length, stride in zip(x.shape[2:], self.stride, strict=True):
+            number *= -(-length // stride)
+        return int(number)
+
+    def _folded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and weights of the convolution with stride 1 that gives the same output.
+
+        Output i sums w[k] x[2 i + k - p] over k, p being half the kernel of 2 p + 1. With one zero before the weights,
+        k + 1 = 2 q + r, that is x[2 (i + q - (p + 1) / 2) + r]: kernel position q and channel r of the folded grid.
+        """
+        b, c = x.shape[:2]
+        o, k = self.out_channels, self.kernel_size[0]
+        p = k // 2
+        pads, grid, kernel, front = [], [], [], []
+        for length, stride in zip(x.shape[2:], self.stride, strict=True):
+            before = p + 1 if stride == 2 else p
+            blocks = -(-length // stride) + (p if stride == 2 else 2 * p)
+            pads.append((before, stride * blocks - length - before))
+            grid += [blocks, stride]
+            kernel += [(k + 1) // 2 if stride == 2 else k, stride]
+            front.append((stride - 1, 0))
+        x = F.pad(x, [n for pad in reversed(pads) for n in pad]).view(b, c, *grid)
+        weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad]).view(o, c, *kernel)
+        order = (0, 1, 3, 5, 7, 2, 4, 6)
+        return (
+            x.permute(order).reshape(b, -1, *grid[::2]),
+            weight.permute(order).reshape(o, -1, *kernel[::2]),
+        )
+
+
+def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """As autocast would."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, weight
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype)
+
+
+class _Product(torch.autograd.Function):
+    """Every output's neighbourhood as a row, times the weights; on small grids each weight is read once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
+        kernel = weight.shape[2:]
+        padded = F.pad(x.permute(0, 2, 3, 4, 1), [0, 0] + [n for k in reversed(kernel) for n in (k // 2, k // 2)])
+        windows = padded
+        for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
+            windows = windows.unfold(axis, k, s)
+        size = windows.shape[1:4]
+        rows = windows.reshape(len(x) * size.numel(), -1)
+        matrix = weight.reshape(len(weight), -1)
+        ctx.save_for_backward(rows, matrix)
+        ctx.shapes = x.shape, size, weight.shape, stride
+        return (rows @ matrix.t()).view(len(x), *size, len(weight)).permute(0, 4, 1, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        rows, matrix = ctx.saved_tensors
+        (b, c, *grid), size, weight_shape, stride = ctx.shapes
+        of_rows = grad.permute(0, 2, 3, 4, 1).reshape(len(rows), -1)
+        of_weight = (of_rows.t() @ rows).view(weight_shape) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        kernel = weight_shape[2:]
+        taps = (of_rows @ matrix).view(b, *size, c, *kernel)
+        total = grad.new_zeros(
+            (b, *(n + 2 * (k // 2) for n, k in zip(grid, kernel, strict=True)), c), dtype=_SUM[grad.dtype]
+        )
+        for at in product(*map(range, kernel)):  # each tap of the kernel adds to the voxels that it has read
+            box = tuple(slice(i, i + s * n, s) for i, s, n in zip(at, stride, size, strict=True))
+            total[(slice(None), *box)] += taps[(..., *at)]
+        inner = tuple(slice(k // 2, k // 2 + n) for n, k in zip(grid, kernel, strict=True))
+        return total[(slice(None), *inner)].to(grad.dtype).permute(0, 4, 1, 2, 3), of_weight, None
+
+
+_SUM = {torch.float64: torch.float64, torch.float32: torch.float32} | dict.fromkeys(
+    (torch.bfloat16, torch.float16), torch.float32
+)
+"""In which type a gradient is summed."""
