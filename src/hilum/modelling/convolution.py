@@ -65,10 +65,10 @@ class Conv3D(nn.Conv3d):
             front.append((stride - 1, 0))
         x = F.pad(x, [n for pad in reversed(pads) for n in pad]).view(b, c, *grid)
         weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad]).view(o, c, *kernel)
-        order = (0, 1, 3, 5, 7, 2, 4, 6)
+        channels_inside = (0, 2, 4, 6, 1, 3, 5, 7)  # the order in memory in which so few channels are fastest
         return (
-            x.permute(order).reshape(b, -1, *grid[::2]),
-            weight.permute(order).reshape(o, -1, *kernel[::2]),
+            x.permute(channels_inside).reshape(b, *grid[::2], -1).permute(0, 4, 1, 2, 3),
+            weight.permute(channels_inside).reshape(o, *kernel[::2], -1).permute(0, 4, 1, 2, 3),
         )
 
 

@@ -275,9 +275,9 @@ class ResNet3D(nn.Module):
 
     def forward_features(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Feature maps of the last stage."""
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = self.bn1(self.conv1(x))
+        order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
+        x = self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=order))
+        x = self.bn1(x.contiguous(memory_format=order))
         with torch.autocast(x.device.type, enabled=False):  # it would pool in fp32, to the same result
             x = self.relu(self.maxpool(x))  # equal to the pooled ReLU, on an eighth of the voxels
         for block in self.blocks():
@@ -291,8 +291,9 @@ class ResNet3D(nn.Module):
         self, x: Float[Tensor, "b c _ _ _"], *, pre_logits: bool = False
     ) -> Float[Tensor, "b {self.num_classes}"] | Float[Tensor, "b {self.num_features}"]:
         """Logits from feature maps, or the pooled features themselves."""
-        x = torch.flatten(self.avgpool(x), 1)
-        logits: Tensor = x if pre_logits else self.fc(self.dropout(x))
+        with torch.autocast(x.device.type, enabled=False):  # few numbers, and every digit of the logits counts
+            x = torch.flatten(self.avgpool(x.to(self.fc.weight.dtype)), 1)
+            logits: Tensor = x if pre_logits else self.fc(self.dropout(x))
         return logits
 
     def forward(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b {self.num_classes}"]:

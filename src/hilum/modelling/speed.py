@@ -1,0 +1,202 @@
+"""How a network is computed fastest on this machine, found by measuring; its weights are the same in every way."""
+
+import copy
+import logging
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from hilum.config import SpeedConfig, Switch
+from hilum.modelling.convolution import Conv3D
+from hilum.modelling.memory import can_keep, kept_memory
+from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speedcache import key_of, remember, remembered
+
+_log = logging.getLogger("hilum")
+
+PLAIN = SpeedConfig(
+    precision="fp32", channels_last="off", folded_stem="off", products="off", compile="off", keep_memory="off"
+)
+"""As everybody computes it."""
+
+_GAIN = 1.05
+"""A way must be so many times as fast as a plainer one to be taken: what is less may be chance."""
+
+_VOXELS = 8 * 64**3
+"""Largest batch that is measured, but for two cases at least; ways keep their order beyond it."""
+
+_SECONDS = 0.3
+_REPEATS = (2, 20)
+"""Each way is timed for so long, but not less and not more often than this; the median counts."""
+
+_WORTH_COMPILING = 2000
+"""Compiling takes a minute or two: it is tried where a run has so many steps, and on GPUs alone; see docs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was chosen, and the seconds of each way that was tried.
+
+    Attributes:
+        speed: Nothing in it is ``auto``.
+        seconds: Of one forward and backward pass of ``shape``, by the way's name.
+        shape: Of the batch that was measured: cases, channels, z, y, x.
+    """
+
+    speed: SpeedConfig
+    seconds: dict[str, float]
+    shape: tuple[int, ...]
+
+    @property
+    def line(self) -> str:
+        """One sentence for the log."""
+        of = f"{self.shape[0]} x {' x '.join(map(str, self.shape[2:]))}"
+        tried = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in sorted(self.seconds.items(), key=lambda i: i[1]))
+        return f"speed: {name_of(self.speed)}" + (f"; forward and backward of {of}: {tried}" if tried else "")
+
+
+def name_of(speed: SpeedConfig) -> str:
+    """A way in a few words, such as ``bf16, channels last, folded stem``."""
+    switches = {
+        "channels last": speed.channels_last,
+        "folded stem": speed.folded_stem,
+        "products": speed.products,
+        "compiled": speed.compile,
+    }
+    return ", ".join([speed.precision, *(name for name, switch in switches.items() if switch == "on")])
+
+
+def apply_speed(network: ResNet3D, speed: SpeedConfig) -> None:
+    """Set the way in which a network is computed; weights, and the names in its state dict, stay as they are."""
+    network.channels_last = speed.channels_last == "on"
+    for module in network.modules():
+        if isinstance(module, Conv3D):
+            module.way = "product" if speed.products == "on" else "plain"
+    if speed.folded_stem == "on":
+        network.conv1.way = "folded"
+
+
+def autocast(device: torch.device, speed: SpeedConfig) -> AbstractContextManager[Any]:
+    """Where convolutions and products are computed in bf16, if the way says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
+
+
+def choose(
+    network: ResNet3D,
+    shape: tuple[int, ...],
+    speed: SpeedConfig,
+    device: torch.device,
+    *,
+    expected_steps: int = 0,
+    cached: bool = True,
+) -> Measured:
+    """The fastest way to train a network, among those that the settings leave open.
+
+    Precision and order in memory are tried together; the folded stem, products and ``torch.compile`` then each against
+    the best so far. The network itself is not touched, nor the state of any random numbers.
+
+    Args:
+        network: On any device.
+        shape: Of a batch: cases, channels, z, y, x.
+        speed: What is ``auto`` in it is measured, the rest is kept.
+        device: Where it will be trained.
+        expected_steps: Of the whole run; few of them are not worth compiling.
+        cached: Whether what was measured on this machine before counts.
+    """
+    if speed.keep_memory == "auto":
+        speed = replace(speed, keep_memory=_switch(device.type == "cpu" and can_keep()))
+    if speed.compile == "auto" and (device.type != "cuda" or expected_steps < _WORTH_COMPILING):
+        speed = replace(speed, compile="off")
+    cases = max(2, min(shape[0], _VOXELS // (shape[2] * shape[3] * shape[4])))
+    shape = (cases, *shape[1:])
+    if speed.is_resolved:
+        return Measured(speed=speed, seconds={}, shape=shape)
+    weights = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
+    strides = [tuple(m.stride) for m in network.modules() if isinstance(m, Conv3D)]
+    key = key_of(device, weights, strides, network.checkpointing, shape, asdict(speed))
+    known = remembered(key) if cached else None
+    if known is not None:
+        return Measured(speed=known[0], seconds=known[1], shape=shape)
+    started = time.perf_counter()
+    with torch.random.fork_rng(), kept_memory(speed.keep_memory == "on"):
+        measured = _measure(network, shape, speed, device)
+    _log.info("speed: measured in %.1f s", time.perf_counter() - started)
+    if cached:
+        remember(key, measured.speed, measured.seconds)
+    return measured
+
+
+def _measure(network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, device: torch.device) -> Measured:
+    network = copy.deepcopy(network).to(device).train()
+    x = torch.rand(shape, device=device)
+    seconds: dict[str, float] = {}
+
+    def timed(way: SpeedConfig) -> float:
+        name = name_of(way)
+        if name not in seconds:
+            seconds[name] = _seconds(network, x, way, best=min(seconds.values(), default=float("inf")))
+        return seconds[name]
+
+    def better(way: SpeedConfig, best: SpeedConfig) -> SpeedConfig:
+        return way if timed(way) * _GAIN < timed(best) else best
+
+    stem, products = (_on_first(switch) for switch in (speed.folded_stem, speed.products))
+    base = replace(speed, folded_stem=stem, products=products, compile=_switch(speed.compile == "on"))
+    ways = [
+        replace(base, precision=precision, channels_last=order)
+        for precision in _open(speed.precision, "fp32", "bf16")
+        for order in _open(speed.channels_last, "off", "on")
+    ]
+    best = ways[0]
+    for way in ways[1:]:
+        best = better(way, best)
+    if speed.folded_stem == "auto":
+        best = better(best, replace(best, folded_stem="off"))
+    if speed.products == "auto":
+        best = better(best, replace(best, products="off"))
+    if speed.compile == "auto":
+        best = better(replace(best, compile="on"), best)
+    return Measured(speed=best, seconds=seconds, shape=shape)
+
+
+def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, *, best: float) -> float:
+    """Median seconds of a forward and backward pass; what cannot be computed takes for ever."""
+    apply_speed(network, way)
+    run: Any = torch.compile(network, dynamic=False) if way.compile == "on" else network
+    taken: list[float] = []
+    least, most = _REPEATS
+    try:
+        while len(taken) < 1 + least or (sum(taken[1:]) < _SECONDS and len(taken) <= most):
+            started = time.perf_counter()
+            with autocast(x.device, way):
+                total = run(x).float().square().mean()
+            total.backward()
+            network.zero_grad()
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            taken.append(time.perf_counter() - started)
+            if len(taken) > 1 and taken[-1] > 2 * best:
+                break
+    except Exception as exc:  # noqa: BLE001 - a compiler that is missing, an operation that a device lacks
+        _log.info("%s cannot be computed here: %s", name_of(way), str(exc).splitlines()[0])
+        return float("inf")
+    finally:
+        network.zero_grad()
+    return sorted(taken[1:])[(len(taken) - 1) // 2]
+
+
+def _switch(on: bool) -> Switch:
+    return "on" if on else "off"
+
+
+def _on_first(switch: Switch) -> Switch:
+    """Where it is open, as it is most often faster."""
+    return "on" if switch == "auto" else switch
+
+
+def _open(setting: Any, *choices: Any) -> tuple[Any, ...]:
+    """What may be tried: all choices, or the one that was set."""
+    return choices if setting == "auto" else (setting,)
