@@ -1,6 +1,6 @@
 """An exported ONNX file in ONNX Runtime beside the network in PyTorch, fp32, from HU to probabilities.
 
-    python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--threads 2] [--json]
+    python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--json]
 
 The file is what ``hilum export`` writes for fresh weights, checked as there. PyTorch runs the same module in inference
 mode, its plain paths. Rows are interleaved in each round after one that is not counted; medians. Both have the same
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    answer = {"machine": machine(), "settings": vars(args), "rows": []}
+    answer = {"machine": machine("torch", "onnx", "onnxruntime"), "settings": vars(args), "rows": []}
     for n in args.grids:
         for row in _rows(n, args):
             answer["rows"].append(row)
@@ -45,10 +46,10 @@ def main() -> None:
                     f"{row['torch_s']:.3f} s, ratio {row['ratio']:.2f}; difference {row['difference']:.1e}",
                     flush=True,
                 )
-    print(json.dumps(answer, indent=2) if args.json else line())
+    print(json.dumps(answer, indent=2) if args.json else line(answer["machine"]))
 
 
-def _rows(n: int, args: argparse.Namespace) -> list[dict[str, float]]:
+def _rows(n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     model, recipe = (
         ModelConfig(depth=args.depth, width=args.width),
         Recipe(region="whole", size=(n, n, n), spacing_mm=(2.0, 2.0, 2.0)),
@@ -63,31 +64,24 @@ def _rows(n: int, args: argparse.Namespace) -> list[dict[str, float]]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        rows = []
-        for batch in args.batches:
-            hu = torch.rand(batch, 1, n, n, n) * 1400 - 1000
-            runs = {"torch": lambda: network(hu), "onnx": lambda: session.run(None, {"hu": hu.numpy()})}
-            seconds: dict[str, list[float]] = {name: [] for name in runs}
-            for number in range(args.rounds + 1):
-                for name, run in runs.items():
-                    start = time.perf_counter()
-                    with torch.inference_mode():
-                        run()
-                    if number:
-                        seconds[name].append(time.perf_counter() - start)
-            median = {name: statistics.median(values) for name, values in seconds.items()}
-            rows.append(
-                {
-                    "grid": n,
-                    "batch": batch,
-                    "onnx_s": median["onnx"],
-                    "torch_s": median["torch"],
-                    "ratio": median["onnx"] / median["torch"],
-                    "difference": difference,
-                    "rounds": seconds,
-                }
-            )
-    return rows
+        return [
+            {"grid": n, "difference": difference} | _row(network, session, batch, n, args) for batch in args.batches
+        ]
+
+
+def _row(network: FromHU, session: Any, batch: int, n: int, args: argparse.Namespace) -> dict[str, Any]:
+    hu = torch.rand(batch, 1, n, n, n) * 1400 - 1000
+    runs = {"torch": lambda: network(hu), "onnx": lambda: session.run(None, {"hu": hu.numpy()})}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(args.rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            with torch.inference_mode():
+                run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    median = {f"{name}_s": statistics.median(values) for name, values in seconds.items()}
+    return {"batch": batch, **median, "ratio": median["onnx_s"] / median["torch_s"], "rounds": seconds}
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hilum.cli import main
+from hilum.config import ModelConfig, Recipe
 from hilum.errors import CheckpointError, ConfigError
 from hilum.predicting import Predictor
 from hilum.predicting.export import export_model, largest_difference
-from hilum.predicting.model import load_model
+from hilum.predicting.model import ModelCard, build, load_model, save_model
 from hilum.preparing import prepare_path
 
 FORMATS = ("onnx", "pt2")
@@ -107,6 +108,25 @@ def test_windows_the_lungs_and_the_temperature_are_in_the_file(trained_run, tmp_
     assert exported.difference <= 1e-4
     assert exported.notes == ()
     assert run_file(tmp_path / f"m.{kind}", np.zeros((5, 2, 12, 12, 12), np.float32)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "group", "squeeze_excite": True, "shortcut": "A", "stem_stride": (1, 2, 2)},
+        {"norm": "instance", "pooling": "attention", "stem": "small", "dropout": 0.3, "stochastic_depth": 0.2},
+        {"depth": 50, "zero_init": True},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_network_can_be_exported(tmp_path, options, kind):
+    torch.manual_seed(0)
+    model = ModelConfig(**({"depth": 10, "width": 4} | options))
+    recipe = Recipe(region="whole", size=(20, 24, 28), spacing_mm=(2.0, 2.0, 2.0))
+    card = ModelCard(model=model, recipe=recipe, classes=("a", "b", "c"), training={})
+    save_model(tmp_path / "m", build(model, recipe, 3), card)
+    assert export_model(tmp_path / "m", tmp_path / f"m.{kind}", format=kind).difference <= 1e-4
 
 
 @pytest.mark.parametrize("kind", FORMATS)

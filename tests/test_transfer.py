@@ -115,14 +115,14 @@ def test_the_fused_step_is_the_plain_one(kind):
 def test_a_run_begins_with_the_weights_and_says_so_in_its_log_and_its_card(npy_cohort, weights, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(short(npy_cohort, epochs=1, freeze=5), tmp_path / "run", base=npy_cohort)
-    assert "weights of the tutorial, a ResNet-10 of width 4, shortcut B" in caplog.text
+    assert "weights of the tutorial or Hilum, a ResNet-10 of width 4, shortcut B" in caplog.text
     assert "skipped fc.weight, fc.bias: of 3 classes, this network has 2" in caplog.text
     model = model_of(tmp_path / "run")
     theirs = weights.state_dict()
     assert all(torch.equal(model[name], theirs[name]) for name in theirs if not name.startswith("fc."))
     text = (tmp_path / "run" / "model" / "model.json").read_text()
     said = json.loads(text)["training"]["weights"]
-    assert said["source"] == "the tutorial"
+    assert said["source"] == "the tutorial or Hilum"
     assert (said["skipped"], said["missing"]) == (2, 2)
     assert said["matched"] == len([n for n in theirs if "num_batches" not in n]) - 2
     assert "other.pth" not in text

@@ -66,7 +66,7 @@ def test_the_tutorials_weights_give_the_tutorials_logits(tutorial, tmp_path, dep
     report = load_weights(ours, tmp_path / "tutorial.pth")
     x = torch.rand(1, 1, 24, 28, 32)
     assert agree(logits(ours, x), logits(theirs, x))
-    assert report.source == "the tutorial"
+    assert report.source == "the tutorial or Hilum"
     assert report.holds == f"ResNet-{depth} of width 64, shortcut B"
     assert not report.changed
     assert not report.skipped
@@ -375,6 +375,24 @@ def test_the_state_of_an_optimizer_is_said_to_lie_beside_the_network(tmp_path):
     report = load_weights(ours, tmp_path / "w.pt")
     assert report.skipped == (("optimizer.state.0.exp_avg", "beside the network"),)
     assert untouched(ours, network.state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_weights_of_another_precision_are_loaded_as_float32(tmp_path, kind):
+    state = {n: t.to(kind) if t.is_floating_point() else t for n, t in trained(small(10)).state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    network = small(10)
+    load_weights(network, tmp_path / "w.pth")
+    assert all(torch.equal(tensor, state[n].to(tensor.dtype)) for n, tensor in network.state_dict().items())
+    assert network.fc.weight.dtype == torch.float32
+
+
+def test_sparse_and_complex_tensors_are_no_weights(tmp_path):
+    state = small(10).state_dict()
+    for change, says in ((torch.Tensor.to_sparse, r"holds no layer2\.0"), (lambda t: t * 1j, "finite real numbers")):
+        torch.save(state | {"layer2.0.conv1.weight": change(state["layer2.0.conv1.weight"])}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match=says):
+            load_weights(small(10), tmp_path / "w.pth")
 
 
 def test_loaded_weights_lie_in_memory_as_fresh_ones_do(tmp_path):

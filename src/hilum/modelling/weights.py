@@ -163,8 +163,9 @@ class _Fitting:
                     continue
                 self._stop(f"holds no {name}, which this network has")
         for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
+            if not tensor.is_floating_point() or not tensor.float().isfinite().all():
                 self._stop(f"must hold finite real numbers, {name} has others")
+            self.tensors[name] = tensor.float()
 
     def _one(self, name: str, tensor: Tensor) -> None:
         if name in self.wanted:

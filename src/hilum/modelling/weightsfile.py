@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
         yield name, value.detach()
     elif isinstance(value, Mapping):
         for key, inner in value.items():
@@ -106,8 +106,10 @@ def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
         source = "Hilum"
     elif any(name.endswith("downsample.0.bias") for name in inner):
         source = "MONAI"
-    elif is_grey and "fc.weight" not in inner and (prefix or any(n.startswith("conv_seg.") for n in inner)):
+    elif (
+        is_grey and "fc.weight" not in inner and ("module." in prefix or any(n.startswith("conv_seg.") for n in inner))
+    ):
         source = "MedicalNet"
     else:
-        source = "the tutorial" if not prefix and is_grey else "a 3D ResNet of the usual names"
+        source = "the tutorial or Hilum" if not prefix and is_grey else "a 3D ResNet of the usual names"
     return WeightsFile(tensors=inner, outside=outside, source=source)
