@@ -80,6 +80,7 @@ def fit(
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
     began = {} if resume else _loaded(network, settings)
     freeze(network, settings.freeze)
+    network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
     schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), len(train.batches))
     best = network.state_dict()
     progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": [], "began": began}
