@@ -1,5 +1,6 @@
 """What every test has: a key of its own for hashes, and the shared real CT where it is there."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("the shared CT is not here (HILUM_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tutorial(shared_data):
+    """The tutorial's listings, as a module."""
+    path = shared_data.parent / "baseline" / "tutorial.py"
+    if not path.is_file():
+        pytest.skip("the tutorial's listings are not here")
+    spec = importlib.util.spec_from_file_location("tutorial", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        pytest.skip(f"the tutorial's listings need {error.name}")
+    return module
 
 
 CONFIG = """

@@ -406,6 +406,7 @@ FLAGS = {
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
     "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "json"},
+    "export": {"model", "format", "out"},
 }
 
 

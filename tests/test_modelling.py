@@ -1,6 +1,5 @@
 """The network, its losses and its input against independent references."""
 
-import importlib.util
 import inspect
 
 import numpy as np
@@ -15,22 +14,6 @@ from hilum.modelling.class_weights import class_weights
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D, resnet18_3d, resnet34_3d, resnet50_3d
-
-
-@pytest.fixture(scope="module")
-def tutorial(shared_data):
-    """The tutorial's listings, as a module."""
-    path = shared_data.parent / "baseline" / "tutorial.py"
-    if not path.is_file():
-        pytest.skip("the tutorial's listings are not here")
-    spec = importlib.util.spec_from_file_location("tutorial", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        pytest.skip(f"the tutorial's listings need {error.name}")
-    return module
-
 
 # the network
 

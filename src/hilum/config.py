@@ -179,6 +179,15 @@ class TrainingConfig:
     batch_size: int = 8
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
+    lr_decay: float = 1.0
+    """The rate of each earlier part (head, layer4, ... layer1, stem) is that of the next one times this."""
+
+    weights: str = ""
+    """File or model folder whose weights training begins with; relative to the config file."""
+
+    freeze: int = 0
+    """Parts that stay as the weights have them. 1: the stem; 2: and layer1; ... 5: all but the head."""
+
     weight_decay: float = 1e-2
     schedule: Literal["plateau", "one-cycle"] = "plateau"
     """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
@@ -213,6 +222,8 @@ class TrainingConfig:
             require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
         for name in ("weight_decay", "stop_patience", "workers", "seed"):
             require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
+        require(0 < self.lr_decay <= 1, "training.lr_decay", "above 0 and at most 1", self.lr_decay)
+        require(0 <= self.freeze <= 5, "training.freeze", "0 to 5", self.freeze)
         require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
 
 
@@ -290,4 +301,6 @@ class RunConfig:
     def check_together(self) -> None:
         """Raise a ConfigError where sections do not go together; not sooner, for flags come one by one."""
         self.recipe.check_complete()
+        frozen = self.training.freeze
+        require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
         self.augment.check_for(self.recipe)

@@ -22,6 +22,7 @@ VERBS = {
     "train": ("Train", "a config, or a table alone, to a trained and tested model"),
     "evaluate": ("Evaluate", "a model on a table of cases it has not seen"),
     "predict": ("Predict", "a model on one scan, or on a table without labels"),
+    "export": ("Export", "a model as one ONNX or PyTorch file for other programs"),
 }
 """Each verb's class, in the module of its name, and what it does."""
 

@@ -1,6 +1,7 @@
 """What a trained model says about itself: its temperature and threshold from validation, and how it was trained."""
 
 import logging
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +29,7 @@ def model_card(
     classes: tuple[str, ...],
     validated: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]],
     views: Views | None,
-    epoch: int,
+    about: dict[str, Any],
 ) -> ModelCard:
     """What the model folder says about itself.
 
@@ -39,7 +40,7 @@ def model_card(
         classes: Class names.
         validated: Labels and logits of the validation part, which choose temperature and threshold.
         views: With which they were seen.
-        epoch: The one whose weights were kept.
+        about: The epoch whose weights were kept, and from what file's weights the training began.
     """
     labels, logits = validated
     temperature = fit_temperature(logits, labels) if len(labels) >= _FEW else 1.0
@@ -65,6 +66,7 @@ def model_card(
         for k, v in to_dict(config).items()
         if k not in ("cohort", "store", "store_gb", "reading", "recipe", "model")
     }
+    del settings["training"]["weights"]
     return ModelCard(
         model=config.model,
         recipe=config.recipe.in_numbers,
@@ -75,7 +77,7 @@ def model_card(
         threshold=threshold,
         threshold_rule=rule,
         training={
-            "epoch": epoch,
+            **about,
             "counts": {part: _counts(prepared, parts, classes, part) for part in ("train", "val", "test")},
             "validation": validation,
             "settings": settings,

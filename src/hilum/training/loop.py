@@ -27,12 +27,14 @@ from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.weights import load_weights
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
 from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
+from hilum.training.optimizer import freeze, make_optimizer, train_what_learns
 from hilum.training.schedule import Schedule
 from hilum.training.tracking import Tracker
 
@@ -54,7 +56,7 @@ def fit(
     """Train a model and write the run folder; returns the model folder.
 
     Args:
-        config: All settings.
+        config: All settings; the path of weights as it is from here.
         prepared: The cases.
         parts: Part of each case, by its id.
         classes: Class names.
@@ -76,9 +78,12 @@ def fit(
     views = views_of(config)
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
-    schedule = Schedule(settings, _optimizer(config, network), len(train.batches))
+    began = {} if resume else _loaded(network, settings)
+    freeze(network, settings.freeze)
+    network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
+    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), len(train.batches))
     best = network.state_dict()
-    progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": []}
+    progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": [], "began": began}
     if resume:
         progress, best = load_checkpoint(out / "last", network, schedule)
     model, _ = fabric.setup(network, schedule.optimizer)
@@ -108,8 +113,8 @@ def fit(
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
     _, logits = _validate(config, fabric, network, loss, val, views)  # in full precision, as predictions will be
-    seen = val.dataset.labels, logits
-    save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, kept))
+    seen, about = (val.dataset.labels, logits), {"epoch": kept, **progress.get("began", {})}
+    save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, about))
     return out / "model"
 
 
@@ -144,7 +149,7 @@ def _train_epoch(
     part: _Part,
     epoch: int,
 ) -> Outcome:
-    model.train()
+    train_what_learns(model)
     settings, dataset = config.training, part.dataset
     seen = _Seen(dataset.labels)
     for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
@@ -230,10 +235,13 @@ def _fabric(device: torch.device, precision: str) -> Fabric:
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
 
 
-def _optimizer(config: RunConfig, network: ResNet3D) -> torch.optim.Optimizer:
-    settings = config.training
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+def _loaded(network: ResNet3D, settings: TrainingConfig) -> dict[str, Any]:
+    """Weights of another training, where asked for; what the model's card says about them."""
+    if not settings.weights:
+        return {}
+    report = load_weights(network, settings.weights)
+    _log.info("%s", report)
+    return {"weights": report.counts}
 
 
 def _loss(config: RunConfig, train: CohortDataset, num_classes: int) -> Loss:

@@ -6,6 +6,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
 from hilum.cohorts.table import Cohort
@@ -13,10 +15,13 @@ from hilum.config import RunConfig
 from hilum.configfile import load, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
+from hilum.modelling.weights import matched_weights
+from hilum.predicting.model import build
 from hilum.predicting.tta import views_of
 from hilum.preparing import Store
 from hilum.training.checkpoint import STATE
 from hilum.training.loop import fit
+from hilum.training.optimizer import fresh_but_frozen
 
 _log = logging.getLogger("hilum")
 
@@ -54,7 +59,10 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     config.check_together()
     views_of(config)
     table, store = _beside(base, config.cohort.table), _beside(base, config.store)
+    weights = _beside(base, config.training.weights) if config.training.weights else None
     cohort = Cohort.read(table, config.cohort)
+    if weights and not resume:
+        _check_weights(config, weights, len(cohort.classes))
     for warning in cohort.warnings:
         _log.warning("%s", warning)
     parts = _parts_of(out, cohort) if resume else split(cohort, config.split)
@@ -74,12 +82,14 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
             config,
             cohort=replace(config.cohort, table=os.path.relpath(table, out)),
             store=os.path.relpath(store, out),
+            training=replace(config.training, weights=os.path.relpath(weights, out) if weights else ""),
         )
         save(here, out / "config.toml")
         samples = {case.case_id: sample for case, sample in zip(prepared.cases, prepared.samples, strict=True)}
         write_splits(out / "splits.csv", cohort, parts, samples)
         write_refusals(out / "refused.csv", prepared.refusals)
-        return fit(config, prepared, parts, cohort.classes, out)
+        from_here = replace(config, training=replace(config.training, weights=str(weights or "")))
+        return fit(from_here, prepared, parts, cohort.classes, out)
     except OSError as exc:
         msg = f"the run folder {out} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc
@@ -93,6 +103,25 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
 def _beside(base: str | Path, path: str) -> Path:
     """A path of the settings, relative to their file."""
     return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
+
+
+def _check_weights(config: RunConfig, weights: Path, num_classes: int) -> None:
+    """Raise before any scan is prepared if the weights do not fit, or parts would be frozen that they do not bring.
+
+    Raises:
+        CheckpointError: If they do not fit.
+        ConfigError: If a frozen tensor is not among them.
+    """
+    with torch.device("meta"):
+        network = build(config.model, config.recipe, num_classes)
+    _, report = matched_weights(network, weights)
+    fresh = fresh_but_frozen(network, config.training.freeze, report)
+    if fresh:
+        msg = (
+            f"training.freeze = {config.training.freeze} would freeze {fresh[0]}, which {weights} does not bring "
+            f"({len(fresh)} such tensors)"
+        )
+        raise ConfigError(msg)
 
 
 def _parts_of(out: Path, cohort: Cohort) -> dict[str, str]:

@@ -31,12 +31,14 @@ class Schedule:
     """Sets the optimizer's rate before each step and after each epoch.
 
     Attributes:
+        highest: The rate that each group of the optimizer begins with, or rises to.
         plateau: PyTorch's scheduler, where the rate follows the validation loss.
     """
 
     def __init__(self, config: TrainingConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> None:
         self.config = config
         self.optimizer = optimizer
+        self.highest = [float(group["lr"]) for group in optimizer.param_groups]
         self.total = max(1, config.epochs * steps_per_epoch - 1)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, mode="min", factor=config.plateau_factor, patience=config.plateau_patience
@@ -44,14 +46,14 @@ class Schedule:
 
     @property
     def lr(self) -> float:
-        """The rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The head's rate at the next step."""
+        return float(self.optimizer.param_groups[-1]["lr"])
 
     def before_step(self, step: int) -> None:
         """Set the rate of step number ``step`` of the whole run."""
         if self.config.schedule == "one-cycle":
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * one_cycle(step / self.total)
+            for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+                group["lr"] = highest * one_cycle(step / self.total)
 
     def after_epoch(self, val_loss: float) -> None:
         """Lower the rate where the validation loss has stalled."""

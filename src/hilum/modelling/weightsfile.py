@@ -1,0 +1,115 @@
+"""A file of weights to tensors by the names of this network, and who wrote them; no code in a file is run."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what PyTorch raises where a file holds code
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hilum.errors import CheckpointError
+
+_FOLDERS_FILE = "weights.safetensors"
+"""What a model folder calls its weights."""
+
+_FIRST = re.compile(r"^(.*?)layer1\.0\.conv1\.(?:0\.)?weight$")
+"""Every ResNet has it; what stands before it stands before all names of the network."""
+
+_VIDEO = (
+    (r"^stem\.0\.", "conv1."),
+    (r"^stem\.1\.", "bn1."),
+    (r"conv(\d)\.0\.", r"conv\1."),
+    (r"conv(\d)\.1\.", r"bn\1."),
+)
+"""Names of torchvision's video networks, as ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFile:
+    """What a file holds.
+
+    Attributes:
+        tensors: Of the network, by our names.
+        outside: Names of what lies beside the network: the state of an optimizer, say.
+        source: Who wrote it, by its names and shapes.
+    """
+
+    tensors: dict[str, Tensor]
+    outside: tuple[str, ...]
+    source: str
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """The tensors of the one ResNet in a file, or in Hilum's model folder.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds none or several.
+    """
+    return _recognised(_read(path), path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, with dotted names where they lie in tables of tables."""
+    file = path / _FOLDERS_FILE if path.is_dir() else path
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        return dict(_flat(torch.load(file, map_location="cpu", weights_only=True), ""))
+    except FileNotFoundError as exc:
+        msg = f"there are no weights {file}"
+        raise CheckpointError(msg) from exc
+    except UnpicklingError as exc:
+        msg = (
+            f"{file} cannot be loaded: it is damaged, or holds more than tensors and plain values, and code is not run"
+        )
+        raise CheckpointError(msg) from exc
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError) as exc:
+        msg = f"{file} cannot be loaded: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+        raise CheckpointError(msg) from exc
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+        yield name, value.detach()
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+
+
+def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
+    prefixes = sorted({m[1] for name in tensors if (m := _FIRST.match(name))})
+    if not prefixes:
+        some = f", such as {min(tensors)}" if tensors else ""
+        msg = f"{path} holds no ResNet: none of its {len(tensors)} tensors{some} is a layer1.0.conv1.weight"
+        raise CheckpointError(msg)
+    if len(prefixes) > 1:
+        msg = f"{path} holds {len(prefixes)} networks, by the names {', '.join(map(repr, prefixes))}; give one alone"
+        raise CheckpointError(msg)
+    prefix = prefixes[0]
+    inner = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    outside = tuple(name for name in tensors if not name.startswith(prefix))
+    is_video = "layer1.0.conv1.0.weight" in inner
+    if is_video:
+        for old, new in _VIDEO:
+            inner = {re.sub(old, new, name): t for name, t in inner.items()}
+    is_grey = "conv1.weight" in inner and inner["conv1.weight"].shape[1:2] == (1,)
+    if is_video:
+        source = "torchvision video"
+    elif inner["layer1.0.conv1.weight"].ndim == 4:
+        source = "a ResNet for 2D images"
+    elif path.is_dir() or (path.name == _FOLDERS_FILE and path.with_name("model.json").exists()):
+        source = "Hilum"
+    elif any(name.endswith("downsample.0.bias") for name in inner):
+        source = "MONAI"
+    elif (
+        is_grey and "fc.weight" not in inner and ("module." in prefix or any(n.startswith("conv_seg.") for n in inner))
+    ):
+        source = "MedicalNet"
+    else:
+        source = "the tutorial or Hilum" if not prefix and is_grey else "a 3D ResNet of the usual names"
+    return WeightsFile(tensors=inner, outside=outside, source=source)

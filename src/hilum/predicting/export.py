@@ -1,0 +1,252 @@
+"""A model folder to one file for other programs, HU in and probabilities out; checked before it is there."""
+
+import importlib
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hilum.configfile import to_dict
+from hilum.errors import CheckpointError, ConfigError, HilumError, require
+from hilum.files import write_whole
+from hilum.measuring.calibration import probabilities
+from hilum.modelling.input import model_input
+from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.model import ModelCard, load_model
+from hilum.predicting.tta import seen_logits
+from hilum.recipe import Range, Recipe
+
+Format = Literal["onnx", "pt2"]
+
+_ALLOWED = 1e-4
+"""Largest difference of a probability between the file and the model, and of its logarithm for its size."""
+
+_TINY = 1e-30
+"""Probabilities below this are taken as this: float32 ends at 1e-38."""
+
+_BATCHES = (1, 3)
+_ABOUT = "hilum.json"
+_INPUT, _OUTPUT = "hu", "probabilities"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        difference: Largest difference from the model; see ``largest_difference``.
+        notes: What the file does not do that the model does.
+    """
+
+    difference: float
+    notes: tuple[str, ...]
+
+
+class FromHU(nn.Module):
+    """A network with its windows before it and its temperature behind it.
+
+    Args:
+        network: In evaluation mode.
+        windows_hu: HU of black and of white, for each channel.
+        temperature: The logits are divided by it.
+    """
+
+    def __init__(self, network: ResNet3D, windows_hu: tuple[Range, ...], temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.windows_hu = windows_hu
+        self.temperature = temperature
+
+    def forward(self, hu: Float[Tensor, "b k z y x"]) -> Float[Tensor, "b c"]:
+        """Probabilities of the classes, from HU and then the lungs where the recipe asks for them."""
+        return torch.softmax(self.network(model_input(hu, self.windows_hu)) / self.temperature, dim=1)
+
+
+def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noqa: A002 - the flag's name
+    """Write a model as ONNX or as PyTorch's exported program.
+
+    The file takes HU as ``prepare`` gives them, float32 of shape (batch, channels, z, y, x), any batch, the recipe's
+    grid. It holds the classes, the recipe and the threshold: in ONNX's ``metadata_props``, or in ``hilum.json``.
+
+    Args:
+        folder: A model folder.
+        out: The file to write.
+        format: ``onnx`` or ``pt2``.
+
+    Raises:
+        ConfigError: If what ONNX needs is not installed, or the file is not named by its format.
+        CheckpointError: If the file differs from the model by more than 1e-4; nothing is written then.
+    """
+    require(out.suffix == f".{format}", "--out", f"a file named .{format}", out)
+    if format == "onnx":
+        _need_onnx()
+    network, card = load_model(folder)
+    about = _about(card)
+    program = _program(network, card)
+    content = _onnx(program, about) if format == "onnx" else _pt2(program, about)
+    with tempfile.TemporaryDirectory(prefix="hilum-") as folder_of_check:
+        file = Path(folder_of_check) / f"model.{format}"
+        file.write_bytes(content)
+        difference = largest_difference(file, network, card)
+    if not difference <= _ALLOWED:
+        msg = f"{out} is not written: it would differ from the model by up to {difference:.1e}"
+        raise CheckpointError(msg)
+    write_whole(out, content)
+    return Exported(difference=difference, notes=_notes(card))
+
+
+@torch.inference_mode()
+def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
+    """How far a file's probabilities are from a model's, on random HU over the windows' range; batches of 1 and 3.
+
+    The largest difference of a probability p, or of log p relative to 1 + |log p|: on noise a network is often sure,
+    and p alone would not show that it is another.
+
+    Args:
+        file: ONNX or pt2.
+        network: In evaluation mode, on the CPU.
+        card: Of the network.
+    """
+    recipe, random = card.recipe, torch.Generator().manual_seed(0)
+    low, high = min(w[0] for w in recipe.windows), max(w[1] for w in recipe.windows)
+    run = _runner(file)
+    worst = 0.0
+    for batch in _BATCHES:
+        hu = torch.rand((batch, *_shape(recipe)), generator=random)
+        hu[:, :1] = low + (high - low) * hu[:, :1]
+        hu[:, 1:].round_()
+        logits = seen_logits(network, hu, np.ones((batch, 3)), recipe, None)
+        expected = probabilities(logits.double().numpy(), temperature=card.temperature)
+        got = run(hu)
+        if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
+            return np.inf
+        log_got, log_expected = (np.log(np.maximum(p, _TINY)) for p in (got.astype(np.float64), expected))
+        of_logarithm = np.abs(log_got - log_expected) / (1 - log_expected)
+        worst = max(worst, float(np.abs(got - expected).max()), float(of_logarithm.max()))
+    return worst
+
+
+def _shape(recipe: Recipe) -> tuple[int, ...]:
+    """Channels and grid of what the file takes."""
+    return (1 + recipe.lung_channel, *recipe.size)
+
+
+def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram:
+    module = FromHU(network, card.recipe.windows, card.temperature).eval()
+    with _quiet():
+        example = torch.zeros(2, *_shape(card.recipe))
+        program: torch.export.ExportedProgram = torch.export.export(
+            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+        )
+        program = program.run_decompositions({})  # takes autocast's regions out, which other programs cannot read
+    for graph in program.graph_module.modules():
+        if isinstance(graph, torch.fx.GraphModule):
+            for node in graph.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+    program.example_inputs = None
+    return program
+
+
+def _pt2(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes:
+    file = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, file, extra_files={_ABOUT: json.dumps(about, indent=2)})
+    return file.getvalue()
+
+
+def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes:
+    with _quiet():
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=[_INPUT], output_names=[_OUTPUT], external_data=False, verbose=False
+        )
+    if made is None:
+        msg = "PyTorch made no ONNX model"
+        raise HilumError(msg)
+    model: Any = made.model_proto
+    for part in (model.graph, *model.functions):
+        for one in (*part.node, *part.value_info, *getattr(part, "input", ()), *getattr(part, "output", ())):
+            if hasattr(one, "metadata_props"):
+                del one.metadata_props[:]  # how it was traced
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=value)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _runner(file: Path) -> Any:
+    """A function from HU to the file's probabilities."""
+    if file.suffix == ".onnx":
+        onnxruntime = importlib.import_module("onnxruntime")
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return lambda hu: session.run([_OUTPUT], {_INPUT: hu.numpy()})[0]
+    with _quiet():
+        module = torch.export.load(file).module()
+    return lambda hu: module(hu).numpy()
+
+
+def _about(card: ModelCard) -> dict[str, str]:
+    """What a reader of the file needs: no paths, no ids."""
+    about: dict[str, Any] = {
+        "input": "HU as prepared by the recipe, float32 (batch, channels, z, y, x); z from feet to head, y from front "
+        "to back, x from the patient's right to left" + ("; channel 2: the lungs" * card.recipe.lung_channel),
+        "classes": card.classes,
+        "recipe": to_dict(card.recipe),
+        "threshold": card.threshold,
+        "threshold_rule": card.threshold_rule,
+        "temperature": card.temperature,
+        "notes": _notes(card),
+        "version": version("hilum"),
+        "use": "Not a medical device. For research and teaching only.",
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def _notes(card: ModelCard) -> tuple[str, ...]:
+    notes = []
+    if card.recipe.sub_volumes:
+        grid = " x ".join(map(str, card.recipe.size))
+        notes.append(
+            f"the file sees one grid of {grid} voxels; the model takes the {card.recipe.aggregate} over all grids that "
+            "cover a case"
+        )
+    if card.views is not None:
+        notes.append(
+            f"the file sees a case as it is; the model takes the mean over it and {card.views.count} moved views, with "
+            "which its temperature and threshold were chosen"
+        )
+    return tuple(notes)
+
+
+def _need_onnx() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            msg = f"the format onnx needs the package {name}: pip install hilum[export]"
+            raise ConfigError(msg) from exc
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch's exporters warn about themselves."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,64 @@
+"""The optimizer: the network part by part, each at its own rate, and parts that stay as their file has them."""
+
+import torch
+from torch import nn
+
+from hilum.config import TrainingConfig
+from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.weights import WeightsReport
+
+_FUSED = ("cpu", "cuda")
+"""Devices on which PyTorch's optimizers take one step for all parameters; on a CPU it must find weight and gradient
+laid out alike, so weights stay contiguous."""
+
+
+def parts(network: ResNet3D) -> tuple[nn.ModuleList, ...]:
+    """The stem, the four stages and the head: pooling and the last layer."""
+    names = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("avgpool", "fc"))
+    return tuple(nn.ModuleList(network.get_submodule(name) for name in part) for part in names)
+
+
+def freeze(network: ResNet3D, number: int) -> None:
+    """No gradients for the first parts of a network; before its optimizer is made.
+
+    Args:
+        network: Its weights stay where they are.
+        number: How many parts: 1 the stem, ... 5 all but the head.
+    """
+    for part in parts(network)[:number]:
+        part.requires_grad_(False)
+
+
+def train_what_learns(model: nn.Module) -> None:
+    """Training mode, but for frozen modules: their norms use the statistics that they have, and keep them."""
+    model.train()
+    for module in model.modules():
+        learns = [p.requires_grad for p in module.parameters()]
+        if learns and not any(learns):
+            module.eval()
+
+
+def fresh_but_frozen(network: ResNet3D, number: int, report: WeightsReport) -> list[str]:
+    """Names of tensors that a file did not bring and that would stay as they were drawn."""
+    own = {id(p) for part in parts(network)[:number] for p in part.parameters()}
+    frozen = {name for name, p in network.named_parameters() if id(p) in own}
+    return [name for name in report.missing if name in frozen]
+
+
+def make_optimizer(settings: TrainingConfig, network: ResNet3D, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of what is not frozen; the rate of each part is that of the next one times ``lr_decay``.
+
+    Discriminative rates after Howard and Ruder 2018 (arXiv:1801.06146), by stage. The last group is the head's.
+
+    Args:
+        settings: Its kind, rates and weight decay.
+        network: Of the run.
+        device: Where it will be trained.
+    """
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    groups = [[p for p in part.parameters() if p.requires_grad] for part in parts(network)]
+    rates = [settings.lr * settings.lr_decay**below for below in range(len(groups))][::-1]
+    given = [{"params": group, "lr": lr} for group, lr in zip(groups, rates, strict=True) if group]
+    if settings.lr_decay == 1:  # one group is stepped at once
+        given = [{"params": [p for group in groups for p in group], "lr": settings.lr}]
+    return kind(given, lr=settings.lr, weight_decay=settings.weight_decay, fused=device.type in _FUSED)

@@ -1,0 +1,168 @@
+"""Models as one file for other programs: the same probabilities, what a reader must know, and nothing else."""
+
+import json
+import shutil
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hilum.cli import main
+from hilum.config import ModelConfig, Recipe
+from hilum.errors import CheckpointError, ConfigError
+from hilum.predicting import Predictor
+from hilum.predicting.export import export_model, largest_difference
+from hilum.predicting.model import ModelCard, build, load_model, save_model
+from hilum.preparing import prepare_path
+
+FORMATS = ("onnx", "pt2")
+
+
+def changed(model, folder, **about):
+    """The model folder with other things said about it."""
+    shutil.copytree(model, folder)
+    said = json.loads((folder / "model.json").read_text())
+    for name, value in about.items():
+        said[name] = {**said[name], **value} if isinstance(value, dict) and name in said else value
+    (folder / "model.json").write_text(json.dumps(said))
+    return folder
+
+
+def said_in(path):
+    if path.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        return {one.key: one.value for one in onnx.load(path).metadata_props}
+    extra = {"hilum.json": ""}
+    torch.export.load(path, extra_files=extra)
+    return json.loads(extra["hilum.json"])
+
+
+def run_file(path, hu):
+    if path.suffix == ".onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return session.run(["probabilities"], {"hu": hu})[0]
+    return torch.export.load(path).module()(torch.from_numpy(hu)).detach().numpy()
+
+
+@pytest.fixture(scope="module")
+def files(trained_run, tmp_path_factory):
+    """The model of the session, exported by the command line in both formats."""
+    folder = tmp_path_factory.mktemp("export")
+    for kind in FORMATS:
+        words = ["export", str(trained_run / "model"), "--format", kind, "--out", str(folder / f"model.{kind}")]
+        assert main(words) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_prepared_case_gets_the_predictors_probability_from_the_file(trained_run, npy_cohort, files, kind):
+    predictor = Predictor(trained_run / "model", device="cpu")
+    samples = [prepare_path(npy_cohort / f"{i:02d}.npy", predictor.card.recipe) for i in range(4)]
+    got = run_file(files / f"model.{kind}", np.stack([s.voxels_hu.astype(np.float32)[None] for s in samples]))
+    expected = [list(one.probabilities.values()) for one in predictor.predict_samples(samples)]
+    assert got == pytest.approx(np.array(expected), abs=1e-4)
+    assert np.ptp(got[:, 1]) > 0.01  # and they are not all one
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_says_what_its_reader_must_know(trained_run, files, kind):
+    said, card = said_in(files / f"model.{kind}"), load_model(trained_run / "model")[1]
+    assert json.loads(said["classes"]) == list(card.classes)
+    assert json.loads(said["threshold"]) == card.threshold
+    assert json.loads(said["recipe"])["size"] == [12, 12, 12]
+    assert said["threshold_rule"] == card.threshold_rule
+    assert said["version"]
+    assert "Not a medical device" in said["use"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_path_of_this_machine_no_case_and_no_patient_is_in_a_file(trained_run, npy_cohort, files, kind):
+    path = files / f"model.{kind}"
+    content = path.read_bytes()
+    if kind == "pt2":
+        with zipfile.ZipFile(path) as archive:
+            content = b"".join(archive.read(name) for name in archive.namelist())
+    for secret in (".py", "SMITH", ".npy", str(npy_cohort), "/hilum/", "site-packages", "cohort.csv"):
+        assert secret.encode() not in content, secret
+
+
+def test_the_command_prints_the_largest_difference(trained_run, tmp_path, capsys):
+    assert main(["export", str(trained_run / "model"), "--format", "pt2", "--out", str(tmp_path / "m.pt2")]) == 0
+    shown = capsys.readouterr().out
+    assert float(shown.split("within ")[1].split(" ")[0]) <= 1e-4
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_windows_the_lungs_and_the_temperature_are_in_the_file(trained_run, tmp_path, kind):
+    windows = {"windows_hu": [[-1000.0, 400.0], [-160.0, 240.0]], "lung_channel": True, "region": "lungs"}
+    folder = changed(trained_run / "model", tmp_path / "m", recipe=windows, temperature=2.5)
+    weights = load_file(folder / "weights.safetensors")
+    weights["conv1.weight"] = weights["conv1.weight"].repeat(1, 3, 1, 1, 1)
+    save_file(weights, folder / "weights.safetensors")
+    exported = export_model(folder, tmp_path / f"m.{kind}", format=kind)
+    assert exported.difference <= 1e-4
+    assert exported.notes == ()
+    assert run_file(tmp_path / f"m.{kind}", np.zeros((5, 2, 12, 12, 12), np.float32)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "group", "squeeze_excite": True, "shortcut": "A", "stem_stride": (1, 2, 2)},
+        {"norm": "instance", "pooling": "attention", "stem": "small", "dropout": 0.3, "stochastic_depth": 0.2},
+        {"depth": 50, "zero_init": True},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_network_can_be_exported(tmp_path, options, kind):
+    torch.manual_seed(0)
+    model = ModelConfig(**({"depth": 10, "width": 4} | options))
+    recipe = Recipe(region="whole", size=(20, 24, 28), spacing_mm=(2.0, 2.0, 2.0))
+    card = ModelCard(model=model, recipe=recipe, classes=("a", "b", "c"), training={})
+    save_model(tmp_path / "m", build(model, recipe, 3), card)
+    assert export_model(tmp_path / "m", tmp_path / f"m.{kind}", format=kind).difference <= 1e-4
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_of_other_weights_is_found_out(trained_run, tmp_path, files, kind):
+    network, card = load_model(trained_run / "model")
+    network.fc.bias += torch.tensor([0.0, 0.1])
+    assert largest_difference(files / f"model.{kind}", network, card) > 1e-3
+
+
+def test_weights_whose_output_is_not_finite_leave_nothing_behind(trained_run, tmp_path):
+    folder = changed(trained_run / "model", tmp_path / "m")
+    weights = load_file(folder / "weights.safetensors")
+    weights["fc.bias"].fill_(torch.nan)
+    save_file(weights, folder / "weights.safetensors")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match=r"m\.pt2 is not written: it would differ from the model by up to inf"):
+        export_model(folder, tmp_path / "out" / "m.pt2", format="pt2")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_the_file_leaves_out_is_said(trained_run, tmp_path, capsys):
+    views = {"count": 2, "augment": {"flip": [0.5, 0.5, 0.5]}}
+    folder = changed(trained_run / "model", tmp_path / "m", recipe={"sub_volumes": True}, views=views)
+    assert main(["export", str(folder), "--format", "pt2", "--out", str(tmp_path / "m.pt2")]) == 0
+    shown = capsys.readouterr().out
+    assert "the file sees one grid of 12 x 12 x 12 voxels; the model takes the mean over all grids" in shown
+    assert "2 moved views" in shown
+    assert "2 moved views" in said_in(tmp_path / "m.pt2")["notes"]
+
+
+def test_a_missing_extra_is_named(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"needs the package onnxscript: pip install hilum\[export\]"):
+        export_model(trained_run / "model", tmp_path / "m.onnx", format="onnx")
+
+
+def test_a_file_named_otherwise_than_its_format_is_refused(trained_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--out must be a file named \.onnx, got .*m\.pt2"):
+        export_model(trained_run / "model", tmp_path / "m.pt2", format="onnx")
