@@ -20,6 +20,14 @@ def _site_key(monkeypatch):
     monkeypatch.setenv("HILUM_KEY", "tests")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _speed_cache(tmp_path_factory):
+    """No test reads or writes what was measured for the user; what one test has measured, the next need not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real CT; tests that need it skip where it is absent."""

@@ -405,7 +405,7 @@ FLAGS = {
     "store": {"action", "path", "repair", "json"},
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
-    "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "json"},
+    "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "precision", "json"},
     "export": {"model", "format", "out"},
 }
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -38,6 +39,9 @@ class Predict:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
 
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """fp32: the same digits everywhere. bf16: faster where the machine has it. auto: measured."""
+
     json: bool = False
     """One JSON object instead of a few lines."""
 
@@ -60,7 +64,7 @@ class Predict:
         from hilum.cohorts.spreadsheet import SUFFIXES
         from hilum.predicting import Predictor, predict_table
 
-        predictor = Predictor(self.model, device=self.device)
+        predictor = Predictor(self.model, device=self.device, precision=self.precision)
         is_table = self.path.suffix.lower() in SUFFIXES
         self._refuse_what_has_no_effect(predictor.card.recipe.region, is_table=is_table)
         if is_table:

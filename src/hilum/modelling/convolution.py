@@ -1,5 +1,6 @@
 """Three-dimensional convolution computed in the way that suits its grid; the weights are the same in all of them."""
 
+import math
 from itertools import product
 from typing import Any, Literal, cast
 
@@ -11,6 +12,14 @@ from torch.nn import functional as F
 __all__ = ["Conv3D", "Way"]
 
 Way = Literal["plain", "folded", "product"]
+
+_UNTRUSTED = 2
+"""Output voxels along an axis up to which PyTorch's bf16 gradients of weights are not trusted on CPUs.
+
+In torch 2.13, on a processor with AVX512-BF16 and without AMX, they are wrong (beyond 100 %, or not finite) and memory
+is written where it must not be, for example for a 3x3x3 convolution on any grid of two slices. Such convolutions are
+computed as a product, or in fp32; ``tests/test_convolution.py`` compares small grids with fp32.
+"""
 
 
 class Conv3D(nn.Conv3d):
@@ -32,19 +41,22 @@ class Conv3D(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
         """The same output in every way, but for rounding."""
-        if self.way == "folded" and self.kernel_size[0] > 1 and max(self.stride) == 2:
+        size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]
+        device, wide = input.device.type, self.kernel_size[0] > 1
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+        untrusted = min(size) <= _UNTRUSTED and (device, dtype) == ("cpu", torch.bfloat16) and torch.is_grad_enabled()
+        if wide and (self.way == "product" or untrusted) and len(input) * math.prod(size) <= self.out_channels:
+            return self._product(input.to(dtype))
+        if wide and untrusted:
+            with torch.autocast(device, enabled=False):
+                return super().forward(input.to(self.weight.dtype)).to(dtype)
+        if wide and self.way == "folded" and max(self.stride) == 2:
             return F.conv3d(*self._folded(input), self.bias)
-        if self.way == "product" and self.kernel_size[0] > 1 and self._num_outputs(input) <= self.out_channels:
-            x, weight = _cast(input, self.weight)
-            out = cast("Tensor", _Product.apply(x, weight, self.stride))  # type: ignore[no-untyped-call]
-            return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1, 1)
         return super().forward(input)
 
-    def _num_outputs(self, x: Tensor) -> int:
-        number = len(x)
-        for length, stride in zip(x.shape[2:], self.stride, strict=True):
-            number *= -(-length // stride)
-        return int(number)
+    def _product(self, x: Tensor) -> Tensor:
+        out = cast("Tensor", _Product.apply(x, self.weight.to(x.dtype), self.stride))  # type: ignore[no-untyped-call]
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1, 1)
 
     def _folded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input and weights of the convolution with stride 1 that gives the same output.
@@ -70,15 +82,6 @@ class Conv3D(nn.Conv3d):
             x.permute(channels_inside).reshape(b, *grid[::2], -1).permute(0, 4, 1, 2, 3),
             weight.permute(channels_inside).reshape(o, *kernel[::2], -1).permute(0, 4, 1, 2, 3),
         )
-
-
-def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As autocast would."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return x, weight
-    dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), weight.to(dtype)
 
 
 class _Product(torch.autograd.Function):

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hilum.config import SpeedConfig, Switch
 from hilum.modelling.convolution import Conv3D
@@ -84,16 +86,43 @@ def autocast(device: torch.device, speed: SpeedConfig) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
 
 
+def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D:
+    """A copy that only predicts: each batch norm becomes part of its convolution, and bf16 weights are kept as such.
+
+    Its state dict is its own; what is saved is the network's.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    apply_speed(network, speed)
+    for module in list(network.modules()):
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
+            before, after = getattr(module, conv, None), getattr(module, norm, None)
+            if isinstance(before, Conv3D) and isinstance(after, nn.BatchNorm3d):
+                _fold(before, after)
+                setattr(module, norm, nn.Identity())
+    if speed.precision == "bf16":
+        network.bfloat16()
+        network.avgpool.float()
+        network.fc.float()
+    return network
+
+
+def _fold(conv: Conv3D, norm: nn.BatchNorm3d) -> None:
+    mean, var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
+    conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+
+
 def choose(
     network: ResNet3D,
     shape: tuple[int, ...],
     speed: SpeedConfig,
     device: torch.device,
     *,
+    training: bool = True,
     expected_steps: int = 0,
     cached: bool = True,
 ) -> Measured:
-    """The fastest way to train a network, among those that the settings leave open.
+    """The fastest way to compute a network, among those that the settings leave open.
 
     Precision and order in memory are tried together; the folded stem, products and ``torch.compile`` then each against
     the best so far. The network itself is not touched, nor the state of any random numbers.
@@ -102,7 +131,8 @@ def choose(
         network: On any device.
         shape: Of a batch: cases, channels, z, y, x.
         speed: What is ``auto`` in it is measured, the rest is kept.
-        device: Where it will be trained.
+        device: Where it will be computed.
+        training: Forward and backward; else forward alone, with batch norm folded.
         expected_steps: Of the whole run; few of them are not worth compiling.
         cached: Whether what was measured on this machine before counts.
     """
@@ -116,21 +146,23 @@ def choose(
         return Measured(speed=speed, seconds={}, shape=shape)
     weights = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
     strides = [tuple(m.stride) for m in network.modules() if isinstance(m, Conv3D)]
-    key = key_of(device, weights, strides, network.checkpointing, shape, asdict(speed))
+    key = key_of(device, training, weights, strides, network.checkpointing, shape, asdict(speed))
     known = remembered(key) if cached else None
     if known is not None:
         return Measured(speed=known[0], seconds=known[1], shape=shape)
     started = time.perf_counter()
     with torch.random.fork_rng(), kept_memory(speed.keep_memory == "on"):
-        measured = _measure(network, shape, speed, device)
+        measured = _measure(network, shape, speed, device, training=training)
     _log.info("speed: measured in %.1f s", time.perf_counter() - started)
     if cached:
         remember(key, measured.speed, measured.seconds)
     return measured
 
 
-def _measure(network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, device: torch.device) -> Measured:
-    network = copy.deepcopy(network).to(device).train()
+def _measure(
+    network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, device: torch.device, *, training: bool
+) -> Measured:
+    network = copy.deepcopy(network).to(device).train(training)
     x = torch.rand(shape, device=device)
     seconds: dict[str, float] = {}
 
@@ -164,17 +196,21 @@ def _measure(network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, devi
 
 def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, *, best: float) -> float:
     """Median seconds of a forward and backward pass; what cannot be computed takes for ever."""
-    apply_speed(network, way)
+    if network.training:
+        apply_speed(network, way)
+    else:
+        network = for_prediction(network, way)
     run: Any = torch.compile(network, dynamic=False) if way.compile == "on" else network
     taken: list[float] = []
     least, most = _REPEATS
     try:
         while len(taken) < 1 + least or (sum(taken[1:]) < _SECONDS and len(taken) <= most):
             started = time.perf_counter()
-            with autocast(x.device, way):
+            with autocast(x.device, way), torch.set_grad_enabled(network.training):
                 total = run(x).float().square().mean()
-            total.backward()
-            network.zero_grad()
+            if network.training:
+                total.backward()
+                network.zero_grad()
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
             taken.append(time.perf_counter() - started)

@@ -27,6 +27,7 @@ from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speed import apply_speed
 from hilum.modelling.weights import load_weights
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
@@ -80,13 +81,15 @@ def fit(
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
     began = {} if resume else _loaded(network, settings)
     freeze(network, settings.freeze)
+    apply_speed(network, config.speed)
     network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
     schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), len(train.batches))
     best = network.state_dict()
     progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": [], "began": began}
     if resume:
         progress, best = load_checkpoint(out / "last", network, schedule)
-    model, _ = fabric.setup(network, schedule.optimizer)
+    compiled: Any = torch.compile(network, dynamic=False) if config.speed.compile == "on" else network
+    model, _ = fabric.setup(compiled, schedule.optimizer)
     tracker = Tracker(out, progress["rows"])
 
     for epoch in range(progress["epoch"] + 1, settings.epochs + 1):

@@ -1,6 +1,7 @@
 """A config to a run folder: the table is read, split and prepared before anything is written, then the model fitted."""
 
 import logging
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -11,10 +12,12 @@ import torch
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig
+from hilum.config import RunConfig, SpeedConfig
 from hilum.configfile import load, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
+from hilum.modelling.memory import kept_memory
+from hilum.modelling.speed import choose
 from hilum.modelling.weights import matched_weights
 from hilum.predicting.model import build
 from hilum.predicting.tta import views_of
@@ -74,7 +77,9 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         _log.info("findings: %s", prepared.notes)
     check_parts(prepared.cases, parts, cohort.classes)
     if resume:
-        return fit(config, prepared, parts, cohort.classes, out, resume=True)
+        with kept_memory(config.speed.keep_memory == "on"):
+            return fit(config, prepared, parts, cohort.classes, out, resume=True)
+    config = replace(config, speed=_fastest(config, sum(parts[c.case_id] == "train" for c in prepared.cases), cohort))
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +94,8 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         write_splits(out / "splits.csv", cohort, parts, samples)
         write_refusals(out / "refused.csv", prepared.refusals)
         from_here = replace(config, training=replace(config.training, weights=str(weights or "")))
-        return fit(from_here, prepared, parts, cohort.classes, out)
+        with kept_memory(config.speed.keep_memory == "on"):
+            return fit(from_here, prepared, parts, cohort.classes, out)
     except OSError as exc:
         msg = f"the run folder {out} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc
@@ -98,6 +104,18 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
             shutil.rmtree(out, ignore_errors=True)
             if not new:
                 out.mkdir()
+
+
+def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
+    """The way of computing that the run will use, and go on with when it is resumed."""
+    settings = config.training
+    with torch.random.fork_rng(devices=[]):
+        network = build(config.model, config.recipe, len(cohort.classes))
+    shape = (min(settings.batch_size, num_cases), config.recipe.num_channels, *config.recipe.size)
+    steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
+    chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
+    _log.info("%s", chosen.line)
+    return chosen.speed
 
 
 def _beside(base: str | Path, path: str) -> Path:
