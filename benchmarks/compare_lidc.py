@@ -1,9 +1,11 @@
-"""Does augmentation help on real CT: LIDC nodules of configs/lidc_nodules.toml, each preset with the same seeds.
+"""Does it help, or harm, on real CT: LIDC nodules of configs/lidc_nodules.toml, each arm with the same seeds.
 
-    python benchmarks/augment_lidc.py [--arms none standard] [--seeds 3] [--epochs N] [--out runs/augment-lidc] [--json]
+    python benchmarks/compare_lidc.py [--arms none standard] [--seeds 3] [--fold 1] [--out runs/compare-lidc] [--json]
+    python benchmarks/compare_lidc.py --arms fp32 bf16
 
-Everything but [augment] and training.seed is as the config has it: the net, the split, the epochs. The first arm is
-what the others are compared with. Takes about ten minutes a run on two cores, so an hour for two arms and three seeds.
+An arm is a preset of [augment], or a precision of [speed]. Everything else, but training.seed, is as the config has it,
+computed in fp32 unless the arm says otherwise: the net, the split, the epochs. The first arm is what the others are
+compared with. Takes three to ten minutes a run on two cores, so up to an hour for two arms and three seeds.
 What was broken off is resumed, what is finished is only read.
 
 A figure is the mean over the seeds of the AUC of the test patients. Its 95 % interval, and that of a difference, comes
@@ -38,12 +40,14 @@ from hilum.configfile import from_dict, load, to_dict
 from hilum.files import write_whole
 from hilum.measuring.intervals import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
+from hilum.modelling.speed import PLAIN
 from hilum.presets import preset
 from hilum.randomness import generator
 from hilum.training.checkpoint import STATE
 
 TABLE = DATA / "lidc-nodules" / "nodules.csv"
 NUM_RESAMPLES = 2000
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +67,12 @@ class Tested:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = get_args(PresetName)
+    names = (*get_args(PresetName), *PRECISIONS)
     parser.add_argument("--arms", nargs="+", choices=names, default=["none", "standard"], help="the first is compared")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="default: as in the config")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "augment-lidc")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "compare-lidc")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not TABLE.is_file():
@@ -108,16 +112,18 @@ def main() -> None:
 # the runs
 
 
-def _config(arm: PresetName, fold: int, epochs: int | None) -> RunConfig:
-    """The config with an arm's preset in place of its own changes."""
-    values = tomllib.loads((ROOT / "configs" / "lidc_nodules.toml").read_text(encoding="utf-8"))
+def _config(arm: Any, fold: int, epochs: int | None) -> RunConfig:
+    """The config with an arm's preset in place of its own changes, or computed in the arm's precision."""
+    path = ROOT / "configs" / "lidc_nodules.toml"
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
     values.pop("augment")
-    config = from_dict(RunConfig, values)
+    config = from_dict(RunConfig, values) if arm not in PRECISIONS else load(path)
+    config = replace(config, speed=replace(PLAIN, precision=arm if arm in PRECISIONS else "fp32"))
     return replace(
         config,
         cohort=replace(config.cohort, table=str(TABLE.resolve())),
         split=replace(config.split, fold=fold),
-        augment=preset(arm, config.recipe),
+        augment=preset(arm, config.recipe) if arm not in PRECISIONS else config.augment,
         training=replace(config.training, epochs=epochs or config.training.epochs),
         store=str((ROOT / "runs" / "store").resolve()),
     )
