@@ -13,12 +13,14 @@ __all__ = ["Conv3D", "Way"]
 
 Way = Literal["plain", "folded", "product"]
 
-_UNTRUSTED = 2
-"""Output voxels along an axis up to which PyTorch's bf16 gradients of weights are not trusted on CPUs.
 
-In torch 2.13, on a processor with AVX512-BF16 and without AMX, they are wrong (beyond 100 %, or not finite) and memory
-is written where it must not be, for example for a 3x3x3 convolution on any grid of two slices. Such convolutions are
-computed as a product, or in fp32; ``tests/test_convolution.py`` compares small grids with fp32.
+_TRUSTED = 3
+"""Largest kernel whose gradient is trusted in fp32 on CPUs, where the output is shorter than the kernel.
+
+In torch 2.13, on a processor with AVX512-BF16 and without AMX, the gradient of the weights is then wrong, by 100 % or not
+finite, and memory is written where it must not be: in bf16 for a 3x3x3 convolution, as on the two slices of the last stage
+of a ResNet at 64 cubed, and in fp32 too for the stem on grids under 14 voxels. The stem is then computed as a product, a
+3x3x3 convolution as a product or in fp32, which are right; ``tests/test_convolution.py`` compares with double precision.
 """
 
 
@@ -42,15 +44,17 @@ class Conv3D(nn.Conv3d):
     def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
         """The same output in every way, but for rounding."""
         size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]
-        device, wide = input.device.type, self.kernel_size[0] > 1
+        device, kernel = input.device.type, self.kernel_size[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
-        untrusted = min(size) <= _UNTRUSTED and (device, dtype) == ("cpu", torch.bfloat16) and torch.is_grad_enabled()
-        if wide and (self.way == "product" or untrusted) and len(input) * math.prod(size) <= self.out_channels:
+        untrusted = device == "cpu" and torch.is_grad_enabled() and 1 < kernel > min(size)
+        untrusted = untrusted and (kernel > _TRUSTED or dtype == torch.bfloat16)
+        small = kernel > 1 and len(input) * math.prod(size) <= self.out_channels
+        if (small and (self.way == "product" or untrusted)) or (untrusted and kernel > _TRUSTED):
             return self._product(input.to(dtype))
-        if wide and untrusted:
+        if untrusted:
             with torch.autocast(device, enabled=False):
                 return super().forward(input.to(self.weight.dtype)).to(dtype)
-        if wide and self.way == "folded" and max(self.stride) == 2:
+        if kernel > 1 and self.way == "folded" and max(self.stride) == 2:
             return F.conv3d(*self._folded(input), self.bias)
         return super().forward(input)
 
@@ -95,22 +99,28 @@ class _Product(torch.autograd.Function):
         for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
             windows = windows.unfold(axis, k, s)
         size = windows.shape[1:4]
-        rows = windows.reshape(len(x) * size.numel(), -1)
-        matrix = weight.reshape(len(weight), -1)
+        inside = not weight.is_contiguous()  # as for prediction: channels innermost, which need not be moved then
+        rows = (windows.permute(*_INSIDE) if inside else windows).reshape(len(x) * size.numel(), -1)
+        matrix = (weight.permute(0, 2, 3, 4, 1) if inside else weight).reshape(len(weight), -1)
         ctx.save_for_backward(rows, matrix)
-        ctx.shapes = x.shape, size, weight.shape, stride
+        ctx.shapes = x.shape, size, weight.shape, stride, inside
         return (rows @ matrix.t()).view(len(x), *size, len(weight)).permute(0, 4, 1, 2, 3)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows, matrix = ctx.saved_tensors
-        (b, c, *grid), size, weight_shape, stride = ctx.shapes
+        (b, c, *grid), size, (o, _, *kernel), stride, inside = ctx.shapes
         of_rows = grad.permute(0, 2, 3, 4, 1).reshape(len(rows), -1)
-        of_weight = (of_rows.t() @ rows).view(weight_shape) if ctx.needs_input_grad[1] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_matrix = of_rows.t() @ rows
+            of_weight = (
+                of_matrix.view(o, *kernel, c).permute(0, 4, 1, 2, 3) if inside else of_matrix.view(o, c, *kernel)
+            )
         if not ctx.needs_input_grad[0]:
             return None, of_weight, None
-        kernel = weight_shape[2:]
-        taps = (of_rows @ matrix).view(b, *size, c, *kernel)
+        of_taps = of_rows @ matrix
+        taps = of_taps.view(b, *size, *kernel, c).permute(*_OUTSIDE) if inside else of_taps.view(b, *size, c, *kernel)
         total = grad.new_zeros(
             (b, *(n + 2 * (k // 2) for n, k in zip(grid, kernel, strict=True)), c), dtype=_SUM[grad.dtype]
         )
@@ -120,6 +130,9 @@ class _Product(torch.autograd.Function):
         inner = tuple(slice(k // 2, k // 2 + n) for n, k in zip(grid, kernel, strict=True))
         return total[(slice(None), *inner)].to(grad.dtype).permute(0, 4, 1, 2, 3), of_weight, None
 
+
+_INSIDE, _OUTSIDE = (0, 1, 2, 3, 5, 6, 7, 4), (0, 1, 2, 3, 7, 4, 5, 6)
+"""Channels behind the kernel's three axes, and back before them."""
 
 _SUM = {torch.float64: torch.float64, torch.float32: torch.float32} | dict.fromkeys(
     (torch.bfloat16, torch.float16), torch.float32

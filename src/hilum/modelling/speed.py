@@ -99,6 +99,10 @@ def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D:
             if isinstance(before, Conv3D) and isinstance(after, nn.BatchNorm3d):
                 _fold(before, after)
                 setattr(module, norm, nn.Identity())
+    if network.channels_last:  # not in training: the optimizer wants weights as they are
+        for module in network.modules():
+            if isinstance(module, Conv3D):
+                module.weight.data = module.weight.contiguous(memory_format=torch.channels_last_3d)
     if speed.precision == "bf16":
         network.bfloat16()
         network.avgpool.float()
