@@ -12,6 +12,7 @@ from hilum.errors import CheckpointError, ConfigError
 from hilum.findings import Finding, as_records
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
+from hilum.modelling.memory import within_memory
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import load_model
 from hilum.preparing import prepare, prepare_path
@@ -110,11 +111,18 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
-        """Predict a batch of prepared samples."""
+        """Predict a batch of prepared samples.
+
+        Raises:
+            ResourceError: If memory does not suffice.
+        """
         recipe = self.card.recipe
-        logits = case_logits(
-            self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
-        )
+        scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
+        elsewhere = "free some" if self.device.type == "cpu" else "free some, or predict with --device cpu"
+        with within_memory(f"predicting {scans} on {grid} voxels at a time", elsewhere):
+            logits = case_logits(
+                self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
+            )
         probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
