@@ -1,0 +1,58 @@
+"""How long a training step takes on this machine, measured."""
+
+import statistics
+import time
+
+import torch
+from torch.nn import functional as F
+
+from hilum.modelling.memory import within_memory
+from hilum.modelling.resnet import ResNet3D
+
+__all__ = ["step_seconds"]
+
+_STEPS = 3
+
+
+def step_seconds(
+    network: ResNet3D, size: tuple[int, int, int], cases: int, *, device: torch.device, bf16: bool = False
+) -> float:
+    """The median time of a training step on random numbers, after one that does not count, in seconds.
+
+    Forward, backward and optimizer; not what comes before: loading and augmentation.
+
+    Args:
+        network: Is trained: a copy that nobody needs.
+        size: Of the grid, (z, y, x).
+        cases: On the device at a time.
+        device: Where.
+        bf16: Under autocast.
+
+    Raises:
+        ResourceError: If memory does not suffice.
+    """
+    grid = " x ".join(map(str, size))
+    seconds = []
+    with within_memory(f"timing a step on {cases} cases of {grid} voxels", "plan fewer at a time, or with --no-time"):
+        network = network.to(device).train()
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+        x = torch.rand((cases, network.in_channels, *size), device=device)
+        target = torch.arange(cases, device=device) % network.num_classes
+        for _ in range(1 + _STEPS):
+            _wait(device)
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = network(x)
+            F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            _wait(device)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
