@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from hilum.cli import main
+from hilum.config import ModelConfig, Recipe
 from hilum.errors import ResourceError
 from hilum.modelling.memory import within_memory
+from hilum.predicting.model import ModelCard, build, save_model
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
 
 LIMITED = """
-import re, resource, sys
+import os, re, resource, sys
 from pathlib import Path
 import hilum.training, hilum.judging
 from hilum.cli import main
 import torch
 torch.set_num_threads(1)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # no processes beside this one, which would have its limit
 torch.nn.Conv3d(1, 4, 3)(torch.zeros(2, 1, 8, 8, 8)).sum().backward()
 held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (held + int(sys.argv[1]) * 2**20, resource.RLIM_INFINITY))
@@ -65,6 +69,7 @@ def large_grids(tmp_path_factory):
         '[model]\ndepth = 10\nstem = "small"\nwidth = 16\n[augment]\npreset = "none"\n'
         "[training]\nepochs = 1\nbatch_size = 8\n"
     )
+    assert main(["prepare", str(folder / "config.toml"), "--workers", "1"]) == 0
     return folder
 
 
@@ -79,12 +84,12 @@ def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large
 
 
 def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
-    words = ["--training.micro-batch", "2", "--model.width", "4", "--model.stem", "full"]
-    run = tmp_path / "run"
-    code = "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
-    train = [sys.executable, "-c", code, "train", large_grids / "config.toml", "--out", run, *words]
-    assert subprocess.run(list(map(str, train)), capture_output=True, check=False).returncode == 0
-    done = limited(1, "predict", run / "model", large_grids / "0.npy", "--device", "cpu")
+    recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
+    card = ModelCard(
+        model=ModelConfig(depth=10, width=32, stem="small"), recipe=recipe, classes=("0", "1"), training={}
+    )
+    save_model(tmp_path / "model", build(card.model, recipe, 2), card)
+    done = limited(48, "predict", tmp_path / "model", large_grids / "0.npy", "--device", "cpu")
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
     assert done.stderr.startswith("hilum: out of memory while predicting 1 scan on"), done.stderr

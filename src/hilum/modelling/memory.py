@@ -9,9 +9,9 @@ from hilum.errors import ResourceError
 __all__ = ["within_memory"]
 
 _SIGNS = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|bad_alloc|could not (create|execute) a primitive$"
+    r"out of memory|(can't|Cannot) allocate memory|not enough memory|bad_alloc|could not (create|execute) a primitive$"
 )
-"""What CUDA and MPS, the CPU allocator on Unix and on Windows, C++ and oneDNN say, each as a RuntimeError."""
+"""What CUDA and MPS, the CPU allocator, safetensors, Windows, C++ and oneDNN say, each as a RuntimeError."""
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from hilum.cohorts.table import Cohort
 from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.fingerprint import Fingerprint, fingerprint
+from hilum.planning.fitting import fitted, usable_bytes
 from hilum.preparing.place import PART_NAMES
 from hilum.presets import preset
 
@@ -96,10 +98,6 @@ def _that_fits(
     config: RunConfig, num_classes: int, gpu: bool, reasons: list[str], warnings: list[str]
 ) -> TrainingConfig:
     """The batch in as many parts as memory asks for; in float32, which takes more than bfloat16."""
-    import torch  # only where there is something to plan
-
-    from hilum.planning.fitting import fitted, usable_bytes
-
     if gpu and not torch.cuda.is_available():
         return config.training
     limit = usable_bytes(torch.device("cuda" if gpu else "cpu"))

@@ -71,12 +71,14 @@ class Predictor:
 
     Raises:
         CheckpointError: If the folder is no whole model folder.
+        ResourceError: If memory does not suffice.
     """
 
     def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         self.device = pick_device(device)
-        network, self.card = load_model(Path(folder))
-        self.network = network.to(self.device)
+        with within_memory(f"loading {folder}", _elsewhere(self.device)):
+            network, self.card = load_model(Path(folder))
+            self.network = network.to(self.device)
 
     def predict(
         self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
@@ -118,8 +120,7 @@ class Predictor:
         """
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
-        elsewhere = "free some" if self.device.type == "cpu" else "free some, or predict with --device cpu"
-        with within_memory(f"predicting {scans} on {grid} voxels at a time", elsewhere):
+        with within_memory(f"predicting {scans} on {grid} voxels at a time", _elsewhere(self.device)):
             logits = case_logits(
                 self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
             )
@@ -142,6 +143,10 @@ class Predictor:
             findings=sample.findings,
             geometry=_geometry(sample, self.card.recipe),
         )
+
+
+def _elsewhere(device: torch.device) -> str:
+    return "free some" if device.type == "cpu" else "free some, or predict with --device cpu"
 
 
 def _geometry(sample: Volume, recipe: Recipe) -> dict[str, Any]:
