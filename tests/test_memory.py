@@ -94,3 +94,34 @@ def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
     assert done.stderr.startswith("hilum: out of memory while predicting 1 scan on"), done.stderr
+
+
+SAVED = """
+import re, sys
+from pathlib import Path
+import torch
+from hilum.config import TrainingConfig
+from hilum.modelling.resnet import ResNet3D
+from hilum.training.checkpoint import save_checkpoint
+from hilum.training.schedule import Schedule
+
+def held(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+network = ResNet3D(10)
+optimizer = torch.optim.AdamW(network.parameters())
+for p in network.parameters():
+    p.grad = torch.ones_like(p)
+optimizer.step()
+schedule = Schedule(TrainingConfig(), optimizer, 10)
+best = {name: t.clone() for name, t in network.state_dict().items()}
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+save_checkpoint(Path(sys.argv[1]), network, schedule, {"epoch": 1}, best)
+print((held("VmHWM") - before) / sum(t.nbytes for t in best.values()))
+"""
+
+
+def test_a_checkpoint_is_written_without_a_second_copy_of_the_weights(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SAVED, tmp_path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5
