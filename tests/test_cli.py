@@ -298,6 +298,10 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["train", "nowhere.csv"], "nowhere.csv: there is no such table"),
         (["train", "broken.toml"], "broken.toml is not a TOML file"),
         (["train", "misspelt.toml"], "unknown setting training.epoch; known are: epochs, batch_size"),
+        (["plan", "nowhere.toml"], "no config file nowhere.toml"),
+        (["plan", "misspelt.toml"], "unknown setting training.epoch"),
+        (["plan", "table.toml"], "there must be a column 'label' for label"),
+        (["plan", "table.toml", "--write", "t.csv"], "--write must be a new file, got t.csv"),
         (["prepare", "broken.toml"], "broken.toml is not a TOML file"),
         (["cohort", "empty", "--out", "t.csv"], "must hold one sub-folder of scans"),
         (["predict", "empty", "x.nii"], "empty is no model folder"),
@@ -330,6 +334,7 @@ def test_bad_input_gets_one_line_and_exit_1(trained_run, tmp_path, monkeypatch, 
     (tmp_path / "broken.toml").write_text("[cohort\n")
     (tmp_path / "misspelt.toml").write_text("[training]\nepoch = 3\n")
     (tmp_path / "t.csv").write_text("path\nx.npy\n")
+    (tmp_path / "table.toml").write_text('[cohort]\ntable = "t.csv"\n[recipe]\nspacing_mm = [2, 2, 2]\n')
     if "POINT" in words:
         shutil.copytree(trained_run / "model", tmp_path / "point")
         about = json.loads((tmp_path / "point" / "model.json").read_text())
@@ -401,6 +406,7 @@ FLAGS = {
         "augment",
         "reading",
     },
+    "plan": {"config", "time", "write", "json"},
     "prepare": {"config", "workers", "store_gb"},
     "store": {"action", "path", "repair", "json"},
     "train": {"source", "out", "resume", "settings"},

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, RunConfig
 from hilum.errors import CohortError
 from hilum.planning import draft, plan
+from hilum.planning.resources import training_memory
 from hilum.simulating import plan_cohort, simulate_case, simulate_cohort, write_image
 from hilum.volume import crop
 
@@ -99,3 +101,16 @@ def test_a_table_of_unreadable_scans_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.nii,0\nb.nii,1\n")
     with pytest.raises(CohortError, match="none of the 2 scans looked at can be read; the last: no file or folder"):
         planned(tmp_path / "t.csv")
+
+
+def test_a_planned_batch_fits_into_the_memory_there_is(chests, monkeypatch):
+    free = planned(chests)
+    assert not any(reason.startswith("memory:") for reason in free.reasons)
+    limit = 0.8 * training_memory(free.config, 2).total
+    monkeypatch.setattr(sys.modules["hilum.planning.plan"], "usable_bytes", lambda device: limit)
+    made = planned(chests)
+    assert training_memory(made.config, 2).total <= limit
+    assert made.config.training.batch_size == free.config.training.batch_size
+    assert any(reason.startswith("memory: ") and "cases at a time" in reason for reason in made.reasons)
+    monkeypatch.setattr(sys.modules["hilum.planning.plan"], "usable_bytes", lambda device: 1e5)
+    assert any("training does not fit into" in warning for warning in planned(chests).warnings)

@@ -177,6 +177,12 @@ class TrainingConfig:
 
     epochs: int = 50
     batch_size: int = 8
+    micro_batch: int = 0
+    """Cases that are computed at a time; 0: the whole batch. The gradient is that of the whole batch."""
+
+    checkpointing: bool = False
+    """Keep less for the gradient and compute it again: less memory, about a third more time, the same result."""
+
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
     lr_decay: float = 1.0
@@ -217,6 +223,7 @@ class TrainingConfig:
         for name in ("epochs", "plateau_patience"):
             require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
         require(self.batch_size >= 2, "training.batch_size", "at least 2 (batch normalisation)", self.batch_size)
+        require(self.micro_batch >= 0, "training.micro_batch", "at least 0 (0: the whole batch)", self.micro_batch)
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
@@ -303,4 +310,6 @@ class RunConfig:
         self.recipe.check_complete()
         frozen = self.training.freeze
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
+        alone = self.training.micro_batch == 1 and self.model.norm == "batch"
+        require(not alone, "training.micro_batch", "0 or at least 2 with model.norm = batch", 1)
         self.augment.check_for(self.recipe)

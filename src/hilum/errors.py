@@ -8,7 +8,8 @@ HilumError                 base; the command line prints its text in one line an
 ├── ConfigError            a setting is not allowed (also a ValueError)
 ├── CohortError            the table or a split is not usable
 ├── CheckpointError        a model folder is incomplete, damaged or does not fit
-└── TrainingError          training cannot go on
+├── TrainingError          training cannot go on
+└── ResourceError          memory does not suffice for what is to be computed
 """
 
 
@@ -46,6 +47,10 @@ class CheckpointError(HilumError):
 
 class TrainingError(HilumError):
     """Training cannot go on."""
+
+
+class ResourceError(HilumError):
+    """Memory does not suffice for what is to be computed."""
 
 
 def require(rule: bool, what: str, must: str, got: object) -> None:

@@ -17,6 +17,7 @@ VERBS = {
     "inspect": ("Inspect", "what lies under a path, series by series, and what is wrong with it"),
     "cohort": ("MakeCohort", "a folder of scans to a table of cases"),
     "augment": ("LookAtAugmentation", "what a config's random changes do to a scan, as a page of pictures"),
+    "plan": ("MakePlan", "what a config will take on this machine: memory, steps and time"),
     "prepare": ("Prepare", "every case of a config into the store"),
     "store": ("ShowStore", "what a store of prepared samples holds, and whether it is whole"),
     "train": ("Train", "a config, or a table alone, to a trained and tested model"),

@@ -1,10 +1,44 @@
-"""Memory between steps: kept with the process, so that each step does not map its large tensors anew."""
+"""Memory: kept between steps, and where it does not suffice one line of advice instead of a traceback."""
 
 import ctypes
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from hilum.errors import ResourceError
+
+__all__ = ["can_keep", "kept_memory", "within_memory"]
+
+_SIGNS = re.compile(
+    r"out of memory|(can't|Cannot) allocate memory|not enough memory|bad_alloc|could not (create|execute) a primitive$"
+)
+"""What CUDA and MPS, the CPU allocator, safetensors, Windows, C++ and oneDNN say, each as a RuntimeError."""
+
+
+@contextmanager
+def within_memory(doing: str, advice: str) -> Iterator[None]:
+    """Do something that may need more memory than there is.
+
+    Args:
+        doing: What is computed, on what.
+        advice: What a user can do, as a whole clause.
+
+    Raises:
+        ResourceError: If an allocation fails; other errors pass as they are.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        said = " ".join(str(exc).split())
+        if not isinstance(exc, MemoryError) and not _SIGNS.search(said):
+            raise
+        at = min((said.find(word) for word in ("you tried", "Tried to allocate") if word in said), default=-1)
+        asked = f" ({said[at:].split('. ')[0].rstrip('.')})" if at >= 0 else ""
+        msg = f"out of memory while {doing}{asked}; {advice}"
+        raise ResourceError(msg) from exc
+
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MMAP_MAX, _TRIM_THRESHOLD = 65536, 128 * 1024

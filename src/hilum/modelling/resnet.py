@@ -317,14 +317,17 @@ def _recomputing(block: nn.Module) -> tuple[AbstractContextManager[None], Abstra
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """A block is computed again for its gradient: batch norm must not count the batch twice."""
-    tracking = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d) and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d)]
+    own = [dict(m.named_buffers()) for m in norms]
+    for module, buffers in zip(norms, own, strict=True):  # copies: what is saved for the gradient must be alike
+        for name, buffer in buffers.items():
+            setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for module, buffers in zip(norms, own, strict=True):
+            for name, buffer in buffers.items():
+                setattr(module, name, buffer)
 
 
 def resnet10_3d(num_classes: int = 2, **options: Any) -> ResNet3D:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from hilum.cohorts.table import Cohort
 from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.fingerprint import Fingerprint, fingerprint
+from hilum.planning.fitting import fitted, usable_bytes
 from hilum.preparing.place import PART_NAMES
 from hilum.presets import preset
 
@@ -74,6 +76,8 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     epochs = int(np.clip(round(_STEPS / steps), 20, 100))
     training = TrainingConfig(epochs=epochs, batch_size=batch, schedule="one-cycle", keep="best", stop_patience=0)
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
+    planned = replace(config, recipe=recipe, model=model, loss=loss, training=training)
+    training = _that_fits(planned, len(cohort.classes), gpu, reasons, warnings)
     augment = preset(config.augment.preset, recipe)
     why = _WHY_STANDARD["point" if recipe.region == "point" else "chest"]
     reasons.append(f"augment: {why}" if augment.preset == "standard" else f"augment: {augment.preset}, as given")
@@ -85,8 +89,29 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
             f"the median target of {seen.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
             f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
         )
-    planned = replace(config, recipe=recipe, augment=augment, model=model, loss=loss, training=training)
-    return Plan(config=planned, reasons=tuple(reasons), warnings=tuple(warnings))
+    return Plan(
+        config=replace(planned, augment=augment, training=training), reasons=tuple(reasons), warnings=tuple(warnings)
+    )
+
+
+def _that_fits(
+    config: RunConfig, num_classes: int, gpu: bool, reasons: list[str], warnings: list[str]
+) -> TrainingConfig:
+    """The batch in as many parts as memory asks for; in float32, which takes more than bfloat16."""
+    if gpu and not torch.cuda.is_available():
+        return config.training
+    limit = usable_bytes(torch.device("cuda" if gpu else "cpu"))
+    if limit is None:
+        return config.training
+    fits = fitted(config, num_classes, limit)
+    if fits is None:
+        warnings.append(f"training does not fit into {limit / 1e9:.1f} GB; take a coarser recipe or a smaller width")
+        return config.training
+    if fits.training != config.training:
+        twice = " and blocks computed twice" if fits.training.checkpointing else ""
+        at_once = fits.training.micro_batch or fits.training.batch_size
+        reasons.append(f"memory: {at_once} cases at a time{twice}, for {limit / 1e9:.1f} GB may be used")
+    return fits.training
 
 
 def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -> Recipe:

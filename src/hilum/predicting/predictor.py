@@ -14,6 +14,7 @@ from hilum.errors import CheckpointError, ConfigError
 from hilum.findings import Finding, as_records
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
+from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import choose, for_prediction
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import load_model
@@ -82,20 +83,22 @@ class Predictor:
 
     Raises:
         CheckpointError: If the folder is no whole model folder.
+        ResourceError: If memory does not suffice.
     """
 
     def __init__(
         self, folder: str | Path, *, device: str = "auto", precision: Literal["fp32", "bf16", "auto"] = "fp32"
     ) -> None:
         self.device = pick_device(device)
-        network, self.card = load_model(Path(folder))
-        speed = _SPEED
-        if precision != "fp32":
-            shape = (1, network.in_channels, *self.card.recipe.size)
-            chosen = choose(network, shape, SpeedConfig(precision=precision), self.device, training=False)
-            _log.info("%s", chosen.line)
-            speed = chosen.speed
-        self.network = for_prediction(network.to(self.device), speed)
+        with within_memory(f"loading {folder}", _elsewhere(self.device)):
+            network, self.card = load_model(Path(folder))
+            speed = _SPEED
+            if precision != "fp32":
+                shape = (1, network.in_channels, *self.card.recipe.size)
+                chosen = choose(network, shape, SpeedConfig(precision=precision), self.device, training=False)
+                _log.info("%s", chosen.line)
+                speed = chosen.speed
+            self.network = for_prediction(network.to(self.device), speed)
 
     def predict(
         self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
@@ -130,11 +133,17 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
-        """Predict a batch of prepared samples."""
+        """Predict a batch of prepared samples.
+
+        Raises:
+            ResourceError: If memory does not suffice.
+        """
         recipe = self.card.recipe
-        logits = case_logits(
-            self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
-        )
+        scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
+        with within_memory(f"predicting {scans} on {grid} voxels at a time", _elsewhere(self.device)):
+            logits = case_logits(
+                self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
+            )
         probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
@@ -154,6 +163,10 @@ class Predictor:
             findings=sample.findings,
             geometry=_geometry(sample, self.card.recipe),
         )
+
+
+def _elsewhere(device: torch.device) -> str:
+    return "free some" if device.type == "cpu" else "free some, or predict with --device cpu"
 
 
 def _geometry(sample: Volume, recipe: Recipe) -> dict[str, Any]:

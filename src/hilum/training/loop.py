@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hilum.modelling.class_weights import class_weights
 from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
+from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed
 from hilum.modelling.weights import load_weights
@@ -67,6 +69,7 @@ def fit(
     Raises:
         TrainingError: If the loss or the gradient is not finite; nothing is changed by that step.
         CohortError: If a class has no training case.
+        ResourceError: If memory does not suffice.
     """
     settings = config.training
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
@@ -76,6 +79,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
+    network.checkpointing = settings.checkpointing
     views = views_of(config)
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
     loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
@@ -100,7 +104,8 @@ def fit(
         lr = schedule.lr
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
-            trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
+            with _within_memory("training", config):
+                trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
         validated, _ = _validate(config, fabric, model, loss, val)
         schedule.after_epoch(validated["loss"])
         tracker.write(epoch, lr, trained, validated)
@@ -126,7 +131,8 @@ class _Part:
 
     def __init__(self, dataset: CohortDataset, settings: TrainingConfig, *, seed: int | None = None) -> None:
         self.dataset = dataset
-        self.batches = EpochBatches(len(dataset), settings.batch_size, seed=seed)
+        size = settings.batch_size if seed is not None else settings.micro_batch or settings.batch_size
+        self.batches = EpochBatches(len(dataset), size, seed=seed)
         self.loader: Any = DataLoader(
             dataset,
             batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
@@ -162,19 +168,40 @@ def _train_epoch(
         hu, target = augment.mixed(hu, dataset.targets_of(index).to(fabric.device), case_ids, epoch=epoch)
         x = model_input(hu, config.recipe.windows)
         schedule.before_step((epoch - 1) * len(part.batches) + number)
-        logits = model(x)
-        losses, weights = loss.terms(logits, target)
-        value = (losses * weights).sum() / weights.sum()
-        if not torch.isfinite(value):
-            _stop("loss", value.item(), epoch, number)
         schedule.optimizer.zero_grad()
-        fabric.backward(value)
+        total = loss.terms(torch.zeros_like(target), target)[1].sum()  # weights follow from the targets alone
+        for some, wanted in zip(*(_micro_batches(t, config) for t in (x, target)), strict=True):
+            logits = model(some)
+            losses, weights = loss.terms(logits, wanted)
+            value = (losses * weights).sum() / total
+            if not torch.isfinite(value):
+                _stop("loss", value.item(), epoch, number)
+            fabric.backward(value)
+            seen.add(index[: len(some)], logits, losses, weights)
+            del index[: len(some)]
         norm = fabric.clip_gradients(model, schedule.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         if norm is not None and not torch.isfinite(norm):
             _stop("gradient", float(norm), epoch, number)
         schedule.optimizer.step()
-        seen.add(index, logits, losses, weights)
     return seen.outcome()
+
+
+def _micro_batches(batch: Tensor, config: RunConfig) -> tuple[Tensor, ...]:
+    """A batch in as few parts as ``micro_batch`` allows, as even as can be; none of one case with batch norm."""
+    micro, cases = config.training.micro_batch, len(batch)
+    count = math.ceil(cases / micro) if micro else 1
+    most = cases // 2 if config.model.norm == "batch" else cases
+    return batch.tensor_split(max(1, min(count, most)))
+
+
+def _within_memory(doing: str, config: RunConfig) -> AbstractContextManager[None]:
+    settings = config.training
+    cases = settings.micro_batch or settings.batch_size
+    grid = " x ".join(map(str, config.recipe.size))
+    ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= (2 if config.model.norm == "batch" else 1) else []
+    ways += [] if settings.checkpointing else ["training.checkpointing = true"]
+    advice = f"set {', '.join([*ways, 'a smaller model.width or a coarser recipe'])}; hilum plan says what fits"
+    return within_memory(f"{doing} on {cases} cases of {grid} voxels at a time", advice)
 
 
 @torch.no_grad()
@@ -187,7 +214,8 @@ def _validate(
     samples: list[Sample]
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
-        logits = case_logits(model, samples, config.recipe, fabric.device, views)
+        with _within_memory("validating", config):
+            logits = case_logits(model, samples, config.recipe, fabric.device, views)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()
 

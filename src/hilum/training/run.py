@@ -111,7 +111,8 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
-    shape = (min(settings.batch_size, num_cases), config.recipe.num_channels, *config.recipe.size)
+    at_once = min(settings.micro_batch or settings.batch_size, num_cases)
+    shape = (at_once, config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
     chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
     _log.info("%s", chosen.line)

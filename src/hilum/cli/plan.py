@@ -1,0 +1,137 @@
+"""``hilum plan``: what a config will take on this machine, before anything is read."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from hilum.config import RunConfig
+from hilum.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from hilum.planning.outlook import Outlook
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakePlan:
+    """What a config will take on this machine: memory by batch size, steps and time. No scan is read."""
+
+    config: tyro.conf.Positional[Path]
+    """CONFIG.toml."""
+
+    time: bool = True
+    """Measure a few steps on random numbers; --no-time: do not."""
+
+    write: Path | None = None
+    """A new TOML file: the config with the micro batch and checkpointing with which it fits."""
+
+    json: bool = False
+    """One JSON object instead of text."""
+
+    def run(self) -> int:
+        """Print the plan; 1 if it cannot fit and is to be written."""
+        from hilum.configfile import load, save
+        from hilum.planning.outlook import look_ahead
+
+        config, base = load(self.config), self.config.parent
+        config.check_together()
+        if self.write is not None:
+            require(not self.write.exists(), "--write", "a new file", self.write)
+        num_classes, num_train = _cases(config, base)
+        outlook = look_ahead(config, num_classes, num_train, timed=self.time)
+        if self.write is not None:
+            if outlook.fits is None:
+                msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
+                raise ConfigError(msg)
+            save(_moved(outlook.fits, base, self.write.parent), self.write)
+        print(json.dumps(outlook.as_dict(), indent=2) if self.json else _page(config, outlook))
+        return 0
+
+
+def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
+    """The number of classes, and of training cases where the table is there."""
+    from hilum.cohorts.splits import split
+    from hilum.cohorts.table import Cohort
+
+    if not config.cohort.table or not (base / config.cohort.table).exists():
+        return len(config.cohort.classes) or 2, None
+    cohort = Cohort.read(base / config.cohort.table, config.cohort)
+    parts = split(cohort, config.split)
+    return len(cohort.classes), sum(part == "train" for part in parts.values())
+
+
+def _moved(config: RunConfig, base: Path, to: Path) -> RunConfig:
+    """The same config for another folder: its paths are relative to its file."""
+    table = os.path.relpath(base / config.cohort.table, to) if config.cohort.table else ""
+    return replace(config, cohort=replace(config.cohort, table=table), store=os.path.relpath(base / config.store, to))
+
+
+def _page(config: RunConfig, seen: "Outlook") -> str:
+    model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
+    usable = f"{_gb(seen.usable_bytes)} may be used" if seen.usable_bytes else "its free memory is not known"
+    spacing = recipe.spacing_mm or recipe.extent_mm
+    step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if spacing else ""
+    grid, plural = " x ".join(map(str, recipe.size)), "s" if recipe.num_channels > 1 else ""
+    own = seen.own
+    lines = [
+        f"network  ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
+        f"{cost.parameters:,} parameters,",
+        f"         {cost.forward_flop / 1e9:.1f} GFLOP for each case predicted, {cost.step_flop / 1e9:.1f} trained on",
+        f"input    {grid} voxels (z, y, x){step_mm}, {recipe.num_channels} channel{plural}",
+        f"device   {seen.device}, {seen.precision}: {usable}",
+        "memory   at a time   training   checkpointing   prediction",
+    ]
+    for row in seen.rows:
+        cells = (_cell(n, seen.usable_bytes) for n in (row.training, row.checkpointing, row.prediction))
+        lines.append("         {:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells))
+    at_once = min(training.micro_batch or training.batch_size, training.batch_size)
+    lines.append(
+        f"config   {training.batch_size} cases in a batch, {at_once} at a time: {_gb(own.total)} = "
+        f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
+        f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
+    )
+    if seen.usable_bytes is not None:
+        lines.append(f"         {_verdict(config, seen)}")
+    if seen.steps is not None:
+        lines.append(f"steps    {seen.num_train} training cases: {seen.steps} steps in an epoch")
+    else:
+        lines.append("steps    not known: the config's table is not there")
+    for way, seconds in seen.step_s.items():
+        lines.append(f"time     {seconds:.3g} s for a step, measured ({way})")
+    if seen.epoch_s is not None:
+        whole = _clock(seen.epoch_s * training.epochs)
+        lines.append(
+            f"         {_clock(seen.epoch_s)} for an epoch and {whole} for all {training.epochs}, "
+            "beside loading, augmenting and validating"
+        )
+    return "\n".join(lines)
+
+
+def _verdict(config: RunConfig, seen: "Outlook") -> str:
+    if seen.fits == config:
+        return f"that fits; at most {seen.largest} cases at a time would"
+    if seen.fits is None:
+        return "that does not fit, in whatever parts: take a coarser recipe, a smaller model.width or depth"
+    now = seen.fits.training
+    settings = [f"training.micro_batch = {now.micro_batch}"] if now.micro_batch != config.training.micro_batch else []
+    settings += ["training.checkpointing = true"] if now.checkpointing != config.training.checkpointing else []
+    return f"that does not fit; set {' and '.join(settings)}"
+
+
+def _cell(num_bytes: int | None, usable: float | None) -> str:
+    if num_bytes is None:
+        return "-"
+    return _gb(num_bytes) + ("*" if usable is not None and num_bytes > usable else "")
+
+
+def _gb(num_bytes: int | float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,66 @@
+"""How long a training step takes on this machine, measured."""
+
+import statistics
+import time
+
+import torch
+from torch.nn import functional as F
+
+from hilum.config import SpeedConfig
+from hilum.modelling.memory import kept_memory, within_memory
+from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speed import apply_speed, autocast
+
+__all__ = ["step_seconds"]
+
+_STEPS = 3
+_ENOUGH_S = 15.0
+"""After so long no further step is begun, once one has been counted."""
+
+
+def step_seconds(
+    network: ResNet3D, size: tuple[int, int, int], cases: int, *, device: torch.device, speed: SpeedConfig
+) -> float:
+    """The median time of up to three training steps on random numbers, after one that does not count, in seconds.
+
+    Forward, backward and optimizer; not what comes before: loading and augmentation.
+
+    Args:
+        network: Is trained: a copy that nobody needs.
+        size: Of the grid, (z, y, x).
+        cases: On the device at a time.
+        device: Where.
+        speed: How it is computed.
+
+    Raises:
+        ResourceError: If memory does not suffice.
+    """
+    grid = " x ".join(map(str, size))
+    seconds = []
+    what = f"timing a step on {cases} cases of {grid} voxels"
+    with kept_memory(speed.keep_memory == "on"), within_memory(what, "plan fewer at a time, or with --no-time"):
+        apply_speed(network, speed)
+        network = network.to(device).train()
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+        x = torch.rand((cases, network.in_channels, *size), device=device)
+        target = torch.arange(cases, device=device) % network.num_classes
+        for _ in range(1 + _STEPS):
+            _wait(device)
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            with autocast(device, speed):
+                logits = network(x)
+            F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            _wait(device)
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) > 1 and sum(seconds) > _ENOUGH_S:
+                break
+    return statistics.median(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,127 @@
+"""Allocations that really fail, and what is said about them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hilum.cli import main
+from hilum.config import ModelConfig, Recipe
+from hilum.errors import ResourceError
+from hilum.modelling.memory import within_memory
+from hilum.predicting.model import ModelCard, build, save_model
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
+
+LIMITED = """
+import os, re, resource, sys
+from pathlib import Path
+import hilum.training, hilum.judging
+from hilum.cli import main
+import numpy, scipy.linalg, torch
+torch.set_num_threads(1)
+numpy.ones((256, 256)) @ numpy.ones((256, 256)), scipy.linalg.inv(numpy.eye(256))  # their buffers are there at once
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # no processes beside this one, which would have its limit
+torch.nn.Conv3d(1, 4, 3)(torch.zeros(2, 1, 8, 8, 8)).sum().backward()
+held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + int(sys.argv[1]) * 2**20, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def limited(mib, *words):
+    """A command in a process that gets so much more address space than it has."""
+    words = [sys.executable, "-c", LIMITED, str(mib), *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty], ids=["torch", "numpy"])
+def test_an_allocation_that_fails_becomes_advice(allocate):
+    advice = pytest.raises(ResourceError, match=r"^out of memory while training on 8 cases.*; take fewer$")
+    with advice, within_memory("training on 8 cases", "take fewer"):
+        allocate(2**50)
+
+
+def test_the_advice_says_how_much_was_asked_for():
+    asked = pytest.raises(ResourceError, match=r"\(you tried to allocate 4503599627370496 bytes\)")
+    with asked, within_memory("x", "y"):
+        torch.empty(2**50)
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match=r"size mismatch|must match|shapes cannot"), within_memory("x", "y"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+@pytest.fixture(scope="module")
+def large_grids(tmp_path_factory):
+    """Twenty volumes of 48 cubed, a table and a config."""
+    folder = tmp_path_factory.mktemp("large")
+    random = np.random.default_rng(0)
+    for i in range(20):
+        np.save(folder / f"{i}.npy", random.random((48, 48, 48)).astype(np.float32))
+    rows = [f"{i}.npy,{i % 2}" for i in range(20)]
+    (folder / "cohort.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (folder / "config.toml").write_text(
+        '[cohort]\ntable = "cohort.csv"\n[recipe]\nregion = "whole"\nsize = [48, 48, 48]\n'
+        "spacing_mm = [1.0, 1.0, 1.0]\n"
+        '[model]\ndepth = 10\nstem = "small"\nwidth = 16\n[augment]\npreset = "none"\n'
+        "[training]\nepochs = 1\nbatch_size = 8\n"
+    )
+    assert main(["prepare", str(folder / "config.toml"), "--workers", "1"]) == 0
+    return folder
+
+
+def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large_grids, tmp_path):
+    done = limited(200, "train", large_grids / "config.toml", "--out", tmp_path / "run", "--device", "cpu")
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hilum: out of memory while training on 8 cases of 48 x 48 x 48 voxels at a time"), last
+    assert "set training.micro_batch = 4, training.checkpointing = true, a smaller model.width" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
+    recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
+    card = ModelCard(
+        model=ModelConfig(depth=10, width=32, stem="small"), recipe=recipe, classes=("0", "1"), training={}
+    )
+    save_model(tmp_path / "model", build(card.model, recipe, 2), card)
+    done = limited(48, "predict", tmp_path / "model", large_grids / "0.npy", "--device", "cpu")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert done.stderr.startswith("hilum: out of memory while predicting 1 scan on"), done.stderr
+
+
+SAVED = """
+import re, sys
+from pathlib import Path
+import torch
+from hilum.config import TrainingConfig
+from hilum.modelling.resnet import ResNet3D
+from hilum.training.checkpoint import save_checkpoint
+from hilum.training.schedule import Schedule
+
+def held(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+network = ResNet3D(10)
+optimizer = torch.optim.AdamW(network.parameters())
+for p in network.parameters():
+    p.grad = torch.ones_like(p)
+optimizer.step()
+schedule = Schedule(TrainingConfig(), optimizer, 10)
+best = {name: t.clone() for name, t in network.state_dict().items()}
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+save_checkpoint(Path(sys.argv[1]), network, schedule, {"epoch": 1}, best)
+print((held("VmHWM") - before) / sum(t.nbytes for t in best.values()))
+"""
+
+
+def test_a_checkpoint_is_written_without_a_second_copy_of_the_weights(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SAVED, tmp_path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5

@@ -1,0 +1,100 @@
+"""A batch that is computed in parts, and blocks that are computed twice, train the same network."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hilum.configfile import load
+from hilum.errors import ConfigError
+from hilum.training import loop, train
+
+
+def config_of(npy_cohort, *, norm="group", **training):
+    config = load(npy_cohort / "config.toml")
+    speed = replace(config.speed, precision="fp32")
+    given = {"epochs": 2, "batch_size": 8} | training
+    return replace(
+        config,
+        model=replace(config.model, norm=norm),
+        loss=replace(config.loss, class_weights="inverse"),
+        training=replace(config.training, **given),
+        speed=speed,
+    )
+
+
+def trained(config, npy_cohort, out):
+    train(config, out, base=npy_cohort)
+    return load_file(out / "model" / "weights.safetensors"), (out / "metrics.csv").read_text()
+
+
+def far(first, second):
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+
+
+@pytest.fixture(scope="module")
+def whole(npy_cohort, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HILUM_KEY", "tests")
+        return trained(config_of(npy_cohort), npy_cohort, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, whole, tmp_path, micro):
+    weights, _ = trained(config_of(npy_cohort, micro_batch=micro), npy_cohort, tmp_path / "run")
+    assert far(whole[0], weights) < 1e-4, "of weights that two epochs at 5e-3 have moved"
+
+
+@pytest.mark.parametrize(
+    ("cases", "micro", "norm", "sizes"),
+    [
+        (8, 0, "batch", [8]),
+        (8, 3, "batch", [3, 3, 2]),
+        (7, 3, "batch", [3, 2, 2]),
+        (9, 8, "batch", [5, 4]),
+        (5, 2, "batch", [3, 2]),
+        (3, 2, "batch", [3]),
+        (1, 4, "batch", [1]),
+        (5, 2, "group", [2, 2, 1]),
+        (3, 1, "group", [1, 1, 1]),
+    ],
+)
+def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_cohort, cases, micro, norm, sizes):
+    config = config_of(npy_cohort, norm=norm, micro_batch=micro)
+    assert [len(part) for part in loop._micro_batches(torch.zeros(cases, 1), config)] == sizes
+
+
+def test_a_micro_batch_of_one_case_is_refused_with_batch_norm(npy_cohort, tmp_path):
+    with pytest.raises(ConfigError, match=r"micro_batch must be 0 or at least 2 with model\.norm = batch, got 1"):
+        train(config_of(npy_cohort, norm="batch", micro_batch=1), tmp_path / "run", base=npy_cohort)
+
+
+def test_a_run_in_parts_goes_on_exactly_where_it_stopped(npy_cohort, tmp_path, monkeypatch):
+    config = config_of(npy_cohort, norm="batch", micro_batch=3)
+    unbroken, metrics = trained(config, npy_cohort, tmp_path / "whole")
+    save = loop.save_checkpoint
+
+    def save_then_stop(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "broken", base=npy_cohort)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train(config, tmp_path / "broken", resume=True)
+    assert (tmp_path / "broken" / "metrics.csv").read_text() == metrics
+    assert far(unbroken, load_file(tmp_path / "broken" / "model" / "weights.safetensors")) == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3, "stochastic_depth": 0.3, "squeeze_excite": True}])
+def test_checkpointing_changes_no_weight_no_statistic_and_no_figure(npy_cohort, tmp_path, settings):
+    config = config_of(npy_cohort, norm="batch")
+    config = replace(config, model=replace(config.model, **settings))
+    kept, first = trained(config, npy_cohort, tmp_path / "kept")
+    config = replace(config, training=replace(config.training, checkpointing=True))
+    again, second = trained(config, npy_cohort, tmp_path / "again")
+    assert any(name.endswith("running_var") for name in kept)
+    assert far(kept, again) == 0
+    assert first == second

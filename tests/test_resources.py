@@ -1,0 +1,255 @@
+"""What is foretold about arithmetic and memory, against what is."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hilum.cli import main
+from hilum.config import ModelConfig, Recipe, RunConfig, TrainingConfig
+from hilum.configfile import load
+from hilum.modelling.speed import PLAIN
+from hilum.planning.fitting import fitted, largest_batch, usable_bytes
+from hilum.planning.outlook import look_ahead
+from hilum.planning.resources import cost_of, network_of, prediction_bytes, training_memory
+from hilum.planning.timing import step_seconds
+
+
+def config_of(*, size=16, norm="batch", depth=10, width=8, **training):
+    return RunConfig(
+        recipe=Recipe(region="whole", size=(size, size, size), spacing_mm=(1.0, 1.0, 1.0)),
+        model=ModelConfig(depth=depth, width=width, norm=norm),
+        training=TrainingConfig(**({"batch_size": 8} | training)),
+    )
+
+
+def total(config, **how):
+    return training_memory(config, 2, **how).total
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_arithmetic_is_that_of_every_convolution_and_product(depth):
+    """Two operations for each weight that an output meets; backward is twice that, without the scan's own gradient."""
+    config = config_of(depth=depth)
+    network = network_of(config, 2)
+    counted = []
+
+    def count(module, _, out):
+        counted.append(2 * out.numel() * module.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            module.register_forward_hook(count)
+    network.eval()(torch.zeros(1, 1, 16, 16, 16))
+    cost = cost_of(config, 2)
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.forward_flop == sum(counted)
+    assert cost.step_flop == 3 * sum(counted) - counted[0]
+    twice = replace(config, training=replace(config.training, checkpointing=True))
+    assert cost_of(twice, 2).step_flop == cost.step_flop + sum(counted[1:-1]), "the blocks once more"
+
+
+def test_checkpointing_keeps_less():
+    config = config_of(size=48, depth=50)
+    again = replace(config, training=replace(config.training, checkpointing=True))
+    kept, less = training_memory(config, 2), training_memory(again, 2)
+    assert less.saved < 0.6 * kept.saved
+    assert less.total < kept.total
+    assert less.weights == kept.weights
+
+
+def test_weights_gradients_and_moments_are_counted_byte_by_byte():
+    config = config_of()
+    network = network_of(config, 2)
+    parameters = 4 * sum(p.numel() for p in network.parameters())
+    memory = training_memory(config, 2)
+    assert memory.weights == parameters + sum(b.numel() * b.element_size() for b in network.buffers())
+    assert memory.gradients == parameters
+    assert memory.optimizer == 2 * parameters
+    assert memory.batch == 8 * 2 * 4 * 16**3
+
+
+def test_what_forward_keeps_is_what_autograd_keeps():
+    """Each storage once, on real tensors; the fake ones must not know better."""
+    config = config_of(size=32)
+    network = network_of(config, 2).train()
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros(8, 1, 32, 32, 32)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = network(x)
+    held = sum(size for at, size in kept.items() if at not in own | {x.untyped_storage().data_ptr()})
+    assert training_memory(config, 2).saved == pytest.approx(held, rel=0.02)
+    assert logits.requires_grad
+
+
+def test_bfloat16_and_fewer_cases_take_less():
+    config = config_of(size=64)
+    assert total(config, bf16=True) < total(config)
+    part = replace(config, training=replace(config.training, micro_batch=2))
+    assert total(part) < total(config)
+    assert prediction_bytes(config, 2, 8) < total(config)
+
+
+MEASURED = """
+import json, re, sys
+from pathlib import Path
+import torch
+from hilum.modelling.resnet import ResNet3D
+
+def held(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+def train(cases, size, width):
+    network = ResNet3D(18, width=width)
+    best = {name: t.clone() for name, t in network.state_dict().items()}
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    hu, x = (torch.rand(cases, 1, size, size, size) for _ in range(2))
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(x).sum().backward()
+        optimizer.step()
+
+torch.set_num_threads(1)
+train(2, 16, 4)
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+train(8, 64, 32)
+print(held("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is measured as Linux does")
+def test_the_memory_of_training_is_what_a_process_takes_to_a_fifth():
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    measured = int(done.stdout)
+    assert measured > 300e6
+    assert 0.8 < total(config_of(size=64, depth=18, width=32)) / measured < 1.2
+
+
+def test_a_config_that_fits_stays_as_it_is():
+    config = config_of()
+    assert fitted(config, 2, 1e12) == config
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_batch_that_does_not_fit_is_cut_and_what_comes_back_fits(norm):
+    config = config_of(size=64, norm=norm, batch_size=32)
+    limit = 0.6 * total(config)
+    found = fitted(config, 2, limit)
+    assert found.training.batch_size == 32
+    assert 2 <= found.training.micro_batch <= 16
+    assert total(found) <= limit
+    assert replace(found, training=config.training) == config
+
+
+def test_batch_norm_gets_few_cases_last_of_all_and_other_norms_before_blocks_are_computed_twice():
+    batch, group = (config_of(size=64, norm=norm, depth=50) for norm in ("batch", "group"))
+    few = {"micro_batch": 2, "checkpointing": False}
+    with_few = [total(replace(c, training=replace(c.training, **few))) for c in (batch, group)]
+    twice = total(replace(batch, training=replace(batch.training, micro_batch=4, checkpointing=True)))
+    assert with_few[0] < twice
+    assert fitted(batch, 2, float(twice)).training.checkpointing
+    assert not fitted(group, 2, float(with_few[1])).training.checkpointing
+
+
+def test_what_cannot_fit_is_said_to():
+    assert fitted(config_of(), 2, 1e5) is None
+    assert largest_batch(config_of(), 2, 1e5) == 0
+
+
+def test_the_largest_batch_fits_and_one_more_does_not():
+    config = config_of(size=32)
+    limit = 1.01 * total(replace(config, training=replace(config.training, batch_size=21)))
+    found = largest_batch(config, 2, limit)
+    batches = [replace(config, training=replace(config.training, batch_size=found + more)) for more in (0, 1)]
+    assert total(batches[0]) <= limit < total(batches[1])
+    assert found >= 21
+
+
+def test_this_machine_has_memory_that_may_be_used():
+    usable = usable_bytes(torch.device("cpu"))
+    assert usable is None or 0 < usable < 1e15
+    assert usable is not None or not sys.platform.startswith("linux")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_is_timed_on_the_network_itself_which_learns(precision):
+    network = network_of(config_of(), 2)
+    before = network.fc.weight.detach().clone()
+    speed = replace(PLAIN, precision=precision)
+    assert step_seconds(network, (16, 16, 16), 2, device=torch.device("cpu"), speed=speed) > 0
+    assert not torch.equal(before, network.fc.weight)
+
+
+def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
+    config = load(npy_cohort / "config.toml")
+    seen = look_ahead(config, 2, 41)
+    assert seen.steps == 8, "the last case joins the batch before"
+    assert len(seen.step_s) == 1
+    assert seen.epoch_s == 8 * min(seen.step_s.values())
+    assert seen.rows[0].training is None
+    assert [row.cases for row in seen.rows] == [1, 2, 4, 8, 16, 32]
+    assert seen.fits == config
+
+
+def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
+    for name in ("cohort.csv", "config.toml"):
+        (tmp_path / name).write_bytes((npy_cohort / name).read_bytes())
+    assert main(["plan", str(tmp_path / "config.toml"), "--no-time"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^steps    4\d training cases: \d+ steps in an epoch$", shown, re.M)
+    assert "that fits; at most" in shown
+    assert "measured" not in shown
+    assert {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "config.toml"}
+
+
+def test_plan_speaks_json_and_says_where_there_is_no_table(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text("[recipe]\nsize = [16, 16, 16]\nspacing_mm = [2, 2, 2]\n[model]\nwidth = 4\n")
+    assert main(["plan", str(tmp_path / "c.toml"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["chosen"] == {"batch_size": 8, "micro_batch": 0, "checkpointing": False}
+    assert (answer["num_train"], answer["steps"], answer["epoch_s"]) == (None, None, None)
+    assert answer["memory"][3]["training"] == answer["own"]["total"]
+    assert len(answer["step_s"]) == 1
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    assert "the config's table is not there" in capsys.readouterr().out
+
+
+def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(npy_cohort, tmp_path, capsys, monkeypatch):
+    config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=16))
+    half = 0.7 * total(config)
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: half)
+    (tmp_path / "new").mkdir()
+    written = tmp_path / "new" / "fits.toml"
+    words = ["--no-time", "--write", str(written)]
+    text = (npy_cohort / "config.toml").read_text().replace("batch_size = 5", "batch_size = 16")
+    (npy_cohort / "large.toml").write_text(text)
+    assert main(["plan", str(npy_cohort / "large.toml"), *words]) == 0
+    assert "that does not fit; set training.micro_batch = " in capsys.readouterr().out
+    made = load(written)
+    assert made.training.batch_size == 16
+    assert total(made) <= half
+    assert (written.parent / made.cohort.table).resolve() == Path(npy_cohort / "cohort.csv").resolve()
+    (npy_cohort / "large.toml").unlink()
+
+
+def test_nothing_is_written_where_nothing_fits(npy_cohort, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 1e4)
+    assert main(["plan", str(npy_cohort / "config.toml"), "--write", str(tmp_path / "x.toml")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "x.toml").exists()
+    assert main(["plan", str(npy_cohort / "config.toml")]) == 0
+    assert "does not fit, in whatever parts" in capsys.readouterr().out
