@@ -96,7 +96,7 @@ def test_an_empty_file_is_the_default_config(tmp_path):
         ("[training]\nlr = true", r"training\.lr must be of type float, got True"),
         ("[training]\ndevice = 0", r"training\.device must be of type str, got 0"),
         ("[model]\ndepth = 19", r"model\.depth must be one of 10, 18, 34, 50, 101, 152, 200, got 19"),
-        ("[model]\ndepth = 18.0", r"model\.depth must be one of 10, 18, 34, 50, got 18\.0"),
+        ("[model]\ndepth = 18.0", r"model\.depth must be one of 10, 18, 34, 50, 101, 152, 200, got 18\.0"),
         ("[model]\nstem = ['full']", r"model\.stem must be one of full, small, got \['full'\]"),
         ("[recipe]\nspacing_mm = [1, 1]", r"recipe\.spacing_mm must be a list of 3, got \[1, 1\]"),
         ("[recipe]\nspacing_mm = 1.0", r"recipe\.spacing_mm must be a list of 3, got 1\.0"),

@@ -1,4 +1,4 @@
-"""The network, its losses and its input against independent references."""
+"""The losses, the class weights and the input against independent references."""
 
 import inspect
 
@@ -13,79 +13,6 @@ from hilum.errors import CohortError, ConfigError
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
-from hilum.modelling.resnet import ResNet3D, resnet18_3d, resnet34_3d, resnet50_3d
-
-# the network
-
-
-@pytest.mark.parametrize(
-    ("make", "parameters"), [(resnet18_3d, 33_161_026), (resnet34_3d, 63_470_658), (resnet50_3d, 46_159_170)]
-)
-def test_parameter_counts_are_those_of_the_tutorial(make, parameters):
-    with torch.device("meta"):
-        assert sum(p.numel() for p in make().parameters()) == parameters
-
-
-@pytest.mark.parametrize("depth", [18, 34, 50])
-def test_layer_names_and_shapes_are_those_of_the_tutorial(tutorial, depth):
-    with torch.device("meta"):
-        theirs = getattr(tutorial, f"resnet{depth}_3d")().state_dict()
-        ours = ResNet3D(depth).state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
-
-
-def test_the_tutorials_weights_give_the_tutorials_logits(tutorial):
-    torch.manual_seed(0)
-    theirs, ours = tutorial.resnet18_3d().eval(), resnet18_3d().eval()
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.rand(1, 1, 24, 28, 32)
-    with torch.inference_mode():
-        assert torch.equal(ours(x), theirs(x))
-
-
-@pytest.mark.parametrize("depth", [10, 18, 34, 50])
-@pytest.mark.parametrize("stem", ["full", "small"])
-def test_every_parameter_has_a_gradient_and_the_head_of_the_features_is_the_whole(depth, stem):
-    torch.manual_seed(0)
-    model = ResNet3D(depth, in_channels=2, num_classes=3, width=4, stem=stem)
-    x = torch.rand(2, 2, 16, 18, 20)
-    logits = model(x)
-    assert logits.shape == (2, 3)
-    assert logits.isfinite().all()
-    logits.square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    model.eval()
-    with torch.inference_mode():
-        features = model.forward_features(x)
-        assert torch.equal(model.forward_head(features), model(x))
-        assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
-
-
-@pytest.mark.parametrize(("stem", "cells"), [("full", (1, 2, 2)), ("small", (4, 6, 8))])
-def test_the_small_stem_keeps_four_times_the_resolution(stem, cells):
-    model = ResNet3D(10, width=2, stem=stem).eval()
-    assert tuple(model.forward_features(torch.rand(1, 1, 32, 48, 64)).shape[2:]) == cells
-
-
-def test_a_case_alone_has_the_logits_it_has_in_a_batch():
-    torch.manual_seed(0)
-    model = ResNet3D(10, width=4, stem="small").eval()
-    x = torch.rand(3, 1, 12, 12, 12)
-    with torch.inference_mode():
-        assert torch.allclose(torch.cat([model(one[None]) for one in x]), model(x), atol=1e-5)
-
-
-def test_blocks_start_as_the_identity_where_asked():
-    model = ResNet3D(18, width=2, zero_init=True)
-    assert (model.layer1[0].bn2.weight == 0).all()
-    assert (ResNet3D(50, width=2, zero_init=True).layer1[0].bn3.weight == 0).all()
-    assert (ResNet3D(18, width=2).layer1[0].bn2.weight == 1).all()
-
-
-def test_an_unknown_depth_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="depth must be one of 10, 18, 34, 50, 101, 152, 200, got 20"):
-        ResNet3D(20)
-
 
 # losses
 

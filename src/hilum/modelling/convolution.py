@@ -44,17 +44,19 @@ class Conv3D(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
         """The same output in every way, but for rounding."""
-        size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]
         device, kernel = input.device.type, self.kernel_size[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
-        untrusted = device == "cpu" and torch.is_grad_enabled() and 1 < kernel > min(size)
-        untrusted = untrusted and (kernel > _TRUSTED or dtype == torch.bfloat16)
-        small = kernel > 1 and len(input) * math.prod(size) <= self.out_channels
-        if (small and (self.way == "product" or untrusted)) or (untrusted and kernel > _TRUSTED):
+        size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]
+        untrusted = device == "cpu" and 1 < kernel > min(size) and torch.is_grad_enabled() and self.weight.requires_grad
+        if untrusted and kernel > _TRUSTED:
             return self._product(input.to(dtype))
-        if untrusted:
-            with torch.autocast(device, enabled=False):
-                return super().forward(input.to(self.weight.dtype)).to(dtype)
+        untrusted = untrusted and dtype == torch.bfloat16
+        if untrusted or (self.way == "product" and kernel > 1):
+            if len(input) * math.prod(size) <= self.out_channels:
+                return self._product(input.to(dtype))
+            if untrusted:
+                with torch.autocast(device, enabled=False):
+                    return super().forward(input.to(self.weight.dtype)).to(dtype)
         if kernel > 1 and self.way == "folded" and max(self.stride) == 2:
             return F.conv3d(*self._folded(input), self.bias)
         return super().forward(input)
