@@ -157,6 +157,7 @@ class _Held:
             chosen = choose(own, tuple(self.x.shape), asked, torch.device("cpu"), training=False, cached=False)
             self.speed = chosen.speed
             self.network = for_prediction(own, self.speed)
+            self.stack.enter_context(kept_memory())  # as ``hilum predict`` does
             return name_of(self.speed)
         if self.name == "onnx":
             self.network = _onnx(own, self.x)

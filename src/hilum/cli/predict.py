@@ -61,6 +61,12 @@ class Predict:
 
     def run(self) -> int:
         """Predict and print."""
+        from hilum.modelling.memory import kept_memory
+
+        with kept_memory():
+            return self._predicted()
+
+    def _predicted(self) -> int:
         from hilum.cohorts.spreadsheet import SUFFIXES
         from hilum.predicting import Predictor, predict_table
 
