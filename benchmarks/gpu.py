@@ -39,7 +39,8 @@ def _annotations_only() -> None:
 
     if importlib.util.find_spec("jaxtyping") is None:
         shapes = types.ModuleType("jaxtyping")
-        shapes.__getattr__ = lambda name: Shape  # type: ignore[method-assign]
+        for name in ("Bool", "Float", "Float32", "Float64", "Int", "Int16", "Int64", "Num", "Shaped", "UInt8"):
+            setattr(shapes, name, Shape)
         sys.modules["jaxtyping"] = shapes
     if importlib.util.find_spec("tyro") is None:
         tyro, conf = types.ModuleType("tyro"), types.ModuleType("tyro.conf")
@@ -51,6 +52,7 @@ def _annotations_only() -> None:
 _annotations_only()
 
 from hilum.config import SpeedConfig  # noqa: E402
+from hilum.modelling.convolution import Conv3D  # noqa: E402
 from hilum.modelling.resnet import ResNet3D  # noqa: E402
 from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of  # noqa: E402
 
@@ -141,14 +143,15 @@ def _gradients(network: ResNet3D, x: torch.Tensor, way: SpeedConfig) -> list[tor
 
 
 def _convolution_is_right(size: tuple[int, int, int], device: torch.device) -> bool:
-    x, weight = torch.randn(8, 64, *size, device=device), torch.randn(64, 64, 3, 3, 3, device=device)
+    conv, x = Conv3D(64, 64, 3).to(device), torch.randn(8, 64, *size, device=device)
     grads = []
-    for dtype in (torch.float32, torch.bfloat16):
-        own = weight.to(dtype).requires_grad_()
-        out = F.conv3d(x.to(dtype), own, padding=1)
-        out.backward(torch.ones_like(out) * x.to(dtype))
-        grads.append(own.grad)
-    return _near(grads[1], grads[0], 0.02) or device.type == "cpu"  # of CPUs it is known: see modelling/convolution
+    for half in (False, True):
+        conv.weight.grad = None
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            out = conv(x)
+        out.backward(x.to(out.dtype))
+        grads.append(conv.weight.grad)
+    return _near(grads[1], grads[0], 0.02)
 
 
 # times
