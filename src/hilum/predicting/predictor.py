@@ -15,7 +15,7 @@ from hilum.findings import Finding, as_records
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
-from hilum.modelling.speed import choose, for_prediction
+from hilum.modelling.speed import EXACT, choose, for_prediction
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import load_model
 from hilum.preparing import prepare, prepare_path
@@ -26,11 +26,6 @@ from hilum.volume import Volume
 _log = logging.getLogger("hilum")
 
 INDETERMINATE = "indeterminate"
-
-_SPEED = SpeedConfig(
-    precision="fp32", channels_last="on", folded_stem="on", products="off", compile="off", keep_memory="off"
-)
-"""Exact, and measured to be the fastest on most CPUs: measuring anew would take longer than a prediction."""
 
 _DOUBT_OF_PLACE = ("point-interpolated",)
 _DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut", "lungs-parts", "lungs-share", "lungs-bright")
@@ -92,7 +87,7 @@ class Predictor:
         self.device = pick_device(device)
         with within_memory(f"loading {folder}", _elsewhere(self.device)):
             network, self.card = load_model(Path(folder))
-            speed = _SPEED
+            speed = EXACT
             if precision != "fp32":
                 shape = (1, network.in_channels, *self.card.recipe.size)
                 chosen = choose(network, shape, SpeedConfig(precision=precision), self.device, training=False)

@@ -29,7 +29,7 @@ from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.speed import apply_speed
+from hilum.modelling.speed import EXACT, apply_speed, for_prediction
 from hilum.modelling.weights import load_weights
 from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
@@ -120,7 +120,8 @@ def fit(
         network.load_state_dict(best)
     kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
-    _, logits = _validate(config, fabric, network, loss, val, views)  # in full precision, as predictions will be
+    predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
+    _, logits = _validate(config, fabric, predicting, loss, val, views)
     seen, about = (val.dataset.labels, logits), {"epoch": kept, **progress.get("began", {})}
     save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, about))
     return out / "model"
