@@ -12,6 +12,15 @@ from hilum.modelling.speed import PLAIN
 from hilum.training import loop, train
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Adam makes a whole step of a gradient that is zero but for rounding, and threads change the rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def config_of(npy_cohort, *, norm="group", **training):
     config = load(npy_cohort / "config.toml")
     given = {"epochs": 2, "batch_size": 8} | training
@@ -25,13 +34,7 @@ def config_of(npy_cohort, *, norm="group", **training):
 
 
 def trained(config, npy_cohort, out):
-    """On one thread: Adam makes a whole step of a gradient that is zero but for rounding, which threads change."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        train(config, out, base=npy_cohort)
-    finally:
-        torch.set_num_threads(threads)
+    train(config, out, base=npy_cohort)
     return load_file(out / "model" / "weights.safetensors"), (out / "metrics.csv").read_text()
 
 
