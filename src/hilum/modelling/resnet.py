@@ -5,6 +5,7 @@ tutorial, so that public weights load unchanged.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class BlockOptions:
     skip: float = 0.0
 
 
-class _Block(nn.Module):
+class _Block(nn.Module, ABC):
     """A residual branch, added to its shortcut."""
 
     expansion: int
@@ -71,8 +72,9 @@ class _Block(nn.Module):
                 else ShortcutA(out_planes - in_planes, stride)
             )
 
+    @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What is added to the shortcut."""
 
     def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Features of the block."""
