@@ -58,7 +58,7 @@ class Conv3D(nn.Conv3d):
                 with torch.autocast(device, enabled=False):
                     return super().forward(input.to(self.weight.dtype)).to(dtype)
         if kernel > 1 and self.way == "folded" and max(self.stride) == 2:
-            return F.conv3d(*self._folded(input), self.bias)
+            return F.conv3d(*self._folded(input.to(dtype)), self.bias)
         return super().forward(input)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -71,23 +71,22 @@ class Conv3D(nn.Conv3d):
         Output i sums w[k] x[2 i + k - p] over k, p being half the kernel of 2 p + 1. With one zero before the weights,
         k + 1 = 2 q + r, that is x[2 (i + q - (p + 1) / 2) + r]: kernel position q and channel r of the folded grid.
         """
-        b, c = x.shape[:2]
-        o, k = self.out_channels, self.kernel_size[0]
-        p = k // 2
-        pads, grid, kernel, front = [], [], [], []
+        p = self.kernel_size[0] // 2
+        pads, kernel, front = [], [], []
         for length, stride in zip(x.shape[2:], self.stride, strict=True):
             before = p + 1 if stride == 2 else p
             blocks = -(-length // stride) + (p if stride == 2 else 2 * p)
             pads.append((before, stride * blocks - length - before))
-            grid += [blocks, stride]
-            kernel += [(k + 1) // 2 if stride == 2 else k, stride]
+            kernel += [p + 1 if stride == 2 else 2 * p + 1, stride]
             front.append((stride - 1, 0))
-        x = F.pad(x, [n for pad in reversed(pads) for n in pad]).view(b, c, *grid)
-        weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad]).view(o, c, *kernel)
-        channels_inside = (0, 2, 4, 6, 1, 3, 5, 7)  # the order in memory in which so few channels are fastest
-        return (
-            x.permute(channels_inside).reshape(b, *grid[::2], -1).permute(0, 4, 1, 2, 3),
-            weight.permute(channels_inside).reshape(o, *kernel[::2], -1).permute(0, 4, 1, 2, 3),
+        x = F.pad(x, [n for pad in reversed(pads) for n in pad]).permute(0, 2, 3, 4, 1)
+        weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad])
+        weight = weight.view(*weight.shape[:2], *kernel).permute(0, 2, 4, 6, 3, 5, 7, 1)
+        steps = self.stride
+        parts = [x[:, i :: steps[0], j :: steps[1], k :: steps[2]] for i, j, k in product(*map(range, steps))]
+        return (  # with channels innermost in memory: the order in which so few of them are fastest
+            torch.cat(parts, dim=4).permute(0, 4, 1, 2, 3),
+            weight.flatten(4).permute(0, 4, 1, 2, 3),
         )
 
 

@@ -27,15 +27,19 @@ PLAIN = SpeedConfig(
 EXACT = replace(PLAIN, channels_last="on", folded_stem="on")
 """In fp32, and most often faster: predictions are made so without measuring, as is the validation for the threshold."""
 
-_GAIN = 1.05
+_GAIN = 1.03
 """A way must be so many times as fast as a plainer one to be taken: what is less may be chance."""
 
 _VOXELS = 8 * 64**3
 """Largest batch that is measured, but for two cases at least; ways keep their order beyond it."""
 
-_SECONDS = 0.3
-_REPEATS = (2, 20)
-"""Each way is timed for so long, but not less and not more often than this; the median counts."""
+_TURNS = (2, 12)
+_SECONDS = 3.0
+"""The ways take turns, so often at least and at most, and otherwise for so long; the shortest turn of each counts, as
+what else runs on the machine can only add to it."""
+
+_SLOW = 1.5
+"""A way that takes so many times as long as the fastest has no further turn."""
 
 _WORTH_COMPILING = 2000
 """Compiling takes a minute or two: it is tried where a run has so many steps, and on GPUs alone; see docs."""
@@ -60,7 +64,7 @@ class Measured:
         """One sentence for the log."""
         of = f"{self.shape[0]} x {' x '.join(map(str, self.shape[2:]))}"
         tried = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in sorted(self.seconds.items(), key=lambda i: i[1]))
-        return f"speed: {name_of(self.speed)}" + (f"; forward and backward of {of}: {tried}" if tried else "")
+        return f"speed: {name_of(self.speed)}" + (f"; a pass of {of}: {tried}" if tried else "")
 
 
 def name_of(speed: SpeedConfig) -> str:
@@ -131,8 +135,8 @@ def choose(
 ) -> Measured:
     """The fastest way to compute a network, among those that the settings leave open.
 
-    Precision and order in memory are tried together; the folded stem, products and ``torch.compile`` then each against
-    the best so far. The network itself is not touched, nor the state of any random numbers.
+    Precision and order in memory are tried together, then the folded stem and products, then ``torch.compile``. The
+    network itself is not touched, nor the state of any random numbers.
 
     Args:
         network: On any device.
@@ -173,62 +177,74 @@ def _measure(
     x = torch.rand(shape, device=device)
     seconds: dict[str, float] = {}
 
-    def timed(way: SpeedConfig) -> float:
-        name = name_of(way)
-        if name not in seconds:
-            seconds[name] = _seconds(network, x, way, best=min(seconds.values(), default=float("inf")))
-        return seconds[name]
-
-    def better(way: SpeedConfig, best: SpeedConfig) -> SpeedConfig:
-        return way if timed(way) * _GAIN < timed(best) else best
+    def fastest(ways: list[SpeedConfig]) -> SpeedConfig:
+        best = ways[0]
+        if len(ways) > 1:
+            _race(network, x, ways, seconds)
+        for way in ways[1:]:
+            if seconds[name_of(way)] * _GAIN < seconds[name_of(best)]:
+                best = way
+        return best
 
     stem, products = (_on_first(switch) for switch in (speed.folded_stem, speed.products))
     base = replace(speed, folded_stem=stem, products=products, compile=_switch(speed.compile == "on"))
-    ways = [
-        replace(base, precision=precision, channels_last=order)
-        for precision in _open(speed.precision, "fp32", "bf16")
-        for order in _open(speed.channels_last, "off", "on")
-    ]
-    best = ways[0]
-    for way in ways[1:]:
-        best = better(way, best)
-    if speed.folded_stem == "auto":
-        best = better(best, replace(best, folded_stem="off"))
-    if speed.products == "auto":
-        best = better(best, replace(best, products="off"))
-    if speed.compile == "auto":
-        best = better(replace(best, compile="on"), best)
+    best = fastest(
+        [
+            replace(base, precision=precision, channels_last=order)
+            for precision in _open(speed.precision, "fp32", "bf16")
+            for order in _open(speed.channels_last, "off", "on")
+        ]
+    )
+    best = fastest(
+        [
+            replace(best, folded_stem=stem, products=products)
+            for stem in _open(speed.folded_stem, "off", "on")
+            for products in _open(speed.products, "off", "on")
+        ]
+    )
+    best = fastest([replace(best, compile=way) for way in _open(speed.compile, "off", "on")])
     return Measured(speed=best, seconds=seconds, shape=shape)
 
 
-def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, *, best: float) -> float:
-    """Median seconds of a forward and backward pass; what cannot be computed takes for ever."""
+def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: dict[str, float]) -> None:
+    """Put the least seconds of a pass under each way's name; those of one that cannot be computed are infinite."""
+    runs: dict[str, tuple[SpeedConfig, ResNet3D, Any]] = {}
+    for way in ways:
+        own = network if network.training else for_prediction(network, way)
+        runs[name_of(way)] = way, own, torch.compile(own, dynamic=False) if way.compile == "on" else own
+    started, (least, most) = time.perf_counter(), _TURNS
+    for turn in range(1 + most):  # the first does not count: memory is taken, and kernels are made
+        for name, (way, own, run) in list(runs.items()):
+            try:
+                took = _seconds(own, x, way, run)
+            except Exception as exc:  # noqa: BLE001 - a compiler that is missing, an operation that a device lacks
+                _log.info("%s cannot be computed here: %s", name, str(exc).splitlines()[0])
+                seconds[name] = float("inf")
+                del runs[name]
+                continue
+            if turn > 0:
+                seconds[name] = min(took, seconds.get(name, took))
+        if turn > 0:
+            best = min((seconds[name] for name in runs), default=0.0)
+            runs = {name: run for name, run in runs.items() if seconds[name] < _SLOW * best}
+            if len(runs) == 1 or (turn >= least and time.perf_counter() - started > _SECONDS):
+                break
+
+
+def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, run: Any) -> float:
     if network.training:
         apply_speed(network, way)
-    else:
-        network = for_prediction(network, way)
-    run: Any = torch.compile(network, dynamic=False) if way.compile == "on" else network
-    taken: list[float] = []
-    least, most = _REPEATS
+    started = time.perf_counter()
     try:
-        while len(taken) < 1 + least or (sum(taken[1:]) < _SECONDS and len(taken) <= most):
-            started = time.perf_counter()
-            with autocast(x.device, way), torch.set_grad_enabled(network.training):
-                total = run(x).float().square().mean()
-            if network.training:
-                total.backward()
-                network.zero_grad()
-            if x.device.type == "cuda":
-                torch.cuda.synchronize(x.device)
-            taken.append(time.perf_counter() - started)
-            if len(taken) > 1 and taken[-1] > 2 * best:
-                break
-    except Exception as exc:  # noqa: BLE001 - a compiler that is missing, an operation that a device lacks
-        _log.info("%s cannot be computed here: %s", name_of(way), str(exc).splitlines()[0])
-        return float("inf")
+        with autocast(x.device, way), torch.set_grad_enabled(network.training):
+            total = run(x).float().square().mean()
+        if network.training:
+            total.backward()
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return time.perf_counter() - started
     finally:
         network.zero_grad()
-    return sorted(taken[1:])[(len(taken) - 1) // 2]
 
 
 def _switch(on: bool) -> Switch:
