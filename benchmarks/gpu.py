@@ -111,11 +111,11 @@ def _checks(device: torch.device) -> dict[str, bool]:
         expected = network.eval()(x)
     there = network.to(device)
     found: dict[str, bool] = {}
-    for way in (PLAIN, replace(PLAIN, channels_last="on", folded_stem="on", products="on")):
+    for way in (PLAIN, replace(PLAIN, channels_last="on", folded_stem="pairs", products="on")):
         apply_speed(there, way)
         with torch.inference_mode():
             found[f"logits as on a CPU: {name_of(way)}"] = _near(there(x.to(device)), expected, 1e-4)
-    plain, folded = (_gradients(there, x.to(device), way) for way in (PLAIN, replace(PLAIN, folded_stem="on")))
+    plain, folded = (_gradients(there, x.to(device), way) for way in (PLAIN, replace(PLAIN, folded_stem="blocks")))
     found["gradients of the folded stem"] = all(_near(a, b, 1e-3) for a, b in zip(folded, plain, strict=True))
     for size in ((2, 2, 2), (2, 8, 8), (1, 4, 4), (3, 3, 3), (16, 16, 16)):
         found[f"bf16 gradient of a convolution on {size}"] = _convolution_is_right(size, device)

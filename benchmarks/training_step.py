@@ -50,7 +50,7 @@ def main() -> None:
     cases = [(18, 64)] if args.quick else list(TARGETS)
     timed = []
     for depth, edge in cases:
-        timed += _timed(rows, depth, edge, rounds=3 if edge > 64 else 7, precision="fp32" if args.no_amx else "auto")
+        timed += _timed(rows, depth, edge, rounds=5 if edge > 64 else 7, precision="fp32" if args.no_amx else "auto")
         _show(timed, depth, edge)
     for row in rows:
         row.stop()

@@ -247,8 +247,8 @@ class SpeedConfig:
     channels_last: Switch = "auto"
     """Channels innermost in memory."""
 
-    folded_stem: Switch = "auto"
-    """The stem as space to depth, with the same weights."""
+    folded_stem: Literal["auto", "off", "pairs", "blocks"] = "auto"
+    """The stem as space to depth, with the same weights: pairs of voxels along x, or 2 x 2 x 2, become channels."""
 
     products: Switch = "auto"
     """Convolutions on grids of a few voxels as one matrix product."""

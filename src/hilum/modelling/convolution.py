@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 __all__ = ["Conv3D", "Way"]
 
-Way = Literal["plain", "folded", "product"]
+Way = Literal["plain", "pairs", "blocks", "product"]
 
 
 _TRUSTED = 3
@@ -29,8 +29,9 @@ class Conv3D(nn.Conv3d):
     """A convolution with an odd kernel that is padded by half of it.
 
     Attributes:
-        way: ``plain``: the library's. ``folded``: along axes of stride 2, pairs of voxels become channels
+        way: ``plain``: the library's. ``blocks``: along axes of stride 2, pairs of voxels become channels
             (space to depth), and the kernel, one wider, runs over half the grid with stride 1; for few input channels.
+            ``pairs``: the same along x alone, so that nothing has to be moved, and fewer zeros are multiplied.
             ``product``: one matrix product, where the grid is so small that there are fewer outputs than output
             channels; else as plain.
     """
@@ -57,37 +58,37 @@ class Conv3D(nn.Conv3d):
             if untrusted:
                 with torch.autocast(device, enabled=False):
                     return super().forward(input.to(self.weight.dtype)).to(dtype)
-        if kernel > 1 and self.way == "folded" and max(self.stride) == 2:
-            return F.conv3d(*self._folded(input.to(dtype)), self.bias)
+        if kernel > 1 and self.way in ("pairs", "blocks") and 2 in self.stride:
+            x, weight, strides = self._folded(input.to(dtype))
+            return F.conv3d(x, weight, self.bias, strides)
         return super().forward(input)
 
     def _product(self, x: Tensor) -> Tensor:
         out = cast("Tensor", _Product.apply(x, self.weight.to(x.dtype), self.stride))  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1, 1)
 
-    def _folded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and weights of the convolution with stride 1 that gives the same output.
+    def _folded(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Input, weights and strides of a convolution with fewer strides that gives the same output.
 
-        Output i sums w[k] x[2 i + k - p] over k, p being half the kernel of 2 p + 1. With one zero before the weights,
-        k + 1 = 2 q + r, that is x[2 (i + q - (p + 1) / 2) + r]: kernel position q and channel r of the folded grid.
+        Along a folded axis, output i sums w[k] x[2 i + k - p] over k, p being half the kernel of 2 p + 1. With one zero
+        before the weights, k + 1 = 2 q + r, that is x[2 (i + q - (p + 1) / 2) + r]: kernel position q and channel r of
+        the folded grid.
         """
         p = self.kernel_size[0] // 2
+        fold = [s if s == 2 and (axis == 2 or self.way == "blocks") else 1 for axis, s in enumerate(self.stride)]
         pads, kernel, front = [], [], []
-        for length, stride in zip(x.shape[2:], self.stride, strict=True):
-            before = p + 1 if stride == 2 else p
-            blocks = -(-length // stride) + (p if stride == 2 else 2 * p)
-            pads.append((before, stride * blocks - length - before))
-            kernel += [p + 1 if stride == 2 else 2 * p + 1, stride]
-            front.append((stride - 1, 0))
+        for length, n in zip(x.shape[2:], fold, strict=True):
+            pads += [(p + 1, p - 1 + length % 2) if n == 2 else (p, p)]
+            kernel += [p + 1 if n == 2 else 2 * p + 1, n]
+            front += [(n - 1, 0)]
         x = F.pad(x, [n for pad in reversed(pads) for n in pad]).permute(0, 2, 3, 4, 1)
+        x = x.reshape(*x.shape[:3], x.shape[3] // fold[2], -1)  # a view, as channels are, or can be taken as, innermost
+        if max(fold[:2]) == 2:
+            x = torch.cat([x[:, i :: fold[0], j :: fold[1]] for i, j in product(range(fold[0]), range(fold[1]))], dim=4)
         weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad])
-        weight = weight.view(*weight.shape[:2], *kernel).permute(0, 2, 4, 6, 3, 5, 7, 1)
-        steps = self.stride
-        parts = [x[:, i :: steps[0], j :: steps[1], k :: steps[2]] for i, j, k in product(*map(range, steps))]
-        return (  # with channels innermost in memory: the order in which so few of them are fastest
-            torch.cat(parts, dim=4).permute(0, 4, 1, 2, 3),
-            weight.flatten(4).permute(0, 4, 1, 2, 3),
-        )
+        weight = weight.view(*weight.shape[:2], *kernel).permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4)
+        strides = tuple(s // n for s, n in zip(self.stride, fold, strict=True))
+        return x.permute(0, 4, 1, 2, 3), weight.permute(0, 4, 1, 2, 3), strides
 
 
 class _Product(torch.autograd.Function):
