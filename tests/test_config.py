@@ -157,6 +157,16 @@ def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
         make()
 
 
+def test_instance_norm_wants_more_than_one_voxel_in_the_last_stage():
+    def config(size):
+        recipe = Recipe(spacing_mm=(1.0, 1.0, 1.0), size=size)
+        return RunConfig(model=ModelConfig(norm="instance"), recipe=recipe)
+
+    config((32, 32, 33)).check_together()
+    with pytest.raises(ConfigError, match=r"recipe\.size must be .* more than one voxel .*, got \(32, 32, 32\)"):
+        config((32, 32, 32)).check_together()
+
+
 def test_a_setting_that_must_be_given_is_named():
     with pytest.raises(ConfigError, match=r"views\.augment must be given, got nothing"):
         from_dict(Views, {"count": 3}, "views")

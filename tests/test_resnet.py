@@ -58,6 +58,15 @@ def test_names_and_shapes_are_the_tutorials_and_so_are_the_logits(tutorial, dept
             assert torch.allclose(ours(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max())), name_of(way)
 
 
+@pytest.mark.parametrize("stem", ["full", "small"])
+@pytest.mark.parametrize("stride", [None, (1, 2, 2)])
+def test_the_config_knows_the_grid_of_the_last_stage(stem, stride):
+    network = ResNet3D(10, width=1, stem=stem, stem_stride=stride).eval()
+    settings = ModelConfig(stem=stem, stem_stride=stride)
+    for size in ((32, 33, 31), (1, 17, 16), (9, 8, 64)):
+        assert network.forward_features(torch.zeros(1, 1, *size)).shape[2:] == settings.last_grid(size)
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_every_parameter_of_every_depth_has_a_gradient(depth):
     torch.manual_seed(0)

@@ -155,6 +155,12 @@ class ModelConfig:
         strides = self.stem_stride or (1, 1, 1)
         require(all(s in (1, 2) for s in strides), "model.stem_stride", "1 or 2 along each axis", self.stem_stride)
 
+    def last_grid(self, size: tuple[int, int, int]) -> tuple[int, ...]:
+        """Voxels (z, y, x) of the last stage's maps for an input of this size: every stride rounds up."""
+        full = self.stem == "full"
+        strides = self.stem_stride or ((2, 2, 2) if full else (1, 1, 1))
+        return tuple(-(-n // (s * (16 if full else 8))) for n, s in zip(size, strides, strict=True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
@@ -312,4 +318,8 @@ class RunConfig:
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
         alone = self.training.micro_batch == 1 and self.model.norm == "batch"
         require(not alone, "training.micro_batch", "0 or at least 2 with model.norm = batch", 1)
+        last = self.model.last_grid(self.recipe.size)
+        seen = self.model.norm != "instance" or math.prod(last) > 1
+        need = "a grid with more than one voxel in the last stage with model.norm = instance"
+        require(seen, "recipe.size", need, self.recipe.size)
         self.augment.check_for(self.recipe)
