@@ -318,6 +318,9 @@ def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     chosen = choose(resnet18_3d(width=4), (2, 1, 16, 16, 16), PLAIN, torch.device("cpu"))
     assert (chosen.speed, chosen.seconds) == (PLAIN, {})
+    small = choose(resnet18_3d(width=4, stem="small"), (2, 1, 16, 16, 16), SpeedConfig(), torch.device("cpu"))
+    assert small.speed.folded_stem == "off"
+    assert not any("stem" in name for name in small.seconds), "a stride of 1 leaves nothing to fold"
     half = choose(resnet18_3d(width=4), (2, 1, 32, 32, 32), SpeedConfig(precision="bf16"), torch.device("cpu"))
     assert half.speed.precision == "bf16"
     assert all(name.startswith("bf16") for name in half.seconds)

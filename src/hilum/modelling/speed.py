@@ -150,6 +150,8 @@ def choose(
     """
     if speed.keep_memory == "auto":
         speed = replace(speed, keep_memory=_switch(device.type == "cpu" and can_keep()))
+    if speed.folded_stem == "auto" and 2 not in network.conv1.stride:
+        speed = replace(speed, folded_stem="off")  # there is nothing to fold
     if speed.compile == "auto" and (device.type != "cuda" or expected_steps < _WORTH_COMPILING):
         speed = replace(speed, compile="off")
     cases = max(2, min(shape[0], _VOXELS // (shape[2] * shape[3] * shape[4])))
