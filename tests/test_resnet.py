@@ -326,6 +326,15 @@ def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     assert all(name.startswith("bf16") for name in half.seconds)
 
 
+def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
+    chosen = choose(network, shape, SpeedConfig(), device)
+    file = tmp_path / "hilum" / "speed.json"
+    file.write_text(file.read_text().replace(f'"precision": "{chosen.speed.precision}"', '"precision": "int8"'))
+    assert choose(network, shape, SpeedConfig(), device).speed.precision != "int8"
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "\udcff"])
 def test_a_damaged_memory_of_what_was_measured_is_measured_anew(monkeypatch, tmp_path, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -7,12 +7,14 @@ import logging
 import os
 import platform
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hilum.config import SpeedConfig
+from hilum.configfile import from_dict
 from hilum.errors import HilumError
 from hilum.files import write_whole
 
@@ -24,14 +26,14 @@ def key_of(device: torch.device, *about: Any) -> str:
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()} x {torch.get_num_threads()}"
     )
-    return hashlib.sha256(json.dumps([name, torch.__version__, *about]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([name, torch.__version__, version("hilum"), *about]).encode()).hexdigest()[:32]
 
 
 def remembered(key: str) -> tuple[SpeedConfig, dict[str, float]] | None:
     """The way that was chosen, and the seconds of all that were tried; None if there is none, or it cannot be read."""
     try:
         entry = _all_remembered()[key]
-        speed = SpeedConfig(**entry["speed"])
+        speed = from_dict(SpeedConfig, entry["speed"])  # raises a ConfigError, which is a ValueError
         seconds = {str(name): float(s) for name, s in entry["seconds"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
