@@ -157,14 +157,19 @@ def test_a_value_out_of_range_is_refused_where_it_is_made(make, message):
         make()
 
 
-def test_instance_norm_wants_more_than_one_voxel_in_the_last_stage():
-    def config(size):
+@pytest.mark.parametrize(("norm", "width"), [("instance", 64), ("group", 4)])
+def test_a_norm_of_single_numbers_is_refused(norm, width):
+    def config(size, width=width):
         recipe = Recipe(spacing_mm=(1.0, 1.0, 1.0), size=size)
-        return RunConfig(model=ModelConfig(norm="instance"), recipe=recipe)
+        return RunConfig(model=ModelConfig(norm=norm, width=width), recipe=recipe)
 
     config((32, 32, 33)).check_together()
-    with pytest.raises(ConfigError, match=r"recipe\.size must be .* more than one voxel .*, got \(32, 32, 32\)"):
+    with pytest.raises(ConfigError, match=r"recipe\.size must be larger: stage 4 has one voxel.*, got \(32, 32, 32\)"):
         config((32, 32, 32)).check_together()
+    with pytest.raises(ConfigError, match="stage 3 has one voxel"):
+        config((16, 16, 16)).check_together()
+    if norm == "group":
+        config((32, 32, 32), width=8).check_together()
 
 
 def test_a_setting_that_must_be_given_is_named():

@@ -1,6 +1,7 @@
 """The ResNet family: its structure beside the tutorial's, its options, and its ways of computing beside one another."""
 
 import hashlib
+import inspect
 import itertools
 from dataclasses import replace
 
@@ -60,11 +61,41 @@ def test_names_and_shapes_are_the_tutorials_and_so_are_the_logits(tutorial, dept
 
 @pytest.mark.parametrize("stem", ["full", "small"])
 @pytest.mark.parametrize("stride", [None, (1, 2, 2)])
-def test_the_config_knows_the_grid_of_the_last_stage(stem, stride):
+def test_the_config_knows_the_grid_of_each_stage(stem, stride):
     network = ResNet3D(10, width=1, stem=stem, stem_stride=stride).eval()
     settings = ModelConfig(stem=stem, stem_stride=stride)
     for size in ((32, 33, 31), (1, 17, 16), (9, 8, 64)):
-        assert network.forward_features(torch.zeros(1, 1, *size)).shape[2:] == settings.last_grid(size)
+        stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+        x = network.maxpool(network.conv1(torch.zeros(1, 1, *size)))
+        for number, stage in enumerate(stages, start=1):
+            x = stage(x)
+            assert x.shape[2:] == settings.grid_of(number, size)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"depth": 19}, "depth must be one of 10, 18, 34, 50, 101, 152, 200, got 19"),
+        ({"norm": "banana"}, "norm must be one of batch, group, instance, got 'banana'"),
+        ({"stem": "banana"}, "stem must be one of full, small, got 'banana'"),
+        ({"shortcut": "C"}, "shortcut must be one of A, B, got 'C'"),
+        ({"pooling": "max"}, "pooling must be one of average, attention, got 'max'"),
+        ({"stochastic_depth": 1.0}, "stochastic_depth must be at least 0 and below 1, got 1.0"),
+        ({"dropout": -1.0}, "dropout must be at least 0 and below 1, got -1.0"),
+        ({"in_channels": 0}, "in_channels must be positive, got 0"),
+        ({"width": 0}, "width must be positive, got 0"),
+        ({"stem_stride": (0, 2, 2)}, r"stem_stride must be three times 1 or 2, got \(0, 2, 2\)"),
+    ],
+)
+def test_an_argument_that_is_none_is_one_line_that_names_it(given, message):
+    with pytest.raises(ConfigError, match=message):
+        inspect.unwrap(ResNet3D.__init__)(ResNet3D.__new__(ResNet3D), **given)
+
+
+def test_an_input_of_another_shape_is_one_line_that_says_what_must_be():
+    network = inspect.unwrap(ResNet3D.forward_features)
+    with pytest.raises(ConfigError, match="the input must be cases x 1 x z x y x x, got 2 x 3 x 16 x 16 x 16"):
+        network(ResNet3D(10, width=1), torch.zeros(2, 3, 16, 16, 16))
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

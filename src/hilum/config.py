@@ -155,11 +155,21 @@ class ModelConfig:
         strides = self.stem_stride or (1, 1, 1)
         require(all(s in (1, 2) for s in strides), "model.stem_stride", "1 or 2 along each axis", self.stem_stride)
 
-    def last_grid(self, size: tuple[int, int, int]) -> tuple[int, ...]:
-        """Voxels (z, y, x) of the last stage's maps for an input of this size: every stride rounds up."""
+    def grid_of(self, stage: int, size: tuple[int, int, int]) -> tuple[int, ...]:
+        """Voxels (z, y, x) of the maps of a stage, 1 to 4, for an input of this size: every stride rounds up."""
         full = self.stem == "full"
         strides = self.stem_stride or ((2, 2, 2) if full else (1, 1, 1))
-        return tuple(-(-n // (s * (16 if full else 8))) for n, s in zip(size, strides, strict=True))
+        later = (2 if full else 1) * 2 ** (stage - 1)
+        return tuple(-(-n // (s * later)) for n, s in zip(size, strides, strict=True))
+
+    def check_for(self, size: tuple[int, int, int]) -> None:
+        """Raise a ConfigError where a norm would be of single numbers: all that the network sees would be lost."""
+        for stage in (1, 2, 3, 4):
+            channels = self.width * 2 ** (stage - 1)
+            together = {"instance": 1, "group": channels // math.gcd(32, channels), "batch": 2}[self.norm]
+            seen = together * math.prod(self.grid_of(stage, size)) > 1
+            need = f"larger: stage {stage} has one voxel, of which model.norm = {self.norm} leaves nothing"
+            require(seen, "recipe.size", need + f" with model.width = {self.width}" * (self.norm == "group"), size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,8 +328,5 @@ class RunConfig:
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
         alone = self.training.micro_batch == 1 and self.model.norm == "batch"
         require(not alone, "training.micro_batch", "0 or at least 2 with model.norm = batch", 1)
-        last = self.model.last_grid(self.recipe.size)
-        seen = self.model.norm != "instance" or math.prod(last) > 1
-        need = "a grid with more than one voxel in the last stage with model.norm = instance"
-        require(seen, "recipe.size", need, self.recipe.size)
+        self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hilum.errors import ConfigError
+from hilum.errors import require
 from hilum.modelling.convolution import Conv3D
 
 __all__ = [
@@ -215,7 +215,7 @@ class ResNet3D(nn.Module):
         checkpointing: In training, keep each block's input alone and compute the block again for its gradient.
 
     Raises:
-        ConfigError: If the depth is not in the table.
+        ConfigError: If an argument is none of those above.
     """
 
     def __init__(
@@ -236,9 +236,22 @@ class ResNet3D(nn.Module):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in DEPTHS:
-            msg = f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}"
-            raise ConfigError(msg)
+        known = {
+            "depth": DEPTHS,
+            "stem": ("full", "small"),
+            "norm": ("batch", "group", "instance"),
+            "shortcut": ("A", "B"),
+            "pooling": ("average", "attention"),
+        }
+        given = {"depth": depth, "stem": stem, "norm": norm, "shortcut": shortcut, "pooling": pooling}
+        for name, value in given.items():
+            require(value in known[name], name, f"one of {', '.join(map(str, known[name]))}", repr(value))
+        for name, number in {"in_channels": in_channels, "num_classes": num_classes, "width": width}.items():
+            require(number >= 1, name, "positive", number)
+        for name, chance in {"dropout": dropout, "stochastic_depth": stochastic_depth}.items():
+            require(0 <= chance < 1, name, "at least 0 and below 1", chance)
+        strides = (1, 1, 1) if stem_stride is None else stem_stride
+        require(len(strides) == 3 and set(strides) <= {1, 2}, "stem_stride", "three times 1 or 2", stem_stride)
         block, blocks = DEPTHS[depth]
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -277,6 +290,8 @@ class ResNet3D(nn.Module):
 
     def forward_features(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Feature maps of the last stage."""
+        shape = f"cases x {self.in_channels} x z x y x x"
+        require(x.ndim == 5 and x.shape[1] == self.in_channels, "the input", shape, " x ".join(map(str, x.shape)))
         order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
         x = self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=order))
         x = self.bn1(x.contiguous(memory_format=order))

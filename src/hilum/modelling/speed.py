@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hilum.config import SpeedConfig, Switch
 from hilum.modelling.convolution import Conv3D
-from hilum.modelling.memory import can_keep, kept_memory
+from hilum.modelling.memory import can_keep, kept_memory, within_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speedcache import key_of, remember, remembered
 
@@ -30,13 +31,16 @@ EXACT = replace(PLAIN, channels_last="on", folded_stem="pairs")
 _GAIN = 1.03
 """A way must be so many times as fast as a plainer one to be taken: what is less may be chance."""
 
+_ROUNDING_GAIN = 1.25
+"""bf16 must be so many times as fast as fp32, for it trains another model: chance must not decide between them."""
+
 _VOXELS = 8 * 64**3
 """Largest batch that is measured, but for two cases at least; ways keep their order beyond it."""
 
 _TURNS = (2, 12)
 _SECONDS = 3.0
-"""The ways take turns, so often at least and at most, and otherwise for so long; the shortest turn of each counts, as
-what else runs on the machine can only add to it."""
+"""The ways take turns, so often at least and at most, and otherwise for so long; one turn will do where the first,
+which does not count, took that long. The shortest of each counts: what else runs on the machine can only add to it."""
 
 _SLOW = 1.5
 """A way that takes so many times as long as the fastest has no further turn."""
@@ -62,9 +66,12 @@ class Measured:
     @property
     def line(self) -> str:
         """One sentence for the log."""
-        of = f"{self.shape[0]} x {' x '.join(map(str, self.shape[2:]))}"
-        tried = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in sorted(self.seconds.items(), key=lambda i: i[1]))
-        return f"speed: {name_of(self.speed)}" + (f"; a pass of {of}: {tried}" if tried else "")
+        name = name_of(self.speed)
+        if name not in self.seconds:
+            return f"speed: {name}"
+        other, took = max(((n, s) for n, s in self.seconds.items() if s < float("inf")), key=lambda i: i[1])
+        most = f"at most {1000 * took:.0f} ms ({other})"
+        return f"speed: {name}; a pass of {_of(self.shape)} takes {1000 * self.seconds[name]:.0f} ms, {most}"
 
 
 def name_of(speed: SpeedConfig) -> str:
@@ -160,15 +167,22 @@ def choose(
         return Measured(speed=speed, seconds={}, shape=shape)
     weights = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
     strides = [tuple(m.stride) for m in network.modules() if isinstance(m, Conv3D)]
-    key = key_of(device, training, weights, strides, network.checkpointing, shape, asdict(speed))
+    layers = [type(m).__name__ for m in network.modules()]
+    key = key_of(device, training, weights, strides, layers, network.checkpointing, shape, asdict(speed))
     known = remembered(key) if cached else None
     if known is not None:
         return Measured(speed=known[0], seconds=known[1], shape=shape)
+    _log.info("speed: measuring, once for this machine, how %s is computed fastest ...", _of(shape))
     started = time.perf_counter()
-    with torch.random.fork_rng(), kept_memory(speed.keep_memory == "on"):
+    what = f"measuring how {_of(shape)} is computed fastest"
+    with (
+        within_memory(what, "take fewer cases or a smaller grid, or set all of [speed], which measures nothing"),
+        torch.random.fork_rng(),
+        kept_memory(speed.keep_memory == "on"),
+    ):
         measured = _measure(network, shape, speed, device, training=training)
     _log.info("speed: measured in %.1f s", time.perf_counter() - started)
-    if cached:
+    if cached and all(math.isfinite(s) for s in measured.seconds.values()):  # what failed may work another time
         remember(key, measured.speed, measured.seconds)
     return measured
 
@@ -185,7 +199,8 @@ def _measure(
         if len(ways) > 1:
             _race(network, x, ways, seconds)
         for way in ways[1:]:
-            if seconds[name_of(way)] * _GAIN < seconds[name_of(best)]:
+            gain = _GAIN if way.precision == best.precision else _ROUNDING_GAIN
+            if seconds[name_of(way)] * gain < seconds[name_of(best)]:
                 best = way
         return best
 
@@ -224,13 +239,17 @@ def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: 
         for name, (way, own, run) in list(runs.items()):
             try:
                 took = _seconds(own, x, way, run)
-            except Exception as exc:  # noqa: BLE001 - a compiler that is missing, an operation that a device lacks
-                _log.info("%s cannot be computed here: %s", name, str(exc).splitlines()[0])
-                seconds[name] = float("inf")
+            except Exception as exc:  # a compiler that is missing, an operation that a device lacks, memory
                 del runs[name]
+                if not runs and min(seconds.values(), default=float("inf")) == float("inf"):
+                    raise  # none is left
+                _log.info("%s cannot be computed here: %s", name, f"{exc}".split("\n")[0] or type(exc).__name__)
+                seconds[name] = float("inf")
                 continue
             if turn > 0:
                 seconds[name] = min(took, seconds.get(name, took))
+        if turn == 0 and time.perf_counter() - started > _SECONDS:
+            least = 1
         if turn > 0:
             best = min((seconds[name] for name in runs), default=0.0)
             runs = {name: run for name, run in runs.items() if seconds[name] < _SLOW * best}
@@ -252,6 +271,11 @@ def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, run: Any) -> 
         return time.perf_counter() - started
     finally:
         network.zero_grad()
+
+
+def _of(shape: tuple[int, ...]) -> str:
+    """A batch in words; its channels are the network's."""
+    return f"{shape[0]} x {' x '.join(map(str, shape[2:]))}"
 
 
 def _switch(on: bool) -> Switch:

@@ -45,18 +45,18 @@ def remember(key: str, speed: SpeedConfig, seconds: dict[str, float]) -> None:
     known = _all_remembered() | {key: {"speed": asdict(speed), "seconds": seconds}}
     try:
         write_whole(_path(), json.dumps(known, indent=1))
-    except HilumError as exc:
+    except (HilumError, RuntimeError) as exc:  # a RuntimeError where nobody knows the user's home
         _log.info("what was measured is not remembered: %s", exc)
 
 
 def _path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hilum" / "speed.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "hilum" / "speed.json"
 
 
 def _all_remembered() -> dict[str, Any]:
     try:
         known = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -10,7 +10,7 @@ import torch
 
 from hilum.cohorts.dataset import as_sample
 from hilum.config import SpeedConfig
-from hilum.errors import CheckpointError, ConfigError
+from hilum.errors import CheckpointError, ConfigError, require
 from hilum.findings import Finding, as_records
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
@@ -84,6 +84,7 @@ class Predictor:
     def __init__(
         self, folder: str | Path, *, device: str = "auto", precision: Literal["fp32", "bf16", "auto"] = "fp32"
     ) -> None:
+        require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
         self.device = pick_device(device)
         with within_memory(f"loading {folder}", _elsewhere(self.device)):
             network, self.card = load_model(Path(folder))

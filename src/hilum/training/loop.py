@@ -263,6 +263,7 @@ def _stop(what: str, value: float, epoch: int, batch: int) -> None:
 
 
 def _fabric(device: torch.device, precision: str) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says again what our own lines say
     devices = [device.index] if device.index is not None else 1
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
 
