@@ -140,8 +140,8 @@ def test_the_memory_of_training_is_what_a_process_takes_to_a_fifth():
 
 
 def test_a_config_that_fits_stays_as_it_is():
-    config = config_of()
-    assert fitted(config, 2, 1e12) == config
+    for config in (config_of(), *(config_of(micro_batch=micro) for micro in (4, 8, 100))):
+        assert fitted(config, 2, 1e12) == config
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])

@@ -50,7 +50,7 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
     for cases in ([n for n in counts if n >= few], [n for n in counts if n < few]):
         for checkpointing in sorted({settings.checkpointing, True}):
             for at_once in cases:
-                micro = 0 if at_once == settings.batch_size else at_once
+                micro = settings.micro_batch if at_once == counts[0] else at_once
                 tried = replace(config, training=replace(settings, micro_batch=micro, checkpointing=checkpointing))
                 if training_memory(tried, num_classes, bf16=bf16).total <= limit:
                     return tried
