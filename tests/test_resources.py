@@ -13,7 +13,7 @@ from torch import nn
 
 from hilum.cli import main
 from hilum.config import ModelConfig, Recipe, RunConfig, TrainingConfig
-from hilum.configfile import load
+from hilum.configfile import beside, load
 from hilum.modelling.speed import PLAIN
 from hilum.planning.fitting import fitted, largest_batch, usable_bytes
 from hilum.planning.outlook import look_ahead
@@ -244,6 +244,33 @@ def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(npy_coho
     assert total(made) <= half
     assert (written.parent / made.cohort.table).resolve() == Path(npy_cohort / "cohort.csv").resolve()
     (npy_cohort / "large.toml").unlink()
+
+
+def test_a_written_config_finds_its_table_weights_and_store_from_its_own_folder(npy_cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(npy_cohort))
+    lines = ['store = "mine"', *(npy_cohort / "config.toml").read_text().splitlines(), 'weights = "run1/model"']
+    (tmp_path / "c.toml").write_text("\n".join(lines).replace("cohort.csv", "~/cohort.csv"))
+    made = tmp_path / "new" / "sub" / "w.toml"
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time", "--write", str(made)]) == 0
+    config = load(made)
+    assert beside(made.parent, config.training.weights) == tmp_path / "run1" / "model"
+    assert beside(made.parent, config.cohort.table) == npy_cohort / "cohort.csv"
+    assert beside(made.parent, config.store) == tmp_path / "mine"
+
+
+def test_a_table_in_the_home_folder_is_found_as_training_finds_it(npy_cohort, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(npy_cohort))
+    text = (npy_cohort / "config.toml").read_text().replace("cohort.csv", "~/cohort.csv")
+    (tmp_path / "c.toml").write_text(text)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    assert re.search(r"^steps    4\d training cases", capsys.readouterr().out, re.M)
+
+
+def test_a_name_that_training_would_take_for_a_table_is_not_written_to(npy_cohort, tmp_path, capsys):
+    name = tmp_path / "afile.txt"
+    assert main(["plan", str(npy_cohort / "config.toml"), "--no-time", "--write", str(name)]) == 1
+    assert capsys.readouterr().err == f"hilum: --write must be a new file NAME.toml, got {name}\n"
+    assert not name.exists()
 
 
 def test_nothing_is_written_where_nothing_fits(npy_cohort, tmp_path, capsys, monkeypatch):

@@ -1,8 +1,7 @@
 """``hilum plan``: what a config will take on this machine, before anything is read."""
 
 import json
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,20 +32,21 @@ class MakePlan:
 
     def run(self) -> int:
         """Print the plan; 1 if it cannot fit and is to be written."""
-        from hilum.configfile import load, save
+        from hilum.configfile import load, moved, save
         from hilum.planning.outlook import look_ahead
 
         config, base = load(self.config), self.config.parent
         config.check_together()
         if self.write is not None:
-            require(not self.write.exists(), "--write", "a new file", self.write)
+            named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
+            require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
         num_classes, num_train = _cases(config, base)
         outlook = look_ahead(config, num_classes, num_train, timed=self.time)
         if self.write is not None:
             if outlook.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
                 raise ConfigError(msg)
-            save(_moved(outlook.fits, base, self.write.parent), self.write)
+            save(moved(outlook.fits, base, self.write.parent), self.write)
         print(json.dumps(outlook.as_dict(), indent=2) if self.json else _page(config, outlook))
         return 0
 
@@ -55,18 +55,14 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
     """The number of classes, and of training cases where the table is there."""
     from hilum.cohorts.splits import split
     from hilum.cohorts.table import Cohort
+    from hilum.configfile import beside
 
-    if not config.cohort.table or not (base / config.cohort.table).exists():
+    table = beside(base, config.cohort.table)
+    if not config.cohort.table or not table.exists():
         return len(config.cohort.classes) or 2, None
-    cohort = Cohort.read(base / config.cohort.table, config.cohort)
+    cohort = Cohort.read(table, config.cohort)
     parts = split(cohort, config.split)
     return len(cohort.classes), sum(part == "train" for part in parts.values())
-
-
-def _moved(config: RunConfig, base: Path, to: Path) -> RunConfig:
-    """The same config for another folder: its paths are relative to its file."""
-    table = os.path.relpath(base / config.cohort.table, to) if config.cohort.table else ""
-    return replace(config, cohort=replace(config.cohort, table=table), store=os.path.relpath(base / config.store, to))
 
 
 def _page(config: RunConfig, seen: "Outlook") -> str:
