@@ -205,6 +205,32 @@ def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
     assert seen.fits == config
 
 
+def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkeypatch):
+    config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=512))
+    whole = replace(config, training=TrainingConfig(batch_size=41))
+    timed = []
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: timed.append(a[2]) or 1.0)
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: float(total(whole)))
+    seen = look_ahead(config, 2, 41)
+    assert seen.own.total == total(whole)
+    assert (seen.fits, timed, seen.epoch_s) == (config, [41], 1.0)
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 0.7 * total(whole))
+    seen = look_ahead(config, 2, 41)
+    assert seen.fits == replace(config, training=TrainingConfig(batch_size=512, micro_batch=21))
+    assert timed == [41, 21]
+    assert seen.epoch_s == 2.0
+
+
+def test_one_step_in_an_epoch_is_one_step(npy_cohort, tmp_path, capsys):
+    text = (npy_cohort / "config.toml").read_text().replace("batch_size = 5", "batch_size = 512")
+    for name, content in (("cohort.csv", (npy_cohort / "cohort.csv").read_text()), ("c.toml", text)):
+        (tmp_path / name).write_text(content)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    shown = capsys.readouterr().out
+    cases = re.search(r"^steps    (\d+) training cases: 1 step in an epoch$", shown, re.M)[1]
+    assert f"config   {cases} cases in a batch, {cases} at a time" in shown
+
+
 def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     for name in ("cohort.csv", "config.toml"):
         (tmp_path / name).write_bytes((npy_cohort / name).read_bytes())

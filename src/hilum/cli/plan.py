@@ -66,6 +66,8 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
 
 
 def _page(config: RunConfig, seen: "Outlook") -> str:
+    from hilum.planning.outlook import config_of_a_step
+
     model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
     usable = f"{_gb(seen.usable_bytes)} may be used" if seen.usable_bytes else "its free memory is not known"
     spacing = recipe.spacing_mm or recipe.extent_mm
@@ -83,16 +85,18 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     for row in seen.rows:
         cells = (_cell(n, seen.usable_bytes) for n in (row.training, row.checkpointing, row.prediction))
         lines.append("         {:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells))
-    at_once = min(training.micro_batch or training.batch_size, training.batch_size)
+    batch = config_of_a_step(config, seen.num_train).training.batch_size
     lines.append(
-        f"config   {training.batch_size} cases in a batch, {at_once} at a time: {_gb(own.total)} = "
+        f"config   {batch} cases in a batch, {min(training.micro_batch or batch, batch)} at a time: {_gb(own.total)} = "
         f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
         f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
     )
     if seen.usable_bytes is not None:
         lines.append(f"         {_verdict(config, seen)}")
     if seen.steps is not None:
-        lines.append(f"steps    {seen.num_train} training cases: {seen.steps} steps in an epoch")
+        lines.append(
+            f"steps    {seen.num_train} training cases: {seen.steps} step{'s' if seen.steps > 1 else ''} in an epoch"
+        )
     else:
         lines.append("steps    not known: the config's table is not there")
     for way, seconds in seen.step_s.items():
