@@ -14,6 +14,7 @@ from torch import nn
 from hilum.cli import main
 from hilum.config import ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.configfile import beside, load
+from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import PLAIN
 from hilum.planning.fitting import fitted, largest_batch, usable_bytes
 from hilum.planning.outlook import look_ahead
@@ -73,6 +74,44 @@ def test_weights_gradients_and_moments_are_counted_byte_by_byte():
     assert memory.gradients == parameters
     assert memory.optimizer == 2 * parameters
     assert memory.batch == 8 * 2 * 4 * 16**3
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_frozen_parts_have_no_gradient_and_no_moments_and_keep_nothing(number):
+    config = config_of(size=32, weights="some", freeze=number)
+    network = network_of(config, 2)
+    freeze(network, number)
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    free, frozen = training_memory(config_of(size=32), 2), training_memory(config, 2)
+    assert (frozen.gradients, frozen.optimizer) == (4 * learning, 8 * learning)
+    assert frozen.weights == free.weights
+    assert frozen.saved < free.saved
+    assert frozen.total < free.total
+    cost, whole = cost_of(config, 2), cost_of(config_of(size=32), 2)
+    assert (cost.trained, cost.parameters) == (learning, whole.parameters)
+    assert cost.forward_flop == whole.forward_flop
+    assert cost.step_flop < whole.step_flop
+
+
+def test_with_all_but_the_head_frozen_a_step_is_a_prediction_and_the_product_of_the_head():
+    config = config_of(size=32, weights="some", freeze=5)
+    head = 2 * network_of(config, 2).fc.weight.numel()
+    cost = cost_of(config, 2)
+    assert cost.step_flop == cost.forward_flop + head
+    assert training_memory(config, 2).saved < 0.02 * training_memory(config_of(size=32), 2).saved
+
+
+def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda network, *a, **_: seen.append(network) or 1.0)
+    config = load(npy_cohort / "config.toml")
+    config = replace(config, training=replace(config.training, weights="some", freeze=5))
+    look_ahead(config, 2, 41)
+    assert {name for name, p in seen[0].named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    before = {name: t.clone() for name, t in seen[0].state_dict().items()}
+    assert step_seconds(seen[0], (12, 12, 12), 2, device=torch.device("cpu"), speed=PLAIN) > 0
+    changed = {name for name, t in seen[0].state_dict().items() if not torch.equal(t, before[name])}
+    assert changed == {"fc.weight", "fc.bias"}
 
 
 def test_what_forward_keeps_is_what_autograd_keeps():

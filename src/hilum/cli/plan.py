@@ -74,9 +74,10 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if spacing else ""
     grid, plural = " x ".join(map(str, recipe.size)), "s" if recipe.num_channels > 1 else ""
     own = seen.own
+    frozen = f" {cost.trained:,} of them trained," if cost.trained < cost.parameters else ""
     lines = [
         f"network  ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
-        f"{cost.parameters:,} parameters,",
+        f"{cost.parameters:,} parameters,{frozen}",
         f"         {cost.forward_flop / 1e9:.1f} GFLOP for each case predicted, {cost.step_flop / 1e9:.1f} trained on",
         f"input    {grid} voxels (z, y, x){step_mm}, {recipe.num_channels} channel{plural}",
         f"device   {seen.device}, {seen.precision}: {usable}",

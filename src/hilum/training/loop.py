@@ -25,6 +25,7 @@ from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multi
 from hilum.modelling.augment import Augment
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.device import pick_device
+from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.memory import within_memory
@@ -37,7 +38,7 @@ from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
-from hilum.training.optimizer import freeze, make_optimizer, train_what_learns
+from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
 from hilum.training.tracking import Tracker
 
