@@ -270,6 +270,41 @@ def test_one_step_in_an_epoch_is_one_step(npy_cohort, tmp_path, capsys):
     assert f"config   {cases} cases in a batch, {cases} at a time" in shown
 
 
+@pytest.mark.parametrize("largest", [1023, 1024])
+def test_where_the_search_for_the_largest_batch_ends_more_may_fit(largest, npy_cohort, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.largest_batch", lambda *_, **__: largest)
+    words = ["plan", str(npy_cohort / "config.toml"), "--no-time"]
+    assert main(words) == 0
+    told = {1023: "that fits; at most 1023 cases at a time would", 1024: "1024 cases or more at a time would"}
+    assert told[largest] in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["largest"], answer["more_may_fit"]) == (largest, largest == 1024)
+
+
+def test_the_search_for_the_largest_batch_ends_at_1024():
+    assert largest_batch(config_of(), 2, 1e15) == 1024
+
+
+def test_what_a_small_network_takes_is_told_in_smaller_units(npy_cohort, capsys):
+    assert main(["plan", str(npy_cohort / "config.toml"), "--no-time"]) == 0
+    page = capsys.readouterr().out
+    cost = cost_of(load(npy_cohort / "config.toml"), 2)
+    assert f"{cost.forward_flop / 1e6:.3g} MFLOP for each case predicted, {cost.step_flop / 1e6:.3g} MFLOP" in page
+    assert not re.search(r"\b0\.00? (GB|MB|GFLOP|MFLOP)", page)
+    assert re.search(r"config .* [\d.]+ MB = weights [\d.]+ MB \+ optimizer [\d.]+ MB", page)
+
+
+@pytest.mark.parametrize("micro", [4, 5, 100])
+def test_a_micro_batch_that_cuts_nothing_is_said_to(micro, npy_cohort, tmp_path, capsys):
+    text = (npy_cohort / "config.toml").read_text() + f"micro_batch = {micro}\n"
+    (tmp_path / "c.toml").write_text(text)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    page = capsys.readouterr().out
+    assert (f"training.micro_batch = {micro} cuts nothing: a batch is of 5 cases\n" in page) == (micro >= 5)
+    assert "that fits" in page
+
+
 def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     for name in ("cohort.csv", "config.toml"):
         (tmp_path / name).write_bytes((npy_cohort / name).read_bytes())

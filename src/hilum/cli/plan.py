@@ -78,7 +78,7 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     lines = [
         f"network  ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
         f"{cost.parameters:,} parameters,{frozen}",
-        f"         {cost.forward_flop / 1e9:.1f} GFLOP for each case predicted, {cost.step_flop / 1e9:.1f} trained on",
+        f"         {_flop(cost.forward_flop)} for each case predicted, {_flop(cost.step_flop)} trained on",
         f"input    {grid} voxels (z, y, x){step_mm}, {recipe.num_channels} channel{plural}",
         f"device   {seen.device}, {seen.precision}: {usable}",
         "memory   at a time   training   checkpointing   prediction",
@@ -92,6 +92,10 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
         f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
         f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
     )
+    if training.micro_batch >= batch:
+        lines.append(
+            f"         training.micro_batch = {training.micro_batch} cuts nothing: a batch is of {batch} cases"
+        )
     if seen.usable_bytes is not None:
         lines.append(f"         {_verdict(config, seen)}")
     if seen.steps is not None:
@@ -113,7 +117,8 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
 
 def _verdict(config: RunConfig, seen: "Outlook") -> str:
     if seen.fits == config:
-        return f"that fits; at most {seen.largest} cases at a time would"
+        most = f"{seen.largest} cases or more" if seen.more_may_fit else f"at most {seen.largest} cases"
+        return f"that fits; {most} at a time would"
     if seen.fits is None:
         return "that does not fit, in whatever parts: take a coarser recipe, a smaller model.width or depth"
     now = seen.fits.training
@@ -129,7 +134,11 @@ def _cell(num_bytes: int | None, usable: float | None) -> str:
 
 
 def _gb(num_bytes: int | float) -> str:
-    return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 99.95e6 else f"{num_bytes / 1e6:.3g} MB"
+
+
+def _flop(number: int) -> str:
+    return f"{number / 1e9:.1f} GFLOP" if number >= 999.5e6 else f"{number / 1e6:.3g} MFLOP"
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from hilum.config import RunConfig
 from hilum.modelling.device import pick_device
 from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import choose, name_of
-from hilum.planning.fitting import fitted, largest_batch, usable_bytes
+from hilum.planning.fitting import MOST, fitted, largest_batch, usable_bytes
 from hilum.planning.resources import Cost, Memory, cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
 
@@ -47,7 +47,7 @@ class Outlook:
         precision: That the memory is of; fp32 where it is not fixed, for that takes more.
         own: Memory as the config has it, with a batch of no more cases than there are to train on.
         fits: The config, with a micro batch or checkpointing where it must; None: it cannot fit.
-        largest: Most cases that fit at a time, as the config has checkpointing; None: not known.
+        largest: Most cases that fit at a time, as the config has checkpointing; None: not known. 1024: or more.
         num_train: Training cases; None: there is no table.
         steps: In an epoch; None: there is no table.
         step_s: Seconds of a step as it would be computed, by the name of that way; empty: not measured.
@@ -70,6 +70,11 @@ class Outlook:
         """Seconds of the training steps of an epoch."""
         return self.steps * min(self.step_s.values()) if self.steps and self.step_s else None
 
+    @property
+    def more_may_fit(self) -> bool:
+        """Whether the search for the largest batch ended at its bound, so that more cases may fit."""
+        return self.largest == MOST
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         training = self.fits.training if self.fits else None
@@ -80,7 +85,17 @@ class Outlook:
         )
         values = {
             name: getattr(self, name)
-            for name in ("device", "usable_bytes", "precision", "largest", "num_train", "steps", "step_s", "epoch_s")
+            for name in (
+                "device",
+                "usable_bytes",
+                "precision",
+                "largest",
+                "more_may_fit",
+                "num_train",
+                "steps",
+                "step_s",
+                "epoch_s",
+            )
         }
         return {
             "cost": asdict(self.cost),

@@ -104,6 +104,9 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
+    batch = min(settings.batch_size, num_cases)
+    if settings.micro_batch >= batch:
+        _log.warning("training.micro_batch = %d cuts nothing: a batch is of %d cases", settings.micro_batch, batch)
     at_once = min(settings.micro_batch or settings.batch_size, num_cases)
     shape = (at_once, config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
