@@ -79,7 +79,7 @@ def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("hilum: out of memory while training on 8 cases of 48 x 48 x 48 voxels at a time"), last
-    assert "set training.micro_batch = 4, training.checkpointing = true, a smaller model.width" in last
+    assert "; set training.micro_batch = 4 or training.checkpointing = true, or take a smaller model.width or a" in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 

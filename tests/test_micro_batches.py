@@ -1,5 +1,6 @@
 """A batch that is computed in parts, and blocks that are computed twice, train the same network."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hilum.configfile import load
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, ResourceError
 from hilum.modelling.speed import PLAIN
 from hilum.training import loop, train
 
@@ -74,6 +75,13 @@ def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_
     assert [len(part) for part in loop._micro_batches(torch.zeros(cases, 1), config)] == sizes
 
 
+def test_a_micro_batch_that_cuts_nothing_is_said_once(npy_cohort, tmp_path, caplog):
+    train(config_of(npy_cohort, norm="batch", micro_batch=100), tmp_path / "run", base=npy_cohort)
+    said = [record.message for record in caplog.records if "cuts nothing" in record.message]
+    assert len(said) == 1
+    assert re.fullmatch(r"training\.micro_batch = 100 cuts nothing: a batch is of \d+ cases", said[0])
+
+
 def test_a_micro_batch_of_one_case_is_refused_with_batch_norm(npy_cohort, tmp_path):
     with pytest.raises(ConfigError, match=r"micro_batch must be 0 or at least 2 with model\.norm = batch, got 1"):
         train(config_of(npy_cohort, norm="batch", micro_batch=1), tmp_path / "run", base=npy_cohort)
@@ -107,3 +115,28 @@ def test_checkpointing_changes_no_weight_no_statistic_and_no_figure(npy_cohort, 
     assert any(name.endswith("running_var") for name in kept)
     assert far(kept, again) == 0
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("training", "cases", "advice"),
+    [
+        (
+            {"batch_size": 512},
+            41,
+            "; set training.micro_batch = 20 or training.checkpointing = true, or take a smaller",
+        ),
+        (
+            {"micro_batch": 100},
+            41,
+            "; set training.micro_batch = 4 or training.checkpointing = true, or take a smaller",
+        ),
+        ({"batch_size": 2, "micro_batch": 1, "checkpointing": True}, 41, "; take a smaller model.width or a coarser"),
+    ],
+)
+def test_where_memory_ends_each_way_out_is_said_to_be_one_of_several(npy_cohort, training, cases, advice):
+    with (
+        pytest.raises(ResourceError, match="out of memory while training on ") as told,
+        loop._within_memory("training", config_of(npy_cohort, **training), cases),
+    ):
+        raise MemoryError
+    assert advice in str(told.value)

@@ -13,7 +13,8 @@ from torch import nn
 
 from hilum.cli import main
 from hilum.config import ModelConfig, Recipe, RunConfig, TrainingConfig
-from hilum.configfile import load
+from hilum.configfile import beside, load
+from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import PLAIN
 from hilum.planning.fitting import fitted, largest_batch, usable_bytes
 from hilum.planning.outlook import look_ahead
@@ -73,6 +74,44 @@ def test_weights_gradients_and_moments_are_counted_byte_by_byte():
     assert memory.gradients == parameters
     assert memory.optimizer == 2 * parameters
     assert memory.batch == 8 * 2 * 4 * 16**3
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_frozen_parts_have_no_gradient_and_no_moments_and_keep_nothing(number):
+    config = config_of(size=32, weights="some", freeze=number)
+    network = network_of(config, 2)
+    freeze(network, number)
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    free, frozen = training_memory(config_of(size=32), 2), training_memory(config, 2)
+    assert (frozen.gradients, frozen.optimizer) == (4 * learning, 8 * learning)
+    assert frozen.weights == free.weights
+    assert frozen.saved < free.saved
+    assert frozen.total < free.total
+    cost, whole = cost_of(config, 2), cost_of(config_of(size=32), 2)
+    assert (cost.trained, cost.parameters) == (learning, whole.parameters)
+    assert cost.forward_flop == whole.forward_flop
+    assert cost.step_flop < whole.step_flop
+
+
+def test_with_all_but_the_head_frozen_a_step_is_a_prediction_and_the_product_of_the_head():
+    config = config_of(size=32, weights="some", freeze=5)
+    head = 2 * network_of(config, 2).fc.weight.numel()
+    cost = cost_of(config, 2)
+    assert cost.step_flop == cost.forward_flop + head
+    assert training_memory(config, 2).saved < 0.02 * training_memory(config_of(size=32), 2).saved
+
+
+def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda network, *a, **_: seen.append(network) or 1.0)
+    config = load(npy_cohort / "config.toml")
+    config = replace(config, training=replace(config.training, weights="some", freeze=5))
+    look_ahead(config, 2, 41)
+    assert {name for name, p in seen[0].named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    before = {name: t.clone() for name, t in seen[0].state_dict().items()}
+    assert step_seconds(seen[0], (12, 12, 12), 2, device=torch.device("cpu"), speed=PLAIN) > 0
+    changed = {name for name, t in seen[0].state_dict().items() if not torch.equal(t, before[name])}
+    assert changed == {"fc.weight", "fc.bias"}
 
 
 def test_what_forward_keeps_is_what_autograd_keeps():
@@ -140,8 +179,8 @@ def test_the_memory_of_training_is_what_a_process_takes_to_a_fifth():
 
 
 def test_a_config_that_fits_stays_as_it_is():
-    config = config_of()
-    assert fitted(config, 2, 1e12) == config
+    for config in (config_of(), *(config_of(micro_batch=micro) for micro in (4, 8, 100))):
+        assert fitted(config, 2, 1e12) == config
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -205,13 +244,74 @@ def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
     assert seen.fits == config
 
 
+def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkeypatch):
+    config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=512))
+    whole = replace(config, training=TrainingConfig(batch_size=41))
+    timed = []
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: timed.append(a[2]) or 1.0)
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: float(total(whole)))
+    seen = look_ahead(config, 2, 41)
+    assert seen.own.total == total(whole)
+    assert (seen.fits, timed, seen.epoch_s) == (config, [41], 1.0)
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 0.7 * total(whole))
+    seen = look_ahead(config, 2, 41)
+    assert seen.fits == replace(config, training=TrainingConfig(batch_size=512, micro_batch=21))
+    assert timed == [41, 21]
+    assert seen.epoch_s == 2.0
+
+
+def test_one_step_in_an_epoch_is_one_step(npy_cohort, tmp_path, capsys):
+    text = (npy_cohort / "config.toml").read_text().replace("batch_size = 5", "batch_size = 512")
+    for name, content in (("cohort.csv", (npy_cohort / "cohort.csv").read_text()), ("c.toml", text)):
+        (tmp_path / name).write_text(content)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    shown = capsys.readouterr().out
+    cases = re.search(r"^steps    (\d+) training cases: 1 step in an epoch$", shown, re.M)[1]
+    assert f"config   {cases} cases in a batch, {cases} at a time" in shown
+
+
+@pytest.mark.parametrize("largest", [1023, 1024])
+def test_where_the_search_for_the_largest_batch_ends_more_may_fit(largest, npy_cohort, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.largest_batch", lambda *_, **__: largest)
+    words = ["plan", str(npy_cohort / "config.toml"), "--no-time"]
+    assert main(words) == 0
+    told = {1023: "that fits; at most 1023 cases at a time would", 1024: "1024 cases or more at a time would"}
+    assert told[largest] in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["largest"], answer["more_may_fit"]) == (largest, largest == 1024)
+
+
+def test_the_search_for_the_largest_batch_ends_at_1024():
+    assert largest_batch(config_of(), 2, 1e15) == 1024
+
+
+def test_what_a_small_network_takes_is_told_in_smaller_units(npy_cohort, capsys):
+    assert main(["plan", str(npy_cohort / "config.toml"), "--no-time"]) == 0
+    page = capsys.readouterr().out
+    cost = cost_of(load(npy_cohort / "config.toml"), 2)
+    assert f"{cost.forward_flop / 1e6:.3g} MFLOP for each case predicted, {cost.step_flop / 1e6:.3g} MFLOP" in page
+    assert not re.search(r"\b0\.00? (GB|MB|GFLOP|MFLOP)", page)
+    assert re.search(r"config .* [\d.]+ MB = weights [\d.]+ MB \+ optimizer [\d.]+ MB", page)
+
+
+@pytest.mark.parametrize("micro", [4, 5, 100])
+def test_a_micro_batch_that_cuts_nothing_is_said_to(micro, npy_cohort, tmp_path, capsys):
+    text = (npy_cohort / "config.toml").read_text() + f"micro_batch = {micro}\n"
+    (tmp_path / "c.toml").write_text(text)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    page = capsys.readouterr().out
+    assert (f"training.micro_batch = {micro} cuts nothing: a batch is of 5 cases\n" in page) == (micro >= 5)
+    assert "that fits" in page
+
+
 def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     for name in ("cohort.csv", "config.toml"):
         (tmp_path / name).write_bytes((npy_cohort / name).read_bytes())
     assert main(["plan", str(tmp_path / "config.toml"), "--no-time"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^steps    4\d training cases: \d+ steps in an epoch$", shown, re.M)
-    assert "that fits; at most" in shown
+    assert re.search(r"that fits; (at most \d+ cases|1024 cases or more) at a time would$", shown, re.M)
     assert "measured" not in shown
     assert {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "config.toml"}
 
@@ -244,6 +344,33 @@ def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(npy_coho
     assert total(made) <= half
     assert (written.parent / made.cohort.table).resolve() == Path(npy_cohort / "cohort.csv").resolve()
     (npy_cohort / "large.toml").unlink()
+
+
+def test_a_written_config_finds_its_table_weights_and_store_from_its_own_folder(npy_cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(npy_cohort))
+    lines = ['store = "mine"', *(npy_cohort / "config.toml").read_text().splitlines(), 'weights = "run1/model"']
+    (tmp_path / "c.toml").write_text("\n".join(lines).replace("cohort.csv", "~/cohort.csv"))
+    made = tmp_path / "new" / "sub" / "w.toml"
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time", "--write", str(made)]) == 0
+    config = load(made)
+    assert beside(made.parent, config.training.weights) == tmp_path / "run1" / "model"
+    assert beside(made.parent, config.cohort.table) == npy_cohort / "cohort.csv"
+    assert beside(made.parent, config.store) == tmp_path / "mine"
+
+
+def test_a_table_in_the_home_folder_is_found_as_training_finds_it(npy_cohort, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(npy_cohort))
+    text = (npy_cohort / "config.toml").read_text().replace("cohort.csv", "~/cohort.csv")
+    (tmp_path / "c.toml").write_text(text)
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    assert re.search(r"^steps    4\d training cases", capsys.readouterr().out, re.M)
+
+
+def test_a_name_that_training_would_take_for_a_table_is_not_written_to(npy_cohort, tmp_path, capsys):
+    name = tmp_path / "afile.txt"
+    assert main(["plan", str(npy_cohort / "config.toml"), "--no-time", "--write", str(name)]) == 1
+    assert capsys.readouterr().err == f"hilum: --write must be a new file NAME.toml, got {name}\n"
+    assert not name.exists()
 
 
 def test_nothing_is_written_where_nothing_fits(npy_cohort, tmp_path, capsys, monkeypatch):

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from hilum.config import TrainingConfig
 from hilum.configfile import load
 from hilum.errors import CheckpointError, ConfigError
+from hilum.modelling.freezing import freeze, parts, train_what_learns
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights import load_weights
 from hilum.training import loop, train
-from hilum.training.optimizer import freeze, make_optimizer, parts, train_what_learns
+from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
 
 CPU = torch.device("cpu")

@@ -1,6 +1,7 @@
 """Settings to and from the plain values of TOML and JSON, strictly: what is misspelt or of a wrong type is an error."""
 
 import dataclasses
+import os
 import tomllib
 import types
 from pathlib import Path
@@ -116,6 +117,31 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     recipe = from_dict(Recipe, values.get("recipe", {}), "recipe")
     name = _convert(PresetName, given.get("preset", "standard"), "augment.preset")
     return {**values, "augment": {**to_dict(preset(name, recipe)), **given}}
+
+
+def beside(base: str | Path, path: str) -> Path:
+    """A path of the settings, relative to their file; ``~`` is the home folder."""
+    return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
+
+
+def moved(config: RunConfig, base: str | Path, to: str | Path) -> RunConfig:
+    """The same settings for a file in another folder: their paths are relative to it.
+
+    Args:
+        config: Settings; a path that is empty stays so.
+        base: Folder of their file.
+        to: Folder of the new one.
+    """
+    table, weights, store = (
+        os.path.relpath(beside(base, path), to) if path else ""
+        for path in (config.cohort.table, config.training.weights, config.store)
+    )
+    return dataclasses.replace(
+        config,
+        cohort=dataclasses.replace(config.cohort, table=table),
+        training=dataclasses.replace(config.training, weights=weights),
+        store=store,
+    )
 
 
 def save(config: RunConfig, path: Path) -> None:

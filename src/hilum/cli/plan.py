@@ -1,8 +1,7 @@
 """``hilum plan``: what a config will take on this machine, before anything is read."""
 
 import json
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,20 +32,21 @@ class MakePlan:
 
     def run(self) -> int:
         """Print the plan; 1 if it cannot fit and is to be written."""
-        from hilum.configfile import load, save
+        from hilum.configfile import load, moved, save
         from hilum.planning.outlook import look_ahead
 
         config, base = load(self.config), self.config.parent
         config.check_together()
         if self.write is not None:
-            require(not self.write.exists(), "--write", "a new file", self.write)
+            named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
+            require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
         num_classes, num_train = _cases(config, base)
         outlook = look_ahead(config, num_classes, num_train, timed=self.time)
         if self.write is not None:
             if outlook.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
                 raise ConfigError(msg)
-            save(_moved(outlook.fits, base, self.write.parent), self.write)
+            save(moved(outlook.fits, base, self.write.parent), self.write)
         print(json.dumps(outlook.as_dict(), indent=2) if self.json else _page(config, outlook))
         return 0
 
@@ -55,31 +55,30 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
     """The number of classes, and of training cases where the table is there."""
     from hilum.cohorts.splits import split
     from hilum.cohorts.table import Cohort
+    from hilum.configfile import beside
 
-    if not config.cohort.table or not (base / config.cohort.table).exists():
+    table = beside(base, config.cohort.table)
+    if not config.cohort.table or not table.exists():
         return len(config.cohort.classes) or 2, None
-    cohort = Cohort.read(base / config.cohort.table, config.cohort)
+    cohort = Cohort.read(table, config.cohort)
     parts = split(cohort, config.split)
     return len(cohort.classes), sum(part == "train" for part in parts.values())
 
 
-def _moved(config: RunConfig, base: Path, to: Path) -> RunConfig:
-    """The same config for another folder: its paths are relative to its file."""
-    table = os.path.relpath(base / config.cohort.table, to) if config.cohort.table else ""
-    return replace(config, cohort=replace(config.cohort, table=table), store=os.path.relpath(base / config.store, to))
-
-
 def _page(config: RunConfig, seen: "Outlook") -> str:
+    from hilum.planning.outlook import config_of_a_step
+
     model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
     usable = f"{_gb(seen.usable_bytes)} may be used" if seen.usable_bytes else "its free memory is not known"
     spacing = recipe.spacing_mm or recipe.extent_mm
     step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if spacing else ""
     grid, plural = " x ".join(map(str, recipe.size)), "s" if recipe.num_channels > 1 else ""
     own = seen.own
+    frozen = f" {cost.trained:,} of them trained," if cost.trained < cost.parameters else ""
     lines = [
         f"network  ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
-        f"{cost.parameters:,} parameters,",
-        f"         {cost.forward_flop / 1e9:.1f} GFLOP for each case predicted, {cost.step_flop / 1e9:.1f} trained on",
+        f"{cost.parameters:,} parameters,{frozen}",
+        f"         {_flop(cost.forward_flop)} for each case predicted, {_flop(cost.step_flop)} trained on",
         f"input    {grid} voxels (z, y, x){step_mm}, {recipe.num_channels} channel{plural}",
         f"device   {seen.device}, {seen.precision}: {usable}",
         "memory   at a time   training   checkpointing   prediction",
@@ -87,16 +86,22 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     for row in seen.rows:
         cells = (_cell(n, seen.usable_bytes) for n in (row.training, row.checkpointing, row.prediction))
         lines.append("         {:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells))
-    at_once = min(training.micro_batch or training.batch_size, training.batch_size)
+    batch = config_of_a_step(config, seen.num_train).training.batch_size
     lines.append(
-        f"config   {training.batch_size} cases in a batch, {at_once} at a time: {_gb(own.total)} = "
+        f"config   {batch} cases in a batch, {min(training.micro_batch or batch, batch)} at a time: {_gb(own.total)} = "
         f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
         f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
     )
+    if training.micro_batch >= batch:
+        lines.append(
+            f"         training.micro_batch = {training.micro_batch} cuts nothing: a batch is of {batch} cases"
+        )
     if seen.usable_bytes is not None:
         lines.append(f"         {_verdict(config, seen)}")
     if seen.steps is not None:
-        lines.append(f"steps    {seen.num_train} training cases: {seen.steps} steps in an epoch")
+        lines.append(
+            f"steps    {seen.num_train} training cases: {seen.steps} step{'s' if seen.steps > 1 else ''} in an epoch"
+        )
     else:
         lines.append("steps    not known: the config's table is not there")
     for way, seconds in seen.step_s.items():
@@ -112,7 +117,8 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
 
 def _verdict(config: RunConfig, seen: "Outlook") -> str:
     if seen.fits == config:
-        return f"that fits; at most {seen.largest} cases at a time would"
+        most = f"{seen.largest} cases or more" if seen.more_may_fit else f"at most {seen.largest} cases"
+        return f"that fits; {most} at a time would"
     if seen.fits is None:
         return "that does not fit, in whatever parts: take a coarser recipe, a smaller model.width or depth"
     now = seen.fits.training
@@ -128,7 +134,11 @@ def _cell(num_bytes: int | None, usable: float | None) -> str:
 
 
 def _gb(num_bytes: int | float) -> str:
-    return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 99.95e6 else f"{num_bytes / 1e6:.3g} MB"
+
+
+def _flop(number: int) -> str:
+    return f"{number / 1e9:.1f} GFLOP" if number >= 999.5e6 else f"{number / 1e6:.3g} MFLOP"
 
 
 def _clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from hilum.config import RunConfig
 from hilum.files import free_bytes
 from hilum.planning.resources import training_memory
 
-__all__ = ["fitted", "largest_batch", "usable_bytes"]
+__all__ = ["MOST", "fitted", "largest_batch", "usable_bytes"]
 
 _USED = 0.85
 """Share of the free memory that may be planned with: what is estimated was measured to be up to 17 % more."""
@@ -18,7 +18,8 @@ _USED = 0.85
 _FEW = 4
 """Batch norm on fewer cases is worse than computing blocks twice."""
 
-_MOST = 1024
+MOST = 1024
+"""Cases at which the search for the largest batch ends."""
 
 
 def usable_bytes(device: torch.device) -> float | None:
@@ -50,7 +51,7 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
     for cases in ([n for n in counts if n >= few], [n for n in counts if n < few]):
         for checkpointing in sorted({settings.checkpointing, True}):
             for at_once in cases:
-                micro = 0 if at_once == settings.batch_size else at_once
+                micro = settings.micro_batch if at_once == counts[0] else at_once
                 tried = replace(config, training=replace(settings, micro_batch=micro, checkpointing=checkpointing))
                 if training_memory(tried, num_classes, bf16=bf16).total <= limit:
                     return tried
@@ -76,10 +77,10 @@ def _largest(fits: Callable[[int], bool], least: int) -> int:
     if not fits(least):
         return 0
     good = least
-    while good < _MOST and fits(min(2 * good, _MOST)):
-        good = min(2 * good, _MOST)
+    while good < MOST and fits(min(2 * good, MOST)):
+        good = min(2 * good, MOST)
     bad = 2 * good
-    while good < _MOST and bad - good > 1:
+    while good < MOST and bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good

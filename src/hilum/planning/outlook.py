@@ -7,12 +7,13 @@ from typing import Any
 from hilum.cohorts.dataset import EpochBatches
 from hilum.config import RunConfig
 from hilum.modelling.device import pick_device
+from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import choose, name_of
-from hilum.planning.fitting import fitted, largest_batch, usable_bytes
+from hilum.planning.fitting import MOST, fitted, largest_batch, usable_bytes
 from hilum.planning.resources import Cost, Memory, cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
 
-__all__ = ["Outlook", "Row", "look_ahead"]
+__all__ = ["Outlook", "Row", "config_of_a_step", "look_ahead"]
 
 _CASES = (1, 2, 4, 8, 16, 32)
 
@@ -44,9 +45,9 @@ class Outlook:
         device: Where it would run.
         usable_bytes: Memory that may be planned with; None: not known.
         precision: That the memory is of; fp32 where it is not fixed, for that takes more.
-        own: Memory as the config has it.
+        own: Memory as the config has it, with a batch of no more cases than there are to train on.
         fits: The config, with a micro batch or checkpointing where it must; None: it cannot fit.
-        largest: Most cases that fit at a time, as the config has checkpointing; None: not known.
+        largest: Most cases that fit at a time, as the config has checkpointing; None: not known. 1024: or more.
         num_train: Training cases; None: there is no table.
         steps: In an epoch; None: there is no table.
         step_s: Seconds of a step as it would be computed, by the name of that way; empty: not measured.
@@ -69,6 +70,11 @@ class Outlook:
         """Seconds of the training steps of an epoch."""
         return self.steps * min(self.step_s.values()) if self.steps and self.step_s else None
 
+    @property
+    def more_may_fit(self) -> bool:
+        """Whether the search for the largest batch ended at its bound, so that more cases may fit."""
+        return self.largest == MOST
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         training = self.fits.training if self.fits else None
@@ -79,7 +85,17 @@ class Outlook:
         )
         values = {
             name: getattr(self, name)
-            for name in ("device", "usable_bytes", "precision", "largest", "num_train", "steps", "step_s", "epoch_s")
+            for name in (
+                "device",
+                "usable_bytes",
+                "precision",
+                "largest",
+                "more_may_fit",
+                "num_train",
+                "steps",
+                "step_s",
+                "epoch_s",
+            )
         }
         return {
             "cost": asdict(self.cost),
@@ -107,14 +123,17 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
     precision = config.speed.precision
     bf16 = precision == "bf16"
     usable = usable_bytes(device)
-    fits = config if usable is None else fitted(config, num_classes, usable, bf16=bf16)
+    step = config_of_a_step(config, num_train)
+    fits = step if usable is None else fitted(step, num_classes, usable, bf16=bf16)
     seconds: dict[str, float] = {}
     if timed and fits is not None:
-        batch, at_once = fits.training.batch_size, fits.training.micro_batch or fits.training.batch_size
+        batch = fits.training.batch_size
+        at_once = min(fits.training.micro_batch or batch, batch)
         network = network_of(fits, num_classes)
         shape = (at_once, network.in_channels, *fits.recipe.size)
         steps = fits.training.epochs * math.ceil((num_train or 0) / batch)
         speed = choose(network, shape, fits.speed, device, expected_steps=steps).speed
+        freeze(network, fits.training.freeze)  # after the choice: training chooses for the whole network
         once = step_seconds(network, fits.recipe.size, at_once, device=device, speed=speed)
         seconds[name_of(speed)] = once * math.ceil(batch / at_once)
     return Outlook(
@@ -123,13 +142,22 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
         device=str(device),
         usable_bytes=usable,
         precision="bf16" if bf16 else "fp32",
-        own=training_memory(config, num_classes, bf16=bf16),
-        fits=fits,
+        own=training_memory(step, num_classes, bf16=bf16),
+        fits=fits and _with_batch(fits, config.training.batch_size),
         largest=None if usable is None else largest_batch(config, num_classes, usable, bf16=bf16),
         num_train=num_train,
         steps=len(EpochBatches(num_train, config.training.batch_size)) if num_train else None,
         step_s=seconds,
     )
+
+
+def config_of_a_step(config: RunConfig, num_train: int | None) -> RunConfig:
+    """The config with a batch of no more cases than there are to train on."""
+    return _with_batch(config, min(config.training.batch_size, max(2, num_train or config.training.batch_size)))
+
+
+def _with_batch(config: RunConfig, cases: int) -> RunConfig:
+    return replace(config, training=replace(config.training, batch_size=cases))
 
 
 def _row(config: RunConfig, num_classes: int, cases: int, bf16: bool) -> Row:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from hilum.config import RunConfig
+from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.model import build
 
@@ -27,12 +28,14 @@ class Cost:
     """What a network is and computes.
 
     Attributes:
-        parameters: Numbers that are trained.
+        parameters: Numbers that make up the network.
+        trained: Those of them that are not frozen.
         forward_flop: Additions and multiplications of the convolutions and products of a prediction, for one case.
         step_flop: The same for forward and backward, with what is computed twice under checkpointing.
     """
 
     parameters: int
+    trained: int
     forward_flop: int
     step_flop: int
 
@@ -44,7 +47,7 @@ class Memory:
     Attributes:
         weights: And the statistics of batch norm.
         gradients: Once all of them are there.
-        optimizer: Two moments for each parameter.
+        optimizer: Two moments for each parameter that is not frozen.
         batch: In HU, and as the network sees it.
         saved: What forward keeps for backward: activations, and under bf16 copies of the weights.
         peak: The most at any time, of all tensors and of the workspace of convolutions.
@@ -106,19 +109,22 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
     """Parameters, and arithmetic for one case.
 
     Args:
-        config: Its model, recipe and checkpointing.
+        config: Its model, recipe, checkpointing and frozen parts.
         num_classes: Outputs.
     """
     cases = 2  # batch norm cannot train on one
     with FakeTensorMode():
         network = network_of(config, num_classes)
+        freeze(network, config.training.freeze)
         x = torch.empty(_shape(config, network, cases))
         with FlopCounterMode(display=False) as forward, torch.no_grad():
             network.eval()(x)
+        train_what_learns(network)
         with FlopCounterMode(display=False) as step:
-            network.train()(x).sum().backward()
+            network(x).sum().backward()
     return Cost(
         parameters=sum(p.numel() for p in network.parameters()),
+        trained=sum(p.numel() for p in network.parameters() if p.requires_grad),
         forward_flop=forward.get_total_flops() // cases,
         step_flop=step.get_total_flops() // cases,
     )
@@ -128,21 +134,24 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
     """Memory of a training step, as the training loop does it.
 
     Args:
-        config: Its model, recipe, batch, micro batch and checkpointing.
+        config: Its model, recipe, batch, micro batch, checkpointing and frozen parts.
         num_classes: Outputs.
         bf16: Under autocast.
     """
     settings = config.training
     at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
     with FakeTensorMode():
-        network = network_of(config, num_classes).train()
+        network = network_of(config, num_classes)
+        freeze(network, config.training.freeze)
+        train_what_learns(network)
+        learning = [p for p in network.parameters() if p.requires_grad]
         with _Held() as held:
             held.hold(iter([*network.parameters(), *network.buffers()]))
             weights = held.now
-            moments = [torch.empty_like(p) for p in network.parameters() for _ in range(2)]
+            moments = [torch.empty_like(p) for p in learning for _ in range(2)]
             optimizer = held.now - weights
             if at_once < settings.batch_size:  # the parts before have left their gradients
-                for parameter in network.parameters():
+                for parameter in learning:
                     parameter.grad = torch.empty_like(parameter)
             before = held.now
             x = torch.empty(_shape(config, network, settings.batch_size))
@@ -153,7 +162,7 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
             saved = held.now - before - batch
             logits.float().sum().backward()
         del moments, hu
-    gradients = sum(p.numel() * p.element_size() for p in network.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in learning)
     return Memory(weights=weights, gradients=gradients, optimizer=optimizer, batch=batch, saved=saved, peak=held.peak)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from hilum.config import SpeedConfig
+from hilum.modelling.freezing import train_what_learns
 from hilum.modelling.memory import kept_memory, within_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed, autocast
@@ -26,7 +27,7 @@ def step_seconds(
     Forward, backward and optimizer; not what comes before: loading and augmentation.
 
     Args:
-        network: Is trained: a copy that nobody needs.
+        network: Is trained, but for what is frozen: a copy that nobody needs.
         size: Of the grid, (z, y, x).
         cases: On the device at a time.
         device: Where.
@@ -40,7 +41,8 @@ def step_seconds(
     what = f"timing a step on {cases} cases of {grid} voxels"
     with kept_memory(speed.keep_memory == "on"), within_memory(what, "plan fewer at a time, or with --no-time"):
         apply_speed(network, speed)
-        network = network.to(device).train()
+        network = network.to(device)
+        train_what_learns(network)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         x = torch.rand((cases, network.in_channels, *size), device=device)
         target = torch.arange(cases, device=device) % network.num_classes

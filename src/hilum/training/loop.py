@@ -25,6 +25,7 @@ from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multi
 from hilum.modelling.augment import Augment
 from hilum.modelling.class_weights import class_weights
 from hilum.modelling.device import pick_device
+from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
 from hilum.modelling.memory import within_memory
@@ -37,7 +38,7 @@ from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
-from hilum.training.optimizer import freeze, make_optimizer, train_what_learns
+from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
 from hilum.training.tracking import Tracker
 
@@ -104,7 +105,7 @@ def fit(
         lr = schedule.lr
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
-            with _within_memory("training", config):
+            with _within_memory("training", config, len(train.dataset)):
                 trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
         validated, _ = _validate(config, fabric, model, loss, val)
         schedule.after_epoch(validated["loss"])
@@ -195,13 +196,14 @@ def _micro_batches(batch: Tensor, config: RunConfig) -> tuple[Tensor, ...]:
     return batch.tensor_split(max(1, min(count, most)))
 
 
-def _within_memory(doing: str, config: RunConfig) -> AbstractContextManager[None]:
+def _within_memory(doing: str, config: RunConfig, num_cases: int) -> AbstractContextManager[None]:
     settings = config.training
-    cases = settings.micro_batch or settings.batch_size
+    cases = min(settings.micro_batch or settings.batch_size, settings.batch_size, num_cases)
     grid = " x ".join(map(str, config.recipe.size))
     ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= (2 if config.model.norm == "batch" else 1) else []
     ways += [] if settings.checkpointing else ["training.checkpointing = true"]
-    advice = f"set {', '.join([*ways, 'a smaller model.width or a coarser recipe'])}; hilum plan says what fits"
+    smaller = "take a smaller model.width or a coarser recipe; hilum plan says what fits"
+    advice = f"set {' or '.join(ways)}, or {smaller}" if ways else smaller
     return within_memory(f"{doing} on {cases} cases of {grid} voxels at a time", advice)
 
 
@@ -215,7 +217,7 @@ def _validate(
     samples: list[Sample]
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
-        with _within_memory("validating", config):
+        with _within_memory("validating", config, len(part.dataset)):
             logits = case_logits(model, samples, config.recipe, fabric.device, views)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
 from hilum.cohorts.table import Cohort
 from hilum.config import RunConfig, SpeedConfig
-from hilum.configfile import load, save
+from hilum.configfile import beside, load, moved, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import kept_memory
@@ -61,8 +60,8 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     pick_device(config.training.device)
     config.check_together()
     views_of(config)
-    table, store = _beside(base, config.cohort.table), _beside(base, config.store)
-    weights = _beside(base, config.training.weights) if config.training.weights else None
+    table, store = beside(base, config.cohort.table), beside(base, config.store)
+    weights = beside(base, config.training.weights) if config.training.weights else None
     cohort = Cohort.read(table, config.cohort)
     if weights and not resume:
         _check_weights(config, weights, len(cohort.classes))
@@ -83,13 +82,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        here = replace(
-            config,
-            cohort=replace(config.cohort, table=os.path.relpath(table, out)),
-            store=os.path.relpath(store, out),
-            training=replace(config.training, weights=os.path.relpath(weights, out) if weights else ""),
-        )
-        save(here, out / "config.toml")
+        save(moved(config, base, out), out / "config.toml")
         samples = {case.case_id: sample for case, sample in zip(prepared.cases, prepared.samples, strict=True)}
         write_splits(out / "splits.csv", cohort, parts, samples)
         write_refusals(out / "refused.csv", prepared.refusals)
@@ -111,17 +104,15 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
+    batch = min(settings.batch_size, num_cases)
+    if settings.micro_batch >= batch:
+        _log.warning("training.micro_batch = %d cuts nothing: a batch is of %d cases", settings.micro_batch, batch)
     at_once = min(settings.micro_batch or settings.batch_size, num_cases)
     shape = (at_once, config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
     chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
     _log.info("%s", chosen.line)
     return chosen.speed
-
-
-def _beside(base: str | Path, path: str) -> Path:
-    """A path of the settings, relative to their file."""
-    return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
 
 
 def _check_weights(config: RunConfig, weights: Path, num_classes: int) -> None:
