@@ -180,9 +180,21 @@ def test_weights_that_cannot_be_used_end_a_run_before_anything_is_written(
 def test_what_the_weights_do_not_bring_cannot_be_frozen(npy_cohort, tmp_path):
     torch.save(ResNet3D(10, width=4).state_dict(), npy_cohort / "full.pth")
     config = short(npy_cohort, weights="full.pth", freeze=1)
-    with pytest.raises(ConfigError, match=r"freeze = 1 would freeze conv1\.weight, which .* does not bring \(3 such"):
+    with pytest.raises(ConfigError, match=r"freeze = 1 would freeze conv1\.weight, which .* does not bring \(5 such"):
         train(config, tmp_path / "run", base=npy_cohort)
     train(replace(config, training=replace(config.training, freeze=0, epochs=1)), tmp_path / "run", base=npy_cohort)
+
+
+@pytest.mark.parametrize("of", ["a batch norm without them", "a group norm"])
+def test_running_statistics_that_the_weights_do_not_bring_cannot_be_frozen(npy_cohort, tmp_path, of):
+    """A frozen norm would stay with mean 0 and variance 1 under weights that were trained with others."""
+    norm = "group" if of == "a group norm" else "batch"
+    state = ResNet3D(10, width=4, stem="small", norm=norm).state_dict()
+    torch.save({n: t for n, t in state.items() if "running" not in n}, npy_cohort / "other.pth")
+    config = short(npy_cohort, freeze=3, epochs=1)
+    with pytest.raises(ConfigError, match=r"would freeze bn1\.running_mean, which .* does not bring \(16 such"):
+        train(config, tmp_path / "run", base=npy_cohort)
+    train(replace(config, training=replace(config.training, freeze=0)), tmp_path / "run", base=npy_cohort)
 
 
 def test_settings_of_transfer_that_make_no_sense_are_named():
