@@ -4,6 +4,8 @@ import importlib
 import io
 import json
 import logging
+import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from hilum.errors import CheckpointError, ConfigError, HilumError, require
 from hilum.files import write_whole
 from hilum.measuring.calibration import probabilities
 from hilum.modelling.input import model_input
+from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.model import ModelCard, load_model
 from hilum.predicting.tta import seen_logits
@@ -36,7 +39,10 @@ _ALLOWED = 1e-4
 _TINY = 1e-30
 """Probabilities below this are taken as this: float32 ends at 1e-38."""
 
-_BATCHES = (1, 3)
+_TRACED, _CHECKED = 3, (1, 2)
+"""Cases at a time: the file is run on others than it was traced with, or the check would not show that the batch is
+free; 1 cannot be traced, PyTorch takes it as fixed. Tracing computes nothing, so it has the larger number."""
+
 _ABOUT = "hilum.json"
 _INPUT, _OUTPUT = "hu", "probabilities"
 
@@ -86,17 +92,27 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
         format: ``onnx`` or ``pt2``.
 
     Raises:
-        ConfigError: If what ONNX needs is not installed, or the file is not named by its format.
-        CheckpointError: If the file differs from the model by more than 1e-4; nothing is written then.
+        ConfigError: If what ONNX needs is not installed, the file is not named by its format, is there already or
+            cannot be written.
+        CheckpointError: If the model's output is not finite, or the file's differs from it by more than 1e-4; nothing
+            is written then.
+        ResourceError: If memory does not suffice.
     """
     require(out.suffix == f".{format}", "--out", f"a file named .{format}", out)
+    _need_place(out)
     if format == "onnx":
         _need_onnx()
-    network, card = load_model(folder)
-    about = _about(card)
-    program = _program(network, card)
-    content = _onnx(program, about) if format == "onnx" else _pt2(program, about)
-    with tempfile.TemporaryDirectory(prefix="hilum-") as folder_of_check:
+    with within_memory(f"exporting {folder}", "free some"):
+        network, card = load_model(folder)
+        about = _about(card)
+        program = _program(network, card)
+        content = _onnx(program, about) if format == "onnx" else _pt2(program, about)
+    most, grid = max(_CHECKED), " x ".join(map(str, card.recipe.size))
+    advice = f"free some: fewer than {most} would not show that the batch is free"
+    with (
+        within_memory(f"checking the file on {most} cases of {grid} voxels at a time", advice),
+        tempfile.TemporaryDirectory(prefix="hilum-") as folder_of_check,
+    ):
         file = Path(folder_of_check) / f"model.{format}"
         file.write_bytes(content)
         difference = largest_difference(file, network, card)
@@ -109,7 +125,7 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
 
 @torch.inference_mode()
 def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
-    """How far a file's probabilities are from a model's, on random HU over the windows' range; batches of 1 and 3.
+    """How far a file's probabilities are from a model's, on random HU over the windows' range; batches of 1 and 2.
 
     The largest difference of a probability p, or of log p relative to 1 + |log p|: on noise a network is often sure,
     and p alone would not show that it is another.
@@ -118,19 +134,25 @@ def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
         file: ONNX or pt2.
         network: In evaluation mode, on the CPU.
         card: Of the network.
+
+    Raises:
+        CheckpointError: If the model's own probabilities are not finite.
     """
     recipe, random = card.recipe, torch.Generator().manual_seed(0)
     low, high = min(w[0] for w in recipe.windows), max(w[1] for w in recipe.windows)
     run = _runner(file)
     worst = 0.0
-    for batch in _BATCHES:
+    for batch in _CHECKED:
         hu = torch.rand((batch, *_shape(recipe)), generator=random)
         hu[:, :1] = low + (high - low) * hu[:, :1]
         hu[:, 1:].round_()
         logits = seen_logits(network, hu, np.ones((batch, 3)), recipe, None)
         expected = probabilities(logits.double().numpy(), temperature=card.temperature)
+        if not np.isfinite(expected).all():
+            msg = "the network's output must be finite; the weights of this model are damaged"
+            raise CheckpointError(msg)
         got = run(hu)
-        if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
+        if got.shape != expected.shape or not np.isfinite(got).all():
             return np.inf
         log_got, log_expected = (np.log(np.maximum(p, _TINY)) for p in (got.astype(np.float64), expected))
         of_logarithm = np.abs(log_got - log_expected) / (1 - log_expected)
@@ -146,7 +168,7 @@ def _shape(recipe: Recipe) -> tuple[int, ...]:
 def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram:
     module = FromHU(network, card.recipe.windows, card.temperature).eval()
     with _quiet():
-        example = torch.zeros(2, *_shape(card.recipe))
+        example = torch.zeros(_TRACED, *_shape(card.recipe))
         program: torch.export.ExportedProgram = torch.export.export(
             module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
@@ -175,6 +197,7 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes
         msg = "PyTorch made no ONNX model"
         raise HilumError(msg)
     model: Any = made.model_proto
+    _name_batch(model.graph)
     for part in (model.graph, *model.functions):
         for one in (*part.node, *part.value_info, *getattr(part, "input", ()), *getattr(part, "output", ())):
             if hasattr(one, "metadata_props"):
@@ -185,22 +208,50 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes
     return content
 
 
+def _name_batch(graph: Any) -> None:
+    """Call the free axis what it is; PyTorch's exporter numbers its symbols."""
+    (hu,) = graph.input
+    symbol = re.compile(rf"\b{re.escape(hu.type.tensor_type.shape.dim[0].dim_param)}\b")
+    for one in (*graph.input, *graph.output, *graph.value_info):
+        for axis in one.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = symbol.sub("batch", axis.dim_param)
+
+
 def _runner(file: Path) -> Any:
     """A function from HU to the file's probabilities."""
     if file.suffix == ".onnx":
         onnxruntime = importlib.import_module("onnxruntime")
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return lambda hu: session.run([_OUTPUT], {_INPUT: hu.numpy()})[0]
+        with _memory_of_onnx():
+            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+        def run(hu: Tensor) -> Any:
+            with _memory_of_onnx():
+                return session.run([_OUTPUT], {_INPUT: hu.numpy()})[0]
+
+        return run
     with _quiet():
         module = torch.export.load(file).module()
     return lambda hu: module(hu).numpy()
+
+
+@contextmanager
+def _memory_of_onnx() -> Iterator[None]:
+    """ONNX Runtime says that memory does not suffice by exceptions of its own."""
+    try:
+        yield
+    except Exception as exc:
+        if "allocat" in str(exc) or "bad_alloc" in str(exc):
+            raise MemoryError from exc
+        raise
 
 
 def _about(card: ModelCard) -> dict[str, str]:
     """What a reader of the file needs: no paths, no ids."""
     about: dict[str, Any] = {
         "input": "HU as prepared by the recipe, float32 (batch, channels, z, y, x); z from feet to head, y from front "
-        "to back, x from the patient's right to left" + ("; channel 2: the lungs" * card.recipe.lung_channel),
+        "to back, x from the patient's right to left"
+        + ("; of two channels the first is HU, the second the lungs: 1 inside, 0 outside" * card.recipe.lung_channel),
         "classes": card.classes,
         "recipe": to_dict(card.recipe),
         "threshold": card.threshold,
@@ -227,6 +278,14 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
             "which its temperature and threshold were chosen"
         )
     return tuple(notes)
+
+
+def _need_place(out: Path) -> None:
+    """Raise before anything is computed if a new file cannot be there."""
+    require(not os.path.lexists(out), "--out", "a new file", out)
+    folder = next(one for one in out.absolute().parents if os.path.lexists(one))
+    require(folder.is_dir(), "--out", "a file in a folder", f"{out}: {folder} is no folder")
+    require(os.access(folder, os.W_OK | os.X_OK), "--out", "a file in a folder that can be written to", out)
 
 
 def _need_onnx() -> None:
