@@ -223,7 +223,9 @@ def _runner(file: Path) -> Any:
     if file.suffix == ".onnx":
         onnxruntime = importlib.import_module("onnxruntime")
         with _memory_of_onnx():
-            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4  # what it logs it raises too
+            session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
         def run(hu: Tensor) -> Any:
             with _memory_of_onnx():
