@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from hilum.predicting import Predictor
 from hilum.predicting.export import export_model, largest_difference
 from hilum.predicting.model import ModelCard, build, load_model, save_model
 from hilum.preparing import prepare_path
+from hilum.simulating import plan_cohort, simulate_case, write_image
 
+WEIGHTS_PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "weights.md"
 FORMATS = ("onnx", "pt2")
 
 
@@ -69,6 +73,19 @@ def test_a_prepared_case_gets_the_predictors_probability_from_the_file(trained_r
     assert np.ptp(got[:, 1]) > 0.01  # and they are not all one
 
 
+def test_the_page_on_weights_runs_an_exported_file(trained_run, files, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    (block,) = re.findall(r"^```py\n(.*?)^```", WEIGHTS_PAGE.read_text(), re.M | re.S)
+    shutil.copy(files / "model.onnx", tmp_path)
+    write_image(simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0], tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(block, str(WEIGHTS_PAGE), "exec"), names)  # noqa: S102
+    predicted = Predictor(trained_run / "model", device="cpu").predict(tmp_path / "scan.nii.gz")
+    got = dict(zip(names["classes"], names["probabilities"].tolist(), strict=True))
+    assert got == pytest.approx(predicted.probabilities, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_says_what_its_reader_must_know(trained_run, files, kind):
     said, card = said_in(files / f"model.{kind}"), load_model(trained_run / "model")[1]
@@ -108,6 +125,7 @@ def test_windows_the_lungs_and_the_temperature_are_in_the_file(trained_run, tmp_
     exported = export_model(folder, tmp_path / f"m.{kind}", format=kind)
     assert exported.difference <= 1e-4
     assert exported.notes == ()
+    assert "the second the lungs: 1 inside, 0 outside" in said_in(tmp_path / f"m.{kind}")["input"]
     assert run_file(tmp_path / f"m.{kind}", np.zeros((5, 2, 12, 12, 12), np.float32)).shape == (5, 2)
 
 
