@@ -3,9 +3,9 @@
     python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--json]
 
 The file is what ``hilum export`` writes for fresh weights, checked as there. PyTorch runs the same module in inference
-mode, its plain paths: ``prediction.py`` has the file beside what ``hilum predict`` computes. Rows are interleaved in each
-round after one that is not counted; medians. Both have the same number of threads.
-Needs onnx, onnxscript and onnxruntime (extra export).
+mode, its plain paths: ``prediction.py`` has the file beside what ``hilum predict`` computes. Rows are interleaved in
+each round after one that is not counted; medians. Both have the same number of threads. Needs onnx, onnxscript and
+onnxruntime (extra export).
 """
 
 import argparse
