@@ -3,8 +3,9 @@
     python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--json]
 
 The file is what ``hilum export`` writes for fresh weights, checked as there. PyTorch runs the same module in inference
-mode, its plain paths. Rows are interleaved in each round after one that is not counted; medians. Both have the same
-number of threads. Needs onnx, onnxscript and onnxruntime (extra export).
+mode, its plain paths: ``prediction.py`` has the file beside what ``hilum predict`` computes. Rows are interleaved in
+each round after one that is not counted; medians. Both have the same number of threads. Needs onnx, onnxscript and
+onnxruntime (extra export).
 """
 
 import argparse
@@ -26,7 +27,7 @@ from hilum.predicting.model import ModelCard, build, load_model, save_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=18)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--grids", type=int, nargs="+", default=[64, 128])

@@ -1,9 +1,12 @@
 """Models as one file for other programs: the same probabilities, what a reader must know, and nothing else."""
 
 import json
+import os
+import re
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +17,13 @@ from hilum.cli import main
 from hilum.config import ModelConfig, Recipe
 from hilum.errors import CheckpointError, ConfigError
 from hilum.predicting import Predictor
-from hilum.predicting.export import export_model, largest_difference
+from hilum.predicting.export import export_model
+from hilum.predicting.exportcheck import largest_difference
 from hilum.predicting.model import ModelCard, build, load_model, save_model
 from hilum.preparing import prepare_path
+from hilum.simulating import plan_cohort, simulate_case, write_image
 
+WEIGHTS_PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "weights.md"
 FORMATS = ("onnx", "pt2")
 
 
@@ -68,6 +74,19 @@ def test_a_prepared_case_gets_the_predictors_probability_from_the_file(trained_r
     assert np.ptp(got[:, 1]) > 0.01  # and they are not all one
 
 
+def test_the_page_on_weights_runs_an_exported_file(trained_run, files, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    (block,) = re.findall(r"^```py\n(.*?)^```", WEIGHTS_PAGE.read_text(), re.M | re.S)
+    shutil.copy(files / "model.onnx", tmp_path)
+    write_image(simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0], tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(block, str(WEIGHTS_PAGE), "exec"), names)  # noqa: S102
+    predicted = Predictor(trained_run / "model", device="cpu").predict(tmp_path / "scan.nii.gz")
+    got = dict(zip(names["classes"], names["probabilities"].tolist(), strict=True))
+    assert got == pytest.approx(predicted.probabilities, abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_says_what_its_reader_must_know(trained_run, files, kind):
     said, card = said_in(files / f"model.{kind}"), load_model(trained_run / "model")[1]
@@ -107,6 +126,7 @@ def test_windows_the_lungs_and_the_temperature_are_in_the_file(trained_run, tmp_
     exported = export_model(folder, tmp_path / f"m.{kind}", format=kind)
     assert exported.difference <= 1e-4
     assert exported.notes == ()
+    assert "the second the lungs: 1 inside, 0 outside" in said_in(tmp_path / f"m.{kind}")["input"]
     assert run_file(tmp_path / f"m.{kind}", np.zeros((5, 2, 12, 12, 12), np.float32)).shape == (5, 2)
 
 
@@ -142,9 +162,47 @@ def test_weights_whose_output_is_not_finite_leave_nothing_behind(trained_run, tm
     weights["fc.bias"].fill_(torch.nan)
     save_file(weights, folder / "weights.safetensors")
     (tmp_path / "out").mkdir()
-    with pytest.raises(CheckpointError, match=r"m\.pt2 is not written: it would differ from the model by up to inf"):
+    with pytest.raises(CheckpointError, match=r"^the network's output must be finite; the weights .* are damaged$"):
         export_model(folder, tmp_path / "out" / "m.pt2", format="pt2")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_weights_of_a_model_folder_are_of_the_precision_that_they_were_saved_in(trained_run, tmp_path):
+    folder = changed(trained_run / "model", tmp_path / "m")
+    weights = load_file(folder / "weights.safetensors")
+    save_file({n: t.half() if t.is_floating_point() else t for n, t in weights.items()}, folder / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"must be as they were saved, conv1\.weight of float32, is float16$"):
+        load_model(folder)
+
+
+def test_the_free_axis_is_called_batch(files):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(files / "model.onnx").graph
+    (hu,), (probabilities,) = graph.input, graph.output
+    assert [one.type.tensor_type.shape.dim[0].dim_param for one in (hu, probabilities)] == ["batch", "batch"]
+    assert [axis.dim_value for axis in hu.type.tensor_type.shape.dim[1:]] == [1, 12, 12, 12]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_that_is_there_is_kept(trained_run, tmp_path, kind):
+    out = tmp_path / f"keep.{kind}"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match=r"^--out must be a new file, got .*keep\."):
+        export_model(trained_run / "model", out, format=kind)
+    assert out.read_text() == "mine"
+
+
+def test_a_place_where_no_file_can_be_is_said_before_the_model_is_read(tmp_path):
+    (tmp_path / "small.csv").write_text("a,b")
+    with pytest.raises(ConfigError, match=r"^--out must be a file in a folder, got .*small\.csv is no folder$"):
+        export_model(tmp_path / "no model", tmp_path / "small.csv" / "m.onnx", format="onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="to root all folders are open")
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_model_is_read(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(ConfigError, match=r"^--out must be a file in a folder that can be written to, got .*m\.pt2$"):
+        export_model(tmp_path / "no model", tmp_path / "closed" / "m.pt2", format="pt2")
 
 
 def test_what_the_file_leaves_out_is_said(trained_run, tmp_path, capsys):

@@ -96,6 +96,53 @@ def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
     assert done.stderr.startswith("hilum: out of memory while predicting 1 scan on"), done.stderr
 
 
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_an_export_beyond_the_memory_ends_in_one_line_and_leaves_no_file(tmp_path, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    recipe = Recipe(region="whole", size=(200, 200, 200), spacing_mm=(1.0, 1.0, 1.0))
+    card = ModelCard(
+        model=ModelConfig(depth=10, width=32, stem="small"), recipe=recipe, classes=("0", "1"), training={}
+    )
+    save_model(tmp_path / "model", build(card.model, recipe, 2), card)
+    done = limited(900, "export", tmp_path / "model", "--format", kind, "--out", tmp_path / f"m.{kind}")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert done.stderr.startswith("hilum: out of memory while checking the file on 2 cases of 200 x"), done.stderr
+    assert "fewer than 2 would not show that the batch is free" in done.stderr
+    assert not (tmp_path / f"m.{kind}").exists()
+
+
+ONNX = """
+import re, resource, sys
+from pathlib import Path
+import torch
+from hilum.modelling.memory import within_memory
+from hilum.predicting.exportcheck import runner
+run = runner(Path(sys.argv[1]))
+held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + 200 * 2**20, resource.RLIM_INFINITY))
+try:
+    with within_memory("checking the file", "free some"):
+        run(torch.zeros(64, 1, 48, 48, 48))
+except Exception as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+def test_what_onnx_runtime_says_of_memory_is_translated(tmp_path):
+    pytest.importorskip("onnxruntime")
+    recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
+    model = ModelConfig(depth=10, width=32, stem="small")
+    card = ModelCard(model=model, recipe=recipe, classes=("0", "1"), training={})
+    save_model(tmp_path / "model", build(model, recipe, 2), card)
+    assert main(["export", str(tmp_path / "model"), "--format", "onnx", "--out", str(tmp_path / "m.onnx")]) == 0
+    words = [sys.executable, "-c", ONNX, str(tmp_path / "m.onnx")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "ResourceError out of memory while checking the file; free some\n", done.stderr
+    assert not done.stderr
+
+
 SAVED = """
 import re, sys
 from pathlib import Path

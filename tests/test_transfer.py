@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hilum.config import TrainingConfig
 from hilum.configfile import load
-from hilum.errors import CheckpointError, ConfigError
+from hilum.errors import CheckpointError, ConfigError, TrainingError
 from hilum.modelling.freezing import freeze, parts, train_what_learns
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights import load_weights
@@ -181,9 +181,35 @@ def test_weights_that_cannot_be_used_end_a_run_before_anything_is_written(
 def test_what_the_weights_do_not_bring_cannot_be_frozen(npy_cohort, tmp_path):
     torch.save(ResNet3D(10, width=4).state_dict(), npy_cohort / "full.pth")
     config = short(npy_cohort, weights="full.pth", freeze=1)
-    with pytest.raises(ConfigError, match=r"freeze = 1 would freeze conv1\.weight, which .* does not bring \(3 such"):
+    with pytest.raises(ConfigError, match=r"freeze = 1 would freeze conv1\.weight, which .* does not bring \(5 such"):
         train(config, tmp_path / "run", base=npy_cohort)
     train(replace(config, training=replace(config.training, freeze=0, epochs=1)), tmp_path / "run", base=npy_cohort)
+
+
+@pytest.mark.parametrize("of", ["a batch norm without them", "a group norm"])
+def test_running_statistics_that_the_weights_do_not_bring_cannot_be_frozen(npy_cohort, tmp_path, of):
+    """A frozen norm would stay with mean 0 and variance 1 under weights that were trained with others."""
+    norm = "group" if of == "a group norm" else "batch"
+    state = ResNet3D(10, width=4, stem="small", norm=norm).state_dict()
+    torch.save({n: t for n, t in state.items() if "running" not in n}, npy_cohort / "other.pth")
+    config = short(npy_cohort, freeze=3, epochs=1)
+    with pytest.raises(ConfigError, match=r"would freeze bn1\.running_mean, which .* does not bring \(12 such"):
+        train(config, tmp_path / "run", base=npy_cohort)
+    train(replace(config, training=replace(config.training, freeze=0)), tmp_path / "run", base=npy_cohort)
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"), [("best", "in every epoch"), ("last", r"in epoch 2, which training\.keep = 'last' keeps")]
+)
+def test_a_run_whose_validation_loss_is_never_finite_ends_in_one_line(npy_cohort, weights, tmp_path, keep, says):
+    """Running means at the end of float32 are finite, and what validation computes from them is not."""
+    weights.bn1.running_mean.fill_(-3e38)
+    torch.save(weights.state_dict(), npy_cohort / "other.pth")
+    with pytest.raises(TrainingError, match=rf"^the validation loss must be finite, is nan {says}; no model") as error:
+        train(short(npy_cohort, keep=keep), tmp_path / "run", base=npy_cohort)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "model").exists()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
 
 
 def test_settings_of_transfer_that_make_no_sense_are_named():

@@ -1,7 +1,11 @@
 """Weights that others trained: what is loaded is what they computed, and what does not fit is said."""
 
+import gzip
 import os
 import re
+import tarfile
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -264,6 +268,44 @@ def test_a_stem_of_another_kernel_stays_fresh_with_its_norm_and_is_said(tmp_path
     assert not torch.equal(network.layer1[0].conv1.weight, fresh["layer1.0.conv1.weight"])
 
 
+def test_a_kernel_of_an_image_is_said_as_it_is_in_the_file(tmp_path):
+    torch.save(trained(Plane(4, 3)).state_dict(), tmp_path / "w.pth")
+    report = load_weights(small(10, stem="small"), tmp_path / "w.pth")
+    assert dict(report.skipped)["conv1.weight"] == "its stem's kernel is 7x7, this network's 3x3x3"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s.pop("fc.weight"), "the file has no fc.weight, and a head is loaded whole"),
+        (lambda s: s.pop("fc.bias"), "the file has no fc.bias, and a head is loaded whole"),
+        (
+            lambda s: s.update({"fc.weight": torch.rand(3, 32), "fc.bias": torch.rand(3)}),
+            "of 3 classes, this network h",
+        ),
+        (
+            lambda s: s.update({"fc.weight": torch.rand(2, 32, 1, 1)}),
+            "of shapes (2, 32, 1, 1) and (2,), this network's are (2, 32) and (2,)",
+        ),
+        (
+            lambda s: s.update({"fc.weight": torch.tensor(1.0)}),
+            "of shapes () and (2,), this network's are (2, 32) and (2,)",
+        ),
+    ],
+)
+def test_a_head_is_loaded_as_a_whole_or_left_fresh(tmp_path, change, says):
+    state = trained(small(10)).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "w.pth")
+    network = small(10)
+    fresh = before(network)
+    report = load_weights(network, tmp_path / "w.pth")
+    assert report.missing == ("fc.weight", "fc.bias")
+    assert {name for name, _ in report.skipped} == {name for name in ("fc.weight", "fc.bias") if name in state}
+    assert all(why.startswith(says) for _, why in report.skipped)
+    assert all(torch.equal(network.state_dict()[name], fresh[name]) for name in report.missing)
+
+
 def test_options_that_the_file_knows_nothing_of_stay_fresh(tmp_path):
     torch.save(trained(small(10)).state_dict(), tmp_path / "w.pth")
     network = small(10, squeeze_excite=True, pooling="attention")
@@ -319,6 +361,31 @@ def test_another_network_is_an_error_that_says_which(tmp_path, theirs, ours, say
             r"holds 2 networks, by the names '', 'ema\.'",
         ),
         (lambda s: s.pop("layer1.0.conv1.weight"), r"holds no ResNet: none of its \d+ tensors, such as bn1\.bias"),
+        (
+            lambda s: s.update({"layer1.0.conv1.weight": torch.tensor(1.0)}),
+            r"must hold convolutions in 2D or 3D, its layer1\.0\.conv1\.weight has shape \(\)$",
+        ),
+        (lambda s: s.update({"bn1.weight": torch.tensor(1.0)}), r"holds bn1\.weight of shape \(\), this network's"),
+        (
+            lambda s: s.update({k: v.to("meta") for k, v in s.items()}),
+            r"holds conv1\.weight without its values: it was saved from PyTorch's meta device$",
+        ),
+        (
+            lambda s: s["layer2.0.bn1.running_var"][1].fill_(-0.5),
+            r"must hold variances of at least 0, layer2\.0\.bn1\.running_var has -0\.5$",
+        ),
+        (lambda s: s["bn1.running_var"].fill_(torch.inf), r"finite real numbers, bn1\.running_var has others$"),
+        (
+            lambda s: s.update({"conv1.weight": torch.zeros(4, 0, 7, 7, 7)}),
+            r"holds conv1\.weight of shape \(4, 0, 7, 7, 7\), this network's is \(4, 1, 7, 7, 7\)$",
+        ),
+        (lambda s: s.update({"conv1.weight": torch.zeros(4, 1, 0, 7, 7)}), r"shape \(4, 1, 0, 7, 7\), this network's"),
+        (lambda s: s.update({"conv1.weight": s["conv1.weight"] * 1j}), r"real numbers, conv1\.weight has others$"),
+        (lambda s: s.update({"bn1.bias": s["bn1.bias"] * 1j}), r"real numbers, bn1\.bias has others$"),
+        (
+            lambda s: s.update({"layer1.0.conv1.bias": torch.ones(4) * 1j}),
+            r"real numbers, layer1\.0\.conv1\.bias has others$",
+        ),
         (lambda s: s.clear(), "holds no ResNet: none of its 0 tensors is a"),
     ],
 )
@@ -356,6 +423,87 @@ def test_a_damaged_file_is_an_error_in_one_line(tmp_path, name, length):
     with pytest.raises(CheckpointError, match="cannot be loaded") as error:
         load_weights(small(10), path)
     assert "\n" not in str(error.value)
+
+
+def an_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes/a.txt", "notes")
+
+
+def a_tar(path):
+    path.with_name("a.txt").write_text("notes")
+    with tarfile.open(path, "w") as archive:
+        archive.add(path.with_name("a.txt"), "a.txt")
+
+
+def torchscript(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(str(path))
+
+
+def exported(path):
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"epoch,loss\n101,0.5\n", "it is a text file, not weights"),
+        (("Gewichte f\u00fcr alle. " * 999).encode(), "it is a text file, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n", "it is a Git LFS pointer, not th"),
+        (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "it is a web page (HTML), not weights"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "it is an XML file, not weights"),
+        (gzip.compress(b"weights" * 99), "it is compressed by gzip"),
+        (b"", "it is empty"),
+    ],
+    ids=["text", "long text", "LFS", "HTML", "XML", "gzip", "empty"],
+)
+def test_what_came_instead_of_weights_is_said(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        load_weights(small(10), tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name} cannot be loaded: {says}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (an_archive, "it is a zip archive that torch.save did not write"),
+        (a_tar, "it is a tar archive; unpack it first"),
+        (torchscript, "it is a TorchScript archive, which holds code; give the state dict"),
+        (exported, "it is an exported program (torch.export); give the state dict"),
+    ],
+)
+def test_an_archive_of_something_else_is_said_and_nobody_is_advised_to_run_code(tmp_path, write, says):
+    write(tmp_path / "w.pt2")
+    with pytest.raises(CheckpointError) as error:
+        load_weights(small(10), tmp_path / "w.pt2")
+    assert str(error.value).startswith(f"{tmp_path / 'w.pt2'} cannot be loaded: {says}")
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_file_that_was_cut_off_is_said_in_our_words(tmp_path, new, share):
+    torch.save(small(10).state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=new)
+    content = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"w\.pth cannot be loaded: it is damaged or cut off; fetch it again$"):
+        load_weights(small(10), tmp_path / "w.pth")
+
+
+def test_an_address_is_not_fetched_and_is_printed_as_it_was_typed(tmp_path):
+    for path in ("https://x.org/a.pth", tmp_path / "https:/x.org/a.pth"):  # below the config's folder
+        with pytest.raises(CheckpointError, match=r"^https://x\.org/a\.pth is an address, .*nothing is downloaded$"):
+            load_weights(small(10), path)
+
+
+def test_a_run_folder_leads_to_its_model(trained_run):
+    with pytest.raises(CheckpointError, match=r"is a run folder, its weights are .*model$"):
+        load_weights(small(10), trained_run)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

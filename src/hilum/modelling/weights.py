@@ -154,22 +154,32 @@ class _Fitting:
         if head:
             self.skipped += [(name, head) for name in self.inner if name.startswith("fc.")]
         left = {name for name, _ in self.skipped}
-        for name, tensor in self.inner.items():
+        for name in self.inner:
             if name not in left and name not in self.tensors:
-                self._one(name, tensor)
+                self._one(name)
         for name in self.wanted:
             if name.startswith("layer") and name not in self.tensors and ".se." not in name:
                 if name.rsplit(".", 1)[1] in _STATISTICS:
                     continue
                 self._stop(f"holds no {name}, which this network has")
         for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            if not tensor.isfinite().all():
                 self._stop(f"must hold finite real numbers, {name} has others")
-            self.tensors[name] = tensor.float()
+            if name.endswith("running_var") and (tensor < 0).any():
+                self._stop(f"must hold variances of at least 0, {name} has {tensor.min().item():g}")
 
-    def _one(self, name: str, tensor: Tensor) -> None:
+    def _real(self, name: str) -> Tensor:
+        """A tensor of the file as float32."""
+        tensor = self.inner[name]
+        if tensor.is_meta:
+            self._stop(f"holds {name} without its values: it was saved from PyTorch's meta device")
+        if not tensor.is_floating_point():
+            self._stop(f"must hold finite real numbers, {name} has others")
+        return tensor.float()
+
+    def _one(self, name: str) -> None:
         if name in self.wanted:
-            wanted = self.wanted[name].shape
+            tensor, wanted = self._real(name), self.wanted[name].shape
             if tensor.ndim == 4 and len(wanted) == 5:
                 tensor = _inflated(tensor, wanted[2])
                 how = "inflated along z, repeated and divided by the kernel's depth"
@@ -180,7 +190,7 @@ class _Fitting:
         elif name.endswith(_STATISTICS):
             self.skipped.append((name, "this network's norm keeps no running statistics"))
         elif name.endswith(".bias") and self._is_convolution(name.removesuffix("bias") + "weight"):
-            self._fold_bias(name, tensor)
+            self._fold_bias(name)
         elif name.startswith("layer"):
             self._stop(f"holds {name}, for which this network has no place")
         else:
@@ -189,16 +199,16 @@ class _Fitting:
     def _is_convolution(self, name: str) -> bool:
         return name in self.inner and self.inner[name].ndim in (4, 5)
 
-    def _fold_bias(self, name: str, bias: Tensor) -> None:
+    def _fold_bias(self, name: str) -> None:
         """A convolution's bias before a batch norm moves the mean that the norm subtracts, and nothing else."""
         module = name.removesuffix(".bias")
         norm = f"{module[:-1]}1" if module.endswith("downsample.0") else re.sub(r"conv(\d)$", r"bn\1", module)
         mean = f"{norm}.running_mean"
-        shapes = {bias.shape, *(held[mean].shape for held in (self.inner, self.wanted) if mean in held)}
+        shapes = {self.inner[name].shape, *(held[mean].shape for held in (self.inner, self.wanted) if mean in held)}
         if mean not in self.inner or mean not in self.wanted or len(shapes) > 1:
             self.skipped.append((name, "this network's convolutions have no bias, nor a running mean to take it"))
             return
-        self.tensors[mean] = self.inner[mean].float() - bias.float()
+        self.tensors[mean] = self._real(mean) - self._real(name)
         self.changed.append((mean, "less the bias of the convolution before it"))
 
     def _stem(self) -> str:
@@ -206,13 +216,16 @@ class _Fitting:
         name = "conv1.weight"
         if name not in self.inner or self.inner[name].ndim not in (4, 5):
             return "the file has no first convolution"
-        weight, wanted, how = self.inner[name].float(), self.wanted[name].shape, []
+        weight, wanted, how = self._real(name), self.wanted[name].shape, []
+        given = weight.shape[2:]
+        if weight.numel() == 0:
+            self._stop(f"holds {name} of shape {tuple(weight.shape)}, this network's is {tuple(wanted)}")
         if weight.ndim == 4:
             weight = _inflated(weight, wanted[2])
             how.append("inflated along z, repeated and divided by the kernel's depth")
         kernel, room = weight.shape[2:], wanted[2:]
         if kernel[1:] != room[1:] or kernel[0] > room[0]:
-            return f"its stem's kernel is {_times(kernel)}, this network's {_times(room)}"
+            return f"its stem's kernel is {_times(given)}, this network's {_times(room)}"
         if kernel[0] < room[0]:
             before = (room[0] - kernel[0]) // 2
             weight = F.pad(weight, (0, 0, 0, 0, before, room[0] - kernel[0] - before))
@@ -233,10 +246,18 @@ class _Fitting:
 
     def _head(self) -> str:
         """Why the last layer cannot be loaded, if it cannot."""
-        weight = self.inner.get("fc.weight")
-        if weight is None or weight.shape == self.wanted["fc.weight"].shape:
+        names = ("fc.weight", "fc.bias")
+        held = [self.inner[name].shape for name in names if name in self.inner]
+        wanted = [self.wanted[name].shape for name in names]
+        if not held or held == wanted:
             return ""
-        return f"of {len(weight)} classes, this network has {len(self.wanted['fc.weight'])}"
+        if len(held) == 1:
+            return (
+                f"the file has no {next(name for name in names if name not in self.inner)}, and a head is loaded whole"
+            )
+        if len(held[0]) == 2 and held[0][0] != wanted[0][0]:
+            return f"of {held[0][0]} classes, this network has {wanted[0][0]}"
+        return f"of shapes {_shapes(held)}, this network's are {_shapes(wanted)}"
 
     def _stop(self, reason: str) -> None:
         msg = f"{self.path} {reason}"
@@ -250,6 +271,10 @@ def _inflated(weight: Tensor, depth: int) -> Tensor:
 
 def _times(kernel: Size) -> str:
     return "x".join(map(str, kernel))
+
+
+def _shapes(shapes: list[Size]) -> str:
+    return " and ".join(str(tuple(shape)) for shape in shapes)
 
 
 def _by_second(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:

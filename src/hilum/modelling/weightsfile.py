@@ -13,12 +13,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hilum.errors import CheckpointError
+from hilum.modelling.foreign import what_else
+from hilum.modelling.memory import within_memory
 
 _FOLDERS_FILE = "weights.safetensors"
 """What a model folder calls its weights."""
 
 _FIRST = re.compile(r"^(.*?)layer1\.0\.conv1\.(?:0\.)?weight$")
 """Every ResNet has it; what stands before it stands before all names of the network."""
+
+_ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9+]+):/+(.+)$")
+"""A path has lost one of its slashes, and may stand below a folder."""
 
 _VIDEO = (
     (r"^stem\.0\.", "conv1."),
@@ -56,21 +61,35 @@ def read_weights(path: Path) -> WeightsFile:
 def _read(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, with dotted names where they lie in tables of tables."""
     file = path / _FOLDERS_FILE if path.is_dir() else path
+    cause: Exception | None = None
     try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        return dict(_flat(torch.load(file, map_location="cpu", weights_only=True), ""))
-    except FileNotFoundError as exc:
-        msg = f"there are no weights {file}"
-        raise CheckpointError(msg) from exc
+        what = what_else(file)
+        if not what:
+            with within_memory(f"reading {file}", "give weights without the state of an optimizer, or free memory"):
+                if file.suffix == ".safetensors":
+                    return dict(load_file(file))
+                return dict(_flat(torch.load(file, map_location="cpu", weights_only=True), ""))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise CheckpointError(_not_there(path, file)) from exc
+    except (OSError, SafetensorError) as exc:
+        what, cause = getattr(exc, "strerror", None) or str(exc).splitlines()[0], exc
     except UnpicklingError as exc:
-        msg = (
-            f"{file} cannot be loaded: it is damaged, or holds more than tensors and plain values, and code is not run"
-        )
-        raise CheckpointError(msg) from exc
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError) as exc:
-        msg = f"{file} cannot be loaded: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
-        raise CheckpointError(msg) from exc
+        cause = exc
+        what = "it is damaged, or holds more than tensors and plain values, and code is not run"
+    except (EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+        cause = exc
+        what = "it is damaged or cut off; fetch it again"  # PyTorch's own words advise to run the code in it
+    msg = f"{file} cannot be loaded: {what}"
+    raise CheckpointError(msg) from cause
+
+
+def _not_there(path: Path, file: Path) -> str:
+    address = _ADDRESS.search(path.as_posix())
+    if address:
+        return f"{address[1]}://{address[2]} is an address, and weights must be a file: nothing is downloaded"
+    if (path / "model" / _FOLDERS_FILE).is_file():
+        return f"there are no weights {file}; {path} is a run folder, its weights are {path / 'model'}"
+    return f"there are no weights {file}"
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -97,10 +116,14 @@ def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
     if is_video:
         for old, new in _VIDEO:
             inner = {re.sub(old, new, name): t for name, t in inner.items()}
+    first = inner["layer1.0.conv1.weight"].shape
+    if len(first) not in (4, 5):
+        msg = f"{path} must hold convolutions in 2D or 3D, its layer1.0.conv1.weight has shape {tuple(first)}"
+        raise CheckpointError(msg)
     is_grey = "conv1.weight" in inner and inner["conv1.weight"].shape[1:2] == (1,)
     if is_video:
         source = "torchvision video"
-    elif inner["layer1.0.conv1.weight"].ndim == 4:
+    elif len(first) == 4:
         source = "a ResNet for 2D images"
     elif path.is_dir() or (path.name == _FOLDERS_FILE and path.with_name("model.json").exists()):
         source = "Hilum"

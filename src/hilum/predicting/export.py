@@ -3,17 +3,14 @@
 import importlib
 import io
 import json
-import logging
+import os
+import re
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,24 +18,23 @@ from torch import Tensor, nn
 from hilum.configfile import to_dict
 from hilum.errors import CheckpointError, ConfigError, HilumError, require
 from hilum.files import write_whole
-from hilum.measuring.calibration import probabilities
 from hilum.modelling.input import model_input
+from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.exportcheck import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
 from hilum.predicting.model import ModelCard, load_model
-from hilum.predicting.tta import seen_logits
-from hilum.recipe import Range, Recipe
+from hilum.recipe import Range
 
 Format = Literal["onnx", "pt2"]
 
 _ALLOWED = 1e-4
 """Largest difference of a probability between the file and the model, and of its logarithm for its size."""
 
-_TINY = 1e-30
-"""Probabilities below this are taken as this: float32 ends at 1e-38."""
+_TRACED = 3
+"""Cases that the file is traced with: others than it is checked with, or the check would not show that the batch is
+free; 1 cannot be traced, PyTorch takes it as fixed. Tracing computes nothing, so it has the larger number."""
 
-_BATCHES = (1, 3)
 _ABOUT = "hilum.json"
-_INPUT, _OUTPUT = "hu", "probabilities"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +82,27 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
         format: ``onnx`` or ``pt2``.
 
     Raises:
-        ConfigError: If what ONNX needs is not installed, or the file is not named by its format.
-        CheckpointError: If the file differs from the model by more than 1e-4; nothing is written then.
+        ConfigError: If what ONNX needs is not installed, the file is not named by its format, is there already or
+            cannot be written.
+        CheckpointError: If the model's output is not finite, or the file's differs from it by more than 1e-4; nothing
+            is written then.
+        ResourceError: If memory does not suffice.
     """
     require(out.suffix == f".{format}", "--out", f"a file named .{format}", out)
+    _need_place(out)
     if format == "onnx":
         _need_onnx()
-    network, card = load_model(folder)
-    about = _about(card)
-    program = _program(network, card)
-    content = _onnx(program, about) if format == "onnx" else _pt2(program, about)
-    with tempfile.TemporaryDirectory(prefix="hilum-") as folder_of_check:
+    with within_memory(f"exporting {folder}", "free some"):
+        network, card = load_model(folder)
+        about = _about(card)
+        program = _program(network, card)
+        content = _onnx(program, about) if format == "onnx" else _pt2(program, about)
+    most, grid = max(CHECKED), " x ".join(map(str, card.recipe.size))
+    advice = f"free some: fewer than {most} would not show that the batch is free"
+    with (
+        within_memory(f"checking the file on {most} cases of {grid} voxels at a time", advice),
+        tempfile.TemporaryDirectory(prefix="hilum-") as folder_of_check,
+    ):
         file = Path(folder_of_check) / f"model.{format}"
         file.write_bytes(content)
         difference = largest_difference(file, network, card)
@@ -107,46 +113,10 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
     return Exported(difference=difference, notes=_notes(card))
 
 
-@torch.inference_mode()
-def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
-    """How far a file's probabilities are from a model's, on random HU over the windows' range; batches of 1 and 3.
-
-    The largest difference of a probability p, or of log p relative to 1 + |log p|: on noise a network is often sure,
-    and p alone would not show that it is another.
-
-    Args:
-        file: ONNX or pt2.
-        network: In evaluation mode, on the CPU.
-        card: Of the network.
-    """
-    recipe, random = card.recipe, torch.Generator().manual_seed(0)
-    low, high = min(w[0] for w in recipe.windows), max(w[1] for w in recipe.windows)
-    run = _runner(file)
-    worst = 0.0
-    for batch in _BATCHES:
-        hu = torch.rand((batch, *_shape(recipe)), generator=random)
-        hu[:, :1] = low + (high - low) * hu[:, :1]
-        hu[:, 1:].round_()
-        logits = seen_logits(network, hu, np.ones((batch, 3)), recipe, None)
-        expected = probabilities(logits.double().numpy(), temperature=card.temperature)
-        got = run(hu)
-        if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
-            return np.inf
-        log_got, log_expected = (np.log(np.maximum(p, _TINY)) for p in (got.astype(np.float64), expected))
-        of_logarithm = np.abs(log_got - log_expected) / (1 - log_expected)
-        worst = max(worst, float(np.abs(got - expected).max()), float(of_logarithm.max()))
-    return worst
-
-
-def _shape(recipe: Recipe) -> tuple[int, ...]:
-    """Channels and grid of what the file takes."""
-    return (1 + recipe.lung_channel, *recipe.size)
-
-
 def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram:
     module = FromHU(network, card.recipe.windows, card.temperature).eval()
-    with _quiet():
-        example = torch.zeros(2, *_shape(card.recipe))
+    with quiet():
+        example = torch.zeros(_TRACED, *case_shape(card.recipe))
         program: torch.export.ExportedProgram = torch.export.export(
             module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
@@ -161,20 +131,21 @@ def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram
 
 def _pt2(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    with _quiet():
+    with quiet():
         torch.export.save(program, file, extra_files={_ABOUT: json.dumps(about, indent=2)})
     return file.getvalue()
 
 
 def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes:
-    with _quiet():
+    with quiet():
         made = torch.onnx.export(
-            program, dynamo=True, input_names=[_INPUT], output_names=[_OUTPUT], external_data=False, verbose=False
+            program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], external_data=False, verbose=False
         )
     if made is None:
         msg = "PyTorch made no ONNX model"
         raise HilumError(msg)
     model: Any = made.model_proto
+    _name_batch(model.graph)
     for part in (model.graph, *model.functions):
         for one in (*part.node, *part.value_info, *getattr(part, "input", ()), *getattr(part, "output", ())):
             if hasattr(one, "metadata_props"):
@@ -185,22 +156,22 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes
     return content
 
 
-def _runner(file: Path) -> Any:
-    """A function from HU to the file's probabilities."""
-    if file.suffix == ".onnx":
-        onnxruntime = importlib.import_module("onnxruntime")
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return lambda hu: session.run([_OUTPUT], {_INPUT: hu.numpy()})[0]
-    with _quiet():
-        module = torch.export.load(file).module()
-    return lambda hu: module(hu).numpy()
+def _name_batch(graph: Any) -> None:
+    """Call the free axis what it is; PyTorch's exporter numbers its symbols."""
+    (hu,) = graph.input
+    symbol = re.compile(rf"\b{re.escape(hu.type.tensor_type.shape.dim[0].dim_param)}\b")
+    for one in (*graph.input, *graph.output, *graph.value_info):
+        for axis in one.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = symbol.sub("batch", axis.dim_param)
 
 
 def _about(card: ModelCard) -> dict[str, str]:
     """What a reader of the file needs: no paths, no ids."""
     about: dict[str, Any] = {
         "input": "HU as prepared by the recipe, float32 (batch, channels, z, y, x); z from feet to head, y from front "
-        "to back, x from the patient's right to left" + ("; channel 2: the lungs" * card.recipe.lung_channel),
+        "to back, x from the patient's right to left"
+        + ("; of two channels the first is HU, the second the lungs: 1 inside, 0 outside" * card.recipe.lung_channel),
         "classes": card.classes,
         "recipe": to_dict(card.recipe),
         "threshold": card.threshold,
@@ -229,6 +200,14 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _need_place(out: Path) -> None:
+    """Raise before anything is computed if a new file cannot be there."""
+    require(not os.path.lexists(out), "--out", "a new file", out)
+    folder = next(one for one in out.absolute().parents if os.path.lexists(one))
+    require(folder.is_dir(), "--out", "a file in a folder", f"{out}: {folder} is no folder")
+    require(os.access(folder, os.W_OK | os.X_OK), "--out", "a file in a folder that can be written to", out)
+
+
 def _need_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
@@ -236,17 +215,3 @@ def _need_onnx() -> None:
         except ImportError as exc:
             msg = f"the format onnx needs the package {name}: pip install hilum[export]"
             raise ConfigError(msg) from exc
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """PyTorch's exporters warn about themselves."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -79,7 +79,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     """The network, in evaluation mode on the CPU, and its card.
 
     Raises:
-        CheckpointError: If the folder is no whole model folder, or the weights do not fit.
+        CheckpointError: If the folder is no whole model folder, or the weights do not fit or are not float32.
     """
     try:
         card = from_dict(ModelCard, json.loads((folder / _ABOUT).read_text(encoding="utf-8")), _ABOUT)
@@ -93,6 +93,11 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     try:
         with torch.device("meta"):  # no memory and no random numbers for weights that the file has
             network = build(card.model, card.recipe, len(card.classes))
+        for name, wanted in network.state_dict().items():
+            if name in weights and weights[name].dtype != wanted.dtype:
+                must, found = (str(t.dtype).removeprefix("torch.") for t in (wanted, weights[name]))
+                msg = f"{folder}: the weights must be as they were saved, {name} of {must}, is {found}"
+                raise CheckpointError(msg)
         network.load_state_dict(weights, assign=True)
     except (RuntimeError, MemoryError) as exc:
         msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"

@@ -68,7 +68,8 @@ def fit(
         resume: Go on from ``last/``.
 
     Raises:
-        TrainingError: If the loss or the gradient is not finite; nothing is changed by that step.
+        TrainingError: If the loss or the gradient is not finite; nothing is changed by that step. Or if the validation
+            loss of the epoch that is kept is not finite; no model is written then.
         CohortError: If a class has no training case.
         ResourceError: If memory does not suffice.
     """
@@ -117,9 +118,10 @@ def fit(
         save_checkpoint(out / "last", network, schedule, progress, best)
         _log.info("epoch %d of %d: %s", epoch, settings.epochs, tracker.line())
 
+    kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
+    _stop_without_model(settings, kept, [float(row["val_loss"]) for row in tracker.rows])
     if settings.keep == "best":
         network.load_state_dict(best)
-    kept = progress["best_epoch"] if settings.keep == "best" else progress["epoch"]
     tracker.close(kept)
     predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
     _, logits = _validate(config, fabric, predicting, loss, val, views)
@@ -260,6 +262,19 @@ def _stop(what: str, value: float, epoch: int, batch: int) -> None:
     msg = (
         f"the {what} must be finite, is {value} in epoch {epoch}, batch {batch + 1}; the step was not taken. "
         "Lower training.lr, or look at the scans of this batch"
+    )
+    raise TrainingError(msg)
+
+
+def _stop_without_model(settings: TrainingConfig, kept: int, losses: list[float]) -> None:
+    """Raise if no epoch has a finite validation loss, or the one that is kept has none."""
+    if kept and math.isfinite(losses[kept - 1]):
+        return
+    where = f"in epoch {kept}, which training.keep = {settings.keep!r} keeps" if kept else "in every epoch"
+    weights = " and at the running statistics of training.weights" if settings.weights else ""
+    msg = (
+        f"the validation loss must be finite, is {losses[kept - 1]} {where}; no model is written. Lower training.lr, "
+        f"or look at the validation scans{weights}"
     )
     raise TrainingError(msg)
 

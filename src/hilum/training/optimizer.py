@@ -13,9 +13,9 @@ laid out alike, so weights stay contiguous."""
 
 
 def fresh_but_frozen(network: ResNet3D, number: int, report: WeightsReport) -> list[str]:
-    """Names of tensors that a file did not bring and that would stay as they were drawn."""
-    own = {id(p) for part in parts(network)[:number] for p in part.parameters()}
-    frozen = {name for name, p in network.named_parameters() if id(p) in own}
+    """Names of tensors that a file did not bring and that would stay as they were made: running statistics too."""
+    own = {id(t) for part in parts(network)[:number] for t in part.state_dict(keep_vars=True).values()}
+    frozen = {name for name, t in network.state_dict(keep_vars=True).items() if id(t) in own}
     return [name for name in report.missing if name in frozen]
 
 

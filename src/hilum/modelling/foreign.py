@@ -1,0 +1,58 @@
+"""What a file is that was given as weights and is none: by its first bytes, or by the names in an archive."""
+
+import zipfile
+from pathlib import Path
+
+_STARTS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the weights; fetch them with git lfs pull"),
+    (b"<!doctype html", "it is a web page (HTML), not weights; the address led to a page, or wants a login"),
+    (b"<html", "it is a web page (HTML), not weights; the address led to a page, or wants a login"),
+    (b"<?xml", "it is an XML file, not weights; a server may have answered with an error"),
+    (b"\x1f\x8b", "it is compressed by gzip; unpack it first"),
+)
+_ENOUGH = 1024
+"""Bytes that tell."""
+
+
+def what_else(file: Path) -> str:
+    """What a file is instead of weights, as a clause; empty where it may be weights.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(_ENOUGH)
+    if not start:
+        return "it is empty"
+    if start[:4] == b"PK\x03\x04" and file.suffix != ".safetensors":
+        return _archive(file)
+    if start[257:262] == b"ustar":
+        return "it is a tar archive; unpack it first"
+    plain = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = next((what for begins, what in _STARTS if plain.startswith(begins)), "")
+    return found or ("it is a text file, not weights" if _is_text(start) else "")
+
+
+def _archive(file: Path) -> str:
+    """What a zip archive is where ``torch.save`` did not write it; PyTorch's own files are all zip archives."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return "it is damaged or cut off; fetch it again"
+    give = "give the state dict of its network instead, as torch.save or safetensors write it"
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return f"it is a TorchScript archive, which holds code; {give}"
+    if "archive_format" in names or "models/model.json" in names:
+        return f"it is an exported program (torch.export); {give}"
+    return "" if "data.pkl" in names else "it is a zip archive that torch.save did not write"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as exc:
+        if exc.start < len(start) - 3:  # not a character that the end of what was read has cut
+            return False
+        text = start[: exc.start].decode()
+    return all(character.isprintable() or character in "\t\r\n\f" for character in text)
