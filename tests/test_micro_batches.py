@@ -11,6 +11,7 @@ from hilum.configfile import load
 from hilum.errors import ConfigError, ResourceError
 from hilum.modelling.speed import PLAIN
 from hilum.training import loop, train
+from hilum.training.microbatches import micro_batches, within_memory_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +73,7 @@ def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, whole
 )
 def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_cohort, cases, micro, norm, sizes):
     config = config_of(npy_cohort, norm=norm, micro_batch=micro)
-    assert [len(part) for part in loop._micro_batches(torch.zeros(cases, 1), config)] == sizes
+    assert [len(part) for part in micro_batches(torch.zeros(cases, 1), config)] == sizes
 
 
 def test_a_micro_batch_that_cuts_nothing_is_said_once(npy_cohort, tmp_path, caplog):
@@ -136,7 +137,7 @@ def test_checkpointing_changes_no_weight_no_statistic_and_no_figure(npy_cohort, 
 def test_where_memory_ends_each_way_out_is_said_to_be_one_of_several(npy_cohort, training, cases, advice):
     with (
         pytest.raises(ResourceError, match="out of memory while training on ") as told,
-        loop._within_memory("training", config_of(npy_cohort, **training), cases),
+        within_memory_of("training", config_of(npy_cohort, **training), cases),
     ):
         raise MemoryError
     assert advice in str(told.value)

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hilum.config import SpeedConfig, Switch
 from hilum.modelling.convolution import Conv3D
-from hilum.modelling.memory import can_keep, kept_memory, within_memory
+from hilum.modelling.memory import can_keep, kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speedcache import key_of, remember, remembered
 
@@ -174,12 +174,7 @@ def choose(
         return Measured(speed=known[0], seconds=known[1], shape=shape)
     _log.info("speed: measuring, once for this machine, how %s is computed fastest ...", _of(shape))
     started = time.perf_counter()
-    what = f"measuring how {_of(shape)} is computed fastest"
-    with (
-        within_memory(what, "take fewer cases or a smaller grid, or set all of [speed], which measures nothing"),
-        torch.random.fork_rng(),
-        kept_memory(speed.keep_memory == "on"),
-    ):
+    with torch.random.fork_rng(), kept_memory(speed.keep_memory == "on"):
         measured = _measure(network, shape, speed, device, training=training)
     _log.info("speed: measured in %.1f s", time.perf_counter() - started)
     if cached and all(math.isfinite(s) for s in measured.seconds.values()):  # what failed may work another time

@@ -8,6 +8,7 @@ from hilum.cohorts.dataset import EpochBatches
 from hilum.config import RunConfig
 from hilum.modelling.device import pick_device
 from hilum.modelling.freezing import freeze
+from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import choose, name_of
 from hilum.planning.fitting import MOST, fitted, largest_batch, usable_bytes
 from hilum.planning.resources import Cost, Memory, cost_of, network_of, prediction_bytes, training_memory
@@ -132,9 +133,12 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
         network = network_of(fits, num_classes)
         shape = (at_once, network.in_channels, *fits.recipe.size)
         steps = fits.training.epochs * math.ceil((num_train or 0) / batch)
-        speed = choose(network, shape, fits.speed, device, expected_steps=steps).speed
-        freeze(network, fits.training.freeze)  # after the choice: training chooses for the whole network
-        once = step_seconds(network, fits.recipe.size, at_once, device=device, speed=speed)
+        grid = " x ".join(map(str, fits.recipe.size))
+        what = f"timing a step on {at_once} cases of {grid} voxels at a time"
+        with within_memory(what, "plan fewer at a time, or with --no-time"):
+            speed = choose(network, shape, fits.speed, device, expected_steps=steps).speed
+            freeze(network, fits.training.freeze)  # after the choice: training chooses for the whole network
+            once = step_seconds(network, fits.recipe.size, at_once, device=device, speed=speed)
         seconds[name_of(speed)] = once * math.ceil(batch / at_once)
     return Outlook(
         cost=cost_of(config, num_classes),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hilum.config import SpeedConfig
 from hilum.modelling.freezing import train_what_learns
-from hilum.modelling.memory import kept_memory, within_memory
+from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed, autocast
 
@@ -32,14 +32,9 @@ def step_seconds(
         cases: On the device at a time.
         device: Where.
         speed: How it is computed.
-
-    Raises:
-        ResourceError: If memory does not suffice.
     """
-    grid = " x ".join(map(str, size))
     seconds = []
-    what = f"timing a step on {cases} cases of {grid} voxels"
-    with kept_memory(speed.keep_memory == "on"), within_memory(what, "plan fewer at a time, or with --no-time"):
+    with kept_memory(speed.keep_memory == "on"):
         apply_speed(network, speed)
         network = network.to(device)
         train_what_learns(network)

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from hilum.modelling.device import pick_device
 from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
-from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import EXACT, apply_speed, for_prediction
 from hilum.modelling.weights import load_weights
@@ -38,6 +36,7 @@ from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
+from hilum.training.microbatches import micro_batches, within_memory_of
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
 from hilum.training.tracking import Tracker
@@ -106,7 +105,7 @@ def fit(
         lr = schedule.lr
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
-            with _within_memory("training", config, len(train.dataset)):
+            with within_memory_of("training", config, len(train.dataset)):
                 trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
         validated, _ = _validate(config, fabric, model, loss, val)
         schedule.after_epoch(validated["loss"])
@@ -174,7 +173,7 @@ def _train_epoch(
         schedule.before_step((epoch - 1) * len(part.batches) + number)
         schedule.optimizer.zero_grad()
         total = loss.terms(torch.zeros_like(target), target)[1].sum()  # weights follow from the targets alone
-        for some, wanted in zip(*(_micro_batches(t, config) for t in (x, target)), strict=True):
+        for some, wanted in zip(*(micro_batches(t, config) for t in (x, target)), strict=True):
             logits = model(some)
             losses, weights = loss.terms(logits, wanted)
             value = (losses * weights).sum() / total
@@ -190,25 +189,6 @@ def _train_epoch(
     return seen.outcome()
 
 
-def _micro_batches(batch: Tensor, config: RunConfig) -> tuple[Tensor, ...]:
-    """A batch in as few parts as ``micro_batch`` allows, as even as can be; none of one case with batch norm."""
-    micro, cases = config.training.micro_batch, len(batch)
-    count = math.ceil(cases / micro) if micro else 1
-    most = cases // 2 if config.model.norm == "batch" else cases
-    return batch.tensor_split(max(1, min(count, most)))
-
-
-def _within_memory(doing: str, config: RunConfig, num_cases: int) -> AbstractContextManager[None]:
-    settings = config.training
-    cases = min(settings.micro_batch or settings.batch_size, settings.batch_size, num_cases)
-    grid = " x ".join(map(str, config.recipe.size))
-    ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= (2 if config.model.norm == "batch" else 1) else []
-    ways += [] if settings.checkpointing else ["training.checkpointing = true"]
-    smaller = "take a smaller model.width or a coarser recipe; hilum plan says what fits"
-    advice = f"set {' or '.join(ways)}, or {smaller}" if ways else smaller
-    return within_memory(f"{doing} on {cases} cases of {grid} voxels at a time", advice)
-
-
 @torch.no_grad()
 def _validate(
     config: RunConfig, fabric: Fabric, model: Any, loss: Loss, part: _Part, views: Views | None = None
@@ -219,7 +199,7 @@ def _validate(
     samples: list[Sample]
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
-        with _within_memory("validating", config, len(part.dataset)):
+        with within_memory_of("validating", config, len(part.dataset)):
             logits = case_logits(model, samples, config.recipe, fabric.device, views)
         seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
     return seen.outcome(), seen.all_logits()

@@ -23,6 +23,7 @@ from hilum.predicting.tta import views_of
 from hilum.preparing import Store
 from hilum.training.checkpoint import STATE
 from hilum.training.loop import fit
+from hilum.training.microbatches import within_memory_of
 from hilum.training.optimizer import fresh_but_frozen
 
 _log = logging.getLogger("hilum")
@@ -110,7 +111,8 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     at_once = min(settings.micro_batch or settings.batch_size, num_cases)
     shape = (at_once, config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
-    chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
+    with within_memory_of("training", config, num_cases):
+        chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
     _log.info("%s", chosen.line)
     return chosen.speed
 
