@@ -31,7 +31,7 @@ EXACT = replace(PLAIN, channels_last="on", folded_stem="pairs")
 _GAIN = 1.03
 """A way must be so many times as fast as a plainer one to be taken: what is less may be chance."""
 
-_ROUNDING_GAIN = 1.25
+_ROUNDING_GAIN = 1.2
 """bf16 must be so many times as fast as fp32, for it trains another model: chance must not decide between them."""
 
 _VOXELS = 8 * 64**3
