@@ -22,6 +22,7 @@ from hilum.config import SpeedConfig
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
+from hilum.predicting.exportcheck import quiet
 
 MONAI = {
     "monai, fp32": ("fp32", "off"),
@@ -221,7 +222,8 @@ def _onnx(network: nn.Module, x: Tensor) -> Any:
     import onnxruntime
 
     file = io.BytesIO()
-    torch.onnx.export(network, (x,), dynamo=True, verbose=False).save(file)
+    with quiet():
+        torch.onnx.export(network, (x,), dynamo=True, verbose=False).save(file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry(
