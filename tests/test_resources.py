@@ -346,6 +346,12 @@ def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_
     assert not any("speed: measuring" in record.message for record in caplog.records)
 
 
+def test_a_short_epoch_does_not_take_zero_seconds(npy_cohort, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: 0.004)
+    assert main(["plan", str(npy_cohort / "config.toml")]) == 0
+    assert re.search(r"^         0\.03\d* s for an epoch and [\d.]+ s for all", capsys.readouterr().out, re.M)
+
+
 def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     for name in ("cohort.csv", "config.toml"):
         (tmp_path / name).write_bytes((npy_cohort / name).read_bytes())
