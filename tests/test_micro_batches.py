@@ -76,6 +76,14 @@ def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_
     assert [len(part) for part in micro_batches(torch.zeros(cases, 1), config)] == sizes
 
 
+def test_no_more_cases_are_validated_at_a_time_than_trained_on(npy_cohort, tmp_path, monkeypatch):
+    seen = []
+    case_logits = loop.case_logits
+    monkeypatch.setattr(loop, "case_logits", lambda *a: seen.append(len(a[1])) or case_logits(*a))
+    train(config_of(npy_cohort, batch_size=4, micro_batch=100), tmp_path / "run", base=npy_cohort)
+    assert 0 < max(seen) <= 5, "a last case joins the batch before"
+
+
 def test_a_micro_batch_that_cuts_nothing_is_said_once(npy_cohort, tmp_path, caplog):
     train(config_of(npy_cohort, norm="batch", micro_batch=100), tmp_path / "run", base=npy_cohort)
     said = [record.message for record in caplog.records if "cuts nothing" in record.message]

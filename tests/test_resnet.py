@@ -11,7 +11,9 @@ from torch import nn
 
 from hilum.config import ModelConfig, SpeedConfig
 from hilum.errors import ConfigError
+from hilum.modelling import speed as ways
 from hilum.modelling.convolution import Conv3D
+from hilum.modelling.freezing import freeze
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import DEPTHS, ResNet3D, ShortcutA, resnet18_3d
 from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
@@ -325,6 +327,19 @@ def test_checkpointing_changes_nothing_but_memory(depth):
 
 
 # choosing
+
+
+def test_a_network_that_is_frozen_in_part_is_measured_apart_as_it_trains(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network, device, seen = resnet18_3d(width=4), torch.device("cpu"), set()
+    whole = choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
+    freeze(network, 5)
+    took = ways._seconds
+    monkeypatch.setattr(
+        ways, "_seconds", lambda n, *a: seen.add((n.bn1.training, n.conv1.weight.requires_grad)) or took(n, *a)
+    )
+    assert choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device).seconds != whole.seconds
+    assert seen == {(False, False)}
 
 
 def test_what_was_chosen_is_one_of_the_ways_tried_is_remembered_and_disturbs_nothing(monkeypatch, tmp_path):

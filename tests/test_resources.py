@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from hilum.cli import main
-from hilum.config import ModelConfig, Recipe, RunConfig, TrainingConfig
+from hilum.cohorts.splits import read_splits
+from hilum.config import ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
 from hilum.configfile import beside, load
 from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import PLAIN
@@ -20,6 +21,7 @@ from hilum.planning.fitting import fitted, largest_batch, usable_bytes
 from hilum.planning.outlook import look_ahead
 from hilum.planning.resources import cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
+from hilum.training import train
 
 
 def config_of(*, size=16, norm="batch", depth=10, width=8, **training):
@@ -303,6 +305,51 @@ def test_a_micro_batch_that_cuts_nothing_is_said_to(micro, npy_cohort, tmp_path,
     page = capsys.readouterr().out
     assert (f"training.micro_batch = {micro} cuts nothing: a batch is of 5 cases\n" in page) == (micro >= 5)
     assert "that fits" in page
+
+
+def test_the_largest_part_of_a_batch_is_counted_as_training_cuts_it(npy_cohort, tmp_path, capsys):
+    """With batch norm no part is of one case: of five cases in twos, one part has three; of eight in fives, four."""
+    for cases, micro, largest in [(5, 2, 3), (8, 5, 4)]:
+        cut = training_memory(config_of(size=32, batch_size=cases, micro_batch=micro), 2)
+        assert cut.saved == training_memory(config_of(size=32, batch_size=largest), 2).saved
+    (tmp_path / "c.toml").write_text((npy_cohort / "config.toml").read_text() + "micro_batch = 2\n")
+    assert main(["plan", str(tmp_path / "c.toml"), "--no-time"]) == 0
+    assert "config   5 cases in a batch, 3 at a time: " in capsys.readouterr().out
+
+
+def test_a_container_without_free_memory_is_not_called_unknown(npy_cohort, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 0.0)
+    assert main(["plan", str(npy_cohort / "config.toml"), "--no-time"]) == 0
+    page = capsys.readouterr().out
+    assert "0 MB may be used" in page
+    assert "that does not fit" in page
+
+
+@pytest.mark.parametrize("how", [{}, {"checkpointing": True}, {"freeze": 3}, {"micro_batch": 2}])
+def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_knows_it(
+    npy_cohort, tmp_path, caplog, monkeypatch, how
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is known of this machine
+    config = load(npy_cohort / "config.toml")
+    given = {"epochs": 1, "batch_size": 5, "freeze": 0} | how
+    if given["freeze"]:
+        network = network_of(config, 2)
+        torch.save(network.state_dict(), tmp_path / "w.pth")
+        given["weights"] = str(tmp_path / "w.pth")
+    config = replace(config, speed=SpeedConfig(), training=replace(config.training, **given))
+    with caplog.at_level("INFO", "hilum"):
+        train(config, tmp_path / "run", base=npy_cohort)
+        assert sum("speed: measuring" in record.message for record in caplog.records) == 1
+        caplog.clear()
+        parts = read_splits(tmp_path / "run" / "splits.csv").values()
+        look_ahead(config, 2, sum(part == "train" for part in parts))
+    assert not any("speed: measuring" in record.message for record in caplog.records)
+
+
+def test_a_short_epoch_does_not_take_zero_seconds(npy_cohort, capsys, monkeypatch):
+    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: 0.004)
+    assert main(["plan", str(npy_cohort / "config.toml")]) == 0
+    assert re.search(r"^         0\.03\d* s for an epoch and [\d.]+ s for all", capsys.readouterr().out, re.M)
 
 
 def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):

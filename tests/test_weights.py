@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import re
 import tarfile
 import warnings
@@ -483,6 +484,27 @@ def test_an_archive_of_something_else_is_said_and_nobody_is_advised_to_run_code(
         load_weights(small(10), tmp_path / "w.pt2")
     assert str(error.value).startswith(f"{tmp_path / 'w.pt2'} cannot be loaded: {says}")
     assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "other"), [("safetensors", ".pth"), ("pth", ".safetensors")])
+def test_a_file_that_is_named_as_the_other_kind_is_said_to_be(tmp_path, kind, other):
+    (save_file if kind == "safetensors" else torch.save)(small(10).state_dict(), tmp_path / f"w.{kind}")
+    (tmp_path / f"w.{kind}").rename(tmp_path / f"v{other}")
+    with pytest.raises(CheckpointError, match=rf"cannot be loaded: it is a [a-z. ]+; name it \.{kind}$"):
+        load_weights(small(10), tmp_path / f"v{other}")
+
+
+def test_a_tensor_alone_is_no_network(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"none of its 1 tensors is a layer1\.0\.conv1\.weight$"):
+        load_weights(small(10), tmp_path / "w.pth")
+
+
+def test_pytorch_adds_no_line_of_its_own_to_a_file_that_is_refused(tmp_path, recwarn):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(["not", "by", "torch.save"], protocol=4))
+    with pytest.raises(CheckpointError):
+        load_weights(small(10), tmp_path / "w.pth")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("new", [True, False])

@@ -330,3 +330,13 @@ class RunConfig:
         require(not alone, "training.micro_batch", "0 or at least 2 with model.norm = batch", 1)
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
+
+    def parts_of(self, cases: int) -> int:
+        """In how many parts a batch is computed: as few as ``micro_batch`` allows, none of one case with batch norm."""
+        count = math.ceil(cases / self.training.micro_batch) if self.training.micro_batch else 1
+        most = cases // 2 if self.model.norm == "batch" else cases
+        return max(1, min(count, most))
+
+    def at_once(self, cases: int) -> int:
+        """Cases in the largest part of a batch; the parts are as even as can be."""
+        return math.ceil(cases / self.parts_of(cases))

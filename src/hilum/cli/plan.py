@@ -69,7 +69,8 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     from hilum.planning.outlook import config_of_a_step
 
     model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
-    usable = f"{_gb(seen.usable_bytes)} may be used" if seen.usable_bytes else "its free memory is not known"
+    free = seen.usable_bytes
+    usable = "its free memory is not known" if free is None else f"{_gb(free)} may be used"
     spacing = recipe.spacing_mm or recipe.extent_mm
     step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if spacing else ""
     grid, plural = " x ".join(map(str, recipe.size)), "s" if recipe.num_channels > 1 else ""
@@ -88,7 +89,7 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
         lines.append("         {:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells))
     batch = config_of_a_step(config, seen.num_train).training.batch_size
     lines.append(
-        f"config   {batch} cases in a batch, {min(training.micro_batch or batch, batch)} at a time: {_gb(own.total)} = "
+        f"config   {batch} cases in a batch, {config.at_once(batch)} at a time: {_gb(own.total)} = "
         f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
         f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
     )
@@ -143,5 +144,5 @@ def _flop(number: int) -> str:
 
 def _clock(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -24,8 +24,10 @@ def what_else(file: Path) -> str:
         start = opened.read(_ENOUGH)
     if not start:
         return "it is empty"
-    if start[:4] == b"PK\x03\x04" and file.suffix != ".safetensors":
-        return _archive(file)
+    if start[4:10] == b'\0\0\0\0{"':  # the length of a header, and the header
+        return "" if file.suffix == ".safetensors" else "it is a safetensors file; name it .safetensors"
+    if start[:4] == b"PK\x03\x04":
+        return _archive(file) or ("it is a file of torch.save; name it .pth" if file.suffix == ".safetensors" else "")
     if start[257:262] == b"ustar":
         return "it is a tar archive; unpack it first"
     plain = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

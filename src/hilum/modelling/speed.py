@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hilum.config import SpeedConfig, Switch
 from hilum.modelling.convolution import Conv3D
+from hilum.modelling.freezing import train_what_learns
 from hilum.modelling.memory import can_keep, kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speedcache import key_of, remember, remembered
@@ -168,7 +169,8 @@ def choose(
     weights = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
     strides = [tuple(m.stride) for m in network.modules() if isinstance(m, Conv3D)]
     layers = [type(m).__name__ for m in network.modules()]
-    key = key_of(device, training, weights, strides, layers, network.checkpointing, shape, asdict(speed))
+    learns = [p.requires_grad for p in network.parameters()]
+    key = key_of(device, training, weights, strides, layers, learns, network.checkpointing, shape, asdict(speed))
     known = remembered(key) if cached else None
     if known is not None:
         return Measured(speed=known[0], seconds=known[1], shape=shape)
@@ -185,7 +187,9 @@ def choose(
 def _measure(
     network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, device: torch.device, *, training: bool
 ) -> Measured:
-    network = copy.deepcopy(network).to(device).train(training)
+    network = copy.deepcopy(network).to(device).eval()
+    if training:
+        train_what_learns(network)
     x = torch.rand(shape, device=device)
     seconds: dict[str, float] = {}
 

@@ -1,6 +1,7 @@
 """A file of weights to tensors by the names of this network, and who wrote them; no code in a file is run."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         what = what_else(file)
         if not what:
-            with within_memory(f"reading {file}", "give weights without the state of an optimizer, or free memory"):
+            advice = "give weights without the state of an optimizer, or free memory"
+            with within_memory(f"reading {file}", advice), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's, of old kinds of files and tensors
                 if file.suffix == ".safetensors":
                     return dict(load_file(file))
                 return dict(_flat(torch.load(file, map_location="cpu", weights_only=True), ""))
@@ -103,7 +106,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
     prefixes = sorted({m[1] for name in tensors if (m := _FIRST.match(name))})
     if not prefixes:
-        some = f", such as {min(tensors)}" if tensors else ""
+        some = f", such as {min(tensors)}," if any(tensors) else ""
         msg = f"{path} holds no ResNet: none of its {len(tensors)} tensors{some} is a layer1.0.conv1.weight"
         raise CheckpointError(msg)
     if len(prefixes) > 1:

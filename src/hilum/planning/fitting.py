@@ -44,7 +44,7 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
         bf16: Under autocast.
     """
     settings = config.training
-    counts = [min(settings.micro_batch or settings.batch_size, settings.batch_size)]
+    counts = [config.at_once(settings.batch_size)]
     while counts[-1] > _least(config):
         counts.append(max(_least(config), math.ceil(counts[-1] / 2)))
     few = _FEW if config.model.norm == "batch" else 0

@@ -129,17 +129,17 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
     seconds: dict[str, float] = {}
     if timed and fits is not None:
         batch = fits.training.batch_size
-        at_once = min(fits.training.micro_batch or batch, batch)
+        at_once = fits.at_once(batch)
         network = network_of(fits, num_classes)
         shape = (at_once, network.in_channels, *fits.recipe.size)
         steps = fits.training.epochs * math.ceil((num_train or 0) / batch)
         grid = " x ".join(map(str, fits.recipe.size))
         what = f"timing a step on {at_once} cases of {grid} voxels at a time"
         with within_memory(what, "plan fewer at a time, or with --no-time"):
+            freeze(network, fits.training.freeze)
             speed = choose(network, shape, fits.speed, device, expected_steps=steps).speed
-            freeze(network, fits.training.freeze)  # after the choice: training chooses for the whole network
             once = step_seconds(network, fits.recipe.size, at_once, device=device, speed=speed)
-        seconds[name_of(speed)] = once * math.ceil(batch / at_once)
+        seconds[name_of(speed)] = once * fits.parts_of(batch)
     return Outlook(
         cost=cost_of(config, num_classes),
         rows=tuple(_row(config, num_classes, cases, bf16) for cases in _CASES),

@@ -109,7 +109,7 @@ def _that_fits(
         return config.training
     if fits.training != config.training:
         twice = " and blocks computed twice" if fits.training.checkpointing else ""
-        at_once = fits.training.micro_batch or fits.training.batch_size
+        at_once = fits.at_once(fits.training.batch_size)
         reasons.append(f"memory: {at_once} cases at a time{twice}, for {limit / 1e9:.1f} GB may be used")
     return fits.training
 

@@ -139,7 +139,7 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
         bf16: Under autocast.
     """
     settings = config.training
-    at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
+    at_once = config.at_once(settings.batch_size)
     with FakeTensorMode():
         network = network_of(config, num_classes)
         freeze(network, config.training.freeze)

@@ -75,8 +75,8 @@ def fit(
     settings = config.training
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
     dataset = partial(CohortDataset, prepared, parts, num_classes=len(classes), recipe=config.recipe)
-    train = _Part(dataset(part="train", seed=settings.seed), settings, seed=settings.seed)
-    val = _Part(dataset(part="val"), settings)
+    train = _Part(dataset(part="train", seed=settings.seed), config, seed=settings.seed)
+    val = _Part(dataset(part="val"), config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
         network = build(config.model, config.recipe, len(classes))
@@ -132,9 +132,10 @@ def fit(
 class _Part:
     """The cases of one part and how they come: shuffled and drawn where there is a seed, else in order and whole."""
 
-    def __init__(self, dataset: CohortDataset, settings: TrainingConfig, *, seed: int | None = None) -> None:
+    def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
         self.dataset = dataset
-        size = settings.batch_size if seed is not None else settings.micro_batch or settings.batch_size
+        settings = config.training
+        size = settings.batch_size if seed is not None else config.at_once(settings.batch_size)
         self.batches = EpochBatches(len(dataset), size, seed=seed)
         self.loader: Any = DataLoader(
             dataset,

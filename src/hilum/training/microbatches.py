@@ -1,6 +1,5 @@
 """A batch in parts, and what to set where one needs more memory than there is."""
 
-import math
 from contextlib import AbstractContextManager
 
 from torch import Tensor
@@ -10,11 +9,8 @@ from hilum.modelling.memory import within_memory
 
 
 def micro_batches(batch: Tensor, config: RunConfig) -> tuple[Tensor, ...]:
-    """A batch in as few parts as ``micro_batch`` allows, as even as can be; none of one case with batch norm."""
-    micro, cases = config.training.micro_batch, len(batch)
-    count = math.ceil(cases / micro) if micro else 1
-    most = cases // 2 if config.model.norm == "batch" else cases
-    return batch.tensor_split(max(1, min(count, most)))
+    """A batch in the parts in which it is computed, as even as can be."""
+    return batch.tensor_split(config.parts_of(len(batch)))
 
 
 def within_memory_of(doing: str, config: RunConfig, num_cases: int) -> AbstractContextManager[None]:
@@ -26,7 +22,7 @@ def within_memory_of(doing: str, config: RunConfig, num_cases: int) -> AbstractC
         num_cases: That there are; a batch has no more.
     """
     settings = config.training
-    cases = min(settings.micro_batch or settings.batch_size, settings.batch_size, num_cases)
+    cases = config.at_once(min(settings.batch_size, num_cases))
     grid = " x ".join(map(str, config.recipe.size))
     ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= (2 if config.model.norm == "batch" else 1) else []
     ways += [] if settings.checkpointing else ["training.checkpointing = true"]

@@ -15,6 +15,7 @@ from hilum.config import RunConfig, SpeedConfig
 from hilum.configfile import beside, load, moved, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
+from hilum.modelling.freezing import freeze
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.speed import choose
 from hilum.modelling.weights import matched_weights
@@ -105,11 +106,12 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
+    network.checkpointing = settings.checkpointing
+    freeze(network, settings.freeze)
     batch = min(settings.batch_size, num_cases)
     if settings.micro_batch >= batch:
         _log.warning("training.micro_batch = %d cuts nothing: a batch is of %d cases", settings.micro_batch, batch)
-    at_once = min(settings.micro_batch or settings.batch_size, num_cases)
-    shape = (at_once, config.recipe.num_channels, *config.recipe.size)
+    shape = (config.at_once(batch), config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
     with within_memory_of("training", config, num_cases):
         chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
