@@ -19,9 +19,9 @@ _TRUSTED = 3
 
 In torch 2.13, on a processor with AVX512-BF16 and without AMX, the gradient of the weights is then wrong, by 100 % or
 not finite, and memory is written where it must not be: in bf16 for a 3x3x3 convolution, as on the two slices of the
-last stage of a ResNet at 64 cubed, and in fp32 too for the stem on grids under 14 voxels. The stem is then computed
-as a product, a 3x3x3 convolution as a product or in fp32, which are right; ``tests/test_convolution.py`` compares
-with double precision.
+last stage of a ResNet at 64 cubed, and in fp32 too for the stem on some grids of 12 voxels or fewer, such as 5, 6 and
+7. The stem is then computed as a product, a 3x3x3 convolution as a product or in fp32, which are right;
+``tests/test_convolution.py`` compares with double precision.
 """
 
 
