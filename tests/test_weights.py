@@ -51,6 +51,14 @@ def renamed(state, *rules):
     return state
 
 
+def saved_with(change, path):
+    """A small network's trained state, changed, as it lies in the file."""
+    state = trained(small(10)).state_dict()
+    change(state)
+    torch.save(state, path)
+    return state
+
+
 def before(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -295,9 +303,7 @@ def test_a_kernel_of_an_image_is_said_as_it_is_in_the_file(tmp_path):
     ],
 )
 def test_a_head_is_loaded_as_a_whole_or_left_fresh(tmp_path, change, says):
-    state = trained(small(10)).state_dict()
-    change(state)
-    torch.save(state, tmp_path / "w.pth")
+    state = saved_with(change, tmp_path / "w.pth")
     network = small(10)
     fresh = before(network)
     report = load_weights(network, tmp_path / "w.pth")
@@ -391,9 +397,7 @@ def test_another_network_is_an_error_that_says_which(tmp_path, theirs, ours, say
     ],
 )
 def test_a_file_that_fits_in_part_is_an_error_and_changes_nothing(tmp_path, change, says):
-    state = trained(small(10)).state_dict()
-    change(state)
-    torch.save(state, tmp_path / "w.pth")
+    saved_with(change, tmp_path / "w.pth")
     network = small(10)
     fresh = before(network)
     with pytest.raises(CheckpointError, match=says):

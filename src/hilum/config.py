@@ -155,6 +155,11 @@ class ModelConfig:
         strides = self.stem_stride or (1, 1, 1)
         require(all(s in (1, 2) for s in strides), "model.stem_stride", "1 or 2 along each axis", self.stem_stride)
 
+    @property
+    def least_cases(self) -> int:
+        """Fewest cases that are trained on at a time: batch norm needs two."""
+        return 2 if self.norm == "batch" else 1
+
     def grid_of(self, stage: int, size: tuple[int, int, int]) -> tuple[int, ...]:
         """Voxels (z, y, x) of the maps of a stage, 1 to 4, for an input of this size: every stride rounds up."""
         full = self.stem == "full"
@@ -326,16 +331,15 @@ class RunConfig:
         self.recipe.check_complete()
         frozen = self.training.freeze
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
-        alone = self.training.micro_batch == 1 and self.model.norm == "batch"
-        require(not alone, "training.micro_batch", "0 or at least 2 with model.norm = batch", 1)
+        micro, least = self.training.micro_batch, self.model.least_cases
+        require(not 0 < micro < least, "training.micro_batch", "0 or at least 2 with model.norm = batch", micro)
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
 
     def parts_of(self, cases: int) -> int:
         """In how many parts a batch is computed: as few as ``micro_batch`` allows, none of one case with batch norm."""
         count = math.ceil(cases / self.training.micro_batch) if self.training.micro_batch else 1
-        most = cases // 2 if self.model.norm == "batch" else cases
-        return max(1, min(count, most))
+        return max(1, min(count, cases // self.model.least_cases))
 
     def at_once(self, cases: int) -> int:
         """Cases in the largest part of a batch; the parts are as even as can be."""

@@ -1,5 +1,7 @@
 """What training minimises: weighted cross entropy and focal loss, for hard and soft labels."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -11,15 +13,15 @@ Target = Int[Tensor, " b"] | Float[Tensor, "b c"]
 """Class indices, or a probability for each class."""
 
 
-class _Loss(nn.Module):
+class _Loss(nn.Module, ABC):
     """Base: ``terms`` gives each case's loss and weight, ``forward`` their weighted mean.
 
     A mean over a whole epoch needs both sums: the batches' means must not be averaged.
     """
 
+    @abstractmethod
     def terms(self, logits: Float[Tensor, "b c"], target: Target) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Loss of each case before weighting, and its weight."""
-        raise NotImplementedError
 
     def forward(self, logits: Float[Tensor, "b c"], target: Target) -> Float[Tensor, ""]:
         """sum(weight * loss) / sum(weight)."""

@@ -45,8 +45,8 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
     """
     settings = config.training
     counts = [config.at_once(settings.batch_size)]
-    while counts[-1] > _least(config):
-        counts.append(max(_least(config), math.ceil(counts[-1] / 2)))
+    while counts[-1] > config.model.least_cases:
+        counts.append(max(config.model.least_cases, math.ceil(counts[-1] / 2)))
     few = _FEW if config.model.norm == "batch" else 0
     for cases in ([n for n in counts if n >= few], [n for n in counts if n < few]):
         for checkpointing in sorted({settings.checkpointing, True}):
@@ -65,11 +65,7 @@ def largest_batch(config: RunConfig, num_classes: int, limit: float, *, bf16: bo
         whole = replace(config, training=replace(config.training, batch_size=max(cases, 2), micro_batch=0))
         return training_memory(whole, num_classes, bf16=bf16).total <= limit
 
-    return _largest(fits, _least(config))
-
-
-def _least(config: RunConfig) -> int:
-    return 2 if config.model.norm == "batch" else 1
+    return _largest(fits, config.model.least_cases)
 
 
 def _largest(fits: Callable[[int], bool], least: int) -> int:

@@ -166,7 +166,7 @@ def _with_batch(config: RunConfig, cases: int) -> RunConfig:
 
 def _row(config: RunConfig, num_classes: int, cases: int, bf16: bool) -> Row:
     def training(checkpointing: bool) -> int | None:
-        if cases == 1 and config.model.norm == "batch":
+        if cases < config.model.least_cases:
             return None
         alone = {"batch_size": max(2, cases), "micro_batch": 1 if cases == 1 else 0, "checkpointing": checkpointing}
         settings = replace(config.training, **alone)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def within_memory_of(doing: str, config: RunConfig, num_cases: int) -> AbstractC
     settings = config.training
     cases = config.at_once(min(settings.batch_size, num_cases))
     grid = " x ".join(map(str, config.recipe.size))
-    ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= (2 if config.model.norm == "batch" else 1) else []
+    ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= config.model.least_cases else []
     ways += [] if settings.checkpointing else ["training.checkpointing = true"]
     smaller = "take a smaller model.width or a coarser recipe; hilum plan says what fits"
     advice = f"set {' or '.join(ways)}, or {smaller}" if ways else smaller
