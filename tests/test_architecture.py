@@ -10,7 +10,7 @@ import hilum
 
 ROOT = Path(hilum.__file__).parent
 ROOMS = [
-    "errors", "files", "findings", "volume", "recipe", "augmentation", "presets", "config", "configfile", "randomness",
+    "errors", "files", "findings", "volume", "recipe", "augmentation", "imbalance", "presets", "config", "configfile", "randomness",
     "drawing", "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning",
     "training", "judging", "demo", "cli",
 ]  # fmt: skip
@@ -57,6 +57,7 @@ def test_a_module_begins_with_one_sentence_and_stays_readable(module):
         "volume",
         "recipe",
         "augmentation",
+        "imbalance",
         "presets",
         "config",
         "configfile",

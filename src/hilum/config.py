@@ -9,6 +9,10 @@ import tyro
 from hilum.augmentation import AugmentConfig as AugmentConfig
 from hilum.errors import require
 from hilum.findings import Policy, PolicyName
+from hilum.imbalance import OF_THE_BATCH
+from hilum.imbalance import HeadConfig as HeadConfig
+from hilum.imbalance import LossConfig as LossConfig
+from hilum.imbalance import SamplingConfig as SamplingConfig
 from hilum.recipe import Range as Range
 from hilum.recipe import Recipe as Recipe
 from hilum.recipe import Triple as Triple
@@ -178,21 +182,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossConfig:
-    """What training minimises."""
-
-    name: Literal["cross-entropy", "focal"] = "cross-entropy"
-    gamma: float = 2.0
-    """Focusing of the focal loss (Lin 2017); 0 is cross entropy."""
-
-    class_weights: Literal["none", "inverse", "sqrt", "effective"] = "inverse"
-    """Weight of each class: 1/n, 1/sqrt(n) or effective number (Cui 2019), from the training labels."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.gamma < math.inf, "loss.gamma", "at least 0", self.gamma)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """How long, how fast and on what."""
 
@@ -295,6 +284,11 @@ class DecisionConfig:
 
     at: float = 0.9
 
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic", "prior"] = "auto"
+    """How logits become probabilities, fitted on the validation part. temperature: one factor. platt: a factor and an
+    offset for each class. isotonic: any rising curve. prior: no fit, the offsets that undo weights and sampling, for
+    cross entropy only. auto: platt after weights, sampling or a loss that moves probabilities, else temperature."""
+
     tta: int = 0
     """Test-time augmentation: so many moved views of a case, beside the case itself, whose mean probability decides."""
 
@@ -314,6 +308,8 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
@@ -333,6 +329,8 @@ class RunConfig:
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
         micro, least = self.training.micro_batch, self.model.least_cases
         require(not 0 < micro < least, "training.micro_batch", "0 or at least 2 with model.norm = batch", micro)
+        whole = self.loss.name not in OF_THE_BATCH or not micro
+        require(whole, "training.micro_batch", f"0 with loss.name = {self.loss.name}, which is of a whole batch", micro)
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
 

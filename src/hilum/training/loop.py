@@ -277,7 +277,8 @@ def _loaded(network: ResNet3D, settings: TrainingConfig) -> dict[str, Any]:
 
 def _loss(config: RunConfig, train: CohortDataset, num_classes: int) -> Loss:
     """The loss, with class weights from the training labels alone."""
-    weights = class_weights(train.labels, method=config.loss.class_weights, num_classes=num_classes)
+    method = "inverse" if config.loss.class_weights == "auto" else config.loss.class_weights
+    weights = class_weights(train.labels, method=method, num_classes=num_classes)
     weight = torch.from_numpy(weights).float()
     if config.loss.name == "focal":
         return FocalLoss(config.loss.gamma, alpha=weight)

@@ -1,0 +1,116 @@
+"""What is done about rare classes: the loss, how often cases are drawn, and a second look at the head; no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from hilum.errors import require
+
+LossName: TypeAlias = Literal[
+    "auto",
+    "cross-entropy",
+    "focal",
+    "poly1",
+    "asymmetric",
+    "logit-adjusted",
+    "ldam",
+    "dice",
+    "tversky",
+    "combined",
+]
+SamplingName: TypeAlias = Literal["none", "over", "under", "combined", "balanced", "progressive"]
+RetrainName: TypeAlias = Literal["none", "over", "smote", "borderline-smote", "adasyn"]
+
+OF_THE_BATCH = ("dice", "tversky", "combined")
+"""Losses that are no mean over cases: they need all cases of a batch at a time."""
+
+WEIGHTED = ("cross-entropy", "focal", "poly1", "ldam", "combined")
+"""Losses that take class weights; the others have their own answer to rare classes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What training minimises."""
+
+    name: LossName = "cross-entropy"
+    """auto: by the share of the rarest class, as hilum advise says."""
+
+    class_weights: Literal["auto", "none", "inverse", "sqrt", "effective"] = "auto"
+    """Weight of each class, from the training labels: 1/n, 1/sqrt(n) or effective number (Cui 2019). auto: 1/n for
+    cross entropy, focal and poly1 where cases are drawn as they are, else none."""
+
+    beta: float = 0.999
+    """Of the effective number: near 1 it is 1/n, at 0 it is no weight at all."""
+
+    gamma: float = 2.0
+    """Focusing of the focal loss (Lin 2017); 0 is cross entropy."""
+
+    gamma_pos: float = 1.0
+    gamma_neg: float = 4.0
+    """Focusing of the asymmetric loss (Ridnik 2021) on cases with and without the finding."""
+
+    clip: float = 0.05
+    """Probability below which a negative costs nothing in the asymmetric loss."""
+
+    smooth: float = 1.0
+    """Added to both sides of the fraction of Dice and Tversky."""
+
+    tversky_alpha: float = 0.3
+    tversky_beta: float = 0.7
+    """Costs of false positives and of false negatives in Tversky (Salehi 2017); beta above alpha is for recall."""
+
+    dice_share: float = 0.5
+    """Of the combined loss; the rest is focal."""
+
+    tau: float = 1.0
+    """Strength of the logit adjustment (Menon 2021)."""
+
+    max_margin: float = 0.5
+    scale: float = 30.0
+    """Of LDAM (Cao 2019): the margin of the rarest class, and the factor of the logits."""
+
+    epsilon: float = 1.0
+    """Weight of the first polynomial term in poly1 (Leng 2022)."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gamma_pos", "gamma_neg", "tau", "max_margin"):
+            require(0 <= getattr(self, name) < math.inf, f"loss.{name}", "at least 0", getattr(self, name))
+        for name in ("smooth", "scale"):
+            require(0 < getattr(self, name) < math.inf, f"loss.{name}", "positive", getattr(self, name))
+        for name in ("beta", "clip"):
+            require(0 <= getattr(self, name) < 1, f"loss.{name}", "at least 0 and below 1", getattr(self, name))
+        for name in ("tversky_alpha", "tversky_beta", "dice_share"):
+            require(0 <= getattr(self, name) <= 1, f"loss.{name}", "between 0 and 1", getattr(self, name))
+        require(self.tversky_alpha + self.tversky_beta > 0, "loss.tversky_alpha", "positive where tversky_beta is 0", 0)
+        require(-1 <= self.epsilon < math.inf, "loss.epsilon", "at least -1", self.epsilon)
+        weighted = self.class_weights in ("auto", "none") or self.name in ("auto", *WEIGHTED)
+        require(weighted, "loss.class_weights", f"auto or none with loss.name = {self.name}", self.class_weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """How often cases of each class are drawn in an epoch of training; exact, from the seed and the epoch."""
+
+    method: SamplingName = "none"
+    """none: each case once. over: every class as often as the commonest. under: as often as the rarest. combined: both
+    meet at the geometric mean. balanced: as many draws as there are cases, the same for each class. progressive: from
+    none in the first epoch to balanced in the last (Kang 2020)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """A second stage: the last layer is fitted anew on balanced features of the training cases (Kang 2020)."""
+
+    retrain: RetrainName = "none"
+    """none: no second stage. over: rare cases are repeated. The others make synthetic features between neighbours of
+    different patients (imbalanced-learn; the extra 'balance')."""
+
+    neighbours: int = 5
+    """Nearest cases of the same class between which features are made."""
+
+    penalty: float = 1.0
+    """Of the squared weights of the new layer, on features of unit variance; larger is smoother."""
+
+    def __post_init__(self) -> None:
+        require(self.neighbours >= 1, "head.neighbours", "at least 1", self.neighbours)
+        require(0 < self.penalty < math.inf, "head.penalty", "positive", self.penalty)
