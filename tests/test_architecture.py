@@ -10,9 +10,9 @@ import hilum
 
 ROOT = Path(hilum.__file__).parent
 ROOMS = [
-    "errors", "files", "findings", "volume", "recipe", "augmentation", "imbalance", "presets", "config", "configfile", "randomness",
-    "drawing", "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning",
-    "training", "judging", "demo", "cli",
+    "errors", "files", "findings", "volume", "recipe", "augmentation", "imbalance", "presets", "config", "configfile",
+    "randomness", "drawing", "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting",
+    "planning", "training", "judging", "demo", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -205,7 +205,7 @@ def test_folds_that_cannot_have_every_class_are_refused(monkeypatch):
             pass
 
         def split(self, labels, *_args):
-            return [(None, labels == 0), (None, labels == 1)]
+            return [(None, np.flatnonzero(labels == 0)), (None, np.flatnonzero(labels == 1))]
 
     monkeypatch.setattr("hilum.cohorts.splits.StratifiedGroupKFold", Unfair)
     with pytest.raises(CohortError, match=r"no 2 folds by patient have every class \(5 of '0', 5 of '1' patients\)"):
@@ -263,10 +263,10 @@ def test_patients_of_the_test_part_have_not_been_seen(tmp_path):
 def test_a_part_that_has_lost_a_class_to_refusals_is_named_before_training():
     cohort = cohort_of([[k % 2] for k in range(30)])
     parts = split(cohort, SplitConfig())
-    check_parts(cohort.cases, parts, cohort.classes)
+    check_parts(cohort.cases, parts, cohort)
     left = [case for case in cohort.cases if not (parts[case.case_id] == "val" and case.label == 1)]
     with pytest.raises(CohortError, match="no case of class '1' is left in val"):
-        check_parts(left, parts, cohort.classes)
+        check_parts(left, parts, cohort)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from hilum.predicting.model import load_model
 from hilum.preparing import Store
 from hilum.training import loop, train
 from hilum.training.schedule import one_cycle
+from hilum.training.seen import Seen
 
 
 def short(npy_cohort, **training):
@@ -166,8 +167,8 @@ def test_only_training_cases_are_augmented(npy_cohort, tmp_path, monkeypatch):
 def test_class_weights_see_the_training_labels_alone(npy_cohort, tmp_path, monkeypatch):
     """The tutorial's see the test labels (FIELD 10)."""
     seen = []
-    weigh = loop.class_weights
-    monkeypatch.setattr(loop, "class_weights", lambda labels, **how: seen.append(labels) or weigh(labels, **how))
+    made = loop.make_loss
+    monkeypatch.setattr(loop, "make_loss", lambda config, labels, *of: seen.append(labels) or made(config, labels, *of))
     train(short(npy_cohort, epochs=1), tmp_path / "run", base=npy_cohort)
     parts = read_splits(tmp_path / "run" / "splits.csv")
     assert [len(labels) for labels in seen] == [sum(part == "train" for part in parts.values())]
@@ -175,16 +176,17 @@ def test_class_weights_see_the_training_labels_alone(npy_cohort, tmp_path, monke
 
 def test_the_epochs_loss_is_a_mean_over_cases_not_over_batches():
     """Weighted means of batches must not be averaged (FIELD 19)."""
-    seen = loop._Seen(np.array([0, 1, 1]))
-    logits = torch.zeros(3, 2)
-    seen.add([0], logits[:1], torch.tensor([1.0]), torch.tensor([1.0]))
-    seen.add([1, 2], logits[1:], torch.tensor([3.0, 3.0]), torch.tensor([9.0, 9.0]))
+    seen = Seen(np.array([0, 1, 1]))
+    seen.add([0, 1, 2], torch.zeros(3, 2))
+    seen.add_loss(1.0, 1.0)
+    seen.add_loss(3.0, 18.0)
     assert seen.outcome()["loss"] == pytest.approx((1 + 9 * 3 + 9 * 3) / 19)
 
 
 def test_an_epoch_of_one_class_has_no_auc_but_goes_on():
-    seen = loop._Seen(np.zeros(2, int))
-    seen.add([0, 1], torch.zeros(2, 2), torch.ones(2), torch.ones(2))
+    seen = Seen(np.zeros(2, int))
+    seen.add([0, 1], torch.zeros(2, 2))
+    seen.add_loss(1.0, 2.0)
     assert math.isnan(seen.outcome()["auc"])
 
 

@@ -67,6 +67,13 @@ class ColumnsConfig:
     soft_label: str = "soft_label"
     """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
 
+    labels: tuple[str, ...] = ()
+    """Instead of label: a column for each finding, 1 where it is present, 0 where not, or a share of readers. The
+    findings are then learned side by side (multi-label). Flag: --columns.labels nodule effusion"""
+
+    case_weight: str = "case_weight"
+    """How much a case counts in the loss; 1 without it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortConfig:
@@ -90,6 +97,9 @@ class CohortConfig:
     def __post_init__(self) -> None:
         require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
         require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
+        findings = self.columns.labels
+        distinct = len(findings) != 1 and len(set(findings)) == len(findings)
+        require(distinct, "columns.labels", "empty or distinct columns, two or more (one alone is label)", findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

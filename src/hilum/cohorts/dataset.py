@@ -1,6 +1,6 @@
 """Prepared samples as a torch data set: HU, class and place, nothing random but which grid of a large one is seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from hilum.cohorts.prepared import PreparedCohort
+from hilum.cohorts.table import PRESENT, Case
 from hilum.preparing import load_sample
 from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
 from hilum.recipe import Recipe
 from hilum.volume import Volume
+
+Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
+"""Class of each case; of a multi-label cohort 0 or 1 for each finding."""
 
 
 class Sample(TypedDict):
@@ -28,6 +32,24 @@ class Sample(TypedDict):
     starts: Int64[Tensor, "n 3"]
     spacing_mm: Float64[Tensor, "3"]
     index: int
+
+
+def labels_of(cases: Sequence[Case]) -> Labels:
+    """Class of each case, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c)."""
+    if cases and cases[0].present:
+        return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
+    return np.array([case.label for case in cases], np.int64)
+
+
+def targets_of(cases: Sequence[Case], num_classes: int) -> Float64[np.ndarray, "n c"]:
+    """A probability for each class; soft where the table has soft labels, or shares of readers."""
+    if cases and cases[0].present:
+        return np.array([case.present for case in cases], np.float64)
+    targets = np.eye(num_classes)[labels_of(cases)]
+    for row, case in enumerate(cases):
+        if case.soft_label is not None and num_classes == 2:
+            targets[row] = 1 - case.soft_label, case.soft_label
+    return targets
 
 
 Drawn = tuple[int, int]
@@ -61,8 +83,9 @@ class CohortDataset(Dataset[Sample]):
     Attributes:
         indices: Places of this part's cases in the cohort.
         case_ids: Their ids.
-        labels: Their classes.
+        labels: Their classes, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c).
         targets: Their labels as a probability for each class; soft where the table has soft labels.
+        weights: How much each counts in the loss.
     """
 
     def __init__(
@@ -81,11 +104,9 @@ class CohortDataset(Dataset[Sample]):
         self.indices = [i for i, case in enumerate(prepared.cases) if parts[case.case_id] == part]
         cases = [prepared.cases[i] for i in self.indices]
         self.case_ids = [case.case_id for case in cases]
-        self.labels: Int[np.ndarray, " n"] = np.array([case.label for case in cases], int)
-        self.targets: Float64[np.ndarray, "n c"] = np.eye(num_classes)[self.labels]
-        for row, case in enumerate(cases):
-            if case.soft_label is not None and num_classes == 2:
-                self.targets[row] = 1 - case.soft_label, case.soft_label
+        self.labels = labels_of(cases)
+        self.targets: Float64[np.ndarray, "n c"] = targets_of(cases, num_classes)
+        self.weights: Float64[np.ndarray, " n"] = np.array([case.weight for case in cases], float)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,6 +114,10 @@ class CohortDataset(Dataset[Sample]):
     def targets_of(self, places: list[int]) -> Float32[Tensor, "n c"]:
         """Targets of the cases at these places."""
         return torch.from_numpy(self.targets[places]).float()
+
+    def weights_of(self, places: list[int]) -> Float32[Tensor, " n"]:
+        """How much the cases at these places count in the loss."""
+        return torch.from_numpy(self.weights[places]).float()
 
     def __getitem__(self, item: int | Drawn) -> Sample:
         """The case at a place of this part; with an epoch and ``sub_volumes`` the grid that this epoch draws."""

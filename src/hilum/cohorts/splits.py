@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from hilum.cohorts.table import PARTS, Case, Cohort
+from hilum.cohorts.table import PARTS, Case, Cohort, Side
 from hilum.config import SplitConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
@@ -28,7 +28,8 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
     """The part of each case: ``{case_id: "train" | "val" | "test"}``.
 
     All cases of a patient are in one part. Every class is in every part. The result depends on the cases, the
-    settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases.
+    settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases, or of
+    findings the rarest that one of them has.
 
     - With ``split`` values in the table, these are used; rows without one follow their patient, or train. If no row
       says val, it is taken out of train.
@@ -54,16 +55,18 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
 
 
 def check_classes(cohort: Cohort) -> None:
-    """Make sure that a model can be trained: every case has a label and there are at least two classes.
+    """Make sure that a model can be trained: of each class, or with and without each finding, there are cases.
 
     Raises:
         CohortError: If not.
     """
     for case in cohort.cases:
-        if case.label is None:
+        if not case.is_labelled:
             msg = f"{cohort.source}: every case must have a label to be split, got none for {case.case_id!r}"
             raise CohortError(msg)
-    found = sorted({cohort.classes[case.label] for case in cohort.cases if case.label is not None})
+    if cohort.multi_label:
+        _check_counts(cohort, _by_patient(cohort), 1, "cohort")
+    found = sorted({cohort.classes[k] for case in cohort.cases for k, is_there in case.sides if is_there})
     if len(found) < 2:
         msg = f"{cohort.source}: the labels must be of at least two classes, got only {', '.join(found) or 'none'}"
         raise CohortError(msg)
@@ -153,19 +156,19 @@ def _read_lines(path: Path) -> list[tuple[str, str, str, str]]:
     return [(case_id, part, patient, scan) for case_id, part, patient, scan in lines]
 
 
-def check_parts(cases: Iterable[Case], parts: Mapping[str, str], classes: tuple[str, ...]) -> None:
+def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort) -> None:
     """Make sure that the cases that are left have every class in every part.
 
     Raises:
         CohortError: If not; the text says which class is missing where.
     """
-    found = {(parts[case.case_id], case.label) for case in cases}
+    found = {(parts[case.case_id], side) for case in cases for side in case.sides}
     for part in PARTS:
-        for label, name in enumerate(classes):
-            if (part, label) not in found:
+        for side in cohort.sides:
+            if (part, side) not in found:
                 msg = (
-                    f"every class must be in every part once unusable cases are left out; no case of class {name!r} is "
-                    f"left in {part}. Mend or remove the refused cases, or change split.seed"
+                    f"every class must be in every part once unusable cases are left out; no case of class "
+                    f"{cohort.name_of(side)} is left in {part}. Mend or remove the refused cases, or change split.seed"
                 )
                 raise CohortError(msg)
 
@@ -178,40 +181,50 @@ def _by_patient(cohort: Cohort) -> Patients:
     return patients
 
 
-def _num_patients(patients: Patients, label: int) -> int:
-    return sum(any(case.label == label for case in cases) for cases in patients.values())
+def _num_patients(patients: Patients, side: Side) -> int:
+    return sum(any(side in case.sides for case in cases) for cases in patients.values())
+
+
+def _stratum(cohort: Cohort) -> Callable[[Iterable[Case]], int]:
+    """Of a patient's cases the highest label; of findings the rarest that one of them has, from 1, or 0 for none."""
+    if not cohort.multi_label:
+        return lambda cases: max(case.label or 0 for case in cases)
+    often = [sum((k, True) in case.sides for case in cohort.cases) for k in range(len(cohort.classes))]
+    rank = {k: len(often) - place for place, k in enumerate(sorted(range(len(often)), key=lambda k: (often[k], k)))}
+    return lambda cases: max((rank[k] for case in cases for k, is_there in case.sides if is_there), default=0)
 
 
 def _check_counts(cohort: Cohort, patients: Patients, needed: int, what: str) -> None:
-    for label, name in enumerate(cohort.classes):
-        found = _num_patients(patients, label)
+    for side in cohort.sides:
+        found = _num_patients(patients, side)
         if found < needed:
             advice = f"take at most {found} folds" if found >= len(PARTS) else "leave the class out"
             msg = (
                 f"{cohort.source}: every class must have at least {needed} patients to be in all {needed} {what}, "
-                f"got {found} of class {name!r}; add patients of this class, or {advice}"
+                f"got {found} of class {cohort.name_of(side)}; add patients of this class, or {advice}"
             )
             raise CohortError(msg)
 
 
-def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) -> tuple[str, int] | None:
+def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) -> tuple[str, Side] | None:
     """The first part that lacks a class, and the class."""
-    seen = {(parts[case.case_id], case.label) for case in cohort.cases if case.case_id in parts}
+    seen = {(parts[case.case_id], side) for case in cohort.cases if case.case_id in parts for side in case.sides}
     for part in wanted:
-        for label in range(len(cohort.classes)):
-            if (part, label) not in seen:
-                return part, label
+        for side in cohort.sides:
+            if (part, side) not in seen:
+                return part, side
     return None
 
 
 def _draw(cohort: Cohort, patients: Patients, shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Divide patients into parts of these shares; what is left trains."""
     strata: dict[int, list[str]] = {}
+    stratum = _stratum(cohort)
     for patient, cases in patients.items():
-        strata.setdefault(max(case.label or 0 for case in cases), []).append(patient)
+        strata.setdefault(stratum(cases), []).append(patient)
     labels = sorted(strata)
     wanted = ("train", *shares)
-    missing: tuple[str, int] | None = None
+    missing: tuple[str, Side] | None = None
     for attempt in range(_ATTEMPTS):
         rng = generator(seed, "split", attempt)
         queues = {label: [strata[label][i] for i in rng.permutation(len(strata[label]))] for label in labels}
@@ -227,10 +240,10 @@ def _draw(cohort: Cohort, patients: Patients, shares: Mapping[str, float], seed:
         if missing is None:
             return dict(sorted(parts.items()))
     assert missing is not None  # there was an attempt  # noqa: S101
-    part, label = missing
+    part, side = missing
     msg = (
-        f"{cohort.source}: no split by patient has every class in {', '.join(wanted)}: class {cohort.classes[label]!r} "
-        f"({_num_patients(patients, label)} patients here) is missing from {part}; add patients of this class, or "
+        f"{cohort.source}: no split by patient has every class in {', '.join(wanted)}: class {cohort.name_of(side)} "
+        f"({_num_patients(patients, side)} patients here) is missing from {part}; add patients of this class, or "
         "change the shares or the seed"
     )
     raise CohortError(msg)
@@ -258,15 +271,16 @@ def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
     """Patients of the fold that tests. The folds are the same whichever of them is asked for."""
     names = list(patients)
     cases = [(number, case) for number, name in enumerate(names) for case in patients[name]]
-    labels = np.array([case.label for _, case in cases])
+    stratum = _stratum(cohort)
+    labels = np.array([stratum([case]) for _, case in cases])
     groups = np.array([number for number, _ in cases])
     for attempt in range(_ATTEMPTS):
         state = (config.seed + attempt * 7919) % 2**32
         folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)
         tests = [test for _, test in folds]
-        if all(len(np.unique(labels[test])) == len(cohort.classes) for test in tests):
+        if all({side for row in test for side in cases[row][1].sides} == set(cohort.sides) for test in tests):
             return {names[number] for number in groups[tests[config.fold]]}
-    counts = ", ".join(f"{_num_patients(patients, k)} of {name!r}" for k, name in enumerate(cohort.classes))
+    counts = ", ".join(f"{_num_patients(patients, side)} of {cohort.name_of(side)}" for side in cohort.sides)
     msg = f"{cohort.source}: no {config.folds} folds by patient have every class ({counts} patients); take fewer folds"
     raise CohortError(msg)
 
@@ -282,10 +296,10 @@ def _from_table(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict
         parts |= _draw(cohort, rest, {"val": config.val}, config.seed)
     missing = _missing(cohort, parts, PARTS)
     if missing is not None:
-        part, label = missing
+        part, side = missing
         msg = (
             f"{cohort.source}: every class must be in every part, but the table's split puts none of the "
-            f"{_num_patients(patients, label)} patients of class {cohort.classes[label]!r} into {part}; move some, or "
+            f"{_num_patients(patients, side)} patients of class {cohort.name_of(side)} into {part}; move some, or "
             "leave the split column empty"
         )
         raise CohortError(msg)

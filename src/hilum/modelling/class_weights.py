@@ -1,53 +1,84 @@
-"""Weights of the classes from the training labels."""
+"""Counts of the classes in the training labels, and the weights that follow from them."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int64
 
-from hilum.errors import CohortError, ConfigError
+from hilum.cohorts.dataset import Labels
+from hilum.errors import CohortError, ConfigError, require
 
-_BETA = 0.999
-"""Of the effective number of samples (Cui et al. 2019)."""
+
+def class_counts(labels: Labels, *, num_classes: int, names: Sequence[str] = ()) -> Int64[np.ndarray, "..."]:
+    """Cases of each class, (c,); of multi-label findings cases without and with each, (c, 2).
+
+    Args:
+        labels: Of the training cases, and of no others.
+        num_classes: Outputs of the model.
+        names: Of the classes, for the error's text.
+
+    Raises:
+        CohortError: If a class has no case, or of a finding no case has it or all have it.
+    """
+    named = list(names) if len(names) == num_classes else [str(k) for k in range(num_classes)]
+    if labels.ndim == 2:
+        present = (labels == 1).sum(0).astype(np.int64)
+        counts = np.stack([len(labels) - present, present], axis=1)
+        for name, (without, having) in zip(named, counts.tolist(), strict=True):
+            if not (without and having):
+                msg = (
+                    f"training cases must be with and without each finding; got {having} with {name}, {without} without"
+                )
+                raise CohortError(msg)
+        return counts
+    counts = np.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes or not counts.all():
+        absent = [name for name, count in zip(named, counts, strict=False) if not count]
+        msg = f"every class from 0 to {num_classes - 1} must have training cases; got counts " + (
+            f"{counts.tolist()}" + (f", none of class {', '.join(absent)}" if absent else "")
+        )
+        raise CohortError(msg)
+    return counts
 
 
 def class_weights(
-    labels: Int[np.ndarray, " n"],
+    labels: Labels,
     *,
     method: Literal["none", "inverse", "sqrt", "effective"] = "inverse",
     num_classes: int,
-) -> Float64[np.ndarray, " c"]:
-    """One weight for each class, summing to the number of classes.
+    beta: float = 0.999,
+    names: Sequence[str] = (),
+) -> Float64[np.ndarray, "..."]:
+    """One weight for each class, summing to the number of classes; multi-label: absent and present of each, (c, 2).
 
     Args:
-        labels: Class indices of the training cases, and of no others.
+        labels: Of the training cases, and of no others.
         method: ``inverse``: 1 / n. ``sqrt``: 1 / sqrt(n). ``effective``: (1 - beta) / (1 - beta^n), Cui et al. 2019
-            (arXiv:1901.05555), beta 0.999. ``none``: 1.
+            (arXiv:1901.05555). ``none``: 1.
         num_classes: Outputs of the model.
+        beta: Of the effective number; near 1 it is 1 / n, 0 is no weight.
+        names: Of the classes, for the error's text.
 
     Raises:
         CohortError: If a class has no case.
-        ConfigError: If the method is not known.
+        ConfigError: If the method is not known, or beta not at least 0 and below 1.
 
     Example:
         >>> class_weights(np.array([0, 0, 0, 1]), num_classes=2)
         array([0.5, 1.5])
     """
-    counts = np.bincount(labels, minlength=num_classes).astype(float)
-    if len(counts) > num_classes or not counts.all():
-        absent = [str(c) for c in np.flatnonzero(counts == 0)]
-        msg = f"every class from 0 to {num_classes - 1} must have training cases; got counts " + (
-            f"{counts.astype(int).tolist()}" + (f", none of class {', '.join(absent)}" if absent else "")
-        )
-        raise CohortError(msg)
+    require(0 <= beta < 1, "beta", "at least 0 and below 1", beta)
+    counts = class_counts(labels, num_classes=num_classes, names=names).astype(float)
     formulas = {
         "none": np.ones_like(counts),
         "inverse": 1 / counts,
         "sqrt": 1 / np.sqrt(counts),
-        "effective": (1 - _BETA) / (1 - _BETA**counts),
+        "effective": (1 - beta) / -np.expm1(counts * np.log(beta)) if beta else np.ones_like(counts),
     }
     if method not in formulas:
         msg = f"method must be one of {', '.join(formulas)}, got {method}"
         raise ConfigError(msg)
-    weights: np.ndarray = formulas[method] / formulas[method].sum() * num_classes
-    return weights
+    weights = formulas[method]
+    scaled: np.ndarray = weights / weights.sum(-1, keepdims=True) * weights.shape[-1]
+    return scaled

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -19,14 +18,11 @@ from hilum.cohorts.dataset import CohortDataset, DrawnBatches, EpochBatches, Sam
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import TrainingError
-from hilum.measuring.calibration import probabilities
-from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
 from hilum.modelling.augment import Augment
-from hilum.modelling.class_weights import class_weights
 from hilum.modelling.device import pick_device
 from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.input import model_input
-from hilum.modelling.losses import FocalLoss, WeightedCrossEntropyLoss
+from hilum.modelling.odds import Loss
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import EXACT, apply_speed, for_prediction
 from hilum.modelling.weights import load_weights
@@ -37,14 +33,13 @@ from hilum.randomness import torch_seed
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
 from hilum.training.microbatches import micro_batches, within_memory_of
+from hilum.training.objective import make_loss
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
+from hilum.training.seen import Outcome, Seen
 from hilum.training.tracking import Tracker
 
 _log = logging.getLogger("hilum")
-
-Outcome = dict[str, float]
-Loss = WeightedCrossEntropyLoss | FocalLoss
 
 
 def fit(
@@ -83,7 +78,7 @@ def fit(
     network.checkpointing = settings.checkpointing
     views = views_of(config)
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
-    loss = _loss(config, train.dataset, len(classes)).to(fabric.device)
+    loss = make_loss(config, train.dataset.labels, classes).to(fabric.device)
     began = {} if resume else _loaded(network, settings)
     freeze(network, settings.freeze)
     apply_speed(network, config.speed)
@@ -164,7 +159,7 @@ def _train_epoch(
 ) -> Outcome:
     train_what_learns(model)
     settings, dataset = config.training, part.dataset
-    seen = _Seen(dataset.labels)
+    seen = Seen(dataset.labels)
     for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
         index = batch["index"].tolist()
         case_ids = [dataset.case_ids[i] for i in index]
@@ -173,16 +168,21 @@ def _train_epoch(
         x = model_input(hu, config.recipe.windows)
         schedule.before_step((epoch - 1) * len(part.batches) + number)
         schedule.optimizer.zero_grad()
-        total = loss.terms(torch.zeros_like(target), target)[1].sum()  # weights follow from the targets alone
-        for some, wanted in zip(*(micro_batches(t, config) for t in (x, target)), strict=True):
+        counts = dataset.weights_of(index).to(fabric.device)
+        weights = loss.weights(target, target, counts)
+        total = 0.0
+        for some, wanted, count, weight in zip(
+            *(micro_batches(t, config) for t in (x, target, counts, weights)), strict=True
+        ):
             logits = model(some)
-            losses, weights = loss.terms(logits, wanted)
-            value = (losses * weights).sum() / total
+            value = loss(logits, wanted, count) * (weight.sum() / weights.sum())
             if not torch.isfinite(value):
                 _stop("loss", value.item(), epoch, number)
             fabric.backward(value)
-            seen.add(index[: len(some)], logits, losses, weights)
+            seen.add(index[: len(some)], logits)
             del index[: len(some)]
+            total += value.item()
+        seen.add_loss(total, float(weights.sum()))
         norm = fabric.clip_gradients(model, schedule.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         if norm is not None and not torch.isfinite(norm):
             _stop("gradient", float(norm), epoch, number)
@@ -196,47 +196,16 @@ def _validate(
 ) -> tuple[Outcome, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
-    seen = _Seen(part.dataset.labels)
+    seen = Seen(part.dataset.labels)
     samples: list[Sample]
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
         with within_memory_of("validating", config, len(part.dataset)):
             logits = case_logits(model, samples, config.recipe, fabric.device, views)
-        seen.add(index, logits, *loss.terms(logits, torch.from_numpy(part.dataset.labels[index])))
+        seen.add(index, logits)
+    logits, labels = torch.from_numpy(seen.all_logits()).float(), torch.from_numpy(part.dataset.labels)
+    seen.add_loss(float(loss(logits.to(fabric.device), labels)), 1.0)  # of the whole part: Dice is no mean over batches
     return seen.outcome(), seen.all_logits()
-
-
-class _Seen:
-    """What an epoch has shown so far; means over cases, not over batches."""
-
-    def __init__(self, labels: Int[np.ndarray, " n"]) -> None:
-        self.labels = labels
-        self.order: list[int] = []
-        self.logits: list[Tensor] = []
-        self.loss_sum = self.weight_sum = 0.0
-
-    def add(self, index: list[int], logits: Tensor, losses: Tensor, weights: Tensor) -> None:
-        self.order += index
-        self.logits.append(logits.detach().float().cpu())
-        self.loss_sum += float((losses.detach() * weights).sum())
-        self.weight_sum += float(weights.sum())
-
-    def all_logits(self) -> Float[np.ndarray, "n c"]:
-        """In the order of the cases."""
-        logits: np.ndarray = torch.cat(self.logits).double().numpy()[np.argsort(self.order)]
-        return logits
-
-    def outcome(self) -> Outcome:
-        probs, labels = probabilities(self.all_logits()), self.labels[np.sort(self.order)]
-        matrix = confusion_matrix(labels, probs.argmax(axis=1), num_classes=probs.shape[1])
-        binary = probs.shape[1] == 2
-        predicted = int(matrix[:, 1].sum()) + int(matrix[1].sum())
-        return {
-            "loss": self.loss_sum / self.weight_sum,
-            "accuracy": multiclass_accuracy(labels, probs),
-            "f1": (2 * float(matrix[1, 1]) / predicted if predicted else 0.0) if binary else float(macro_f1(matrix)),
-            "auc": roc_auc(labels, probs[:, 1]) if binary else float(macro_auc(labels, probs)),
-        }
 
 
 def _stop(what: str, value: float, epoch: int, batch: int) -> None:
@@ -273,13 +242,3 @@ def _loaded(network: ResNet3D, settings: TrainingConfig) -> dict[str, Any]:
     report = load_weights(network, settings.weights)
     _log.info("%s", report)
     return {"weights": report.counts}
-
-
-def _loss(config: RunConfig, train: CohortDataset, num_classes: int) -> Loss:
-    """The loss, with class weights from the training labels alone."""
-    method = "inverse" if config.loss.class_weights == "auto" else config.loss.class_weights
-    weights = class_weights(train.labels, method=method, num_classes=num_classes)
-    weight = torch.from_numpy(weights).float()
-    if config.loss.name == "focal":
-        return FocalLoss(config.loss.gamma, alpha=weight)
-    return WeightedCrossEntropyLoss(weight)

@@ -76,7 +76,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         _log.warning("refused, row %d: %s", refusal.row, refusal.reason)
     if prepared.notes:
         _log.info("findings: %s", prepared.notes)
-    check_parts(prepared.cases, parts, cohort.classes)
+    check_parts(prepared.cases, parts, cohort)
     if resume:
         with kept_memory(config.speed.keep_memory == "on"):
             return fit(config, prepared, parts, cohort.classes, out, resume=True)

@@ -1,0 +1,154 @@
+"""What every loss is computed from: the log odds of each class, labels as probabilities, and weights of cases.
+
+The classes of a model may exclude one another (softmax), or each output may be a finding of its own (multi-label,
+sigmoid). Both are heads of classes that exclude one another: one head of c classes, or one head of two classes,
+absent and present, for each finding. So each loss is written once.
+
+The log odds of class k are log p_k - log(1 - p_k) = z_k - logsumexp of the other logits; then log p_k is their
+``logsigmoid`` and 1 - p_k their negative's sigmoid, both exact for the surest and for the most wrong cases, where
+1 - softmax is 0 in float32 and its gradient is lost.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hilum.errors import ConfigError
+
+Target = Int[Tensor, " b"] | Int[Tensor, "b c"] | Float[Tensor, "b c"]
+"""Class indices, or a probability for each class; of a multi-label model 0 and 1, or probabilities, for each label."""
+
+
+def log_odds(logits: Float[Tensor, "b c"], *, multi_label: bool = False) -> Float[Tensor, "b h k"]:
+    """Log odds of each class of each head, in float32 or wider.
+
+    Args:
+        logits: One for each class; multi-label: one for each finding.
+        multi_label: Whether each output is a finding of its own.
+
+    Returns:
+        (b, 1, c), or (b, c, 2) of multi-label logits: absent, present.
+
+    Raises:
+        ConfigError: If there is one exclusive class only.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if multi_label:
+        return torch.stack([-wide, wide], dim=2)
+    num_classes = wide.shape[1]
+    if num_classes < 2:
+        msg = "logits must have two columns or more, got 1; one output for one finding is multi_label = True"
+        raise ConfigError(msg)
+    if num_classes == 2:
+        second = wide[:, 1] - wide[:, 0]
+        return torch.stack([-second, second], dim=1)[:, None]
+    itself = torch.eye(num_classes, dtype=torch.bool, device=wide.device)
+    others = wide[:, None].masked_fill(itself, -torch.inf).logsumexp(dim=2)
+    return (wide - others)[:, None]
+
+
+def as_label(target: Target, logits: Float[Tensor, "b c"], *, multi_label: bool = False) -> Float[Tensor, "b h k"]:
+    """Labels as a probability for each class of each head, in the type of ``log_odds``.
+
+    Raises:
+        ConfigError: If the target's shape is not that of the logits, or class indices of it.
+    """
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    if target.shape == logits.shape:
+        rows = target.to(logits.device, kind)
+        return torch.stack([1 - rows, rows], dim=2) if multi_label else rows[:, None]
+    if target.shape != logits.shape[:1] or multi_label or target.is_floating_point():
+        must = f"{tuple(logits.shape)}" + ("" if multi_label else f", or class indices {tuple(logits.shape[:1])}")
+        msg = f"the target must be of shape {must}, is {target.dtype} of {tuple(target.shape)}".replace("torch.", "")
+        raise ConfigError(msg)
+    return F.one_hot(target.long(), logits.shape[1]).to(logits.device, kind)[:, None]
+
+
+class Loss(nn.Module, ABC):
+    """Base of all losses, called as ``loss(logits, target)``, or with a weight for each case as a third.
+
+    A loss of a case, or of a class over a batch, is the mean over the heads.
+
+    Args:
+        weight: One weight for each class, (c,); multi-label: absent and present of each finding, (c, 2); None: all 1.
+        multi_label: Whether each output is a finding of its own.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Float[Tensor, "..."] | None = None, *, multi_label: bool = False) -> None:
+        super().__init__()
+        self.multi_label = multi_label
+        self.register_buffer("weight", weight)
+
+    @abstractmethod
+    def forward(
+        self, logits: Float[Tensor, "b c"], target: Target, case_weight: Float[Tensor, " b"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch."""
+
+    def weights(
+        self, logits: Float[Tensor, "b c"], target: Target, case_weight: Float[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " b"]:
+        """By which each case counts in a mean over batches; of the logits the shape alone matters."""
+        ones = torch.ones(len(logits), device=logits.device)
+        return ones if case_weight is None else case_weight.to(ones)
+
+
+class CaseLoss(Loss):
+    """Base of the losses that are a mean over cases, by their class weights where ``by_weight``, else by their number.
+
+    As in PyTorch a mean by class weights is sum(w_y l) / sum(w_y). With soft labels a case counts by the mean of its
+    classes' weights under its label.
+    """
+
+    by_weight = True
+
+    @abstractmethod
+    def of_heads(self, odds: Float[Tensor, "b h k"], label: Float[Tensor, "b h k"]) -> Float[Tensor, "b h"]:
+        """Loss of each head of each case, class weights applied."""
+
+    def odds(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b h k"]:
+        """Log odds of each class in training; some losses shift them."""
+        return log_odds(logits, multi_label=self.multi_label)
+
+    def forward(
+        self, logits: Float[Tensor, "b c"], target: Target, case_weight: Float[Tensor, " b"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean over the cases."""
+        losses = self.of_cases(logits, target)
+        if case_weight is not None:
+            losses = losses * case_weight.to(losses)
+        return losses.sum() / self.weights(logits, target, case_weight).to(losses).sum()
+
+    def of_cases(self, logits: Float[Tensor, "b c"], target: Target) -> Float[Tensor, " b"]:
+        """Loss of each case, class weights applied, not yet divided by anything."""
+        return self.of_heads(self.odds(logits), as_label(target, logits, multi_label=self.multi_label)).mean(dim=1)
+
+    def weights(
+        self, logits: Float[Tensor, "b c"], target: Target, case_weight: Float[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " b"]:
+        """By which each case counts in the mean."""
+        cases = super().weights(logits, target, case_weight)
+        if self.weight is None or not self.by_weight:
+            return cases
+        label = self.weighted(as_label(target, logits, multi_label=self.multi_label))
+        return cases * label.sum(dim=2).mean(dim=1).to(cases)
+
+    def weighted(self, label: Float[Tensor, "b h k"]) -> Float[Tensor, "b h k"]:
+        """The label times the class weights.
+
+        Raises:
+            ConfigError: If there is not one weight for each class.
+        """
+        if self.weight is None:
+            return label
+        heads, classes = label.shape[1:]
+        must = (heads, classes) if self.multi_label else (classes,)
+        if tuple(self.weight.shape) != must:
+            msg = f"there must be one weight for each class, of shape {must}, got {tuple(self.weight.shape)}"
+            raise ConfigError(msg)
+        return label * self.weight.to(label)

@@ -1,0 +1,75 @@
+"""What an epoch has shown so far, and its figures: means over cases, not over batches."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hilum.cohorts.dataset import Labels
+from hilum.measuring.calibration import probabilities
+from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
+
+Outcome = dict[str, float]
+
+
+class Seen:
+    """Collects logits, and the loss by what its cases weigh.
+
+    Args:
+        labels: Of all cases of the part: classes, or 0 and 1 for each finding.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.order: list[int] = []
+        self.logits: list[Tensor] = []
+        self.loss_sum = self.weight_sum = 0.0
+
+    def add(self, index: list[int], logits: Float[Tensor, "b c"]) -> None:
+        """Cases by their places, and their logits."""
+        self.order += index
+        self.logits.append(logits.detach().float().cpu())
+
+    def add_loss(self, value: float, weight: float) -> None:
+        """The loss of a batch, and what its cases weigh together."""
+        self.loss_sum += value * weight
+        self.weight_sum += weight
+
+    def all_logits(self) -> Float[np.ndarray, "n c"]:
+        """In the order of the cases."""
+        logits: np.ndarray = torch.cat(self.logits).double().numpy()[np.argsort(self.order, kind="stable")]
+        return logits
+
+    def outcome(self) -> Outcome:
+        """Loss, accuracy, F1 and AUC: of the second of two classes, else the mean over classes or findings."""
+        labels = self.labels[np.sort(self.order)]
+        figures = _of_findings if labels.ndim == 2 else _of_classes
+        return {"loss": self.loss_sum / self.weight_sum} | figures(labels, self.all_logits())
+
+
+def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Outcome:
+    probs = probabilities(logits)
+    matrix = confusion_matrix(labels, probs.argmax(axis=1), num_classes=probs.shape[1])
+    binary = probs.shape[1] == 2
+    return {
+        "accuracy": multiclass_accuracy(labels, probs),
+        "f1": _f1(matrix) if binary else float(macro_f1(matrix)),
+        "auc": roc_auc(labels, probs[:, 1]) if binary else float(macro_auc(labels, probs)),
+    }
+
+
+def _of_findings(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Outcome:
+    """Each finding on its own, called where it is more probable than not, and the mean over them."""
+    called = (logits > 0).astype(np.int64)
+    pairs = list(zip(labels.T, called.T, strict=True))
+    return {
+        "accuracy": float((labels == called).mean()),
+        "f1": float(np.mean([_f1(confusion_matrix(y, decided, num_classes=2)) for y, decided in pairs])),
+        "auc": float(np.mean([roc_auc(y, z) for y, z in zip(labels.T, logits.T, strict=True)])),
+    }
+
+
+def _f1(matrix: np.ndarray) -> float:
+    """Of the second of two classes; 0 where it is neither there nor called."""
+    either = int(matrix[:, 1].sum()) + int(matrix[1].sum())
+    return 2 * float(matrix[1, 1]) / either if either else 0.0
