@@ -19,7 +19,7 @@ LossName: TypeAlias = Literal[
     "combined",
 ]
 SamplingName: TypeAlias = Literal["none", "over", "under", "combined", "balanced", "progressive"]
-RetrainName: TypeAlias = Literal["none", "over", "smote", "borderline-smote", "adasyn"]
+RetrainName: TypeAlias = Literal["none", "balanced", "smote", "borderline-smote", "adasyn"]
 
 OF_THE_BATCH = ("dice", "tversky", "combined")
 """Losses that are no mean over cases: they need all cases of a batch at a time."""
@@ -102,7 +102,7 @@ class HeadConfig:
     """A second stage: the last layer is fitted anew on balanced features of the training cases (Kang 2020)."""
 
     retrain: RetrainName = "none"
-    """none: no second stage. over: rare cases are repeated. The others make synthetic features between neighbours of
+    """none: no second stage. balanced: rare cases weigh more. The others make synthetic features between neighbours of
     different patients (imbalanced-learn; the extra 'balance')."""
 
     neighbours: int = 5
