@@ -19,7 +19,7 @@ from hilum.measuring.agreement import calibration_line, ece_floor, expected_cali
 from hilum.measuring.calibration import Calibration, log_odds, probabilities
 from hilum.measuring.fitting import HIGHEST_T, LOWEST_T, fit_calibration, fit_temperature
 from hilum.measuring.prevalence import prior_bias, threshold_at
-from hilum.measuring.regression import rising_corners
+from hilum.measuring.regression import rising_corners, softmax_regression
 
 FITS = ("temperature", "platt", "isotonic")
 QUARTER = (0.75, 0.25)
@@ -188,6 +188,14 @@ def test_platt_of_logits_that_rank_backwards_says_the_prevalence_to_everybody():
     p = fit_calibration(of_two(z), y, method="platt").probabilities(of_two(z))[:, 1]
     assert np.abs(p - 0.2).max() < 0.02
     assert metrics.roc_auc(y, p) == metrics.roc_auc(y, z)
+
+
+def test_a_regression_that_starts_far_from_its_minimum_gets_there():
+    """Where all probabilities are near 1 the curvature is nothing, and a full Newton step overshoots by far."""
+    features = np.tile([[0.0], [1.0]], (10, 1, 1))
+    targets = np.tile([0.8, 0.2], (10, 1))
+    found = softmax_regression(features, targets, offset=np.tile([0.0, 30.0], (10, 1)))
+    assert found == pytest.approx([math.log(0.2 / 0.8) - 30])
 
 
 @settings(max_examples=80)

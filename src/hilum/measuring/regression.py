@@ -48,7 +48,7 @@ def softmax_regression(
         if gain < _SMALL:
             return np.asarray(found - step)
         now, share = loss(found), 1.0
-        while share > 1e-12 and loss(found - share * step) > now - 1e-4 * share * gain:
+        while share > 1e-30 and loss(found - share * step) > now - 1e-4 * share * gain:
             share /= 2
         found = found - share * step
     return found
