@@ -42,7 +42,7 @@ def softmax_regression(
         gradient = np.einsum("nc,nck->k", probs - targets, features)
         around = features - np.einsum("nc,nck->nk", probs, features)[:, None, :]
         curvature = np.einsum("nc,nck,ncl->kl", probs, around, around)
-        ridge = 1e-12 * np.trace(curvature) + np.finfo(np.float64).tiny  # turns the step a little, never the minimum
+        ridge = 1e-12 * (np.trace(curvature) + 1)  # turns the step a little where all is sure, never the minimum
         step = np.linalg.solve(curvature + ridge * np.eye(len(found)), gradient)
         gain = float(gradient @ step)
         if gain < _SMALL:
