@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from hilum.drawing import BLUE, GREY, INK, ORANGE, label, legend, note, sheet, unit_square, write
-from hilum.measuring.calibration import reliability
+from hilum.measuring.agreement import reliability
 from hilum.measuring.intervals import Figure, wilson
 from hilum.measuring.metrics import Labels, Probs, pr_curve, roc_curve
 

@@ -1,96 +1,123 @@
-"""Logits to probabilities that mean what they say: one temperature, and how well they agree with what happened."""
+"""Logits to probabilities that mean what they say, stated at a prevalence: what a model keeps of its calibration."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
-from hilum.errors import CohortError
-from hilum.measuring.metrics import Labels, Probs
+from hilum.errors import require
+from hilum.measuring.prevalence import Shares, check_shares, log_shift
+from hilum.measuring.regression import softmax
 
-LOWEST_T, HIGHEST_T = 0.25, 5.0
-"""A temperature outside says that the validation part is too small or too easy to fit one."""
-
-_GOLDEN = (math.sqrt(5) - 1) / 2
+MethodName: TypeAlias = Literal["none", "temperature", "platt", "isotonic", "prior"]
+Corner: TypeAlias = tuple[float, float]
+Logits: TypeAlias = Float[np.ndarray, "n c"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bin:
-    """Cases of similar probability.
+class Calibration:
+    """How a model's logits become probabilities: softmax(logits / temperature + bias), or a rising curve.
 
     Attributes:
-        num_cases: How many.
-        predicted: Their mean probability.
-        observed: The share of them that is positive.
+        method: How it was found.
+        temperature: The logits are divided by it.
+        bias: Added to the logarithm of each class's probability before they are normalised: to the logits after the
+            division, and to the logarithms of what the curves say. Empty: nothing.
+        curves: Of isotonic calibration: for each class its corners (log odds of the class against the rest in the
+            softmax of the plain logits, probability); of two classes, those of the second alone. Linear between
+            corners, constant beyond the ends; of more than two classes the probabilities are then normalised.
+        prevalence: Share of each class for which the probabilities are stated: among the cases that fitted it, unless
+            it was restated. Empty: unknown.
+        rule: The sentence that says how it was found.
     """
 
-    num_cases: int
-    predicted: float
-    observed: float
+    method: MethodName = "none"
+    temperature: float = 1.0
+    bias: tuple[float, ...] = ()
+    curves: tuple[tuple[Corner, ...], ...] = ()
+    prevalence: Shares = ()
+    rule: str = "as the model was trained"
 
+    def __post_init__(self) -> None:
+        require(0 < self.temperature < math.inf, "calibration.temperature", "positive", self.temperature)
+        scaled = self.temperature == 1 or self.method in ("temperature", "platt")
+        require(scaled, "calibration.temperature", f"1 with method {self.method}", self.temperature)
+        finite = len(self.bias) != 1 and all(map(math.isfinite, self.bias))
+        require(finite, "calibration.bias", "empty, or a finite number for each class", self.bias)
+        drawn = bool(self.curves) == (self.method == "isotonic") and len(self.curves) != 2
+        must = "one for two classes or one for each of more, with method isotonic, and none without"
+        require(drawn, "calibration.curves", must, f"{len(self.curves)} with method {self.method}")
+        for curve in self.curves:
+            rising = all(left[0] < right[0] and left[1] <= right[1] for left, right in pairwise(curve))
+            within = bool(curve) and all(math.isfinite(at) and 0 < value < 1 for at, value in curve)
+            require(rising and within, "a calibration curve", "rising, of finite log odds and p between 0 and 1", curve)
+        if self.prevalence:
+            check_shares(self.prevalence, "calibration.prevalence")
+        numbers = self._numbers_of_classes()
+        require(len(numbers) <= 1, "bias, curves and prevalence of a calibration", "of one number of classes", numbers)
 
-def probabilities(logits: Float[np.ndarray, "n c"], *, temperature: float = 1.0) -> Float[np.ndarray, "n c"]:
-    """Softmax of logits divided by a temperature, in double precision."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
+    def _numbers_of_classes(self) -> set[int]:
+        curves = 2 if len(self.curves) == 1 else len(self.curves)
+        return {len(self.bias), len(self.prevalence), curves} - {0}
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that it is for; None: any number."""
+        return next(iter(self._numbers_of_classes()), None)
 
-def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
-    """The temperature under which validation labels are most likely (Guo et al., ICML 2017).
+    def probabilities(self, logits: Logits) -> Float64[np.ndarray, "n c"]:
+        """Probabilities of the classes, rows summing to 1.
 
-    The mean negative log likelihood is convex in 1 / T, so it has one valley in log T, which golden sections find to
-    six digits. It lies between 0.25 and 5: a small validation part that happens to be perfectly separated must not
-    make the model sure of itself.
+        Raises:
+            ConfigError: If it was fitted for another number of classes.
+        """
+        num_classes = logits.shape[1]
+        require(self.num_classes in (None, num_classes), "logits", f"of {self.num_classes} classes", num_classes)
+        scores = self._on_curves(logits) if self.curves else logits.astype(np.float64) / self.temperature
+        return softmax(scores + np.array(self.bias)) if self.bias else softmax(scores)
 
-    Raises:
-        CohortError: If there are no cases, or a logit is not finite.
-    """
-    if len(labels) == 0 or not np.isfinite(logits).all():
-        msg = f"a temperature needs finite logits of at least one case, got {len(labels)} cases"
-        raise CohortError(msg)
-    wide = logits.astype(np.float64)
-    centred = wide - wide[np.arange(len(labels)), labels][:, None]
-
-    def loss(log_t: float) -> float:
-        scaled = centred / math.exp(log_t)
-        top = scaled.max(1)
-        return float(np.mean(top + np.log(np.exp(scaled - top[:, None]).sum(1))))
-
-    low, high = math.log(LOWEST_T), math.log(HIGHEST_T)
-    while high - low > 1e-7:
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if loss(left) <= loss(right):
-            high = right
+    def _on_curves(self, logits: Logits) -> Float64[np.ndarray, "n c"]:
+        """Logarithm of what the curves say of each class."""
+        odds, curves = log_odds(logits), [np.array(curve).T for curve in self.curves]
+        if len(curves) == 1:
+            second = np.interp(odds[:, 1], *curves[0])
+            shares = [1 - second, second]
         else:
-            low = left
-    best = (low + high) / 2
-    ends = {value: loss(value) for value in (math.log(LOWEST_T), best, math.log(HIGHEST_T), 0.0)}
-    lowest = min(ends.values())
-    if ends[0.0] <= lowest + 1e-12:  # a flat valley: leave the logits alone
-        return 1.0
-    return math.exp(min(ends, key=lambda value: ends[value]))
+            shares = [np.interp(odds[:, k], *curve) for k, curve in enumerate(curves)]
+        return np.asarray(np.log(np.stack(shares, axis=1)))
+
+    def at(self, prevalence: Shares) -> "Calibration":
+        """The same, stated for cases of which another share is of each class, whose scans look alike within a class.
+
+        Odds are multiplied by the ratio of the new to the old odds; see ``hilum.measuring.prevalence``, also for the
+        threshold that goes with it. Probabilities of exactly 0 and 1 stay.
+
+        Raises:
+            ConfigError: If its own prevalence is unknown, or a share is 0.
+        """
+        shift = log_shift(of=self.prevalence, to=prevalence)
+        bias = tuple(b + s for b, s in zip(self.bias or (0.0,) * len(shift), shift, strict=True))
+        stated = f"; stated at a prevalence of {', '.join(f'{share:g}' for share in prevalence)}"
+        return replace(self, bias=bias, prevalence=prevalence, rule=self.rule.partition("; stated at")[0] + stated)
 
 
-def reliability(y: Labels, p: Probs, *, num_bins: int = 10) -> tuple[Bin, ...]:
-    """Bins of nearly equally many cases, lowest probabilities first; equal probabilities are never parted.
+def probabilities(logits: Logits, *, temperature: float = 1.0) -> Float[np.ndarray, "n c"]:
+    """Softmax of logits divided by a temperature, in double precision."""
+    return softmax(logits.astype(np.float64) / temperature)
 
-    At most ``num_bins``, and so few that there are about 15 cases or more in each.
-    """
-    left = max(1, min(num_bins, len(p) // 15))
-    levels, level = np.unique(p, return_inverse=True)
-    sizes = np.bincount(level.reshape(-1), minlength=len(levels))
-    positives = np.bincount(level.reshape(-1), weights=y == 1, minlength=len(levels))
-    bins = []
-    start, remaining = 0, len(p)
-    for stop in range(1, len(levels) + 1):
-        num_cases = int(sizes[start:stop].sum())
-        if stop < len(levels) and (left == 1 or num_cases < remaining / left):
-            continue
-        predicted = float(levels[start:stop] @ sizes[start:stop] / num_cases)
-        bins.append(
-            Bin(num_cases=num_cases, predicted=predicted, observed=float(positives[start:stop].sum()) / num_cases)
-        )
-        start, remaining, left = stop, remaining - num_cases, left - 1
-    return tuple(bins)
+
+def log_odds(logits: Logits) -> Float64[np.ndarray, "n c"]:
+    """Log odds of each class against the rest in the softmax of the logits; exact however sure they are."""
+    wide = logits.astype(np.float64)
+    if wide.shape[1] == 2:
+        second = wide[:, 1] - wide[:, 0]
+        return np.stack([-second, second], axis=1)
+    odds = np.empty_like(wide)
+    for k in range(wide.shape[1]):
+        rest = np.delete(wide, k, axis=1)
+        top = rest.max(1)
+        odds[:, k] = wide[:, k] - top - np.log(np.exp(rest - top[:, None]).sum(1))
+    return odds

@@ -10,7 +10,8 @@ from hilum.cohorts.prepared import PreparedCohort
 from hilum.config import DecisionConfig, RunConfig
 from hilum.configfile import to_dict
 from hilum.errors import ConfigError
-from hilum.measuring.calibration import fit_temperature, probabilities
+from hilum.measuring.calibration import probabilities
+from hilum.measuring.fitting import fit_temperature
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import choose_threshold
 from hilum.predicting.model import ModelCard

@@ -1,0 +1,78 @@
+"""The two fits behind calibration: a softmax regression by Newton's method, and the best rising curve."""
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+_MOST_STEPS = 200
+_SMALL = 1e-9
+"""Twice what a Newton step still lowers the loss, in nats: from here on a full step is safe, and the last."""
+
+
+def softmax(scores: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
+    """Probabilities of classes, each row summing to 1, without overflow."""
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def softmax_regression(
+    features: Float64[np.ndarray, "n c k"],
+    targets: Float64[np.ndarray, "n c"],
+    *,
+    offset: Float64[np.ndarray, "n c"] | float = 0.0,
+) -> Float64[np.ndarray, " k"]:
+    """The k coefficients under which the targets are most likely, for scores = offset + features @ coefficients.
+
+    The loss is convex: Newton's method with halved steps finds its minimum from 0. There must be one: with targets
+    of exactly 0 and 1, the classes must overlap. A feature that never varies keeps the coefficient 0.
+
+    Args:
+        features: Of each case, for each class.
+        targets: Probability of each class; rows sum to 1.
+        offset: A part of the scores that is given.
+    """
+
+    def loss(of: Float64[np.ndarray, " k"]) -> float:
+        scores = offset + features @ of
+        top = scores.max(1)
+        return float(np.sum(top + np.log(np.exp(scores - top[:, None]).sum(1)) - (targets * scores).sum(1)))
+
+    found = np.zeros(features.shape[2])
+    for _ in range(_MOST_STEPS):
+        probs = softmax(offset + features @ found)
+        gradient = np.einsum("nc,nck->k", probs - targets, features)
+        around = features - np.einsum("nc,nck->nk", probs, features)[:, None, :]
+        curvature = np.einsum("nc,nck,ncl->kl", probs, around, around)
+        ridge = 1e-12 * (np.trace(curvature) + 1)  # turns the step a little where all is sure, never the minimum
+        step = np.linalg.solve(curvature + ridge * np.eye(len(found)), gradient)
+        gain = float(gradient @ step)
+        if gain < _SMALL:
+            return np.asarray(found - step)
+        now, share = loss(found), 1.0
+        while share > 1e-30 and loss(found - share * step) > now - 1e-4 * share * gain:
+            share /= 2
+        found = found - share * step
+    return found
+
+
+def rising_corners(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float], ...]:
+    """Corners (x, value) of the rising curve with the least squared distance to y, by pooling adjacent violators.
+
+    Equal x are one point with the mean of their y. Where neighbours fall, they are pooled to a block of one value
+    (Ayer et al. 1955; Barlow et al. 1972); a block has one corner at each end, or one if it is a single x. Between
+    blocks the curve is meant to be linear, beyond the ends constant, as in scikit-learn.
+    """
+    levels, level = np.unique(x, return_inverse=True)
+    sizes = np.bincount(level.reshape(-1), minlength=len(levels))
+    sums = np.bincount(level.reshape(-1), weights=y, minlength=len(levels))
+    blocks: list[tuple[float, int, int]] = []  # sum, number of cases, first level
+    for k, (total, size) in enumerate(zip(sums.tolist(), sizes.tolist(), strict=True)):
+        first = k
+        while blocks and blocks[-1][0] / blocks[-1][1] >= total / size:
+            before, num_before, first = blocks.pop()
+            total, size = total + before, size + num_before
+        blocks.append((total, size, first))
+    corners = []
+    for k, (total, size, first) in enumerate(blocks):
+        last = blocks[k + 1][2] - 1 if k + 1 < len(blocks) else len(levels) - 1
+        corners += [(float(levels[end]), total / size) for end in sorted({first, last})]
+    return tuple(corners)
