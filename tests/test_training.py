@@ -179,7 +179,7 @@ def test_the_epochs_loss_is_a_mean_over_cases_not_over_batches():
     seen = Seen(np.array([0, 1, 1]))
     seen.add([0, 1, 2], torch.zeros(3, 2))
     seen.add_loss(1.0, 1.0)
-    seen.add_loss(3.0, 18.0)
+    seen.add_loss(54.0, 18.0)
     assert seen.outcome()["loss"] == pytest.approx((1 + 9 * 3 + 9 * 3) / 19)
 
 

@@ -1,24 +1,21 @@
 """Prepared samples as a torch data set: HU, class and place, nothing random but which grid of a large one is seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int16, Int64
+from jaxtyping import Float32, Float64, Int16, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from hilum.cohorts.labels import labels_of, targets_of
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.cohorts.table import PRESENT, Case
 from hilum.preparing import load_sample
 from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
 from hilum.recipe import Recipe
 from hilum.volume import Volume
-
-Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
-"""Class of each case; of a multi-label cohort 0 or 1 for each finding."""
 
 
 class Sample(TypedDict):
@@ -32,24 +29,6 @@ class Sample(TypedDict):
     starts: Int64[Tensor, "n 3"]
     spacing_mm: Float64[Tensor, "3"]
     index: int
-
-
-def labels_of(cases: Sequence[Case]) -> Labels:
-    """Class of each case, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c)."""
-    if cases and cases[0].present:
-        return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
-    return np.array([case.label for case in cases], np.int64)
-
-
-def targets_of(cases: Sequence[Case], num_classes: int) -> Float64[np.ndarray, "n c"]:
-    """A probability for each class; soft where the table has soft labels, or shares of readers."""
-    if cases and cases[0].present:
-        return np.array([case.present for case in cases], np.float64)
-    targets = np.eye(num_classes)[labels_of(cases)]
-    for row, case in enumerate(cases):
-        if case.soft_label is not None and num_classes == 2:
-            targets[row] = 1 - case.soft_label, case.soft_label
-    return targets
 
 
 Drawn = tuple[int, int]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from hilum.cohorts.dataset import Labels
+from hilum.cohorts.labels import Labels
 from hilum.errors import CohortError, ConfigError, require
 
 

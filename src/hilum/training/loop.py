@@ -160,6 +160,8 @@ def _train_epoch(
     train_what_learns(model)
     settings, dataset = config.training, part.dataset
     seen = Seen(dataset.labels)
+    part.batches.epoch = epoch
+    usual = _usual_weight(loss, part)
     for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
         index = batch["index"].tolist()
         case_ids = [dataset.case_ids[i] for i in index]
@@ -170,24 +172,32 @@ def _train_epoch(
         schedule.optimizer.zero_grad()
         counts = dataset.weights_of(index).to(fabric.device)
         weights = loss.weights(target, target, counts)
+        expected = len(index) * usual  # not what this batch weighs: then a rare class would weigh less where it is rare
         total = 0.0
         for some, wanted, count, weight in zip(
             *(micro_batches(t, config) for t in (x, target, counts, weights)), strict=True
         ):
             logits = model(some)
-            value = loss(logits, wanted, count) * (weight.sum() / weights.sum())
+            value = loss(logits, wanted, count) * weight.sum() / expected
             if not torch.isfinite(value):
                 _stop("loss", value.item(), epoch, number)
             fabric.backward(value)
             seen.add(index[: len(some)], logits)
             del index[: len(some)]
-            total += value.item()
+            total += value.item() * expected
         seen.add_loss(total, float(weights.sum()))
         norm = fabric.clip_gradients(model, schedule.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         if norm is not None and not torch.isfinite(norm):
             _stop("gradient", float(norm), epoch, number)
         schedule.optimizer.step()
     return seen.outcome()
+
+
+def _usual_weight(loss: Loss, part: _Part) -> float:
+    """Mean weight in the loss of the cases that an epoch draws."""
+    places = [place for batch in part.batches for place in batch]
+    targets = part.dataset.targets_of(places)
+    return float(loss.weights(targets, targets, part.dataset.weights_of(places)).mean())
 
 
 @torch.no_grad()
@@ -204,7 +214,9 @@ def _validate(
             logits = case_logits(model, samples, config.recipe, fabric.device, views)
         seen.add(index, logits)
     logits, labels = torch.from_numpy(seen.all_logits()).float(), torch.from_numpy(part.dataset.labels)
-    seen.add_loss(float(loss(logits.to(fabric.device), labels)), 1.0)  # of the whole part: Dice is no mean over batches
+    seen.add_loss(
+        float(loss(logits.to(fabric.device), labels)), weight=1.0
+    )  # of the whole part: Dice is no mean over batches
     return seen.outcome(), seen.all_logits()
 
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from hilum.cohorts.dataset import Labels
+from hilum.cohorts.labels import Labels
 from hilum.config import RunConfig
 from hilum.modelling.class_weights import class_counts, class_weights
 from hilum.modelling.losses import (

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hilum.cohorts.dataset import Labels
+from hilum.cohorts.labels import Labels
 from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
 
@@ -31,8 +31,8 @@ class Seen:
         self.logits.append(logits.detach().float().cpu())
 
     def add_loss(self, value: float, weight: float) -> None:
-        """The loss of a batch, and what its cases weigh together."""
-        self.loss_sum += value * weight
+        """The weighted sum of the losses of some cases, and what they weigh together."""
+        self.loss_sum += value
         self.weight_sum += weight
 
     def all_logits(self) -> Float[np.ndarray, "n c"]:

@@ -1,0 +1,30 @@
+"""Cases to arrays of labels: classes, findings that do not exclude one another, and soft labels."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from hilum.cohorts.table import PRESENT, Case
+
+Labels: TypeAlias = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
+"""Class of each case; of a multi-label cohort 0 or 1 for each finding."""
+
+
+def labels_of(cases: Sequence[Case]) -> Labels:
+    """Class of each case, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c)."""
+    if cases and cases[0].present:
+        return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
+    return np.array([case.label for case in cases], np.int64)
+
+
+def targets_of(cases: Sequence[Case], num_classes: int) -> Float64[np.ndarray, "n c"]:
+    """A probability for each class; soft where the table has soft labels, or shares of readers."""
+    if cases and cases[0].present:
+        return np.array([case.present for case in cases], np.float64)
+    targets = np.eye(num_classes)[labels_of(cases)]
+    for row, case in enumerate(cases):
+        if case.soft_label is not None and num_classes == 2:
+            targets[row] = 1 - case.soft_label, case.soft_label
+    return targets
