@@ -1,4 +1,4 @@
-"""Prepared samples as a torch data set: HU, class and place, nothing random but which grid of a large one is seen."""
+"""Prepared samples as a torch data set: HU, class and place, nothing random but who is seen and which grid of them."""
 
 import math
 from collections.abc import Iterator
@@ -128,8 +128,8 @@ class EpochBatches(Sampler[list[int]]):
 
     With several ranks the draws of an epoch are shared out: each is on one rank, all draws of a case on the same. Every
     rank has as many batches as the others, of sizes that differ by one at most and are never 1: nothing is added,
-    repeated or left out, and no rank waits for another's batch. A rank's batches are of ``batch_size`` at most, where
-    that can be, else one larger, or of four draws.
+    repeated or left out, and no rank waits for another's batch. Where ``batch_size`` would leave a batch of one, batches
+    are one larger, as with one process; with a ``batch_size`` of 1 or 2 they may be of up to 4.
 
     Args:
         num_cases: Of the part.

@@ -10,6 +10,9 @@ from hilum.errors import CohortError
 from hilum.imbalance import SamplingName
 from hilum.randomness import generator
 
+_NEW = 0, 0, np.empty(0, int)
+"""Nothing is dealt: no hand, no deck, no card left of it."""
+
 
 def draws(
     method: SamplingName, counts: Int[np.ndarray, " c"], *, epoch: int = 1, epochs: int = 1
@@ -83,8 +86,8 @@ class Decks:
 
     A class is a deck of cards. As long as it has a draw for each of its cases, all of them are drawn; the rest is a
     hand that is dealt from a shuffled deck, epoch after epoch, and a deck that is through is shuffled anew. So two
-    cases of a class differ by one draw at most in an epoch, and over the epochs all are drawn. A rest of more than half
-    the class is dealt by who is left out. Any epoch is computed without drawing the earlier ones.
+    cases of a class differ by one draw at most, in an epoch and after any number of epochs. Any epoch can be asked for
+    without the earlier ones: their hands are dealt again then, and nothing else of them is computed.
 
     Args:
         labels: Class of each case; where a case has several labels, what ``strata`` says.
@@ -116,6 +119,7 @@ class Decks:
         self.num_cases = len(labels)
         self.counts: Int[np.ndarray, " c"] = np.bincount(labels, minlength=num_classes)
         _check_counts("class", self.counts)
+        self._dealt: dict[int, tuple[int, int, np.ndarray]] = {}  # where the last hand ended: the next begins there
         self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])
 
     def draws(self, epoch: int) -> Int[np.ndarray, " c"]:
@@ -129,46 +133,29 @@ class Decks:
         times = np.empty(self.num_cases, int)
         for number, (members, dealt) in enumerate(zip(self._members, np.array([*before, now]).T, strict=True)):
             whole, rest = np.divmod(dealt, len(members))
-            hands = np.minimum(rest, len(members) - rest)
-            hand = members[self._hand(number, hands)]
-            more = int(rest[-1] == hands[-1])
-            times[members] = whole[-1] + 1 - more
-            times[hand] += 2 * more - 1
+            times[members] = whole[-1]
+            times[members[self._hand(number, rest.tolist())]] += 1
         return times
 
-    def _hand(self, number: int, sizes: Int[np.ndarray, " e"]) -> Int[np.ndarray, " h"]:
-        """The last of the hands of these sizes that a class has been dealt.
+    def _hand(self, number: int, sizes: list[int]) -> Int[np.ndarray, " h"]:
+        """The last of the hands of these sizes that a class is dealt.
 
-        None is larger than half the class. So the cards that come first in a deck because a hand goes on in it, and
-        those at its end, with which a later hand begins, never meet, and a deck follows from the one before it alone.
+        Where a deck ends, the hand goes on in the next one with whom it does not hold yet; these stay in that deck.
         """
-        n, ends = int(self.counts[number]), np.cumsum(sizes)
-        size, end = int(sizes[-1]), int(ends[-1])
-        if not size:
-            return np.empty(0, int)
-        first, last = (end - size) // n, (end - 1) // n
-        cards = [self._deck(number, deck, ends - deck * n) for deck in range(first, last + 1)]
-        return np.concatenate(cards)[end - size - first * n : end - first * n]
-
-    def _deck(self, number: int, deck: int, ends: Int[np.ndarray, " e"]) -> Int[np.ndarray, " n"]:
-        """The order of a deck; a hand that has begun in the one before goes on with whom it does not hold yet.
-
-        Args:
-            number: Of the class.
-            deck: Its number.
-            ends: Of all hands, from the beginning of this deck.
-        """
-        order = self._shuffled(number, deck)
-        begun = int(np.searchsorted(ends, 0, side="right"))  # the first hand that ends in this deck
-        held = -int(ends[begun - 1]) if begun else 0
-        if not held:
-            return order
-        fresh = ~np.isin(order, self._shuffled(number, deck - 1)[-held:])
-        fresh &= np.cumsum(fresh) <= ends[begun]
-        return np.concatenate([order[fresh], order[~fresh]])
-
-    def _shuffled(self, number: int, deck: int) -> Int[np.ndarray, " n"]:
-        return generator(self.seed, "deck", number, deck).permutation(int(self.counts[number]))
+        dealt, num_decks, deck = self._dealt.get(number, _NEW)
+        if dealt >= len(sizes):
+            dealt, num_decks, deck = _NEW
+        for size in sizes[dealt:]:
+            hand, deck = deck[:size], deck[size:]
+            if len(hand) < size:
+                cards = generator(self.seed, "deck", number, num_decks).permutation(int(self.counts[number]))
+                held = np.zeros(len(cards), bool)
+                held[hand] = True
+                fresh = ~held[cards]
+                fresh[np.flatnonzero(fresh)[size - len(hand) :]] = False
+                hand, deck, num_decks = np.concatenate([hand, cards[fresh]]), cards[~fresh], num_decks + 1
+        self._dealt[number] = len(sizes), num_decks, deck
+        return hand
 
 
 def shared_out(times: Int[np.ndarray, " n"], world_size: int, random: np.random.Generator) -> Int[np.ndarray, " n"]:
