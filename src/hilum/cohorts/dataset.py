@@ -128,8 +128,8 @@ class EpochBatches(Sampler[list[int]]):
 
     With several ranks the draws of an epoch are shared out: each is on one rank, all draws of a case on the same. Every
     rank has as many batches as the others, of sizes that differ by one at most and are never 1: nothing is added,
-    repeated or left out, and no rank waits for another's batch. Where ``batch_size`` would leave a batch of one, batches
-    are one larger, as with one process; with a ``batch_size`` of 1 or 2 they may be of up to 4.
+    repeated or left out, and no rank waits for another's batch. Where there would be a batch of one, batches are
+    larger by one, as with one process; with a ``batch_size`` of 1 or 2 they may be of up to 4.
 
     Args:
         num_cases: Of the part.
