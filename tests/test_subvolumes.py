@@ -335,7 +335,7 @@ def test_a_drawn_grid_depends_on_seed_epoch_and_case_alone(npy_cohort, cut_up):
     dataset = CohortDataset(prepared, parts, "train", 2, cut_up.recipe, seed=5)
     volume = load_sample(prepared.samples[7])
     start = random_start(volume, cut_up.recipe, generator(5, 3, "c07", "sub-volume"))
-    assert np.array_equal(dataset[7, 3]["hu"].numpy(), cut(volume, cut_up.recipe, start))
+    assert np.array_equal(dataset[7, 3, 0]["hu"].numpy(), cut(volume, cut_up.recipe, start))
     assert dataset[7]["hu"].shape == (1, 12, 12, 12)
 
 

@@ -164,7 +164,7 @@ def _train_epoch(
     usual = _usual_weight(loss, part)
     for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
         index = batch["index"].tolist()
-        case_ids = [dataset.case_ids[i] for i in index]
+        case_ids = batch["name"]
         hu = augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), case_ids, epoch=epoch)
         hu, target = augment.mixed(hu, dataset.targets_of(index).to(fabric.device), case_ids, epoch=epoch)
         x = model_input(hu, config.recipe.windows)
