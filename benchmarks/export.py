@@ -22,6 +22,7 @@ from machine import line, machine
 
 from hilum import Recipe
 from hilum.config import ModelConfig
+from hilum.predicting.decision import Decisions
 from hilum.predicting.export import FromHU, export_model
 from hilum.predicting.model import ModelCard, build, load_model, save_model
 
@@ -58,7 +59,7 @@ def _rows(n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         where, file = Path(folder) / "model", Path(folder) / "model.onnx"
-        card = ModelCard(model=model, recipe=recipe.in_numbers, classes=("0", "1"), training={})
+        card = ModelCard(model=model, recipe=recipe.in_numbers, decisions=Decisions(classes=("0", "1")), training={})
         save_model(where, build(model, recipe, 2), card)
         difference = export_model(where, file, format="onnx").difference
         network = FromHU(load_model(where)[0], card.recipe.windows, 1.0).eval()

@@ -18,14 +18,12 @@ are paired with the first arm within a thinning; intervals are 95 %, by the corr
 import argparse
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
-import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,6 @@ from machine import DATA, ROOT, line, machine
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
 from hilum.config import (
-    AugmentConfig,
     CohortConfig,
     ColumnsConfig,
     HeadConfig,
@@ -49,7 +46,6 @@ from hilum.config import (
     TrainingConfig,
 )
 from hilum.configfile import to_dict
-from hilum.files import write_whole
 from hilum.modelling.speed import PLAIN
 from hilum.presets import preset
 from hilum.randomness import generator

@@ -294,7 +294,7 @@ def test_the_log_odds_of_a_class_are_those_of_its_probability_however_sure():
 @pytest.mark.parametrize(
     ("method", "counts", "said"),
     [
-        ("temperature", (20, 9), "at least 30 validation cases; got 29, by class 20, 9"),
+        ("temperature", (20, 9), "at least 30 validation cases, 5 of each class; got 29, by class 20, 9"),
         ("platt", (10, 10), "at least 30 validation cases, 5 of each class; got 20, by class 10, 10"),
         ("platt", (96, 4), "5 of each class; got 100, by class 96, 4"),
         ("platt", (96, 4, 0), "5 of each class; got 100, by class 96, 4, 0"),

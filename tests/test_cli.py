@@ -213,9 +213,9 @@ def test_an_export_with_several_series_in_a_folder_can_be_trained_on(tmp_path, c
 def test_predict_takes_one_volume_and_answers_in_json(trained_run, npy_cohort, capsys):
     assert run("predict", trained_run / "model", npy_cohort / "01.npy", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"probabilities", "decision", "reason", "threshold", "findings", "geometry"}
+    assert set(answer) == {"probabilities", "decision", "reason", "thresholds", "findings", "geometry"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
-    assert answer["decision"] == ("1" if answer["probabilities"]["1"] >= answer["threshold"] else "0")
+    assert answer["decision"] == ("1" if answer["probabilities"]["1"] >= answer["thresholds"]["1"] else "0")
     assert answer["geometry"]["size_zyx"] == [12, 12, 12]
 
 
@@ -363,9 +363,12 @@ def test_a_model_folder_without_weights_is_named(trained_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"threshold": 2.0}, "threshold must be between 0 and 1"),
+        ({"each": [{"calibration": {"method": "temperature", "temperature": 0.0}}]}, "temperature must be positive"),
+        ({"each": [{"threshold": 2.0}]}, "threshold must be between 0 and 1"),
+        ({"each": []}, "decisions must be 1 for these classes, got 0"),
         ({"classes": ["x", "x"]}, "classes must be distinct"),
+        ({"classes": ["x"]}, "classes must be at least two"),
+        ({"classes": ["x", "y", "z"]}, "threshold must be absent for more than two classes"),
         ({"training": 3}, "training must be"),
         ({"model": {"depth": 18, "width": 10**7, "stem": "full", "dropout": 0.0}}, "do not fit the network"),
     ],
@@ -373,7 +376,9 @@ def test_a_model_folder_without_weights_is_named(trained_run, tmp_path, capsys):
 def test_a_model_that_makes_no_sense_decides_nothing(trained_run, tmp_path, capsys, change, says):
     shutil.copytree(trained_run / "model", tmp_path / "model")
     about = json.loads((tmp_path / "model" / "model.json").read_text())
-    (tmp_path / "model" / "model.json").write_text(json.dumps(about | change))
+    of_decisions = not change.keys() & about.keys()
+    about |= {"decisions": about["decisions"] | change} if of_decisions else change
+    (tmp_path / "model" / "model.json").write_text(json.dumps(about))
     assert run("predict", tmp_path / "model", "x.nii") == 1
     assert says in capsys.readouterr().err
 
@@ -386,7 +391,7 @@ def test_a_model_moved_away_from_its_run_still_predicts(trained_run, npy_cohort,
 
 def test_the_command_can_be_built_in_python(trained_run, npy_cohort, capsys):
     assert Predict(model=trained_run / "model", path=npy_cohort / "00.npy", json=True).run() == 0
-    assert json.loads(capsys.readouterr().out)["threshold"] is not None
+    assert json.loads(capsys.readouterr().out)["thresholds"].keys() == {"1"}
     assert np.load(npy_cohort / "00.npy").shape == (12, 12, 12)
 
 
@@ -412,7 +417,19 @@ FLAGS = {
     "store": {"action", "path", "repair", "json"},
     "train": {"source", "out", "resume", "settings"},
     "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
-    "predict": {"model", "path", "point", "series", "mask", "out", "columns", "device", "precision", "json"},
+    "predict": {
+        "model",
+        "path",
+        "point",
+        "series",
+        "mask",
+        "out",
+        "columns",
+        "device",
+        "precision",
+        "prevalence",
+        "json",
+    },
     "export": {"model", "format", "out"},
 }
 

@@ -17,6 +17,7 @@ from hilum.cli import main
 from hilum.config import ModelConfig, Recipe
 from hilum.errors import CheckpointError, ConfigError
 from hilum.predicting import Predictor
+from hilum.predicting.decision import Decisions
 from hilum.predicting.export import export_model
 from hilum.predicting.exportcheck import largest_difference
 from hilum.predicting.model import ModelCard, build, load_model, save_model
@@ -91,9 +92,9 @@ def test_the_page_on_weights_runs_an_exported_file(trained_run, files, tmp_path,
 def test_a_file_says_what_its_reader_must_know(trained_run, files, kind):
     said, card = said_in(files / f"model.{kind}"), load_model(trained_run / "model")[1]
     assert json.loads(said["classes"]) == list(card.classes)
-    assert json.loads(said["threshold"]) == card.threshold
+    assert json.loads(said["thresholds"]) == card.decisions.thresholds
+    assert json.loads(said["decisions"])[0]["rule"] == card.decisions.each[0].rule
     assert json.loads(said["recipe"])["size"] == [12, 12, 12]
-    assert said["threshold_rule"] == card.threshold_rule
     assert said["version"]
     assert "Not a medical device" in said["use"]
 
@@ -117,9 +118,21 @@ def test_the_command_prints_the_largest_difference(trained_run, tmp_path, capsys
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_windows_the_lungs_and_the_temperature_are_in_the_file(trained_run, tmp_path, kind):
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"method": "temperature", "temperature": 2.5},
+        {"method": "platt", "temperature": 0.04, "bias": [1.5, -1.5]},
+        {"method": "isotonic", "curves": [[[-3.0, 0.01], [0.0, 0.2], [0.5, 0.2], [4.0, 0.97]]], "bias": [-0.5, 0.5]},
+        {"method": "isotonic", "curves": [[[0.0, 0.3]]]},
+    ],
+    ids=["temperature", "platt", "isotonic", "one corner"],
+)
+def test_windows_the_lungs_and_the_calibration_are_in_the_file(trained_run, tmp_path, kind, calibration):
     windows = {"windows_hu": [[-1000.0, 400.0], [-160.0, 240.0]], "lung_channel": True, "region": "lungs"}
-    folder = changed(trained_run / "model", tmp_path / "m", recipe=windows, temperature=2.5)
+    folder = changed(
+        trained_run / "model", tmp_path / "m", recipe=windows, decisions={"each": [{"calibration": calibration}]}
+    )
     weights = load_file(folder / "weights.safetensors")
     weights["conv1.weight"] = weights["conv1.weight"].repeat(1, 3, 1, 1, 1)
     save_file(weights, folder / "weights.safetensors")
@@ -144,7 +157,7 @@ def test_every_option_of_the_network_can_be_exported(tmp_path, options, kind):
     torch.manual_seed(0)
     model = ModelConfig(**({"depth": 10, "width": 4} | options))
     recipe = Recipe(region="whole", size=(20, 24, 28), spacing_mm=(2.0, 2.0, 2.0))
-    card = ModelCard(model=model, recipe=recipe, classes=("a", "b", "c"), training={})
+    card = ModelCard(model=model, recipe=recipe, decisions=Decisions(classes=("a", "b", "c")), training={})
     save_model(tmp_path / "m", build(model, recipe, 3), card)
     assert export_model(tmp_path / "m", tmp_path / f"m.{kind}", format=kind).difference <= 1e-4
 

@@ -11,6 +11,7 @@ from hilum.cli import main
 from hilum.config import ModelConfig, Recipe
 from hilum.errors import ResourceError
 from hilum.modelling.memory import within_memory
+from hilum.predicting.decision import Decisions
 from hilum.predicting.model import ModelCard, build, save_model
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
@@ -87,7 +88,10 @@ def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large
 def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
     recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
     card = ModelCard(
-        model=ModelConfig(depth=10, width=32, stem="small"), recipe=recipe, classes=("0", "1"), training={}
+        model=ModelConfig(depth=10, width=32, stem="small"),
+        recipe=recipe,
+        decisions=Decisions(classes=("0", "1")),
+        training={},
     )
     save_model(tmp_path / "model", build(card.model, recipe, 2), card)
     done = limited(48, "predict", tmp_path / "model", large_grids / "0.npy", "--device", "cpu")
@@ -102,7 +106,10 @@ def test_an_export_beyond_the_memory_ends_in_one_line_and_leaves_no_file(tmp_pat
         pytest.importorskip("onnxruntime")
     recipe = Recipe(region="whole", size=(200, 200, 200), spacing_mm=(1.0, 1.0, 1.0))
     card = ModelCard(
-        model=ModelConfig(depth=10, width=32, stem="small"), recipe=recipe, classes=("0", "1"), training={}
+        model=ModelConfig(depth=10, width=32, stem="small"),
+        recipe=recipe,
+        decisions=Decisions(classes=("0", "1")),
+        training={},
     )
     save_model(tmp_path / "model", build(card.model, recipe, 2), card)
     done = limited(900, "export", tmp_path / "model", "--format", kind, "--out", tmp_path / f"m.{kind}")
@@ -134,7 +141,7 @@ def test_what_onnx_runtime_says_of_memory_is_translated(tmp_path):
     pytest.importorskip("onnxruntime")
     recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
     model = ModelConfig(depth=10, width=32, stem="small")
-    card = ModelCard(model=model, recipe=recipe, classes=("0", "1"), training={})
+    card = ModelCard(model=model, recipe=recipe, decisions=Decisions(classes=("0", "1")), training={})
     save_model(tmp_path / "model", build(model, recipe, 2), card)
     assert main(["export", str(tmp_path / "model"), "--format", "onnx", "--out", str(tmp_path / "m.onnx")]) == 0
     words = [sys.executable, "-c", ONNX, str(tmp_path / "m.onnx")]

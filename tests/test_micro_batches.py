@@ -79,7 +79,7 @@ def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_
 def test_no_more_cases_are_validated_at_a_time_than_trained_on(npy_cohort, tmp_path, monkeypatch):
     seen = []
     case_logits = loop.case_logits
-    monkeypatch.setattr(loop, "case_logits", lambda *a: seen.append(len(a[1])) or case_logits(*a))
+    monkeypatch.setattr(loop, "case_logits", lambda *a, **k: seen.append(len(a[1])) or case_logits(*a, **k))
     train(config_of(npy_cohort, batch_size=4, micro_batch=100), tmp_path / "run", base=npy_cohort)
     assert 0 < max(seen) <= 5, "a last case joins the batch before"
 

@@ -7,6 +7,7 @@ from dicom_files import scan_hu, write_series
 from hilum.config import ModelConfig, ReadingConfig, Recipe
 from hilum.errors import GeometryError
 from hilum.predicting import Predictor
+from hilum.predicting.decision import Decision, Decisions
 from hilum.predicting.model import ModelCard, build, save_model
 from hilum.reading import read
 
@@ -15,7 +16,13 @@ RECIPE = Recipe(region="point", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0), outs
 
 def _model(folder, reading: ReadingConfig):
     config = ModelConfig(depth=10, width=2, stem="small")
-    card = ModelCard(model=config, recipe=RECIPE, reading=reading, classes=("0", "1"), threshold=0.5, training={})
+    card = ModelCard(
+        model=config,
+        recipe=RECIPE,
+        reading=reading,
+        decisions=Decisions(classes=("0", "1"), each=(Decision(threshold=0.5),)),
+        training={},
+    )
     save_model(folder, build(config, RECIPE, 2), card)
     return folder
 

@@ -17,6 +17,7 @@ from hilum.errors import ConfigError, PrepareError
 from hilum.modelling.input import model_input
 from hilum.planning import plan
 from hilum.predicting import Predictor
+from hilum.predicting.decision import Decision, Decisions
 from hilum.predicting.model import ModelCard, build, save_model
 from hilum.preparing import (
     Store,
@@ -169,7 +170,7 @@ def test_a_spacing_that_differs_by_case_is_no_setting():
 def test_a_prediction_tells_the_box_of_its_own_sample(tmp_path, chest):
     recipe = Recipe(region="whole", size=(8, 8, 8), fit="region")
     config = ModelConfig(depth=10, width=2, stem="small")
-    card = ModelCard(model=config, recipe=recipe, classes=("0", "1"), training={})
+    card = ModelCard(model=config, recipe=recipe, decisions=Decisions(classes=("0", "1")), training={})
     save_model(tmp_path / "model", build(config, recipe, 2), card)
     got = Predictor(tmp_path / "model", device="cpu").predict(chest[0]).geometry
     sizes = np.diff(got["box_lps_mm"], axis=0)[0]
@@ -362,7 +363,12 @@ def test_predict_takes_a_mask_for_models_that_look_for_lungs_only(masked, capsys
     config = ModelConfig(depth=10, width=2, stem="small")
     for region in ("lungs", "whole"):
         recipe = Recipe(region=region, size=(12, 12, 12), fit="region")
-        card = ModelCard(model=config, recipe=recipe, classes=("0", "1"), threshold=0.5, training={})
+        card = ModelCard(
+            model=config,
+            recipe=recipe,
+            decisions=Decisions(classes=("0", "1"), each=(Decision(threshold=0.5),)),
+            training={},
+        )
         save_model(folder / region, build(config, recipe, 2), card)
     words = [str(folder / "scan.nii"), "--mask", str(folder / "mask.nii.gz"), "--json"]
     assert main(["predict", str(folder / "lungs"), *words]) == 0
@@ -384,7 +390,12 @@ def test_a_table_with_a_bad_mask_refuses_that_case_and_names_the_mask(masked, ca
     folder, _ = masked
     recipe = Recipe(region="lungs", size=(12, 12, 12), fit="region")
     config = ModelConfig(depth=10, width=2, stem="small")
-    card = ModelCard(model=config, recipe=recipe, classes=("0", "1"), threshold=0.5, training={})
+    card = ModelCard(
+        model=config,
+        recipe=recipe,
+        decisions=Decisions(classes=("0", "1"), each=(Decision(threshold=0.5),)),
+        training={},
+    )
     save_model(folder / "model", build(config, recipe, 2), card)
     (folder / "t.csv").write_text("case_id,path,mask\na,scan.nii,mask.nii.gz\nb,scan.nii,gone.nii\n")
     assert main(["predict", str(folder / "model"), str(folder / "t.csv"), "--out", str(folder / "p.csv")]) == 0

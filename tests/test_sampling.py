@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hilum.augmentation import AugmentConfig
-from hilum.cohorts.dataset import CohortDataset, DrawnBatches, EpochBatches
+from hilum.cohorts.batches import DrawnBatches, EpochBatches
+from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import Decks, draws, shared_out, strata
 from hilum.cohorts.table import Cohort

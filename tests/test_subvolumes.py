@@ -18,10 +18,12 @@ from hilum.cohorts.table import Cohort
 from hilum.config import ModelConfig, Recipe
 from hilum.configfile import load
 from hilum.judging import evaluate
+from hilum.measuring.calibration import Calibration
 from hilum.modelling.augment import Augment
 from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
 from hilum.predicting.cases import case_logits
+from hilum.predicting.decision import Decision, Decisions
 from hilum.predicting.model import ModelCard, build, save_model
 from hilum.preparing import Store, load_sample, prepare, save_sample
 from hilum.preparing.subvolumes import all_starts, cut, random_start
@@ -155,9 +157,10 @@ def test_a_prediction_is_what_one_computes_by_hand(tmp_path, aggregate, num_clas
     lungs[2:12, 2:9, 3:18] = 1
     sample = volume_of(lungs.shape, lungs)
     network = network_for(recipe, num_classes)
+    warm = Calibration(method="temperature", temperature=1.7)
     card = ModelCard(
-        model=ModelConfig(depth=10, width=4, stem="small"), recipe=recipe.in_numbers, temperature=1.7,
-        classes=("a", "b", "c")[:num_classes], training={},
+        model=ModelConfig(depth=10, width=4, stem="small"), recipe=recipe.in_numbers, training={},
+        decisions=Decisions(classes=("a", "b", "c")[:num_classes], each=(Decision(calibration=warm),)),
     )  # fmt: skip
     save_model(tmp_path / "model", network, card)
     got = Predictor(tmp_path / "model", device="cpu").predict_samples([sample, sample])
@@ -268,7 +271,7 @@ def test_training_draws_the_same_grids_with_workers_and_after_a_resume(npy_cohor
 def test_validation_in_training_and_prediction_say_the_same_of_a_case(npy_cohort, cut_up, tmp_path, monkeypatch):
     noted = []
     card = loop.model_card
-    monkeypatch.setattr(loop, "model_card", lambda *args: noted.append(args[4]) or card(*args))
+    monkeypatch.setattr(loop, "model_card", lambda *args: noted.append(args[5]) or card(*args))
     model = train(cut_up, tmp_path / "run", base=npy_cohort)
     _, logits = noted[0]
     cohort = Cohort.read(npy_cohort / "cohort.csv", cut_up.cohort)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hilum.cohorts.dataset import CohortDataset, EpochBatches
+from hilum.cohorts.batches import EpochBatches
+from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits, split
 from hilum.cohorts.table import Cohort
@@ -279,8 +280,8 @@ def test_an_unknown_device_is_named(npy_cohort, tmp_path):
 
 def test_the_threshold_comes_from_validation(trained_run, npy_cohort):
     _, card = load_model(trained_run / "model")
-    assert 0 < card.threshold < 1
-    assert "validation cases" in card.threshold_rule
+    assert 0 < card.decisions.each[0].threshold < 1
+    assert "validation cases" in card.decisions.each[0].rule
     assert set(card.training["counts"]) == {"train", "val", "test"}
 
 
@@ -339,8 +340,9 @@ def test_a_demand_that_validation_cannot_meet_costs_no_training(npy_cohort, tmp_
     config = short(npy_cohort, epochs=1, lr=1e-9)
     config = replace(config, decision=DecisionConfig(rule="sensitivity", at=0.999))
     _, card = load_model(train(config, tmp_path / "run", base=npy_cohort))
-    assert 0 <= card.threshold <= 1
-    if "Youden" in card.threshold_rule or "sensitivity + specificity" in card.threshold_rule:
+    (decision,) = card.decisions.each
+    assert 0 <= decision.threshold <= 1
+    if "Youden" in decision.rule:
         assert "the threshold is that of largest sensitivity + specificity" in caplog.text
 
 

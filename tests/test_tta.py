@@ -136,7 +136,7 @@ def test_temperature_and_threshold_are_chosen_as_predictions_are_made(with_views
     val = [case for case, part in read_splits(model.parent / "splits.csv").items() if part == "val"]
     probs = sorted(predictor.predict(npy_cohort / f"{case[1:]}.npy").probabilities["1"] for case in val)
     midway = [(low + high) / 2 for low, high in zip([0.0, *probs], [*probs, 1.0], strict=True)]
-    assert min(abs(middle - predictor.card.threshold) for middle in midway) < 1e-6
+    assert min(abs(middle - predictor.card.decisions.each[0].threshold) for middle in midway) < 1e-6
 
 
 def test_a_number_of_views_that_is_not_allowed_is_damage(with_views, tmp_path):

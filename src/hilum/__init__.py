@@ -8,8 +8,11 @@ from typing import Any
 
 _HOME = {
     "Augment": "modelling.augment",
+    "AsymmetricLoss": "modelling.losses",
     "AugmentConfig": "augmentation",
     "Cohort": "cohorts.table",
+    "CombinedLoss": "modelling.losses",
+    "DiceLoss": "modelling.losses",
     "Finding": "findings",
     "FocalLoss": "modelling.losses",
     "HilumError": "errors",
@@ -20,6 +23,7 @@ _HOME = {
     "ResNet3D": "modelling.resnet",
     "RunConfig": "config",
     "Store": "preparing",
+    "TverskyLoss": "modelling.losses",
     "Volume": "volume",
     "WeightedCrossEntropyLoss": "modelling.losses",
     "class_weights": "modelling.class_weights",

@@ -341,6 +341,10 @@ class RunConfig:
         require(not 0 < micro < least, "training.micro_batch", "0 or at least 2 with model.norm = batch", micro)
         whole = self.loss.name not in OF_THE_BATCH or not micro
         require(whole, "training.micro_batch", f"0 with loss.name = {self.loss.name}, which is of a whole batch", micro)
+        single = self.head.retrain == "none" or not self.recipe.sub_volumes
+        require(
+            single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
+        )
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
 

@@ -79,7 +79,8 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
     prediction = Predictor(model).predict(scan.path)
     _log.info(
         "5. A new scan, %s (%s): P(diseased) = %.3f, threshold %.3f, decision %s",
-        scan.case_id, scan.groups["disease"], prediction.probabilities["1"], prediction.threshold, prediction.decision,
+        scan.case_id, scan.groups["disease"], prediction.probabilities["1"], prediction.thresholds["1"],
+        prediction.decision,
     )  # fmt: skip
 
     _log.info("test: %s", headline(answer))

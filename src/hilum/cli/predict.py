@@ -42,6 +42,10 @@ class Predict:
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """fp32: the same digits everywhere. bf16: faster where the machine has it. auto: measured."""
 
+    prevalence: tuple[float, ...] | None = None
+    """State probabilities for a population of which this share is of the second class, not that of the cases on which
+    the model was calibrated; decisions stay. With more classes, or several findings: one share for each."""
+
     json: bool = False
     """One JSON object instead of a few lines."""
 
@@ -70,7 +74,7 @@ class Predict:
         from hilum.cohorts.spreadsheet import SUFFIXES
         from hilum.predicting import Predictor, predict_table
 
-        predictor = Predictor(self.model, device=self.device, precision=self.precision)
+        predictor = Predictor(self.model, device=self.device, precision=self.precision, prevalence=self.prevalence)
         is_table = self.path.suffix.lower() in SUFFIXES
         self._refuse_what_has_no_effect(predictor.card.recipe.region, is_table=is_table)
         if is_table:
@@ -83,7 +87,9 @@ class Predict:
             return 0
         for name, probability in prediction.probabilities.items():
             print(f"P({name}) = {probability:.3f}")
-        at = "" if prediction.threshold is None else f" (threshold {prediction.threshold:.3f})"
+        many = predictor.card.decisions.multi_label
+        shown = ", ".join(f"{f'{name} ' if many else ''}{at:.3f}" for name, at in prediction.thresholds.items())
+        at = f" (threshold{'s' * many} {shown})" if shown else ""
         print(f"decision: {prediction.decision}{at}" + (f", because {prediction.reason}" if prediction.reason else ""))
         for finding in prediction.findings:
             print(finding)

@@ -93,7 +93,7 @@ def evaluate(
         labels=np.array([case.label for case in prepared.cases], np.int64),
         probs=np.array([list(p.probabilities.values()) for p in predictions]),
         classes=predictor.card.classes,
-        threshold=predictor.card.threshold,
+        threshold=predictor.card.decisions.each[0].threshold,
         folder=out,
         doubts=[p.reason for p in predictions],
         extra={
@@ -101,7 +101,7 @@ def evaluate(
             "num_refused": len(prepared.refusals),
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
             "seen_checked": splits.exists(),
-            "threshold_rule": predictor.card.threshold_rule,
+            "threshold_rule": predictor.card.decisions.each[0].rule,
             "findings": prepared.findings,
         },
     )

@@ -14,7 +14,7 @@ from hilum.measuring.regression import rising_corners, softmax_regression
 FEWEST_CASES = 30
 """Fewer validation cases than this cannot tell even a temperature."""
 
-FEWEST_OF_A_CLASS = {"none": 0, "temperature": 0, "platt": 5, "isotonic": 30}
+FEWEST_OF_A_CLASS = {"none": 0, "temperature": 5, "platt": 5, "isotonic": 30}
 """Simulated, with a model that tells 0.10 nats (AUC 0.80, a fifth of the cases positive): Platt's fit loses 0.026 of
 them with 3 positives, 0.017 with 5, 0.009 with 10; isotonic 0.037 with 5, 0.024 with 30. An offset of 2 that is left
 alone costs 0.31, so few cases are soon better than none; but 0.10 is what the same probability for everybody loses."""
@@ -56,7 +56,7 @@ def fit_calibration(
         method: ``none`` leaves the logits as they are. For ``prior`` see ``hilum.measuring.prevalence.prior_bias``.
 
     Raises:
-        CohortError: If there are too few cases, of all (30) or of a class (5 for platt, 30 for isotonic), a logit is
+        CohortError: If there are too few cases, of all (30) or of a class (5; 30 for isotonic), a logit is
             not finite or a label is none of the classes.
     """
     if method == "none":

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hilum.cohorts.dataset import EpochBatches
+from hilum.cohorts.batches import EpochBatches
 from hilum.config import RunConfig
 from hilum.modelling.device import pick_device
 from hilum.modelling.freezing import freeze

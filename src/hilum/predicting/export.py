@@ -21,6 +21,8 @@ from hilum.files import write_whole
 from hilum.modelling.input import model_input
 from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.calibrated import Calibrated
+from hilum.predicting.decision import Decisions
 from hilum.predicting.exportcheck import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
 from hilum.predicting.model import ModelCard, load_model
 from hilum.recipe import Range
@@ -51,30 +53,31 @@ class Exported:
 
 
 class FromHU(nn.Module):
-    """A network with its windows before it and its temperature behind it.
+    """A network with its windows before it and its calibration behind it.
 
     Args:
         network: In evaluation mode.
         windows_hu: HU of black and of white, for each channel.
-        temperature: The logits are divided by it.
+        decisions: How its logits become probabilities.
     """
 
-    def __init__(self, network: ResNet3D, windows_hu: tuple[Range, ...], temperature: float) -> None:
+    def __init__(self, network: ResNet3D, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
         super().__init__()
         self.network = network
         self.windows_hu = windows_hu
-        self.temperature = temperature
+        self.calibrated = Calibrated(decisions)
 
     def forward(self, hu: Float[Tensor, "b k z y x"]) -> Float[Tensor, "b c"]:
         """Probabilities of the classes, from HU and then the lungs where the recipe asks for them."""
-        return torch.softmax(self.network(model_input(hu, self.windows_hu)) / self.temperature, dim=1)
+        probs: Tensor = self.calibrated(self.network(model_input(hu, self.windows_hu)))
+        return probs
 
 
 def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noqa: A002 - the flag's name
     """Write a model as ONNX or as PyTorch's exported program.
 
     The file takes HU as ``prepare`` gives them, float32 of shape (batch, channels, z, y, x), any batch, the recipe's
-    grid. It holds the classes, the recipe and the threshold: in ONNX's ``metadata_props``, or in ``hilum.json``.
+    grid. It holds the classes, the recipe and the thresholds: in ONNX's ``metadata_props``, or in ``hilum.json``.
 
     Args:
         folder: A model folder.
@@ -114,7 +117,7 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
 
 
 def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram:
-    module = FromHU(network, card.recipe.windows, card.temperature).eval()
+    module = FromHU(network, card.recipe.windows, card.decisions).eval()
     with quiet():
         example = torch.zeros(_TRACED, *case_shape(card.recipe))
         program: torch.export.ExportedProgram = torch.export.export(
@@ -174,9 +177,9 @@ def _about(card: ModelCard) -> dict[str, str]:
         + ("; of two channels the first is HU, the second the lungs: 1 inside, 0 outside" * card.recipe.lung_channel),
         "classes": card.classes,
         "recipe": to_dict(card.recipe),
-        "threshold": card.threshold,
-        "threshold_rule": card.threshold_rule,
-        "temperature": card.temperature,
+        "multi_label": card.decisions.multi_label,
+        "thresholds": card.decisions.thresholds,
+        "decisions": [to_dict(one) for one in card.decisions.each],
         "notes": _notes(card),
         "version": version("hilum"),
         "use": "Not a medical device. For research and teaching only.",
@@ -195,7 +198,7 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
     if card.views is not None:
         notes.append(
             f"the file sees a case as it is; the model takes the mean over it and {card.views.count} moved views, with "
-            "which its temperature and threshold were chosen"
+            "which its calibration and thresholds were chosen"
         )
     return tuple(notes)
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from hilum.errors import CheckpointError
-from hilum.measuring.calibration import probabilities
+from hilum.modelling.input import model_input
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.model import ModelCard
-from hilum.predicting.tta import seen_logits
 from hilum.recipe import Recipe
 
 INPUT, OUTPUT = "hu", "probabilities"
@@ -52,8 +51,8 @@ def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
         hu = torch.rand((batch, *case_shape(recipe)), generator=random)
         hu[:, :1] = low + (high - low) * hu[:, :1]
         hu[:, 1:].round_()
-        logits = seen_logits(network, hu, np.ones((batch, 3)), recipe, None)
-        expected = probabilities(logits.double().numpy(), temperature=card.temperature)
+        logits = network(model_input(hu, recipe.windows))
+        expected = card.decisions.probabilities(logits.double().numpy())
         if not np.isfinite(expected).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)

@@ -1,7 +1,6 @@
 """The model folder: weights and all that prediction needs to know about them, without pickle, ids or paths."""
 
 import json
-import math
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +12,15 @@ from safetensors.torch import load_file, save
 
 from hilum.config import ModelConfig, ReadingConfig, Recipe
 from hilum.configfile import from_dict, to_dict
-from hilum.errors import CheckpointError, ConfigError, require
+from hilum.errors import CheckpointError, ConfigError
 from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.decision import Decisions
 from hilum.predicting.tta import Views
 
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
+_MOVED = ("classes", "temperature", "threshold", "threshold_rule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +31,8 @@ class ModelCard:
         model: The network.
         recipe: Its input.
         reading: What is done about odd scans: the same as in training.
-        classes: Names of its outputs, in order.
+        decisions: Names of its outputs, in order; how their logits become probabilities and are decided.
         views: Test-time augmentation; None: each case is seen as it is.
-        temperature: The logits are divided by it before the softmax.
-        threshold: Of two classes: positive is a probability of the second at or above it.
-        threshold_rule: The sentence that says how it was chosen.
         training: The training card: settings, numbers of cases and patients, validation figures.
         version: Of Hilum.
     """
@@ -42,21 +40,15 @@ class ModelCard:
     model: ModelConfig
     recipe: Recipe
     reading: ReadingConfig = field(default_factory=ReadingConfig)
-    classes: tuple[str, ...]
+    decisions: Decisions
     views: Views | None = None
-    temperature: float = 1.0
-    threshold: float | None = None
-    threshold_rule: str = ""
     training: dict[str, Any]
     version: str = ""
 
-    def __post_init__(self) -> None:
-        require(len(self.classes) >= 2, "classes", "at least two", self.classes)
-        require(len(set(self.classes)) == len(self.classes), "classes", "distinct", self.classes)
-        require(math.isfinite(self.temperature) and self.temperature > 0, "temperature", "positive", self.temperature)
-        if self.threshold is not None:
-            require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
-            require(len(self.classes) == 2, "threshold", "absent for more than two classes", self.threshold)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its outputs, in order."""
+        return self.decisions.classes
 
 
 def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
@@ -82,7 +74,8 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         CheckpointError: If the folder is no whole model folder, or the weights do not fit or are not float32.
     """
     try:
-        card = from_dict(ModelCard, json.loads((folder / _ABOUT).read_text(encoding="utf-8")), _ABOUT)
+        about = _as_now(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
+        card = from_dict(ModelCard, about, _ABOUT)
         weights = load_file(folder / _WEIGHTS)
     except (FileNotFoundError, NotADirectoryError) as exc:
         msg = f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}"
@@ -104,3 +97,15 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
     return network.eval(), card
+
+
+def _as_now(about: dict[str, Any]) -> dict[str, Any]:
+    """A card as version 0.1 wrote it until November 2026, with one temperature and threshold, in today's form."""
+    if "decisions" in about or "temperature" not in about:
+        return about
+    now = {key: value for key, value in about.items() if key not in _MOVED}
+    calibration = {"method": "temperature", "temperature": about["temperature"]}
+    decision = {"calibration": calibration, "rule": about.get("threshold_rule", "")}
+    if about.get("threshold") is not None:
+        decision["threshold"] = about["threshold"]
+    return now | {"decisions": {"classes": about["classes"], "each": [decision]}}

@@ -1,7 +1,8 @@
 """One scan and a model folder to a Prediction."""
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from hilum.cohorts.dataset import as_sample
 from hilum.config import SpeedConfig
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.findings import Finding, as_records
-from hilum.measuring.calibration import probabilities
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import EXACT, choose, for_prediction
@@ -37,10 +37,10 @@ class Prediction:
     """What the model says about one scan.
 
     Attributes:
-        probabilities: By class name; they sum to 1.
-        decision: A class name, or ``indeterminate``.
+        probabilities: By class name; they sum to 1, but for findings that do not exclude one another.
+        decision: A class name, the findings that are called (joined by " + ", or ``no finding``), or ``indeterminate``.
         reason: Why it is indeterminate; else empty.
-        threshold: Of the second class, where there are two.
+        thresholds: Of the second class, where there are two, or of each finding.
         findings: Of reading and of preparing.
         geometry: The box that the model saw, in LPS mm, and its grid.
     """
@@ -48,7 +48,7 @@ class Prediction:
     probabilities: dict[str, float]
     decision: str
     reason: str = ""
-    threshold: float | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     geometry: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Prediction:
             "probabilities": self.probabilities,
             "decision": self.decision,
             "reason": self.reason,
-            "threshold": self.threshold,
+            "thresholds": self.thresholds,
             "findings": as_records(self.findings),
             "geometry": self.geometry,
         }
@@ -72,6 +72,9 @@ class Predictor:
         device: Where the network runs; see ``pick_device``.
         precision: fp32 gives the same digits everywhere; bf16 is faster where the machine has it, and differs in the
             third digit of a logit; auto measures which is faster, and remembers it.
+        prevalence: State the probabilities for cases of which other shares are positive than among those that the
+            model was calibrated on; decisions by thresholds stay. One share, or one for each finding or of more
+            classes.
 
     Attributes:
         card: What ``model.json`` says.
@@ -82,12 +85,19 @@ class Predictor:
     """
 
     def __init__(
-        self, folder: str | Path, *, device: str = "auto", precision: Literal["fp32", "bf16", "auto"] = "fp32"
+        self,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        precision: Literal["fp32", "bf16", "auto"] = "fp32",
+        prevalence: Sequence[float] | None = None,
     ) -> None:
         require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
         self.device = pick_device(device)
         with within_memory(f"loading {folder}", _elsewhere(self.device)):
             network, self.card = load_model(Path(folder))
+            if prevalence is not None:
+                self.card = replace(self.card, decisions=self.card.decisions.at(prevalence))
             speed = EXACT
             if precision != "fp32":
                 shape = (1, network.in_channels, *self.card.recipe.size)
@@ -137,25 +147,23 @@ class Predictor:
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
         with within_memory(f"predicting {scans} on {grid} voxels at a time", _elsewhere(self.device)):
-            logits = case_logits(
-                self.network, [as_sample(s, recipe) for s in samples], recipe, self.device, self.card.views
-            )
-        probs = probabilities(logits.double().cpu().numpy(), temperature=self.card.temperature)
+            cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
+            logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
+        probs = self.card.decisions.probabilities(logits.double().cpu().numpy())
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)
-        return [self._prediction(sample, row) for sample, row in zip(samples, probs, strict=True)]
+        decided = self.card.decisions.in_words(self.card.decisions.decided(probs))
+        return [self._prediction(*of_one) for of_one in zip(samples, probs, decided, strict=True)]
 
-    def _prediction(self, sample: Volume, probs: np.ndarray) -> Prediction:
-        classes, threshold = self.card.classes, self.card.threshold
-        positive = int(probs[1] >= threshold) if threshold is not None else int(probs.argmax())
+    def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:
         doubtful = _DOUBT if self.card.recipe.part else _DOUBT_OF_PLACE
         doubts = [f for f in sample.findings if f.code in doubtful]
         return Prediction(
-            probabilities={name: float(p) for name, p in zip(classes, probs, strict=True)},
-            decision=INDETERMINATE if doubts else classes[positive],
+            probabilities={name: float(p) for name, p in zip(self.card.classes, probs, strict=True)},
+            decision=INDETERMINATE if doubts else decided,
             reason="; ".join(f.message for f in doubts),
-            threshold=threshold,
+            thresholds=self.card.decisions.thresholds,
             findings=sample.findings,
             geometry=_geometry(sample, self.card.recipe),
         )

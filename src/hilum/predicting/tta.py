@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional as F
 
 from hilum.augmentation import AugmentConfig
 from hilum.config import RunConfig
@@ -73,8 +74,10 @@ def seen_logits(
     spacing_mm: Float64[np.ndarray, "b 3"],
     recipe: Recipe,
     views: Views | None,
+    *,
+    multi_label: bool = False,
 ) -> Float[Tensor, "b k"]:
-    """Logits of a batch; with views the logarithms of the mean probabilities.
+    """Logits of a batch; with views those of the mean probabilities.
 
     Args:
         network: In evaluation mode.
@@ -82,12 +85,20 @@ def seen_logits(
         spacing_mm: Of each sample, (z, y, x).
         recipe: Its windows, and what lies outside.
         views: None: the samples alone.
+        multi_label: Whether the outputs are findings that do not exclude one another.
     """
     logits = network(model_input(hu, recipe.windows))
     if views is None:
         return logits
-    log_probs = [logits.float().log_softmax(dim=1)]
+    each = [logits.float()]
     for change in changes_of(views):
         moved = apply(hu, [change] * len(hu), spacing_mm, recipe)
-        log_probs.append(network(model_input(moved, recipe.windows)).float().log_softmax(dim=1))
-    return torch.stack(log_probs).logsumexp(dim=0) - math.log(len(log_probs))
+        each.append(network(model_input(moved, recipe.windows)).float())
+    return mean_logits(torch.stack(each), multi_label=multi_label)
+
+
+def mean_logits(each: Float[Tensor, "v b k"], *, multi_label: bool = False) -> Float[Tensor, "b k"]:
+    """Logits of the mean probabilities: their logarithms, or their log odds of findings."""
+    if multi_label:
+        return F.logsigmoid(each).logsumexp(dim=0) - F.logsigmoid(-each).logsumexp(dim=0)
+    return each.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(each))

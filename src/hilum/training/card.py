@@ -1,33 +1,29 @@
-"""What a trained model says about itself: its temperature and threshold from validation, and how it was trained."""
+"""What a trained model says about itself: how it decides, how it was trained, and its figures on validation."""
 
-import logging
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.config import DecisionConfig, RunConfig
+from hilum.cohorts.table import Cohort
+from hilum.config import RunConfig
 from hilum.configfile import to_dict
-from hilum.errors import ConfigError
-from hilum.measuring.calibration import probabilities
-from hilum.measuring.fitting import fit_temperature
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
-from hilum.measuring.thresholds import choose_threshold
+from hilum.measuring.thresholds import Threshold
+from hilum.predicting.decision import Decisions
 from hilum.predicting.model import ModelCard
 from hilum.predicting.tta import Views
-
-_log = logging.getLogger("hilum")
-
-_FEW = 30
-"""Fewer validation cases than this cannot tell a temperature; the logits are left as they are."""
+from hilum.training.calibrate import Trained, decisions_of
 
 
 def model_card(
     config: RunConfig,
     prepared: PreparedCohort,
     parts: dict[str, str],
-    classes: tuple[str, ...],
+    cohort: Cohort,
+    trained: Trained,
     validated: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]],
     views: Views | None,
     about: dict[str, Any],
@@ -38,30 +34,15 @@ def model_card(
         config: All settings; those of the table and of paths are left out.
         prepared: The cases.
         parts: Part of each case, by its id.
-        classes: Class names.
-        validated: Labels and logits of the validation part, which choose temperature and threshold.
+        cohort: Its classes.
+        trained: The training cases.
+        validated: Labels and logits of the validation part, which choose calibration and thresholds.
         views: With which they were seen.
         about: The epoch whose weights were kept, and from what file's weights the training began.
     """
     labels, logits = validated
-    temperature = fit_temperature(logits, labels) if len(labels) >= _FEW else 1.0
-    probs = probabilities(logits, temperature=temperature)
-    validation = {"accuracy": multiclass_accuracy(labels, probs)}
-    threshold, rule = None, "the most probable class"
-    if len(classes) == 2:
-        try:
-            chosen = choose_threshold(labels, probs[:, 1], rule=config.decision)
-            rule = chosen.rule
-        except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost
-            chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
-            rule = f"{chosen.rule}, for {exc}"
-            _log.warning("warning: %s; the threshold is that of largest sensitivity + specificity", exc)
-        threshold = chosen.value
-        validation |= {
-            "auc": roc_auc(labels, probs[:, 1]),
-            "sensitivity": chosen.sensitivity,
-            "specificity": chosen.specificity,
-        }
+    each, chosen = decisions_of(config, cohort.classes, trained, labels, logits)
+    decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=each)
     settings = {
         k: v
         for k, v in to_dict(config).items()
@@ -72,21 +53,35 @@ def model_card(
         model=config.model,
         recipe=config.recipe.in_numbers,
         reading=config.reading,
-        classes=classes,
+        decisions=decisions,
         views=views,
-        temperature=temperature,
-        threshold=threshold,
-        threshold_rule=rule,
         training={
             **about,
-            "counts": {part: _counts(prepared, parts, classes, part) for part in ("train", "val", "test")},
-            "validation": validation,
+            "counts": {part: _counts(prepared, parts, cohort, part) for part in ("train", "val", "test")},
+            "validation": _figures(decisions, labels, logits, chosen),
             "settings": settings,
         },
     )
 
 
-def _counts(prepared: PreparedCohort, parts: dict[str, str], classes: tuple[str, ...], part: str) -> dict[str, int]:
+def _figures(
+    decisions: Decisions, labels: Labels, logits: Float[np.ndarray, "n c"], chosen: tuple[Threshold | None, ...]
+) -> dict[str, Any]:
+    """Accuracy and, of two classes or of each finding, AUC and what the threshold gives."""
+    probs = decisions.probabilities(logits)
+    if decisions.multi_label:
+        triples = zip(decisions.classes, labels.T, probs.T, chosen, strict=True)
+        return {name: _of_two(y, p, at) for name, y, p, at in triples if at is not None}
+    accuracy = {"accuracy": multiclass_accuracy(labels, probs)}
+    return accuracy if chosen[0] is None else accuracy | _of_two(labels, probs[:, 1], chosen[0])
+
+
+def _of_two(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:
+    return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
+
+
+def _counts(prepared: PreparedCohort, parts: dict[str, str], cohort: Cohort, part: str) -> dict[str, int]:
     cases = [case for case in prepared.cases if parts[case.case_id] == part]
-    by_class = {f"class {name}": sum(case.label == k for case in cases) for k, name in enumerate(classes)}
+    having = [[k for k, is_there in case.sides if is_there] for case in cases]
+    by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(cohort.classes)}
     return {"cases": len(cases), "patients": len({case.patient_id for case in cases}), **by_class}

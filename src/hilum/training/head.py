@@ -17,10 +17,11 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from hilum.cohorts.dataset import CohortDataset, to_float
-from hilum.config import HeadConfig
+from hilum.config import HeadConfig, RunConfig
 from hilum.errors import require
 from hilum.modelling.input import model_input
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speed import EXACT, for_prediction
 from hilum.randomness import torch_seed
 
 _log = logging.getLogger("hilum")
@@ -58,27 +59,24 @@ def features_of(
     return np.concatenate(rows)
 
 
-def retrain_head(
-    network: ResNet3D, dataset: CohortDataset, config: HeadConfig, device: torch.device, *, batch_size: int, seed: int
-) -> None:
+def retrain_head(network: ResNet3D, dataset: CohortDataset, config: RunConfig, device: torch.device) -> None:
     """Replace the last layer by a logistic regression on balanced features of the training cases.
 
     Args:
-        network: In evaluation mode, on the device; its ``fc`` is written.
+        network: Its ``fc`` is written.
         dataset: The training cases, and no others.
-        config: How they are balanced.
+        config: How they are balanced, how many are seen at a time, and the seed of the synthetic features.
         device: Where the network is.
-        batch_size: Cases at a time.
-        seed: Of the synthetic features.
     """
+    settings = config.training
     patients = [dataset.prepared.cases[i].patient_id for i in dataset.indices]
     owners: np.ndarray = np.unique(patients, return_inverse=True)[1].reshape(-1)
-    features = features_of(network, dataset, device, batch_size)
-    weight, bias = fit_head(features, dataset.labels, owners, config, seed=seed)
+    features = features_of(for_prediction(network, EXACT), dataset, device, config.at_once(settings.batch_size))
+    weight, bias = fit_head(features, dataset.labels, owners, config.head, seed=settings.seed)
     with torch.no_grad():
         network.fc.weight.copy_(torch.from_numpy(weight))
         network.fc.bias.copy_(torch.from_numpy(bias))
-    _log.info("head: fitted anew on the features of %d training cases (%s)", len(features), config.retrain)
+    _log.info("head: fitted anew on the features of %d training cases (%s)", len(features), config.head.retrain)
 
 
 def fit_head(

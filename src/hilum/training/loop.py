@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hilum.cohorts.dataset import CohortDataset, DrawnBatches, EpochBatches, Sample, to_float
+from hilum.cohorts.batches import DrawnBatches, EpochBatches
+from hilum.cohorts.dataset import CohortDataset, Sample, to_float
 from hilum.cohorts.prepared import PreparedCohort
+from hilum.cohorts.sampling import Decks, strata
+from hilum.cohorts.table import Cohort
 from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import TrainingError
 from hilum.modelling.augment import Augment
@@ -30,8 +33,10 @@ from hilum.predicting.cases import case_logits
 from hilum.predicting.model import build, save_model
 from hilum.predicting.tta import Views, views_of
 from hilum.randomness import torch_seed
+from hilum.training.calibrate import Trained
 from hilum.training.card import model_card
 from hilum.training.checkpoint import load_checkpoint, save_checkpoint
+from hilum.training.head import retrain_head
 from hilum.training.microbatches import micro_batches, within_memory_of
 from hilum.training.objective import make_loss
 from hilum.training.optimizer import make_optimizer
@@ -46,7 +51,7 @@ def fit(
     config: RunConfig,
     prepared: PreparedCohort,
     parts: dict[str, str],
-    classes: tuple[str, ...],
+    cohort: Cohort,
     out: Path,
     *,
     resume: bool = False,
@@ -57,7 +62,7 @@ def fit(
         config: All settings; the path of weights as it is from here.
         prepared: The cases.
         parts: Part of each case, by its id.
-        classes: Class names.
+        cohort: Its classes.
         out: The run folder; ``last/`` is written after each epoch.
         resume: Go on from ``last/``.
 
@@ -69,21 +74,21 @@ def fit(
     """
     settings = config.training
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
-    dataset = partial(CohortDataset, prepared, parts, num_classes=len(classes), recipe=config.recipe)
+    dataset = partial(CohortDataset, prepared, parts, num_classes=len(cohort.classes), recipe=config.recipe)
     train = _Part(dataset(part="train", seed=settings.seed), config, seed=settings.seed)
     val = _Part(dataset(part="val"), config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))
-        network = build(config.model, config.recipe, len(classes))
+        network = build(config.model, config.recipe, len(cohort.classes))
     network.checkpointing = settings.checkpointing
     views = views_of(config)
     augment = Augment(config.augment, config.recipe, seed=settings.seed)
-    loss = make_loss(config, train.dataset.labels, classes).to(fabric.device)
+    loss = make_loss(config, train.dataset.labels, cohort.classes).to(fabric.device)
     began = {} if resume else _loaded(network, settings)
     freeze(network, settings.freeze)
     apply_speed(network, config.speed)
     network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
-    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), len(train.batches))
+    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), train.batches.num_batches)
     best = network.state_dict()
     progress: dict[str, Any] = {"epoch": 0, "best_loss": math.inf, "best_epoch": 0, "rows": [], "began": began}
     if resume:
@@ -117,10 +122,13 @@ def fit(
     if settings.keep == "best":
         network.load_state_dict(best)
     tracker.close(kept)
+    if config.head.retrain != "none":
+        retrain_head(network, train.dataset, config, fabric.device)
     predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
     _, logits = _validate(config, fabric, predicting, loss, val, views)
     seen, about = (val.dataset.labels, logits), {"epoch": kept, **progress.get("began", {})}
-    save_model(out / "model", network, model_card(config, prepared, parts, classes, seen, views, about))
+    trained_on = Trained(labels=train.dataset.labels, times=train.times(settings.epochs))
+    save_model(out / "model", network, model_card(config, prepared, parts, cohort, trained_on, seen, views, about))
     return out / "model"
 
 
@@ -131,7 +139,11 @@ class _Part:
         self.dataset = dataset
         settings = config.training
         size = settings.batch_size if seed is not None else config.at_once(settings.batch_size)
-        self.batches = EpochBatches(len(dataset), size, seed=seed)
+        self.decks: Decks | None = None
+        if seed is not None and config.sampling.method != "none":
+            classes = dataset.labels if dataset.labels.ndim == 1 else strata(dataset.labels)
+            self.decks = Decks(classes, config.sampling.method, seed=seed, epochs=settings.epochs)
+        self.batches = EpochBatches(len(dataset), size, seed=seed, decks=self.decks)
         self.loader: Any = DataLoader(
             dataset,
             batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
@@ -140,6 +152,10 @@ class _Part:
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
         )
+
+    def times(self, epoch: int) -> Int[np.ndarray, " n"]:
+        """How often each case is drawn in an epoch."""
+        return np.ones(len(self.dataset), int) if self.decks is None else self.decks.times(epoch)
 
     def load(self, epoch: int, what: str) -> Iterator[Any]:
         """Batches, with a progress bar on a terminal."""
@@ -168,7 +184,7 @@ def _train_epoch(
         hu = augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), case_ids, epoch=epoch)
         hu, target = augment.mixed(hu, dataset.targets_of(index).to(fabric.device), case_ids, epoch=epoch)
         x = model_input(hu, config.recipe.windows)
-        schedule.before_step((epoch - 1) * len(part.batches) + number)
+        schedule.before_step((epoch - 1) * part.batches.num_batches + number)
         schedule.optimizer.zero_grad()
         counts = dataset.weights_of(index).to(fabric.device)
         weights = loss.weights(target, target, counts)
@@ -195,9 +211,10 @@ def _train_epoch(
 
 def _usual_weight(loss: Loss, part: _Part) -> float:
     """Mean weight in the loss of the cases that an epoch draws."""
-    places = [place for batch in part.batches for place in batch]
+    places, times = list(range(len(part.dataset))), torch.from_numpy(part.times(part.batches.epoch))
     targets = part.dataset.targets_of(places)
-    return float(loss.weights(targets, targets, part.dataset.weights_of(places)).mean())
+    weights = loss.weights(targets, targets, part.dataset.weights_of(places))
+    return float((weights * times).sum() / times.sum())
 
 
 @torch.no_grad()
@@ -211,7 +228,7 @@ def _validate(
     for samples in part.load(0, "validation"):
         index = [sample["index"] for sample in samples]
         with within_memory_of("validating", config, len(part.dataset)):
-            logits = case_logits(model, samples, config.recipe, fabric.device, views)
+            logits = case_logits(model, samples, config.recipe, fabric.device, views, multi_label=loss.multi_label)
         seen.add(index, logits)
     logits, labels = torch.from_numpy(seen.all_logits()).float(), torch.from_numpy(part.dataset.labels)
     seen.add_loss(

@@ -23,6 +23,7 @@ from hilum.predicting.model import build
 from hilum.predicting.tta import views_of
 from hilum.preparing import Store
 from hilum.training.checkpoint import STATE
+from hilum.training.head import check_head
 from hilum.training.loop import fit
 from hilum.training.microbatches import within_memory_of
 from hilum.training.optimizer import fresh_but_frozen
@@ -61,6 +62,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         raise ConfigError(msg)
     pick_device(config.training.device)
     config.check_together()
+    check_head(config.head)
     views_of(config)
     table, store = beside(base, config.cohort.table), beside(base, config.store)
     weights = beside(base, config.training.weights) if config.training.weights else None
@@ -79,7 +81,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     check_parts(prepared.cases, parts, cohort)
     if resume:
         with kept_memory(config.speed.keep_memory == "on"):
-            return fit(config, prepared, parts, cohort.classes, out, resume=True)
+            return fit(config, prepared, parts, cohort, out, resume=True)
     config = replace(config, speed=_fastest(config, sum(parts[c.case_id] == "train" for c in prepared.cases), cohort))
     new = not out.exists()
     try:
@@ -90,7 +92,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         write_refusals(out / "refused.csv", prepared.refusals)
         from_here = replace(config, training=replace(config.training, weights=str(weights or "")))
         with kept_memory(config.speed.keep_memory == "on"):
-            return fit(from_here, prepared, parts, cohort.classes, out)
+            return fit(from_here, prepared, parts, cohort, out)
     except OSError as exc:
         msg = f"the run folder {out} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc

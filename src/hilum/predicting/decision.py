@@ -1,0 +1,129 @@
+"""Logits to probabilities and decisions: of classes that exclude one another, or of findings side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from hilum.cohorts.labels import Labels
+from hilum.errors import require
+from hilum.measuring.calibration import Calibration
+from hilum.measuring.prevalence import Shares, threshold_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How one set of classes, or one finding, is decided.
+
+    Attributes:
+        calibration: Of the logits; a finding has the logits 0 and z.
+        threshold: Of two classes, or of a finding: positive is a probability at or above it; None: the most probable.
+        rule: The sentence that says how the threshold was chosen.
+    """
+
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float | None = None
+    rule: str = ""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+
+    def at(self, prevalence: Shares) -> "Decision":
+        """The same, with probabilities stated at another prevalence.
+
+        A threshold moves with them; of more than two classes the most probable may become another.
+
+        Raises:
+            ConfigError: If it is not known for what prevalence the probabilities stand, or a share is 0.
+        """
+        moved = self.calibration.at(prevalence)
+        if self.threshold is None:
+            return replace(self, calibration=moved)
+        threshold = threshold_at(self.threshold, of=self.calibration.prevalence, to=prevalence)
+        return replace(self, calibration=moved, threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """All that a model decides.
+
+    Attributes:
+        classes: Names of the outputs, in order.
+        multi_label: Whether they are findings that do not exclude one another.
+        each: One for the classes together, or one for each finding.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    each: tuple[Decision, ...] = (Decision(),)
+
+    def __post_init__(self) -> None:
+        require(len(self.classes) >= 2, "classes", "at least two", self.classes)
+        require(len(set(self.classes)) == len(self.classes), "classes", "distinct", self.classes)
+        needed = len(self.classes) if self.multi_label else 1
+        require(len(self.each) == needed, "decisions", f"{needed} for these classes", len(self.each))
+        single = self.multi_label or len(self.classes) == 2 or self.each[0].threshold is None
+        require(single, "threshold", "absent for more than two classes", self.each[0].threshold)
+        sizes = [one.calibration.num_classes for one in self.each]
+        wanted = 2 if self.multi_label else len(self.classes)
+        require(set(sizes) <= {None, wanted}, "calibration", f"of {wanted} classes", sizes)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By the name of the class, or the finding, that is called from there on."""
+        names = self.classes if self.multi_label else self.classes[1:2]
+        pairs = zip(names, self.each, strict=True)
+        return {name: one.threshold for name, one in pairs if one.threshold is not None}
+
+    def probabilities(self, logits: Float[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
+        """Calibrated; of classes that exclude one another rows sum to 1."""
+        if not self.multi_label:
+            return self.each[0].calibration.probabilities(logits)
+        columns = [
+            one.calibration.probabilities(z)[:, 1] for one, z in zip(self.each, of_findings(logits), strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    def decided(self, probs: Float[np.ndarray, "n c"]) -> Labels:
+        """The class of each case, (n,); or 1 where a finding is called, else 0, (n, c)."""
+        if self.multi_label:
+            cuts = np.array([0.5 if one.threshold is None else one.threshold for one in self.each])
+            return (probs >= cuts).astype(np.int64)
+        threshold = self.each[0].threshold
+        return probs.argmax(1).astype(np.int64) if threshold is None else (probs[:, 1] >= threshold).astype(np.int64)
+
+    def in_words(self, decided: Labels) -> list[str]:
+        """The decision of each case: its class, or the findings that are called."""
+        if not self.multi_label:
+            return [self.classes[k] for k in decided]
+        pairs = [zip(self.classes, row, strict=True) for row in decided]
+        return [" + ".join(name for name, called in pair if called) or NOTHING for pair in pairs]
+
+    def at(self, prevalence: Sequence[float]) -> "Decisions":
+        """The same, with probabilities stated at another prevalence.
+
+        Args:
+            prevalence: Of the second of two classes; a share for each of more classes; or one for each finding.
+
+        Raises:
+            ConfigError: If it has another number of values, or a share is not between 0 and 1.
+        """
+        findings = self.multi_label or len(self.classes) == 2
+        needed = len(self.classes) if self.multi_label or not findings else 1
+        require(len(prevalence) == needed, "prevalence", f"{needed} share{'s' * (needed > 1)}", len(prevalence))
+        for share in prevalence:
+            require(0 < share < 1, "prevalence", "above 0 and below 1", share)
+        stated = [(1 - share, share) for share in prevalence] if findings else [tuple(prevalence)]
+        return replace(self, each=tuple(one.at(shares) for one, shares in zip(self.each, stated, strict=True)))
+
+
+NOTHING = "no finding"
+"""The decision where none of the findings is called."""
+
+
+def of_findings(logits: Float[np.ndarray, "n c"]) -> list[Float64[np.ndarray, "n 2"]]:
+    """The logits of each finding, absent and present."""
+    wide = logits.astype(np.float64)
+    return [np.stack([np.zeros(len(wide)), column], axis=1) for column in wide.T]
