@@ -122,7 +122,7 @@ def _fit(
 
 def balanced_features(
     features: Features, labels: Int[np.ndarray, " n"], owners: Owners, config: HeadConfig, *, seed: int
-) -> tuple[Features, Int[np.ndarray, " n"]]:
+) -> tuple[Float64[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
     """The features and synthetic ones, until all classes are about equally many; equal for all but ADASYN.
 
     A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated.
