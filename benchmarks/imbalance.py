@@ -1,26 +1,28 @@
 """Which answer to rare disease helps, on real CT: LIDC nodules whose suspicious ones are thinned to 10 and 5 %.
 
-    python benchmarks/imbalance.py [--rates 0.10 0.05] [--thinnings 10] [--arms ...] [--out runs/imbalance] [--json]
+    python benchmarks/imbalance.py [--rates 0.10 0.05] [--thinnings 5] [--arms ...] [--out runs/imbalance] [--json]
     python benchmarks/imbalance.py --quick
 
-A thinning is a fold of five by patient and a draw: in the training and in the validation part only so many patients keep
-their suspicious nodules that these are the stated share of the nodules; the test part keeps all. Each arm trains the
-same small, fast net with the same seed on the same cases. What is done is kept in --out, and a second call goes on;
-190 trainings an hour and more on two cores.
+A thinning is a fold of five by patient and a draw: in the training and in the validation part only so many patients
+keep their suspicious nodules that these are the stated share of the nodules; the test part keeps all. Each arm trains
+the same small, fast net with the same seed on the same cases. What is done is kept in --out, and a second call goes on.
 
 The table gives the mean over the thinnings of figures on the test parts: AUC, average precision (PR-AUC, at the test
-part's prevalence), sensitivity at 90 % specificity, and the calibration error (ECE) of the probabilities before and after
-calibration on the validation part, both stated for the test part's prevalence, with its simulated floor. Differences
-are paired with the first arm within a thinning; intervals are 95 %, by the corrected resampled t of Nadeau and Bengio
-(Machine Learning 52, 2003), for the training parts of folds overlap.
+part's prevalence), sensitivity at 90 % specificity, and the calibration error (ECE) of the probabilities as they come,
+with one temperature, and with Platt's factor and offset, all stated for the test part's prevalence; what was fitted was
+fitted on the validation part. A perfectly calibrated model has an ECE too, its floor. Differences are paired with the
+first arm within a thinning. Intervals are 95 %, by the corrected t of repeated cross-validation (Nadeau and Bengio,
+Machine Learning 52, 2003; Bouckaert and Frank, PAKDD 2004), for the training parts of folds overlap.
 """
 
 import argparse
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
+import statistics
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -29,7 +31,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 from machine import DATA, ROOT, line, machine
+from scipy.stats import t
 
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
@@ -46,6 +50,11 @@ from hilum.config import (
     TrainingConfig,
 )
 from hilum.configfile import to_dict
+from hilum.errors import CohortError
+from hilum.measuring.agreement import ece_floor, expected_calibration_error
+from hilum.measuring.calibration import Calibration
+from hilum.measuring.fitting import fit_calibration
+from hilum.measuring.metrics import average_precision, roc_auc, roc_curve
 from hilum.modelling.speed import PLAIN
 from hilum.presets import preset
 from hilum.randomness import generator
@@ -92,7 +101,7 @@ ARMS = {
     "head-balanced": Arm(head=HeadConfig(retrain="balanced")),
     "head-smote": Arm(head=HeadConfig(retrain="smote")),
 }
-FIGURES = ("auc", "ap", "sens_at_90", "ece_before", "ece_after")
+FIGURES = ("auc", "ap", "sens_at_90", "ece_plain", "ece_temperature", "ece_platt", "floor")
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.10, 0.05], help="share of suspicious nodules")
-    parser.add_argument("--thinnings", type=int, default=10)
+    parser.add_argument("--thinnings", type=int, default=5)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -148,7 +157,7 @@ def main() -> None:
         "thinnings": args.thinnings,
         "core_minutes": round(sum(_read(job)["seconds"] for job in jobs) / 60, 1),
         "cohorts": _cohorts(jobs),
-        "rows": [_row(rate, arm, args) for rate in args.rates for arm in args.arms],
+        "rows": [row for rate in args.rates for row in _rows(rate, args.arms, args.thinnings, jobs[0])],
         "machine": found,
     }
     _show(result)
@@ -295,6 +304,87 @@ def _is_done(job: Job) -> bool:
 def _read(job: Job) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(_file(job).read_text())
     return found
+
+
+# the figures
+
+
+def _figures(job: Job) -> dict[str, float]:
+    """Of one training, on its test part."""
+    found = _read(job)
+    labels, logits = (np.array(found["test"][key]) for key in ("labels", "logits"))
+    z = logits[:, 1] - logits[:, 0]
+    positive = float(labels.mean())
+    cases, positives, _ = found["counts"]["train"]
+    calibrations = {"plain": Calibration(prevalence=(1 - positives / cases, positives / cases))}
+    on = {key: np.array(found["val"][key]) for key in ("labels", "logits")}
+    for method in ("temperature", "platt"):
+        try:
+            calibrations[method] = fit_calibration(on["logits"], on["labels"], method=method)
+        except CohortError:  # fewer than 5 positives
+            calibrations[method] = calibrations["plain"]
+    probs = {name: one.at((1 - positive, positive)).probabilities(logits)[:, 1] for name, one in calibrations.items()}
+    return {
+        "auc": roc_auc(labels, z),
+        "ap": average_precision(labels, z),
+        "sens_at_90": _sensitivity(labels, z),
+        **{f"ece_{name}": expected_calibration_error(labels, p) for name, p in probs.items()},
+        "floor": ece_floor(probs["platt"], seed=job.thinning),
+    }
+
+
+def _sensitivity(labels: Int[np.ndarray, " n"], z: Float[np.ndarray, " n"]) -> float:
+    """The largest at a specificity of at least 90 %."""
+    false_rate, true_rate = roc_curve(labels, z)
+    return float(true_rate[false_rate <= 0.1 + 1e-12].max())
+
+
+def _interval(values: list[float]) -> list[float] | None:
+    """Of the mean over thinnings; the folds' training parts overlap, so they are not as many as they seem."""
+    if len(values) < 2:
+        return None
+    error = statistics.stdev(values) * math.sqrt(1 / len(values) + 1 / (FOLDS - 1))
+    half = float(t.ppf(0.975, len(values) - 1)) * error
+    return [statistics.mean(values) - half, statistics.mean(values) + half]
+
+
+def _rows(rate: float, arms: list[str], thinnings: int, job: Job) -> list[dict[str, Any]]:
+    each = {
+        arm: [_figures(replace(job, arm=arm, rate=rate, thinning=thinning)) for thinning in range(thinnings)]
+        for arm in arms
+    }
+    rows = []
+    for arm, found in each.items():
+        row: dict[str, Any] = {"rate": rate, "arm": arm}
+        for name in FIGURES:
+            values = [one[name] for one in found]
+            differences = [one[name] - other[name] for one, other in zip(found, each[arms[0]], strict=True)]
+            row[name] = {"mean": statistics.mean(values), "ci": _interval(values), "each": values}
+            if arm != arms[0]:
+                row[name] |= {"difference": statistics.mean(differences), "difference_ci": _interval(differences)}
+        rows.append(row)
+    return rows
+
+
+def _cohorts(jobs: list[Job]) -> list[dict[str, Any]]:
+    """Cases, suspicious ones and patients of each part of each thinning."""
+    of_cohort = {(job.rate, job.thinning): _read(job)["counts"] for job in jobs}
+    return [{"rate": rate, "thinning": thinning, **counts} for (rate, thinning), counts in of_cohort.items()]
+
+
+def _show(result: dict[str, Any]) -> None:
+    names = ("PR-AUC", "sens@90", "ECE", "temp.", "Platt", "floor")
+    for rate in dict.fromkeys(row["rate"] for row in result["rows"]):
+        here = [one["train"] for one in result["cohorts"] if one["rate"] == rate]
+        train = ", ".join(f"{positives} of {cases}" for cases, positives, _ in here)
+        print(f"\n{rate:.0%} suspicious in training and validation; {len(here)} thinnings, training {train}")
+        print(f"{'':<16}{'AUC':>7}  {'difference':<25}" + "".join(f"{name:>9}" for name in names))
+        for row in (row for row in result["rows"] if row["rate"] == rate):
+            auc = row["auc"]
+            ci = auc.get("difference_ci")
+            moved = f"{auc['difference']:+.3f} ({ci[0]:+.3f} to {ci[1]:+.3f})" if ci else ""
+            others = "".join(f"{row[name]['mean']:>9.3f}" for name in FIGURES[1:])
+            print(f"{row['arm']:<16}{auc['mean']:>7.3f}  {moved:<25}{others}")
 
 
 if __name__ == "__main__":
