@@ -8,7 +8,7 @@ import pytest
 from hilum.cohorts.names import derive_case_ids
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
-from hilum.errors import CohortError
+from hilum.errors import CohortError, ConfigError
 
 GOOD = """case_id,path,label,patient_id,x_mm,y_mm,z_mm,split,soft_label,site
 a,scans/a.nii.gz,0,007,1.5,-2,3e1,train,0.25,north
@@ -312,3 +312,69 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"")
     with pytest.raises(CohortError, match=r"pip install 'hilum\[tables\]'"):
         read(tmp_path / "a.parquet")
+
+
+# several findings, and weights of cases
+
+
+FINDINGS = (
+    "case_id,path,patient_id,nodule,pleural effusion,label\na,a.nii,1,1,0,x\nb,b.nii,2,0.25,TRUE,x\nc,c.nii,3,0,1,\n"
+)
+BOTH = ColumnsConfig(labels=("nodule", "pleural effusion"))
+
+
+def test_findings_are_read_from_their_columns_as_present_absent_or_a_share(table):
+    cohort = read(table(FINDINGS), columns=BOTH)
+    assert cohort.multi_label
+    assert cohort.classes == ("nodule", "pleural effusion")
+    assert [case.present for case in cohort.cases] == [(1.0, 0.0), (0.25, 1.0), (0.0, 1.0)]
+    assert {case.label for case in cohort.cases} == {None}
+    assert cohort.cases[1].sides == {(0, False), (1, True)}
+    assert "nodule" not in cohort.cases[0].groups
+
+
+def test_findings_may_have_other_names_than_their_columns(table):
+    assert read(table(FINDINGS), columns=BOTH, classes=("N", "E")).classes == ("N", "E")
+    with pytest.raises(CohortError, match=r"empty or as many names as columns\.labels, 2, got 3"):
+        read(table(FINDINGS), columns=BOTH, classes=("N", "E", "F"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            "2",
+            "row 2, column 'nodule' must be 1 where the finding is present, 0 where not, or a share between, got '2'",
+        ),
+        ("perhaps", "or a share between, got 'perhaps'"),
+        ("", r"row 2, column 'nodule' must be filled, got an empty cell \(1 of 3 rows have none\)"),
+    ],
+)
+def test_a_finding_that_is_neither_there_nor_not_is_named(table, cell, message):
+    path = table(FINDINGS.replace("a,a.nii,1,1,0", f"a,a.nii,1,{cell},0"))
+    with pytest.raises(CohortError, match=message):
+        read(path, columns=BOTH)
+
+
+def test_rows_that_lack_a_finding_can_be_left_out(table):
+    cohort = read(table(FINDINGS.replace("1,1,0,x", "1,,0,x")), columns=BOTH, unlabelled="drop")
+    assert [case.case_id for case in cohort.cases] == ["b", "c"]
+    assert cohort.warnings == ("1 of 3 rows have no label and are left out",)
+
+
+def test_a_column_of_findings_that_is_not_there_is_named(table):
+    with pytest.raises(CohortError, match="there must be a column 'mass' for labels"):
+        read(table(FINDINGS), columns=ColumnsConfig(labels=("nodule", "mass")))
+
+
+@pytest.mark.parametrize("labels", [("nodule",), ("nodule", "nodule")])
+def test_findings_are_two_or_more_different_columns(labels):
+    with pytest.raises(ConfigError, match=r"columns\.labels must be empty or distinct columns, two or more"):
+        CohortConfig(columns=ColumnsConfig(labels=labels))
+
+
+def test_the_weight_of_a_case_is_read_and_is_one_without(table):
+    text = "path,label,case_weight\na.nii,0,2.5\nb.nii,1,\n"
+    assert [case.weight for case in read(table(text)).cases] == [2.5, 1.0]
+    with pytest.raises(CohortError, match="row 2, column 'case_weight' must be a positive number, or empty for 1"):
+        read(table(text.replace("2.5", "0")))

@@ -40,6 +40,26 @@ def test_a_label_beyond_the_classes_is_refused():
         class_weights(np.array([0, 1, 2]), num_classes=2)
 
 
+def test_a_class_without_cases_is_said_by_its_name():
+    with pytest.raises(CohortError, match=r"got counts .*, none of class tumour$"):
+        class_weights(np.array([0, 1, 1]), num_classes=3, names=("healthy", "covid", "tumour"))
+
+
+def test_each_finding_has_weights_of_its_own():
+    labels = np.array([[1, 0]] * 10 + [[0, 0]] * 80 + [[0, 1]] * 10)
+    assert class_weights(labels, num_classes=2) == pytest.approx(np.array([[0.2, 1.8], [0.2, 1.8]]))
+    with pytest.raises(CohortError, match="with and without each finding; got 100 with nodule, 0 without"):
+        class_weights(np.ones((100, 2), int), num_classes=2, names=("nodule", "effusion"))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999999])
+def test_the_effective_number_lies_between_no_weights_and_the_inverse(beta):
+    labels = np.repeat([0, 1], [90, 10])
+    ratio = class_weights(labels, method="effective", num_classes=2, beta=beta)
+    expected = {0.0: 1.0, 0.9: (1 - 0.9**90) / (1 - 0.9**10), 0.999999: 9.0}[beta]
+    assert ratio[1] / ratio[0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_an_unknown_method_lists_the_known_ones():
     """Defect 15: the tutorial raises UnboundLocalError."""
     unchecked = inspect.unwrap(class_weights)  # the tests' type checker would be first

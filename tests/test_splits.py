@@ -288,3 +288,56 @@ def test_a_damaged_splits_file_is_named(tmp_path, text, match):
 def test_a_missing_splits_file_is_named(tmp_path):
     with pytest.raises(CohortError, match=r"splits\.csv: the splits cannot be read"):
         read_splits(tmp_path / "splits.csv")
+
+
+# several findings
+
+
+def findings_of(rows: list[tuple[int, ...]]) -> Cohort:
+    """A cohort of one case for each patient, with these findings."""
+    cases = [
+        Case(case_id=f"c{i:03d}", path=Path(f"{i}.nii"), label=None, present=tuple(map(float, row)), patient_id=f"P{i}")
+        for i, row in enumerate(rows)
+    ]
+    classes = tuple(f"f{k}" for k in range(len(rows[0])))
+    return Cohort(cases=tuple(cases), classes=classes, multi_label=True, source=Path("cases.csv"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@settings(max_examples=15, deadline=None)
+@given(extra=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)), max_size=40))
+def test_every_finding_is_present_and_absent_in_each_part(config, extra):
+    cohort = findings_of([(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)] * 6 + extra)
+    parts = split(cohort, config)
+    seen = {(parts[case.case_id], side) for case in cohort.cases for side in case.sides}
+    assert len(seen) == 3 * 6
+
+
+def test_the_rarest_finding_is_spread_over_the_parts_by_its_share():
+    rows = [(1, 1)] * 20 + [(1, 0)] * 100 + [(0, 0)] * 80
+    cohort = findings_of(rows)
+    for seed in range(5):
+        parts = split(cohort, SplitConfig(val=0.2, test=0.3, seed=seed))
+        rare = Counter(parts[case.case_id] for case in cohort.cases if (1, True) in case.sides)
+        assert rare == {"test": 6, "val": 4, "train": 10}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 1), (0, 0)] * 9, "every class must have at least 1 patients .*got 0 of class 'f0', present"),
+        ([(1, 1), (1, 0)] * 9, "got 0 of class 'f0', absent"),
+        ([(1, 1), (1, 0), (0, 1), (0, 0)] + [(0, 1), (0, 0)] * 9, "got 2 of class 'f0', present"),
+    ],
+)
+def test_a_finding_that_nobody_or_everybody_has_is_named(rows, message):
+    with pytest.raises(CohortError, match=message):
+        split(findings_of(rows), SplitConfig())
+
+
+def test_a_part_that_has_lost_all_without_a_finding_is_named():
+    cohort = findings_of([(1, 0), (0, 1), (1, 1), (0, 0)] * 8)
+    parts = split(cohort, SplitConfig())
+    left = [case for case in cohort.cases if not (parts[case.case_id] == "test" and (0, False) in case.sides)]
+    with pytest.raises(CohortError, match="no case of class 'f0', absent is left in test"):
+        check_parts(left, parts, cohort)

@@ -74,9 +74,9 @@ def prior_bias(
     It holds for cross entropy, weighted or logit-adjusted, only: its minimum is the posterior probability. Focal,
     poly-1, LDAM, asymmetric, Dice, Tversky and combined losses have theirs elsewhere, by an amount that depends on
     the probability itself, so no constant undoes them. It holds for weights that multiply each case's loss before a
-    mean over cases. A mean over the weights of each small batch is not that: among 8 cases with 10 % positives,
-    weights of 9 to 1 act like 5.0 to 1; alone in its batch a case weighs the same whatever its class. And it trusts
-    the network to have reached its minimum, which a fit on validation cases need not.
+    mean over cases, as in Hilum's training. A mean over the weights of each small batch is not that: among 8 cases with
+    10 % positives, weights of 9 to 1 act like 5.0 to 1; alone in its batch a case weighs the same whatever its class.
+    And it trusts the network to have reached its minimum, which a fit on validation cases need not.
 
     Args:
         counts: Training cases of each class.
