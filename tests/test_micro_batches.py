@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hilum.config import LossConfig
 from hilum.configfile import load
 from hilum.errors import ConfigError, ResourceError
 from hilum.modelling.speed import PLAIN
@@ -124,6 +125,15 @@ def test_checkpointing_changes_no_weight_no_statistic_and_no_figure(npy_cohort, 
     assert any(name.endswith("running_var") for name in kept)
     assert far(kept, again) == 0
     assert first == second
+
+
+def test_a_loss_of_the_whole_batch_is_not_cut_where_memory_ends(npy_cohort):
+    config = replace(config_of(npy_cohort), loss=LossConfig(name="tversky"))
+    with (
+        pytest.raises(ResourceError, match=r"; set training\.checkpointing = true, or take a smaller"),
+        within_memory_of("training", config, 41),
+    ):
+        raise MemoryError
 
 
 @pytest.mark.parametrize(

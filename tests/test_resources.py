@@ -13,8 +13,9 @@ from torch import nn
 
 from hilum.cli import main
 from hilum.cohorts.splits import read_splits
-from hilum.config import ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
+from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
 from hilum.configfile import beside, load
+from hilum.errors import ConfigError
 from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import PLAIN
 from hilum.planning.fitting import fitted, largest_batch, usable_bytes
@@ -209,6 +210,17 @@ def test_batch_norm_gets_few_cases_last_of_all_and_other_norms_before_blocks_are
 def test_what_cannot_fit_is_said_to():
     assert fitted(config_of(), 2, 1e5) is None
     assert largest_batch(config_of(), 2, 1e5) == 0
+
+
+def test_a_loss_of_the_whole_batch_is_computed_twice_but_never_in_parts():
+    dice = replace(config_of(size=64), loss=LossConfig(name="dice"))
+    limit = training_memory(dice, 2).total - 1.0
+    found = fitted(dice, 2, limit)
+    assert found.training.checkpointing
+    assert found.training.micro_batch == 0
+    assert fitted(dice, 2, 1e7) is None
+    with pytest.raises(ConfigError, match=r"training\.micro_batch must be 0 with loss\.name = dice, .* got 4"):
+        replace(dice, training=replace(dice.training, micro_batch=4)).check_together()
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():

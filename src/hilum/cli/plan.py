@@ -59,7 +59,7 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
 
     table = beside(base, config.cohort.table)
     if not config.cohort.table or not table.exists():
-        return len(config.cohort.classes) or 2, None
+        return len(config.cohort.classes) or len(config.cohort.columns.labels) or 2, None
     cohort = Cohort.read(table, config.cohort)
     parts = split(cohort, config.split)
     return len(cohort.classes), sum(part == "train" for part in parts.values())

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 
 from hilum.config import RunConfig
+from hilum.imbalance import OF_THE_BATCH
 from hilum.modelling.memory import within_memory
 
 
@@ -24,7 +25,8 @@ def within_memory_of(doing: str, config: RunConfig, num_cases: int) -> AbstractC
     settings = config.training
     cases = config.at_once(min(settings.batch_size, num_cases))
     grid = " x ".join(map(str, config.recipe.size))
-    ways = [f"training.micro_batch = {cases // 2}"] if cases // 2 >= config.model.least_cases else []
+    divisible = cases // 2 >= config.model.least_cases and config.loss.name not in OF_THE_BATCH
+    ways = [f"training.micro_batch = {cases // 2}"] if divisible else []
     ways += [] if settings.checkpointing else ["training.checkpointing = true"]
     smaller = "take a smaller model.width or a coarser recipe; hilum plan says what fits"
     advice = f"set {' or '.join(ways)}, or {smaller}" if ways else smaller
