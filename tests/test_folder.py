@@ -9,7 +9,7 @@ import pytest
 from hilum.cli import main
 from hilum.cohorts.folder import find_scans, from_class_folders, from_spreadsheet, write_table
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig
+from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
 from hilum.reading import read
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
@@ -116,7 +116,7 @@ def test_a_hospitals_spreadsheet_is_joined_by_a_tag(tmp_path, suffix, key, colum
     path = tmp_path / f"ris{suffix}"
     sheet.to_csv(path, index=False) if suffix == ".csv" else sheet.to_excel(path, index=False)
     listing = from_spreadsheet(tmp_path / "scans", path, key=key)
-    assert [scan.label for scan in listing.scans] == ["healthy", "sick"]
+    assert [scan.labels for scan in listing.scans] == [("healthy",), ("sick",)]
     assert any("left out, for want of a row in ris" in note and "1 of 3 scans" in note for note in listing.notes)
     assert any("that match no scan: 1 (row 4)" in note for note in listing.notes)
 
@@ -125,8 +125,27 @@ def test_the_study_uid_joins_too(tmp_path):
     series(tmp_path / "scans" / "x", study="1")
     uid = pydicom.dcmread(next((tmp_path / "scans" / "x").iterdir())).StudyInstanceUID
     (tmp_path / "ris.csv").write_text(f"StudyInstanceUID,finding\n{uid},mass\n")
-    listing = from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="study-uid", label_column="finding")
-    assert [scan.label for scan in listing.scans] == ["mass"]
+    listing = from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="study-uid", columns=("finding",))
+    assert [scan.labels for scan in listing.scans] == [("mass",)]
+
+
+def test_a_spreadsheet_may_have_a_column_for_each_finding(tmp_path, capsys):
+    for number, name in enumerate("xyz"):
+        series(tmp_path / "scans" / name, f"P{number}", str(number), AccessionNumber=f"A{number}")
+    (tmp_path / "ris.csv").write_text("accession,nodule,effusion\nA0,1,0\nA1,0,1\nA2,1,1\n")
+    words = [tmp_path / "scans", "--labels", tmp_path / "ris.csv", "--label-column", "nodule", "effusion"]
+    assert main(["cohort", *map(str, words), "--out", str(tmp_path / "cohort.csv")]) == 0
+    assert "3 scans, 2 of effusion = 1, 2 of nodule = 1" in capsys.readouterr().out
+    findings = ColumnsConfig(labels=("nodule", "effusion"))
+    cohort = Cohort.read(tmp_path / "cohort.csv", CohortConfig(columns=findings))
+    assert sorted(case.present for case in cohort.cases) == [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+
+
+def test_a_finding_cannot_be_called_as_the_table_calls_its_own_columns(tmp_path):
+    series(tmp_path / "scans", AccessionNumber="A001")
+    (tmp_path / "ris.csv").write_text("accession,kernel,effusion\nA001,1,0\n")
+    with pytest.raises(CohortError, match="a finding must have a name of its own, got 'kernel'"):
+        from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="accession", columns=("kernel", "effusion"))
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ class MakeCohort:
     key: Literal["accession", "study-uid", "patient-id"] = "accession"
     """Which tag joins the spreadsheet's rows and the scans."""
 
-    label_column: str = "label"
-    """The spreadsheet's column with the label."""
+    label_column: tuple[str, ...] = ("label",)
+    """The spreadsheet's column with the label; or several, one for each finding, with 1 where it is present, else 0."""
 
     reading: tyro.conf.OmitArgPrefixes[ReadingConfig] = field(default_factory=ReadingConfig)
 
@@ -41,14 +41,16 @@ class MakeCohort:
             listing = from_class_folders(self.folder, self.reading)
         else:
             listing = from_spreadsheet(
-                self.folder, self.labels, key=self.key, label_column=self.label_column, reading=self.reading
+                self.folder, self.labels, key=self.key, columns=self.label_column, reading=self.reading
             )
-        write_table(listing.scans, self.out)
+        write_table(listing.scans, self.out, listing.columns)
         for note in listing.notes:
             sys.stderr.write(f"{note}\n")
-        counts = Counter(scan.label for scan in listing.scans)
-        print(
-            f"{self.out}: {len(listing.scans)} scans, "
-            + ", ".join(f"{n} of {label}" for label, n in sorted(counts.items()))
-        )
+        if len(listing.columns) > 1:
+            pairs = [pair for scan in listing.scans for pair in zip(listing.columns, scan.labels, strict=True)]
+            counts = Counter(f"{column} = {cell}" for column, cell in pairs if cell not in ("", "0"))
+        else:
+            counts = Counter(scan.labels[0] for scan in listing.scans)
+        shown = ", ".join(f"{n} of {label}" for label, n in sorted(counts.items()))
+        print(f"{self.out}: {len(listing.scans)} scans, {shown}")
         return 0

@@ -26,6 +26,9 @@ _COLUMNS_OF: dict[str, tuple[str, ...]] = {
     "study-uid": ("studyuid", "studyinstanceuid"),
     "patient-id": ("patientid", "patient", "pid", "mrn"),
 }
+_WRITTEN = ("case_id", "path", "patient_id", "kernel", "thickness_mm", "manufacturer")
+"""Columns of the table that is written; the labels come after the path."""
+
 _AS_USUAL = ReadingConfig()
 _SHARED_CASES, _SHARED_SHARE = 10, 0.5
 """An id that this many studies and this share of all have names nobody: it was filled in by a machine."""
@@ -39,21 +42,28 @@ class Scan:
         path: Its folder or file.
         series: Hash of its series, where the folder holds several; else empty.
         tags: Of a DICOM series; empty for other formats.
-        label: Class, once it is known.
+        labels: Its class, or a cell for each finding, once they are known.
     """
 
     path: Path
     series: str
     tags: Tags
-    label: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Scans with labels, and sentences on what was left out and why."""
+    """Scans with labels, and sentences on what was left out and why.
+
+    Attributes:
+        scans: In the order of their paths.
+        notes: The sentences.
+        columns: Names of the labels' columns: label, or one for each finding.
+    """
 
     scans: tuple[Scan, ...]
     notes: tuple[str, ...]
+    columns: tuple[str, ...] = ("label",)
 
 
 def from_class_folders(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
@@ -67,19 +77,19 @@ def from_class_folders(folder: Path, reading: ReadingConfig = _AS_USUAL) -> List
     notes: list[str] = []
     for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         listing = find_scans(part, reading)
-        scans += [replace(scan, label=part.name) for scan in listing.scans]
+        scans += [replace(scan, labels=(part.name,)) for scan in listing.scans]
         notes += listing.notes
-    if len({scan.label for scan in scans}) < 2:
+    if len({scan.labels for scan in scans}) < 2:
         msg = (
             f"{folder} must hold one sub-folder of scans for each of at least two classes, has scans in "
-            f"{', '.join(sorted({s.label for s in scans})) or 'none'}; or give a spreadsheet with --labels"
+            f"{', '.join(sorted({s.labels[0] for s in scans})) or 'none'}; or give a spreadsheet with --labels"
         )
         raise CohortError(msg)
     return _checked(scans, notes)
 
 
 def from_spreadsheet(
-    folder: Path, labels: Path, *, key: Key, label_column: str = "label", reading: ReadingConfig = _AS_USUAL
+    folder: Path, labels: Path, *, key: Key, columns: tuple[str, ...] = ("label",), reading: ReadingConfig = _AS_USUAL
 ) -> Listing:
     """The DICOM scans below a folder, with labels from a table without paths, joined by a tag.
 
@@ -87,9 +97,9 @@ def from_spreadsheet(
 
     Args:
         folder: The scans, at any depth.
-        labels: CSV, Excel or Parquet with a column for the key and one for the label.
+        labels: CSV, Excel or Parquet with a column for the key and one for the label, or one for each finding.
         key: Which tag joins them.
-        label_column: Name of the label's column.
+        columns: Name of the label's column, or of those of the findings, which keep their names.
         reading: Which scans are usable.
 
     Raises:
@@ -98,25 +108,28 @@ def from_spreadsheet(
     _check_folder(folder)
     sheet = read_sheet(labels)
     found = [c for c in sheet.columns if re.sub(r"[^a-z]", "", c.lower()) in _COLUMNS_OF[key]]
-    if len(found) != 1 or label_column not in sheet.columns:
-        wanted = (
-            f"a column for {key} (such as {_COLUMNS_OF[key][0]})" if len(found) != 1 else f"a column {label_column!r}"
-        )
+    absent = [column for column in columns if column not in sheet.columns]
+    if len(found) != 1 or absent:
+        wanted = f"a column for {key} (such as {_COLUMNS_OF[key][0]})" if len(found) != 1 else f"a column {absent[0]!r}"
         msg = f"{labels} must have {wanted}, has the columns {', '.join(sheet.columns)}"
         raise CohortError(msg)
+    taken = sorted({*columns} & {*_WRITTEN, "series"}) if len(columns) > 1 else []
+    if taken:
+        msg = f"{labels}: a finding must have a name of its own, got {taken[0]!r}, which the table uses itself"
+        raise CohortError(msg)
     tag = _TAG_OF[key]
-    label_of: dict[str, tuple[str, int]] = {}
+    label_of: dict[str, tuple[tuple[str, ...], int]] = {}
     for row in sheet.rows:
-        identifier, label = hashed(tag, row.cells[found[0]]), row.cells[label_column]
-        if not identifier or not label:
+        identifier, label = hashed(tag, row.cells[found[0]]), tuple(row.cells[column] for column in columns)
+        if not identifier or not any(label):
             continue
         first, number = label_of.setdefault(identifier, (label, row.number))
         if first != label:
-            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {first!r} and {label!r}"
+            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {_shown(first)} and {_shown(label)}"
             raise CohortError(msg)
     listing = find_scans(folder, reading)
     keys = [getattr(scan.tags, tag) for scan in listing.scans]
-    scans = [replace(s, label=label_of[k][0]) for s, k in zip(listing.scans, keys, strict=True) if k in label_of]
+    scans = [replace(s, labels=label_of[k][0]) for s, k in zip(listing.scans, keys, strict=True) if k in label_of]
     if not scans:
         msg = f"no {key} of the {len(label_of)} in {labels} is that of one of the {len(keys)} scans below {folder}"
         raise CohortError(msg)
@@ -127,7 +140,7 @@ def from_spreadsheet(
     if unmatched:
         shown = ", ".join(map(str, unmatched[:8])) + (" ..." if len(unmatched) > 8 else "")
         notes.append(f"rows of {labels.name} that match no scan: {len(unmatched)} (row {shown})")
-    return _checked(scans, notes)
+    return replace(_checked(scans, notes), columns=columns if len(columns) > 1 else ("label",))
 
 
 def find_scans(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
@@ -199,7 +212,7 @@ def _found(files: Sequence[Path], archive: Path | None, reading: ReadingConfig) 
     return found, notes
 
 
-def write_table(scans: Iterable[Scan], out: Path) -> None:
+def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("label",)) -> None:
     """Write the table, its paths relative to it; it is there as a whole or not at all.
 
     Case ids go to every output, so they are hashes or numbers: folders are often named after patients.
@@ -207,15 +220,15 @@ def write_table(scans: Iterable[Scan], out: Path) -> None:
     scans = list(scans)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    columns = ["case_id", "path", "label", "patient_id", "kernel", "thickness_mm", "manufacturer"]
+    header = [*_WRITTEN[:2], *columns, *_WRITTEN[2:]]
     crowded = any(scan.series for scan in scans)
-    table.writerow([*columns, "series"] if crowded else columns)
+    table.writerow([*header, "series"] if crowded else header)
     for number, scan in enumerate(scans, 1):
         tags = scan.tags
         row = [
             scan.series or tags.series or f"scan-{number:04d}",
             os.path.relpath(str(scan.path), str(out.parent)),
-            scan.label,
+            *scan.labels,
             tags.patient,
             tags.kernel,
             "" if tags.thickness_mm is None else f"{tags.thickness_mm:g}",
@@ -223,6 +236,10 @@ def write_table(scans: Iterable[Scan], out: Path) -> None:
         ]
         table.writerow([*row, scan.series] if crowded else row)
     write_whole(out, text.getvalue())
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, labels))
 
 
 def _check_folder(folder: Path) -> None:
