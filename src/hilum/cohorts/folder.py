@@ -125,7 +125,8 @@ def from_spreadsheet(
             continue
         first, number = label_of.setdefault(identifier, (label, row.number))
         if first != label:
-            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {_shown(first)} and {_shown(label)}"
+            both = f"{_shown(first)} and {_shown(label)}"
+            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {both}"
             raise CohortError(msg)
     listing = find_scans(folder, reading)
     keys = [getattr(scan.tags, tag) for scan in listing.scans]
