@@ -7,7 +7,7 @@ import pytest
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, RunConfig
 from hilum.errors import CohortError
-from hilum.planning import draft, plan
+from hilum.planning.plan import draft, plan
 from hilum.planning.resources import training_memory
 from hilum.simulating import plan_cohort, simulate_case, simulate_cohort, write_image
 from hilum.volume import crop
