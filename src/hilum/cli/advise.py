@@ -52,9 +52,9 @@ class Advise:
         from hilum.planning.advise import advise
 
         cohort = Cohort.read(self.table, CohortConfig(columns=self.columns, unlabelled=self.unlabelled))
+        advice = advise(cohort, recall_first=self.recall_first)
         for warning in cohort.warnings:
             sys.stderr.write(f"{warning}\n")
-        advice = advise(cohort, recall_first=self.recall_first)
         print(json.dumps(_as_dict(advice), indent=2) if self.json else _page(self.table, advice))
         return 0
 
@@ -162,7 +162,7 @@ def _evidence(advice: "Advice") -> list[str]:
         said += [f"{verdict}: {'; '.join(some)}"] if some else []
     alike = sum(one.verdict == "cannot tell" for one in near)
     said += [f"the interval of {alike} includes 0"] if alike else []
-    return [*said, f"of {len(near)} such intervals some miss 0 by chance"] if len(near) > alike else said
+    return [*said, f"of {len(near)} such intervals some may miss 0 by chance"] if len(near) > alike else said
 
 
 def _said(label: str, text: str) -> list[str]:

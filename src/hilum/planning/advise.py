@@ -3,69 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from hilum.cohorts.splits import check_classes
 from hilum.cohorts.table import Cohort
 from hilum.config import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig, SplitConfig
-from hilum.imbalance import OF_THE_BATCH, LossName, RetrainName, SamplingName, WeightsName
-from hilum.planning.classes import FEW, ClassTable, class_table, percent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """How a method was measured to compare with cross entropy without weights, sampling or a second stage.
-
-    Attributes:
-        loss: The method, in the words of a config.
-        class_weights: Of the loss.
-        sampling: Of the cases.
-        retrain: The second stage.
-        prevalence: Share of the rarer of two classes among the training cases.
-        difference: Of the AUC: the method's less that of cross entropy, paired.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        where: On what it was measured, and by what.
-    """
-
-    loss: LossName = "cross-entropy"
-    class_weights: WeightsName = "none"
-    sampling: SamplingName = "none"
-    retrain: RetrainName = "none"
-    prevalence: float
-    difference: float
-    low: float
-    high: float
-    where: str
-
-    @property
-    def method(self) -> tuple[str, ...]:
-        """What was compared."""
-        return (self.loss, self.class_weights, self.sampling, self.retrain)
-
-    @property
-    def place(self) -> str:
-        """At which share and on what."""
-        return f"at {percent(self.prevalence)} on {self.where}"
-
-    @property
-    def verdict(self) -> Literal["better", "worse", "cannot tell"]:
-        """What the interval says."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "cannot tell"
-
-    def __str__(self) -> str:
-        parts = [f"sampling {self.sampling}"] if self.sampling != "none" else []
-        parts += [f"second stage {self.retrain}"] if self.retrain != "none" else []
-        if not parts or (self.loss, self.class_weights) != ("cross-entropy", "none"):
-            parts.insert(0, _in_words(self.loss, self.class_weights))
-        return f"{', '.join(parts)} {self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
-
-
-EVIDENCE: tuple[Evidence, ...] = ()
-"""All that was measured. It decides where it can; where nothing was measured, the tutorial's rule stands by itself."""
-
-_FACTOR = 3.0
-"""What was measured at a share so many times larger or smaller says nothing here."""
+from hilum.imbalance import OF_THE_BATCH, LossName, WeightsName
+from hilum.planning.classes import FEW, ClassTable, class_table
+from hilum.planning.evidence import EVIDENCE, Evidence, in_words, near_to
 
 _RULE: tuple[tuple[float, str, tuple[tuple[LossName, WeightsName], ...]], ...] = (
     (0.1, "has under 10 %", (("focal", "effective"), ("combined", "none"))),
@@ -73,16 +18,6 @@ _RULE: tuple[tuple[float, str, tuple[tuple[LossName, WeightsName], ...]], ...] =
     (math.inf, "has 30 % or more", ()),
 )
 """The tutorial's rule of thumb: below which share of the rarest class which losses, the simplest first."""
-
-_NAMES = {
-    "cross-entropy": "cross entropy",
-    "combined": "focal + Dice",
-    "dice": "Dice",
-    "tversky": "Tversky",
-    "ldam": "LDAM",
-    "poly1": "poly-1",
-}
-
 
 _VERDICTS = {
     "better": "so it supports the rule",
@@ -165,7 +100,7 @@ def advise(
     """
     check_classes(cohort)
     table = class_table(cohort, split)
-    near = _near(EVIDENCE if evidence is None else evidence, table.rarest.share)
+    near = near_to(EVIDENCE if evidence is None else evidence, table.rarest.share)
     choice = choose_loss(table, RunConfig(), evidence)
     plain = (choice.loss.name, choice.loss.class_weights) == ("cross-entropy", "none")
     decision = DecisionConfig(
@@ -219,7 +154,7 @@ def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidenc
             return Choice(loss=plain, reason=reason)
     share = table.rarest.share
     where, named = next((words, losses) for bound, words, losses in _RULE if share < bound)
-    near = {one.method: one for one in _near(EVIDENCE if evidence is None else evidence, share)}
+    near = {one.method: one for one in near_to(EVIDENCE if evidence is None else evidence, share)}
     losses = [_made(config.loss, *one) for one in named]
     measured = [(loss, near.get((loss.name, loss.class_weights, "none", "none"))) for loss in losses if loss != plain]
     possible = [one for one in measured if not (config.training.micro_batch and one[0].name in OF_THE_BATCH)]
@@ -251,31 +186,12 @@ def _first(measured: list[tuple[LossConfig, Evidence | None]], plain: LossConfig
     return [*better, *unknown, plain][0]
 
 
-def _near(evidence: Sequence[Evidence], share: float) -> tuple[Evidence, ...]:
-    """Of each method what was measured nearest to a share, by the ratio of the two."""
-    nearest: dict[tuple[str, ...], Evidence] = {}
-    for one in sorted(evidence, key=lambda one: _away(one, share)):
-        if _away(one, share) <= math.log(_FACTOR):
-            nearest.setdefault(one.method, one)
-    return tuple(nearest.values())
-
-
-def _away(one: Evidence, share: float) -> float:
-    return abs(math.log(one.prevalence / share)) if share else math.inf
-
-
 def _made(given: LossConfig, name: LossName, weights: WeightsName) -> LossConfig:
     return replace(given, name=name, class_weights=weights if given.class_weights == "auto" else given.class_weights)
 
 
 def _of(loss: LossConfig) -> str:
-    return _in_words(loss.name, loss.class_weights)
-
-
-def _in_words(name: str, weights: str) -> str:
-    """A loss and its weights."""
-    unweighted = " without weights" if name == "cross-entropy" else ""
-    return _NAMES.get(name, name) + (f" with class weights ({weights})" if weights != "none" else unweighted)
+    return in_words(loss.name, loss.class_weights)
 
 
 def _threshold(table: ClassTable, decision: DecisionConfig) -> str:
