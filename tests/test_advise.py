@@ -134,6 +134,7 @@ def test_what_an_auc_can_be_shown_to_follows_from_the_patients(tmp_path):
     assert row.auc_test == pytest.approx(expected_auc_half_width(6, 54))
     folds = class_table(share_of(tmp_path, 40), SplitConfig(folds=4)).rows[1]
     assert folds.auc_test == pytest.approx(expected_auc_half_width(10, 90))
+    assert (row.val_patients, folds.val_patients) == (6, 4)  # with folds, of those that do not test
 
 
 def test_the_tables_own_test_part_is_counted(tmp_path):
