@@ -31,9 +31,7 @@ from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.advise import advise, choose_loss
 from hilum.planning.classes import class_table
 from hilum.planning.evidence import Evidence
-from hilum.planning.fitting import fitted
 from hilum.planning.plan import draft, plan
-from hilum.planning.resources import training_memory
 from hilum.training import train
 
 PLAIN = ("cross-entropy", "none")
@@ -334,17 +332,6 @@ def test_with_a_micro_batch_no_loss_of_whole_batches_is_chosen_and_it_is_said(tm
     assert loss_of(choice) == ("focal", "effective")
     assert "focal + Dice needs whole batches, but training.micro_batch is 4" in choice.reason
     replace(parts, loss=choice.loss, recipe=replace(parts.recipe, spacing_mm=(2.0, 2.0, 2.0))).check_together()
-
-
-def test_a_loss_of_whole_batches_is_not_made_to_fit_by_cutting_them(npy_cohort):
-    config = load(npy_cohort / "config.toml")
-    config = replace(config, training=replace(config.training, batch_size=32))
-    dice = replace(config, loss=LossConfig(name="dice"))
-    limit = 0.5 * training_memory(config, 2).total
-    assert fitted(config, 2, limit).training.micro_batch > 0
-    cut = fitted(dice, 2, limit)
-    assert cut is None or cut.training.micro_batch == 0
-    assert fitted(dice, 2, 2.0 * limit + 1) == dice
 
 
 # plan and train

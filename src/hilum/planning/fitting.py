@@ -8,7 +8,6 @@ import torch
 
 from hilum.config import RunConfig
 from hilum.files import free_bytes
-from hilum.imbalance import OF_THE_BATCH
 from hilum.planning.resources import training_memory
 
 __all__ = ["MOST", "fitted", "largest_batch", "usable_bytes"]
@@ -36,8 +35,7 @@ def usable_bytes(device: torch.device) -> float | None:
 def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = False) -> RunConfig | None:
     """The config with a micro batch, and only then with checkpointing, such that training fits; None: it cannot.
 
-    The batch is kept, and so is what is learned, and so a loss of whole batches gets no micro batch; but batch norm
-    sees a micro batch, and gets few cases last of all.
+    The batch is kept, and so is what is learned; but batch norm sees a micro batch, and gets few cases last of all.
 
     Args:
         config: All settings; comes back as it is where it fits.
@@ -47,7 +45,7 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
     """
     settings = config.training
     counts = [config.at_once(settings.batch_size)]
-    while counts[-1] > config.model.least_cases and config.loss.name not in OF_THE_BATCH:
+    while counts[-1] > config.model.least_cases:
         counts.append(max(config.model.least_cases, math.ceil(counts[-1] / 2)))
     few = _FEW if config.model.norm == "batch" else 0
     for cases in ([n for n in counts if n >= few], [n for n in counts if n < few]):
