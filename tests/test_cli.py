@@ -303,6 +303,8 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["plan", "table.toml"], "there must be a column 'label' for label"),
         (["plan", "table.toml", "--write", "t.csv"], "--write must be a new file NAME.toml, got t.csv"),
         (["plan", "table.toml", "--write", "table.toml"], "--write must be a new file NAME.toml, got table.toml"),
+        (["advise", "nowhere.csv"], "nowhere.csv: there is no such table"),
+        (["advise", "t.csv"], "t.csv: there must be a column 'label' for label"),
         (["prepare", "broken.toml"], "broken.toml is not a TOML file"),
         (["cohort", "empty", "--out", "t.csv"], "must hold one sub-folder of scans"),
         (["predict", "empty", "x.nii"], "empty is no model folder"),
@@ -399,6 +401,7 @@ FLAGS = {
     "demo": {"out", "seed"},
     "inspect": {"path", "json", "html", "keep_uids", "hide_paths", "lungs", "reading"},
     "cohort": {"folder", "out", "labels", "key", "label_column", "reading"},
+    "advise": {"table", "columns", "unlabelled", "recall_first", "json"},
     "augment": {
         "path",
         "out",

@@ -15,7 +15,7 @@ from hilum.config import CohortConfig, ModelConfig, Recipe, RunConfig
 from hilum.configfile import from_dict, load, save, to_dict
 from hilum.errors import ConfigError, PrepareError
 from hilum.modelling.input import model_input
-from hilum.planning import plan
+from hilum.planning.plan import plan
 from hilum.predicting import Predictor
 from hilum.predicting.decision import Decision, Decisions
 from hilum.predicting.model import ModelCard, build, save_model

@@ -19,6 +19,7 @@ LossName: TypeAlias = Literal[
     "combined",
 ]
 SamplingName: TypeAlias = Literal["none", "over", "under", "combined", "balanced", "progressive"]
+WeightsName: TypeAlias = Literal["auto", "none", "inverse", "sqrt", "effective"]
 RetrainName: TypeAlias = Literal["none", "balanced", "smote", "borderline-smote", "adasyn"]
 
 OF_THE_BATCH = ("dice", "tversky", "combined")
@@ -33,9 +34,10 @@ class LossConfig:
     """What training minimises."""
 
     name: LossName = "cross-entropy"
-    """auto: by the share of the rarest class, as hilum advise says."""
+    """auto: by the share of the rarest class in the training part, as hilum advise says; class_weights is chosen with
+    it unless it is given, and then kept."""
 
-    class_weights: Literal["auto", "none", "inverse", "sqrt", "effective"] = "auto"
+    class_weights: WeightsName = "auto"
     """Weight of each class, from the training labels: 1/n, 1/sqrt(n) or effective number (Cui 2019). auto: 1/n for
     cross entropy, focal and poly1 where cases are drawn as they are, else none."""
 

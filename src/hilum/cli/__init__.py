@@ -16,6 +16,7 @@ VERBS = {
     "demo": ("Demo", "the whole way on a simulated cohort, written as real DICOM series"),
     "inspect": ("Inspect", "what lies under a path, series by series, and what is wrong with it"),
     "cohort": ("MakeCohort", "a folder of scans to a table of cases"),
+    "advise": ("Advise", "what a table of cases asks for: its classes, and what to do about rare ones"),
     "augment": ("LookAtAugmentation", "what a config's random changes do to a scan, as a page of pictures"),
     "plan": ("MakePlan", "what a config will take on this machine: memory, steps and time"),
     "prepare": ("Prepare", "every case of a config into the store"),

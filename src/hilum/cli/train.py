@@ -44,7 +44,7 @@ class Train:
         if not self.is_table:
             return self._again(args, load(self.source))
         from hilum.cohorts.table import Cohort
-        from hilum.planning import draft, plan
+        from hilum.planning.plan import draft, plan
 
         table = replace(self.settings, cohort=replace(self.settings.cohort, table=self.source.name))
         cohort = Cohort.read(self.source, table.cohort)

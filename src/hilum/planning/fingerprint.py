@@ -1,4 +1,4 @@
-"""What a cohort looks like: its classes, its scans' grids, and how large its lungs and targets are."""
+"""What a cohort looks like: its scans' grids, and how large its lungs and targets are."""
 
 import logging
 import statistics
@@ -26,7 +26,6 @@ class Fingerprint:
     """Figures of a cohort that settings follow from.
 
     Attributes:
-        counts: Patients of each class.
         num_cases: All cases.
         spacing_mm: Median spacing (z, y, x) of the scans looked at; None for .npy volumes.
         extents_mm: Extent (z, y, x) of each scan looked at.
@@ -35,7 +34,6 @@ class Fingerprint:
         target_mm: Median of the table's column ``diameter_mm``, where it has one.
     """
 
-    counts: tuple[int, ...]
     num_cases: int
     spacing_mm: tuple[float, float, float] | None
     extents_mm: Float[np.ndarray, "n 3"]
@@ -76,9 +74,6 @@ def fingerprint(cohort: Cohort, part: Part | None, reading: ReadingConfig | None
             raise CohortError(msg)
     z, y, x = np.median(spacings, axis=0).tolist() if spacings else (0.0, 0.0, 0.0)
     return Fingerprint(
-        counts=tuple(
-            len({c.patient_id for c in cohort.cases if c.label == label}) for label in range(len(cohort.classes))
-        ),
         num_cases=len(cohort.cases),
         spacing_mm=(z, y, x) if spacings else None,
         extents_mm=np.array(extents, float).reshape(-1, 3),

@@ -9,7 +9,8 @@ import torch
 
 from hilum.cohorts.table import Cohort
 from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
-from hilum.measuring.intervals import expected_auc_half_width
+from hilum.planning.advise import choose_loss
+from hilum.planning.classes import ClassTable, class_table
 from hilum.planning.fingerprint import Fingerprint, fingerprint
 from hilum.planning.fitting import fitted, usable_bytes
 from hilum.preparing.place import PART_NAMES
@@ -58,14 +59,15 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
 
     Args:
         cohort: The cases.
-        config: Keeps its cohort, split and decision sections, and what its recipe gives; the rest is planned.
+        config: Keeps its cohort, split, sampling, head and decision sections, a loss that is not cross entropy, and
+            what its recipe gives; the rest is planned.
         gpu: Whether there is a GPU to train on.
     """
     seen = fingerprint(cohort, config.recipe.part, config.reading)
     reasons: list[str] = []
     warnings: list[str] = []
     recipe = _recipe(seen, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)
-    loss = _loss(seen, cohort, reasons)
+    table = class_table(cohort, config.split)
     small = min(recipe.size[1:]) < _SMALL_GRID or min(recipe.size) < _SMALL_GRID // 3
     model = ModelConfig(depth=18, width=64 if gpu else 16, stem="small" if small else "full")
     reasons.append(
@@ -76,12 +78,14 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     epochs = int(np.clip(round(_STEPS / steps), 20, 100))
     training = TrainingConfig(epochs=epochs, batch_size=batch, schedule="one-cycle", keep="best", stop_patience=0)
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
-    planned = replace(config, recipe=recipe, model=model, loss=loss, training=training)
-    training = _that_fits(planned, len(cohort.classes), gpu, reasons, warnings)
+    planned = replace(config, recipe=recipe, model=model, training=training)
+    planned = replace(planned, training=_that_fits(planned, len(cohort.classes), gpu, reasons, warnings))
+    loss = _loss(table, planned, reasons)
     augment = preset(config.augment.preset, recipe)
     why = _WHY_STANDARD["point" if recipe.region == "point" else "chest"]
     reasons.append(f"augment: {why}" if augment.preset == "standard" else f"augment: {augment.preset}, as given")
-    _sample_size(seen, cohort, reasons, warnings)
+    reasons.append(f"sample size: {table.sample_size()}")
+    warnings.extend(table.warnings())
     known = seen.target_mm is not None and recipe.fit == "fixed"
     spanned = seen.target_mm / max(recipe.grid_spacing_mm[1:]) if known and seen.target_mm else math.inf
     if spanned < _LEAST_VOXELS:
@@ -89,9 +93,20 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
             f"the median target of {seen.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
             f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
         )
-    return Plan(
-        config=replace(planned, augment=augment, training=training), reasons=tuple(reasons), warnings=tuple(warnings)
-    )
+    return Plan(config=replace(planned, augment=augment, loss=loss), reasons=tuple(reasons), warnings=tuple(warnings))
+
+
+def _loss(table: ClassTable, config: RunConfig, reasons: list[str]) -> LossConfig:
+    """As hilum advise says for the table; another that was given is kept."""
+    choice = choose_loss(table, config)
+    if config.loss.name == "auto":
+        reasons.append(f"loss: auto, by the training part when the run begins; of the whole table {choice.reason}")
+        return config.loss
+    if config.loss.name != "cross-entropy":
+        reasons.append(f"loss: {config.loss.name}, as given")
+        return config.loss
+    reasons.append(f"loss: {choice.reason}")
+    return choice.loss
 
 
 def _that_fits(
@@ -173,33 +188,3 @@ def _size(extent: np.ndarray, spacing: tuple[float, float, float]) -> tuple[int,
     """Voxels that cover an extent, a multiple of 8 where that is not much more."""
     z, y, x = (max(8, 8 * math.ceil(e / s / 8 - 0.1)) for e, s in zip(extent, spacing, strict=True))
     return z, y, x
-
-
-def _loss(seen: Fingerprint, cohort: Cohort, reasons: list[str]) -> LossConfig:
-    """By the share of the rarest class: the rule of thumb of the tutorial this project grew from."""
-    rare = min(range(len(seen.counts)), key=lambda k: seen.counts[k])
-    share = seen.counts[rare] / sum(seen.counts)
-    name = cohort.classes[rare]
-    if share < 0.1:
-        reasons.append(f"loss: focal with class weights, for {share:.0%} of the patients are of class {name}")
-        return LossConfig(name="focal", class_weights="sqrt")
-    if share < 0.3:
-        reasons.append(f"loss: cross entropy weighted by class, for {share:.0%} of the patients are of class {name}")
-        return LossConfig(name="cross-entropy", class_weights="inverse")
-    reasons.append(f"loss: cross entropy without weights, for the rarest class has {share:.0%} of the patients")
-    return LossConfig(name="cross-entropy", class_weights="none")
-
-
-def _sample_size(seen: Fingerprint, cohort: Cohort, reasons: list[str], warnings: list[str]) -> None:
-    """What the number of patients can show at all, in the test part of 15 % and over all."""
-    if len(seen.counts) != 2:
-        return
-    negatives, positives = seen.counts
-    in_all = expected_auc_half_width(positives, negatives)
-    tested = expected_auc_half_width(max(1, round(0.15 * positives)), max(1, round(0.15 * negatives)))
-    reasons.append(
-        f"sample size: {positives} patients of class {cohort.classes[1]} can show an AUC to +- {in_all:.2f} "
-        f"over all folds, a test part of 15 % to +- {tested:.2f} (95 %, at AUC 0.85)"
-    )
-    if min(positives, negatives) < 20:
-        warnings.append(f"only {min(positives, negatives)} patients of the rarer class: too few to judge a classifier")

@@ -36,6 +36,7 @@ def make_loss(config: RunConfig, labels: Labels, classes: tuple[str, ...]) -> Lo
         CohortError: If a class has no training case.
     """
     loss, many = config.loss, labels.ndim == 2
+    assert loss.name != "auto"  # was resolved when the run began  # noqa: S101
     counts = class_counts(labels, num_classes=len(classes), names=classes)
     weights = weights_of(config, labels, classes)
     weight = None if weights is None else torch.from_numpy(weights).float()

@@ -10,8 +10,8 @@ import torch
 
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
-from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig, SpeedConfig
+from hilum.cohorts.table import Case, Cohort
+from hilum.config import LossConfig, RunConfig, SpeedConfig
 from hilum.configfile import beside, load, moved, save
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
@@ -19,6 +19,8 @@ from hilum.modelling.freezing import freeze
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.speed import choose
 from hilum.modelling.weights import matched_weights
+from hilum.planning.advise import choose_loss
+from hilum.planning.classes import class_table
 from hilum.predicting.model import build
 from hilum.predicting.tta import views_of
 from hilum.preparing import Store
@@ -82,6 +84,8 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     if resume:
         with kept_memory(config.speed.keep_memory == "on"):
             return fit(config, prepared, parts, cohort, out, resume=True)
+    if config.loss.name == "auto":
+        config = replace(config, loss=_advised(config, prepared.cases, parts, cohort))
     config = replace(config, speed=_fastest(config, sum(parts[c.case_id] == "train" for c in prepared.cases), cohort))
     new = not out.exists()
     try:
@@ -101,6 +105,14 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
             shutil.rmtree(out, ignore_errors=True)
             if not new:
                 out.mkdir()
+
+
+def _advised(config: RunConfig, cases: tuple[Case, ...], parts: dict[str, str], cohort: Cohort) -> LossConfig:
+    """The loss that auto stands for, by the patients who train and by no others."""
+    training = tuple(case for case in cases if parts[case.case_id] == "train")
+    choice = choose_loss(class_table(replace(cohort, cases=training)), config)
+    _log.info("loss: %s", choice.reason)
+    return choice.loss
 
 
 def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
