@@ -53,7 +53,7 @@ def test_importing_hilum_imports_no_torch():
 
 
 def test_the_python_api_is_what_it_says():
-    assert len(hilum.__all__) == 24
+    assert len(hilum.__all__) == 29
     assert {"read", "Recipe", "Cohort", "ResNet3D", "train", "evaluate", "Predictor"} <= set(hilum.__all__)
     for name in hilum.__all__:
         assert getattr(hilum, name).__module__.startswith("hilum."), name

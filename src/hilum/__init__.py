@@ -26,6 +26,7 @@ _HOME = {
     "TverskyLoss": "modelling.losses",
     "Volume": "volume",
     "WeightedCrossEntropyLoss": "modelling.losses",
+    "advise": "planning.advise",
     "class_weights": "modelling.class_weights",
     "evaluate": "judging",
     "examine": "reading",
