@@ -155,7 +155,7 @@ def _of_findings(answer: dict[str, Any]) -> tuple[str, list[str]]:
 
 def _cohort(predictor: Predictor, run: Path, table: Path | None, columns: ColumnsConfig | None) -> Cohort:
     """The cases, with the model's classes; of the run's own table with the run's own settings."""
-    decisions = predictor.card.decisions
+    decisions, own = predictor.card.decisions, table is None
     if table is None:
         config = load(run / "config.toml").cohort
         table, given = Path(os.path.normpath(run / config.table)), config.columns.labels
@@ -165,7 +165,10 @@ def _cohort(predictor: Predictor, run: Path, table: Path | None, columns: Column
         columns = columns or ColumnsConfig()
         columns = replace(columns, labels=_findings(table, columns.labels, decisions))
         config = CohortConfig(columns=columns, unlabelled="drop")
-    return Cohort.read(table, replace(config, classes=decisions.classes))
+    cohort = Cohort.read(table, replace(config, classes=decisions.classes))
+    for warning in () if own else cohort.warnings:  # of its own table the training has said them
+        _log.warning("%s", warning)
+    return cohort
 
 
 def _findings(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:
