@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import CohortError, ConfigError
+from hilum.judging import headline
 from hilum.judging.judge import judge
 from hilum.measuring.metrics import confusion, roc_auc
 
@@ -179,3 +180,198 @@ def test_why_a_prediction_was_indeterminate_is_beside_its_case(tmp_path):
     assert lines[0].endswith(",decision,indeterminate")
     assert lines[1].endswith(",")
     assert lines[-1].endswith(",the lungs measure 0.12 litres")
+
+
+# findings side by side, and classes each against the rest
+
+
+def findings(n: int = 60, names=("nodule", "effusion", "mass"), prevalence=(0.5, 0.3, 0.15), seed: int = 0):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, len(names))) < prevalence).astype(np.int64)
+    odds = rng.normal(size=labels.shape) + 1.5 * labels - 1
+    return {
+        "case_ids": [f"case-{k}" for k in range(n)],
+        "patients": [f"SECRET-{k // 2}" for k in range(n)],
+        "labels": labels,
+        "probs": 1 / (1 + np.exp(-odds)),
+        "classes": tuple(names),
+        "threshold": tuple(0.2 + 0.1 * k for k in range(len(names))),
+    }
+
+
+NAMES = ("nodule", "ground glass, bilateral", "a/b.c ä")
+
+
+@pytest.fixture(scope="module")
+def judged_findings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("findings") / "evaluation"
+    return folder, judge(**findings(names=NAMES), folder=folder, doubts=["", "no lungs", *[""] * 58])
+
+
+def alone(given, k):
+    """One of the findings as two classes, without and with it."""
+    p = given["probs"][:, k]
+    return given | {
+        "labels": given["labels"][:, k],
+        "probs": np.stack([1 - p, p], axis=1),
+        "classes": ("without", given["classes"][k]),
+        "threshold": given["threshold"][k],
+    }
+
+
+def test_each_finding_is_judged_as_the_second_of_two_classes_would_be(judged_findings, tmp_path):
+    given, (folder, answer) = findings(names=NAMES), judged_findings
+    assert json.loads((folder / "evaluation.json").read_text()) == answer
+    assert answer["multi_label"] is True
+    assert answer["classes"] == list(answer["by_finding"]) == list(NAMES)
+    for k, name in enumerate(given["classes"]):
+        single = judge(**alone(given, k), folder=tmp_path / "one")
+        del single["num_cases"], single["num_patients"], single["classes"]
+        found = answer["by_finding"][name]
+        assert list(found) == list(single)
+        assert found | {"log_loss": 0} == single | {"log_loss": 0}
+        assert found["log_loss"] == pytest.approx(single["log_loss"])
+
+
+def test_figures_over_the_findings_are_means_and_cases_of_which_all_is_right(judged_findings):
+    given, (_, answer) = findings(names=NAMES), judged_findings
+    for name in ("auc", "average_precision", "balanced_accuracy", "f1"):
+        mean = np.mean([one[name] for one in answer["by_finding"].values()])
+        low, high = answer[f"macro_{name}_ci"]
+        assert answer[f"macro_{name}"] == pytest.approx(mean)
+        assert low < mean < high
+    right = ((given["probs"] >= given["threshold"]) == given["labels"]).all(axis=1)
+    assert answer["subset_accuracy"] == pytest.approx(right.mean())
+
+
+def test_the_same_patients_are_drawn_for_every_finding(tmp_path):
+    """Of a finding and its copy the mean is the finding's own figure, and no surer."""
+    one = findings(names=("a",), prevalence=(0.4,))
+    twice = one | {
+        "labels": np.repeat(one["labels"], 2, axis=1),
+        "probs": np.repeat(one["probs"], 2, axis=1),
+        "classes": ("a", "b"),
+        "threshold": one["threshold"] * 2,
+    }
+    answer = judge(**twice, folder=tmp_path / "evaluation")
+    assert answer["macro_auc_ci"] == pytest.approx(answer["by_finding"]["a"]["auc_ci"], abs=1e-12)
+
+
+def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
+    folder, answer = judged_findings
+    with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [f"{what}_{name}" for name in NAMES for what in ("label", "prob", "called")]
+    assert list(rows[0]) == ["case_id", *names, "indeterminate"]
+    for name in NAMES:
+        y = np.array([int(row[f"label_{name}"]) for row in rows])
+        p = np.array([float(row[f"prob_{name}"]) for row in rows])
+        called = np.array([int(row[f"called_{name}"]) for row in rows])
+        found = answer["by_finding"][name]
+        assert roc_auc(y, p) == found["auc"]
+        assert confusion(y, called == 1).sensitivity == found["sensitivity"]
+    assert [row["indeterminate"] for row in rows[:3]] == ["", "no lungs", ""]
+    assert "SECRET" not in (folder / "cases.csv").read_text() + (folder / "evaluation.json").read_text()
+
+
+def test_findings_have_a_panel_each_whatever_they_are_called_and_go_on_in_further_pictures(tmp_path, monkeypatch):
+    """Names are no file names, and no formulas: a mathematical one that cannot be parsed would end the drawing."""
+    monkeypatch.setattr("hilum.judging.pictures._ON_A_PAGE", 2)
+    folder = tmp_path / "evaluation"
+    judge(**findings(names=(r"$\frac$", "../a/b.c", "Ä" * 300)), folder=folder)
+    pictures = {f"{what}{page}.png" for what in ("roc", "pr", "calibration", "confusion") for page in ("", "-2")}
+    assert {file.name for file in folder.iterdir()} == pictures | {"evaluation.json", "cases.csv"}
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation"]
+    judge(**findings(names=("a", "b"), prevalence=0.3), folder=folder)
+    assert {file.name for file in folder.glob("*.png")} == {name for name in pictures if "-2" not in name}
+
+
+def test_pictures_of_another_model_do_not_stay_beside_the_figures_of_this_one(tmp_path):
+    folder = tmp_path / "evaluation"
+    judge(**answers(), folder=folder)
+    (folder / "roc-of-mine.png").write_bytes(PNG)
+    judge(**answers(num_classes=3), folder=folder)
+    assert {file.name for file in folder.glob("*.png")} == {"confusion.png", "roc-of-mine.png"}
+
+
+def test_a_class_with_a_name_like_a_formula_is_drawn(tmp_path):
+    judge(**(answers() | {"classes": ("benign", r"$\frac$")}), folder=tmp_path / "evaluation")
+    assert (tmp_path / "evaluation" / "confusion.png").read_bytes().startswith(PNG)
+
+
+def test_a_finding_that_no_case_has_leaves_the_means_open_and_the_line_says_so(tmp_path):
+    given = findings()
+    given["labels"][:, 2] = 0
+    answer = judge(**given, folder=tmp_path / "evaluation")
+    assert answer["by_finding"]["mass"]["auc"] is None
+    assert (answer["macro_auc"], answer["macro_auc_ci"]) == (None, [None, None])
+    line = headline(answer)
+    assert line.startswith("60 cases, 3 findings, the rarest (mass) in 0: lowest AUC 0.")
+    assert line.endswith("no AUC of mass")
+
+
+def test_the_line_on_findings_names_the_worst_beside_the_mean(tmp_path):
+    given = findings()
+    given["probs"][:, 1] = 0.5
+    answer = judge(**given, folder=tmp_path / "evaluation", extra={"num_refused": 2})
+    line = headline(answer)
+    assert line.count("\n") == 0
+    assert f"macro AUC {answer['macro_auc']:.3f} (" in line
+    assert "lowest AUC 0.500 (" in line
+    assert line.endswith(" of effusion; 2 refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"probs": np.full((60, 3), 1.01)}, CohortError, "'case-0': the probability of 'nodule' must be .*, got 1.01"),
+        ({"probs": np.full((60, 3), np.nan)}, CohortError, "'nodule' must be between 0 and 1, got nan"),
+        ({"labels": np.full((60, 3), 2)}, CohortError, "'case-0': the label of 'nodule' must be 0 or 1, got 2"),
+        ({"labels": np.zeros((60, 2), int)}, CohortError, "a label for each of 3 findings, got 2"),
+        ({"probs": np.full((60, 2), 0.5)}, CohortError, "one probability for each of .* classes, got 2 for 3"),
+        ({"probs": np.full((59, 3), 0.5)}, CohortError, "as many patients, labels and probabilities as cases"),
+        ({"threshold": (0.5, 0.5)}, ConfigError, "a threshold for each of 3 findings, got 2"),
+        ({"threshold": 0.5}, ConfigError, "a threshold for each of 3 findings, got 1"),
+        ({"extra": {"by_finding": {}}}, ConfigError, "must not be names of figures, got 'by_finding'"),
+    ],
+)  # fmt: skip
+def test_findings_that_cannot_be_judged_are_named_and_nothing_is_written(tmp_path, change, error, match):
+    with pytest.raises(error, match=match):
+        judge(**(findings() | change), folder=tmp_path / "evaluation")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finding_without_a_threshold_is_called_where_it_is_more_probable_than_not(tmp_path):
+    answer = judge(**(findings() | {"threshold": (None, 0.3, None)}), folder=tmp_path / "evaluation")
+    assert [one["threshold"] for one in answer["by_finding"].values()] == [0.5, 0.3, 0.5]
+
+
+def test_classes_have_one_threshold_at_most(tmp_path):
+    with pytest.raises(ConfigError, match="one threshold or none, got 2"):
+        judge(**(answers() | {"threshold": (0.5, 0.5)}), folder=tmp_path / "evaluation")
+
+
+def test_each_of_many_classes_is_judged_against_the_rest(tmp_path):
+    """The rare class is never decided, and the accuracy does not show it."""
+    given = answers(n=200, num_classes=3)
+    kept = (given["labels"] != 2) | (np.arange(200) % 8 == 0)
+    given |= {name: np.array(given[name])[kept] for name in ("labels", "probs")}
+    given |= {name: np.array(given[name])[kept].tolist() for name in ("case_ids", "patients")}
+    given["probs"][:, 2] *= 0.01
+    given["probs"] /= given["probs"].sum(axis=1, keepdims=True)
+    answer = judge(**given, folder=tmp_path / "evaluation")
+    matrix = np.array(answer["confusion"])
+    assert list(answer["by_class"]) == answer["classes"]
+    for k, name in enumerate(answer["classes"]):
+        found = answer["by_class"][name]
+        assert found["num_positives"] == answer["num_by_class"][k]
+        assert found["auc"] == pytest.approx(roc_auc((given["labels"] == k).astype(int), given["probs"][:, k]))
+        assert found["sensitivity"] == pytest.approx(matrix[k, k] / matrix[k].sum())
+        others = np.delete(matrix, k, axis=0)
+        assert found["specificity"] == pytest.approx(np.delete(others, k, axis=1).sum() / others.sum())
+        for figure in ("auc", "sensitivity", "specificity"):
+            low, high = found[f"{figure}_ci"]
+            assert low <= found[figure] <= high
+    assert np.mean([one["auc"] for one in answer["by_class"].values()]) == pytest.approx(answer["macro_auc"])
+    assert answer["by_class"]["other"]["sensitivity"] == 0
+    assert answer["accuracy"] > 0.7

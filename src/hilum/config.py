@@ -9,7 +9,7 @@ import tyro
 from hilum.augmentation import AugmentConfig as AugmentConfig
 from hilum.errors import require
 from hilum.findings import Policy, PolicyName
-from hilum.imbalance import OF_THE_BATCH
+from hilum.imbalance import AT_THE_PROBABILITY, OF_THE_BATCH
 from hilum.imbalance import HeadConfig as HeadConfig
 from hilum.imbalance import LossConfig as LossConfig
 from hilum.imbalance import SamplingConfig as SamplingConfig
@@ -345,8 +345,22 @@ class RunConfig:
         require(
             single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
         )
+        self._check_prior()
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
+
+    def _check_prior(self) -> None:
+        """Offsets must not be asked for where they undo nothing, or not all."""
+        if self.decision.calibration != "prior":
+            return
+        rules = {
+            f"loss.name = {self.loss.name}": self.loss.name in ("auto", *AT_THE_PROBABILITY),
+            f"head.retrain = {self.head.retrain}": self.head.retrain == "none",
+            "findings (columns.labels) that are sampled": not self.cohort.columns.labels
+            or self.sampling.method == "none",
+        }
+        for what, right in rules.items():
+            require(right, "decision.calibration", f"another with {what}, which no offsets undo", "prior")
 
     def parts_of(self, cases: int) -> int:
         """In how many parts a batch is computed: as few as ``micro_batch`` allows, none of one case with batch norm."""

@@ -51,8 +51,8 @@ def sheet(
 
 
 def label(axes: Any, *, title: str, x: str, y: str) -> None:
-    """Name a panel and its axes."""
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    """Name a panel and its axes; a title is text, whatever dollar signs are in it."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10, parse_math=False)
     axes.set_xlabel(x, fontsize=10, color=INK)
     axes.set_ylabel(y, fontsize=10, color=INK)
 

@@ -25,6 +25,9 @@ RetrainName: TypeAlias = Literal["none", "balanced", "smote", "borderline-smote"
 OF_THE_BATCH = ("dice", "tversky", "combined")
 """Losses that are no mean over cases: they need all cases of a batch at a time."""
 
+AT_THE_PROBABILITY = ("cross-entropy", "logit-adjusted")
+"""Losses that are smallest at the probabilities under the shares of the classes that they saw."""
+
 WEIGHTED = ("cross-entropy", "focal", "poly1", "ldam", "combined")
 """Losses that take class weights; the others have their own answer to rare classes."""
 

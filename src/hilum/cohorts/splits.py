@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,15 @@ def check_classes(cohort: Cohort) -> None:
         if not case.is_labelled:
             msg = f"{cohort.source}: every case must have a label to be split, got none for {case.case_id!r}"
             raise CohortError(msg)
+    found = {side for case in cohort.cases for side in case.sides}
     if cohort.multi_label:
-        _check_counts(cohort, _by_patient(cohort), 1, "cohort")
-    found = sorted({cohort.classes[k] for case in cohort.cases for k, is_there in case.sides if is_there})
-    if len(found) < 2:
-        msg = f"{cohort.source}: the labels must be of at least two classes, got only {', '.join(found) or 'none'}"
+        missing = "; ".join(cohort.name_of(side) for side in cohort.sides if side not in found)
+        if missing:
+            msg = f"{cohort.source}: there must be cases with and without each finding, got none of {missing}"
+            raise CohortError(msg)
+    elif len(found) < 2:
+        names = ", ".join(cohort.classes[k] for k, _ in found) or "none"
+        msg = f"{cohort.source}: the labels must be of at least two classes, got only {names}"
         raise CohortError(msg)
 
 
@@ -276,7 +281,11 @@ def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
     groups = np.array([number for number, _ in cases])
     for attempt in range(_ATTEMPTS):
         state = (config.seed + attempt * 7919) % 2**32
-        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)
+        with warnings.catch_warnings():  # of strata of few cases: whether each finding is in each fold is seen below
+            warnings.simplefilter("ignore", UserWarning)
+            folds = list(
+                StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)
+            )
         tests = [test for _, test in folds]
         if all({side for row in test for side in cases[row][1].sides} == set(cohort.sides) for test in tests):
             return {names[number] for number in groups[tests[config.fold]]}

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from hilum.cohorts.labels import labels_of
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.splits import Seen, patient_key, read_seen, read_splits, scan_key
+from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.configfile import load
-from hilum.errors import CohortError, ConfigError
+from hilum.errors import CohortError, ConfigError, require
 from hilum.judging.judge import judge
 from hilum.predicting import Predictor, predict_prepared
+from hilum.predicting.decision import Decisions
 from hilum.preparing import Store
 
 _log = logging.getLogger("hilum")
@@ -42,7 +45,8 @@ def evaluate(
         model: The model folder; ``splits.csv`` of its run, where it still lies beside it, tells who has been seen.
         table: The cases; None: the test part of the model's own run.
         out: Folder for ``evaluation.json``, ``cases.csv`` and the pictures.
-        columns: Which column of the table holds what; those of the run where the table is its own.
+        columns: Which column of the table holds what; those of the run where the table is its own. A model of findings
+            looks for columns of their names where ``columns.labels`` is empty.
         store: Where prepared samples are kept; None: for the time of the run, or in the run's own store.
         device: Where the network runs.
 
@@ -87,13 +91,15 @@ def evaluate(
         samples = tuple(sample for _, sample in pairs)
         prepared = replace(prepared, cases=tuple(case for case, _ in pairs), samples=samples)
         predictions = list(predict_prepared(predictor, prepared))
+    decisions = predictor.card.decisions
+    rules = [one.rule for one in decisions.each]
     answer = judge(
         case_ids=[case.case_id for case in prepared.cases],
         patients=[case.patient_id for case in prepared.cases],
-        labels=np.array([case.label for case in prepared.cases], np.int64),
+        labels=labels_of(prepared.cases),
         probs=np.array([list(p.probabilities.values()) for p in predictions]),
-        classes=predictor.card.classes,
-        threshold=predictor.card.decisions.each[0].threshold,
+        classes=decisions.classes,
+        threshold=[one.threshold for one in decisions.each] if decisions.multi_label else decisions.each[0].threshold,
         folder=out,
         doubts=[p.reason for p in predictions],
         extra={
@@ -101,7 +107,7 @@ def evaluate(
             "num_refused": len(prepared.refusals),
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
             "seen_checked": splits.exists(),
-            "threshold_rule": predictor.card.decisions.each[0].rule,
+            "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],
             "findings": prepared.findings,
         },
     )
@@ -113,25 +119,84 @@ def evaluate(
 
 def headline(answer: dict[str, Any]) -> str:
     """The figures that matter most, in one line."""
-    positives = f", {answer['num_positives']} of class {answer['classes'][1]}" if "num_positives" in answer else ""
-    binary = "num_positives" in answer
-    names = ("auc", "sensitivity", "specificity") if binary else ("macro_auc", "balanced_accuracy")
-    figures = []
-    for name in names:
-        value, ci = answer.get(name), answer.get(f"{name}_ci", [None, None])
-        if value is not None and None not in ci:
-            shown = name.replace("_", " ").replace("auc", "AUC")
-            figures.append(f"{shown} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})")
+    if answer.get("multi_label"):
+        about, figures = _of_findings(answer)
+    elif "num_positives" in answer:
+        about = f", {answer['num_positives']} of class {answer['classes'][1]}"
+        figures = [_shown(answer, name) for name in ("auc", "sensitivity", "specificity")]
+    else:
+        about, figures = "", [_shown(answer, name) for name in ("macro_auc", "balanced_accuracy")]
     seen = f"; {answer['num_seen']} left out, for the model has seen them" if answer.get("num_seen") else ""
     refused = f"; {answer['num_refused']} refused" if answer.get("num_refused") else ""
-    return f"{answer['num_cases']} cases{positives}: {', '.join(figures)}{seen}{refused}"
+    return f"{answer['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}"
+
+
+def _shown(answer: dict[str, Any], name: str) -> str:
+    """A figure with its interval; empty where it does not exist."""
+    value, ci = answer.get(name), answer.get(f"{name}_ci", [None, None])
+    if value is None or None in ci:
+        return ""
+    return f"{name.replace('_', ' ').replace('auc', 'AUC')} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})"
+
+
+def _of_findings(answer: dict[str, Any]) -> tuple[str, list[str]]:
+    """The means, and what they hide: the rarest finding, the one that is told apart worst, and those without an AUC."""
+    found = answer["by_finding"]
+    rarest = min(found, key=lambda name: found[name]["num_positives"])
+    known = [name for name in found if found[name]["auc"] is not None]
+    figures = [_shown(answer, name) for name in ("macro_auc", "macro_average_precision")]
+    if known:
+        lowest = min(known, key=lambda name: found[name]["auc"])
+        figures.append(f"lowest {_shown(found[lowest], 'auc')} of {lowest}")
+    if len(known) < len(found):
+        figures.append(f"no AUC of {', '.join(name for name in found if name not in known)}")
+    return f", {len(found)} findings, the rarest ({rarest}) in {found[rarest]['num_positives']}", figures
 
 
 def _cohort(predictor: Predictor, run: Path, table: Path | None, columns: ColumnsConfig | None) -> Cohort:
     """The cases, with the model's classes; of the run's own table with the run's own settings."""
+    decisions, own = predictor.card.decisions, table is None
     if table is None:
         config = load(run / "config.toml").cohort
-        table = Path(os.path.normpath(run / config.table))
+        table, given = Path(os.path.normpath(run / config.table)), config.columns.labels
+        must = "findings, as the model has them" if decisions.multi_label else "empty, as the model has classes"
+        require(bool(given) == decisions.multi_label, f"columns.labels in {run / 'config.toml'}", must, given)
     else:
-        config = CohortConfig(columns=columns or ColumnsConfig(), unlabelled="drop")
-    return Cohort.read(table, replace(config, classes=predictor.card.classes))
+        columns = columns or ColumnsConfig()
+        columns = replace(columns, labels=_findings(table, columns.labels, decisions))
+        config = CohortConfig(columns=columns, unlabelled="drop")
+    cohort = Cohort.read(table, replace(config, classes=decisions.classes))
+    for warning in () if own else cohort.warnings:  # of its own table the training has said them
+        _log.warning("%s", warning)
+    return cohort
+
+
+def _findings(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:
+    """The columns of another table for the model's findings, in their order; none for classes that exclude another.
+
+    Raises:
+        ConfigError: If columns are given that do not fit the model.
+        CohortError: If none are given, and the table has none of their names.
+    """
+    names = decisions.classes
+    if not decisions.multi_label:
+        classes = ", ".join(names)
+        require(not given, "columns.labels", f"empty, for the model decides between classes ({classes})", given)
+        return ()
+    if given:
+        if set(given) == set(names):
+            return names
+        must = f"the columns of the model's {len(names)} findings, in this order: {', '.join(names)}"
+        require(len(given) == len(names), "columns.labels", must, given)
+        swapped = [one for one, name in zip(given, names, strict=True) if one != name and one in names]
+        require(not swapped, "columns.labels", must, given)
+        return given
+    there = read_sheet(table).columns
+    missing = [name for name in names if name not in there]
+    if missing:
+        msg = (
+            f"{table}: there must be a column for each finding of the model, got none for {', '.join(missing)}, but "
+            f"the columns {', '.join(there)}; name those of {', '.join(names)}, in this order, with columns.labels"
+        )
+        raise CohortError(msg)
+    return names

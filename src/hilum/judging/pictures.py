@@ -1,118 +1,134 @@
-"""Labels, probabilities and figures to pictures: ROC, precision-recall, confusion, reliability."""
+"""What was judged to pictures: ROC, precision-recall, confusion, reliability; findings side by side, page by page."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from hilum.drawing import BLUE, GREY, INK, ORANGE, label, legend, note, sheet, unit_square, write
+from hilum.drawing import BLUE, GREY, INK, ORANGE, Sheet, label, legend, note, sheet, unit_square, write
+from hilum.judging.answer import Judged
 from hilum.measuring.agreement import reliability
-from hilum.measuring.intervals import Figure, wilson
-from hilum.measuring.metrics import Labels, Probs, pr_curve, roc_curve
+from hilum.measuring.intervals import wilson
+from hilum.measuring.metrics import pr_curve, roc_curve
 
 _ONE_CLASS = "not defined:\nthe cases are of one class"
 
+_ON_A_PAGE = 12
+"""Findings in one picture; with more of them nothing could be read."""
 
-def draw_roc(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure], threshold: float) -> None:
+_LETTERS = 6
+"""Of a finding's name above its panel, for each inch of its width."""
+
+
+def draw_judged(folder: Path, each: Sequence[Judged]) -> None:
+    """``roc.png``, ``pr.png`` and ``calibration.png`` of two classes; of findings also ``confusion.png``.
+
+    A finding has a panel in each; after twelve the next picture is ``roc-2.png``, and so on.
+
+    Args:
+        folder: Where they are written.
+        each: The positive one of two classes, or all findings; of anything else none, and nothing is drawn.
+    """
+    for start in range(0, len(each), _ON_A_PAGE):
+        page, name = each[start : start + _ON_A_PAGE], f"{{}}{f'-{start // _ON_A_PAGE + 1}' if start else ''}.png"
+        _draw_roc(folder / name.format("roc"), page, alone=len(each) == 1)
+        _draw_pr(folder / name.format("pr"), page, alone=len(each) == 1)
+        _draw_calibration(folder / name.format("calibration"), page, alone=len(each) == 1)
+        if len(each) > 1:
+            _draw_tables(folder / name.format("confusion"), page)
+
+
+def _draw_roc(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
     """The ROC curve with its area, and the frozen threshold's point with the intervals of both its rates."""
-    drawn = sheet()
-    axes = drawn.axes[0]
-    unit_square(axes)
-    if math.isnan(figures["auc"].value):
-        note(axes, _ONE_CLASS)
-    else:
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
-        false_rate, true_rate = roc_curve(y, p)
-        axes.fill_between(false_rate, true_rate, color=BLUE, alpha=0.08, linewidth=0)
-        axes.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUC {figures['auc']}")
-        sensitivity, specificity = figures["sensitivity"], figures["specificity"]
-        name = f"threshold {threshold:.3g}: sensitivity {sensitivity.value:.2f}, specificity {specificity.value:.2f}"
-        axes.errorbar(
-            1 - specificity.value,
-            sensitivity.value,
-            xerr=[[max(specificity.high - specificity.value, 0)], [max(specificity.value - specificity.low, 0)]],
-            yerr=[[max(sensitivity.value - sensitivity.low, 0)], [max(sensitivity.high - sensitivity.value, 0)]],
-            fmt="o",
+    drawn = _panels(each, alone=alone)
+    for axes, one in zip(drawn.axes, each, strict=True):
+        unit_square(axes)
+        if math.isnan(one.figures["auc"].value):
+            note(axes, _ONE_CLASS)
+        else:
+            _roc(axes, one)
+            _legend(axes, "lower right", alone=alone)
+        _name(axes, "ROC" if alone else one, x="1 − specificity", y="Sensitivity")
+    write(drawn, path)
+
+
+def _roc(axes: Any, one: Judged) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
+    false_rate, true_rate = roc_curve(one.y, one.p)
+    axes.fill_between(false_rate, true_rate, color=BLUE, alpha=0.08, linewidth=0)
+    axes.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUC {one.figures['auc']}")
+    sensitivity, specificity = one.figures["sensitivity"], one.figures["specificity"]
+    name = f"threshold {one.threshold:.3g}: sensitivity {sensitivity.value:.2f}, specificity {specificity.value:.2f}"
+    axes.errorbar(
+        1 - specificity.value,
+        sensitivity.value,
+        xerr=[[max(specificity.high - specificity.value, 0)], [max(specificity.value - specificity.low, 0)]],
+        yerr=[[max(sensitivity.value - sensitivity.low, 0)], [max(sensitivity.high - sensitivity.value, 0)]],
+        fmt="o",
+        color=ORANGE,
+        markersize=8,
+        markeredgecolor="white",
+        elinewidth=1.5,
+        zorder=5,
+        clip_on=False,
+        label=name,
+    )
+
+
+def _draw_pr(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
+    """Precision over recall, with the prevalence, which is the precision of a guess."""
+    drawn = _panels(each, alone=alone)
+    for axes, one in zip(drawn.axes, each, strict=True):
+        unit_square(axes)
+        prevalence = float(np.mean(one.y == 1))
+        axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=(0, (4, 4)), label=f"prevalence {prevalence:.3f}")
+        if math.isnan(one.figures["average_precision"].value):
+            note(axes, "not defined:\nno case is positive")
+        else:
+            _pr(axes, one)
+        where = "lower left" if one.figures["average_precision"].value > 0.5 else "upper right"
+        _legend(axes, where, alone=alone)
+        _name(axes, "Precision and recall" if alone else one, x="Recall (sensitivity)", y="Precision (PPV)")
+    write(drawn, path)
+
+
+def _pr(axes: Any, one: Judged) -> None:
+    recall, precision = pr_curve(one.y, one.p)
+    steps = np.append(0.0, recall), np.append(precision[0], precision)
+    axes.fill_between(*steps, step="pre", color=BLUE, alpha=0.08, linewidth=0)
+    name = f"average precision {one.figures['average_precision']}"
+    axes.plot(*steps, drawstyle="steps-pre", color=BLUE, linewidth=2, label=name)
+    ppv, sensitivity = one.figures["ppv"].value, one.figures["sensitivity"].value
+    if not math.isnan(ppv):
+        axes.plot(
+            sensitivity,
+            ppv,
+            "o",
             color=ORANGE,
             markersize=8,
             markeredgecolor="white",
-            elinewidth=1.5,
             zorder=5,
             clip_on=False,
-            label=name,
+            label=f"threshold {one.threshold:.3g}: PPV {ppv:.2f}, sensitivity {sensitivity:.2f}",
         )
-        legend(axes, "lower right")
-    label(axes, title="ROC", x="1 − specificity", y="Sensitivity")
-    write(drawn, path)
 
 
-def draw_pr(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure], threshold: float) -> None:
-    """Precision over recall, with the prevalence, which is the precision of a guess."""
-    drawn = sheet()
-    axes = drawn.axes[0]
-    unit_square(axes)
-    prevalence = float(np.mean(y == 1))
-    axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=(0, (4, 4)), label=f"prevalence {prevalence:.3f}")
-    if math.isnan(figures["average_precision"].value):
-        note(axes, "not defined:\nno case is positive")
-    else:
-        recall, precision = pr_curve(y, p)
-        steps = np.append(0.0, recall), np.append(precision[0], precision)
-        axes.fill_between(*steps, step="pre", color=BLUE, alpha=0.08, linewidth=0)
-        name = f"average precision {figures['average_precision']}"
-        axes.plot(*steps, drawstyle="steps-pre", color=BLUE, linewidth=2, label=name)
-        ppv, sensitivity = figures["ppv"].value, figures["sensitivity"].value
-        if not math.isnan(ppv):
-            axes.plot(
-                sensitivity,
-                ppv,
-                "o",
-                color=ORANGE,
-                markersize=8,
-                markeredgecolor="white",
-                zorder=5,
-                clip_on=False,
-                label=f"threshold {threshold:.3g}: PPV {ppv:.2f}, sensitivity {sensitivity:.2f}",
-            )
-    legend(axes, "lower left" if figures["average_precision"].value > 0.5 else "upper right")
-    label(axes, title="Precision and recall", x="Recall (sensitivity)", y="Precision (PPV)")
-    write(drawn, path)
-
-
-def draw_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
-    """Counts by true and decided class; the shade is the share of the true class."""
-    size = len(classes)
-    edge = min(3.2 + 0.75 * size, 14.0)
-    drawn = sheet(inches=(edge, edge))
-    axes = drawn.axes[0]
-    totals = matrix.sum(1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
-    axes.grid(visible=False)
-    for row in range(size):
-        for column in range(size):
-            ink = "white" if shares[row, column] > 0.6 else INK
-            count, share = matrix[row, column], shares[row, column]
-            axes.text(column, row, str(count), ha="center", va="bottom", color=ink, fontsize=14, fontweight="bold")
-            text = f"{share:.0%}" if totals[row, 0] else "–"
-            axes.text(column, row + 0.06, text, ha="center", va="top", color=ink, fontsize=9)
-    names = [name if len(name) <= 16 else name[:15] + "…" for name in classes]
-    turned = 0 if max(map(len, names)) * size <= 24 else 35
-    ends = {"rotation": turned, "ha": "right", "rotation_mode": "anchor"} if turned else {}
-    axes.set_xticks(range(size), names, **ends)
-    axes.set_yticks(range(size), names)
-    axes.tick_params(length=0, labelsize=10)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
-    label(axes, title="Confusion matrix", x="Decided", y="True")
-    write(drawn, path)
-
-
-def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figure]) -> None:
+def _draw_calibration(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
     """Observed against predicted share of positives in bins of equally many cases, above where the cases lie."""
-    drawn = sheet(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0))
-    axes, below = drawn.axes
+    drawn = _panels(each, alone=alone, below=True)
+    for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
+        _calibration(axes, one)
+        _histogram(below, one)
+        _legend(axes, "upper left", alone=alone, under=below)
+        _name(axes, "Calibration" if alone else one, x="", y="Observed share of positives")
+    write(drawn, path)
+
+
+def _calibration(axes: Any, one: Judged) -> None:
+    y, p = one.y, one.p
     unit_square(axes)
     axes.set_aspect("auto")  # as wide as the panel below
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)), label="perfectly calibrated")
@@ -133,9 +149,12 @@ def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figu
         clip_on=False,
         label=f"bins of about {round(len(y) / len(bins))} cases, 95 % intervals",
     )
-    legend(axes, "upper left")
-    label(axes, title="Calibration", x="", y="Observed share of positives")
-    axes.text(0.98, 0.03, f"Brier {figures['brier']}", transform=axes.transAxes, ha="right", fontsize=9, color=INK)
+    brier = f"Brier {one.figures['brier']}"
+    axes.text(0.98, 0.03, brier, transform=axes.transAxes, ha="right", fontsize=9, color=INK)
+
+
+def _histogram(below: Any, one: Judged) -> None:
+    y, p = one.y, one.p
     edges = np.linspace(0, 1, 26)
     below.hist([p[y != 1], p[y == 1]], bins=edges, stacked=True, color=[GREY, ORANGE], label=["negative", "positive"])
     below.set_xlim(-0.015, 1.015)
@@ -144,4 +163,89 @@ def draw_calibration(path: Path, *, y: Labels, p: Probs, figures: dict[str, Figu
     below.set_xlabel("Predicted probability", fontsize=10, color=INK)
     below.set_ylabel("Cases", fontsize=10, color=INK)
     below.legend(fontsize=8, frameon=False, ncols=2, loc="upper right", labelcolor=INK)
+
+
+def draw_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
+    """Counts by true and decided class; the shade is the share of the true class."""
+    size = len(classes)
+    edge = min(3.2 + 0.75 * size, 14.0)
+    drawn = sheet(inches=(edge, edge))
+    _confusion(drawn.axes[0], matrix, classes)
+    label(drawn.axes[0], title="Confusion matrix", x="Decided", y="True")
     write(drawn, path)
+
+
+def _draw_tables(path: Path, each: Sequence[Judged]) -> None:
+    """Counts of the cases without and with each finding, not called and called."""
+    drawn = _panels(each, alone=False, inches=(3.6, 3.6))
+    for axes, one in zip(drawn.axes, each, strict=True):
+        _confusion(axes, one.matrix, ("absent", "present"))
+        _name(axes, one, x="Decided", y="True")
+    write(drawn, path)
+
+
+def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
+    size = len(classes)
+    totals = matrix.sum(1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+    axes.grid(visible=False)
+    for row in range(size):
+        for column in range(size):
+            ink = "white" if shares[row, column] > 0.6 else INK
+            count, share = matrix[row, column], shares[row, column]
+            axes.text(column, row, str(count), ha="center", va="bottom", color=ink, fontsize=14, fontweight="bold")
+            text = f"{share:.0%}" if totals[row, 0] else "–"
+            axes.text(column, row + 0.06, text, ha="center", va="top", color=ink, fontsize=9)
+    names = [name if len(name) <= 16 else name[:15] + "…" for name in classes]
+    turned = 0 if max(map(len, names)) * size <= 24 else 35
+    ends = {"rotation": turned, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(size), names, parse_math=False, **ends)
+    axes.set_yticks(range(size), names, parse_math=False)
+    axes.tick_params(length=0, labelsize=10)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _panels(
+    each: Sequence[Judged], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
+) -> Sheet:
+    """One panel, or one for each finding, row by row; with ``below`` each is followed by a low one beneath it."""
+    if alone:
+        return sheet(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0)) if below else sheet()
+    columns = 2 if len(each) == 4 else min(len(each), 3)
+    rows = math.ceil(len(each) / columns)
+    wide, high = inches
+    size = (wide * columns, (high + below) * rows)
+    drawn = sheet(rows=rows * (1 + below), columns=columns, inches=size, heights=(6.0, 1.0) * rows if below else None)
+    grid = np.array(drawn.axes, object).reshape(rows, 1 + below, columns)
+    places = [tuple(grid[divmod(k, columns)[0], :, k % columns]) for k in range(rows * columns)]
+    for place in places[len(each) :]:
+        for axes in place:
+            axes.remove()
+    return Sheet(picture=drawn.picture, axes=[axes for place in places[: len(each)] for axes in place])
+
+
+def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
+    """Name a panel and its axes; a finding by its name and how often it is there."""
+    if isinstance(what, str):
+        label(axes, title=what, x=x, y=y)
+        return
+    most = round(_LETTERS * axes.figure.get_size_inches()[0] / axes.get_gridspec().ncols)
+    name = what.name if len(what.name) <= most else what.name[: most - 1] + "…"
+    label(axes, title=f"{name}\n{int(np.sum(what.y == 1))} of {len(what.y)} cases", x=x, y=y)
+
+
+def _legend(axes: Any, where: str, *, alone: bool, under: Any = None) -> None:
+    """Inside the one panel; of findings below each, where it hides nothing."""
+    if alone:
+        legend(axes, where)
+        return
+    lines, names = axes.get_legend_handles_labels()
+    place: dict[str, Any] = {"loc": "upper center", "fontsize": 9, "frameon": False, "labelcolor": INK}
+    if under is None:
+        axes.legend(lines, names, bbox_to_anchor=(0.5, -0.15), **place)
+        return
+    more = under.get_legend_handles_labels()
+    beside = {"ncols": 2, "columnspacing": 1.0}
+    under.legend(lines + more[0], names + more[1], bbox_to_anchor=(0.5, -0.7), **beside, **place)

@@ -37,6 +37,9 @@ Z95 = 1.959963984540054
 _LARGEST_BLOCK = 4_000_000
 """Resampled weights held at one time; bounds the memory for large cohorts."""
 
+_MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
+"""Figures of which the mean over the findings is given."""
+
 Resample = Float[np.ndarray, "b n"]
 
 
@@ -74,41 +77,64 @@ def with_intervals(
     Returns:
         accuracy, auc, average_precision, sensitivity, specificity, ppv, npv, balanced_accuracy, f1 and brier.
     """
-    p = p.astype(np.float64)
-    called = p >= threshold
-    squares = np.square(p - (y == 1))
+    called = p.astype(np.float64) >= threshold
+    return with_called_intervals(y, p, called=called, patients=patients, seed=seed, num_resamples=num_resamples)
 
-    def figures(weights: Resample) -> dict[str, Figures]:
-        table = confusion(y, called, weights=weights)
-        tps, fps = ranked_counts(y, p, weights=weights)
-        return {
-            "accuracy": table.accuracy,
-            "auc": auc_from(tps, fps),
-            "average_precision": ap_from(tps, fps),
-            "sensitivity": table.sensitivity,
-            "specificity": table.specificity,
-            "ppv": table.ppv,
-            "npv": table.npv,
-            "balanced_accuracy": table.balanced_accuracy,
-            "f1": table.f1,
-            "brier": ratio(weights @ squares, weights.sum(-1)),
-        }
 
+def with_called_intervals(
+    y: Labels,
+    p: Probs,
+    *,
+    called: Bool[np.ndarray, " n"],
+    patients: Sequence[str],
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> dict[str, Figure]:
+    """The figures of ``with_intervals`` where cases are called positive by some other rule than one threshold."""
     index = _patient_index(patients, len(y))
-    everyone, positive, negative = len(np.unique(index)), _count(index, y == 1), _count(index, y != 1)
-    rests_on = {
-        "accuracy": everyone,
-        "auc": min(positive, negative),
-        "average_precision": positive,
-        "sensitivity": positive,
-        "specificity": negative,
-        "ppv": _count(index, called),
-        "npv": _count(index, ~called),
-        "balanced_accuracy": min(positive, negative),
-        "f1": positive,
-        "brier": everyone,
-    }
-    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+    return {name: _interval(one) for name, one in _of_two(y, p, called, index, seed, num_resamples).items()}
+
+
+def with_finding_intervals(
+    y: Int[np.ndarray, "n c"],
+    probs: ClassProbs,
+    *,
+    called: Bool[np.ndarray, "n c"],
+    patients: Sequence[str],
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> tuple[dict[str, Figure], tuple[dict[str, Figure], ...]]:
+    """Figures over findings that do not exclude one another, and of each finding on its own.
+
+    The same patients are resampled for all findings. A mean over the findings does not exist where one of them has no
+    such figure.
+
+    Args:
+        y: 1 where a finding is present.
+        probs: That it is.
+        called: Whether it is called.
+        patients: Patient of each case.
+        seed: Of the bootstrap.
+        num_resamples: Of the patients.
+
+    Returns:
+        The means over the findings macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
+        subset_accuracy, the share of the cases of which every finding is decided rightly; then, of each finding, the
+        figures of ``with_intervals``.
+    """
+    index = _patient_index(patients, len(y))
+    each = [_of_two(*columns, index, seed, num_resamples) for columns in zip(y.T, probs.T, called.T, strict=True)]
+    drawn = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
+    right = ((y == 1) == called).all(axis=1).astype(np.float64)
+    drawn |= _bootstrap(
+        lambda weights: {"subset_accuracy": ratio(weights @ right, weights.sum(-1))},
+        index,
+        {"subset_accuracy": int(index.max()) + 1},
+        seed,
+        num_resamples,
+    )
+    by_finding = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
+    return {name: _interval(one) for name, one in drawn.items()}, by_finding
 
 
 def with_class_intervals(
@@ -137,7 +163,8 @@ def with_class_intervals(
     index = _patient_index(patients, len(y))
     rarest = min(_count(index, y == k) for k in range(num_classes))
     rests_on = {"balanced_accuracy": rarest, "macro_auc": rarest, "macro_f1": rarest, "accuracy": int(index.max()) + 1}
-    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+    drawn = _bootstrap(figures, index, rests_on, seed, num_resamples)
+    return {name: _interval(one) for name, one in drawn.items()}
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
@@ -174,13 +201,75 @@ def _count(index: Int[np.ndarray, " n"], rows: Bool[np.ndarray, " n"]) -> int:
     return len(np.unique(index[rows]))
 
 
+def _of_two(
+    y: Labels,
+    p: Probs,
+    called: Bool[np.ndarray, " n"],
+    index: Int[np.ndarray, " n"],
+    seed: int,
+    num_resamples: int,
+) -> "dict[str, _Drawn]":
+    p = p.astype(np.float64)
+    squares = np.square(p - (y == 1))
+
+    def figures(weights: Resample) -> dict[str, Figures]:
+        table = confusion(y, called, weights=weights)
+        tps, fps = ranked_counts(y, p, weights=weights)
+        return {
+            "accuracy": table.accuracy,
+            "auc": auc_from(tps, fps),
+            "average_precision": ap_from(tps, fps),
+            "sensitivity": table.sensitivity,
+            "specificity": table.specificity,
+            "ppv": table.ppv,
+            "npv": table.npv,
+            "balanced_accuracy": table.balanced_accuracy,
+            "f1": table.f1,
+            "brier": ratio(weights @ squares, weights.sum(-1)),
+        }
+
+    everyone, positive, negative = len(np.unique(index)), _count(index, y == 1), _count(index, y != 1)
+    rests_on = {
+        "accuracy": everyone,
+        "auc": min(positive, negative),
+        "average_precision": positive,
+        "sensitivity": positive,
+        "specificity": negative,
+        "ppv": _count(index, called),
+        "npv": _count(index, ~called),
+        "balanced_accuracy": min(positive, negative),
+        "f1": positive,
+        "brier": everyone,
+    }
+    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A figure, the same of each resample, and the number of patients that it rests on."""
+
+    value: float
+    resampled: Float[np.ndarray, " b"]
+    rests_on: int
+
+
+def _mean_of(each: "Sequence[_Drawn]") -> "_Drawn":
+    """The mean of figures of the same resamples; it rests on as many patients as the one that rests on the fewest."""
+    return _Drawn(
+        value=float(np.mean([one.value for one in each])),
+        resampled=np.mean([one.resampled for one in each], axis=0),
+        rests_on=min(one.rests_on for one in each),
+    )
+
+
 def _bootstrap(
     figures: Callable[[Resample], dict[str, Figures]],
     index: Int[np.ndarray, " n"],
     rests_on: dict[str, int],
     seed: int,
     num_resamples: int,
-) -> dict[str, Figure]:
+) -> dict[str, _Drawn]:
+    """The same seed and patients give the same resamples, whatever the figures."""
     values = figures(np.ones((1, len(index))))
     num_patients = int(index.max()) + 1
     rng = generator(seed, "bootstrap")
@@ -192,20 +281,21 @@ def _bootstrap(
         for name, resampled in figures(times[:, index].astype(np.float64)).items():
             drawn[name].append(resampled)
     return {
-        name: _interval(float(np.squeeze(value)), np.concatenate(drawn[name]), rests_on[name])
+        name: _Drawn(value=float(np.squeeze(value)), resampled=np.concatenate(drawn[name]), rests_on=rests_on[name])
         for name, value in values.items()
     }
 
 
-def _interval(value: float, resampled: Float[np.ndarray, " b"], n: int) -> Figure:
+def _interval(drawn: _Drawn) -> Figure:
     """Normal on the logit scale with the bootstrap's standard error, or Wilson's where that says nothing."""
+    value = drawn.value
     if math.isnan(value):
         return Figure(value=value, low=math.nan, high=math.nan)
-    defined = resampled[np.isfinite(resampled)]
-    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(resampled) // 2) else 0.0
+    defined = drawn.resampled[np.isfinite(drawn.resampled)]
+    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(drawn.resampled) // 2) else 0.0
     inner = 1e-12 < value < 1 - 1e-12
     if not inner or error < 1e-12:
-        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), n)
+        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), drawn.rests_on)
         return Figure(value=value, low=low, high=high)
     logit = math.log(value / (1 - value))
     half = min(Z95 * error / (value * (1 - value)), 500.0)

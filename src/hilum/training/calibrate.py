@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from hilum.cohorts.labels import Labels
 from hilum.config import DecisionConfig, RunConfig
 from hilum.errors import CohortError, ConfigError
+from hilum.imbalance import AT_THE_PROBABILITY
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.fitting import fit_calibration
 from hilum.measuring.prevalence import prior_bias
@@ -18,9 +19,6 @@ from hilum.predicting.decision import Decision, of_findings
 from hilum.training.objective import weights_of
 
 _log = logging.getLogger("hilum")
-
-_CORRECTABLE = ("cross-entropy", "logit-adjusted")
-"""Losses whose minimum is the posterior probability under the shares that they saw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +53,13 @@ def decisions_of(
     shifts = _shifts(config, classes, trained)
     counts = class_counts(trained.labels, num_classes=len(classes))
     if labels.ndim == 1:
-        calibration = _calibration(config, shifts[0], _shares(counts), labels, logits)
+        calibration = _calibration(config, "", shifts[0], _shares(counts), labels, logits)
         chosen = _threshold(config.decision, labels, calibration.probabilities(logits)) if len(classes) == 2 else None
         return (_decision(calibration, chosen),), (chosen,)
     decisions, thresholds = [], []
-    for column, pair, shift, both in zip(labels.T, of_findings(logits), shifts, counts, strict=True):
-        calibration = _calibration(config, shift, _shares(both), column, pair)
-        chosen = _threshold(config.decision, column, calibration.probabilities(pair))
+    for name, column, pair, shift, both in zip(classes, labels.T, of_findings(logits), shifts, counts, strict=True):
+        calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
+        chosen = _threshold(config.decision, column, calibration.probabilities(pair), f"{name}: ")
         decisions.append(_decision(calibration, chosen))
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
@@ -77,39 +75,36 @@ def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
     return tuple((counts / counts.sum()).tolist())
 
 
-def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...]]:
-    """Of the classes, or of each finding: what undoes weights, sampling and logit adjustment."""
+def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...] | None]:
+    """Of the classes, or of each finding: what undoes weights, sampling and logit adjustment; None: no offsets do.
+
+    They do where the loss is smallest at the probabilities, and where nothing but the shares of the classes was moved.
+    Findings are drawn by the rarest one of a case: that moves which of them come together, too.
+    """
     counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
+    many, drawn_otherwise = trained.labels.ndim == 2, config.sampling.method != "none"
+    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and drawn_otherwise):
+        return [None] * len(counts)
     weights = weights_of(config, trained.labels, classes)
     factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)
     tau = config.loss.tau if config.loss.name == "logit-adjusted" else 0.0
-    if trained.labels.ndim == 1:
-        drawn = np.bincount(trained.labels, weights=trained.times, minlength=len(classes))[None]
-    else:
-        present = trained.times @ trained.labels
-        drawn = np.stack([trained.times.sum() - present, present], axis=1)
+    drawn = counts if many else np.bincount(trained.labels, weights=trained.times, minlength=len(classes))[None]
     return [
         prior_bias(n.tolist(), weights=w.tolist(), draws=r.tolist(), tau=tau)
         for n, w, r in zip(counts, factors, drawn, strict=True)
     ]
 
 
-def _moves_probabilities(config: RunConfig, shift: tuple[float, ...]) -> bool:
-    """Whether what was trained does not say the probabilities of the cohort, even if it is never too sure."""
-    plain = config.loss.name == "cross-entropy" and config.head.retrain == "none"
-    return not plain or max(map(abs, shift)) > 1e-9
-
-
 def _calibration(
     config: RunConfig,
-    shift: tuple[float, ...],
+    whose: str,
+    shift: tuple[float, ...] | None,
     shares: tuple[float, ...],
     labels: Int[np.ndarray, " n"],
     logits: Float[np.ndarray, "n c"],
 ) -> Calibration:
     """As the settings ask for; where the validation cases are too few, the analytic correction where it holds."""
-    moves = _moves_probabilities(config, shift)
-    correctable = config.loss.name in _CORRECTABLE and config.head.retrain == "none"
+    moves = shift is None or max(map(abs, shift)) > 1e-9  # else what was trained says the cohort's probabilities
     method = config.decision.calibration
     wanted = ("platt" if moves else "temperature") if method == "auto" else method
     why = ""
@@ -119,8 +114,8 @@ def _calibration(
         except CohortError as exc:
             why = f", for {exc}"
             if moves or method != "auto":
-                _log.warning("warning: %s", exc)
-    if correctable and wanted != "none":
+                _log.warning("warning: %s%s", whose, exc)
+    if shift is not None and wanted != "none":
         if not moves:
             return Calibration(prevalence=shares, rule=f"none{why}")
         rule = f"offsets that undo weights and sampling (no fit){why}"
@@ -128,10 +123,12 @@ def _calibration(
     return Calibration(prevalence=() if moves else shares, rule=f"none{why}")
 
 
-def _threshold(rule: DecisionConfig, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n 2"]) -> Threshold:
+def _threshold(
+    rule: DecisionConfig, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n 2"], whose: str = ""
+) -> Threshold:
     try:
         return choose_threshold(labels, probs[:, 1], rule=rule)
     except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost
         chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
-        _log.warning("warning: %s; the threshold is that of largest sensitivity + specificity", exc)
+        _log.warning("warning: %s%s; the threshold is that of largest sensitivity + specificity", whose, exc)
         return replace(chosen, rule=f"{chosen.rule}, for {exc}")

@@ -24,7 +24,7 @@ def model_card(
     parts: dict[str, str],
     cohort: Cohort,
     trained: Trained,
-    validated: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]],
+    validated: tuple[Labels, Float[np.ndarray, "n c"]],
     views: Views | None,
     about: dict[str, Any],
 ) -> ModelCard:
