@@ -516,6 +516,13 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
         Cohort.read(table_of(tmp_path, "a.npy,0", header="path,n"), CohortConfig(columns=TWO))
 
 
+def test_findings_are_called_as_their_columns_are_spelled(tmp_path):
+    """Labels 1 and 1.0 are one class; columns of these names are two."""
+    columns = ColumnsConfig(labels=("1", "1.0"))
+    cohort = Cohort.read(table_of(tmp_path, "a.npy,0,1", header="path,1,1.0"), CohortConfig(columns=columns))
+    assert cohort.classes == ("1", "1.0")
+
+
 def test_as_many_names_as_columns_are_needed(tmp_path):
     with pytest.raises(CohortError, match=r"as many names as columns.labels, 2, got 3"):
         Cohort.read(table_of(tmp_path, "a.npy,0,1"), CohortConfig(columns=TWO, classes=("a", "b", "c")))

@@ -19,7 +19,7 @@ def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
             must = f"as many names as columns.labels, {len(config.columns.labels)}"
             msg = f"cohort.classes must be empty or {must}, got {len(config.classes)}"
             raise CohortError(msg)
-        return tuple(map(plain, config.classes or config.columns.labels))
+        return config.classes or config.columns.labels
     if config.classes:
         return tuple(map(plain, config.classes))
     column = config.columns.label
