@@ -51,6 +51,7 @@ from hilum.config import (
 )
 from hilum.configfile import to_dict
 from hilum.errors import CohortError
+from hilum.files import write_whole
 from hilum.measuring.agreement import ece_floor, expected_calibration_error
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.fitting import fit_calibration
@@ -185,7 +186,7 @@ def _run(job: Job) -> str:
     logits = _logits_of(folder / "run" / "model", config)
     shutil.rmtree(folder)
     seconds = round(time.perf_counter() - started, 1)
-    _file(job).write_text(json.dumps({"settings": _settings(job), "seconds": seconds, **logits}))
+    write_whole(_file(job), json.dumps({"settings": _settings(job), "seconds": seconds, **logits}))
     return job.name
 
 
@@ -322,14 +323,15 @@ def _figures(job: Job) -> dict[str, float]:
         try:
             calibrations[method] = fit_calibration(on["logits"], on["labels"], method=method)
         except CohortError:  # fewer than 5 positives
-            calibrations[method] = calibrations["plain"]
+            continue
     probs = {name: one.at((1 - positive, positive)).probabilities(logits)[:, 1] for name, one in calibrations.items()}
     return {
         "auc": roc_auc(labels, z),
         "ap": average_precision(labels, z),
         "sens_at_90": _sensitivity(labels, z),
         **{f"ece_{name}": expected_calibration_error(labels, p) for name, p in probs.items()},
-        "floor": ece_floor(probs["platt"], seed=job.thinning),
+        "floor": ece_floor(probs.get("platt", probs["plain"]), seed=job.thinning),
+        "tests_by_training": len(labels) / cases,
     }
 
 
@@ -339,11 +341,11 @@ def _sensitivity(labels: Int[np.ndarray, " n"], z: Float[np.ndarray, " n"]) -> f
     return float(true_rate[false_rate <= 0.1 + 1e-12].max())
 
 
-def _interval(values: list[float]) -> list[float] | None:
+def _interval(values: list[float], tests_by_training: float) -> list[float] | None:
     """Of the mean over thinnings; the folds' training parts overlap, so they are not as many as they seem."""
     if len(values) < 2:
         return None
-    error = statistics.stdev(values) * math.sqrt(1 / len(values) + 1 / (FOLDS - 1))
+    error = statistics.stdev(values) * math.sqrt(1 / len(values) + tests_by_training)
     half = float(t.ppf(0.975, len(values) - 1)) * error
     return [statistics.mean(values) - half, statistics.mean(values) + half]
 
@@ -354,16 +356,22 @@ def _rows(rate: float, arms: list[str], thinnings: int, job: Job) -> list[dict[s
         for arm in arms
     }
     rows = []
+    ratio = statistics.mean(one["tests_by_training"] for one in each[arms[0]])
     for arm, found in each.items():
         row: dict[str, Any] = {"rate": rate, "arm": arm}
         for name in FIGURES:
-            values = [one[name] for one in found]
-            differences = [one[name] - other[name] for one, other in zip(found, each[arms[0]], strict=True)]
-            row[name] = {"mean": statistics.mean(values), "ci": _interval(values), "each": values}
+            pairs = [(a[name], b[name]) for a, b in zip(found, each[arms[0]], strict=True) if name in a and name in b]
+            values, differences = [a for a, _ in pairs], [a - b for a, b in pairs]
+            row[name] = {"mean": _mean(values), "ci": _interval(values, ratio), "each": values}
             if arm != arms[0]:
-                row[name] |= {"difference": statistics.mean(differences), "difference_ci": _interval(differences)}
+                row[name] |= {"difference": _mean(differences), "difference_ci": _interval(differences, ratio)}
         rows.append(row)
     return rows
+
+
+def _mean(values: list[float]) -> float | None:
+    """None where nothing could be fitted in any thinning."""
+    return statistics.mean(values) if values else None
 
 
 def _cohorts(jobs: list[Job]) -> list[dict[str, Any]]:
@@ -383,7 +391,8 @@ def _show(result: dict[str, Any]) -> None:
             auc = row["auc"]
             ci = auc.get("difference_ci")
             moved = f"{auc['difference']:+.3f} ({ci[0]:+.3f} to {ci[1]:+.3f})" if ci else ""
-            others = "".join(f"{row[name]['mean']:>9.3f}" for name in FIGURES[1:])
+            means = [row[name]["mean"] for name in FIGURES[1:]]
+            others = "".join(f"{'-':>9}" if mean is None else f"{mean:>9.3f}" for mean in means)
             print(f"{row['arm']:<16}{auc['mean']:>7.3f}  {moved:<25}{others}")
 
 

@@ -212,7 +212,7 @@ def test_of_the_two_losses_of_the_rule_the_one_measured_to_be_better_is_taken(tm
     both = [measured(0.02, 0.01), measured(0.03, 0.01, loss="combined")]
     assert loss_of(choose_loss(table, RunConfig(), both)) == ("focal", "effective")  # the simpler of two good ones
     one = [measured(0.0, 0.01)]
-    assert loss_of(choose_loss(table, RunConfig(), one)) == ("combined", "none")  # nothing is known against it
+    assert loss_of(choose_loss(table, RunConfig(), one)) == ("cross-entropy", "none")  # what is known is against more
 
 
 def test_weights_are_judged_by_what_was_measured_of_weights(tmp_path):

@@ -43,7 +43,7 @@ def test_weights_are_undone_for_each_finding_by_its_own_counts():
     moved = odds + np.log((4000 - present) / present)  # weights of 1/n
     config = replace(COMPLETE, loss=LossConfig(class_weights="inverse"))
     each, chosen = decisions_of(
-        config, ("nodule", "mass"), Trained(labels=trained, times=np.ones(4000, int)), labels, moved
+        config, ("nodule", "mass"), Trained(labels=trained, counted=np.ones(4000)), labels, moved
     )
     assert [one.calibration.method for one in each] == ["prior", "prior"]
     assert [one.threshold for one in each] == [one.value for one in chosen]
@@ -58,9 +58,9 @@ def test_findings_that_were_drawn_by_their_rarest_are_not_corrected_by_offsets(c
     trained, _ = cases_of_findings(400)
     labels, odds = cases_of_findings(24, seed=3)
     config = replace(COMPLETE, sampling=SamplingConfig(method="over"))
-    times = Decks(strata(trained), "over").times(1)
+    times = Decks(strata(trained), "over").times(1).astype(float)
     with caplog.at_level(logging.WARNING, "hilum"):
-        each, _ = decisions_of(config, ("nodule", "mass"), Trained(labels=trained, times=times), labels, odds)
+        each, _ = decisions_of(config, ("nodule", "mass"), Trained(labels=trained, counted=times), labels, odds)
     assert [(one.calibration.method, one.calibration.prevalence) for one in each] == [("none", ())] * 2
     assert "warning: nodule: platt calibration needs at least 30" in caplog.text
     assert "warning: mass: platt calibration needs at least 30" in caplog.text
@@ -79,7 +79,11 @@ def test_a_finding_that_the_last_epoch_did_not_draw_costs_no_training():
     labels = np.concatenate([np.eye(4, dtype=np.int64), np.zeros((6, 4), np.int64)])
     config = replace(COMPLETE, sampling=SamplingConfig(method="under"))
     each, _ = decisions_of(
-        config, ("a", "b", "c", "d"), Trained(labels=trained, times=times), labels, rng.normal(size=(10, 4))
+        config,
+        ("a", "b", "c", "d"),
+        Trained(labels=trained, counted=times.astype(float)),
+        labels,
+        rng.normal(size=(10, 4)),
     )
     assert all(0 <= one.threshold <= 1 for one in each)
 

@@ -373,8 +373,38 @@ def test_findings_are_two_or_more_different_columns(labels):
         CohortConfig(columns=ColumnsConfig(labels=labels))
 
 
+@pytest.mark.parametrize("cell", ["NA", "NaN", "n/a", "null"])
+def test_what_programs_write_for_nothing_is_no_label(table, cell):
+    path = table(f"path,label\na.nii,0\nb.nii,1\nc.nii,{cell}\n")
+    with pytest.raises(CohortError, match=f"row 4, column 'label' must be filled, got '{cell}'"):
+        read(path)
+    assert len(read(path, unlabelled="drop").cases) == 2
+    assert read(path, classes=("0", "1", cell)).cases[2].label == 2
+
+
+@pytest.mark.parametrize("name", ["no finding", "nodule + mass"])
+def test_a_finding_is_not_named_as_decisions_are_written(table, name):
+    path = table(f"path,{name},effusion\na.nii,1,0\nb.nii,0,1\n")
+    with pytest.raises(CohortError, match="a finding must not be named 'no finding' or hold"):
+        read(path, columns=ColumnsConfig(labels=(name, "effusion")))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (ColumnsConfig(labels=("a", "b"), label="c"), r"columns\.labels must be empty where columns\.label or"),
+        (ColumnsConfig(labels=("soft_label", "b")), "must be columns that hold nothing else, got soft_label"),
+        (ColumnsConfig(labels=("path", "b")), "must be columns that hold nothing else, got path"),
+    ],
+    ids=["both", "soft", "path"],
+)
+def test_columns_of_findings_are_nothing_else(columns, message):
+    with pytest.raises(ConfigError, match=message):
+        CohortConfig(columns=columns)
+
+
 def test_the_weight_of_a_case_is_read_and_is_one_without(table):
     text = "path,label,case_weight\na.nii,0,2.5\nb.nii,1,\n"
     assert [case.weight for case in read(table(text)).cases] == [2.5, 1.0]
-    with pytest.raises(CohortError, match="row 2, column 'case_weight' must be a positive number, or empty for 1"):
+    with pytest.raises(CohortError, match="row 2, column 'case_weight' must be a positive number up to 10000"):
         read(table(text.replace("2.5", "0")))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hilum.cli import main
 from hilum.cohorts.batches import EpochBatches
+from hilum.cohorts.sampling import draws
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.config import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig
@@ -137,7 +138,7 @@ def validated(positives=40, negatives=160, offset=0.0, seed=0):
 def chosen(labels, logits, trained=None, **sections):
     config = replace(RunConfig(loss=LossConfig(class_weights="none")), **sections)
     of = np.repeat([0, 1], [320, 80]) if trained is None else trained
-    on = Trained(labels=of, times=np.ones(len(of), int))
+    on = Trained(labels=of, counted=np.ones(len(of)))
     (decision,), (threshold,) = decisions_of(config, CLASSES, on, labels, logits)
     assert decision.threshold == threshold.value
     return decision.calibration
@@ -164,7 +165,7 @@ def test_platt_is_fitted_where_training_moved_the_probabilities_else_one_tempera
 
 def test_sampling_moves_the_probabilities_too():
     trained = np.repeat([0, 1], [320, 80])
-    on = Trained(labels=trained, times=np.where(trained == 1, 4, 1))
+    on = Trained(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
     config = RunConfig(loss=LossConfig(class_weights="none"), sampling=SamplingConfig(method="over"))
     (decision,), _ = decisions_of(config, CLASSES, on, *validated())
     assert decision.calibration.method == "platt"
@@ -197,11 +198,55 @@ def test_with_too_few_positives_to_fit_the_correction_without_a_fit_is_taken_whe
     assert calibration.prevalence == ()
 
 
-def test_few_cases_of_a_plain_run_are_left_as_they_are_and_nobody_is_warned(caplog):
+def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said_not_to_be_firm(caplog):
     calibration = chosen(*validated(positives=3))
     assert calibration.method == "none"
     assert calibration.prevalence == (0.8, 0.2)
-    assert caplog.text == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: the threshold rests on 3 validation cases of the positive class and is not firm"
+    ]
+
+
+def test_weights_of_cases_that_favour_a_class_are_undone_too():
+    trained = np.repeat([0, 1], [320, 80])
+    on = Trained(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
+    config = RunConfig(loss=LossConfig(class_weights="none"))
+    (decision,), _ = decisions_of(config, CLASSES, on, *validated())
+    assert decision.calibration.method == "platt"
+
+
+def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
+    """Progressive sampling has other shares in each epoch; those of the last were never trained on here."""
+    config = load(npy_cohort / "config.toml")
+    config = replace(
+        config,
+        loss=LossConfig(class_weights="none"),
+        sampling=SamplingConfig(method="progressive"),
+        decision=DecisionConfig(calibration="prior"),
+        training=replace(config.training, epochs=3, stop_patience=1, lr=1e-9),
+    )
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Trained", lambda **given: seen.append(given["counted"]) or Trained(**given))
+        train(config, tmp_path / "run", base=npy_cohort)
+    _, card = load_model(tmp_path / "run" / "model")
+    kept = card.training["epoch"]
+    cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
+    parts = read_splits(tmp_path / "run" / "splits.csv")
+    labels = np.array([case.label for case in cohort.cases if parts[case.case_id] == "train"])
+    expected = draws("progressive", np.bincount(labels), epoch=kept, epochs=3)
+    assert np.bincount(labels, weights=seen[0]).tolist() == expected.tolist()
+
+
+def test_auto_that_becomes_a_loss_without_offsets_is_refused_with_them(npy_cohort, tmp_path, monkeypatch):
+    from hilum.training import run
+
+    config = load(npy_cohort / "config.toml")
+    config = replace(config, loss=LossConfig(name="auto"), decision=DecisionConfig(calibration="prior"))
+    monkeypatch.setattr(run, "_advised", lambda *_: LossConfig(name="focal"))
+    with pytest.raises(ConfigError, match=r"decision\.calibration must be another with loss\.name = focal"):
+        train(config, tmp_path / "run", base=npy_cohort)
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_finding_is_calibrated_on_its_own():
@@ -209,7 +254,7 @@ def test_each_finding_is_calibrated_on_its_own():
     labels = (random.random((300, 3)) < (0.4, 0.2, 0.008)).astype(np.int64)
     labels[0] = 1
     logits = random.normal(3 * labels - 2.0, 1.0)
-    trained = Trained(labels=labels, times=np.ones(300, int))
+    trained = Trained(labels=labels, counted=np.ones(300))
     decisions, _ = decisions_of(RunConfig(loss=LossConfig()), FINDINGS, trained, labels, logits)
     assert [one.calibration.method for one in decisions] == ["platt", "platt", "prior"]
     assert decisions[1].calibration.prevalence == pytest.approx((1 - labels[:, 1].mean(), labels[:, 1].mean()))

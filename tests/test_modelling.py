@@ -47,9 +47,19 @@ def test_a_class_without_cases_is_said_by_its_name():
 
 def test_each_finding_has_weights_of_its_own():
     labels = np.array([[1, 0]] * 10 + [[0, 0]] * 80 + [[0, 1]] * 10)
-    assert class_weights(labels, num_classes=2) == pytest.approx(np.array([[0.2, 1.8], [0.2, 1.8]]))
+    assert class_weights(labels, num_classes=2) == pytest.approx(np.array([[5 / 9, 5.0], [5 / 9, 5.0]]))
     with pytest.raises(CohortError, match="with and without each finding; got 100 with nodule, 0 without"):
         class_weights(np.ones((100, 2), int), num_classes=2, names=("nodule", "effusion"))
+
+
+@pytest.mark.parametrize("method", ["inverse", "sqrt", "effective"])
+def test_the_rarer_of_two_findings_counts_as_much_in_their_mean(method):
+    """Weights that sum to 2 would leave a finding of 1 % a twenty-fifth of the gradient of one of 50 %."""
+    labels = np.zeros((1000, 2), int)
+    labels[:500, 0] = labels[:10, 1] = 1
+    weights = class_weights(labels, method=method, num_classes=2)
+    of_cases = np.take_along_axis(np.broadcast_to(weights, (1000, 2, 2)), labels[:, :, None], 2)[:, :, 0]
+    assert of_cases.mean(0) == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999999])

@@ -97,7 +97,12 @@ class CohortConfig:
     def __post_init__(self) -> None:
         require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
         require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
-        findings = self.columns.labels
+        findings, defaults = self.columns.labels, ColumnsConfig()
+        both = bool(findings) and (self.columns.label, self.columns.soft_label) != (defaults.label, defaults.soft_label)
+        require(not both, "columns.labels", "empty where columns.label or columns.soft_label is given", findings)
+        others = {getattr(self.columns, f.name) for f in fields(ColumnsConfig) if f.name not in ("label", "labels")}
+        shared = sorted(others & set(findings))
+        require(not shared, "columns.labels", "columns that hold nothing else", ", ".join(shared))
         distinct = len(findings) != 1 and len(set(findings)) == len(findings)
         require(distinct, "columns.labels", "empty or distinct columns, two or more (one alone is label)", findings)
 

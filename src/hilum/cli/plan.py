@@ -40,8 +40,8 @@ class MakePlan:
         if self.write is not None:
             named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
             require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
-        num_classes, num_train = _cases(config, base)
-        outlook = look_ahead(config, num_classes, num_train, timed=self.time)
+        num_classes, num_train, num_drawn = _cases(config, base)
+        outlook = look_ahead(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
         if self.write is not None:
             if outlook.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
@@ -51,18 +51,21 @@ class MakePlan:
         return 0
 
 
-def _cases(config: RunConfig, base: Path) -> tuple[int, int | None]:
-    """The number of classes, and of training cases where the table is there."""
+def _cases(config: RunConfig, base: Path) -> tuple[int, int | None, int | None]:
+    """The number of classes and, where the table is there, of training cases and of draws in an epoch."""
+    from hilum.cohorts.labels import labels_of
+    from hilum.cohorts.sampling import num_draws
     from hilum.cohorts.splits import split
     from hilum.cohorts.table import Cohort
     from hilum.configfile import beside
 
     table = beside(base, config.cohort.table)
     if not config.cohort.table or not table.exists():
-        return len(config.cohort.classes) or len(config.cohort.columns.labels) or 2, None
+        return len(config.cohort.classes) or len(config.cohort.columns.labels) or 2, None, None
     cohort = Cohort.read(table, config.cohort)
     parts = split(cohort, config.split)
-    return len(cohort.classes), sum(part == "train" for part in parts.values())
+    labels = labels_of([case for case in cohort.cases if parts[case.case_id] == "train"])
+    return len(cohort.classes), len(labels), num_draws(labels, config.sampling.method)
 
 
 def _page(config: RunConfig, seen: "Outlook") -> str:

@@ -44,7 +44,7 @@ class Predict:
 
     prevalence: tuple[float, ...] | None = None
     """State probabilities for a population of which this share is of the second class, not that of the cases on which
-    the model was calibrated; decisions stay. With more classes, or several findings: one share for each."""
+    the model was calibrated; decisions by a threshold stay. More classes, or several findings: a share for each."""
 
     json: bool = False
     """One JSON object instead of a few lines."""
@@ -86,11 +86,16 @@ class Predict:
             print(json.dumps(prediction.as_dict(), indent=2))
             return 0
         for name, probability in prediction.probabilities.items():
-            print(f"P({name}) = {probability:.3f}")
+            print(f"P({name}) = {_shown(probability)}")
         many = predictor.card.decisions.multi_label
-        shown = ", ".join(f"{f'{name} ' if many else ''}{at:.3f}" for name, at in prediction.thresholds.items())
+        shown = ", ".join(f"{f'{name} ' if many else ''}{_shown(at)}" for name, at in prediction.thresholds.items())
         at = f" (threshold{'s' * many} {shown})" if shown else ""
         print(f"decision: {prediction.decision}{at}" + (f", because {prediction.reason}" if prediction.reason else ""))
         for finding in prediction.findings:
             print(finding)
         return 0
+
+
+def _shown(probability: float) -> str:
+    """Three decimals, or three digits of what is smaller than one in a hundred."""
+    return f"{probability:.3f}" if probability >= 0.01 or probability == 0 else f"{probability:.3g}"

@@ -8,6 +8,15 @@ from hilum.errors import CohortError
 
 PARTS = ("train", "val", "test")
 
+NOTHING, AND = "no finding", " + "
+"""How decisions say that no finding is called, and join those that are."""
+
+_NO_LABEL = ("", "na", "n/a", "nan", "null")
+"""What programs write into a cell that they have nothing for; a class may be named so only in cohort.classes."""
+
+_HEAVIEST = 1e4
+"""A case that counts more than this is a slip of the pen; a sum of losses would lose all others."""
+
 _MOST_CLASSES = 50
 """More distinct labels than this are measurements or names, not classes."""
 
@@ -19,7 +28,12 @@ def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
             must = f"as many names as columns.labels, {len(config.columns.labels)}"
             msg = f"cohort.classes must be empty or {must}, got {len(config.classes)}"
             raise CohortError(msg)
-        return config.classes or config.columns.labels
+        names = config.classes or config.columns.labels
+        unclear = [name for name in names if name == NOTHING or AND in name]
+        if unclear:
+            msg = f"a finding must not be named {NOTHING!r} or hold {AND!r}, as decisions do, got {unclear[0]!r}"
+            raise CohortError(msg)
+        return names
     if config.classes:
         return tuple(map(plain, config.classes))
     column = config.columns.label
@@ -40,13 +54,18 @@ def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
 def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> tuple[Row, ...]:
     """The rows that have their label, or all of their findings; a warning counts the others."""
     columns = config.columns.labels or (config.columns.label,)
-    empty = [row for row in sheet.rows if not all(row.cells[column] for column in columns)]
+
+    def lacks(row: Row, column: str) -> bool:
+        return row.cells[column].lower() in _NO_LABEL and row.cells[column] not in config.classes
+
+    empty = [row for row in sheet.rows if any(lacks(row, column) for column in columns)]
     if not empty:
         return sheet.rows
-    column = next(column for column in columns if not empty[0].cells[column])
+    column = next(column for column in columns if lacks(empty[0], column))
     if config.unlabelled == "error":
         msg = (
-            f"row {empty[0].number}, column {column!r} must be filled, got an empty cell ({len(empty)} of "
+            f"row {empty[0].number}, column {column!r} must be filled, got "
+            f"{repr(empty[0].cells[column]) if empty[0].cells[column] else 'an empty cell'} ({len(empty)} of "
             f"{len(sheet.rows)} rows have none); fill it, or leave such rows out with unlabelled = 'drop'"
         )
         raise CohortError(msg)
@@ -90,8 +109,8 @@ def weight_of(row: Row, column: str) -> float:
     if not row.cells.get(column):
         return 1.0
     value = _number(row.cells[column])
-    if value is None or value <= 0:
-        raise _wrong(row, column, "a positive number, or empty for 1")
+    if value is None or not 0 < value <= _HEAVIEST:
+        raise _wrong(row, column, f"a positive number up to {_HEAVIEST:g}, or empty for 1")
     return value
 
 

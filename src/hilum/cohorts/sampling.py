@@ -6,6 +6,7 @@ from heapq import heapreplace
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from hilum.cohorts.labels import Labels
 from hilum.errors import CohortError
 from hilum.imbalance import SamplingName
 from hilum.randomness import generator
@@ -79,6 +80,16 @@ def strata(present: Shaped[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
     rarity = np.where(has, has.sum(axis=0), most + 2)
     rarest = np.column_stack([np.full(most, most + 1), rarity]).argmin(axis=1)  # 0: none of them
     return np.unique(rarest, return_inverse=True)[1]
+
+
+def drawn_by(labels: Labels) -> Int[np.ndarray, " n"]:
+    """The class of each case that sampling goes by: its own, or of several findings its stratum."""
+    return labels if labels.ndim == 1 else strata(labels)
+
+
+def num_draws(labels: Labels, method: SamplingName) -> int:
+    """Draws of an epoch of these training cases; every epoch has as many."""
+    return len(labels) if method == "none" else int(draws(method, np.bincount(drawn_by(labels))).sum())
 
 
 class Decks:

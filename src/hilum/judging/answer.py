@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error
 from hilum.measuring.intervals import (
     Figure,
     with_called_intervals,
@@ -59,6 +60,7 @@ class Judged:
             **_tables(self.matrix),
             **_with_intervals(self.figures),
             "log_loss": plain(self.log_loss),
+            **_agreement(self.y, self.p),
         }
 
 
@@ -143,6 +145,17 @@ def plain(value: object) -> Any:
 
 def _counts(y: Int[np.ndarray, " n"]) -> Answer:
     return {"num_positives": int(np.sum(y == 1)), "prevalence": float(np.mean(y == 1))}
+
+
+def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Answer:
+    """How well probabilities say what happened: the calibration error, what chance makes of it, and the line."""
+    intercept, slope = calibration_line(y, p)
+    return {
+        "ece": plain(expected_calibration_error(y, p)),
+        "ece_floor": plain(ece_floor(p)),
+        "calibration_intercept": plain(intercept),
+        "calibration_slope": plain(slope),
+    }
 
 
 def _tables(matrix: Int[np.ndarray, "2 2"]) -> Answer:

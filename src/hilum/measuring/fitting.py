@@ -34,7 +34,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 def fit_calibration(
     logits: Logits, labels: Labels, *, method: Literal["none", "temperature", "platt", "isotonic"]
 ) -> Calibration:
-    """The calibration under which validation cases are most likely; they must have chosen nothing before.
+    """The calibration under which validation cases are most likely; they must not have been trained on.
 
     temperature
         One factor: for a model that is too sure or too unsure. See ``fit_temperature``.

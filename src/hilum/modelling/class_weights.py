@@ -52,6 +52,8 @@ def class_weights(
 ) -> Float64[np.ndarray, "..."]:
     """One weight for each class, summing to the number of classes; multi-label: absent and present of each, (c, 2).
 
+    Those of a finding have a mean of 1 over the cases: the rarer of two findings must not count less in their mean.
+
     Args:
         labels: Of the training cases, and of no others.
         method: ``inverse``: 1 / n. ``sqrt``: 1 / sqrt(n). ``effective``: (1 - beta) / (1 - beta^n), Cui et al. 2019
@@ -80,5 +82,9 @@ def class_weights(
         msg = f"method must be one of {', '.join(formulas)}, got {method}"
         raise ConfigError(msg)
     weights = formulas[method]
-    scaled: np.ndarray = weights / weights.sum(-1, keepdims=True) * weights.shape[-1]
+    if labels.ndim == 2:
+        total = (weights * counts).sum(-1, keepdims=True) / len(labels)
+    else:
+        total = weights.sum() / len(weights)
+    scaled: np.ndarray = weights / total
     return scaled

@@ -182,7 +182,8 @@ class LDAMLoss(WeightedCrossEntropyLoss):
 
     The largest margin, the rarest class's, is ``max_margin``. The mean is divided by the sum of the weights. Since the
     logits are multiplied by ``scale`` in training alone, they are too unsure without calibration. The authors' deferred
-    weights are not part of it.
+    weights are not part of it, nor is their last layer, which has unit weights and features: with a plain one the
+    logits have no bound, and a network may grow out of any margin.
 
     Args:
         counts: Training cases of each class.

@@ -138,7 +138,7 @@ def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidenc
     """The loss for a table, by the tutorial's rule where what was measured does not say otherwise.
 
     Of the losses that the rule names, the first that was measured to be better than cross entropy without weights is
-    taken; else the first that was not measured near this share; else cross entropy, the simplest.
+    taken; where none of them was measured near this share, the first; else cross entropy, the simplest.
 
     Args:
         table: The rarest of its classes decides.
@@ -178,11 +178,11 @@ def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidenc
 
 
 def _first(measured: list[tuple[LossConfig, Evidence | None]], plain: LossConfig) -> LossConfig:
-    """The first that was measured to be better, else the first that was not measured, else plain."""
+    """The first that was measured to be better; the first of the rule where none was measured; else plain."""
     if not measured:
         return plain
     better = [loss for loss, one in measured if one and one.verdict == "better"]
-    unknown = [loss for loss, one in measured if one is None]
+    unknown = [] if any(one for _, one in measured) else [loss for loss, _ in measured]
     return [*better, *unknown, plain][0]
 
 

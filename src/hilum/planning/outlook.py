@@ -107,13 +107,21 @@ class Outlook:
         }
 
 
-def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None, *, timed: bool = True) -> Outlook:
+def look_ahead(
+    config: RunConfig,
+    num_classes: int,
+    num_train: int | None = None,
+    *,
+    num_drawn: int | None = None,
+    timed: bool = True,
+) -> Outlook:
     """What a run of a config will take on this machine.
 
     Args:
         config: All settings.
         num_classes: Of the table.
         num_train: Its training cases.
+        num_drawn: Draws of an epoch, where sampling makes them more or fewer.
         timed: Measure a step, on random numbers.
 
     Raises:
@@ -124,7 +132,8 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
     precision = config.speed.precision
     bf16 = precision == "bf16"
     usable = usable_bytes(device)
-    step = config_of_a_step(config, num_train)
+    drawn = num_train if num_drawn is None else num_drawn
+    step = config_of_a_step(config, drawn)
     fits = step if usable is None else fitted(step, num_classes, usable, bf16=bf16)
     seconds: dict[str, float] = {}
     if timed and fits is not None:
@@ -132,7 +141,7 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
         at_once = fits.at_once(batch)
         network = network_of(fits, num_classes)
         shape = (at_once, network.in_channels, *fits.recipe.size)
-        steps = fits.training.epochs * math.ceil((num_train or 0) / batch)
+        steps = fits.training.epochs * math.ceil((drawn or 0) / batch)
         grid = " x ".join(map(str, fits.recipe.size))
         what = f"timing a step on {at_once} cases of {grid} voxels at a time"
         with within_memory(what, "plan fewer at a time, or with --no-time"):
@@ -150,7 +159,7 @@ def look_ahead(config: RunConfig, num_classes: int, num_train: int | None = None
         fits=fits and _with_batch(fits, config.training.batch_size),
         largest=None if usable is None else largest_batch(config, num_classes, usable, bf16=bf16),
         num_train=num_train,
-        steps=len(EpochBatches(num_train, config.training.batch_size)) if num_train else None,
+        steps=len(EpochBatches(drawn, config.training.batch_size)) if drawn else None,
         step_s=seconds,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Float64
 
+from hilum.cohorts.cells import AND, NOTHING
 from hilum.cohorts.labels import Labels
 from hilum.errors import require
 from hilum.measuring.calibration import Calibration
@@ -38,6 +39,8 @@ class Decision:
         Raises:
             ConfigError: If it is not known for what prevalence the probabilities stand, or a share is 0.
         """
+        known, why = bool(self.calibration.prevalence), f"unknown (calibration: {self.calibration.rule})"
+        require(known, "the prevalence that the probabilities stand for", "known", why)
         moved = self.calibration.at(prevalence)
         if self.threshold is None:
             return replace(self, calibration=moved)
@@ -99,7 +102,7 @@ class Decisions:
         if not self.multi_label:
             return [self.classes[k] for k in decided]
         pairs = [zip(self.classes, row, strict=True) for row in decided]
-        return [" + ".join(name for name, called in pair if called) or NOTHING for pair in pairs]
+        return [AND.join(name for name, called in pair if called) or NOTHING for pair in pairs]
 
     def at(self, prevalence: Sequence[float]) -> "Decisions":
         """The same, with probabilities stated at another prevalence.
@@ -117,10 +120,6 @@ class Decisions:
             require(0 < share < 1, "prevalence", "above 0 and below 1", share)
         stated = [(1 - share, share) for share in prevalence] if findings else [tuple(prevalence)]
         return replace(self, each=tuple(one.at(shares) for one, shares in zip(self.each, stated, strict=True)))
-
-
-NOTHING = "no finding"
-"""The decision where none of the findings is called."""
 
 
 def of_findings(logits: Float[np.ndarray, "n c"]) -> list[Float64[np.ndarray, "n 2"]]:

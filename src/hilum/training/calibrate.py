@@ -20,6 +20,9 @@ from hilum.training.objective import weights_of
 
 _log = logging.getLogger("hilum")
 
+_FIRM = 10
+"""With fewer positives in validation one case more or less moves a sensitivity by 0.1 or more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -27,11 +30,11 @@ class Trained:
 
     Attributes:
         labels: Of the training cases.
-        times: How often each was drawn in the last epoch.
+        counted: How much each counted in the epoch that was kept: how often it was drawn, times its weight.
     """
 
     labels: Labels
-    times: Int[np.ndarray, " n"]
+    counted: Float[np.ndarray, " n"]
 
 
 def decisions_of(
@@ -47,7 +50,7 @@ def decisions_of(
         config: Its loss, sampling and head say what was done to the shares of the classes; decision what is wanted.
         classes: Names of the outputs.
         trained: The training cases.
-        labels: Of the validation cases, which chose nothing before.
+        labels: Of the validation cases, which were never trained on.
         logits: Of the validation cases.
     """
     shifts = _shifts(config, classes, trained)
@@ -88,7 +91,11 @@ def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> li
     weights = weights_of(config, trained.labels, classes)
     factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)
     tau = config.loss.tau if config.loss.name == "logit-adjusted" else 0.0
-    drawn = counts if many else np.bincount(trained.labels, weights=trained.times, minlength=len(classes))[None]
+    if many:
+        present = trained.counted @ trained.labels
+        drawn = np.stack([trained.counted.sum() - present, present], axis=1)
+    else:
+        drawn = np.bincount(trained.labels, weights=trained.counted, minlength=len(classes))[None]
     return [
         prior_bias(n.tolist(), weights=w.tolist(), draws=r.tolist(), tau=tau)
         for n, w, r in zip(counts, factors, drawn, strict=True)
@@ -126,6 +133,10 @@ def _calibration(
 def _threshold(
     rule: DecisionConfig, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n 2"], whose: str = ""
 ) -> Threshold:
+    positives = int((labels == 1).sum())
+    if positives < _FIRM:
+        cases = f"{positives} validation case{'s' * (positives > 1)}"
+        _log.warning("warning: %sthe threshold rests on %s of the positive class and is not firm", whose, cases)
     try:
         return choose_threshold(labels, probs[:, 1], rule=rule)
     except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost

@@ -27,6 +27,9 @@ from hilum.randomness import torch_seed
 _log = logging.getLogger("hilum")
 
 Features = Float64[np.ndarray, "n d"]
+_BORDER = 10
+"""Nearest cases among which borderline SMOTE looks for another class, as in Han et al. 2005's code."""
+
 Owners = Int[np.ndarray, " n"]
 """Patient of each case, as a number."""
 
@@ -113,57 +116,63 @@ def fit_head(
 def _fit(
     features: Features, labels: Int[np.ndarray, " n"], owners: Owners, config: HeadConfig, seed: int
 ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, " k"]]:
-    weights = "balanced" if config.retrain == "balanced" else None
+    weights, num_cases = "balanced" if config.retrain == "balanced" else None, len(features)
     if weights is None:
         features, labels = balanced_features(features, labels, owners, config, seed=seed)
-    model = LogisticRegression(C=1 / config.penalty, class_weight=weights, max_iter=10_000).fit(features, labels)
+    strength = num_cases / len(features) / config.penalty  # so that a penalty is one, however many features were made
+    model = LogisticRegression(C=strength, class_weight=weights, max_iter=10_000).fit(features, labels)
     return np.asarray(model.coef_), np.asarray(model.intercept_)
 
 
 def balanced_features(
     features: Features, labels: Int[np.ndarray, " n"], owners: Owners, config: HeadConfig, *, seed: int
 ) -> tuple[Float64[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
-    """The features and synthetic ones, until all classes are about equally many; equal for all but ADASYN.
+    """The features and synthetic ones, until all classes are equally many; with ADASYN about.
 
-    A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated.
+    A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated. Where classes
+    are so far apart that no case is near the other class, borderline SMOTE and ADASYN make nothing, and SMOTE is taken.
     """
     from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE
 
-    owner_of = {row.tobytes(): int(owner) for row, owner in zip(features, owners, strict=True)}
-    near = _OtherPatients(owner_of, config.neighbours + 1)
+    near = _OtherPatients(config.neighbours + 1)
     state = torch_seed(seed, "head") % 2**32
     samplers: dict[str, Any] = {
         "smote": lambda: SMOTE(k_neighbors=near, random_state=state),
-        "borderline-smote": lambda: BorderlineSMOTE(k_neighbors=near, random_state=state),
+        "borderline-smote": lambda: BorderlineSMOTE(
+            k_neighbors=near, m_neighbors=_OtherPatients(_BORDER + 1), random_state=state
+        ),
         "adasyn": lambda: ADASYN(n_neighbors=near, random_state=state),
     }
+    with_owners = np.column_stack([features, owners])  # the library hands on features alone; the last is no feature
     try:
-        resampled, of_class = samplers[config.retrain]().fit_resample(features, labels)
-    except (ValueError, RuntimeError) as exc:  # ADASYN and borderline SMOTE: no class has neighbours of another
-        _log.warning("warning: %s makes no features here (%s); SMOTE is taken", config.retrain, str(exc).split(".")[0])
-        resampled, of_class = samplers["smote"]().fit_resample(features, labels)
-    return np.asarray(resampled), np.asarray(of_class)
+        made, of_class = samplers[config.retrain]().fit_resample(with_owners, labels)
+    except (ValueError, RuntimeError):  # ADASYN: no case has a neighbour of another class
+        made, of_class = with_owners, labels
+    if len(made) == len(features) and np.ptp(np.bincount(labels)) > 0:
+        _log.warning("warning: head.retrain = %s makes nothing of classes so far apart; SMOTE is taken", config.retrain)
+        made, of_class = samplers["smote"]().fit_resample(with_owners, labels)
+    return np.asarray(made)[:, :-1], np.asarray(of_class)
 
 
 class _OtherPatients(NearestNeighbors):  # type: ignore[misc]
     """Nearest neighbours among cases of other patients, as imbalanced-learn asks for them: first the case itself.
 
-    A case is known by its features. Where fewer other patients are there than neighbours asked for, they repeat; where
+    The last column is the patient. Where fewer other patients are there than neighbours asked for, they repeat; where
     there is none, the case is its own neighbour.
     """
 
-    def __init__(self, owners: dict[bytes, int], n_neighbors: int = 6) -> None:
+    def __init__(self, n_neighbors: int = 6) -> None:
         super().__init__(n_neighbors=n_neighbors)
-        self.owners = owners
 
     def kneighbors(
         self, features: Features, n_neighbors: int | None = None, return_distance: bool = True
     ) -> Int[np.ndarray, "n k"] | tuple[Float64[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
         """Of each case itself, then of the nearest of other patients."""
-        distances = pairwise_distances(features, self._fit_X)
-        own = distances.argmin(1)
-        there, here = self._owners(self._fit_X), self._owners(features)
-        distances = np.where(here[:, None] == there[None], np.inf, distances)
+        fitted: np.ndarray = self._fit_X
+        distances = pairwise_distances(features[:, :-1], fitted[:, :-1])
+        same = features[:, -1:] == fitted[:, -1][None]
+        own = np.where(same, distances, np.inf).argmin(1)
+        distances = np.where(same, np.inf, distances)
         order = distances.argsort(1, kind="stable")
         wanted = (n_neighbors or self.n_neighbors) - 1
         found = np.isfinite(distances).sum(1)
@@ -171,6 +180,3 @@ class _OtherPatients(NearestNeighbors):  # type: ignore[misc]
         near = np.where(found[:, None] > 0, np.take_along_axis(order, places, 1), own[:, None])
         near = np.concatenate([own[:, None], near], axis=1)
         return (np.take_along_axis(distances, near, 1), near) if return_distance else near
-
-    def _owners(self, features: Features) -> Owners:
-        return np.array([self.owners[row.tobytes()] for row in np.ascontiguousarray(features)])

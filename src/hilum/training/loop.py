@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hilum.cohorts.batches import DrawnBatches, EpochBatches
 from hilum.cohorts.dataset import CohortDataset, Sample, to_float
 from hilum.cohorts.prepared import PreparedCohort
-from hilum.cohorts.sampling import Decks, strata
+from hilum.cohorts.sampling import Decks, drawn_by
 from hilum.cohorts.table import Cohort
 from hilum.config import RunConfig, TrainingConfig
 from hilum.errors import TrainingError
@@ -107,7 +108,7 @@ def fit(
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
             with within_memory_of("training", config, len(train.dataset)):
                 trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
-        validated, _ = _validate(config, fabric, model, loss, val)
+        validated, _ = _validate(config, fabric, model, loss, val, weights=_as_drawn(train, val, epoch))
         schedule.after_epoch(validated["loss"])
         tracker.write(epoch, lr, trained, validated)
         if validated["loss"] < progress["best_loss"]:
@@ -127,7 +128,7 @@ def fit(
     predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
     _, logits = _validate(config, fabric, predicting, loss, val, views)
     seen, about = (val.dataset.labels, logits), {"epoch": kept, **progress.get("began", {})}
-    trained_on = Trained(labels=train.dataset.labels, times=train.times(settings.epochs))
+    trained_on = Trained(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
     save_model(out / "model", network, model_card(config, prepared, parts, cohort, trained_on, seen, views, about))
     return out / "model"
 
@@ -141,7 +142,7 @@ class _Part:
         size = settings.batch_size if seed is not None else config.at_once(settings.batch_size)
         self.decks: Decks | None = None
         if seed is not None and config.sampling.method != "none":
-            classes = dataset.labels if dataset.labels.ndim == 1 else strata(dataset.labels)
+            classes = drawn_by(dataset.labels)
             self.decks = Decks(classes, config.sampling.method, seed=seed, epochs=settings.epochs)
         self.batches = EpochBatches(len(dataset), size, seed=seed, decks=self.decks)
         self.loader: Any = DataLoader(
@@ -217,9 +218,27 @@ def _usual_weight(loss: Loss, part: _Part) -> float:
     return float((weights * times).sum() / times.sum())
 
 
+def _as_drawn(train: _Part, val: _Part, epoch: int) -> Float[Tensor, " n"] | None:
+    """Weights under which validation cases have the shares of the classes that an epoch trains on; None: their own.
+
+    Else its loss would favour epochs that have learned the rare class least. Not of findings, which are drawn together.
+    """
+    labels = train.dataset.labels
+    if train.decks is None or labels.ndim == 2:
+        return None
+    counts, drawn = np.bincount(labels), np.bincount(labels, weights=train.times(epoch))
+    return torch.from_numpy((drawn / counts)[val.dataset.labels]).float()
+
+
 @torch.no_grad()
 def _validate(
-    config: RunConfig, fabric: Fabric, model: Any, loss: Loss, part: _Part, views: Views | None = None
+    config: RunConfig,
+    fabric: Fabric,
+    model: Any,
+    loss: Loss,
+    part: _Part,
+    views: Views | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Outcome, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits."""
     model.eval()
@@ -231,9 +250,8 @@ def _validate(
             logits = case_logits(model, samples, config.recipe, fabric.device, views, multi_label=loss.multi_label)
         seen.add(index, logits)
     logits, labels = torch.from_numpy(seen.all_logits()).float(), torch.from_numpy(part.dataset.labels)
-    seen.add_loss(
-        float(loss(logits.to(fabric.device), labels)), weight=1.0
-    )  # of the whole part: Dice is no mean over batches
+    value = loss(logits.to(fabric.device), labels, weights)  # of the whole part: Dice is no mean over batches
+    seen.add_loss(float(value), weight=1.0)
     return seen.outcome(), seen.all_logits()
 
 

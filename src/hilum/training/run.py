@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from hilum.cohorts.labels import labels_of
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
+from hilum.cohorts.sampling import num_draws
 from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
 from hilum.cohorts.table import Case, Cohort
 from hilum.config import LossConfig, RunConfig, SpeedConfig
@@ -86,7 +88,9 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
             return fit(config, prepared, parts, cohort, out, resume=True)
     if config.loss.name == "auto":
         config = replace(config, loss=_advised(config, prepared.cases, parts, cohort))
-    config = replace(config, speed=_fastest(config, sum(parts[c.case_id] == "train" for c in prepared.cases), cohort))
+        config.check_together()
+    trained_on = labels_of([case for case in prepared.cases if parts[case.case_id] == "train"])
+    config = replace(config, speed=_fastest(config, num_draws(trained_on, config.sampling.method), cohort))
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ def _advised(config: RunConfig, cases: tuple[Case, ...], parts: dict[str, str], 
 
 
 def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
-    """The way of computing that the run will use, and go on with when it is resumed."""
+    """The way of computing that the run will use for so many draws in an epoch, and go on with when it is resumed."""
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
