@@ -341,13 +341,27 @@ def _sensitivity(labels: Int[np.ndarray, " n"], z: Float[np.ndarray, " n"]) -> f
     return float(true_rate[false_rate <= 0.1 + 1e-12].max())
 
 
-def _interval(values: list[float], tests_by_training: float) -> list[float] | None:
+def _half_width(values: list[float], tests_by_training: float) -> float:
     """Of the mean over thinnings; the folds' training parts overlap, so they are not as many as they seem."""
+    error = statistics.stdev(values) * math.sqrt(1 / len(values) + tests_by_training)
+    return float(t.ppf(0.975, len(values) - 1)) * error
+
+
+def _interval(values: list[float], tests_by_training: float) -> list[float] | None:
+    """Of a difference."""
     if len(values) < 2:
         return None
-    error = statistics.stdev(values) * math.sqrt(1 / len(values) + tests_by_training)
-    half = float(t.ppf(0.975, len(values) - 1)) * error
-    return [statistics.mean(values) - half, statistics.mean(values) + half]
+    mean, half = statistics.mean(values), _half_width(values, tests_by_training)
+    return [mean - half, mean + half]
+
+
+def _share_interval(values: list[float], tests_by_training: float) -> list[float] | None:
+    """Of a figure between 0 and 1: on the logit scale, as in ``hilum.measuring.intervals``."""
+    mean = _mean(values)
+    if mean is None or len(values) < 2 or not 0 < mean < 1:
+        return None
+    logit, half = math.log(mean / (1 - mean)), _half_width(values, tests_by_training) / (mean * (1 - mean))
+    return [1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit))]
 
 
 def _rows(rate: float, arms: list[str], thinnings: int, job: Job) -> list[dict[str, Any]]:
@@ -362,7 +376,7 @@ def _rows(rate: float, arms: list[str], thinnings: int, job: Job) -> list[dict[s
         for name in FIGURES:
             pairs = [(a[name], b[name]) for a, b in zip(found, each[arms[0]], strict=True) if name in a and name in b]
             values, differences = [a for a, _ in pairs], [a - b for a, b in pairs]
-            row[name] = {"mean": _mean(values), "ci": _interval(values, ratio), "each": values}
+            row[name] = {"mean": _mean(values), "ci": _share_interval(values, ratio), "each": values}
             if arm != arms[0]:
                 row[name] |= {"difference": _mean(differences), "difference_ci": _interval(differences, ratio)}
         rows.append(row)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from hilum.errors import CohortError, ConfigError
 from hilum.measuring.intervals import expected_auc_half_width
 from hilum.planning.advise import advise, choose_loss
 from hilum.planning.classes import class_table
-from hilum.planning.evidence import Evidence
+from hilum.planning.evidence import EVIDENCE, Evidence
 from hilum.planning.plan import draft, plan
 from hilum.training import train
 
@@ -548,3 +549,17 @@ def test_advice_needs_no_torch(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "[loss]" in done.stdout
+
+
+def test_the_evidence_is_what_the_benchmark_measured():
+    """Each arm of each share, to the digits of its file."""
+    results = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "imbalance.json").read_text())
+    measured = [row["auc"] for row in results["rows"] if row["arm"] != "plain"]
+    said = [(one.difference, one.low, one.high) for one in EVIDENCE]
+    assert said == [(auc["difference"], *auc["difference_ci"]) for auc in measured]
+    shares = [row["rate"] for row in results["rows"] if row["arm"] != "plain"]
+    assert [one.prevalence for one in EVIDENCE] == shares
+    methods = {one.method for one in EVIDENCE}
+    assert len(methods) == 18
+    assert ("focal", "effective", "none", "none") in methods
+    assert ("combined", "none", "none", "none") in methods
