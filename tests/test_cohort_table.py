@@ -164,7 +164,7 @@ def test_an_empty_label_is_an_error_unless_it_may_be_dropped(table):
 
 
 def test_a_table_without_any_label_cannot_be_read_as_labelled(table):
-    with pytest.raises(CohortError, match="column 'label' must hold labels, got 2 empty cells"):
+    with pytest.raises(CohortError, match="column 'label' must hold labels, got 2 cells without"):
         read(table("path,label\na,\nb,\n"), unlabelled="drop")
 
 

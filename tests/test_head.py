@@ -94,7 +94,16 @@ def test_classes_far_apart_leave_nothing_to_the_border_and_smote_takes_over(kind
     made, of_class = balanced_features(x, labels, owners, HeadConfig(retrain=kind), seed=0)
     assert np.bincount(of_class).tolist() == [60, 60]
     assert len(made) == len(of_class)
-    assert kind == "smote" or f"head.retrain = {kind} makes nothing of classes so far apart" in caplog.text
+    assert kind == "smote" or f"head.retrain = {kind} makes nothing here of a rare class" in caplog.text
+
+
+def test_one_of_three_classes_far_apart_is_not_left_rare(caplog):
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 15, 15])
+    x = random.normal(0, 1, (90, 5)) + np.array([0.0, 0.7, 50.0])[labels][:, None]
+    _, of_class = balanced_features(x, labels, np.arange(90), HeadConfig(retrain="borderline-smote"), seed=0)
+    assert np.bincount(of_class).tolist() == [60, 60, 60]
+    assert "makes nothing here of a rare class" in caplog.text
 
 
 def test_a_penalty_is_one_however_many_features_were_made():

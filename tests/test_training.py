@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
+from hilum.cohorts.sampling import draws
 from hilum.cohorts.splits import read_splits, split
 from hilum.cohorts.table import Cohort
-from hilum.config import DecisionConfig, SplitConfig, TrainingConfig
+from hilum.config import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
 from hilum.configfile import load
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.measuring.metrics import roc_auc
@@ -173,6 +174,31 @@ def test_class_weights_see_the_training_labels_alone(npy_cohort, tmp_path, monke
     train(short(npy_cohort, epochs=1), tmp_path / "run", base=npy_cohort)
     parts = read_splits(tmp_path / "run" / "splits.csv")
     assert [len(labels) for labels in seen] == [sum(part == "train" for part in parts.values())]
+
+
+@pytest.mark.parametrize("method", ["none", "over", "progressive"])
+def test_validation_losses_are_of_the_shares_that_are_trained_on_and_can_be_compared(
+    npy_cohort, tmp_path, monkeypatch, method
+):
+    seen = []
+    validate = loop._validate
+    monkeypatch.setattr(loop, "_validate", lambda *a, **k: seen.append(k.get("weights", "final")) or validate(*a, **k))
+    lines = (npy_cohort / "cohort.csv").read_text().splitlines()
+    few = [line for n, line in enumerate(lines[1:]) if line.split(",")[2] == "0" or n % 3]
+    (npy_cohort / "uneven.csv").write_text("\n".join([lines[0], *few]) + "\n")
+    config = short(npy_cohort, epochs=3)
+    config = replace(config, cohort=replace(config.cohort, table="uneven.csv"), sampling=SamplingConfig(method=method))
+    train(config, tmp_path / "run", base=npy_cohort)
+    if method == "none":
+        assert seen == [None, None, None, "final"]
+        return
+    assert all(torch.equal(weights, seen[0]) for weights in seen[1:3])
+    cohort, parts = Cohort.read(npy_cohort / "uneven.csv", config.cohort), read_splits(tmp_path / "run" / "splits.csv")
+    labels = {part: np.array([c.label for c in cohort.cases if parts[c.case_id] == part]) for part in ("train", "val")}
+    counts = np.bincount(labels["train"])
+    weights = (draws(method, counts, epoch=3, epochs=3) / counts)[labels["val"]]
+    assert seen[0].numpy() == pytest.approx(weights, rel=1e-6)
+    assert weights.std() > 0
 
 
 def test_the_epochs_loss_is_a_mean_over_cases_not_over_batches():

@@ -70,7 +70,7 @@ def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> tu
         )
         raise CohortError(msg)
     if len(empty) == len(sheet.rows):
-        msg = f"column {column!r} must hold labels, got {len(empty)} empty cells"
+        msg = f"column {column!r} must hold labels, got {len(empty)} cells without"
         raise CohortError(msg)
     warnings.append(f"{len(empty)} of {len(sheet.rows)} rows have no label and are left out")
     left_out = {row.number for row in empty}

@@ -158,7 +158,8 @@ def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidenc
     losses = [_made(config.loss, *one) for one in named]
     measured = [(loss, near.get((loss.name, loss.class_weights, "none", "none"))) for loss in losses if loss != plain]
     possible = [one for one in measured if not (config.training.micro_batch and one[0].name in OF_THE_BATCH)]
-    best, loss = _first(measured, plain), _first(possible, plain)
+    best = _first(measured, plain)
+    loss = best if best == plain or best in [one for one, _ in possible] else _first(possible, plain)
     says = " or ".join(map(_of, losses)) or "nothing"
     simplest = "" if loss in losses or not losses else ", the simplest"
     said = [f"{_of(loss)}{simplest}: {table.share_of_rarest}; where the rarest {where} the tutorial's rule says {says}"]

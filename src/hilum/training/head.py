@@ -28,7 +28,7 @@ _log = logging.getLogger("hilum")
 
 Features = Float64[np.ndarray, "n d"]
 _BORDER = 10
-"""Nearest cases among which borderline SMOTE looks for another class, as in Han et al. 2005's code."""
+"""Nearest cases among which borderline SMOTE looks for another class; imbalanced-learn's number."""
 
 Owners = Int[np.ndarray, " n"]
 """Patient of each case, as a number."""
@@ -130,7 +130,7 @@ def balanced_features(
     """The features and synthetic ones, until all classes are equally many; with ADASYN about.
 
     A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated. Where classes
-    are so far apart that no case is near the other class, borderline SMOTE and ADASYN make nothing, and SMOTE is taken.
+    are so far apart that no case is near another class, borderline SMOTE and ADASYN make nothing, and SMOTE is taken.
     """
     from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE
 
@@ -148,8 +148,9 @@ def balanced_features(
         made, of_class = samplers[config.retrain]().fit_resample(with_owners, labels)
     except (ValueError, RuntimeError):  # ADASYN: no case has a neighbour of another class
         made, of_class = with_owners, labels
-    if len(made) == len(features) and np.ptp(np.bincount(labels)) > 0:
-        _log.warning("warning: head.retrain = %s makes nothing of classes so far apart; SMOTE is taken", config.retrain)
+    nothing = len(made) == len(features) if config.retrain == "adasyn" else np.ptp(np.bincount(of_class)) > 0
+    if nothing and np.ptp(np.bincount(labels)) > 0:
+        _log.warning("warning: head.retrain = %s makes nothing here of a rare class; SMOTE is taken", config.retrain)
         made, of_class = samplers["smote"]().fit_resample(with_owners, labels)
     return np.asarray(made)[:, :-1], np.asarray(of_class)
 

@@ -97,6 +97,7 @@ def fit(
     compiled: Any = torch.compile(network, dynamic=False) if config.speed.compile == "on" else network
     model, _ = fabric.setup(compiled, schedule.optimizer)
     tracker = Tracker(out, progress["rows"])
+    alike = _as_drawn(train, val, settings.epochs)
 
     for epoch in range(progress["epoch"] + 1, settings.epochs + 1):
         stalled = progress["epoch"] - progress["best_epoch"]
@@ -108,7 +109,7 @@ def fit(
             torch.manual_seed(torch_seed(settings.seed, epoch, "dropout"))
             with within_memory_of("training", config, len(train.dataset)):
                 trained = _train_epoch(config, fabric, model, augment, loss, schedule, train, epoch)
-        validated, _ = _validate(config, fabric, model, loss, val, weights=_as_drawn(train, val, epoch))
+        validated, _ = _validate(config, fabric, model, loss, val, weights=alike)
         schedule.after_epoch(validated["loss"])
         tracker.write(epoch, lr, trained, validated)
         if validated["loss"] < progress["best_loss"]:
@@ -221,7 +222,8 @@ def _usual_weight(loss: Loss, part: _Part) -> float:
 def _as_drawn(train: _Part, val: _Part, epoch: int) -> Float[Tensor, " n"] | None:
     """Weights under which validation cases have the shares of the classes that an epoch trains on; None: their own.
 
-    Else its loss would favour epochs that have learned the rare class least. Not of findings, which are drawn together.
+    Else its loss would favour epochs that have learned the rare class least. Those of one epoch serve for all, or
+    losses could not be compared. Not of findings, which are drawn together.
     """
     labels = train.dataset.labels
     if train.decks is None or labels.ndim == 2:
