@@ -4,7 +4,7 @@ import math
 from heapq import heapreplace
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from hilum.cohorts.labels import Labels
 from hilum.errors import CohortError
@@ -75,11 +75,15 @@ def strata(present: Shaped[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
     if odd.any():
         msg = f"labels must be 0 or 1 to be sampled by, got {present[odd][0]}"
         raise CohortError(msg)
-    has, most = present.astype(bool), len(present)
+    has = present.astype(bool)
     _check_counts("label", has.sum(axis=0))
-    rarity = np.where(has, has.sum(axis=0), most + 2)
-    rarest = np.column_stack([np.full(most, most + 1), rarity]).argmin(axis=1)  # 0: none of them
-    return np.unique(rarest, return_inverse=True)[1]
+    return np.unique(rarest(has), return_inverse=True)[1]
+
+
+def rarest(has: Bool[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
+    """The rarest label that each case has, the first of equally rare ones; -1 where it has none."""
+    often = np.where(has, has.sum(axis=0), len(has) + 1)
+    return np.where(has.any(axis=1), often.argmin(axis=1), -1)
 
 
 def drawn_by(labels: Labels) -> Int[np.ndarray, " n"]:

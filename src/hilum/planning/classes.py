@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from hilum.cohorts.labels import labels_of
+from hilum.cohorts.sampling import rarest
 from hilum.cohorts.table import PARTS, Cohort
 from hilum.config import SplitConfig
 from hilum.measuring.intervals import expected_auc_half_width
@@ -144,7 +145,7 @@ def class_table(cohort: Cohort, split: SplitConfig | None = None) -> ClassTable:
     tests = parts == "test"
     test_share = 1 / split.folds if split.folds else split.test
     num_cases, num_patients = len(labels), int(patient.max()) + 1
-    drawn = _drawn(present)
+    drawn = np.bincount(rarest(present) + 1, minlength=present.shape[1] + 1)[1:]  # without those that have none
     rows = []
     for k, (name, has) in enumerate(zip(cohort.classes, present.T, strict=True)):
         patients, without = _count(patient, has), _count(patient, ~has)
@@ -199,9 +200,3 @@ def _validating(
         return _count(patient, rare & (parts == "val"))
     left = _count(patient, rare & (parts != "test")) * (1 - 1 / split.folds if split.folds else 1)
     return max(1, round(split.val * left)) if left else 0
-
-
-def _drawn(present: Bool[np.ndarray, "n k"]) -> Int[np.ndarray, " k"]:
-    """Of each finding the cases whose rarest it is: as ``hilum.cohorts.sampling.strata`` draws them."""
-    often = np.where(present, present.sum(axis=0), len(present) + 1)
-    return np.bincount(often.argmin(axis=1)[present.any(axis=1)], minlength=present.shape[1])
