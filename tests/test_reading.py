@@ -22,7 +22,7 @@ from hilum.preparing import prepare
 from hilum.reading import examine, find_series, hashed, is_placeholder, read
 from hilum.reading import identity as identity_module
 from hilum.reading import pixels as pixels_module
-from hilum.reading.headers import read_frames
+from hilum.reading.frames import read_frames
 from hilum.reading.intensities import unpacked
 from hilum.reading.pixels import slice_hu
 from hilum.simulating import write_image

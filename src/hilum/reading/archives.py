@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import printable
-from hilum.reading.headers import is_dicom
+from hilum.reading.frames import is_dicom
 from hilum.reading.streams import (
     CHUNK,
     MAX_MEMBERS,

@@ -12,9 +12,9 @@ from jaxtyping import Num
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
 from hilum.findings import Finding, Policy
+from hilum.reading.frames import Frame, claimed_series, file_name, read_frames
 from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
 from hilum.reading.grouping import Group, group_frames
-from hilum.reading.headers import Frame, claimed_series, file_name, read_frames
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.values import number
 from hilum.volume import Tags

@@ -16,7 +16,7 @@ from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
 from hilum.reading.dicom import Series, find_series
-from hilum.reading.headers import is_dicom
+from hilum.reading.frames import is_dicom
 from hilum.reading.hounsfield import Levels, check_hu
 from hilum.reading.images import image_suffix, read_image
 from hilum.reading.paths import Tree, opened

@@ -5,10 +5,14 @@ from itertools import groupby, pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.optimize import linprog
 
 from hilum.findings import Finding, Policy
-from hilum.reading.headers import Frame
+from hilum.reading.elements import named
+from hilum.reading.frames import Frame
 from hilum.volume import Affine
+
+_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 SAME_POSITION_MM = 0.01
 """Positions are written with few digits; no scanner makes steps this small."""
@@ -28,6 +32,9 @@ _LASTING = 4
 
 _LASTING_MULTIPLE, _LASTING_AT_AN_END = 8, 5
 """The same where the step is a multiple of the usual one, as where each second slice is missing."""
+
+_ONE_DECIMAL_MM, _FLOAT_MM = 0.1, 1e-4
+"""The unit of positions with one decimal, and what single precision makes of them."""
 
 _DRIFT_MM = 0.2
 _MOST_SLICES = 100_000
@@ -129,8 +136,13 @@ def grid_findings(affine: Affine, rules: Policy) -> list[Finding]:
 def _common(frames: list[Frame], rules: Policy) -> list[Finding]:
     """What must be the same for all slices: a position each, one matrix, one pixel size."""
     for frame in frames:
-        if frame.position_mm is None or frame.header.directions is None or frame.header.pixel_mm is None:
-            message = "a slice has no usable position, orientation or pixel spacing"
+        header = frame.header
+        needed = (frame.position_mm, header.directions, header.pixel_mm)
+        lacking = [named(keyword) for keyword, value in zip(_NEEDED, needed, strict=True) if value is None]
+        if lacking:
+            message = f"a slice has no usable {lacking[0]}"
+            if frame.is_one_of_many and frame.position_mm is None:
+                message = f"a file of {len(frames)} frames does not say where each of them lies"
             return [rules.find("not-an-image", message, frame.name)]
     first = frames[0].header
     for frame in frames[1:]:
@@ -178,18 +190,55 @@ class _Grid:
 
 
 def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
-    steps = np.diff(slices.along)
+    for multiples in (_multiples(np.diff(slices.along)), _rounded_multiples(slices)):
+        if multiples is not None and not _is_lasting(multiples):
+            grid = _filled(slices, multiples, rules)
+            if grid is not None:
+                return grid
+    return _resampled(slices, thickness_mm, rules)
+
+
+def _multiples(steps: Float[np.ndarray, " k"]) -> Int[np.ndarray, " k"] | None:
+    """For each step how many usual steps it is; None where one is no multiple."""
     step = usual_step(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
+    return multiples.astype(int) if np.all(near) else None
+
+
+def _rounded_multiples(slices: _Steps) -> Int[np.ndarray, " k"] | None:
+    """The same where positions are written with one decimal, which makes steps of 0.45 mm ones of 0.4 and 0.5 mm.
+
+    Slices are even where each lies within half a unit of its last written digit of an even stack.
+    """
+    written = np.abs(slices.positions * 10 - np.rint(slices.positions * 10)).max(axis=0) < 10 * _FLOAT_MM
+    half_units = np.where(written, _ONE_DECIMAL_MM / 2, 0.0)
+    travel = slices.positions[-1] - slices.positions[0]
+    most = float(half_units @ np.abs(travel / np.linalg.norm(travel)))
+    if most == 0:
+        return None
+    steps = np.diff(slices.along)
+    single = np.abs(steps - usual_step(steps)) <= 2 * most + _FLOAT_MM
+    multiples = np.maximum(np.rint(steps / steps[single].mean()), 1).astype(int)
+    index = np.concatenate([[0], np.cumsum(multiples)])
+    return multiples if _distance_from_even(index, slices.along) <= most + _FLOAT_MM else None
+
+
+def _distance_from_even(index: Int[np.ndarray, " n"], along: Float[np.ndarray, " n"]) -> float:
+    """How far slices lie at most from that even stack, in mm, for which this is least (a linear program)."""
+    line = np.column_stack([np.ones(len(index)), index, -np.ones(len(index))])
+    sides = np.vstack([line, line * [-1, -1, 1]])
+    start = along[0]
+    found = linprog([0, 0, 1], A_ub=sides, b_ub=np.concatenate([along - start, start - along]), bounds=(None, None))
+    return float(found.fun) if found.success else np.inf
+
+
+def _is_lasting(multiples: Int[np.ndarray, " k"]) -> bool:
+    """True where a multiple of the usual step lasts: no slices are missing there, the step is another one."""
     runs = [(multiple, len(list(run))) for multiple, run in groupby(multiples.tolist())]
     inside = max((n for multiple, n in runs if multiple > 1), default=0)
     at_an_end = max((n for multiple, n in (runs[0], runs[-1]) if multiple > 1), default=0)
-    if np.all(near) and inside < _LASTING_MULTIPLE and at_an_end < _LASTING_AT_AN_END:
-        grid = _filled(slices, multiples.astype(int), rules)
-        if grid is not None:
-            return grid
-    return _resampled(slices, thickness_mm, rules)
+    return inside >= _LASTING_MULTIPLE or at_an_end >= _LASTING_AT_AN_END
 
 
 def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> _Grid | None:

@@ -6,8 +6,8 @@ from itertools import pairwise, permutations
 
 import numpy as np
 
+from hilum.reading.frames import Frame
 from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel, usual_step
-from hilum.reading.headers import Frame
 
 _IMAGE_TYPE_VALUES = 4
 """Values of ImageType that tell volumes apart; later ones are the vendor's own remarks."""

@@ -12,7 +12,7 @@ from hilum.findings import Finding, refusals
 from hilum.reading.decoder import decode
 from hilum.reading.dicom import Opened, Series
 from hilum.reading.elements import inflated
-from hilum.reading.headers import Frame
+from hilum.reading.frames import Frame
 from hilum.reading.intensities import intensity_findings, slice_into
 from hilum.volume import Volume, canonical
 

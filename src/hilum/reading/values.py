@@ -1,6 +1,7 @@
 """Stored bytes of DICOM elements as texts, numbers, positions and directions."""
 
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -34,6 +35,8 @@ _WARNINGS = RLock()
 LONGEST = 64
 """Characters of a text that can be meant (LO, PS3.5 6.2)."""
 
+_THOUSANDS = re.compile(rb"[+-]?[1-9]\d{0,2},\d{3}")
+
 _FARTHEST_MM = 1e6
 """A position beyond this is a damaged one."""
 
@@ -61,14 +64,32 @@ def texts(raw: bytes, character_set: bytes = b"") -> tuple[str, ...]:
 
 
 @lru_cache(4096)
-def numbers(raw: bytes) -> tuple[float, ...]:
-    """The values of a decimal or integer string; none where it is empty.
+def numbers(raw: bytes, count: int = 0) -> tuple[float, ...]:
+    r"""The values of a decimal or integer string; none where it is empty.
+
+    Commas, which the standard forbids, are read where they can mean one thing only: decimal points where backslashes
+    divide the values (``3,6\4,2``), or dividers where points are there or the count leaves nothing else (``3.6,4.2``).
+
+    Args:
+        raw: As it is stored.
+        count: How many values there must be; 0: any number.
 
     Raises:
-        ValueError: If one is no number.
+        ValueError: If one is no number, or a comma can mean two things.
     """
     text = raw.strip(b"\0 ")
-    return tuple(float(part) for part in text.split(b"\\")) if text else ()
+    parts = text.split(b"\\") if text else []
+    if b"," in text:
+        divides = len(parts) == 1 and text.count(b",") == count - 1 and (count > 2 or b"." in text)
+        parts = text.split(b",") if divides else [_with_point(part, alone=count < 2) for part in parts]
+    return tuple(float(part) for part in parts)
+
+
+def _with_point(part: bytes, *, alone: bool) -> bytes:
+    """A number with a decimal comma, such as ``3,6``; alone, ``1,024`` may be a thousand and is none."""
+    if b"." in part or part.count(b",") > 1 or (alone and _THOUSANDS.fullmatch(part.strip())):
+        raise ValueError
+    return part.replace(b",", b".")
 
 
 def integer(raw: bytes, order: str, *, signed: bool = False) -> int:
@@ -87,7 +108,7 @@ def first(raw: bytes) -> float | None:
     Raises:
         ValueError: If a value is no number.
     """
-    values = numbers(raw)
+    values = numbers(raw, 1)
     return values[0] if values else None
 
 
@@ -106,8 +127,12 @@ def shown(text: str) -> str:
 
 
 def position(raw: bytes) -> tuple[float, float, float] | None:
-    """A point in LPS mm; None where it is empty, incomplete or out of this world."""
-    values = numbers.__wrapped__(raw)  # another one for each slice: not worth remembering
+    """A point in LPS mm; None where it is empty, incomplete or out of this world.
+
+    Raises:
+        ValueError: If a value is no number.
+    """
+    values = numbers.__wrapped__(raw, 3)  # another one for each slice: not worth remembering
     if len(values) != 3 or not all(abs(v) <= _FARTHEST_MM for v in values):
         return None
     x, y, z = values
@@ -115,8 +140,12 @@ def position(raw: bytes) -> tuple[float, float, float] | None:
 
 
 def directions(raw: bytes) -> np.ndarray | None:
-    """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here."""
-    values: Any = numbers(raw)
+    """Row and column directions, orthogonal unit vectors; files round them, so they are made exact here.
+
+    Raises:
+        ValueError: If a value is no number.
+    """
+    values: Any = numbers(raw, 6)
     if len(values) != 6 or not all(abs(v) < 2 for v in values):
         return None
     row, column = np.array(values[:3]), np.array(values[3:])
