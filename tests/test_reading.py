@@ -237,9 +237,9 @@ def test_a_slice_of_another_orientation_is_left_out_and_named(tmp_path):
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR", "MIP"]}, "derived-image.*MIP"),
         ({"RescaleType": "OD"}, "RescaleType is OD, must be HU"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary-capture"),
-        ({"ImagePositionPatient": None}, "no usable position"),
-        ({"PixelSpacing": None}, "no usable position, orientation or pixel spacing"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no usable position"),
+        ({"ImagePositionPatient": None}, r"no usable ImagePositionPatient \(0020,0032\)"),
+        ({"PixelSpacing": None}, r"no usable PixelSpacing \(0028,0030\)"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, r"no usable ImageOrientationPatient \(0020,0037\)"),
     ],
 )
 def test_what_is_no_scan_in_hu_is_refused_with_its_reason(tmp_path, changes, message):

@@ -448,7 +448,7 @@ def test_absurd_positions_are_refused_at_once(folder, z):
         dataset.ImagePositionPatient = None
         dataset["ImagePositionPatient"]._value = content
         dataset.save_as(made.folder / str(k), enforce_file_format=True)
-    with pytest.raises(ReadError, match=r"irregular-spacing|missing-slices|time-series|no usable position"):
+    with pytest.raises(ReadError, match=r"irregular-spacing|missing-slices|time-series|no usable ImagePositionPatient"):
         read(made.folder)
 
 

@@ -45,7 +45,7 @@ class Series:
 
     Attributes:
         uid: SeriesInstanceUID; never leaves this room unhashed.
-        part: Which volume of its series, from 1; 0 where the series is one volume.
+        part: Which volume with its UID, from 1; 0 where it is the only one.
         frames: In the order in which they were found.
         tags: What the first file says.
         stack: Order and affine of the slices.
@@ -65,8 +65,15 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What to pick it by: the hash of its UID, and its part where the series is several volumes."""
-        return f"{self.tags.series}.{self.part}" if self.part else self.tags.series
+        """What to pick it by: the hash of its UID, and its part where several volumes have that UID."""
+        name = self.tags.series or "series-without-uid"
+        return f"{name}.{self.part}" if self.part else name
+
+    @property
+    def uid_name(self) -> str:
+        """The same for a site that wants UIDs; a part follows a sign that no UID has."""
+        uid = self.uid or self.tags.series or "series-without-uid"
+        return f"{uid}#{self.part}" if self.part else uid
 
     @property
     def summary(self) -> str:

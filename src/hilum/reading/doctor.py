@@ -193,10 +193,9 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool,
         spacing = (z, y, x)
     paths = {f.path for f in series.frames}
     first = series.frames[0]
-    part = f".{series.part}" if series.part else ""
     examined = Examined(
         where=tree.where(first.path if len(paths) == 1 else Path(os.path.commonpath({p.parent for p in paths}))),
-        series=f"{series.uid}{part}" if keep_uids else series.name,
+        series=series.uid_name if keep_uids else series.name,
         modality=series.tags.modality,
         num_slices=len(series.frames),
         size=first.header.shape,
@@ -208,17 +207,16 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool,
     findings = series.findings
     if any(series.stack.repeated) and not refusals(findings):
         findings = (*findings, *without_duplicates(series)[1])
-    choice = rate(series)
-    examined = replace(examined, findings=findings, score=choice.score, reasons=choice.reasons)
+    examined = replace(examined, findings=findings, score=-1)
     if refusals(findings):
-        return replace(examined, score=-1, planes=_middle_slice(series) if pictures else ())
+        reasons = (f"refused: {refusals(findings)[0].code}",)
+        return replace(examined, reasons=reasons, planes=_middle_slice(series) if pictures else ())
     try:
         volume = load(series)
     except (HilumError, MemoryError) as exc:
-        return replace(
-            examined, score=-1, findings=(*findings, _failure(exc, first.path, examined.where, series.reading.rules))
-        )
-    examined = replace(examined, findings=volume.findings)
+        return replace(examined, findings=(*findings, _failure(exc, first.path, examined.where, series.reading.rules)))
+    choice = rate(series, volume)
+    examined = replace(examined, findings=volume.findings, score=choice.score, reasons=choice.reasons)
     return _with_voxels(examined, volume, series.reading.rules, pictures=pictures, look=look)
 
 

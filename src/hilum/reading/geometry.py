@@ -5,7 +5,6 @@ from itertools import groupby, pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import linprog
 
 from hilum.findings import Finding, Policy
 from hilum.reading.elements import named
@@ -226,6 +225,8 @@ def _rounded_multiples(slices: _Steps) -> Int[np.ndarray, " k"] | None:
 
 def _distance_from_even(index: Int[np.ndarray, " n"], along: Float[np.ndarray, " n"]) -> float:
     """How far slices lie at most from that even stack, in mm, for which this is least (a linear program)."""
+    from scipy.optimize import linprog  # rarely needed, and slow to import
+
     line = np.column_stack([np.ones(len(index)), index, -np.ones(len(index))])
     sides = np.vstack([line, line * [-1, -1, 1]])
     start = along[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 
@@ -18,10 +18,13 @@ _MOMENTS = (
     "FrameAcquisitionDateTime", "AcquisitionTime",
     "TriggerTime", "NominalPercentageOfCardiacPhase", "KVP", "ContentTime",
 )  # fmt: skip
-"""What tells the phases of a series apart, in the order in which they are tried."""
+"""What tells the phases of a series apart that lie at the same positions, in the order in which they are tried."""
 
 _ACQUISITIONS = ("StackID", "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionDateTime", "AcquisitionTime")
 """What tells apart series that an anonymiser gave one UID, where their slices interleave."""
+
+_RECONSTRUCTIONS = ("SliceThickness", "ReconstructionDiameter", "SeriesNumber", "SeriesDescription")
+"""What then tells the reconstructions of one acquisition apart, beside image type and kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,8 +34,8 @@ class Group:
     Attributes:
         frames: In the order in which they were found.
         num_orientations: How many orientations its series has.
-        told_apart_by: What tells it from other volumes of its series: ``image type``, ``kernel``, the keyword of a
-            moment; empty where the series is one volume.
+        told_apart_by: What tells it from other volumes of its series: ``image type``, ``kernel``, keywords of
+            elements; empty where the series is one volume.
     """
 
     frames: list[Frame]
@@ -41,18 +44,30 @@ class Group:
 
 
 def group_frames(frames: Iterable[Frame]) -> list[list[Group]]:
-    """For each series its volumes: frames alike in orientation, image type and kernel; phases by acquisition or time.
+    """For each SeriesInstanceUID its volumes: frames alike in orientation, image type and kernel, and then by phase.
 
     A blank or copied SeriesInstanceUID does not bring two patients or studies together.
     """
-    series: dict[tuple[bytes, ...], list[Frame]] = {}
+    series: dict[bytes, dict[tuple[bytes, ...], list[Frame]]] = {}
     for frame in frames:
-        series.setdefault(tuple(frame.values.get(keyword, b"") for keyword in _SERIES), []).append(frame)
-    return [_groups(members) for members in series.values()]
+        uid, *study = (frame.values.get(keyword, b"") for keyword in _SERIES)
+        series.setdefault(uid, {}).setdefault(tuple(study), []).append(frame)
+    return [_groups(list(studies.values())) for studies in series.values()]
 
 
-def _groups(frames: list[Frame]) -> list[Group]:
-    """The volumes of one series."""
+def _groups(studies: list[list[Frame]]) -> list[Group]:
+    """The volumes under one SeriesInstanceUID, of one study or, where the UID was copied, of several."""
+    names = [k for k in _SERIES[1:] if len({study[0].values.get(k, b"") for study in studies}) > 1]
+    return [group for study in studies for group in _groups_of_one(study, names)]
+
+
+def _groups_of_one(frames: list[Frame], names: list[str]) -> list[Group]:
+    """The volumes of one series.
+
+    Args:
+        frames: Of one patient and study.
+        names: What tells this study apart from others.
+    """
     kinds: list[list[Frame]] = []
     orientations: list[Frame] = []
     for alike in sorted(_by_header(frames), key=lambda one: _num_blanks(one[0])):  # what says most comes first
@@ -64,7 +79,7 @@ def _groups(frames: list[Frame]) -> list[Group]:
             same[0] += alike
         else:
             kinds.append(alike)
-    names = []
+    names = [*names]
     if len({k[0].header.image_type[:_IMAGE_TYPE_VALUES] for k in kinds}) > 1:
         names.append("image type")
     if len({k[0].header.kernel for k in kinds}) > 1:
@@ -73,8 +88,8 @@ def _groups(frames: list[Frame]) -> list[Group]:
     for kind in kinds:
         found = {id(frame): n for n, frame in enumerate(frames)} if len(kinds) > 1 else {}
         ordered = sorted(kind, key=lambda f: found[id(f)]) if found else kind  # used at once
-        keyword, phases = _phases(ordered)
-        told = (*names, keyword) if keyword else tuple(names)
+        keywords, phases = _phases(ordered)
+        told = (*names, *keywords)
         groups += [Group(frames=p, num_orientations=len(orientations), told_apart_by=told) for p in phases]
     return groups
 
@@ -108,23 +123,25 @@ def _are_one_kind(one: Frame, other: Frame) -> bool:
     return same_type and same_kernel and are_parallel(one, other)
 
 
-def _phases(frames: list[Frame]) -> tuple[str, list[list[Frame]]]:
-    """The phases of a series that repeats its positions or interleaves them, and what tells them apart.
+def _phases(frames: list[Frame]) -> tuple[tuple[str, ...], list[list[Frame]]]:
+    """The volumes of frames that repeat their positions or interleave, and the keywords that tell them apart.
 
     Acquisitions that follow one another along the stack are one volume, even where they meet in a slice: a scanner may
     count its rotations so.
     """
     repeats = _repeats(_along(frames))
-    for keyword in _MOMENTS if repeats else _ACQUISITIONS:
-        parts: dict[bytes, list[Frame]] = {}
-        for frame in frames:
-            parts.setdefault(frame.values.get(keyword, b""), []).append(frame)
-        if not 1 < len(parts) <= len(frames) // MIN_SLICES:
-            continue
-        places = [_along(part) for part in parts.values()]
-        if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _interleave(places):
-            return keyword, list(parts.values())
-    return "", [frames]
+    keywords = (_MOMENTS if repeats else _ACQUISITIONS) + _RECONSTRUCTIONS
+    most = len(frames) // MIN_SLICES
+    varying = [k for k in keywords if 1 < len({frame.values.get(k, b"") for frame in frames}) <= most]
+    for number in (1, 2):  # two phases of two thicknesses are four volumes
+        for chosen in combinations(varying, number):
+            parts: dict[tuple[bytes, ...], list[Frame]] = {}
+            for frame in frames:
+                parts.setdefault(tuple(frame.values.get(k, b"") for k in chosen), []).append(frame)
+            places = [_along(part) for part in parts.values()]
+            if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _interleave(places):
+                return chosen, list(parts.values())
+    return (), [frames]
 
 
 def _along(frames: list[Frame]) -> list[float]:

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy import ndimage
 
 from hilum.findings import Finding, Policy
-from hilum.volume import AIR_HU, Volume
+from hilum.volume import AIR_HU, Affine, Volume
 
 _CELL_MM = 8.0
 """Distance of the voxels looked at: some hundred thousand of a scan tell as much as all, in a few milliseconds."""
@@ -51,18 +51,24 @@ def check_hu(volume: Volume, rules: Policy) -> tuple[Levels | None, list[Finding
     shortest, side, _ = sorted(volume.extent_mm)
     if shortest < _LEAST_MM[0] or side < _LEAST_MM[1]:
         return None, []
-    stride = [max(1, round(_CELL_MM / s)) for s in volume.spacing_mm]
-    cells = volume.voxels_hu[:: stride[0], :: stride[1], :: stride[2]]
+    strides = cell_strides(volume.affine)
+    cells = volume.voxels_hu[:: strides[0], :: strides[1], :: strides[2]]
     measured = cells[cells != AIR_HU]  # padding was made that; the few true ones are not missed
     if measured.size < 1000:
         return None, [rules.find("hu-implausible", "the scan is empty: nearly all voxels are air or padding")]
-    levels = _levels(cells, measured, volume.voxel_mm3 * float(np.prod(stride)) / 1000)
+    levels = _levels(cells, measured, volume.voxel_mm3 * float(np.prod(strides)) / 1000)
     problem = _problem(measured, levels)
     findings = [rules.find("hu-implausible", problem)] if problem else []
     if not problem and levels.lungs_ml < _LEAST_LUNG_ML:
         message = f"nothing like lungs in the field: {levels.lungs_ml:.0f} ml of air within tissue"
         findings.append(rules.find("no-air", message))
     return levels, findings
+
+
+def cell_strides(affine: Affine) -> tuple[int, int, int]:
+    """Every how many voxels one is looked at, along each axis of a grid."""
+    z, y, x = (max(1, round(_CELL_MM / float(s))) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    return z, y, x
 
 
 def _levels(cells: Shaped[np.ndarray, "z y x"], measured: Shaped[np.ndarray, " n"], cell_ml: float) -> Levels:

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom import Series
+from hilum.reading.hounsfield import cell_strides, check_hu
 from hilum.reading.pixels import slice_hu
+from hilum.volume import Volume, canonical
 
 _LISTED = 12
 """More series than this are not listed in one line; ``hilum inspect`` has them all."""
@@ -20,7 +23,7 @@ _SHARP = re.compile(
 )
 """Reconstruction kernels that sharpen: GE's by name, Siemens' by number, Philips' by letter, Canon's FC series."""
 
-_LUNG_HU, _LUNG_SHARE, _SLICES_LOOKED_AT = (-950, -500), 0.05, 7
+_LUNG_HU, _LUNG_SHARE = (-950, -500), 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +41,22 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def rate(series: Series) -> Choice:
-    """What speaks for a series as the one chest CT to take of a study; a few of its slices are looked at."""
+def rate(series: Series, volume: Volume | None = None) -> Choice:
+    """What speaks for a series as the one chest CT to take of a study.
+
+    Args:
+        series: Any.
+        volume: The same, where it is loaded already; else a slice every 8 mm is looked at.
+    """
     refused = refusals(series.findings)
     if refused:
         return Choice(series=series, score=-1, reasons=(f"refused: {refused[0].code}",))
     first = series.frames[0].header
     step = _step(series)
     extent = len(series.stack.at) * step
-    lungs = _lungs_share(series)
+    lungs, is_airless = _lungs(series, volume)
     points = [
-        (4 * (lungs >= _LUNG_SHARE), f"lungs in {lungs:.0%} of the field"),
+        (4 * (lungs >= _LUNG_SHARE and not is_airless), f"lungs in {lungs:.0%} of the field"),
         (3 if step <= 1.5 else 2 if step <= 3 else int(step <= 5), f"a slice every {step:.3g} mm"),
         (2 if extent >= 200 else int(extent >= 100), f"{extent:.0f} mm long"),
         (int(len(series.frames) >= 50), f"{len(series.frames)} slices"),
@@ -100,8 +108,9 @@ def choose(found: list[Series], wanted: str | None) -> tuple[Series, list[Findin
     """
     rules = found[0].reading.rules
     if wanted is not None and wanted not in RULES:
+        wanted = wanted.strip()
         named = [s for s in found if wanted in (s.uid, s.name) or (len(wanted) >= 4 and s.name.startswith(wanted))]
-        exact = [s for s in named if wanted == s.name] or named
+        exact = [s for s in found if wanted in (s.name, s.uid_name)] or named
         if len(exact) != 1 and not (exact and len({s.uid for s in exact}) == 1):
             problem = "several series that begin with" if exact else "no series"
             msg = f"there must be one series to pick, there are {problem} {wanted}: {_listing(found)}"
@@ -125,9 +134,19 @@ def _best(found: list[Series], rule: str | None) -> tuple[Series, list[Finding]]
     if len({s.tags.study for s in usable}) > 1:
         msg = f"series of several studies lie here, pick one with series: {_listing(usable)}"
         raise ReadError(msg)
-    choices = [rate(s) for s in usable] if len(usable) > 1 else [Choice(series=usable[0], score=0, reasons=())]
     key = RULES[rule or "best"]
-    ranked = sorted(choices, key=lambda c: (key(c), c.score, len(c.series.frames)), reverse=True)
+
+    def rank(choice: Choice) -> tuple[Any, ...]:
+        return key(choice), choice.score, len(choice.series.frames)
+
+    choices = []
+    for one in usable:
+        choices.append(rate(one) if len(usable) > 1 else Choice(series=one, score=0, reasons=()))
+        first = max(choices, key=rank)
+        for choice in choices:  # what is not taken must not keep its decoded pixels
+            if choice is not first:
+                choice.series.opened.clear()
+    ranked = sorted(choices, key=rank, reverse=True)
     best = ranked[0]
     if len(ranked) > 1 and key(best) == key(ranked[1]) and best.score == ranked[1].score:
         equal = [c.series for c in ranked if key(c) == key(best) and c.score == best.score]
@@ -155,12 +174,29 @@ def _body_part(named: str) -> int:
     return 0 if not named else 2 if _CHEST.search(named) else -2
 
 
-def _lungs_share(series: Series) -> float:
-    """How much of a few slices measures what lungs do."""
-    order = series.stack.order
-    picked = order[np.linspace(0, len(order) - 1, _SLICES_LOOKED_AT + 2).astype(int)[1:-1]]
-    try:
-        slices = [slice_hu(series.frames[i], series)[::4, ::4] for i in picked]
-    except HilumError:  # it is refused when it is loaded, with the reason
-        return 0.0
-    return float(np.mean([np.mean((s > _LUNG_HU[0]) & (s < _LUNG_HU[1])) for s in slices]))
+def _lungs(series: Series, volume: Volume | None) -> tuple[float, bool]:
+    """How much of the field measures what lungs do, and whether it is nothing like lungs, as ``check_hu`` finds it.
+
+    A head has skin, cushions and sinuses of such HU, but no 20 ml of air within tissue.
+    """
+    if volume is None:
+        try:
+            volume = _thinned(series)
+        except HilumError:  # it is refused when it is loaded, with the reason
+            return 0.0, False
+    pixels = volume.voxels_hu[:: cell_strides(volume.affine)[0], ::4, ::4]
+    share = float(np.mean((pixels > _LUNG_HU[0]) & (pixels < _LUNG_HU[1])))
+    return share, any(f.code == "no-air" for f in check_hu(volume, series.reading.rules)[1])
+
+
+def _thinned(series: Series) -> Volume:
+    """The series with only those of its slices that ``check_hu`` would look at."""
+    affine = series.stack.affine
+    assert affine is not None  # else a finding refuses it  # noqa: S101
+    stride = cell_strides(affine)[0]
+    measured = [at for at, again in zip(series.stack.order.tolist(), series.stack.repeated, strict=True) if not again]
+    places = np.rint(series.stack.at[::stride]).astype(int)
+    planes = [slice_hu(series.frames[measured[place]], series) for place in places]
+    turn, turned = canonical(affine @ np.diag([stride, 1.0, 1.0, 1.0]), (len(planes), *planes[0].shape))
+    kind = np.result_type(*planes)
+    return Volume(voxels_hu=turn.turned(np.stack(planes).astype(kind, copy=False)), affine=turned)
