@@ -36,6 +36,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "irregular-spacing": (_R, _P, _P),
     "duplicate-slices": (_R, _P, _P),
     "time-series": (_R, _R, _R),
+    "interleaved-series": (_R, _R, _N),
     "mixed-orientation": (_R, _N, _N),
     "mixed-shape": (_R, _R, _R),
     "gantry-tilt": (_R, _P, _P),
@@ -51,6 +52,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "hu-implausible": (_R, _R, _N),
     "no-air": (_R, _N, _N),
     "padding": (_P, _P, _P),
+    "air-noise": (_N, _N, _N),
     "clipped": (_P, _P, _P),
     # preparing
     "no-lungs": (_R, _R, _R),

@@ -167,7 +167,7 @@ def _send_image(
         raise ReadError(msg)
     stored = stored.reshape(size[2::-1])
     is_whole = _is_whole(stored, layout, *range_hu)
-    planes = (_limited(_values(plane, layout), is_whole, *range_hu) for plane in stored)
+    planes = (_limited(_values(plane, layout), is_whole, range_hu[1]) for plane in stored)
     _send_voxels(answers, planes, dtype=np.dtype("i2" if is_whole else "f4").str, shape=stored.shape, affine=affine)
 
 
@@ -187,14 +187,15 @@ def _is_whole(stored: np.ndarray, layout: Layout | None, low_hu: float, high_hu:
     return True
 
 
-def _limited(values: np.ndarray, is_whole: bool, low_hu: float, high_hu: float) -> np.ndarray:
-    """As int16, with what lies beyond the range just outside it, not a number below it; or as float32."""
+def _limited(values: np.ndarray, is_whole: bool, high_hu: float) -> np.ndarray:
+    """As int16, with metal just above the range, and the lowest number for what is lower or none; or as float32."""
     if not is_whole:
         return values.astype(np.float32)
+    lowest = np.iinfo(np.int16).min
     if values.dtype.kind == "f":
-        values = np.where(values >= low_hu, values, low_hu - 1)
+        values = np.where(values >= lowest, values, lowest)
     elif values.dtype.kind == "i":
-        values = np.maximum(values, max(low_hu - 1, np.iinfo(values.dtype).min))
+        values = np.maximum(values, max(lowest, np.iinfo(values.dtype).min))
     top = high_hu + 1 if values.dtype.kind == "f" else min(high_hu + 1, np.iinfo(values.dtype).max)
     return np.where(values <= high_hu, values, values.dtype.type(top)).astype(np.int16)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from hilum.config import ReadingConfig
+from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder import decoding
 from hilum.reading.geometry import FEW_SLICES, grid_findings
 from hilum.reading.imagefiles import detached_files, image_suffix
-from hilum.reading.intensities import intensity_findings, limited
+from hilum.reading.intensities import intensity_findings, limited, settle
 from hilum.volume import Volume, canonical
 
 __all__ = ["detached_files", "image_suffix", "read_image"]
@@ -29,18 +30,21 @@ def read_image(path: Path, reading: ReadingConfig = _AS_USUAL) -> Volume:
     """
     detached_files(path)  # refuses a header that names files elsewhere
     rules = reading.rules
-    num_padding = num_metal = 0
+    num_low = num_metal = 0
     with decoding(path, "image", max_bytes=reading.max_bytes) as answer:
         assert answer.affine is not None  # noqa: S101
         turn, affine = canonical(answer.affine, answer.shape)
         voxels = np.empty([turn.shape[axis] for axis in turn.order], answer.dtype)
         stored = turn.unturned(voxels)  # a view: voxels are written to where they end up
         for z, plane in enumerate(answer.planes()):
-            stored[z], padding, metal = limited(plane)
-            num_padding, num_metal = num_padding + padding, num_metal + metal
+            stored[z], low, metal = limited(plane)
+            num_low, num_metal = num_low + low, num_metal + metal
+    num_padding, num_noise = settle(voxels) if num_low else (0, 0)
     volume = Volume(voxels_hu=voxels, affine=affine)
     findings = [rules.find("geometry-unclear", answer.doubt)] if answer.doubt else []
-    findings += [*grid_findings(affine, rules), *intensity_findings(num_padding, num_metal, voxels.size, rules)]
+    findings += grid_findings(affine, rules)
+    findings += intensity_findings(num_padding, num_noise, num_metal, voxels.size, rules)
+    findings += alternation_findings(voxels, range(len(voxels)), rules)
     if volume.shape[0] < FEW_SLICES:
         findings.append(rules.find("few-slices", f"only {volume.shape[0]} slices"))
     return volume.with_findings(*findings)

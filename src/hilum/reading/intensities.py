@@ -1,13 +1,22 @@
 """Stored values to HU, the same for every file format: rescaled, padding made air, limited to a scanner's range."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Int, Num
+from scipy import ndimage
 
 from hilum.findings import Finding, Policy
 from hilum.reading.headers import Header
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 
 _INT16 = np.iinfo(np.int16)
+
+PADDED = int(_INT16.min)
+"""What is known to be padding, until it becomes air: lower than any HU."""
+
+_ONE_VALUE, _NEAR_HU, _LEAST = 0.9, 5, 10
+"""A value is a constant where it is at least this share of all voxels within 5 HU of it, and of so many voxels."""
 
 
 def slice_into(
@@ -22,7 +31,8 @@ def slice_into(
         unpack: Whether bits above HighBit have to be masked; what GDCM decoded has none.
 
     Returns:
-        How many pixels were padding and how many metal.
+        How many pixels lie below a scanner's range, where they stay until ``settle`` has seen all slices, and how many
+        were metal.
     """
     if unpack:
         words = unpacked(words, header)
@@ -33,23 +43,14 @@ def slice_into(
             _INT16.min <= low and high <= _INT16.max and not _has_bright_padding(words, header, high)
         ):  # then unsigned words may be read as signed: sums are the same
             np.add(words.view(np.int16), np.array(int(intercept)).astype(np.int16), out=out)
-            return _limit_in_place(out, low, high)
-    hu, num_padding, num_metal = limited(frame_hu(words, header))
+            num_low = int(np.count_nonzero(out < LOWEST_HU)) if low < LOWEST_HU else 0
+            num_metal = int(np.count_nonzero(out > HIGHEST_HU)) if high > HIGHEST_HU else 0
+            if num_metal:
+                np.minimum(out, HIGHEST_HU, out=out)
+            return num_low, num_metal
+    hu, num_low, num_metal = limited(frame_hu(words, header))
     out[...] = hu
-    return num_padding, num_metal
-
-
-def _limit_in_place(hu: Num[np.ndarray, "y x"], low: int, high: int) -> tuple[int, int]:
-    """``limited`` for one slice of int16 HU whose extremes are known."""
-    num_padding = num_metal = 0
-    if low < LOWEST_HU:
-        padding = hu < LOWEST_HU
-        num_padding = int(np.count_nonzero(padding))
-        np.putmask(hu, padding, AIR_HU)
-    if high > HIGHEST_HU:
-        num_metal = int(np.count_nonzero(hu > HIGHEST_HU))
-        np.minimum(hu, HIGHEST_HU, out=hu)
-    return num_padding, num_metal
+    return num_low, num_metal
 
 
 def _padding_ranges(header: Header) -> list[tuple[int, int]]:
@@ -72,7 +73,7 @@ def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header, high_hu:
 
 
 def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, "y x"]:
-    """Rescaled HU of one slice; pixels marked as padding lie below a scanner's range, or are air as they are.
+    """Rescaled HU of one slice; pixels marked as padding are ``PADDED``, or air as they are.
 
     PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. Within the range of a
     scanner it counts only where a corner of the slice holds it: some files name a value that is in use, such as 0 for
@@ -86,7 +87,7 @@ def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, 
         corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.int64)
         for low, high in _padding_ranges(header):
             floor = AIR_HU if ((corners >= low) & (corners <= high)).any() else HIGHEST_HU
-            rescaled[(stored >= low) & (stored <= high) & (rescaled > floor)] = LOWEST_HU - 1
+            rescaled[(stored >= low) & (stored <= high) & (rescaled > floor)] = PADDED
     return rescaled
 
 
@@ -109,29 +110,63 @@ def unpacked(words: Num[np.ndarray, "*shape"], header: Header) -> Num[np.ndarray
 
 
 def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], int, int]:
-    """HU within a scanner's range, and how many voxels were padding and how many metal.
-
-    What lies below -1024 HU, or is not a number, is padding and becomes air (-1000 HU), so that it can be
-    interpolated; what lies above 3071 HU is metal and is limited to that.
-    """
+    """HU up to 3071, ``PADDED`` for what is no number, and how many voxels lie below the range and above it (metal)."""
     if hu.dtype.kind == "u":  # has no word for air
         hu = hu.astype(np.int64 if hu.dtype.itemsize > 2 else np.int32)
-    padding = hu < LOWEST_HU if hu.dtype.kind == "i" else ~(hu >= LOWEST_HU)
+    low = hu < LOWEST_HU if hu.dtype.kind == "i" else ~(hu >= LOWEST_HU)
     metal = hu > HIGHEST_HU
-    num_padding, num_metal = int(np.count_nonzero(padding)), int(np.count_nonzero(metal))
-    if num_padding or num_metal:
-        hu = np.where(padding, hu.dtype.type(AIR_HU), np.where(metal, hu.dtype.type(HIGHEST_HU), hu))
-    return hu, num_padding, num_metal
+    num_low, num_metal = int(np.count_nonzero(low)), int(np.count_nonzero(metal))
+    if num_low:
+        hu = np.where(low & ~(hu > PADDED), hu.dtype.type(PADDED), hu)
+    if num_metal:
+        hu = np.where(metal, hu.dtype.type(HIGHEST_HU), hu)
+    return hu, num_low, num_metal
 
 
-def intensity_findings(num_padding: int, num_metal: int, num_voxels: int, rules: Policy) -> list[Finding]:
-    """What ``limited`` changed, as findings."""
+def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) -> tuple[int, int]:
+    """Brings what lies below -1024 HU in all slices of a scan into its range, in place.
+
+    One constant, and what is marked as padding, becomes air (-1000 HU), so that it can be interpolated. Scattered
+    values are the noise of air, which is limited to -1024 HU. All slices are judged together, so that the same scan is
+    the same in every format, whichever way its slices run.
+
+    Returns:
+        How many voxels were padding and how many noise.
+    """
+    counts = np.zeros(LOWEST_HU - PADDED, np.int64)  # by value, -32768 HU first
+    for plane in planes:
+        counts += np.bincount(_place(plane[plane < LOWEST_HU]), minlength=len(counts))
+    near = ndimage.convolve1d(counts, np.ones(2 * _NEAR_HU + 1, np.int64), mode="constant")
+    is_padding = (counts >= _LEAST) & (counts >= _ONE_VALUE * near)
+    is_padding[0] = True
+    for plane in planes:
+        low = plane < LOWEST_HU
+        plane[low] = np.where(is_padding[_place(plane[low])], AIR_HU, LOWEST_HU)
+    return int(counts[is_padding].sum()), int(counts[~is_padding].sum())
+
+
+def _place(low: Num[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Where values below the range are counted; fractions count with the next whole number below."""
+    place: np.ndarray = np.floor(low).astype(np.int64) - PADDED
+    return place
+
+
+def intensity_findings(
+    num_padding: int, num_noise: int, num_metal: int, num_voxels: int, rules: Policy
+) -> list[Finding]:
+    """What ``settle`` and ``limited`` changed, as findings."""
     findings = []
     if num_padding:
-        share = num_padding / num_voxels
-        count = f"{share:.1%} of the voxels" if share >= 1e-3 else f"{num_padding} of the voxels"
-        message = f"{count} are padding (below {LOWEST_HU} HU); they are air now"
+        message = f"{_count(num_padding, num_voxels)} are padding (below {LOWEST_HU} HU); they are air now"
         findings.append(rules.find("padding", message))
+    if num_noise:
+        message = f"{_count(num_noise, num_voxels)} are noise of air below {LOWEST_HU} HU; they are limited to it"
+        findings.append(rules.find("air-noise", message))
     if num_metal:
         findings.append(rules.find("clipped", f"{num_metal} voxels above {HIGHEST_HU} HU are limited to it"))
     return findings
+
+
+def _count(number: int, num_voxels: int) -> str:
+    share = number / num_voxels
+    return f"{share:.1%} of the voxels" if share >= 1e-3 else f"{number} of the voxels"

@@ -9,11 +9,12 @@ from jaxtyping import Num
 from hilum.errors import GeometryError, ReadError
 from hilum.files import cores
 from hilum.findings import Finding, refusals
+from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder import decode
 from hilum.reading.dicom import Opened, Series
 from hilum.reading.elements import inflated
 from hilum.reading.frames import Frame
-from hilum.reading.intensities import intensity_findings, slice_into
+from hilum.reading.intensities import intensity_findings, settle, slice_into
 from hilum.volume import Volume, canonical
 
 _THREADS = 8
@@ -27,7 +28,7 @@ def load(series: Series) -> Volume:
         ReadError: If pixels cannot be decoded.
     """
     _refuse(series, series.findings)
-    grid, rules = series.stack, series.reading.rules
+    grid = series.stack
     assert grid.affine is not None  # else a finding refuses it  # noqa: S101
     order, findings = without_duplicates(series)
     _refuse(series, findings)
@@ -36,8 +37,7 @@ def load(series: Series) -> Volume:
     shape = tuple(turn.shape[axis] for axis in turn.order)
     voxels = np.empty(shape, np.int16 if _are_whole(frames) else np.float32)
     planes = turn.unturned(voxels)  # a view: slices are written to where they end up
-    num_padding, num_metal = _fill_grid(planes, frames, series)
-    findings += intensity_findings(num_padding, num_metal, len(frames) * turn.shape[1] * turn.shape[2], rules)
+    findings += _fill_grid(planes, frames, series)
     return Volume(
         voxels_hu=voxels,
         affine=affine,
@@ -76,7 +76,8 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
 def slice_hu(frame: Frame, series: Series) -> Num[np.ndarray, "y x"]:
     """The HU of one slice alone, as it is stored."""
     out = np.empty(frame.header.shape, np.int16 if _are_whole([frame]) else np.float32)
-    _slice_into(out, frame, series)
+    if _slice_into(out, frame, series)[0]:
+        settle([out])
     return out
 
 
@@ -86,24 +87,29 @@ def _are_whole(frames: list[Frame]) -> bool:
     return all(float(v).is_integer() for rescale in rescales for v in rescale)
 
 
-def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
+def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> list[Finding]:
     """Write the slices of the grid: measured ones as they are, what lies between by linear interpolation."""
     at = series.stack.at
     on_grid = np.flatnonzero(at == np.rint(at))
     in_place = np.array_equal(at[on_grid], np.arange(len(frames)))  # each measured slice is one of the grid
     source = planes if in_place else np.empty((len(frames), *planes.shape[1:]), planes.dtype)
     places = on_grid if in_place else np.arange(len(frames))
-    counts = _fill(source, places, frames, series)
+    num_low, num_metal = _fill(source, places, frames, series)
+    measured = [source[place] for place in places]
+    num_padding, num_noise = settle(measured) if num_low else (0, 0)
+    rules = series.reading.rules
+    findings = intensity_findings(num_padding, num_noise, num_metal, len(frames) * planes[0].size, rules)
+    findings += alternation_findings(measured, places, rules)
     for z, place in enumerate(at.tolist()):
         below, share = int(place), place % 1
         if share or not in_place:
             above = min(below + 1, len(frames) - 1)
             planes[z] = _between(source[places[below]], source[places[above]], share)
-    return counts
+    return findings
 
 
 def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
-    """Write all measured slices to their places; how many voxels were padding and metal."""
+    """Write all measured slices to their places; how many voxels lie below a scanner's range and were metal."""
     for path in {f.path for f in frames if _is_packed(f)}:
         _opened(next(f for f in frames if f.path == path), series)  # once, before threads ask for it
 
@@ -143,11 +149,15 @@ def _content(frame: Frame, max_bytes: int) -> Opened:
         except OSError as exc:
             msg = f"{frame.name}: pixels cannot be read: {exc.strerror or exc}"
             raise ReadError(msg) from exc
-    return decode(frame.path, "dicom", max_bytes=max_bytes).voxels
+    try:
+        return decode(frame.path, "dicom", max_bytes=max_bytes).voxels
+    except ReadError as exc:  # a decoder knows the file's name, not where it lies
+        msg = str(exc).replace(frame.path.name, frame.where(frame.path), 1)
+        raise type(exc)(msg) from exc
 
 
 def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, series: Series) -> tuple[int, int]:
-    """Write the HU of one frame; how many pixels were padding and metal."""
+    """Write the HU of one frame; how many pixels lie below a scanner's range and were metal."""
     header = frame.header
     if frame.offset is None:
         pixels = _opened(frame, series)
