@@ -26,6 +26,8 @@ _ACQUISITIONS = ("StackID", "FrameOfReferenceUID", "AcquisitionNumber", "Acquisi
 _RECONSTRUCTIONS = ("SliceThickness", "ReconstructionDiameter", "SeriesNumber", "SeriesDescription")
 """What then tells the reconstructions of one acquisition apart, beside image type and kernel."""
 
+TELLING = (*_MOMENTS, *_RECONSTRUCTIONS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:

@@ -14,6 +14,7 @@ from hilum.reading.decoder import decode
 from hilum.reading.dicom import Opened, Series
 from hilum.reading.elements import inflated
 from hilum.reading.frames import Frame
+from hilum.reading.grouping import TELLING
 from hilum.reading.intensities import intensity_findings, settle, slice_into
 from hilum.volume import Volume, canonical
 
@@ -64,13 +65,27 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
             continue
         frame, twin = series.frames[at], series.frames[kept[-1]]
         if not np.array_equal(slice_hu(frame, series), slice_hu(twin, series)):
-            message = "two slices differ at one position: phases that nothing tells apart"
-            return kept, [rules.find("time-series", message, f"{frame.name}, {twin.name}")]
+            found = rules.find("time-series", _why_two(frame, twin, series), f"{frame.name}, {twin.name}")
+            return kept, [found]
         dropped.append(frame.name)
     if not dropped:
         return kept, []
     message = f"exact copies of neighbouring slices were dropped: {len(dropped)}"
     return kept, [rules.find("duplicate-slices", message, dropped[0])]
+
+
+def _why_two(frame: Frame, twin: Frame, series: Series) -> str:
+    """Why two slices that differ may lie at one position, as far as the headers tell."""
+    telling = [k for k in TELLING if frame.values.get(k, b"") != twin.values.get(k, b"")]
+    repeated = series.stack.repeated
+    num_places, num_again = repeated.count(False), repeated.count(True)
+    if telling:
+        why = f"they have another {telling[0]}, which does not divide the series into whole volumes"
+    elif num_again % num_places == 0:
+        why = f"{num_again // num_places + 1} slices lie at each position: phases that nothing tells apart"
+    else:
+        why = f"{num_again} of {len(repeated)} slices lie where another lies, and nothing tells which is right"
+    return f"two slices differ at one position; {why}"
 
 
 def slice_hu(frame: Frame, series: Series) -> Num[np.ndarray, "y x"]:
