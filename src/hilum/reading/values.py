@@ -87,6 +87,8 @@ def numbers(raw: bytes, count: int = 0) -> tuple[float, ...]:
 
 def _with_point(part: bytes, *, alone: bool) -> bytes:
     """A number with a decimal comma, such as ``3,6``; alone, ``1,024`` may be a thousand and is none."""
+    if b"," not in part:
+        return part
     if b"." in part or part.count(b",") > 1 or (alone and _THOUSANDS.fullmatch(part.strip())):
         raise ValueError
     return part.replace(b",", b".")
