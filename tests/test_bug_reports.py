@@ -188,8 +188,12 @@ def test_padding_of_texts_divides_no_series(tmp_path, keyword, padding):
     hu = scan_hu(12)
     for k, plane in enumerate(hu):
         dataset = slice_dataset((plane + 1024).astype(np.uint16), (0, 0, k * 2.5))
-        _set_text(dataset, keyword, "1.2.34" + (padding * 2)[:2] * (k % 2))
+        setattr(dataset, keyword, "1.2.3456")
         dataset.save_as(tmp_path / str(k), enforce_file_format=True)
+        content = (tmp_path / str(k)).read_bytes()
+        assert content.count(b"1.2.3456") == 1
+        ending = (padding if k % 2 else "\0 ").ljust(2, padding)[:2].encode()
+        (tmp_path / str(k)).write_bytes(content.replace(b"1.2.3456", b"1.2.34" + ending))
     assert np.array_equal(read(tmp_path).voxels_hu, hu)
     assert len(find_series(source_files(tmp_path))[0]) == 1
 
