@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MetaImage files to a Volume, decoded by ITK, whose world is LPS like ours."""
+"""NIfTI, NRRD and MetaImage files to a Volume."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def read_image(path: Path, reading: ReadingConfig = _AS_USUAL) -> Volume:
             stored[z], padding, metal = limited(plane)
             num_padding, num_metal = num_padding + padding, num_metal + metal
     volume = Volume(voxels_hu=voxels, affine=affine)
-    findings = [rules.find("geometry-unclear", answer.doubt)] if answer.doubt else []
+    findings = [rules.find(code, message) for code, message in answer.doubts]
     findings += [*grid_findings(affine, rules), *intensity_findings(num_padding, num_metal, voxels.size, rules)]
     if volume.shape[0] < FEW_SLICES:
         findings.append(rules.find("few-slices", f"only {volume.shape[0]} slices"))
