@@ -214,7 +214,7 @@ def _numbers(name: str, fields: dict[str, str], names: tuple[str, ...], count: i
 
 def _float(name: str, what: str, word: str) -> float:
     try:
-        return float(word)
+        return float(word.replace("_", "?"))  # 1_0 is a number for Python alone
     except ValueError as exc:
         msg = f"{name} cannot be read: its header must have numbers as {what}"
         raise ReadError(msg) from exc
