@@ -193,9 +193,22 @@ def test_the_parent_never_loads_a_native_decoder(image):
 import sys
 from hilum.reading import read
 read(sys.argv[1])
-print("SimpleITK" in sys.modules)
+print({"SimpleITK", "nibabel"} & set(sys.modules))
 """
-    assert _run(code, image).stdout.strip() == "False"
+    assert _run(code, image).stdout.strip() == "set()"
+
+
+def test_a_decoder_loads_only_the_libraries_that_its_files_need(image, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "_pool", decoder._Pool())
+    _rle(tmp_path / "one")
+    try:
+        decode(image, "image", max_bytes=LIMIT)
+        (child,) = decoder._pool.children
+        assert "SimpleITK" not in Path(f"/proc/{child.process.pid}/maps").read_text()
+        decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
+        assert "SimpleITK" in Path(f"/proc/{child.process.pid}/maps").read_text()
+    finally:
+        decoder._pool.end()
 
 
 def test_the_parent_holds_the_voxels_once(tmp_path):

@@ -112,12 +112,6 @@ def test_a_compressed_file_beside_its_uncompressed_name_is_read_from_itself(tmp_
     assert volume.spacing_mm == (3.0, 1.25, 1.5)
 
 
-def test_nifti_2_is_named_in_the_error(tmp_path):
-    (tmp_path / "x.nii").write_bytes(struct.pack("<i", 540) + b"n+2\0\r\n\x1a\n" + bytes(1000))
-    with pytest.raises(ReadError, match=r"^x.nii cannot be read: it must be NIfTI-1, is NIfTI-2$"):
-        read_image(tmp_path / "x.nii")
-
-
 @settings(max_examples=40)
 @given(
     st.sampled_from(sorted(set(TYPES) - {"i8", "u8"})),
@@ -279,7 +273,7 @@ def test_a_compressed_stream_that_is_whole_but_too_short_is_an_error(tmp_path):
 
 def test_a_spacing_that_is_no_length_is_an_error(tmp_path):
     path = _write(tmp_path / "x.mha", _hu())
-    for spacing in (b"nan 1 1", b"inf 1 1"):
+    for spacing in (b"-1 1 1", b"inf 1 1"):
         content = path.read_bytes()
         path.write_bytes(content.replace(b"0.5 0.75 2", spacing))
         with pytest.raises(GeometryError, match=r"x.mha: the spacing must be positive"):

@@ -41,6 +41,8 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "mixed-shape": (_R, _R, _R),
     "gantry-tilt": (_R, _P, _P),
     "oblique": (_N, _N, _N),
+    "geometry-missing": (_R, _R, _N),
+    "position-missing": (_R, _N, _N),
     "geometry-unclear": (_R, _N, _N),
     "anisotropic": (_N, _N, _N),
     "slice-gap": (_R, _R, _N),

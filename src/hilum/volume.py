@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, Int16, UInt8
 
+from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError
 from hilum.findings import Finding
 
@@ -67,7 +68,8 @@ class Volume:
         lungs: 1 inside the lungs, else 0, on the same grid; only of prepared samples whose recipe asks for them.
 
     Raises:
-        GeometryError: If the affine is singular or not finite, there are no voxels, or the lungs are on another grid.
+        GeometryError: If the voxels or the affine are not such arrays, the affine is singular or not finite, there are
+            no voxels, or the lungs are on another grid.
     """
 
     voxels_hu: Voxels
@@ -78,6 +80,13 @@ class Volume:
     lungs: UInt8[np.ndarray, "z y x"] | None = None
 
     def __post_init__(self) -> None:
+        voxels, affine = self.voxels_hu, self.affine
+        if not isinstance(voxels, np.ndarray) or voxels.ndim != 3 or voxels.dtype not in (np.int16, np.float32):
+            msg = f"a volume's voxels must be an int16 or float32 array (z, y, x) of HU, got {_described(voxels)}"
+            raise GeometryError(msg)
+        if not isinstance(affine, np.ndarray) or affine.shape != (4, 4) or affine.dtype.kind != "f":
+            msg = f"a volume's affine must be a 4 x 4 array of floats, got {_described(affine)}"
+            raise GeometryError(msg)
         if self.lungs is not None and self.lungs.shape != self.voxels_hu.shape:
             msg = f"a volume's lungs must be of shape {self.voxels_hu.shape}, are of {self.lungs.shape}"
             raise GeometryError(msg)
@@ -139,13 +148,22 @@ class Volume:
         return replace(self, findings=(*self.findings, *findings))
 
 
-def affine_from(*, spacing_mm: Triple, origin_mm: Triple) -> Affine:
-    """Affine of an axial grid: spacing (z, y, x) and the LPS position (x, y, z) of the first voxel, in mm."""
+def affine_from(*, spacing_mm: ArrayLike, origin_mm: ArrayLike) -> Affine:
+    """Affine of an axial grid: spacing (z, y, x) and the LPS position (x, y, z) of the first voxel, in mm.
+
+    Raises:
+        GeometryError: If either is not three numbers.
+    """
     affine = np.eye(4)
-    z, y, x = spacing_mm
+    z, y, x = three(spacing_mm, "a spacing in mm (z, y, x)")
     affine[:3, :3] = [[0, 0, x], [0, y, 0], [z, 0, 0]]
-    affine[:3, 3] = origin_mm
+    affine[:3, 3] = three(origin_mm, "an origin in LPS mm (x, y, z)")
     return affine
+
+
+def _described(value: object) -> str:
+    """What came instead of an array, in short."""
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Volume:

@@ -9,7 +9,8 @@ from hilum.errors import CohortError
 from hilum.reading import is_placeholder
 
 _SCANS = """
-.nii.gz .tar.gz .tar.bz2 .tar.xz .seg.nrrd .nii .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip .tar .tgz
+.nii.gz .tar.gz .tar.bz2 .tar.xz .hdr.gz .seg.nrrd .nii .hdr .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip
+.tar .tgz
 """
 
 _SUFFIXES = tuple(_SCANS.split())

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from hilum.measuring.metrics import Labels, Probs
+from hilum.arrays import ArrayLike, labelled, real
+from hilum.measuring.metrics import Probs
 from hilum.measuring.regression import softmax_regression
 
 _SMALLEST = float(np.finfo(np.float64).eps)
@@ -28,11 +29,12 @@ class Bin:
     observed: float
 
 
-def reliability(y: Labels, p: Probs, *, num_bins: int = 10) -> tuple[Bin, ...]:
+def reliability(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> tuple[Bin, ...]:
     """Bins of nearly equally many cases, lowest probabilities first; equal probabilities are never parted.
 
     At most ``num_bins``, and so few that there are about 15 cases or more in each.
     """
+    y, p = labelled(y, p)
     bin_of, sizes = _bins(p, num_bins)
     predicted = np.bincount(bin_of, weights=p, minlength=len(sizes)) / sizes
     observed = np.bincount(bin_of, weights=y == 1, minlength=len(sizes)) / sizes
@@ -42,7 +44,7 @@ def reliability(y: Labels, p: Probs, *, num_bins: int = 10) -> tuple[Bin, ...]:
     )
 
 
-def expected_calibration_error(y: Labels, p: Probs, *, num_bins: int = 10) -> float:
+def expected_calibration_error(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> float:
     """Mean distance of predicted from observed share in the bins of ``reliability``, by their cases; nan without cases.
 
     The expected calibration error of Naeini et al. (AAAI 2015) and Guo et al. (ICML 2017), but in bins of equally many
@@ -53,11 +55,12 @@ def expected_calibration_error(y: Labels, p: Probs, *, num_bins: int = 10) -> fl
         >>> expected_calibration_error(np.array([0, 0, 0, 1]), np.full(4, 0.5))
         0.25
     """
+    y, p = labelled(y, p)
     bin_of, sizes = _bins(p, num_bins)
     return _gap(bin_of, sizes, (y == 1) - p.astype(np.float64))
 
 
-def ece_floor(p: Probs, *, num_bins: int = 10, num_draws: int = 500, seed: int = 0) -> float:
+def ece_floor(p: ArrayLike, *, num_bins: int = 10, num_draws: int = 500, seed: int = 0) -> float:
     """The calibration error that a perfect model has on average with so few cases; nan without cases.
 
     Outcomes are drawn with exactly the probabilities p, and binned as they would be. An error near it says nothing
@@ -69,13 +72,14 @@ def ece_floor(p: Probs, *, num_bins: int = 10, num_draws: int = 500, seed: int =
         num_draws: Sets of outcomes.
         seed: Of their random numbers.
     """
+    p = real(p, "probabilities")
     rng = np.random.default_rng(seed)
     bin_of, sizes = _bins(p, num_bins)
     wide = p.astype(np.float64)
     return float(np.mean([_gap(bin_of, sizes, (rng.random(len(p)) < wide) - wide) for _ in range(num_draws)]))
 
 
-def calibration_line(y: Labels, p: Probs) -> tuple[float, float]:
+def calibration_line(y: ArrayLike, p: ArrayLike) -> tuple[float, float]:
     """Intercept and slope of the logistic regression of what happened on the log odds of p (Cox, Biometrika 1958).
 
     (0, 1) is perfect. A slope below 1: too sure, above 1: too unsure. An intercept below 0, at a slope of 1: too high.
@@ -83,6 +87,7 @@ def calibration_line(y: Labels, p: Probs) -> tuple[float, float]:
     parts positives from negatives (Albert & Anderson, Biometrika 1984). Beware: of the cases that Platt's fit used,
     they are (0, 1) up to its smoothing.
     """
+    y, p = labelled(y, p)
     kept = np.clip(p.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
     log_odds, positive = np.log(kept) - np.log1p(-kept), y == 1
     above, below = log_odds[positive], log_odds[~positive]

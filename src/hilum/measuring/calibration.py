@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float64
 
+from hilum.arrays import ArrayLike, real
 from hilum.errors import require
 from hilum.measuring.prevalence import Shares, check_shares, log_shift
 from hilum.measuring.regression import softmax
@@ -68,12 +69,13 @@ class Calibration:
         """Classes that it is for; None: any number."""
         return next(iter(self._numbers_of_classes()), None)
 
-    def probabilities(self, logits: Logits) -> Float64[np.ndarray, "n c"]:
+    def probabilities(self, logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
         """Probabilities of the classes, rows summing to 1.
 
         Raises:
             ConfigError: If it was fitted for another number of classes.
         """
+        logits = real(logits, "logits", axes=(2,))
         num_classes = logits.shape[1]
         require(self.num_classes in (None, num_classes), "logits", f"of {self.num_classes} classes", num_classes)
         scores = self._on_curves(logits) if self.curves else logits.astype(np.float64) / self.temperature
@@ -104,14 +106,14 @@ class Calibration:
         return replace(self, bias=bias, prevalence=prevalence, rule=self.rule.partition("; stated at")[0] + stated)
 
 
-def probabilities(logits: Logits, *, temperature: float = 1.0) -> Float[np.ndarray, "n c"]:
+def probabilities(logits: ArrayLike, *, temperature: float = 1.0) -> Float[np.ndarray, "n c"]:
     """Softmax of logits divided by a temperature, in double precision."""
-    return softmax(logits.astype(np.float64) / temperature)
+    return softmax(real(logits, "logits", axes=(2,)).astype(np.float64) / temperature)
 
 
-def log_odds(logits: Logits) -> Float64[np.ndarray, "n c"]:
+def log_odds(logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
     """Log odds of each class against the rest in the softmax of the logits; exact however sure they are."""
-    wide = logits.astype(np.float64)
+    wide = real(logits, "logits", axes=(2,)).astype(np.float64)
     if wide.shape[1] == 2:
         second = wide[:, 1] - wide[:, 0]
         return np.stack([-second, second], axis=1)

@@ -4,8 +4,9 @@ import math
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 
+from hilum.arrays import ArrayLike, labelled
 from hilum.errors import CohortError
 from hilum.measuring.calibration import Calibration, Logits, log_odds
 from hilum.measuring.metrics import Labels
@@ -32,7 +33,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_calibration(
-    logits: Logits, labels: Labels, *, method: Literal["none", "temperature", "platt", "isotonic"]
+    logits: ArrayLike, labels: ArrayLike, *, method: Literal["none", "temperature", "platt", "isotonic"]
 ) -> Calibration:
     """The calibration under which validation cases are most likely; they must not have been trained on.
 
@@ -61,6 +62,7 @@ def fit_calibration(
     """
     if method == "none":
         return Calibration()
+    labels, logits = labelled(labels, logits, what="logits", axes=(2,))
     counts = _counts(logits, labels)
     few = FEWEST_OF_A_CLASS[method]
     if len(labels) < FEWEST_CASES or counts.min() < few:
@@ -124,7 +126,7 @@ def _smoothed(positive: Bool[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     return np.where(positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
 
 
-def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature under which validation labels are most likely (Guo et al., ICML 2017).
 
     The mean negative log likelihood is convex in 1 / T, so it has one valley in log T, which golden sections find to
@@ -134,6 +136,7 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> float:
     Raises:
         CohortError: If there are no cases, or a logit is not finite.
     """
+    labels, logits = labelled(labels, logits, what="logits", axes=(2,))
     if len(labels) == 0 or not np.isfinite(logits).all():
         msg = f"a temperature needs finite logits of at least one case, got {len(labels)} cases"
         raise CohortError(msg)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 from hilum.errors import CohortError
 from hilum.measuring.metrics import (
-    ClassProbs,
     Figures,
     Labels,
     Probs,
@@ -62,7 +62,7 @@ class Figure:
 
 
 def with_intervals(
-    y: Labels, p: Probs, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+    y: ArrayLike, p: ArrayLike, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
     """Figures of a classifier of two classes, a case being decided positive at ``p >= threshold``.
 
@@ -77,29 +77,32 @@ def with_intervals(
     Returns:
         accuracy, auc, average_precision, sensitivity, specificity, ppv, npv, balanced_accuracy, f1 and brier.
     """
-    called = p.astype(np.float64) >= threshold
+    called = real(p, "probabilities").astype(np.float64) >= threshold
     return with_called_intervals(y, p, called=called, patients=patients, seed=seed, num_resamples=num_resamples)
 
 
 def with_called_intervals(
-    y: Labels,
-    p: Probs,
+    y: ArrayLike,
+    p: ArrayLike,
     *,
-    called: Bool[np.ndarray, " n"],
+    called: ArrayLike,
     patients: Sequence[str],
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> dict[str, Figure]:
     """The figures of ``with_intervals`` where cases are called positive by some other rule than one threshold."""
+    y, p = labelled(y, p)
     index = _patient_index(patients, len(y))
-    return {name: _interval(one) for name, one in _of_two(y, p, called, index, seed, num_resamples).items()}
+    yes = flags(called, "decisions")
+    check_same_cases(y, yes, "decisions")
+    return {name: _interval(one) for name, one in _of_two(y, p, yes, index, seed, num_resamples).items()}
 
 
 def with_finding_intervals(
-    y: Int[np.ndarray, "n c"],
-    probs: ClassProbs,
+    y: ArrayLike,
+    probs: ArrayLike,
     *,
-    called: Bool[np.ndarray, "n c"],
+    called: ArrayLike,
     patients: Sequence[str],
     seed: int = 0,
     num_resamples: int = 2000,
@@ -122,6 +125,11 @@ def with_finding_intervals(
         subset_accuracy, the share of the cases of which every finding is decided rightly; then, of each finding, the
         figures of ``with_intervals``.
     """
+    y, probs, called = (
+        whole(y, "labels", axes=(2,)),
+        real(probs, "probabilities", axes=(2,)),
+        flags(called, "decisions", axes=(2,)),
+    )
     index = _patient_index(patients, len(y))
     each = [_of_two(*columns, index, seed, num_resamples) for columns in zip(y.T, probs.T, called.T, strict=True)]
     drawn = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
@@ -138,13 +146,14 @@ def with_finding_intervals(
 
 
 def with_class_intervals(
-    y: Labels, probs: ClassProbs, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+    y: ArrayLike, probs: ArrayLike, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
     """Figures of a classifier of any number of classes, a case being decided for its most probable class.
 
     Returns:
         accuracy, balanced_accuracy, macro_auc (each class against the rest) and macro_f1.
     """
+    y, probs = labelled(y, probs, axes=(2,))
     probs = probs.astype(np.float64)
     num_classes = probs.shape[1]
     decided = probs.argmax(1)

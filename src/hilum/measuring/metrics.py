@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+
+from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 
 Labels: TypeAlias = Int[np.ndarray, " n"]
 Probs: TypeAlias = Float[np.ndarray, " n"]
@@ -80,24 +82,24 @@ def ratio(part: Figures, whole: Figures) -> Figures:
     return figures if figures.ndim else float(figures)
 
 
-def confusion(
-    y: Labels, decided: Bool[np.ndarray, " n"] | Labels, *, weights: Float[np.ndarray, "*b n"] | None = None
-) -> Confusion:
+def confusion(y: ArrayLike, decided: ArrayLike, *, weights: Float[np.ndarray, "*b n"] | None = None) -> Confusion:
     """Count the decisions, 1 or True being positive; with weights (..., n), one table for each set of them."""
-    weights = np.ones(len(y)) if weights is None else weights
-    actual, called = y == 1, decided.astype(bool)
+    actual, called = whole(y, "labels") == 1, flags(decided, "decisions")
+    check_same_cases(actual, called, "decisions")
+    weights = np.ones(len(actual)) if weights is None else weights
     rows = (~actual & ~called, ~actual & called, actual & ~called, actual & called)
     tn, fp, fn, tp = (weights @ cell.astype(np.float64) for cell in rows)
     return Confusion(tn=tn, fp=fp, fn=fn, tp=tp)
 
 
 def ranked_counts(
-    y: Labels, p: Probs, *, weights: Float[np.ndarray, "*b n"] | None = None
+    y: ArrayLike, p: ArrayLike, *, weights: Float[np.ndarray, "*b n"] | None = None
 ) -> tuple[Float[np.ndarray, "*b k"], Float[np.ndarray, "*b k"]]:
     """Weight of the positives and of the negatives at or above each distinct probability, highest first.
 
     One sort and two cumulative sums serve every set of weights.
     """
+    y, p = labelled(y, p)
     weights = np.ones(len(y)) if weights is None else weights
     order = np.argsort(-p, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.intp)
@@ -122,44 +124,54 @@ def ap_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> F
     return ratio(np.sum(np.diff(tps, axis=-1, prepend=0) * precision, axis=-1), tps[..., -1])
 
 
-def roc_auc(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+def roc_auc(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """Probability that a positive ranks above a negative, ties counting half (Hanley & McNeil 1982).
 
     Example:
         >>> roc_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
         0.75
     """
-    return float(auc_from(*ranked_counts(y, p, weights=weights))) if len(y) else np.nan
+    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    return float(auc_from(tps, fps)) if len(tps) else np.nan
 
 
-def average_precision(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+def average_precision(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """Area under the precision-recall curve as a step function: sum of (R_k - R_(k-1)) P_k, no interpolation."""
-    return float(ap_from(*ranked_counts(y, p, weights=weights))) if len(y) else np.nan
+    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    return float(ap_from(tps, fps)) if len(tps) else np.nan
 
 
 def roc_curve(
-    y: Labels, p: Probs, *, weights: Weights | None = None
+    y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """False and true positive rate, from (0, 0) to (1, 1), one point for each distinct probability."""
-    tps, fps = ranked_counts(y, p, weights=weights)
+    tps, fps = ranked_counts(y, p, weights=_weights(weights))
     return np.asarray(ratio(np.append(0.0, fps), fps[-1])), np.asarray(ratio(np.append(0.0, tps), tps[-1]))
 
 
 def pr_curve(
-    y: Labels, p: Probs, *, weights: Weights | None = None
+    y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Recall and precision, one point for each distinct probability, highest first."""
-    tps, fps = ranked_counts(y, p, weights=weights)
+    tps, fps = ranked_counts(y, p, weights=_weights(weights))
     return np.asarray(ratio(tps, tps[-1])), np.asarray(ratio(tps, tps + fps))
 
 
-def brier(y: Labels, p: Probs, *, weights: Weights | None = None) -> float:
+def brier(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """Mean squared difference between probability and outcome (Brier 1950, in its form for two classes)."""
+    y, p = labelled(y, p)
     return _mean(np.square(p.astype(np.float64) - (y == 1)), weights)
 
 
-def log_loss(y: Labels, p: Probs | ClassProbs, *, weights: Weights | None = None) -> float:
-    """Mean negative logarithm of the probability given to the true class, in nats."""
+def log_loss(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+    """Mean negative logarithm of the probability given to the true class, in nats.
+
+    Args:
+        y: Class of each case.
+        p: Probability of the second of two classes, (n,), or of each class, (n, c).
+        weights: Of the cases.
+    """
+    y, p = labelled(y, p, axes=(1, 2))
     columns = p.astype(np.float64)
     if columns.ndim == 1:
         columns = np.stack([1 - columns, columns], axis=1)
@@ -167,36 +179,47 @@ def log_loss(y: Labels, p: Probs | ClassProbs, *, weights: Weights | None = None
     return _mean(-np.log(true), weights)
 
 
-def _mean(values: Probs, weights: Weights | None) -> float:
-    weights = np.ones(len(values)) if weights is None else weights
-    return float(ratio(weights @ values, weights.sum()))
+def _mean(values: Probs, weights: ArrayLike | None) -> float:
+    known = _weights(weights)
+    known = np.ones(len(values)) if known is None else known
+    return float(ratio(known @ values, known.sum()))
 
 
-def confusion_matrix(y: Labels, decided: Labels, *, num_classes: int) -> Int[np.ndarray, "c c"]:
+def _weights(weights: ArrayLike | None) -> Weights | None:
+    return None if weights is None else real(weights, "weights")
+
+
+def confusion_matrix(y: ArrayLike, decided: ArrayLike, *, num_classes: int) -> Int[np.ndarray, "c c"]:
     """Number of cases by true class (row) and decided class (column)."""
+    y, decided = whole(y, "labels"), whole(decided, "decisions")
+    check_same_cases(y, decided, "decisions")
     counts = np.bincount(y * num_classes + decided, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
-def macro_recall(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
+def macro_recall(matrix: ArrayLike) -> Figures:
     """Mean over the classes of the share found: balanced accuracy. nan if a class has no cases."""
+    matrix = real(matrix, "a confusion matrix", axes=(2, 3))
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     return _average(ratio(diagonal, matrix.sum(-1).astype(np.float64)))
 
 
-def macro_f1(matrix: Float[np.ndarray, "*b c c"] | Int[np.ndarray, "c c"]) -> Figures:
+def macro_f1(matrix: ArrayLike) -> Figures:
     """Mean of the classes' F1. nan if a class is neither there nor ever decided."""
+    matrix = real(matrix, "a confusion matrix", axes=(2, 3))
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     return _average(ratio(2 * diagonal, (matrix.sum(-1) + matrix.sum(-2)).astype(np.float64)))
 
 
-def multiclass_accuracy(y: Labels, probs: ClassProbs) -> float:
+def multiclass_accuracy(y: ArrayLike, probs: ArrayLike) -> float:
     """Share of the cases whose most probable class is the true one."""
+    y, probs = labelled(y, probs, axes=(2,))
     return _mean((probs.argmax(1) == y).astype(np.float64), None)
 
 
-def macro_auc(y: Labels, probs: ClassProbs, *, weights: Float[np.ndarray, "*b n"] | None = None) -> Figures:
+def macro_auc(y: ArrayLike, probs: ArrayLike, *, weights: Float[np.ndarray, "*b n"] | None = None) -> Figures:
     """Mean over the classes of the AUC of each against the rest. nan if a class has no cases."""
+    y, probs = labelled(y, probs, axes=(2,))
     aucs = [
         auc_from(*ranked_counts((y == k).astype(np.int64), probs[:, k], weights=weights)) for k in range(probs.shape[1])
     ]

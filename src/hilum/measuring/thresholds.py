@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from hilum.arrays import ArrayLike, labelled
 from hilum.config import DecisionConfig
 from hilum.errors import CohortError, ConfigError
-from hilum.measuring.metrics import Labels, Probs, ranked_counts
+from hilum.measuring.metrics import Probs, ranked_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Threshold:
     specificity: float
 
 
-def choose_threshold(y: Labels, p: Probs, *, rule: DecisionConfig) -> Threshold:
+def choose_threshold(y: ArrayLike, p: ArrayLike, *, rule: DecisionConfig) -> Threshold:
     """Choose the threshold by a rule.
 
     Candidates lie midway between neighbouring probabilities, so that a last bit decides nothing, and midway between
@@ -43,6 +44,7 @@ def choose_threshold(y: Labels, p: Probs, *, rule: DecisionConfig) -> Threshold:
         CohortError: If the cases are of one class only.
         ConfigError: If the demand can only be met by deciding all cases alike.
     """
+    y, p = labelled(y, p)
     num_positives = int(np.sum(y == 1))
     if not 0 < num_positives < len(y):
         msg = f"a threshold needs cases of both classes, got {num_positives} positives among {len(y)} cases"

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from hilum.cohorts.labels import Labels
+from hilum.arrays import ArrayLike, whole
 from hilum.errors import CohortError, ConfigError, require
 
 
-def class_counts(labels: Labels, *, num_classes: int, names: Sequence[str] = ()) -> Int64[np.ndarray, "..."]:
+def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = ()) -> Int64[np.ndarray, "..."]:
     """Cases of each class, (c,); of multi-label findings cases without and with each, (c, 2).
 
     Args:
@@ -21,6 +21,7 @@ def class_counts(labels: Labels, *, num_classes: int, names: Sequence[str] = ())
     Raises:
         CohortError: If a class has no case, or of a finding no case has it or all have it.
     """
+    labels = whole(labels, "labels", axes=(1, 2))
     named = list(names) if len(names) == num_classes else [str(k) for k in range(num_classes)]
     if labels.ndim == 2:
         present = (labels == 1).sum(0).astype(np.int64)
@@ -32,6 +33,9 @@ def class_counts(labels: Labels, *, num_classes: int, names: Sequence[str] = ())
                 )
                 raise CohortError(msg)
         return counts
+    if len(labels) and labels.min() < 0:
+        msg = f"labels must be 0 to {num_classes - 1}, got {labels.min()}"
+        raise CohortError(msg)
     counts = np.bincount(labels, minlength=num_classes)
     if len(counts) > num_classes or not counts.all():
         absent = [name for name, count in zip(named, counts, strict=False) if not count]
@@ -43,7 +47,7 @@ def class_counts(labels: Labels, *, num_classes: int, names: Sequence[str] = ())
 
 
 def class_weights(
-    labels: Labels,
+    labels: ArrayLike,
     *,
     method: Literal["none", "inverse", "sqrt", "effective"] = "inverse",
     num_classes: int,
@@ -67,9 +71,10 @@ def class_weights(
         ConfigError: If the method is not known, or beta not at least 0 and below 1.
 
     Example:
-        >>> class_weights(np.array([0, 0, 0, 1]), num_classes=2)
+        >>> class_weights([0, 0, 0, 1], num_classes=2)
         array([0.5, 1.5])
     """
+    labels = whole(labels, "labels", axes=(1, 2))
     require(0 <= beta < 1, "beta", "at least 0 and below 1", beta)
     counts = class_counts(labels, num_classes=num_classes, names=names).astype(float)
     formulas = {

@@ -1,6 +1,9 @@
 """The device that a network runs on, from its name, checked before any work is done."""
 
+import numpy as np
 import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
 from hilum.errors import ConfigError
 
@@ -27,3 +30,11 @@ def pick_device(name: str) -> torch.device:
         msg = f"device is {name}, but this machine has none"
         raise ConfigError(msg)
     return torch.device(name)
+
+
+def tensor_like(array: Shaped[np.ndarray, "*shape"], like: Tensor) -> Float[Tensor, "*shape"]:
+    """An array as a tensor of another's type and on its device.
+
+    The type comes first: Apple's MPS has no float64, so that none may be moved there.
+    """
+    return torch.from_numpy(array).to(like.dtype).to(like.device)

@@ -7,6 +7,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from hilum.modelling.changes import Change
+from hilum.modelling.device import tensor_like
 from hilum.recipe import Range, Triple
 from hilum.volume import AIR_HU
 
@@ -57,7 +58,7 @@ def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.
     power = frequency * np.exp(-(frequency**2) / (2 * change.noise_lp_mm**2))
     mean = power.mean()
     filter_ = np.sqrt(power / mean) if mean > 0 else np.ones_like(power)  # a single voxel in the plane has no texture
-    half = torch.from_numpy(change.noise_hu * filter_[:, : x // 2 + 1]).to(white)
+    half = tensor_like(change.noise_hu * filter_[:, : x // 2 + 1], white)
     for slices in torch.split(white.flatten(0, 1), _AT_ONCE):  # in place: a spectrum takes twice the room
         slices.copy_(torch.fft.irfft2(torch.fft.rfft2(slices).mul_(half), s=(y, x)))
     return white
@@ -67,7 +68,7 @@ def _blurred(hu: Float[Tensor, "c z y x"], sigma_mm: float, spacing_mm: Triple) 
     """A Gaussian in the plane, as reconstruction kernels act; the outermost voxels go on beyond the grid."""
     _, _, y, x = hu.shape
     along_y, along_x = (
-        torch.from_numpy(_gaussian(n, sigma_mm / step)).to(hu) for n, step in ((y, spacing_mm[1]), (x, spacing_mm[2]))
+        tensor_like(_gaussian(n, sigma_mm / step), hu) for n, step in ((y, spacing_mm[1]), (x, spacing_mm[2]))
     )
     return along_y @ hu @ along_x.T
 
@@ -84,7 +85,7 @@ def _thickened(hu: Float[Tensor, "c z y x"], slices: float, start: float) -> Flo
     n = hu.shape[1]
     number = np.floor((np.arange(n) + 0.5) / max(slices, 1.0) + start)
     together = number[:, None] == number
-    weights = torch.from_numpy(together / together.sum(axis=1, keepdims=True)).to(hu)
+    weights = tensor_like(together / together.sum(axis=1, keepdims=True), hu)
     return (weights @ hu.flatten(2)).view_as(hu)
 
 

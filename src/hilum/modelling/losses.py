@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hilum.errors import CohortError, require
-from hilum.modelling.odds import CaseLoss, Loss, Target, log_odds
+from hilum.modelling.odds import CaseLoss, ClassNumbers, Loss, Target, class_numbers, log_odds
 from hilum.modelling.overlap import DiceLoss as DiceLoss
 from hilum.modelling.overlap import TverskyLoss as TverskyLoss
 
@@ -40,9 +40,7 @@ class PolyLoss(WeightedCrossEntropyLoss):
         multi_label: Whether each output is a finding of its own.
     """
 
-    def __init__(
-        self, epsilon: float = 1.0, weight: Float[Tensor, "..."] | None = None, *, multi_label: bool = False
-    ) -> None:
+    def __init__(self, epsilon: float = 1.0, weight: ClassNumbers | None = None, *, multi_label: bool = False) -> None:
         super().__init__(weight, multi_label=multi_label)
         require(epsilon >= -1, "epsilon", "at least -1", epsilon)
         self.epsilon = epsilon
@@ -68,9 +66,7 @@ class FocalLoss(CaseLoss):
 
     by_weight = False
 
-    def __init__(
-        self, gamma: float = 2.0, alpha: Float[Tensor, "..."] | None = None, *, multi_label: bool = False
-    ) -> None:
+    def __init__(self, gamma: float = 2.0, alpha: ClassNumbers | None = None, *, multi_label: bool = False) -> None:
         super().__init__(alpha, multi_label=multi_label)
         require(gamma >= 0, "gamma", "at least 0", gamma)
         self.gamma = gamma
@@ -161,9 +157,10 @@ class LogitAdjustedLoss(CaseLoss):
 
     shift: Tensor
 
-    def __init__(self, counts: Counts, tau: float = 1.0, *, multi_label: bool = False) -> None:
+    def __init__(self, counts: ClassNumbers, tau: float = 1.0, *, multi_label: bool = False) -> None:
         super().__init__(multi_label=multi_label)
         require(tau >= 0, "tau", "at least 0", tau)
+        counts = class_numbers(counts, "counts")
         log_prior = tau * (_positive(counts) / counts.sum(-1, keepdim=True)).log()
         self.register_buffer("shift", log_prior[:, 1] - log_prior[:, 0] if multi_label else log_prior)
 
@@ -200,17 +197,17 @@ class LDAMLoss(WeightedCrossEntropyLoss):
 
     def __init__(
         self,
-        counts: Counts,
+        counts: ClassNumbers,
         max_margin: float = 0.5,
         scale: float = 30.0,
-        weight: Float[Tensor, "..."] | None = None,
+        weight: ClassNumbers | None = None,
         *,
         multi_label: bool = False,
     ) -> None:
         super().__init__(weight, multi_label=multi_label)
         require(max_margin >= 0, "max_margin", "at least 0", max_margin)
         require(scale > 0, "scale", "positive", scale)
-        narrow = _positive(counts) ** -0.25
+        narrow = _positive(class_numbers(counts, "counts")) ** -0.25
         self.register_buffer("margins", max_margin * narrow / narrow.amax(-1, keepdim=True))
         self.scale = scale
 
@@ -235,7 +232,7 @@ class CombinedLoss(Loss):
 
     def __init__(
         self,
-        alpha: Float[Tensor, "..."] | None = None,
+        alpha: ClassNumbers | None = None,
         gamma: float = 2.0,
         weight_focal: float = 0.5,
         weight_dice: float = 0.5,

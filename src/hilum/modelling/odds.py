@@ -10,16 +10,39 @@ The log odds of class k are log p_k - log(1 - p_k) = z_k - logsumexp of the othe
 """
 
 from abc import ABC, abstractmethod
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hilum.arrays import ArrayLike, real
 from hilum.errors import ConfigError
 
 Target = Int[Tensor, " b"] | Int[Tensor, "b c"] | Float[Tensor, "b c"]
 """Class indices, or a probability for each class; of a multi-label model 0 and 1, or probabilities, for each label."""
+
+ClassNumbers: TypeAlias = Float[Tensor, "..."] | Int[Tensor, "..."] | ArrayLike
+"""A number for each class, (c,); multi-label: without and with each finding, (c, 2). A tensor, an array or a list."""
+
+
+def class_numbers(numbers: ClassNumbers, what: str) -> Float[Tensor, "..."] | Int[Tensor, "..."]:
+    """Numbers of the classes as a tensor; of what is none yet, in float32, as not every device has float64.
+
+    Raises:
+        ConfigError: If they are no numbers.
+    """
+    if isinstance(numbers, Tensor):
+        return numbers
+    return torch.from_numpy(real(numbers, what, axes=(1, 2)).astype(np.float32))
+
+
+def _check_tensor(values: object, what: str) -> None:
+    if not isinstance(values, Tensor):
+        msg = f"{what} must be a tensor, got {type(values).__name__}"
+        raise ConfigError(msg)
 
 
 def log_odds(logits: Float[Tensor, "b c"], *, multi_label: bool = False) -> Float[Tensor, "b h k"]:
@@ -33,8 +56,9 @@ def log_odds(logits: Float[Tensor, "b c"], *, multi_label: bool = False) -> Floa
         (b, 1, c), or (b, c, 2) of multi-label logits: absent, present.
 
     Raises:
-        ConfigError: If there is one exclusive class only.
+        ConfigError: If there is one exclusive class only, or the logits are no tensor.
     """
+    _check_tensor(logits, "logits")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if multi_label:
         return torch.stack([-wide, wide], dim=2)
@@ -54,8 +78,9 @@ def as_label(target: Target, logits: Float[Tensor, "b c"], *, multi_label: bool 
     """Labels as a probability for each class of each head, in the type of ``log_odds``.
 
     Raises:
-        ConfigError: If the target's shape is not that of the logits, or class indices of it.
+        ConfigError: If the target is no tensor, or its shape is not that of the logits, or class indices of it.
     """
+    _check_tensor(target, "the target")
     kind = torch.promote_types(logits.dtype, torch.float32)
     if target.shape == logits.shape:
         rows = target.to(logits.device, kind)
@@ -79,10 +104,10 @@ class Loss(nn.Module, ABC):
 
     weight: Tensor | None
 
-    def __init__(self, weight: Float[Tensor, "..."] | None = None, *, multi_label: bool = False) -> None:
+    def __init__(self, weight: ClassNumbers | None = None, *, multi_label: bool = False) -> None:
         super().__init__()
         self.multi_label = multi_label
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", None if weight is None else class_numbers(weight, "class weights"))
 
     @abstractmethod
     def forward(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hilum.modelling.changes import Change
+from hilum.modelling.device import tensor_like
 from hilum.recipe import Triple
 from hilum.volume import AIR_HU
 
@@ -63,7 +64,7 @@ def sampling_grid(
         places = (np.arange(n) - (n - 1) / 2) * step
         part = places[:, None] * matrix[:, axis] / half
         parts.append(part + matrix[:, 3] / half if axis == 2 else part)
-    table = torch.from_numpy(np.concatenate(parts)[:, ::-1].copy()).to(like)  # at once: each transfer takes its time
+    table = tensor_like(np.concatenate(parts)[:, ::-1].copy(), like)  # at once: each transfer takes its time
     along_z, along_y, along_x = torch.split(table, list(shape))
     grid: Tensor = along_z[:, None, None] + (along_y[:, None] + along_x)
     if change.elastic_mm:
@@ -117,8 +118,8 @@ def _bend(
     z, y, x, _ = grid.shape
     along_z, along_y, along_x = (_spline(n, mm, step_mm) for n, mm in zip((z, y, x), spacing_mm, strict=True))
     planes = np.einsum("zi,ijkc->zjkc", along_z, ways)
-    rows = torch.from_numpy(along_y).to(grid) @ torch.from_numpy(planes).to(grid).flatten(2)
-    vectors = torch.from_numpy(np.kron(along_x.T, np.eye(3))).to(grid)
+    rows = tensor_like(along_y, grid) @ tensor_like(planes, grid).flatten(2)
+    vectors = tensor_like(np.kron(along_x.T, np.eye(3)), grid)
     grid.view(z * y, x * 3).addmm_(rows.flatten(0, 1), vectors)
 
 

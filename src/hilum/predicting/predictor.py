@@ -149,7 +149,7 @@ class Predictor:
         with within_memory(f"predicting {scans} on {grid} voxels at a time", _elsewhere(self.device)):
             cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
             logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
-        probs = self.card.decisions.probabilities(logits.double().cpu().numpy())
+        probs = self.card.decisions.probabilities(logits.cpu().double().numpy())
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)

@@ -17,6 +17,9 @@ from hilum.reading import read
 from hilum.recipe import Recipe
 from hilum.volume import Affine, Volume
 
+_AS_MASK = ReadingConfig(policy="lenient", override=("geometry-missing=refused", "position-missing=refused"))
+"""A mask holds no HU and may have few slices; but its header must say where it lies."""
+
 GivenLungs: TypeAlias = Lungs | FindLungs | None
 """Lungs that are known, a function that finds them, or None: they are looked for as Hilum does."""
 
@@ -50,10 +53,11 @@ def read_lungs(path: Path, volume: Volume) -> Lungs:
         volume: The scan; the mask may be on another grid in the same patient coordinates.
 
     Raises:
-        PrepareError: If the mask cannot be read, holds other numbers, or lies beside the scan.
+        PrepareError: If the mask cannot be read, holds other numbers, lies beside the scan, or its header does not say
+            where it lies.
     """
     try:
-        mask = read(path, reading=ReadingConfig(policy="lenient"))
+        mask = read(path, reading=_AS_MASK)
     except HilumError as exc:
         said = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
         msg = f"the mask cannot be used: {said}"

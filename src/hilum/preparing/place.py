@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from hilum.arrays import three
 from hilum.errors import GeometryError, PrepareError
 from hilum.findings import Finding, find
 from hilum.preparing.lungs import Lungs
@@ -89,7 +90,7 @@ def _around_point(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.nda
     if point_mm is None:
         msg = "region point needs a point in LPS mm with each case (columns x_mm, y_mm, z_mm; --point X Y Z)"
         raise PrepareError(msg)
-    point = np.array(point_mm, float)
+    point = three(point_mm, "a point in LPS mm (x, y, z)")
     if not np.isfinite(point).all() or not volume.contains_mm(point):
         corners = volume.index_to_mm([(-0.5, -0.5, -0.5), np.array(volume.shape) - 0.5])
         ranges = zip(corners.min(axis=0), corners.max(axis=0), strict=True)

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 
+from hilum.arrays import ArrayLike, three
 from hilum.errors import ConfigError
 from hilum.files import cores
 from hilum.preparing.kernels import Interpolation, Outside, Weights, averaged, weights
-from hilum.volume import AIR_HU, Affine, Triple, Volume, Voxels
+from hilum.volume import AIR_HU, Affine, Volume, Voxels
 
 _ALIGNED_VOXELS = 1e-3
 """Grids whose axes stray by less than this many voxels over their length count as parallel."""
@@ -29,7 +30,7 @@ _SPLINE_REACH = 16
 
 
 def resample(
-    volume: Volume, spacing_mm: Triple, *, outside: Outside = "air", interpolation: Interpolation = "linear"
+    volume: Volume, spacing_mm: ArrayLike, *, outside: Outside = "air", interpolation: Interpolation = "linear"
 ) -> Volume:
     """The scan at a new voxel spacing on the same axes, keeping its centre.
 
@@ -46,11 +47,13 @@ def resample(
 
     Raises:
         ConfigError: If a spacing is not positive.
+        GeometryError: If there are not three of them.
     """
-    if not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-        msg = f"spacing_mm must be positive (z, y, x), got {spacing_mm}"
+    spacing_mm = three(spacing_mm, "spacing_mm (z, y, x)")
+    if not (np.isfinite(spacing_mm) & (spacing_mm > 0)).all():
+        msg = f"spacing_mm must be positive (z, y, x), got {tuple(spacing_mm.tolist())}"
         raise ConfigError(msg)
-    steps = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) * np.array(spacing_mm)
+    steps = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0) * spacing_mm
     shape = tuple(max(1, round(e / s)) for e, s in zip(volume.extent_mm, spacing_mm, strict=True))
     affine = grid_around(volume.centre_mm, steps, shape)
     hu = sample(volume, affine, shape, outside=outside, interpolation=interpolation)

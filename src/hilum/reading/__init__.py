@@ -90,5 +90,6 @@ def _nothing(path: Path, images: list[Path], unreadable: list[Finding]) -> str:
         return f"{path}: " + "; ".join(str(f) for f in unreadable[:3])
     kind = "folder" if path.is_dir() else "file"
     return (
-        f"{path}: no CT in this {kind}; DICOM, NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MetaImage (.mha, .mhd) are read"
+        f"{path}: no CT in this {kind}; DICOM, NIfTI (.nii, .nii.gz, .hdr of a pair), NRRD (.nrrd) and "
+        "MetaImage (.mha, .mhd) are read"
     )

@@ -32,7 +32,7 @@ from hilum.reading.tarballs import is_tar_header, tar_members
 from hilum.reading.zips import ZipBytes, zip_members
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_IMAGES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _NO_ARCHIVES = (
     ".apk", ".docm", ".docx", ".ear", ".egg", ".epub", ".jar", ".npz", ".odp", ".ods", ".odt", ".pptm", ".pptx", ".pt",
     ".pth", ".war", ".whl", ".xlsm", ".xlsx", ".xpi",

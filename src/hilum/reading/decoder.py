@@ -23,6 +23,7 @@ import hilum
 from hilum.errors import GeometryError, ReadError
 from hilum.files import cores
 from hilum.reading.decoding import allowed_wall_s
+from hilum.reading.imagefiles import image_format
 from hilum.volume import HIGHEST_HU, LOWEST_HU, Affine
 
 Kind = Literal["dicom", "image"]
@@ -89,6 +90,8 @@ def decoding(path: Path, kind: Kind, *, max_bytes: int) -> Iterator["Answer"]:
     """
     file_bytes = _file_bytes(path)
     with _borrowed(path.name) as child:
+        child.name = path.name
+        child.load("nibabel" if kind == "image" and image_format(path) == "nifti" else "SimpleITK")
         start = time.monotonic()
         child.ask({
             "path": str(path.absolute()),
@@ -129,7 +132,7 @@ class Answer:
         shape: (z, y, x), or (frame, y, x).
         dtype: Of the voxels.
         affine: Index (z, y, x) to LPS mm; None for DICOM.
-        doubt: What is unclear about it; empty if nothing.
+        doubts: What the header leaves unclear about it, as code and sentence.
     """
 
     def __init__(self, child: "_Child", record: dict[str, Any], max_bytes: int) -> None:
@@ -140,7 +143,7 @@ class Answer:
             msg = f"too-large: {child.name} must have at most {max_bytes / 1e9:g} GB of voxels"
             raise ReadError(msg)
         self.affine = None if record["affine"] is None else np.array(record["affine"], np.float64).reshape(4, 4)
-        self.doubt = str(record["doubt"])
+        self.doubts = [(str(code), str(message)) for code, message in record["doubts"]]
         self._child = child
         self._num_left = math.prod(self.shape) * self.dtype.itemsize
 
@@ -172,6 +175,7 @@ class _Child:
         environment = {k: v for k, v in os.environ.items() if k != "HILUM_KEY"} | _QUIET
         self.name = name
         self.is_done = False
+        self._loaded: set[str] = set()
         self._lock = threading.Lock()
         self._alarm: threading.Timer | None = None
         self._is_late = False
@@ -198,10 +202,17 @@ class _Child:
         self.record()
         self.within(None)
 
+    def load(self, library: str) -> None:
+        """Have the process import what it needs; however slow the disk is, that is no fault of a file."""
+        if library not in self._loaded:
+            self.ask({"library": library}, _START_S)
+            self.record()
+            self.within(None)
+            self._loaded.add(library)
+
     def ask(self, request: dict[str, Any], seconds: float) -> None:
         """Send a request, to be answered within so many seconds."""
         self.is_done = False
-        self.name = Path(request["path"]).name
         self.within(seconds)
         text = json.dumps(request).encode()
         try:

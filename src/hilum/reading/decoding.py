@@ -3,6 +3,7 @@
 It imports no more of Hilum than it needs, as it is started for each process that reads.
 """
 
+import importlib
 import json
 import math
 import os
@@ -18,8 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
-from hilum.reading.imagefiles import ITK_FORMATS, image_suffix, text_doubt, text_layout
+from hilum.reading.imagefiles import image_format, image_suffix, text_header, text_layout
 from hilum.reading.nifti import nifti_layout
+from hilum.reading.placement import Placement
+from hilum.reading.textgeometry import meta_placement, nrrd_placement
 from hilum.reading.voxelfile import Layout, stored_voxels
 
 try:
@@ -29,6 +32,8 @@ except ImportError:  # pragma: no cover  # Windows has none: sizes are still che
 
 SMALL_FILE, SMALL_VOXELS = 10**6, 50 * 10**6
 _ROOM = 512 << 20
+_LOADING_S, _LOADING_BYTES = 60, 2 << 30
+_ITK_IO = {"nrrd": "NrrdImageIO", "meta": "MetaImageIO"}
 _DICOM_BYTES_S, _IMAGE_BYTES_S = 4e6, 1e7
 """Bytes that the slowest machine decodes in a second: of JPEG 2000, and of what deflate made."""
 
@@ -50,21 +55,25 @@ def allowed_wall_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
 def main() -> None:
     """Answer requests from standard input until it ends.
 
-    A request and an answer are JSON behind their length. To each request come two answers, how much will be decoded
-    and what was, or one with an error in place of either; behind the second one lie the voxels.
+    A request and an answer are JSON behind their length. To a request for a library comes one answer, once it is
+    loaded. To each other request come two answers, how much will be decoded and what was, or one with an error in
+    place of either; behind the second one lie the voxels.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, whose end of the pipe then closes
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):  # the libraries write to them on their own
         os.dup2(nowhere, fd)
-    import SimpleITK  # noqa: F401  # before any limit
-
     if resource:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _send(answers, {"ready": True})
     while head := requests.read(4):
         request = json.loads(requests.read(struct.unpack("<I", head)[0]))
+        if "library" in request:
+            _limit(_computed_s() + _LOADING_S, _LOADING_BYTES)
+            importlib.import_module(request["library"])
+            _send(answers, {"loaded": True})
+            continue
         try:
             with ExitStack() as until_read:
                 _answer(answers, request, until_read)
@@ -95,42 +104,55 @@ def _named_for_itk(path: Path, until_read: ExitStack) -> Path:
 
 
 def _answer(answers: BinaryIO, request: dict[str, Any], until_read: ExitStack) -> None:
-    import SimpleITK as sitk
-
     path, kind, max_bytes = Path(request["path"]), request["kind"], request["max_bytes"]
-    layout, promised, doubt = None, 0, ""
     try:
         file_bytes = path.stat().st_size
         used_s = _computed_s()
+
+        def promise(num_bytes: int, place: Placement | None = None) -> None:
+            _limit(used_s + allowed_cpu_s(kind, file_bytes, num_bytes), 2 * file_bytes + 3 * num_bytes)
+            _send(answers, {"voxel_bytes": num_bytes, "doubts": place.doubts if place else ()})
+
         _limit(used_s + allowed_cpu_s(kind, file_bytes, 0), 2 * file_bytes)
-        io = "GDCMImageIO" if kind == "dicom" else ITK_FORMATS[image_suffix(path)]
-        if io == "NiftiImageIO":
-            layout, doubt = nifti_layout(path, max_bytes)
-            promised = layout.num_bytes
-        elif kind == "image":
-            promised, layout = text_layout(path, max_bytes)
-            doubt = text_doubt(path)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(_named_for_itk(path, until_read)))
-        reader.SetImageIO(io)
+        if kind == "image":
+            num_bytes, layout, place = _image(path, max_bytes)
+            promise(num_bytes, place)
+            if layout:
+                stored = stored_voxels(layout, path.name)
+            else:  # text, several files: what is rare
+                image = _itk_reader(path, _ITK_IO[image_format(path)], until_read).Execute()
+                stored = _view(image)
+            _send_image(answers, stored, layout, place, path, request["range_hu"])
+            return
+        reader = _itk_reader(path, "GDCMImageIO", until_read)
         reader.ReadImageInformation()
-        if kind == "dicom":
-            promised = _promised_dicom(reader, path, max_bytes)
-        _limit(used_s + allowed_cpu_s(kind, file_bytes, promised), 2 * file_bytes + 3 * promised)
-        _send(answers, {"voxel_bytes": promised, "doubt": doubt})
-        if kind == "dicom":
-            image = reader.Execute()
-            stored = sitk.GetArrayViewFromImage(image)
-            frames = stored.reshape(-1, *stored.shape[-2:])
-            _send_voxels(answers, frames, dtype=stored.dtype.str, shape=frames.shape, affine=None)
-        else:
-            _send_image(answers, reader, layout, path, request["range_hu"])
+        promise(_promised_dicom(reader, path, max_bytes))
+        image = reader.Execute()
+        stored = _view(image)
+        frames = stored.reshape(-1, *stored.shape[-2:])
+        _send_voxels(answers, frames, dtype=stored.dtype.str, shape=frames.shape, affine=None)
     except OSError as exc:
         msg = f"{path.name} cannot be read: {exc.strerror or 'not a file'}"
         raise ReadError(msg) from exc
     except (RuntimeError, TypeError, ValueError, OverflowError) as exc:  # ITK's, and SWIG's, of a name that is no UTF-8
         msg = f"{path.name} cannot be read: {_reason(exc)}"
         raise ReadError(msg) from exc
+
+
+def _itk_reader(path: Path, io: str, until_read: ExitStack) -> Any:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(_named_for_itk(path, until_read)))
+    reader.SetImageIO(io)
+    return reader
+
+
+def _view(image: Any) -> np.ndarray:
+    import SimpleITK as sitk
+
+    view: np.ndarray = sitk.GetArrayViewFromImage(image)
+    return view
 
 
 def _promised_dicom(reader: Any, path: Path, max_bytes: int) -> int:
@@ -143,32 +165,35 @@ def _promised_dicom(reader: Any, path: Path, max_bytes: int) -> int:
     return promised
 
 
+def _image(path: Path, max_bytes: int) -> tuple[int, Layout | None, Placement]:
+    """Bytes of an image's voxels, where they lie in a file if that is simple to say, and where they lie in space."""
+    kind = image_format(path)
+    if kind == "nifti":
+        layout, place = nifti_layout(path, max_bytes)
+        return layout.num_bytes, layout, place
+    header = text_header(path)
+    text = text_layout(path, header, max_bytes)
+    placed = nrrd_placement if kind == "nrrd" else meta_placement
+    return text.num_bytes, text.layout, placed(path.name, header.fields, text.sizes)
+
+
 def _send_image(
-    answers: BinaryIO, reader: Any, layout: Layout | None, path: Path, range_hu: tuple[float, float]
+    answers: BinaryIO,
+    stored: np.ndarray,
+    layout: Layout | None,
+    place: Placement,
+    path: Path,
+    range_hu: tuple[float, float],
 ) -> None:
     """Send the voxels of an image: int16 if all of them that can be HU are whole numbers, else float32."""
-    import SimpleITK as sitk
-
-    size = reader.GetSize()
-    if reader.GetNumberOfComponents() != 1 or "complex" in _pixel_type(reader):
-        msg = f"{path.name} must have one real value in each voxel, has {_pixel_type(reader)}"
-        raise ReadError(msg)
-    if len(size) not in {3, 4} or min(size[:3]) < 2 or math.prod(size[3:]) != 1:
-        msg = f"{path.name} must be a volume of at least 2 slices, is {' x '.join(map(str, size))}"
-        raise GeometryError(msg)  # the header gives the spacing: two slices are a crop
-    affine = _affine(reader, path)
-    if layout is None:  # text, several files: what is rare
-        image = reader.Execute()
-        stored = sitk.GetArrayViewFromImage(image)
-    else:
-        stored = stored_voxels(layout, path.name)
-    if stored.size != math.prod(size):
+    if stored.size != math.prod(place.shape):
         msg = f"{path.name} cannot be read: its header says in two ways how many voxels there are"
         raise ReadError(msg)
-    stored = stored.reshape(size[2::-1])
+    stored = stored.reshape(place.shape)
     is_whole = _is_whole(stored, layout, *range_hu)
     planes = (_limited(_values(plane, layout), is_whole, range_hu[1]) for plane in stored)
-    _send_voxels(answers, planes, dtype=np.dtype("i2" if is_whole else "f4").str, shape=stored.shape, affine=affine)
+    dtype = np.dtype("i2" if is_whole else "f4").str
+    _send_voxels(answers, planes, dtype=dtype, shape=place.shape, affine=place.affine.tolist())
 
 
 def _values(plane: np.ndarray, layout: Layout | None) -> np.ndarray:
@@ -198,30 +223,6 @@ def _limited(values: np.ndarray, is_whole: bool, high_hu: float) -> np.ndarray:
         values = np.maximum(values, max(lowest, np.iinfo(values.dtype).min))
     top = high_hu + 1 if values.dtype.kind == "f" else min(high_hu + 1, np.iinfo(values.dtype).max)
     return np.where(values <= high_hu, values, values.dtype.type(top)).astype(np.int16)
-
-
-def _affine(reader: Any, path: Path) -> list[list[float]]:
-    """Index (z, y, x) to LPS mm from ITK's direction (columns x, y, z), spacing and origin."""
-    axes = reader.GetDimension()
-    spacing = np.array(reader.GetSpacing()[:3])
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        msg = f"{path.name}: the spacing must be positive, is {tuple(spacing.tolist())} mm (x, y, z)"
-        raise GeometryError(msg)
-    affine = np.eye(4)
-    affine[:3, :3] = (np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3] * spacing)[:, ::-1]
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        filled = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 where axes are at right angles, 0 where they lie flat
-    if not (np.isfinite(affine).all() and filled > 1e-2 and lengths.min() > 5e-3 and lengths.max() < 1e4):
-        shown = " x ".join(f"{length:.3g}" for length in lengths)
-        msg = f"{path.name}: voxels must measure 0.005 to 10000 mm along axes that span a space, measure {shown} mm"
-        raise GeometryError(msg)
-    if np.abs(affine[:3, 3]).max() > 1e7:
-        msg = f"{path.name}: the first voxel must lie within 10 km, lies at {affine[:3, 3].tolist()} mm"
-        raise GeometryError(msg)
-    rows: list[list[float]] = affine.tolist()
-    return rows
 
 
 def _send_voxels(answers: BinaryIO, planes: Iterable[np.ndarray], **record: Any) -> None:

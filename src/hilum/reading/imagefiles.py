@@ -4,19 +4,25 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from hilum.errors import GeometryError, ReadError
+from hilum.errors import ReadError
+from hilum.findings import printable
 from hilum.reading.voxelfile import LONGEST_AXIS, Layout, checked_bytes, shown
 
-ITK_FORMATS = {
-    ".nii": "NiftiImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
+ImageFormat = Literal["nifti", "nrrd", "meta"]
+
+_FORMATS: dict[str, ImageFormat] = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".hdr.gz": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "meta",
+    ".mhd": "meta",
 }
 
 _LONGEST_HEADER = 1 << 20
@@ -41,12 +47,10 @@ _META_TYPES = {
     "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }  # fmt: skip
-_SPACES = {
-    "lps", "left-posterior-superior", "ras", "right-anterior-superior", "las", "left-anterior-superior", "lpst", "rast",
-    "last", "left-posterior-superior-time", "right-anterior-superior-time", "left-anterior-superior-time",
-}  # fmt: skip
 _YES, _NO = {"true", "t", "1"}, {"false", "f", "0"}
 _PACKING = {"raw": "raw", "text": "text", "txt": "text", "ascii": "text", "hex": "hex", "gzip": "gzip", "gz": "gzip"}
+_UNSUPPORTED = {"bzip2", "bz2", "zrl", "block"}
+"""Encodings and a type of NRRD that exist and are not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +70,48 @@ class TextHeader:
     is_listed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLayout:
+    """The voxels that an NRRD or MetaImage header promises.
+
+    Attributes:
+        sizes: Of the header's axes, the fastest first.
+        num_bytes: Of all of them, as they are stored.
+        layout: Where they lie; None where that is not simple to say: text, several files, bytes to be skipped.
+    """
+
+    sizes: list[int]
+    num_bytes: int
+    layout: Layout | None
+
+
 def image_suffix(path: Path) -> str:
     """The suffix by which an image file is read, or an empty string."""
     name = path.name.lower()
-    return next((s for s in ITK_FORMATS if name.endswith(s)), "")
+    return next((s for s in _FORMATS if name.endswith(s)), "")
+
+
+def image_format(path: Path) -> ImageFormat:
+    """The format of an image file, by its suffix."""
+    return _FORMATS[image_suffix(path)]
+
+
+def nifti_voxel_file(path: Path) -> Path:
+    """The file that holds the voxels of a NIfTI header: itself, or for ``x.hdr`` the file ``x.img`` beside it.
+
+    Raises:
+        ReadError: If there is none.
+    """
+    suffix = image_suffix(path)
+    if not suffix.startswith(".hdr"):
+        return path
+    stem = path.name[: -len(suffix)]
+    names = [f"{stem}{image}{gz}" for gz in sorted(["", ".gz"], key=suffix[4:].__ne__) for image in (".img", ".IMG")]
+    for name in names:
+        if (path.parent / name).is_file():
+            return path.parent / name
+    msg = f"{path.name} cannot be read: its voxels are missing, they must lie beside it as {printable(names[0])}"
+    raise ReadError(msg)
 
 
 def detached_files(path: Path) -> list[Path]:
@@ -78,10 +120,13 @@ def detached_files(path: Path) -> list[Path]:
     Where the header does not name them one by one, all files beside it.
 
     Raises:
-        ReadError: If the header names a file in another folder.
+        ReadError: If the header names a file in another folder, or is that of a NIfTI pair without its other file.
     """
-    if ITK_FORMATS.get(image_suffix(path)) not in {"NrrdImageIO", "MetaImageIO"} or not path.is_file():
+    if not image_suffix(path) or not path.is_file():
         return []
+    if image_format(path) == "nifti":
+        file = nifti_voxel_file(path)
+        return [] if file == path else [file]
     header = text_header(path)
     if not header.names:
         return []
@@ -140,29 +185,34 @@ def text_header(path: Path) -> TextHeader:
     return TextHeader(fields=fields, num_bytes=num_bytes, names=names, is_listed=is_listed)
 
 
-def text_layout(path: Path, max_bytes: int) -> tuple[int, Layout | None]:
+def text_layout(path: Path, header: TextHeader, max_bytes: int) -> TextLayout:
     """How many bytes of voxels an NRRD or MetaImage header promises, and where they lie, if that is simple to say.
 
     Raises:
         ReadError: If it promises nothing that can be, more than ``max_bytes``, or more than its files may hold.
     """
-    header = text_header(path)
     fields = header.fields
     try:
-        if ITK_FORMATS[image_suffix(path)] == "NrrdImageIO":
+        if image_format(path) == "nrrd":
             axes, sizes = int(fields["dimension"]), [int(n) for n in fields["sizes"].split()]
-            kind, packing, channels = _NRRD_TYPES[fields["type"]], _PACKING[fields["encoding"].lower()], 1
+            kind = _supported(path.name, "type", fields["type"], _NRRD_TYPES)
+            packing = _supported(path.name, "encoding", fields["encoding"].lower(), _PACKING)
+            channels = 1
             skipped = [int(fields.get(key, "0")) for key in ("byteskip", "lineskip")]
             order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
             is_simple = not any(skipped)
         else:
             axes, sizes = int(fields["ndims"]), [int(n) for n in fields["dimsize"].split()]
-            kind, channels = _META_TYPES[fields["elementtype"]], int(fields.get("elementnumberofchannels", "1"))
-            packing = "gzip" if fields.get("compresseddata", "").lower() in _YES else "raw"
-            packing = "text" if fields.get("binarydata", "true").lower() in _NO else packing
+            kind = _supported(path.name, "ElementType", fields["elementtype"], _META_TYPES)
+            channels = int(fields.get("elementnumberofchannels", "1"))
+            packing = "gzip" if _is_true(path.name, "CompressedData", fields, default="false") else "raw"
+            packing = packing if _is_true(path.name, "BinaryData", fields, default="true") else "text"
             skipped = [int(fields.get("headersize", "0"))]
             msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower()
             order = "<" if msb in _NO else ">" if msb in _YES else ""
+            if packing == "text" and order == ">":
+                msg = f"{path.name} cannot be read: text has no byte order, its BinaryDataByteOrderMSB must be False"
+                raise ReadError(msg)  # ITK would swap the bytes of its numbers
             is_simple = not (any(skipped) or "LONG" in fields["elementtype"] or any("function" in k for k in fields))
     except (KeyError, ValueError) as exc:
         msg = f"{path.name} cannot be read: its header does not say, or not rightly, what the voxels are"
@@ -170,8 +220,11 @@ def text_layout(path: Path, max_bytes: int) -> tuple[int, Layout | None]:
     if axes != len(sizes) or not 1 <= channels <= LONGEST_AXIS:
         msg = f"{path.name} cannot be read: it must have as many sizes as axes ({shown(axes)}), has {len(sizes)}"
         raise ReadError(msg)
+    if channels != 1:
+        msg = f"{path.name} must have one real value in each voxel, has {channels}"
+        raise ReadError(msg)
     word = np.dtype(kind).itemsize
-    promised = checked_bytes(path.name, sizes, word * channels, max_bytes)
+    promised = checked_bytes(path.name, sizes, word, max_bytes)
     files = _files(path, header)
     held = sum(file.stat().st_size for file in files) - max(0, skipped[0])
     held -= 0 if header.names else header.num_bytes
@@ -184,36 +237,33 @@ def text_layout(path: Path, max_bytes: int) -> tuple[int, Layout | None]:
     if held < least:
         msg = f"truncated-file: {path.name} cannot be read: it lacks {least - held} of the {least} bytes of its voxels"
         raise ReadError(msg)
-    if not is_simple or channels != 1 or len(files) != 1 or packing not in {"raw", "gzip"} or (word > 1 and not order):
-        return promised, None
-    dtype = np.dtype((order or "=") + kind)
-    start = 0 if header.names else header.num_bytes
-    is_deflated = packing == "gzip"
-    return promised, Layout(path=files[0], shape=tuple(sizes[::-1]), dtype=dtype, start=start, is_deflated=is_deflated)
+    layout = None
+    if is_simple and len(files) == 1 and packing in {"raw", "gzip"} and (word == 1 or order):
+        layout = Layout(
+            path=files[0],
+            shape=tuple(sizes[::-1]),
+            dtype=np.dtype((order or "=") + kind),
+            start=0 if header.names else header.num_bytes,
+            is_deflated=packing == "gzip",
+        )
+    return TextLayout(sizes=sizes, num_bytes=promised, layout=layout)
 
 
-def text_doubt(path: Path) -> str:
-    """What an NRRD or MetaImage header leaves unclear about where the scan lies; empty if nothing.
+def _supported(name: str, what: str, value: str, known: dict[str, str]) -> str:
+    """What a word of a header stands for; another one is named in the error where the format knows it."""
+    if value in known:
+        return known[value]
+    is_known = value.lower() in _UNSUPPORTED or re.fullmatch(r"MET_[A-Z_]{1,30}", value)
+    msg = f"{name} cannot be read: its {what} {f'{value} ' if is_known else ''}is not supported"
+    raise ReadError(msg)
 
-    Raises:
-        GeometryError: If it measures in another unit than mm, or along axes that are no unit vectors.
-    """
-    fields = text_header(path).fields
-    if ITK_FORMATS[image_suffix(path)] == "NrrdImageIO":
-        units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", "")))
-        if not units <= {"mm", "", "???", "none"}:
-            msg = f"{path.name} must be measured in mm, says another unit"
-            raise GeometryError(msg)
-        if fields.get("space", "").lower() not in _SPACES:
-            return "the header does not name the patient's axes (space): left and right are a guess"
-        return ""
-    axes = int(fields["ndims"])
-    given = next((fields[key] for key in ("transformmatrix", "rotation", "orientation") if key in fields), "")
-    values = np.array([float(v) for v in given.split()] or np.eye(axes).ravel())
-    if values.size == axes * axes and np.abs(np.linalg.norm(values.reshape(axes, axes), axis=1) - 1).max() > 1e-3:
-        msg = f"{path.name} must have a TransformMatrix of unit vectors"
-        raise GeometryError(msg)
-    return "" if given else "the header has no TransformMatrix: left and right are a guess"
+
+def _is_true(name: str, what: str, fields: dict[str, str], *, default: str) -> bool:
+    value = fields.get(what.lower(), default).lower()
+    if value not in _YES | _NO:
+        msg = f"{name} cannot be read: its {what} must be True or False"
+        raise ReadError(msg)
+    return value in _YES
 
 
 def _files(path: Path, header: TextHeader) -> list[Path]:

@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MetaImage files to a Volume, decoded by ITK, whose world is LPS like ours."""
+"""NIfTI, NRRD and MetaImage files to a Volume."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def read_image(path: Path, reading: ReadingConfig = _AS_USUAL) -> Volume:
             num_low, num_metal = num_low + low, num_metal + metal
     num_padding, num_noise = settle(voxels) if num_low else (0, 0)
     volume = Volume(voxels_hu=voxels, affine=affine)
-    findings = [rules.find("geometry-unclear", answer.doubt)] if answer.doubt else []
+    findings = [rules.find(code, message) for code, message in answer.doubts]
     findings += grid_findings(affine, rules)
     findings += intensity_findings(num_padding, num_noise, num_metal, voxels.size, rules)
     findings += alternation_findings(voxels, range(len(voxels)), rules)

@@ -1,94 +1,167 @@
-"""NIfTI headers: where the voxels lie and how they are rescaled.
-
-ITK is asked for the geometry alone: it fills a truncated file with 0 HU, and takes the voxels of x.nii.gz from an x.nii
-that lies beside it.
-"""
+"""NIfTI headers, read by nibabel: where the voxels lie in their file and in space, and how they are rescaled."""
 
 import struct
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hilum.errors import ReadError
+from hilum.errors import GeometryError, ReadError
+from hilum.reading.imagefiles import image_suffix, nifti_voxel_file
+from hilum.reading.placement import MISSING, UNCLEAR, Doubt, Placement, checked_sizes, known_spacing, placement
 from hilum.reading.voxelfile import Layout, checked_bytes, read_into
 
-_TYPES = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 32: "c8", 64: "f8", 128: "V3", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
-    1280: "u8", 1792: "c16", 2304: "V4",
-}  # fmt: skip
-"""https://nifti.nimh.nih.gov; V3 and V4 are colours."""
+if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the first NIfTI file
+    from nibabel.nifti1 import Nifti1Header
 
-_SIZE = 348
-_APART_MM = 0.5
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 1e-3}
+"""By the three lowest bits of xyzt_units: metre, mm and micron; anything else is taken as mm."""
+
+_LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
+_UNIT_LENGTH = 1e-5
+"""A quaternion may be this much longer than 1: many are written in single precision."""
 
 
-def nifti_layout(path: Path, max_bytes: int) -> tuple[Layout, str]:
-    """The layout of a NIfTI-1 file, from its header alone, and what is unclear about where it lies; empty if nothing.
+def nifti_layout(path: Path, max_bytes: int) -> tuple[Layout, Placement]:
+    """Where the voxels of a NIfTI-1 or NIfTI-2 file or pair lie, from the header alone.
 
     Raises:
         ReadError: If it is none, or promises what cannot be or more than ``max_bytes`` of voxels.
+        GeometryError: If it is no volume, or does not lie where one can.
     """
-    head = bytearray(352)
-    is_deflated = path.name.lower().endswith(".gz")
-    whole = Layout(path=path, shape=(352,), dtype=np.dtype("u1"), is_deflated=is_deflated)
-    num_bytes = read_into([memoryview(head)], whole, path.name)
-    for order in "<>":
-        if num_bytes < 352 or struct.unpack_from(f"{order}i", head)[0] != 348 or head[344:347] != b"n+1":
-            continue
-        dims = struct.unpack_from(f"{order}8h", head, 40)
-        kind = struct.unpack_from(f"{order}h", head, 70)[0]
-        start, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
-        if not 1 <= dims[0] <= 7 or kind not in _TYPES or not 0 <= start < 1 << 40:
-            msg = f"{path.name} cannot be read: its NIfTI header has {dims[0]} axes of data type {kind} from {start:g}"
-            raise ReadError(msg)
-        sizes = dims[1 : 1 + dims[0]]
-        dtype = np.dtype(order + _TYPES[kind])
-        checked_bytes(path.name, sizes, dtype.itemsize, max_bytes)
-        slope, intercept = _usable(slope, intercept)
-        layout = Layout(
-            path=path,
-            shape=sizes[::-1],
-            dtype=dtype,
-            is_deflated=is_deflated,
-            offset=max(int(start), _SIZE),
-            slope=slope,
-            intercept=intercept,
-        )
-        return layout, _doubt(head, order)
-    if head[4:8] == b"n+2\0":  # ITK, which knows what the many fields on geometry mean, does not know this one
-        msg = f"{path.name} cannot be read: it must be NIfTI-1, is NIfTI-2"
+    header = _header(path)
+    num_axes, start = int(header["dim"][0]), float(header["vox_offset"])
+    if not 1 <= num_axes <= 7 or not 0 <= start < 1 << 40:
+        msg = f"{path.name} cannot be read: its NIfTI header has {num_axes} axes from {start:g}"
         raise ReadError(msg)
+    sizes = [int(n) for n in header["dim"][1 : 1 + num_axes]]
+    dtype = _dtype(path.name, header)
+    checked_bytes(path.name, sizes, dtype.itemsize, max_bytes)
+    if len(sizes) > 4 and sizes[4] > 1:
+        msg = f"{path.name} must have one real value in each voxel, has vectors of {sizes[4]}"
+        raise ReadError(msg)
+    place = _placed(path.name, header, checked_sizes(path.name, sizes))
+    slope, intercept = _usable(float(header["scl_slope"]), float(header["scl_inter"]))
+    file = nifti_voxel_file(path)
+    layout = Layout(
+        path=file,
+        shape=tuple(sizes[::-1]),
+        dtype=dtype,
+        is_deflated=file.name.lower().endswith(".gz"),
+        offset=int(start) if file != path else max(int(start), header.sizeof_hdr),
+        slope=slope,
+        intercept=intercept,
+    )
+    return layout, place
+
+
+def _header(path: Path) -> "Nifti1Header":
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    block = bytearray(_LONGEST_HEADER)
+    is_deflated = path.name.lower().endswith(".gz")
+    whole = Layout(path=path, shape=(len(block),), dtype=np.dtype("u1"), is_deflated=is_deflated)
+    num_bytes = read_into([memoryview(block)], whole, path.name)
+    is_pair = image_suffix(path).startswith(".hdr")
+    for kind in (Nifti1Header, Nifti2Header):
+        header = kind(bytes(block[: kind.sizeof_hdr]), check=False)
+        magic = kind.pair_magic if is_pair else kind.single_magic
+        if num_bytes >= kind.sizeof_hdr == int(header["sizeof_hdr"]) and header["magic"].item() == magic:
+            return header
+    begins = {struct.unpack_from(f"{order}i", block)[0] for order in "<>"}
+    if is_pair and num_bytes >= _SHORTEST_HEADER and _SHORTEST_HEADER in begins:
+        msg = f"{path.name} must be a NIfTI header, is one of ANALYZE 7.5, which does not say how the scan lies"
+        raise GeometryError(msg)
     msg = f"{path.name} cannot be read: it does not begin as a NIfTI file does"
     raise ReadError(msg)
 
 
-def _doubt(head: bytearray, order: str) -> str:
-    """Neither of a header's two ways to say where a scan lies is used, or they contradict each other."""
-    by_quaternion, by_matrix = struct.unpack_from(f"{order}2h", head, 252)
-    if by_quaternion <= 0 and by_matrix <= 0:
-        return "the header does not say how the scan lies (no qform, no sform): left and right are a guess"
-    if by_quaternion > 0 and by_matrix > 0:
-        b, c, d, *shift = struct.unpack_from(f"{order}6f", head, 256)
-        matrix = np.array(struct.unpack_from(f"{order}12f", head, 280), np.float64).reshape(3, 4)
-        pixdim = np.array(struct.unpack_from(f"{order}4f", head, 76), np.float64)
-        a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
-        turn = np.array(
-            [
-                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-            ]
-        )
-        steps = turn * pixdim[1:] * [1, 1, -1 if pixdim[0] < 0 else 1]
-        sizes = np.array(struct.unpack_from(f"{order}3h", head, 42), np.float64)
-        apart = np.abs((matrix[:, :3] - steps) * sizes).sum(axis=1) + np.abs(matrix[:, 3] - shift)
-        if not apart.max() <= _APART_MM:
-            return f"qform and sform lie up to {apart.max():.3g} mm apart; the sform is taken"
-    return ""
+def _dtype(name: str, header: "Nifti1Header") -> np.dtype:
+    from nibabel.nifti1 import data_type_codes
+
+    code = int(header["datatype"])
+    label = data_type_codes.label[code] if code in data_type_codes.label else str(code)
+    if label.startswith(("complex", "RGB")):
+        msg = f"{name} must have one real value in each voxel, has {label}"
+        raise ReadError(msg)
+    if not label.startswith(("int", "uint", "float")) or label == "float128":
+        msg = f"{name} cannot be read: its data type {label} is not supported; integers and floats up to 64 bits are"
+        raise ReadError(msg)
+    dtype: np.dtype = header.get_data_dtype()
+    return dtype
+
+
+def _placed(name: str, header: "Nifti1Header", sizes: Sequence[int]) -> Placement:
+    """The sform where its code is above 0, else the qform where its code is, else no place but pixdim.
+
+    Raises:
+        GeometryError: If the one that is taken makes no grid.
+    """
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    doubts: list[Doubt] = []
+    if sform > 0:
+        ras = header.get_sform()
+        if qform > 0:
+            doubts = _disagreement(name, header, sizes, ras, unit)
+    elif qform > 0:
+        ras, doubts = _by_quaternion(name, header)
+    else:
+        spacing_mm, doubts = known_spacing(name, np.array(header["pixdim"][1:4], np.float64))
+        ras = _RAS_TO_LPS @ np.diag([*spacing_mm, 1.0])  # the file's axes as the patient's, LPS
+        doubts = [*doubts, (MISSING, _NOWHERE)]
+    lps = _RAS_TO_LPS @ ras
+    return placement(name, sizes, lps[:3, :3] * unit, lps[:3, 3] * unit, doubts)
+
+
+_NOWHERE = (
+    "the header does not say where the scan lies (no code of sform or qform is above 0): pixdim alone would leave "
+    "sides and points a guess"
+)
+
+
+def _by_quaternion(name: str, header: "Nifti1Header") -> tuple[np.ndarray, list[Doubt]]:
+    """The qform, index (x, y, z) to RAS in the file's unit.
+
+    Raises:
+        GeometryError: If it is none.
+    """
+    spacing, doubts = known_spacing(name, np.array(header["pixdim"][1:4], np.float64))
+    whole = header.copy()
+    whole["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # 0 stands for 1
+    whole["pixdim"][1:4] = spacing
+    whole.quaternion_threshold = -_UNIT_LENGTH
+    try:
+        return np.asarray(whole.get_qform(), np.float64), doubts
+    except ValueError as exc:
+        msg = f"{name}: the qform must hold a rotation, holds {[float(header[f'quatern_{k}']) for k in 'bcd']}"
+        raise GeometryError(msg) from exc
+
+
+def _disagreement(
+    name: str, header: "Nifti1Header", sizes: Sequence[int], sform: np.ndarray, unit: float
+) -> list[Doubt]:
+    """That the qform puts a corner of the grid more than half a voxel away from where the sform does, or nowhere."""
+    codes = f"sform (code {int(header['sform_code'])}) and qform (code {int(header['qform_code'])})"
+    try:
+        qform, lacks = _by_quaternion(name, header)
+    except GeometryError:
+        lacks = [(MISSING, "")]
+    if lacks:
+        return [(UNCLEAR, f"of {codes} only the sform makes a grid, and is taken")]
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in sizes))])
+    apart = float(np.linalg.norm(corners @ (sform - qform)[:3].T, axis=1).max())
+    if not apart > np.linalg.norm(sform[:3, :3], axis=0).min() / 2:
+        return []
+    return [(UNCLEAR, f"{codes} put a corner of the grid {apart * unit:.3g} mm apart; the sform is taken")]
 
 
 def _usable(slope: float, intercept: float) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 means that neither is given (ITK takes the intercept all the same)."""
     if not (np.isfinite(slope) and abs(slope) >= np.finfo(np.float64).eps):
         return 1.0, 0.0
-    return float(slope), float(intercept) if np.isfinite(intercept) else 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0

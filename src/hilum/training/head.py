@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from hilum.cohorts.dataset import CohortDataset, to_float
 from hilum.config import HeadConfig, RunConfig
 from hilum.errors import require
+from hilum.modelling.device import tensor_like
 from hilum.modelling.input import model_input
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import EXACT, for_prediction
@@ -58,7 +59,7 @@ def features_of(
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         hu = to_float(torch.stack([sample["hu"] for sample in samples]), device)
         maps = network.forward_features(model_input(hu, dataset.recipe.windows))
-        rows.append(network.forward_head(maps, pre_logits=True).double().cpu().numpy())
+        rows.append(network.forward_head(maps, pre_logits=True).cpu().double().numpy())
     return np.concatenate(rows)
 
 
@@ -77,8 +78,8 @@ def retrain_head(network: ResNet3D, dataset: CohortDataset, config: RunConfig, d
     features = features_of(for_prediction(network, EXACT), dataset, device, config.at_once(settings.batch_size))
     weight, bias = fit_head(features, dataset.labels, owners, config.head, seed=settings.seed)
     with torch.no_grad():
-        network.fc.weight.copy_(torch.from_numpy(weight))
-        network.fc.bias.copy_(torch.from_numpy(bias))
+        network.fc.weight.copy_(tensor_like(weight, network.fc.weight))
+        network.fc.bias.copy_(tensor_like(bias, network.fc.bias))
     _log.info("head: fitted anew on the features of %d training cases (%s)", len(features), config.head.retrain)
 
 

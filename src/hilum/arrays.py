@@ -1,0 +1,106 @@
+"""Lists, tuples, columns of tables and tensors become arrays; for what cannot, an error says what must come."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hilum.errors import ConfigError, GeometryError
+
+
+@runtime_checkable
+class HasArray(Protocol):
+    """A column of a table, a tensor and whatever else NumPy can ask for an array."""
+
+    def __array__(self) -> np.ndarray:
+        """Its values."""
+
+
+ArrayLike: TypeAlias = np.ndarray | Sequence[Any] | HasArray
+"""As ``numpy.typing.ArrayLike``, which does not know tuples when it is checked at run time."""
+
+
+def whole(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Int[np.ndarray, "..."]:
+    """Whole numbers, such as labels; also given as booleans or as floats without fractions.
+
+    Raises:
+        ConfigError: If they are others, or of another number of axes.
+    """
+    array = _array(values)
+    if array is not None and array.dtype.kind in "bf" and np.array_equal(array, np.rint(array)):
+        array = array.astype(np.int64)
+    return _checked(array, what, "whole numbers", "iu", axes)
+
+
+def real(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Float[np.ndarray, "..."]:
+    """Floating-point numbers, such as probabilities and logits; whole numbers become float64.
+
+    Raises:
+        ConfigError: If they are none, or of another number of axes.
+    """
+    array = _array(values)
+    if array is not None and array.dtype.kind in "biu":
+        array = array.astype(np.float64)
+    return _checked(array, what, "numbers", "f", axes)
+
+
+def flags(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Bool[np.ndarray, "..."]:
+    """Decisions: booleans, or whole numbers of which 0 alone stands for no.
+
+    Raises:
+        ConfigError: If they are none, or of another number of axes.
+    """
+    return whole(values, what, axes=axes).astype(bool)
+
+
+def three(values: ArrayLike, what: str) -> Float[np.ndarray, "3"]:
+    """Three numbers, as an array.
+
+    Raises:
+        GeometryError: If they are not.
+    """
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (ValueError, TypeError):
+        numbers = np.empty(0)
+    if numbers.shape != (3,):
+        msg = f"{what} must be three numbers, got {values!r}"
+        raise GeometryError(msg)
+    return numbers
+
+
+def labelled(
+    y: ArrayLike, p: ArrayLike, *, what: str = "probabilities", axes: tuple[int, ...] = (1,)
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ..."]]:
+    """Labels (n,), and probabilities or logits of the same cases.
+
+    Raises:
+        ConfigError: If they are no such numbers, or not of the same cases.
+    """
+    labels, numbers = whole(y, "labels"), real(p, what, axes=axes)
+    check_same_cases(labels, numbers, what)
+    return labels, numbers
+
+
+def check_same_cases(labels: np.ndarray, numbers: np.ndarray, what: str) -> None:
+    """Raise a ConfigError unless there are as many labels as other numbers."""
+    if len(labels) != len(numbers):
+        msg = f"there must be a label for each case, got {len(labels)} labels for {what} of {len(numbers)} cases"
+        raise ConfigError(msg)
+
+
+def _array(values: ArrayLike) -> np.ndarray | None:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths; a tensor on another device
+        return None
+
+
+def _checked(array: np.ndarray | None, what: str, must: str, kinds: str, axes: tuple[int, ...]) -> np.ndarray:
+    if array is None or array.dtype.kind not in kinds or array.ndim not in axes:
+        got = "what is no array" if array is None else f"{array.dtype} of shape {array.shape}"
+        shape = " or ".join({1: "(n,)", 2: "(n, c)"}.get(n, f"of {n} axes") for n in axes)
+        msg = f"{what} must be an array, or something like one, of {must}, {shape}; got {got}"
+        raise ConfigError(msg)
+    return array
