@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hilum.cohorts.names import derive_case_ids
+from hilum.cohorts.names import derive_names
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError, ConfigError
@@ -82,12 +82,12 @@ def test_numbers_in_typed_formats_become_the_labels_that_they_look_like(tmp_path
 
 def test_semicolons_and_a_byte_order_mark_are_read(table):
     cohort = read(table("\ufeffpath;label;patient_id\na.nii;0;1\nb.nii;1;2\n"))
-    assert [case.case_id for case in cohort.cases] == ["a", "b"]
+    assert [case.name for case in cohort.cases] == ["a", "b"]
 
 
 def test_a_list_of_paths_is_a_table(table):
     cohort = read(table("path\none.nii\ntwo.nii\n"), labelled=False)
-    assert [case.case_id for case in cohort.cases] == ["one", "two"]
+    assert [case.name for case in cohort.cases] == ["one", "two"]
 
 
 def test_blank_rows_are_passed_over_and_rows_keep_their_numbers(table):
@@ -159,7 +159,7 @@ def test_an_empty_label_is_an_error_unless_it_may_be_dropped(table):
     with pytest.raises(CohortError, match=r"row 3, column 'label' must be filled.*1 of 3 rows.*unlabelled = 'drop'"):
         read(path)
     cohort = read(path, unlabelled="drop")
-    assert [case.case_id for case in cohort.cases] == ["a", "c"]
+    assert [case.name for case in cohort.cases] == ["a", "c"]
     assert "1 of 3 rows have no label and are left out" in cohort.warnings
 
 
@@ -182,13 +182,13 @@ def test_an_empty_cell_in_a_required_column_is_named(table):
 
 def test_cases_are_named_after_their_paths(table):
     cohort = read(table("path,label\none/scan.nii.gz,0\n./two/scan.nii.gz,1\n../1.2.840.5,1\n"))
-    assert [case.case_id for case in cohort.cases] == ["one/scan", "two/scan", "1.2.840.5"]
-    assert any("named after their paths" in warning for warning in cohort.warnings)
+    assert [case.name for case in cohort.cases] == ["one/scan", "two/scan", "1.2.840.5"]
+    assert any("named by keyed hashes of their paths" in warning for warning in cohort.warnings)
 
 
 def test_names_from_paths_are_unique_where_files_or_points_differ():
-    assert derive_case_ids(["a.nii", "a.nrrd"], [None, None]) == ["a.nii", "a.nrrd"]
-    assert derive_case_ids(["a.nii", "a.nii"], [(1.0, 2.0, 3.0), (4.5, 5.0, 6.0)]) == ["a@1_2_3", "a@4.5_5_6"]
+    assert derive_names(["a.nii", "a.nrrd"], [None, None]) == ["a.nii", "a.nrrd"]
+    assert derive_names(["a.nii", "a.nii"], [(1.0, 2.0, 3.0), (4.5, 5.0, 6.0)]) == ["a@1_2_3", "a@4.5_5_6"]
 
 
 def test_the_same_file_twice_is_refused_where_nothing_tells_the_cases_apart(table):

@@ -15,7 +15,7 @@ from hilum.config import ReadingConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.findings import refusals
-from hilum.reading import find_series, has_archive_name, hashed, image_suffix, opened, source_files
+from hilum.reading import find_series, has_archive_name, hashed_all, image_suffix, opened, source_files
 from hilum.volume import Tags
 
 Key = Literal["accession", "study-uid", "patient-id"]
@@ -119,14 +119,15 @@ def from_spreadsheet(
         raise CohortError(msg)
     tag = _TAG_OF[key]
     label_of: dict[str, tuple[tuple[str, ...], int]] = {}
-    for row in sheet.rows:
-        identifier, label = hashed(tag, row.cells[found[0]]), tuple(row.cells[column] for column in columns)
+    identifiers = hashed_all(tag, sheet.column(found[0]))
+    for number, identifier, *cells in zip(sheet.numbers, identifiers, *map(sheet.column, columns), strict=True):
+        label = tuple(cells)
         if not identifier or not any(label):
             continue
-        first, number = label_of.setdefault(identifier, (label, row.number))
+        first, earlier = label_of.setdefault(identifier, (label, number))
         if first != label:
             both = f"{_shown(first)} and {_shown(label)}"
-            msg = f"{labels}: rows {number} and {row.number} give one {key} the labels {both}"
+            msg = f"{labels}: rows {earlier} and {number} give one {key} the labels {both}"
             raise CohortError(msg)
     listing = find_scans(folder, reading)
     keys = [getattr(scan.tags, tag) for scan in listing.scans]
