@@ -203,11 +203,12 @@ def test_links_to_files_are_followed_and_others_are_told(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real" / "IM1")
     (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to("itself")
     assert contents(tmp_path) == {"link": b"one", "real/IM1": b"one"}
     with opened(tmp_path, READING) as tree:
         assert [(f.code, f.severity, f.where) for f in tree.findings] == [
             ("missing-file", "note", "gone"),
-            ("missing-file", "note", "real/up"),
+            ("missing-file", "note", "itself"),
         ]
 
 
@@ -616,7 +617,11 @@ def test_a_damaged_dicomdir_gives_no_files(disc):
         disc.write_bytes(whole[:size])
         assert contents(disc) == {}
         assert codes(disc) == ["unreadable-file"]
-        assert source_files(disc) == [disc]
+        left_out = []
+        assert source_files(disc, left_out) == [disc]
+        assert [finding.code for finding in left_out] == ["unreadable-file"]
+        with pytest.raises(ReadError, match="the DICOMDIR is damaged"):
+            source_files(disc)
     disc.write_bytes(whole)
     assert codes(disc, ReadingConfig(max_gb=1e-7)) == ["unreadable-file"]
 

@@ -7,7 +7,8 @@ import pydicom
 import pytest
 
 from hilum.cli import main
-from hilum.cohorts.folder import find_scans, from_class_folders, from_spreadsheet, write_table
+from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
+from hilum.cohorts.scans import find_scans
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError

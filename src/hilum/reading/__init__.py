@@ -13,12 +13,13 @@ from hilum.reading.identity import hashed, hashed_all, is_placeholder
 from hilum.reading.images import detached_files, image_suffix, read_image
 from hilum.reading.paths import Tree, opened, source_files
 from hilum.reading.pixels import load
-from hilum.reading.select import choose
+from hilum.reading.select import choose, rate
 from hilum.volume import Volume
 
 __all__ = [
     "Examined",
     "Series",
+    "Tree",
     "detached_files",
     "examine",
     "find_series",
@@ -28,6 +29,7 @@ __all__ = [
     "image_suffix",
     "is_placeholder",
     "opened",
+    "rate",
     "read",
     "source_files",
 ]

@@ -33,6 +33,7 @@ KEYWORDS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "LossyImageCompression", "LossyImageCompressionRatio", "PhotometricInterpretation", "TriggerTime",
     "NominalPercentageOfCardiacPhase",
+    "AcquisitionDate", "ContrastBolusAgent", "FrameAcquisitionNumber",
 )  # fmt: skip
 
 _GROUPS = (
