@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from hilum.cohorts.cells import Point
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
 from hilum.reading import is_placeholder
@@ -34,24 +35,30 @@ def _normal_path(text: str, folder: Path) -> str:
     return posixpath.normpath(path.as_posix())
 
 
-def derive_names(files: list[str], points: list[tuple[float, float, float] | None]) -> list[str]:
+def derive_names(files: list[str], points: Iterable[Point | None]) -> list[str]:
     """A name for each case: its relative path without suffix; with suffix or point where that is not enough.
 
     The names do not depend on the order of the table, and equal files at equal points get equal names. Folders and
-    files are often named after patients: only keyed hashes of the names are ever written.
+    files are often named after patients: only keyed hashes of the names are ever written. A name that ends in ``@``
+    wants the point behind it, see ``with_point``: half a million points in a thousand files need a thousand names.
     """
     short = {file: _without_suffix(file) for file in set(files)}
     owners = Counter(short.values())
-    name_of = {file: name if owners[name] == 1 else _inside(file) for file, name in short.items()}
-    times = Counter(name_of[file] for file in files)
-    names = []
-    for file, point in zip(files, points, strict=True):
-        name = name_of[file]
-        if times[name] > 1 and point is not None:
-            x, y, z = point
-            name = f"{name}@{x:.10g}_{y:.10g}_{z:.10g}"
-        names.append(name)
-    return names
+    alone = {file: name if owners[name] == 1 else _inside(file) for file, name in short.items()}
+    times = Counter(alone[file] for file in files)
+    several = {file: f"{name}@" for file, name in alone.items() if times[name] > 1}
+    return [
+        alone[file] if point is None or file not in several else several[file]
+        for file, point in zip(files, points, strict=True)
+    ]
+
+
+def with_point(name: str, point: Point | None) -> str:
+    """The whole name of a case."""
+    if point is None or not name.endswith("@"):
+        return name
+    x, y, z = point
+    return f"{name}{x:.10g}_{y:.10g}_{z:.10g}"
 
 
 def _inside(file: str) -> str:

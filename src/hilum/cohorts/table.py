@@ -23,7 +23,7 @@ from hilum.cohorts.cells import (
     shares_in,
     weights_in,
 )
-from hilum.cohorts.names import derive_names, group_patients, normal_paths
+from hilum.cohorts.names import derive_names, group_patients, normal_paths, with_point
 from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
@@ -54,7 +54,7 @@ class Case:
         weight: How much it counts in the loss.
         groups: All other columns, for figures by subgroup.
         row: Where it stands in the table; the header is row 1.
-        path_name: What a hashed case id was made from; else empty. Never written to any output.
+        path_name: What a hashed case id was made from, without the point; else empty. Never written to any output.
     """
 
     case_id: str
@@ -75,7 +75,7 @@ class Case:
     @property
     def name(self) -> str:
         """What its random numbers and its place in a split go by: the same under every site's key. Never written."""
-        return self.path_name or self.case_id
+        return with_point(self.path_name, self.point_mm) if self.path_name else self.case_id
 
     @property
     def is_labelled(self) -> bool:
@@ -261,11 +261,11 @@ def _case_ids(
     """The id of each case; and the name that it is a keyed hash of, where the table has no ids."""
     names = [""] * len(sheet)
     if columns.case_id in sheet.cells:
-        ids = shown = filled(sheet, columns.case_id)
+        ids = filled(sheet, columns.case_id)
         what = f"column {columns.case_id!r} must differ between rows"
     else:
-        names = shown = derive_names(files, points)
-        ids = hashed_all("case", names)
+        names = derive_names(files, points)
+        ids = hashed_all("case", map(with_point, names, points))
         what = f"without a column {columns.case_id!r}, column {columns.path!r} must differ between rows"
         warnings.append(
             f"there is no column {columns.case_id!r}: the cases are named by keyed hashes of their paths; lists of "
@@ -273,10 +273,10 @@ def _case_ids(
         )
     if len(set(ids)) < len(ids):
         first: dict[str, int] = {}
-        for number, case_id, name in zip(sheet.numbers, ids, shown, strict=True):
+        for number, case_id, name, point in zip(sheet.numbers, ids, names, points, strict=True):
             earlier = first.setdefault(case_id, number)
             if earlier != number:
-                msg = f"{what}, got {name!r} in rows {earlier} and {number}"
+                msg = f"{what}, got {with_point(name, point) or case_id!r} in rows {earlier} and {number}"
                 raise CohortError(msg)
     return ids, names
 
