@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -23,10 +24,12 @@ from hypothesis import strategies as st
 from pydicom.fileset import FileSet
 
 from dicom_files import scan_hu, write_series
+from hilum.cli import main
 from hilum.config import ReadingConfig
 from hilum.errors import HilumError, ReadError
+from hilum.preparing.sources import Sources
 from hilum.reading import examine
-from hilum.reading.archives import is_archive
+from hilum.reading.archives import is_archive, unpack
 from hilum.reading.paths import opened, source_files
 
 READING = ReadingConfig()
@@ -203,12 +206,104 @@ def test_links_to_files_are_followed_and_others_are_told(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real" / "IM1")
     (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to("itself")
     assert contents(tmp_path) == {"link": b"one", "real/IM1": b"one"}
     with opened(tmp_path, READING) as tree:
         assert [(f.code, f.severity, f.where) for f in tree.findings] == [
             ("missing-file", "note", "gone"),
-            ("missing-file", "note", "real/up"),
+            ("missing-file", "note", "itself"),
         ]
+
+
+def test_links_to_folders_are_followed_once_and_without_loops(tmp_path):
+    """Each folder is walked once, by its real path where it has one below the root, else by the first link."""
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "IM1").write_bytes(b"one")
+    (outside / "deep" / "IM2").write_bytes(b"two")
+    (outside / "back").symlink_to(tmp_path / "root")
+    (outside / "here").symlink_to(".")
+    root = tmp_path / "root"
+    (root / "z").mkdir(parents=True)
+    (root / "z" / "IM3").write_bytes(b"three")
+    (root / "a").symlink_to("z")
+    (root / "b").symlink_to(outside)
+    (root / "c").symlink_to(outside / "deep")
+    (root / "z" / "top").symlink_to(tmp_path)
+    expected = {"z/IM3": b"three", "b/IM1": b"one", "b/deep/IM2": b"two"}
+    assert contents(root) == expected
+    assert codes(root) == []
+    assert {file.relative_to(root).as_posix() for file in source_files(root)} == set(expected)
+    (tmp_path / "link").symlink_to(root)
+    assert contents(tmp_path / "link") == expected
+
+
+def test_a_digest_of_a_scan_goes_by_what_links_lead_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "IM1").write_bytes(b"one")
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "link").symlink_to(tmp_path / "real")
+    sources = Sources(tmp_path / "index")
+    assert sources.digest(tmp_path / "scan") == sources.digest(tmp_path / "real")
+    (tmp_path / "real" / "IM1").write_bytes(b"two")
+    assert sources.digest(tmp_path / "scan") == sources.digest(tmp_path / "real")
+
+
+def test_no_caller_can_drop_what_is_left_out_without_asking_for_it(tmp_path):
+    (tmp_path / "IM1").write_bytes(b"one")
+    (tmp_path / "gone").symlink_to("nowhere")
+    with pytest.raises(ReadError, match=r"missing-file \(note\): a link that leads to nothing \[gone\]"):
+        source_files(tmp_path)
+    left_out = []
+    assert [file.name for file in source_files(tmp_path, left_out)] == ["IM1"]
+    assert [finding.where for finding in left_out] == ["gone"]
+
+
+def test_no_link_leads_out_of_an_unpacked_archive(tmp_path, monkeypatch):
+    """None is ever unpacked; if one were there, it would not be followed."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "IM1").write_bytes(b"secret")
+    original = unpack
+
+    def with_links(archive, folder, **settings):
+        troubles = original(archive, folder, **settings)
+        (folder / "out").symlink_to(tmp_path / "secret")
+        (folder / "file").symlink_to(tmp_path / "secret" / "IM1")
+        return troubles
+
+    monkeypatch.setattr("hilum.reading.paths.unpack", with_links)
+    archive = packed(tmp_path / "exam.zip", {"IM/1": b"scan"})
+    assert contents(archive) == {"exam.zip/IM/1": b"scan"}
+    with opened(archive, READING) as tree:
+        assert [(f.code, f.where) for f in tree.findings] == [
+            ("unsafe-archive", "exam.zip/file"),
+            ("unsafe-archive", "exam.zip/out"),
+        ]
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """Folders called shut cannot be listed, whoever asks: root may list every one."""
+    scandir = os.scandir
+
+    def refusing(path="."):
+        if Path(os.fspath(path)).name == "shut":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr("hilum.reading.paths.os.scandir", refusing)
+
+
+def test_what_is_left_out_is_listed_and_counted_in_the_last_line(tmp_path, shut, capsys):
+    (tmp_path / "a" / "shut").mkdir(parents=True)
+    (tmp_path / "a" / "gone").symlink_to("nowhere")
+    (tmp_path / "a" / "bad.dcm").write_bytes(b"no scan")
+    assert codes(tmp_path) == ["missing-file", "unreadable-file"]
+    assert main(["inspect", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "left out: 3 files, folders and links that cannot be read, named above"
+    for where in ("a/shut", "a/gone", "a/bad.dcm"):
+        assert sum(line.endswith(f"[{where}]") for line in lines) == 1, where
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
@@ -616,7 +711,11 @@ def test_a_damaged_dicomdir_gives_no_files(disc):
         disc.write_bytes(whole[:size])
         assert contents(disc) == {}
         assert codes(disc) == ["unreadable-file"]
-        assert source_files(disc) == [disc]
+        left_out = []
+        assert source_files(disc, left_out) == [disc]
+        assert [finding.code for finding in left_out] == ["unreadable-file"]
+        with pytest.raises(ReadError, match="the DICOMDIR is damaged"):
+            source_files(disc)
     disc.write_bytes(whole)
     assert codes(disc, ReadingConfig(max_gb=1e-7)) == ["unreadable-file"]
 

@@ -229,11 +229,11 @@ def test_predict_speaks_to_people_too(trained_run, npy_cohort, capsys):
 def test_predict_takes_a_whole_table_without_labels(trained_run, npy_cohort, tmp_path, capsys):
     rows = [f"{npy_cohort}/{i:02d}.npy" for i in range(20)] + [f"{npy_cohort}/nowhere.npy"]
     (tmp_path / "new.csv").write_text("\n".join(["path", *rows]) + "\n")
-    assert run("predict", trained_run / "model", tmp_path / "new.csv", "--out", tmp_path / "p.csv", "--json") == 0
+    assert run("predict", trained_run / "model", tmp_path / "new.csv", "--out", tmp_path / "p.csv", "--json") == 3
     summary = json.loads(capsys.readouterr().out)
     assert summary["num_cases"] == 20
     assert summary["num_refused"] == 1
-    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "case_id,prob_0,prob_1,decision,reason"
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "case_id,row,prob_0,prob_1,decision,reason"
     assert "no file or folder" in (tmp_path / "p.refused.csv").read_text()
 
 
@@ -244,13 +244,13 @@ def test_predictions_of_a_table_equal_those_one_by_one(trained_run, npy_cohort, 
     rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()[1:]]
     for row, name in zip(rows, ("00.npy", "01.npy"), strict=True):
         run("predict", trained_run / "model", npy_cohort / name, "--json")
-        assert float(row[2]) == pytest.approx(json.loads(capsys.readouterr().out)["probabilities"]["1"], abs=1e-6)
+        assert float(row[3]) == pytest.approx(json.loads(capsys.readouterr().out)["probabilities"]["1"], abs=1e-6)
 
 
 def test_prepare_fills_the_store_and_lists_what_was_refused(npy_cohort, tmp_path, capsys):
     shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
     (tmp_path / "c" / "07.npy").unlink()
-    assert run("prepare", tmp_path / "c" / "config.toml") == 0
+    assert run("prepare", tmp_path / "c" / "config.toml") == 3
     shown = capsys.readouterr().out
     assert "refused, row 9: " in shown
     assert "59 samples, 0 were there, 1 refused, listed in refused.csv" in shown

@@ -1,11 +1,14 @@
 """A table of cases is read as it is meant, and what cannot be meant is named by row and column."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from hilum.cohorts.names import derive_case_ids
+from hilum.cohorts import cells, names
+from hilum.cohorts.names import derive_names, with_point
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError, ConfigError
@@ -82,12 +85,12 @@ def test_numbers_in_typed_formats_become_the_labels_that_they_look_like(tmp_path
 
 def test_semicolons_and_a_byte_order_mark_are_read(table):
     cohort = read(table("\ufeffpath;label;patient_id\na.nii;0;1\nb.nii;1;2\n"))
-    assert [case.case_id for case in cohort.cases] == ["a", "b"]
+    assert [case.name for case in cohort.cases] == ["a", "b"]
 
 
 def test_a_list_of_paths_is_a_table(table):
     cohort = read(table("path\none.nii\ntwo.nii\n"), labelled=False)
-    assert [case.case_id for case in cohort.cases] == ["one", "two"]
+    assert [case.name for case in cohort.cases] == ["one", "two"]
 
 
 def test_blank_rows_are_passed_over_and_rows_keep_their_numbers(table):
@@ -159,7 +162,7 @@ def test_an_empty_label_is_an_error_unless_it_may_be_dropped(table):
     with pytest.raises(CohortError, match=r"row 3, column 'label' must be filled.*1 of 3 rows.*unlabelled = 'drop'"):
         read(path)
     cohort = read(path, unlabelled="drop")
-    assert [case.case_id for case in cohort.cases] == ["a", "c"]
+    assert [case.name for case in cohort.cases] == ["a", "c"]
     assert "1 of 3 rows have no label and are left out" in cohort.warnings
 
 
@@ -182,13 +185,15 @@ def test_an_empty_cell_in_a_required_column_is_named(table):
 
 def test_cases_are_named_after_their_paths(table):
     cohort = read(table("path,label\none/scan.nii.gz,0\n./two/scan.nii.gz,1\n../1.2.840.5,1\n"))
-    assert [case.case_id for case in cohort.cases] == ["one/scan", "two/scan", "1.2.840.5"]
-    assert any("named after their paths" in warning for warning in cohort.warnings)
+    assert [case.name for case in cohort.cases] == ["one/scan", "two/scan", "1.2.840.5"]
+    assert any("named by keyed hashes of their paths" in warning for warning in cohort.warnings)
 
 
 def test_names_from_paths_are_unique_where_files_or_points_differ():
-    assert derive_case_ids(["a.nii", "a.nrrd"], [None, None]) == ["a.nii", "a.nrrd"]
-    assert derive_case_ids(["a.nii", "a.nii"], [(1.0, 2.0, 3.0), (4.5, 5.0, 6.0)]) == ["a@1_2_3", "a@4.5_5_6"]
+    assert derive_names(["a.nii", "a.nrrd"], [None, None]) == ["a.nii", "a.nrrd"]
+    points = [(1.0, 2.0, 3.0), (4.5, 5.0, 6.0)]
+    names = derive_names(["a.nii", "a.nii"], points)
+    assert [with_point(name, point) for name, point in zip(names, points, strict=True)] == ["a@1_2_3", "a@4.5_5_6"]
 
 
 def test_the_same_file_twice_is_refused_where_nothing_tells_the_cases_apart(table):
@@ -408,3 +413,62 @@ def test_the_weight_of_a_case_is_read_and_is_one_without(table):
     assert [case.weight for case in read(table(text)).cases] == [2.5, 1.0]
     with pytest.raises(CohortError, match="row 2, column 'case_weight' must be a positive number up to 10000"):
         read(table(text.replace("2.5", "0")))
+
+
+# patients who may be one
+
+
+@pytest.mark.parametrize(
+    ("ids", "says", "patients"),
+    [
+        (["7", "007", "8"], r"count as different patients: rows 2, 3\. Spell", 3),
+        (["p1", "P1", "p2"], r"count as different patients: rows 2, 3\. Spell", 3),
+        (["p1", "p2", "\u00a0P 1"], r"count as different patients: rows 2, 4\. Spell", 3),
+        (["7", "7.0", "8"], "they count as one patient: rows 2, 3", 2),
+        (["p1", '" p1"', "p1"], "they count as one patient: rows 2, 3", 1),
+        (["7", "007", "7.0"], r"different patients: rows 2, 3\..* \| .* they count as one patient: rows 2, 4", 2),
+    ],
+)
+def test_ids_that_may_be_one_patients_are_named_by_their_rows(table, ids, says, patients):
+    text = "".join(f"{k}.nii,{k % 2},{patient}\n" for k, patient in enumerate(ids))
+    cohort = read(table(f"path,label,patient_id\n{text}"))
+    said = " | ".join(w for w in cohort.warnings if "count as" in w)
+    assert re.search(says, said), said
+    assert len({case.patient_id for case in cohort.cases}) == patients
+    assert not re.search("p1|P1|007", said), "ids go to no output"
+
+
+@pytest.mark.parametrize("ids", [["7", "8", "17"], ["p1", "p2", "p10"], ["ANONYMOUS", "anonymous", "x"]])
+def test_ids_that_differ_are_not_named(table, ids):
+    text = "".join(f"{k}.nii,{k % 2},{patient}\n" for k, patient in enumerate(ids))
+    warnings = read(table(f"path,label,patient_id\n{text}")).warnings
+    assert not any("as different patients" in warning or "count as one patient" in warning for warning in warnings)
+
+
+# large tables
+
+
+def test_a_large_table_keeps_each_text_once_and_reads_each_once(table, monkeypatch):
+    """LUNA16 has half a million candidates in 888 scans: what they share must be one object, whatever the rows."""
+    calls = Counter()
+
+    def counted(name, function):
+        def call(*args):
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    for module, name in ((names, "_normal_path"), (names, "_without_suffix"), (names, "plain"), (cells, "plain")):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    scans, count = 20, 4000
+    text = "".join(f"u{k % scans},{k}.5,{-k},{k % 7},{k % 2},s/u{k % scans}.mhd,P{k % 5}\n" for k in range(count))
+    path = table(f"seriesuid,x_mm,y_mm,z_mm,label,path,patient_id\n{text}")
+    cases = read(path).cases
+    assert [case.point_mm for case in cases] == [(k + 0.5, float(-k), float(k % 7)) for k in range(count)]
+    assert [case.groups["seriesuid"] for case in cases] == [f"u{k % scans}" for k in range(count)]
+    for shared in ("path", "groups", "path_name"):
+        assert len({id(getattr(case, shared)) for case in cases}) == scans, shared
+    assert len({id(case.patient_id) for case in cases}) == 5
+    assert len({case.case_id for case in cases}) == len({case.name for case in cases}) == count
+    assert sum(calls.values()) < 8 * scans, calls

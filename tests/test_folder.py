@@ -1,4 +1,6 @@
 import csv
+import os
+import re
 import shutil
 
 import numpy as np
@@ -6,12 +8,14 @@ import pandas as pd
 import pydicom
 import pytest
 
+from dicom_files import enhanced_dataset, scan_hu
 from hilum.cli import main
-from hilum.cohorts.folder import find_scans, from_class_folders, from_spreadsheet, write_table
+from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
+from hilum.cohorts.scans import find_scans
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
-from hilum.reading import read
+from hilum.reading import rate, read
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
@@ -226,3 +230,185 @@ def test_a_damaged_archive_is_left_out_and_named(tmp_path):
     listing = find_scans(tmp_path)
     assert len(listing.scans) == 1
     assert any(note.startswith("b.zip: ") for note in listing.notes)
+
+
+# which series are one acquisition
+
+
+ONE = {
+    "StudyInstanceUID": "1.2.3",
+    "FrameOfReferenceUID": "1.2.4",
+    "AcquisitionNumber": 3,
+    "AcquisitionDate": "20200101",
+    "AcquisitionTime": "101010.50",
+    "KVP": "120",
+    "Exposure": "100",
+}
+
+
+def acquisitions(folder, *changes):
+    """The number of scans that count, of series with the tags of one acquisition but for these changes."""
+    for number, tags in enumerate(changes, 1):
+        series(folder / str(number), number=number, SeriesNumber=number, **(ONE | tags))
+    return len(find_scans(folder).scans)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "JONES"},
+        {"PatientID": ""},
+        {"StudyInstanceUID": "1.2.9"},
+        {"FrameOfReferenceUID": "1.2.9"},
+        {"AcquisitionNumber": 4},
+        {"AcquisitionTime": "101210"},
+        {"AcquisitionDate": "20200102"},
+        {"KVP": "100"},
+        {"Exposure": "140"},
+        {"ContrastBolusAgent": "IOMERON"},
+    ],
+    ids=str,
+)
+def test_series_that_differ_in_one_sign_of_an_acquisition_are_two_scans(tmp_path, other):
+    assert acquisitions(tmp_path, {}, other) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ConvolutionKernel": "B70f"},
+        {"SliceThickness": "5"},
+        {"AcquisitionTime": "101010.500000"},
+        {"PatientID": "SMITH "},
+        {"AcquisitionDate": "", "AcquisitionTime": "", "AcquisitionDateTime": "20200101101010.5+0100"},
+    ],
+    ids=str,
+)
+def test_series_that_differ_in_how_they_were_made_or_written_are_one_scan(tmp_path, other):
+    assert acquisitions(tmp_path, {}, other) == 1
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        {"StudyInstanceUID": ""},
+        {"FrameOfReferenceUID": ""},
+        {"AcquisitionNumber": None, "AcquisitionTime": "", "AcquisitionDateTime": ""},
+        {"AcquisitionNumber": None, "AcquisitionTime": "", "AcquisitionDateTime": "20200101"},
+    ],
+    ids=str,
+)
+def test_a_blank_identifies_nothing_so_the_series_count_alone(tmp_path, blank):
+    """Six patients' scans, anonymised, were merged into two by their blanks."""
+    assert acquisitions(tmp_path, blank, blank | {"ConvolutionKernel": "B70f"}, blank | {"PatientID": "JONES"}) == 3
+
+
+def test_a_frame_of_reference_of_each_slice_identifies_nothing_and_a_modulated_tube_is_one(tmp_path):
+    for name in ("a", "b"):
+        for number, path in enumerate(sorted(series(tmp_path / name, number=ord(name), **ONE).iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.Exposure = str(90 + number + ord(name))
+            dataset.save_as(path)
+    assert len(find_scans(tmp_path).scans) == 1
+    for number, path in enumerate(sorted((tmp_path / "a").iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.FrameOfReferenceUID = f"1.2.4.{number}"
+        dataset.save_as(path)
+    assert len(find_scans(tmp_path).scans) == 2
+
+
+def test_phases_of_an_enhanced_file_have_acquisitions_of_their_own(tmp_path):
+    for number, moment in enumerate(("20200101101010", "20200101101010", "20200101101210"), 1):
+        dataset = enhanced_dataset(scan_hu(12))
+        dataset.SeriesInstanceUID = f"1.2.3.{number}"
+        dataset.FrameOfReferenceUID = "1.2.4"
+        dataset.AcquisitionDateTime = "20200101101000"
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            item = pydicom.Dataset()
+            item.FrameAcquisitionDateTime = moment
+            frame.FrameContentSequence = pydicom.Sequence([item])
+        dataset.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    assert len(find_scans(tmp_path).scans) == 2
+
+
+def test_the_reconstruction_that_counts_is_the_one_that_reading_takes(tmp_path, monkeypatch):
+    """By the points of ``read``: not the one with more slices, if it is the sharper and has no more points."""
+    series(tmp_path / "study" / "soft", number=1, ConvolutionKernel="B30f", **ONE)
+    series(tmp_path / "study" / "sharp", number=2, ConvolutionKernel="B70f", **ONE)
+    shutil.make_archive(str(tmp_path / "packed" / "sharp"), "zip", tmp_path / "study" / "sharp")
+    shutil.copytree(tmp_path / "study" / "soft", tmp_path / "packed" / "soft")
+    taken = read(tmp_path / "study").tags
+    cleared = []
+    monkeypatch.setattr("hilum.cohorts.scans.rate", lambda one: cleared.append(one.opened) or rate(one))
+    for folder in ("study", "packed"):
+        listing = find_scans(tmp_path / folder)
+        assert [scan.tags.series for scan in listing.scans] == [taken.series]
+        (note,) = listing.notes
+        assert "2 reconstructions of one acquisition (kernels B30f, B70f) count once" in note
+        assert re.search(r"B30f, with \d+ points before \d+: \+4 lungs", note)
+    assert len(cleared) == 4
+    assert not any(cleared), "no pixels stay in memory"
+
+
+# what a walk finds and leaves out
+
+
+def test_classes_and_scans_may_be_links_and_no_loop_brings_a_scan_to_another_class(tmp_path, capsys):
+    series(tmp_path / "archive" / "normals" / "x", "P1", "1")
+    series(tmp_path / "elsewhere" / "y", "P2", "2")
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "healthy").symlink_to(tmp_path / "archive" / "normals")
+    (scans / "sick").mkdir()
+    (scans / "sick" / "patient").symlink_to(tmp_path / "elsewhere")
+    (scans / "sick" / "up").symlink_to(scans)
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "archive" / "normals" / "x")
+    (tmp_path / "elsewhere" / "lost").symlink_to("nowhere")
+    assert main(["cohort", str(scans), "--out", str(tmp_path / "t.csv")]) == 3
+    shown = capsys.readouterr()
+    assert [(row["label"], row["path"]) for row in rows(tmp_path / "t.csv")] == [
+        ("healthy", "scans/healthy/x"),
+        ("sick", "scans/sick/patient/y"),
+    ]
+    assert "sick/patient/lost: a link that leads to nothing" in shown.err
+    assert shown.out.splitlines()[-1].startswith("left out: 1 scans, files, folders and links that cannot be used, 0 ")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_folder(tmp_path):
+    for name in ("a", "b"):
+        series(tmp_path / name / "deep" / "x", name, name)
+    (tmp_path / "b" / "deep" / "x" / "IM999.dcm").write_bytes(b"no scan")
+    (tmp_path / "b" / "c").mkdir()
+    (tmp_path / "b" / "c" / "d.zip").write_bytes(b"PK\x03\x04 damaged")
+    listing = from_class_folders(tmp_path)
+    assert listing.num_refused == 2
+    assert any(note.startswith("b/deep/x/IM999.dcm: ") for note in listing.notes)
+    assert any(note.startswith("b/c/d.zip: ") for note in listing.notes)
+
+
+def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_path, capsys):
+    series(tmp_path / "scans" / "a" / "DOE^JANE", "P1", "1")
+    for name in ("DOE^JOHN", "DOE^JIM"):
+        write_image(CHEST, tmp_path / "scans" / "b" / f"{name}.nii.gz")
+    (tmp_path / "cohort.map.csv").write_text("old\n")
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
+    assert "cohort.map.csv: which case is which scan; only you can read it" in capsys.readouterr().out
+    table, back = rows(tmp_path / "cohort.csv"), rows(tmp_path / "cohort.map.csv")
+    assert list(back[0]) == ["case_id", "row", "path"]
+    assert [(line["case_id"], line["path"]) for line in back] == [(line["case_id"], line["path"]) for line in table]
+    assert [int(line["row"]) for line in back] == [2, 3, 4]
+    assert [re.sub("[0-9a-f]{16}", "", line["case_id"]) for line in table] == ["series-", "case-", "case-"]
+    assert len({line["case_id"] for line in table}) == 3
+    if os.name == "posix":
+        assert (tmp_path / "cohort.map.csv").stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob(".cohort*"))
+
+
+def test_two_archives_of_one_series_are_two_cases_of_different_names(tmp_path):
+    series(tmp_path / "x")
+    for label in ("a", "b"):
+        shutil.make_archive(str(tmp_path / "scans" / label / "x"), "zip", tmp_path / "x")
+    for path in (tmp_path / "scans" / "a").iterdir():
+        path.rename(path.with_name("y.zip"))
+    write_table(from_class_folders(tmp_path / "scans").scans, tmp_path / "t.csv")
+    assert len(Cohort.read(tmp_path / "t.csv", CohortConfig()).cases) == 2

@@ -147,7 +147,7 @@ def test_json_is_one_object_with_the_series_and_what_was_found(tmp_path, capsys)
     write_series(tmp_path, scan_hu(12))
     assert main(["inspect", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"series", "findings"}
+    assert set(told) == {"series", "findings", "num_left_out"}
     (series,) = told["series"]
     assert series["verdict"] == "ok"
     assert series["score"] > 0
@@ -213,7 +213,7 @@ def test_with_nothing_found_the_command_fails_and_says_so(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 1
     assert capsys.readouterr().out == "no CT was found\n"
     assert main(["inspect", str(tmp_path), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"series": [], "findings": []}
+    assert json.loads(capsys.readouterr().out) == {"series": [], "findings": [], "num_left_out": 0}
 
 
 def test_a_page_replaces_no_device_and_follows_a_link(tmp_path, capsys):

@@ -286,7 +286,7 @@ def test_a_table_of_predictions_has_a_column_for_each_finding_and_counts_decisio
     assert main(words) == 0
     summary = json.loads(capsys.readouterr().out)
     rows = cells(tmp_path / "p.csv")
-    assert list(rows[0]) == ["case_id", *(f"prob_{name}" for name in FINDINGS), "decision", "reason"]
+    assert list(rows[0]) == ["case_id", "row", *(f"prob_{name}" for name in FINDINGS), "decision", "reason"]
     assert len(rows) == 160
     thresholds = load_model(run / "model")[1].decisions.thresholds
     for row in rows:

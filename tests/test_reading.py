@@ -758,9 +758,10 @@ def test_the_tags_say_how_the_scan_was_made(tmp_path):
 
 
 def test_two_kernels_of_one_acquisition_share_its_hash_and_another_acquisition_does_not(tmp_path):
-    write_series(tmp_path / "a", AcquisitionTime="101010")
-    write_series(tmp_path / "b", AcquisitionTime="101010", SeriesInstanceUID="1.2.3", ConvolutionKernel="B60f")
-    write_series(tmp_path / "c", AcquisitionTime="101011", SeriesInstanceUID="1.2.4")
+    here = {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.2.9"}
+    write_series(tmp_path / "a", AcquisitionTime="101010", **here)
+    write_series(tmp_path / "b", AcquisitionTime="101010", SeriesInstanceUID="1.2.3", ConvolutionKernel="B60f", **here)
+    write_series(tmp_path / "c", AcquisitionTime="101011", SeriesInstanceUID="1.2.4", **here)
     a, b, c = (read(tmp_path / name).tags.acquisition for name in "abc")
     assert a == b != c
 

@@ -392,7 +392,7 @@ def drawing(npy_cohort, tmp_path):
 
 
 def test_the_first_copy_of_a_case_is_what_it_was_before_there_were_copies(drawing):
-    volume, case_id = load_sample(drawing.prepared.samples[3]), drawing.case_ids[3]
+    volume, case_id = load_sample(drawing.prepared.samples[3]), drawing.names[3]
     start = random_start(volume, drawing.recipe, generator(7, 2, case_id, "sub-volume"))
     sample = drawing[(3, 2, 0)]
     assert sample["name"] == drawing[3]["name"] == case_id

@@ -17,13 +17,16 @@ def here() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
 
 
-def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview], *, follow: bool = True) -> None:
+def write_whole(
+    path: Path, content: str | bytes | Sequence[bytes | memoryview], *, follow: bool = True, private: bool = False
+) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
 
     Args:
         path: The file.
         content: What it will hold.
         follow: Whether a link there is followed, or replaced.
+        private: Whether only its owner can read it, whoever could read what was there before.
 
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
@@ -40,7 +43,7 @@ def write_whole(path: Path, content: str | bytes | Sequence[bytes | memoryview],
         parts = (
             (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
         )
-        with new.open("xb") as file:
+        with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
             for part in parts:
                 file.write(part)
         new.replace(path)

@@ -1,13 +1,16 @@
 """Volume: voxels in HU with an affine to patient coordinates, and the pure functions that keep both true."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float32, Int16, UInt8
+from jaxtyping import Float, Float32, Int16, Num, UInt8
 
 from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError
+from hilum.files import cores
 from hilum.findings import Finding
 
 Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
@@ -17,6 +20,9 @@ Triple: TypeAlias = tuple[float, float, float]
 AIR_HU = -1000
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 """The range of a 12-bit CT scanner; below it lies padding, above it metal."""
+
+_SLAB = 1 << 22
+"""Voxels that are hashed at a time: a constant, so that the digest does not depend on the number of cores."""
 
 _SNAP = 1e-4
 """Directions this close to an axis are that axis: file formats store them in single precision."""
@@ -66,6 +72,7 @@ class Volume:
         findings: What was noticed on the way.
         interpolated: (axis, index) of slices that were missing and are made from their neighbours.
         lungs: 1 inside the lungs, else 0, on the same grid; only of prepared samples whose recipe asks for them.
+        scan: Of a prepared sample ``hu_digest`` of the scan that it was made from; empty where that is not known.
 
     Raises:
         GeometryError: If the voxels or the affine are not such arrays, the affine is singular or not finite, there are
@@ -78,6 +85,7 @@ class Volume:
     findings: tuple[Finding, ...] = ()
     interpolated: tuple[tuple[int, int], ...] = ()
     lungs: UInt8[np.ndarray, "z y x"] | None = None
+    scan: str = ""
 
     def __post_init__(self) -> None:
         voxels, affine = self.voxels_hu, self.affine
@@ -146,6 +154,33 @@ class Volume:
     def with_findings(self, *findings: Finding) -> "Volume":
         """The same volume with further findings."""
         return replace(self, findings=(*self.findings, *findings))
+
+
+def hu_digest(voxels_hu: Num[np.ndarray, "*shape"]) -> str:
+    """Hash of a scan's HU, by which a copy of it is recognised, whatever its format, name or recipe.
+
+    Shape and voxels decide, as int16 where all are whole numbers of that range, else as float32; the affine does not.
+    SHA-256: of the hashes in Python's own library the fastest here (144 MB in 0.1 s, in two threads 0.06 s).
+    """
+    flat = np.ascontiguousarray(voxels_hu).reshape(-1)
+    slabs = [flat[start : start + _SLAB] for start in range(0, flat.size, _SLAB)]
+    with ThreadPoolExecutor(max(1, min(cores(), len(slabs)))) as threads:  # hashing and NumPy release the lock
+        kind = "<i2" if all(threads.map(_is_int16, slabs)) else "<f4"
+        digests = list(threads.map(lambda slab: _slab_digest(slab, kind), slabs))
+    about = f"{kind} {' '.join(map(str, voxels_hu.shape))}".encode()
+    return hashlib.sha256(b"".join([about, *digests])).hexdigest()[:32]
+
+
+def _is_int16(values: np.ndarray) -> bool:
+    if values.dtype == np.int16:
+        return True
+    least, most = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+    return bool(((values >= least) & (values <= most) & (values == np.rint(values))).all())
+
+
+def _slab_digest(values: np.ndarray, kind: str) -> bytes:
+    same = values.astype(kind, copy=False)
+    return hashlib.sha256((same + same.dtype.type(0) if kind == "<f4" else same).data).digest()  # -0.0 is 0.0
 
 
 def affine_from(*, spacing_mm: ArrayLike, origin_mm: ArrayLike) -> Affine:

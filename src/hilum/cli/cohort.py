@@ -12,7 +12,10 @@ from hilum.config import ReadingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MakeCohort:
-    """A folder of scans to a table of cases: one sub-folder for each class, or labels from a spreadsheet."""
+    """A folder of scans to a table of cases: one sub-folder for each class, or labels from a spreadsheet.
+
+    Exits with 3 if a scan or a file was refused or could not be read, and the rest is in the table.
+    """
 
     folder: tyro.conf.Positional[Path]
     """The scans: DICOM series at any depth, zips and tars of them, NIfTI, NRRD, MetaImage, .npy."""
@@ -43,7 +46,7 @@ class MakeCohort:
             listing = from_spreadsheet(
                 self.folder, self.labels, key=self.key, columns=self.label_column, reading=self.reading
             )
-        write_table(listing.scans, self.out, listing.columns)
+        private = write_table(listing.scans, self.out, listing.columns)
         for note in listing.notes:
             sys.stderr.write(f"{note}\n")
         if len(listing.columns) > 1:
@@ -53,4 +56,10 @@ class MakeCohort:
             counts = Counter(scan.labels[0] for scan in listing.scans)
         shown = ", ".join(f"{n} of {label}" for label, n in sorted(counts.items()))
         print(f"{self.out}: {len(listing.scans)} scans, {shown}")
-        return 0
+        print(f"{private}: which case is which scan; only you can read it, keep it to yourself")
+        if listing.num_refused or listing.num_passed_over:
+            print(
+                f"left out: {listing.num_refused} scans, files, folders and links that cannot be used, "
+                f"{listing.num_passed_over} series that are no CT scans"
+            )
+        return 3 if listing.num_refused else 0

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from hilum.reading import Examined
 
 
+_LEFT_OUT = ("unreadable-file", "missing-file", "unsafe-archive")
+"""Findings on a file, a folder or a link that was not looked into."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """What lies under a path, series by series, and what is wrong with it."""
@@ -62,7 +66,11 @@ class Inspect:
 
             write_whole(self.html, page(found, loose))
         if self.json:
-            answer = {"series": [one.as_dict() for one in found], "findings": as_records(loose)}
+            answer = {
+                "series": [one.as_dict() for one in found],
+                "findings": as_records(loose),
+                "num_left_out": _num_left_out(loose),
+            }
             print(json.dumps(answer, indent=2))
         else:
             _print(found, loose)
@@ -94,6 +102,12 @@ def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
     if len(found) > 1:
         verdicts = [one.verdict for one in found]
         print(", ".join(f"{verdicts.count(name)} {name}" for name in ("ok", "repaired", "refused")))
+    if left_out := _num_left_out(loose):
+        print(f"left out: {left_out} files, folders and links that cannot be read, named above")
+
+
+def _num_left_out(loose: "list[Finding]") -> int:
+    return sum(finding.code in _LEFT_OUT for finding in loose)
 
 
 def _row(one: "Examined") -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -13,7 +13,7 @@ from hilum.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """A model on one scan, or on a whole table without labels."""
+    """A model on one scan, or on a whole table without labels; exits with 3 if some scans of a table were refused."""
 
     model: tyro.conf.Positional[Path]
     """The model folder of a run."""
@@ -79,8 +79,8 @@ class Predict:
         self._refuse_what_has_no_effect(predictor.card.recipe.region, is_table=is_table)
         if is_table:
             summary = predict_table(predictor, self.path, self.out, columns=self.columns)
-            print(json.dumps(summary, indent=2) if self.json else f"{self.out}: {summary['num_cases']} predictions")
-            return 0
+            print(json.dumps(summary, indent=2) if self.json else _line(summary))
+            return 3 if summary["num_refused"] else 0
         prediction = predictor.predict(self.path, point_mm=self.point, series=self.series, mask=self.mask)
         if self.json:
             print(json.dumps(prediction.as_dict(), indent=2))
@@ -94,6 +94,12 @@ class Predict:
         for finding in prediction.findings:
             print(finding)
         return 0
+
+
+def _line(summary: dict[str, Any]) -> str:
+    """How many scans of a table were predicted and refused, and where both are listed."""
+    line, refused = f"{summary['out']}: {summary['num_cases']} predictions", summary["num_refused"]
+    return line + (f", {refused} refused, listed in {summary['refused']}" if refused else "")
 
 
 def _shown(probability: float) -> str:

@@ -1,5 +1,6 @@
 """``hilum prepare``: every case of a config into the store."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from hilum.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Every case of a config into the store, so that training starts at once; goes on where it was stopped."""
+    """Every case of a config into the store, so that training starts at once; goes on where it was stopped.
+
+    Exits with 3 if some cases were refused, and the rest is in the store.
+    """
 
     config: tyro.conf.Positional[Path]
     """CONFIG.toml."""
@@ -39,10 +43,12 @@ class Prepare:
         store = Store(base / config.store, config.reading, max_gb=config.store_gb)
         listed = store.folder / "refused.csv"
         prepared = prepare_cohort(cohort, config.recipe, store, workers=self.workers, listed=listed)
+        for warning in (*cohort.warnings, *prepared.copies.warnings):
+            sys.stderr.write(f"{warning}\n")
         for refusal in prepared.refusals:
             print(f"refused, row {refusal.row}: {refusal.reason}")
         if prepared.notes:
             print(f"findings: {prepared.notes}")
         counts = f"{len(prepared.cases)} samples, {prepared.num_there} were there, {len(prepared.refusals)} refused"
         print(f"{store.folder}: {counts}" + (f", listed in {listed.name}" if prepared.refusals else ""))
-        return 0
+        return 3 if prepared.refusals else 0

@@ -1,5 +1,6 @@
 """``hilum train``: a config, or a table alone, to a trained and tested model."""
 
+import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,10 @@ _log = logging.getLogger("hilum")
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """A config, or a table alone, to a run folder with a trained and tested model."""
+    """A config, or a table alone, to a run folder with a trained and tested model.
+
+    Cases that cannot be used are refused, listed and counted; more than cohort.max_refused of them end with 1.
+    """
 
     source: tyro.conf.Positional[Path]
     """CONFIG.toml; or a table of cases, for which a config is planned, written down and explained."""
@@ -96,9 +100,16 @@ class Train:
             _log.info("the planned settings are in %s", out / "config.toml")
         answer = evaluate(model, None, out / "evaluation")
         print(headline(answer))
+        if (out / "refused.csv").is_file():
+            print(f"refused: {_num_rows(out / 'refused.csv')} cases of the table, listed in {out / 'refused.csv'}")
         print(f"model: {model}")
         print(f"figures and pictures: {out / 'evaluation'}")
         return 0
+
+
+def _num_rows(table: Path) -> int:
+    with table.open(encoding="utf-8", newline="") as file:
+        return sum(1 for _ in csv.DictReader(file))
 
 
 def _changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:

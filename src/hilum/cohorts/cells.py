@@ -1,8 +1,10 @@
-"""Rows and cells of a table to labels, points, shares and parts, each checked."""
+"""Columns of a table to labels, points, shares and parts, each cell checked."""
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
-from hilum.cohorts.spreadsheet import Row, Sheet, plain
+from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
 
@@ -20,8 +22,11 @@ _HEAVIEST = 1e4
 _MOST_CLASSES = 50
 """More distinct labels than this are measurements or names, not classes."""
 
+Point = tuple[float, float, float]
+Value = TypeVar("Value")
 
-def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
+
+def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
     """The names given, or the sorted labels of the table: by value if all are numbers; or the columns of findings."""
     if config.columns.labels:
         if config.classes and len(config.classes) != len(config.columns.labels):
@@ -37,7 +42,7 @@ def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
     if config.classes:
         return tuple(map(plain, config.classes))
     column = config.columns.label
-    labels = {plain(row.cells[column]) for row in rows}
+    labels = set(map(plain, set(sheet.column(column))))
     if len(labels) > _MOST_CLASSES:
         msg = f"column {column!r} must hold at most {_MOST_CLASSES} different labels, got {len(labels)}"
         raise CohortError(msg)
@@ -51,111 +56,154 @@ def class_names(rows: tuple[Row, ...], config: CohortConfig) -> tuple[str, ...]:
     return tuple(sorted(labels, key=lambda label: (values[label] or 0.0, label) if numeric else (0.0, label)))
 
 
-def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> tuple[Row, ...]:
+def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sheet:
     """The rows that have their label, or all of their findings; a warning counts the others."""
     columns = config.columns.labels or (config.columns.label,)
-
-    def lacks(row: Row, column: str) -> bool:
-        return row.cells[column].lower() in _NO_LABEL and row.cells[column] not in config.classes
-
-    empty = [row for row in sheet.rows if any(lacks(row, column) for column in columns)]
-    if not empty:
-        return sheet.rows
-    column = next(column for column in columns if lacks(empty[0], column))
+    lacking: dict[int, str] = {}  # the first column without a label, by the row
+    for column in columns:
+        texts = sheet.column(column)
+        blank = {text for text in set(texts) if text.lower() in _NO_LABEL and text not in config.classes}
+        for number, text in zip(sheet.numbers, texts, strict=True) if blank else ():
+            if text in blank:
+                lacking.setdefault(number, column)
+    if not lacking:
+        return sheet
+    first = min(lacking)
+    column = lacking[first]
     if config.unlabelled == "error":
+        cell = sheet.column(column)[list(sheet.numbers).index(first)]
         msg = (
-            f"row {empty[0].number}, column {column!r} must be filled, got "
-            f"{repr(empty[0].cells[column]) if empty[0].cells[column] else 'an empty cell'} ({len(empty)} of "
-            f"{len(sheet.rows)} rows have none); fill it, or leave such rows out with unlabelled = 'drop'"
+            f"row {first}, column {column!r} must be filled, got {repr(cell) if cell else 'an empty cell'} "
+            f"({len(lacking)} of {len(sheet)} rows have none); fill it, or leave such rows out with unlabelled = 'drop'"
         )
         raise CohortError(msg)
-    if len(empty) == len(sheet.rows):
-        msg = f"column {column!r} must hold labels, got {len(empty)} cells without"
+    if len(lacking) == len(sheet):
+        msg = f"column {column!r} must hold labels, got {len(lacking)} cells without"
         raise CohortError(msg)
-    warnings.append(f"{len(empty)} of {len(sheet.rows)} rows have no label and are left out")
-    left_out = {row.number for row in empty}
-    return tuple(row for row in sheet.rows if row.number not in left_out)
+    warnings.append(f"{len(lacking)} of {len(sheet)} rows have no label and are left out")
+    return sheet.without(lacking)
 
 
-def label_of(row: Row, column: str, classes: tuple[str, ...]) -> int:
-    """The place of the row's label among the classes."""
-    name = plain(row.cells[column])
-    if name not in classes:
-        raise _wrong(row, column, f"one of {', '.join(classes)}")
-    return classes.index(name)
+def labels_in(sheet: Sheet, column: str, classes: tuple[str, ...]) -> list[int]:
+    """The place of each row's label among the classes."""
+    return _converted(sheet, column, lambda text: classes.index(plain(text)), f"one of {', '.join(classes)}")
 
 
-def presence_of(row: Row, column: str) -> float:
+def presence_in(sheet: Sheet, column: str) -> list[float]:
     """1 or 0, true or false, or a share between."""
     words = {"true": 1.0, "false": 0.0}
-    value = words.get(row.cells[column].lower(), _number(row.cells[column]))
-    if value is None or not 0 <= value <= 1:
-        raise _wrong(row, column, "1 where the finding is present, 0 where not, or a share between")
-    return value
+
+    def presence(text: str) -> float:
+        return words[text.lower()] if text.lower() in words else _share(text)
+
+    return _converted(sheet, column, presence, "1 where the finding is present, 0 where not, or a share between")
 
 
-def share_of(row: Row, column: str) -> float | None:
+def shares_in(sheet: Sheet, column: str) -> list[float | None]:
     """A probability, None where the cell is empty."""
-    if not row.cells.get(column):
-        return None
-    value = _number(row.cells[column])
-    if value is None or not 0 <= value <= 1:
-        raise _wrong(row, column, "a number from 0 to 1")
-    return value
+    return _converted(sheet, column, lambda text: _share(text) if text else None, "a number from 0 to 1")
 
 
-def weight_of(row: Row, column: str) -> float:
-    """How much the case counts, 1 where the cell is empty."""
-    if not row.cells.get(column):
-        return 1.0
-    value = _number(row.cells[column])
-    if value is None or not 0 < value <= _HEAVIEST:
-        raise _wrong(row, column, f"a positive number up to {_HEAVIEST:g}, or empty for 1")
-    return value
+def weights_in(sheet: Sheet, column: str) -> list[float]:
+    """How much each case counts, 1 where the cell is empty."""
+
+    def weight(text: str) -> float:
+        value = _finite(text) if text else 1.0
+        if not 0 < value <= _HEAVIEST:
+            raise ValueError(text)
+        return value
+
+    return _converted(sheet, column, weight, f"a positive number up to {_HEAVIEST:g}, or empty for 1")
 
 
-def part_of(row: Row, column: str) -> str | None:
+def parts_in(sheet: Sheet, column: str) -> list[str | None]:
     """The part of the split, None where the cell is empty."""
-    part = row.cells.get(column, "").lower()
-    if part and part not in PARTS:
-        raise _wrong(row, column, f"one of {', '.join(PARTS)}, or empty")
-    return part or None
+
+    def part(text: str) -> str | None:
+        return PARTS[PARTS.index(text.lower())] if text else None
+
+    return _converted(sheet, column, part, f"one of {', '.join(PARTS)}, or empty")
 
 
-def point_of(row: Row, columns: ColumnsConfig) -> tuple[float, float, float] | None:
+def points_in(sheet: Sheet, columns: ColumnsConfig) -> list[Point | None]:
     """LPS mm (x, y, z), None where the cells are empty."""
-    names = [name for name in (columns.x_mm, columns.y_mm, columns.z_mm) if row.cells.get(name)]
-    if not names:
-        return None
-    if len(names) < 3:
-        msg = (
-            f"row {row.number} must give all of {columns.x_mm}, {columns.y_mm}, {columns.z_mm} or none of them, "
-            f"got only {', '.join(names)}"
-        )
+    names = (columns.x_mm, columns.y_mm, columns.z_mm)
+    if not any(name in sheet.cells for name in names):
+        return [None] * len(sheet)
+    points: list[Point | None] = []
+    for number, *cells in zip(sheet.numbers, *map(sheet.column, names), strict=True):
+        try:
+            x, y, z = map(float, cells)
+        except ValueError:
+            _check_empty(number, names, cells)
+            points.append(None)
+            continue
+        if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
+            _check_empty(number, names, cells)
+        points.append((x, y, z))
+    return points
+
+
+def _check_empty(number: int, names: tuple[str, str, str], cells: list[str]) -> None:
+    """Make sure that cells which are no point are all empty.
+
+    Raises:
+        CohortError: If not.
+    """
+    given = [name for name, cell in zip(names, cells, strict=True) if cell]
+    if not given:
+        return
+    if len(given) < 3:
+        msg = f"row {number} must give all of {', '.join(names)} or none of them, got only {', '.join(given)}"
         raise CohortError(msg)
-    values = []
-    for name in names:
-        value = _number(row.cells[name])
-        if value is None:
-            raise _wrong(row, name, "a number in mm")
-        values.append(value)
-    return values[0], values[1], values[2]
+    name, cell = next((name, cell) for name, cell in zip(names, cells, strict=True) if _number(cell) is None)
+    raise _wrong(number, name, cell, "a number in mm")
 
 
-def filled(row: Row, column: str) -> str:
-    """The cell's text, which must not be empty."""
-    if not row.cells[column]:
-        raise _wrong(row, column, "filled")
-    return row.cells[column]
+def filled(sheet: Sheet, column: str) -> list[str]:
+    """The cells' texts, which must not be empty."""
+    texts = sheet.column(column)
+    if not all(texts):
+        raise _wrong(sheet.numbers[texts.index("")], column, "", "filled")
+    return texts
 
 
-def _wrong(row: Row, column: str, must: str) -> CohortError:
-    return CohortError(f"row {row.number}, column {column!r} must be {must}, got {row.cells[column]!r}")
+def _converted(sheet: Sheet, column: str, convert: Callable[[str], Value], must: str) -> list[Value]:
+    """Each cell as a value; each text is converted once.
+
+    Raises:
+        CohortError: If a text cannot be converted (ValueError); it names the first such row, and the column.
+    """
+    texts = sheet.column(column)
+    values: dict[str, Value] = {}
+    for text in dict.fromkeys(texts):
+        try:
+            values[text] = convert(text)
+        except ValueError as exc:
+            raise _wrong(sheet.numbers[texts.index(text)], column, text, must) from exc
+    return [values[text] for text in texts]
+
+
+def _wrong(number: int, column: str, cell: str, must: str) -> CohortError:
+    return CohortError(f"row {number}, column {column!r} must be {must}, got {cell!r}")
+
+
+def _share(text: str) -> float:
+    value = _finite(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        return _finite(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None

@@ -23,7 +23,7 @@ class Sample(TypedDict):
 
     ``hu`` holds HU and, where the recipe asks for them, the lungs (0 or 1) as a second channel; ``starts`` is where the
     model's grids begin in it, (z, y, x); ``index`` is the case's place in its part; ``name`` is for its random numbers:
-    the case's id, and another for each copy of it in an epoch.
+    the case's name, and another for each copy of it in an epoch.
     """
 
     hu: Int16[Tensor, "c z y x"]
@@ -60,7 +60,7 @@ class CohortDataset(Dataset[Sample]):
 
     Attributes:
         indices: Places of this part's cases in the cohort.
-        case_ids: Their ids.
+        names: What their random numbers go by.
         labels: Their classes, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c).
         targets: Their labels as a probability for each class; soft where the table has soft labels.
         weights: How much each counts in the loss.
@@ -81,7 +81,7 @@ class CohortDataset(Dataset[Sample]):
         self.seed = seed
         self.indices = [i for i, case in enumerate(prepared.cases) if parts[case.case_id] == part]
         cases = [prepared.cases[i] for i in self.indices]
-        self.case_ids = [case.case_id for case in cases]
+        self.names = [case.name for case in cases]
         self.labels = labels_of(cases)
         self.targets: Float64[np.ndarray, "n c"] = targets_of(cases, num_classes)
         self.weights: Float64[np.ndarray, " n"] = np.array([case.weight for case in cases], float)
@@ -100,7 +100,7 @@ class CohortDataset(Dataset[Sample]):
     def __getitem__(self, item: int | Drawn) -> Sample:
         """The case at a place of this part; as drawn, with ``sub_volumes``, the grid of this epoch and this copy."""
         place, epoch, copy = item if isinstance(item, tuple) else (item, None, 0)
-        name = self.case_ids[place] + (f"\0{copy}" if copy else "")  # no id has the character: ids come from text
+        name = self.names[place] + (f"\0{copy}" if copy else "")  # no name has the character: names come from text
         volume = load_sample(self.prepared.samples[self.indices[place]])
         if epoch is None or not self.recipe.sub_volumes:
             return as_sample(volume, self.recipe, place, name=name)

@@ -1,10 +1,13 @@
 """Names of cases from their paths, and patients from ids that may be placeholders."""
 
 import posixpath
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from hilum.cohorts.spreadsheet import Row, plain
+from hilum.cohorts.cells import Point
+from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
 from hilum.reading import is_placeholder
 
@@ -16,10 +19,16 @@ _SCANS = """
 _SUFFIXES = tuple(_SCANS.split())
 
 _MOST_ROWS = 8
+"""So many rows, or groups of rows, are named in a warning."""
 
 
-def normal_path(text: str, folder: Path) -> str:
-    """A path as the table has it, spelt one way and relative to the table where it can be, for comparing files."""
+def normal_paths(texts: list[str], folder: Path) -> list[str]:
+    """Paths as the table has them, spelt one way and relative to the table where they can be, for comparing files."""
+    spelt = {text: _normal_path(text, folder) for text in set(texts)}
+    return [spelt[text] for text in texts]
+
+
+def _normal_path(text: str, folder: Path) -> str:
     path = PurePath(text)
     for root in (folder, folder.absolute()):
         if path.is_absolute() and path.is_relative_to(root):
@@ -27,21 +36,30 @@ def normal_path(text: str, folder: Path) -> str:
     return posixpath.normpath(path.as_posix())
 
 
-def derive_case_ids(files: list[str], points: list[tuple[float, float, float] | None]) -> list[str]:
+def derive_names(files: list[str], points: Iterable[Point | None]) -> list[str]:
     """A name for each case: its relative path without suffix; with suffix or point where that is not enough.
 
-    The names do not depend on the order of the table, and equal files at equal points get equal names.
+    The names do not depend on the order of the table, and equal files at equal points get equal names. Folders and
+    files are often named after patients: only keyed hashes of the names are ever written. A name that ends in ``@``
+    wants the point behind it, see ``with_point``: half a million points in a thousand files need a thousand names.
     """
-    short = [_without_suffix(file) for file in files]
-    owners: dict[str, set[str]] = {}
-    for name, file in zip(short, files, strict=True):
-        owners.setdefault(name, set()).add(file)
-    names = [name if len(owners[name]) == 1 else _inside(file) for name, file in zip(short, files, strict=True)]
-    times = Counter(names)
+    short = {file: _without_suffix(file) for file in set(files)}
+    owners = Counter(short.values())
+    alone = {file: name if owners[name] == 1 else _inside(file) for file, name in short.items()}
+    times = Counter(alone[file] for file in files)
+    several = {file: f"{name}@" for file, name in alone.items() if times[name] > 1}
     return [
-        name if times[name] == 1 or point is None else name + "@" + "_".join(f"{v:.10g}" for v in point)
-        for name, point in zip(names, points, strict=True)
+        alone[file] if point is None or file not in several else several[file]
+        for file, point in zip(files, points, strict=True)
     ]
+
+
+def with_point(name: str, point: Point | None) -> str:
+    """The whole name of a case."""
+    if point is None or not name.endswith("@"):
+        return name
+    x, y, z = point
+    return f"{name}{x:.10g}_{y:.10g}_{z:.10g}"
 
 
 def _inside(file: str) -> str:
@@ -56,45 +74,84 @@ def _without_suffix(file: str) -> str:
     return name
 
 
-def group_patients(rows: tuple[Row, ...], column: str, files: list[str], warnings: list[str]) -> list[str]:
+def group_patients(sheet: Sheet, column: str, files: list[str], warnings: list[str]) -> list[str]:
     """The patient of each row. A row without a usable id belongs to its file's patient, or else to its file alone.
 
     Raises:
         CohortError: If one file is said to belong to two patients.
     """
-    if column not in rows[0].cells:
+    if column not in sheet.cells:
         warnings.append(
             f"there is no column {column!r}: each file counts as its own patient, so that scans of one patient may be "
             "in different parts"
         )
-        return [f"file:{file}" for file in files]
-    given = [plain(row.cells[column]) for row in rows]
-    placeholders = _placeholders(given)
+        alone = {file: f"file:{file}" for file in set(files)}
+        return [alone[file] for file in files]
+    spelt = {text: plain(text) for text in set(sheet.cells[column])}
+    given = [spelt[text] for text in sheet.cells[column]]
+    placeholders = _placeholders(set(given))
     owner: dict[str, tuple[str, int]] = {}
-    for row, file, patient in zip(rows, files, given, strict=True):
+    for number, file, patient in zip(sheet.numbers, files, given, strict=True):
         if patient in placeholders:
             continue
-        first, number = owner.setdefault(file, (patient, row.number))
+        first, earlier = owner.get(file) or owner.setdefault(file, (patient, number))
         if first != patient:
-            msg = f"a file must belong to one patient, got two for the same file in rows {number} and {row.number}"
+            msg = f"a file must belong to one patient, got two for the same file in rows {earlier} and {number}"
             raise CohortError(msg)
     unknown: dict[str, list[int]] = {}
-    for row, patient in zip(rows, given, strict=True):
+    for number, patient in zip(sheet.numbers, given, strict=True) if placeholders else ():
         if patient in placeholders:
-            unknown.setdefault(patient, []).append(row.number)
+            unknown.setdefault(patient, []).append(number)
     warnings.extend(
         f"column {column!r} is {f'{text!r}' if text else 'empty'} in {_rows(numbers)}: that names nobody, so each of "
         "these files counts as its own patient"
         for text, numbers in unknown.items()
     )
+    warnings.extend(_look_alikes(sheet, column, given, placeholders))
+    named = {patient: f"id:{patient}" for patient in set(given) - placeholders}
     groups = []
     for patient, file in zip(given, files, strict=True):
         name = patient if patient not in placeholders else owner.get(file, ("", 0))[0]
-        groups.append(f"id:{name}" if name else f"file:{file}")
+        groups.append(named[name] if name else f"file:{file}")
     return groups
 
 
-def _placeholders(given: list[str]) -> set[str]:
+def _look_alikes(sheet: Sheet, column: str, given: list[str], placeholders: set[str]) -> Iterable[str]:
+    """Warnings on ids that may be one patient's, spelt in several ways; by rows, since ids go to no output."""
+    first: dict[tuple[str, str, bool], int] = {}  # the first row of each spelling
+    padded = sheet.padded.get(column, frozenset())
+    for number, text, patient in zip(sheet.numbers, sheet.cells[column], given, strict=True):
+        first.setdefault((patient, text, number in padded), number)
+    alike: dict[str, dict[str, list[int]]] = {}
+    for (patient, _, _), number in first.items():
+        if patient not in placeholders:
+            alike.setdefault(_folded(patient), {}).setdefault(patient, []).append(number)
+    several = [[min(rows) for rows in ids.values()] for ids in alike.values() if len(ids) > 1]
+    if several:
+        yield (
+            f"column {column!r} may spell one patient in several ways (leading zeros, upper and lower case), which "
+            f"count as different patients: {_groups(several)}. Spell them one way if they are one"
+        )
+    merged = [rows for ids in alike.values() for rows in ids.values() if len(rows) > 1]
+    if merged:
+        yield (
+            f"column {column!r} spells an id in several ways (blanks around it, 7.0 for 7); they count as one patient: "
+            f"{_groups(merged)}"
+        )
+
+
+def _folded(patient: str) -> str:
+    """What is left of an id without upper and lower case, blanks, and zeros in front of a number."""
+    text = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
+    return text.lstrip("+0") or "0" if text.lstrip("+").isdecimal() else text
+
+
+def _groups(groups: list[list[int]]) -> str:
+    shown = "; ".join(_rows(sorted(rows)) for rows in groups[:_MOST_ROWS])
+    return shown + (f"; and {len(groups) - _MOST_ROWS} more" if len(groups) > _MOST_ROWS else "")
+
+
+def _placeholders(given: set[str]) -> set[str]:
     """Those of the ids that name nobody; zero names somebody where the patients are counted from zero."""
     counted = any(text.isdecimal() and int(text) == 1 for text in given)
     return {text for text in given if is_placeholder(text) and not (counted and text.isdecimal() and int(text) == 0)}

@@ -41,11 +41,13 @@ class Done:
         file: Where it lies.
         codes: Of its findings.
         made: Whether it was made only now.
+        scan: Digest of its scan's HU.
     """
 
     file: Path
     codes: frozenset[str]
     made: bool
+    scan: str
 
 
 def find_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | str | None]:
@@ -65,4 +67,5 @@ def prepare_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | 
 
 
 def _done(got: Fetched) -> Done:
-    return Done(file=got.file, codes=frozenset(f.code for f in got.volume.findings), made=got.made)
+    codes = frozenset(f.code for f in got.volume.findings)
+    return Done(file=got.file, codes=codes, made=got.made, scan=got.volume.scan)

@@ -5,12 +5,14 @@ import io
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from hilum.cohorts.copies import Copies, find_copies
 from hilum.cohorts.onecase import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.workers import Stop, at_once, worker_limit
@@ -44,6 +46,8 @@ class PreparedCohort:
         refusals: The cases left out.
         findings: How many of the cases have a finding of each code.
         num_there: Samples that were in the store already.
+        scans: Digest of the HU of each case's scan by its id, also of those refused as copies.
+        copies: Cases that share their scan.
     """
 
     cases: tuple[Case, ...]
@@ -51,6 +55,8 @@ class PreparedCohort:
     refusals: tuple[Refusal, ...]
     findings: dict[str, int] = field(default_factory=dict)
     num_there: int = 0
+    scans: Mapping[str, str] = field(default_factory=dict)
+    copies: Copies = field(default_factory=Copies)
 
     @property
     def notes(self) -> str:
@@ -69,9 +75,10 @@ def prepare_cohort(
 ) -> PreparedCohort:
     """Prepare all cases, on all cores, with a progress bar; samples already in the store are only checked.
 
-    A case that cannot be read or prepared is refused and left out. On Ctrl-C and other signals to end, the scans under
-    way are finished first: all that is done is kept, and the next call goes on from there. Samples that were not used
-    for longest are removed at the end where the store is bounded.
+    A case that cannot be read or prepared is refused and left out, and so is one whose scan stands in the table again
+    with another label. On Ctrl-C and other signals to end, the scans under way are finished first: all that is done is
+    kept, and the next call goes on from there. Samples that were not used for longest are removed at the end where the
+    store is bounded.
 
     Args:
         cohort: The cases.
@@ -92,6 +99,10 @@ def prepare_cohort(
     if limited:
         _log.warning("%s", limited)
     results = _prepare_all(cohort, recipe, store, workers)
+    done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if not isinstance(one, str)}
+    scans = {case_id: one.scan for case_id, one in done.items()}
+    copies = find_copies((case for case in cohort.cases if case.case_id in done), scans)
+    opposed = copies.reasons
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
@@ -101,6 +112,8 @@ def prepare_cohort(
                 if path is not None:
                     reason = reason.replace(str(path.absolute()), os.path.relpath(path, cohort.source.parent))
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
+        elif case.case_id in opposed:
+            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id]))
         else:
             cases.append(case)
             samples.append(result.file)
@@ -113,7 +126,7 @@ def prepare_cohort(
         first = refusals[0]
         msg = (
             f"{cohort.source}: {len(refusals)} of {len(cohort.cases)} cases are refused, {allowed} "
-            f"(cohort.max_refused); the first, row {first.row}: {first.reason}"
+            f"(cohort.max_refused, of evaluate --max-refused); the first, row {first.row}: {first.reason}"
         )
         raise CohortError(msg)
     return PreparedCohort(
@@ -121,7 +134,9 @@ def prepare_cohort(
         samples=tuple(samples),
         refusals=tuple(refusals),
         findings=dict(findings),
-        num_there=sum(not one.made for one in results if not isinstance(one, str)),
+        num_there=sum(not one.made for one in done.values()),
+        scans=scans,
+        copies=copies,
     )
 
 

@@ -15,12 +15,14 @@ from hilum.config import SplitConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.randomness import generator
-from hilum.reading import hashed
+from hilum.reading import hashed, hashed_all
 
 _ATTEMPTS = 50
 """A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
 
-_HEADER = ("case_id", "split", "patient", "scan")
+_HEADER = ("case_id", "split", "patient", "scan_hu")
+_OLD_HEADER = ("case_id", "split", "patient", "scan")
+"""Until scans were known by their HU: its ids may be paths, and its scans are told only under one recipe."""
 
 Patients = dict[str, list[Case]]
 
@@ -90,42 +92,61 @@ class Seen:
     Attributes:
         patients: Of ``patient_key``.
         scans: Of ``scan_key``.
+        scans_known: Whether scans can be told at all: those in a ``splits.csv`` of an older Hilum cannot.
     """
 
     patients: frozenset[str] = frozenset()
     scans: frozenset[str] = frozenset()
+    scans_known: bool = True
 
 
-def scan_key(sample: Path) -> str:
-    """The keyed hash of a prepared sample, whose name is a hash of its scan's bytes and its recipe."""
-    return hashed("scan", sample.stem)
+def scan_key(digest: str) -> str:
+    """The keyed hash of the digest of a scan's HU, by which it is recognised under any recipe, format and name."""
+    return hashed("scan", digest)
 
 
-def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], samples: Mapping[str, Path]) -> None:
-    """Write ``case_id,split,patient,scan``, sorted; patients and scans as keyed hashes.
+def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> None:
+    """Write ``case_id,split,patient,scan_hu``, sorted; patients and scans as keyed hashes.
 
     Args:
         path: The file; it is whole or not there.
         cohort: The cases.
         parts: Part of each case.
-        samples: The prepared sample of each case that has one.
+        scans: The digest of the HU of each case's scan, where it is known.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_HEADER)
     patients = {case.case_id: patient_key(case) for case in cohort.cases}
-    scans = {case_id: scan_key(sample) for case_id, sample in samples.items()}
-    table.writerows((case, part, patients[case], scans.get(case, "")) for case, part in sorted(parts.items()))
+    table.writerows((case, part, patients[case], scan_key(scans.get(case, ""))) for case, part in sorted(parts.items()))
     write_whole(path, text.getvalue())
 
 
-def read_splits(path: Path) -> dict[str, str]:
+def read_splits(path: Path, *, named_by_path: bool = False) -> dict[str, str]:
     """The part of each case, as ``write_splits`` wrote it.
+
+    Args:
+        path: The file.
+        named_by_path: Whether the table names no cases: the paths in the file of an older Hilum are then hashed.
 
     Raises:
         CohortError: If the file is missing or holds anything else.
     """
-    return {line[0]: line[1] for line in _read_lines(path)}
+    is_old, lines = _read_lines(path)
+    ids = [line[0] for line in lines]
+    if is_old and named_by_path:
+        ids = hashed_all("case", ids)
+    return {case_id: part for case_id, (_, part, _, _) in zip(ids, lines, strict=True)}
+
+
+def read_scans(path: Path) -> dict[str, str]:
+    """``scan_key`` of each case's scan; none of an older Hilum's file.
+
+    Raises:
+        CohortError: If the file is missing or holds anything else.
+    """
+    is_old, lines = _read_lines(path)
+    return {} if is_old else {case_id: scan for case_id, _, _, scan in lines if scan}
 
 
 def read_seen(path: Path) -> Seen:
@@ -134,21 +155,24 @@ def read_seen(path: Path) -> Seen:
     Raises:
         CohortError: If the file is missing or holds anything else.
     """
-    lines = [line for line in _read_lines(path) if line[1] != "test"]
+    is_old, lines = _read_lines(path)
+    seen = [line for line in lines if line[1] != "test"]
     return Seen(
-        patients=frozenset(patient for _, _, patient, _ in lines if patient),
-        scans=frozenset(scan for _, _, _, scan in lines if scan),
+        patients=frozenset(patient for _, _, patient, _ in seen if patient),
+        scans=frozenset(scan for _, _, _, scan in seen if scan and not is_old),
+        scans_known=not is_old,
     )
 
 
-def _read_lines(path: Path) -> list[tuple[str, str, str, str]]:
+def _read_lines(path: Path) -> tuple[bool, list[tuple[str, str, str, str]]]:
+    """Whether an older Hilum wrote it, and the lines."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         msg = f"{path}: the splits cannot be read: {exc}"
         raise CohortError(msg) from exc
-    if tuple(header) != _HEADER:
+    if tuple(header) not in (_HEADER, _OLD_HEADER):
         msg = f"{path}: row 1 must be {','.join(_HEADER)}, got {','.join(header)!r}"
         raise CohortError(msg)
     known: set[str] = set()
@@ -158,7 +182,7 @@ def _read_lines(path: Path) -> list[tuple[str, str, str, str]]:
             msg = f"{path}: row {number} must be {must}, got {','.join(line)!r}"
             raise CohortError(msg)
         known.add(line[0])
-    return [(case_id, part, patient, scan) for case_id, part, patient, scan in lines]
+    return tuple(header) == _OLD_HEADER, [(case_id, part, patient, scan) for case_id, part, patient, scan in lines]
 
 
 def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort) -> None:
@@ -179,9 +203,9 @@ def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort)
 
 
 def _by_patient(cohort: Cohort) -> Patients:
-    """Cases by patient; both in the order of case ids, so that neither rows nor patient ids decide anything."""
+    """Cases by patient; both in the order of the cases' names, so that neither rows, patient ids nor keys decide."""
     patients: Patients = {}
-    for case in sorted(cohort.cases, key=lambda case: case.case_id):
+    for case in sorted(cohort.cases, key=lambda case: case.name):
         patients.setdefault(case.patient_id, []).append(case)
     return patients
 

@@ -1,9 +1,11 @@
-"""A CSV, Excel or Parquet file to rows of text, each with the number that a spreadsheet shows."""
+"""A CSV, Excel or Parquet file to columns of text, with the numbers that a spreadsheet shows for the rows."""
 
 import re
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,29 +19,36 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row of a table.
-
-    Attributes:
-        number: As a spreadsheet counts: the header is row 1.
-        cells: Text by column, without blanks around it; empty where the cell is.
-    """
-
-    number: int
-    cells: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A table as text.
+    """A table as text, column by column: equal texts of a column are one object, so that large tables stay small.
 
     Attributes:
-        columns: Their names, in order.
-        rows: All rows that hold anything.
+        cells: For each column the text of each row, without blanks around it; empty where the cell is.
+        numbers: Of each row, as a spreadsheet counts: the header is row 1.
+        padded: For each column the numbers of the rows whose text had blanks around it.
     """
 
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    cells: dict[str, list[str]]
+    numbers: Sequence[int]
+    padded: dict[str, frozenset[int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return tuple(self.cells)
+
+    def column(self, name: str) -> list[str]:
+        """The text of each row; empty everywhere where there is no such column."""
+        return self.cells[name] if name in self.cells else [""] * len(self)
+
+    def without(self, rows: Collection[int]) -> "Sheet":
+        """The table without the rows of these numbers."""
+        kept = [place for place, number in enumerate(self.numbers) if number not in rows]
+        cells = {name: [column[place] for place in kept] for name, column in self.cells.items()}
+        return Sheet(cells=cells, numbers=[self.numbers[place] for place in kept], padded=self.padded)
 
 
 def read_sheet(path: Path) -> Sheet:
@@ -59,7 +68,7 @@ def read_sheet(path: Path) -> Sheet:
         msg = f"{path}: {'a table must be a file, got a folder' if path.is_dir() else 'there is no such table'}"
         raise CohortError(msg)
     try:
-        header, lines = {".xlsx": _excel, ".parquet": _parquet}.get(suffix, _text)(path)
+        header, columns = {".xlsx": _excel, ".parquet": _parquet}.get(suffix, _text)(path)
     except ImportError as exc:
         msg = f"{path}: reading {suffix} tables needs: pip install 'hilum[tables]'"
         raise CohortError(msg) from exc
@@ -72,10 +81,10 @@ def read_sheet(path: Path) -> Sheet:
     except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile) as exc:
         msg = f"{path}: the file cannot be read as a {suffix} table: {' '.join(str(exc).split())}"
         raise CohortError(msg) from exc
-    return _sheet(path, header, lines)
+    return _sheet(path, header, columns)
 
 
-def _sheet(path: Path, header: list[str], lines: list[list[str]]) -> Sheet:
+def _sheet(path: Path, header: list[str], columns: Iterable[list[str]]) -> Sheet:
     """Name the cells; columns without a name may only be empty."""
     names = [name.strip() for name in header]
     if not any(names):
@@ -85,22 +94,39 @@ def _sheet(path: Path, header: list[str], lines: list[list[str]]) -> Sheet:
     if twice:
         msg = f"{path}: the names of the columns must differ, got {twice[0]!r} {names.count(twice[0])} times"
         raise CohortError(msg)
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        cells = [cell.strip() for cell in line]
-        for position, (name, cell) in enumerate(zip(names, cells, strict=True), start=1):
-            if cell and not name:
-                msg = f"{path}: column {position} must have a name in row 1, since row {number} holds text there"
-                raise CohortError(msg)
-        if any(cells):
-            rows.append(Row(number=number, cells={n: c for n, c in zip(names, cells, strict=True) if n}))
-    if not rows:
+    cells: dict[str, list[str]] = {}
+    padded: dict[str, frozenset[int]] = {}
+    empty: list[int] | None = None  # places of rows in which no column so far holds text
+    count = 0
+    for position, (name, raw) in enumerate(zip(names, columns, strict=True), start=1):
+        shared: dict[str, str] = {}
+        column = [shared.setdefault(text, text) for text in map(str.strip, raw)]
+        count = len(column)
+        if not name and any(column):
+            number = next(number for number, text in enumerate(column, start=2) if text)
+            msg = f"{path}: column {position} must have a name in row 1, since row {number} holds text there"
+            raise CohortError(msg)
+        empty = [place for place in (range(count) if empty is None else empty) if not column[place]]
+        if name:
+            cells[name] = column
+            padded[name] = _padded(raw, column)
+    sheet = Sheet(cells=cells, numbers=range(2, count + 2), padded=padded)
+    if empty:
+        sheet = sheet.without({place + 2 for place in empty})
+    if not sheet.numbers:
         msg = f"{path}: the table must hold at least one case below its header, got none"
         raise CohortError(msg)
-    return Sheet(columns=tuple(name for name in names if name), rows=tuple(rows))
+    return sheet
 
 
-def _text(path: Path) -> tuple[list[str], list[list[str]]]:
+def _padded(raw: list[str], column: list[str]) -> frozenset[int]:
+    """The numbers of the rows whose text had blanks around it."""
+    if sum(map(len, raw)) == sum(map(len, column)):
+        return frozenset()
+    return frozenset(number for number, (a, b) in enumerate(zip(raw, column, strict=True), 2) if len(a) > len(b))
+
+
+def _text(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
     separator = max(_SEPARATORS, key=first.count)
@@ -108,7 +134,7 @@ def _text(path: Path) -> tuple[list[str], list[list[str]]]:
         path,
         sep=separator,
         header=None,
-        dtype=str,
+        dtype=object,  # texts as they are: half the time and memory of pandas' own type of text
         keep_default_na=False,
         skip_blank_lines=False,
         encoding="utf-8-sig",
@@ -116,25 +142,28 @@ def _text(path: Path) -> tuple[list[str], list[list[str]]]:
     return _split_header(frame)
 
 
-def _excel(path: Path) -> tuple[list[str], list[list[str]]]:
+def _excel(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     return _split_header(pd.read_excel(path, header=None, dtype=str, na_filter=False, engine="openpyxl"))
 
 
-def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+def _parquet(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     frame = pd.read_parquet(path, dtype_backend="numpy_nullable")  # keeps integers beside empty cells
-    return [str(name) for name in frame.columns], _as_text(frame)
+    return [str(name) for name in frame.columns], _columns(frame)
 
 
-def _split_header(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    lines = _as_text(frame)
-    return (lines[0], lines[1:]) if lines else ([], [])
+def _split_header(frame: pd.DataFrame) -> tuple[list[str], Iterator[list[str]]]:
+    if frame.empty:
+        return [], iter(())
+    return [_as_text(cell) for cell in frame.iloc[0].tolist()], _columns(frame.iloc[1:])
 
 
-def _as_text(frame: pd.DataFrame) -> list[list[str]]:
-    columns = [
-        ["" if pd.isna(cell) else str(cell) for cell in frame.iloc[:, k].tolist()] for k in range(frame.shape[1])
-    ]
-    return [list(line) for line in zip(*columns, strict=True)]
+def _columns(frame: pd.DataFrame) -> Iterator[list[str]]:
+    for place in range(frame.shape[1]):
+        yield [cell if type(cell) is str else _as_text(cell) for cell in frame.iloc[:, place].tolist()]
+
+
+def _as_text(cell: Any) -> str:
+    return "" if pd.isna(cell) else str(cell)
 
 
 def plain(text: str) -> str:

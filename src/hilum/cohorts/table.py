@@ -1,26 +1,33 @@
 """A table of cases to a cohort: where each scan lies, what its label is and which patient it belongs to."""
 
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from hilum.cohorts.cells import (
     PARTS as PARTS,
 )
 from hilum.cohorts.cells import (
+    Point,
     class_names,
     filled,
-    label_of,
     labelled_rows,
-    part_of,
-    point_of,
-    presence_of,
-    share_of,
-    weight_of,
+    labels_in,
+    parts_in,
+    points_in,
+    presence_in,
+    shares_in,
+    weights_in,
 )
-from hilum.cohorts.names import derive_case_ids, group_patients, normal_path
-from hilum.cohorts.spreadsheet import Row, Sheet, plain, read_sheet
+from hilum.cohorts.names import derive_names, group_patients, normal_paths, with_point
+from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
+from hilum.reading import hashed_all
 
 PRESENT = 0.5
 """Share of the readers from which on a finding counts as present."""
@@ -34,7 +41,7 @@ class Case:
     """One row of the table.
 
     Attributes:
-        case_id: Unique in the cohort.
+        case_id: Unique in the cohort; where the table names none, a keyed hash of the path (and point).
         path: Where the scan lies.
         label: Index of its class; None if it is not known, or where the classes do not exclude one another.
         present: Of a multi-label cohort how present each finding is, 0 to 1; else empty.
@@ -47,6 +54,7 @@ class Case:
         weight: How much it counts in the loss.
         groups: All other columns, for figures by subgroup.
         row: Where it stands in the table; the header is row 1.
+        path_name: What a hashed case id was made from, without the point; else empty. Never written to any output.
     """
 
     case_id: str
@@ -60,8 +68,14 @@ class Case:
     mask: Path | None = None
     soft_label: float | None = None
     weight: float = 1.0
-    groups: dict[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
     row: int = 0
+    path_name: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """What its random numbers and its place in a split go by: the same under every site's key. Never written."""
+        return with_point(self.path_name, self.point_mm) if self.path_name else self.case_id
 
     @property
     def is_labelled(self) -> bool:
@@ -86,6 +100,7 @@ class Cohort:
         multi_label: Whether the classes are findings that do not exclude one another.
         source: The table.
         warnings: Sentences that a user must see.
+        named_by_path: Whether the table names no cases, so that their ids are keyed hashes of their paths.
     """
 
     cases: tuple[Case, ...]
@@ -93,6 +108,7 @@ class Cohort:
     multi_label: bool = False
     source: Path
     warnings: tuple[str, ...] = ()
+    named_by_path: bool = False
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -109,8 +125,8 @@ class Cohort:
         """Read a table of cases.
 
         Columns are found by the names in ``config.columns``; ``path`` must be there and, if labelled, ``label``.
-        Without ``case_id`` the paths name the cases. Without ``patient_id`` each file is its own patient, and so is
-        each case whose id is a placeholder such as ANONYMOUS. Every other column becomes a subgroup.
+        Without ``case_id`` keyed hashes of the paths name the cases. Without ``patient_id`` each file is its own
+        patient, and so is each case whose id is a placeholder such as ANONYMOUS. Every other column becomes a subgroup.
 
         Args:
             path: CSV, TSV, Excel (.xlsx) or Parquet; its paths are relative to its folder.
@@ -121,9 +137,10 @@ class Cohort:
             CohortError: If the file or any of its cells is not usable; the text names the row and the column.
         """
         path, config = Path(path), config or CohortConfig()
-        sheet = read_sheet(path)
+        sheet = [read_sheet(path)]
         try:
-            return cls._from_sheet(sheet, path, config, labelled)
+            with _uncollected():
+                return cls._from_sheet(sheet.pop(), path, config, labelled)  # no name here keeps its text in memory
         except CohortError as exc:
             msg = f"{path}: {exc}"
             raise CohortError(msg) from exc
@@ -133,36 +150,87 @@ class Cohort:
         columns = config.columns
         _check_columns(sheet, columns, labelled)
         warnings: list[str] = []
-        rows = labelled_rows(sheet, config, warnings) if labelled else sheet.rows
+        sheet = labelled_rows(sheet, config, warnings) if labelled else sheet
         many = bool(columns.labels)
-        classes = class_names(rows, config) if labelled else tuple(map(plain, config.classes))
-        series = [row.cells.get(columns.series, "") for row in rows]
-        files = [normal_path(filled(row, columns.path), source.parent) for row in rows]
-        files = [f"{file}@{one}" if one else file for file, one in zip(files, series, strict=True)]
-        points = [point_of(row, columns) for row in rows]
-        patients = group_patients(rows, columns.patient_id, files, warnings)
-        case_ids = _case_ids(rows, columns, files, points, warnings)
-        known = {name for f in fields(columns) for name in _names(columns, f.name)}
-        cases = tuple(
-            Case(
-                case_id=case_id,
-                path=source.parent / row.cells[columns.path],
-                label=label_of(row, columns.label, classes) if labelled and not many else None,
-                present=tuple(presence_of(row, name) for name in columns.labels) if labelled else (),
-                patient_id=patient,
-                point_mm=point,
-                split=part_of(row, columns.split) if labelled else None,
-                series=row.cells.get(columns.series, ""),
-                mask=source.parent / row.cells[columns.mask] if row.cells.get(columns.mask) else None,
-                soft_label=share_of(row, columns.soft_label) if labelled and not many else None,
-                weight=weight_of(row, columns.case_weight) if labelled else 1.0,
-                groups={name: cell for name, cell in row.cells.items() if name not in known},
-                row=row.number,
-            )
-            for row, case_id, patient, point in zip(rows, case_ids, patients, points, strict=True)
-        )
+        classes = class_names(sheet, config) if labelled else tuple(map(plain, config.classes))
+        count, folder = len(sheet), source.parent
+        paths, series = filled(sheet, columns.path), sheet.column(columns.series)
+        files = normal_paths(paths, folder)
+        if any(series):
+            files = [f"{file}@{one}" if one else file for file, one in zip(files, series, strict=True)]
+        points = points_in(sheet, columns)
+        for name in (columns.x_mm, columns.y_mm, columns.z_mm):  # their text takes more memory than the points
+            sheet.cells.pop(name, None)
+        patients = group_patients(sheet, columns.patient_id, files, warnings)
+        case_ids, names = _case_ids(sheet, columns, files, points, warnings)
+        told = sheet if labelled else Sheet(cells={}, numbers=sheet.numbers)
+        by_field: dict[str, Iterable[Any]] = {
+            "case_id": case_ids,
+            "path": _below(folder, paths),
+            "label": repeat(None, count),
+            "present": repeat((), count),
+            "patient_id": patients,
+            "point_mm": points,
+            "split": _given(told, columns.split, parts_in, None),
+            "series": series,
+            "mask": _below(folder, sheet.column(columns.mask)),
+            "soft_label": repeat(None, count) if many else _given(told, columns.soft_label, shares_in, None),
+            "weight": _given(told, columns.case_weight, weights_in, 1.0),
+            "groups": _groups(sheet, columns),
+            "row": sheet.numbers,
+            "path_name": names,
+        }
+        if labelled and many:
+            by_field["present"] = zip(*(presence_in(sheet, name) for name in columns.labels), strict=True)
+        elif labelled:
+            by_field["label"] = labels_in(sheet, columns.label, classes)
+        del sheet, told, paths, files  # the text of a large table takes as much memory as its cases
+        cases = tuple(Case(**dict(zip(by_field, row, strict=True))) for row in zip(*by_field.values(), strict=True))
         _check_parts(cases)
-        return cls(cases=cases, classes=classes, multi_label=many, source=source, warnings=tuple(warnings))
+        return cls(
+            cases=cases,
+            classes=classes,
+            multi_label=many,
+            source=source,
+            warnings=tuple(warnings),
+            named_by_path=any(names),
+        )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within, the garbage collector rests: it would look through all new cases again and again, and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _given(sheet: Sheet, column: str, read: Callable[[Sheet, str], Iterable[Any]], otherwise: Any) -> Iterable[Any]:
+    """What a column holds; the same for each row where there is no such column."""
+    return read(sheet, column) if column in sheet.cells else repeat(otherwise, len(sheet))
+
+
+def _below(folder: Path, texts: list[str]) -> list[Any]:
+    """Paths relative to the table's folder, one object for each text; None for an empty one."""
+    paths = {text: folder / text if text else None for text in set(texts)}
+    return [paths[text] for text in texts]
+
+
+def _groups(sheet: Sheet, columns: ColumnsConfig) -> Iterable[Mapping[str, str]]:
+    """For each row the cells of the columns that nothing else is read from; equal ones are one object."""
+    known = {name for f in fields(columns) for name in _names(columns, f.name)}
+    others = [name for name in sheet.columns if name not in known]
+    if not others:
+        return [{}] * len(sheet)
+    shared: dict[tuple[str, ...], Mapping[str, str]] = {}
+    return (
+        shared.get(cells) or shared.setdefault(cells, dict(zip(others, cells, strict=True)))
+        for cells in zip(*map(sheet.column, others), strict=True)
+    )
 
 
 def _check_columns(sheet: Sheet, columns: ColumnsConfig, labelled: bool) -> None:
@@ -188,26 +256,29 @@ def _names(columns: ColumnsConfig, what: str) -> tuple[str, ...]:
 
 
 def _case_ids(
-    rows: tuple[Row, ...],
-    columns: ColumnsConfig,
-    files: list[str],
-    points: list[tuple[float, float, float] | None],
-    warnings: list[str],
-) -> list[str]:
-    if columns.case_id in rows[0].cells:
-        ids = [filled(row, columns.case_id) for row in rows]
+    sheet: Sheet, columns: ColumnsConfig, files: list[str], points: list[Point | None], warnings: list[str]
+) -> tuple[list[str], list[str]]:
+    """The id of each case; and the name that it is a keyed hash of, where the table has no ids."""
+    names = [""] * len(sheet)
+    if columns.case_id in sheet.cells:
+        ids = filled(sheet, columns.case_id)
         what = f"column {columns.case_id!r} must differ between rows"
     else:
-        ids = derive_case_ids(files, points)
+        names = derive_names(files, points)
+        ids = hashed_all("case", map(with_point, names, points))
         what = f"without a column {columns.case_id!r}, column {columns.path!r} must differ between rows"
-        warnings.append(f"there is no column {columns.case_id!r}: the cases are named after their paths")
-    first: dict[str, int] = {}
-    for row, case_id in zip(rows, ids, strict=True):
-        earlier = first.setdefault(case_id, row.number)
-        if earlier != row.number:
-            msg = f"{what}, got {case_id!r} in rows {earlier} and {row.number}"
-            raise CohortError(msg)
-    return ids
+        warnings.append(
+            f"there is no column {columns.case_id!r}: the cases are named by keyed hashes of their paths; lists of "
+            "cases also give the row"
+        )
+    if len(set(ids)) < len(ids):
+        first: dict[str, int] = {}
+        for number, case_id, name, point in zip(sheet.numbers, ids, names, points, strict=True):
+            earlier = first.setdefault(case_id, number)
+            if earlier != number:
+                msg = f"{what}, got {with_point(name, point) or case_id!r} in rows {earlier} and {number}"
+                raise CohortError(msg)
+    return ids, names
 
 
 def _check_parts(cases: tuple[Case, ...]) -> None:

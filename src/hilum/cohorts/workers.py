@@ -140,6 +140,6 @@ def _undisturbed(work: Callable[[Item], Result], item: Item, workers: int) -> Re
 def _size(path: Path) -> int:
     """Bytes of a scan's files; 0 where that cannot be known, as reading will say why."""
     try:
-        return sum(os.stat(file).st_size for file in source_files(path))  # noqa: PTH116
+        return sum(os.stat(file).st_size for file in source_files(path, []))  # noqa: PTH116
     except (OSError, HilumError):
         return 0

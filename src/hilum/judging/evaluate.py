@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
-from hilum.cohorts.splits import Seen, patient_key, read_seen, read_splits, scan_key
+from hilum.cohorts.splits import Seen, patient_key, read_scans, read_seen, read_splits, scan_key
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
@@ -34,12 +35,14 @@ def evaluate(
     columns: ColumnsConfig | None = None,
     store: str | Path | None = None,
     device: str = "auto",
+    max_refused: float = CohortConfig().max_refused,
 ) -> dict[str, Any]:
     """Judge a model by its predictions on cases it has not seen.
 
     Of a table with a split column the rows marked test are judged, else all rows. Cases that trained or validated the
-    model are left out: they are known by keyed hashes of the patients, and of the prepared scans themselves. Scans
-    that cannot be prepared are refused; all are listed in ``refused.csv``.
+    model are left out: they are known by keyed hashes of the patients, and of the scans' HU, whatever their files.
+    Scans that cannot be prepared are refused, and so are copies of one scan whose labels differ; all are listed in
+    ``refused.csv``. Patients who share a scan count as one.
 
     Args:
         model: The model folder; ``splits.csv`` of its run, where it still lies beside it, tells who has been seen.
@@ -49,12 +52,14 @@ def evaluate(
             looks for columns of their names where ``columns.labels`` is empty.
         store: Where prepared samples are kept; None: for the time of the run, or in the run's own store.
         device: Where the network runs.
+        max_refused: Largest share of the unseen cases of a table that may be refused before it is an error; of its own
+            run the training has seen to that.
 
     Returns:
         What evaluation.json holds.
 
     Raises:
-        HilumError: If the model or the table is not usable, or no case is left.
+        HilumError: If the model or the table is not usable, too many cases are refused, or no case is left.
     """
     model, out = Path(model), Path(out).absolute()
     if out.exists() and not out.is_dir():
@@ -64,10 +69,16 @@ def evaluate(
     run = model.resolve().parent
     cohort = _cohort(predictor, run, Path(table) if table is not None else None, columns)
     splits = run / "splits.csv"
-    seen = read_seen(splits) if splits.exists() and table is not None else Seen()
+    seen = read_seen(splits) if splits.exists() else Seen(scans_known=False)
+    refused: list[Refusal] = []
     if table is None:
-        parts = read_splits(splits)
-        cohort = replace(cohort, cases=tuple(c for c in cohort.cases if parts.get(c.case_id) == "test"))
+        seen = replace(seen, patients=frozenset(), scans=frozenset())  # none of them tests
+        max_refused = 1.0
+        parts = read_splits(splits, named_by_path=cohort.named_by_path)
+        opposed = find_copies(cohort.cases, read_scans(splits)).reasons  # the other copy may be in another part
+        tested = [case for case in cohort.cases if parts.get(case.case_id) == "test"]
+        refused = [Refusal(case_id=i, row=c.row, reason=opposed[i]) for c in tested if (i := c.case_id) in opposed]
+        cohort = replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed))
         store = store or run / load(run / "config.toml").store
     elif any(case.split for case in cohort.cases):
         cohort = replace(cohort, cases=tuple(c for c in cohort.cases if c.split == "test"))
@@ -75,27 +86,36 @@ def evaluate(
         _log.warning(
             "warning: %s is not there: cases that trained the model cannot be told, and are not left out", splits
         )
+    elif not seen.scans_known:
+        _log.warning(
+            "warning: %s is of an older Hilum: patients who trained the model are left out, but scans that trained it "
+            "cannot be told under other ids; train anew to have them checked", splits
+        )  # fmt: skip
     known = {case.case_id for case in cohort.cases if patient_key(case) in seen.patients}
     new = replace(cohort, cases=tuple(case for case in cohort.cases if case.case_id not in known))
     with contextlib.ExitStack() as stack:
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = PreparedCohort(cases=(), samples=(), refusals=())
         if new.cases:
-            prepared = prepare_cohort(new, predictor.card.recipe, Store(folder, predictor.card.reading))
-        pairs = list(zip(prepared.cases, prepared.samples, strict=True))
-        known |= {case.case_id for case, sample in pairs if scan_key(sample) in seen.scans}  # whatever its ids
-        pairs = [(case, sample) for case, sample in pairs if case.case_id not in known]
+            samples_of = Store(folder, predictor.card.reading)
+            prepared = prepare_cohort(new, predictor.card.recipe, samples_of, max_refused=max_refused)
+        known |= {case_id for case_id, digest in prepared.scans.items() if scan_key(digest) in seen.scans}
+        refused += [one for one in prepared.refusals if one.case_id not in known]
+        pairs = [pair for pair in zip(prepared.cases, prepared.samples, strict=True) if pair[0].case_id not in known]
         if not pairs:
             msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
             raise CohortError(msg)
-        samples = tuple(sample for _, sample in pairs)
-        prepared = replace(prepared, cases=tuple(case for case, _ in pairs), samples=samples)
+        prepared = replace(prepared, cases=tuple(case for case, _ in pairs), samples=tuple(file for _, file in pairs))
+        copies = find_copies(prepared.cases, prepared.scans)
+        for warning in copies.warnings if table is not None else ():  # of its own table the training has said them
+            _log.warning("%s", warning)
         predictions = list(predict_prepared(predictor, prepared))
     decisions = predictor.card.decisions
     rules = [one.rule for one in decisions.each]
     answer = judge(
         case_ids=[case.case_id for case in prepared.cases],
-        patients=[case.patient_id for case in prepared.cases],
+        rows=[case.row for case in prepared.cases],
+        patients=[case.patient_id for case in join_patients(prepared.cases, copies)],
         labels=labels_of(prepared.cases),
         probs=np.array([list(p.probabilities.values()) for p in predictions]),
         classes=decisions.classes,
@@ -104,16 +124,16 @@ def evaluate(
         doubts=[p.reason for p in predictions],
         extra={
             "num_seen": len(known),
-            "num_refused": len(prepared.refusals),
+            "num_refused": len(refused),
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
-            "seen_checked": splits.exists(),
+            "seen_checked": seen.scans_known,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],
             "findings": prepared.findings,
         },
     )
     reason = "this patient or scan trained or validated the model"
     left_out = [Refusal(case_id=c.case_id, row=c.row, reason=reason) for c in cohort.cases if c.case_id in known]
-    write_refusals(out / "refused.csv", (*left_out, *prepared.refusals))
+    write_refusals(out / "refused.csv", (*left_out, *refused))
     return answer
 
 

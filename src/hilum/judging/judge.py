@@ -31,6 +31,7 @@ def judge(
     folder: Path,
     seed: int = 0,
     doubts: Sequence[str] | None = None,
+    rows: Sequence[int] | None = None,
     extra: dict[str, object] | None = None,
 ) -> Answer:
     """Judge a model by its predictions and write what was found.
@@ -56,6 +57,7 @@ def judge(
         seed: Of the bootstrap.
         doubts: Why a prediction was indeterminate, empty where it was not; a column of cases.csv. The figures are over
             all cases, decided by the threshold.
+        rows: Where each case stands in its table; a column of cases.csv.
         extra: Further keys for evaluation.json.
 
     Returns:
@@ -87,6 +89,8 @@ def judge(
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
         raise ConfigError(msg)
     answer |= {name: plain(value) for name, value in (extra or {}).items()}
+    if rows is not None:
+        table = [[row[0], str(number), *row[1:]] for row, number in zip(table, ["row", *rows], strict=True)]
     if doubts is not None:
         table = [[*row, doubt] for row, doubt in zip(table, ["indeterminate", *doubts], strict=True)]
     _write(folder.absolute(), answer, table, each, matrix)

@@ -26,9 +26,12 @@ def predict_table(
     Args:
         predictor: The model.
         table: CSV, Excel or Parquet with a column of paths.
-        out: The CSV to write: case_id, a probability for each class, decision, reason. Cases that cannot be
-            prepared are listed beside it, in ``NAME.refused.csv``.
+        out: The CSV to write: case_id, its row in the table, a probability for each class, decision, reason. Cases that
+            cannot be prepared are listed beside it, in ``NAME.refused.csv``.
         columns: Which column holds what.
+
+    Returns:
+        How many were predicted and refused, where, and how many got each decision.
 
     Raises:
         HilumError: If the table is not usable, or not one of its scans.
@@ -45,15 +48,17 @@ def predict_table(
         predictions = list(predict_prepared(predictor, prepared))
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case_id", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"])
+    rows.writerow(["case_id", "row", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"])
     for case, one in zip(prepared.cases, predictions, strict=True):
-        rows.writerow([case.case_id, *one.probabilities.values(), one.decision, one.reason])
+        rows.writerow([case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason])
     write_whole(out, text.getvalue())
-    write_refusals(out.with_suffix(".refused.csv"), prepared.refusals)
+    listed = out.with_suffix(".refused.csv")
+    write_refusals(listed, prepared.refusals)
     return {
         "out": str(out),
         "num_cases": len(predictions),
         "num_refused": len(prepared.refusals),
+        "refused": str(listed) if prepared.refusals else "",
         "decisions": {d: sum(p.decision == d for p in predictions) for d in sorted({p.decision for p in predictions})},
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 from hilum.errors import PrepareError, ReadError
 from hilum.preparing.resample import grid_around
 from hilum.recipe import Recipe
-from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from
+from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from, hu_digest
 
 
 def from_npy(path: Path, recipe: Recipe) -> Volume:
@@ -61,5 +61,6 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
     volume = Volume(
         voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
         affine=affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0)),
+        scan=hu_digest(array),  # of the values in the file: what HU they stand for is the recipe's matter
     )
     return replace(volume, affine=grid_around(np.zeros(3), volume.affine[:3, :3], volume.shape))

@@ -1,5 +1,6 @@
 """Applies a Recipe: a scan becomes the HU of the model's grid in one interpolation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hilum.preparing.place import place
 from hilum.preparing.resample import sample
 from hilum.reading import read
 from hilum.recipe import Range, Recipe
-from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip
+from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip, hu_digest
 
 
 def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: GivenLungs = None) -> Volume:
@@ -52,6 +53,7 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Give
         tags=volume.tags,
         findings=(*volume.findings, *noticed, *grid.findings),
         lungs=inside.astype(np.uint8) if inside is not None and recipe.keeps_lungs else None,
+        scan=volume.scan,
     )
 
 
@@ -64,7 +66,7 @@ def prepare_path(
     mask: Path | None = None,
     reading: ReadingConfig | None = None,
 ) -> Volume:
-    """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared.
+    """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared. The digest of its HU is kept.
 
     Args:
         path: Whatever ``read`` takes, or a ``.npy`` array of shape ``recipe.size``.
@@ -77,6 +79,7 @@ def prepare_path(
     if path.suffix.lower() == ".npy":
         return from_npy(path, recipe)
     volume = read(path, series=series or None, reading=reading)
+    volume = replace(volume, scan=hu_digest(volume.voxels_hu))
     try:
         return prepare(volume, recipe, point_mm=point_mm, lungs=read_lungs(mask, volume) if mask else None)
     except (GeometryError, PrepareError) as exc:

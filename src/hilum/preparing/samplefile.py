@@ -46,6 +46,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         "affine": volume.affine.tolist(),
         "tags": asdict(volume.tags),
         "findings": [asdict(replace(f, where="")) for f in volume.findings],  # names of files can be patients'
+        "scan": volume.scan,
     }
     about["checksum"] = _checksum(about, arrays)
     header: dict[str, Any] = {"__metadata__": {"hilum": json.dumps(about)}}
@@ -140,6 +141,7 @@ def _volume(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Volume:
         findings=tuple(Finding(**f) for f in about["findings"]),
         voxels_hu=arrays["voxels_hu"],
         lungs=arrays.get("lungs"),
+        scan=about.get("scan", ""),  # older samples have none
     )
 
 

@@ -90,7 +90,7 @@ def _check(state: str, digest: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    files = [*source_files(path), *detached_files(path)]
+    files = [*source_files(path, left_out=[]), *detached_files(path)]  # what is left out, reading says
     if not files or not path.exists():
         msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
         raise ReadError(msg)

@@ -21,8 +21,8 @@ from hilum.preparing.samplefile import SUFFIX, load_sample, read_sample, save_sa
 from hilum.preparing.sources import INDEX, Sources
 from hilum.volume import Volume
 
-_VERSION = 5
-"""Raised whenever reading or preparing gives other voxels for the same scan and recipe."""
+_VERSION = 6
+"""Raised whenever reading or preparing gives another sample for the same scan and recipe."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _SAMPLE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")

@@ -9,24 +9,27 @@ from hilum.reading.archives import has_archive_name
 from hilum.reading.dicom import Series, find_series
 from hilum.reading.doctor import Examined, examine
 from hilum.reading.hounsfield import check_hu
-from hilum.reading.identity import hashed, is_placeholder
+from hilum.reading.identity import hashed, hashed_all, is_placeholder
 from hilum.reading.images import detached_files, image_suffix, read_image
 from hilum.reading.paths import Tree, opened, source_files
 from hilum.reading.pixels import load
-from hilum.reading.select import choose
+from hilum.reading.select import choose, rate
 from hilum.volume import Volume
 
 __all__ = [
     "Examined",
     "Series",
+    "Tree",
     "detached_files",
     "examine",
     "find_series",
     "has_archive_name",
     "hashed",
+    "hashed_all",
     "image_suffix",
     "is_placeholder",
     "opened",
+    "rate",
     "read",
     "source_files",
 ]

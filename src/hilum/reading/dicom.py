@@ -282,9 +282,6 @@ def _tags(frames: list[Frame]) -> Tags:
     """Technical tags as they are, identifiers as keyed hashes."""
     first = frames[0]
     patient = first.text("PatientID")
-    times = min(f.values.get("AcquisitionDateTime") or f.values.get("AcquisitionTime") or b"" for f in frames)
-    source = [first.text(k) for k in ("StudyInstanceUID", "FrameOfReferenceUID", "AcquisitionNumber")]
-    acquisition = "|".join([*source, times.decode("latin-1").strip("\0 ")])
     return Tags(
         modality=first.header.modality,
         kernel=first.header.kernel,
@@ -297,5 +294,47 @@ def _tags(frames: list[Frame]) -> Tags:
         study=hashed("study", first.text("StudyInstanceUID")),
         accession=hashed("accession", first.text("AccessionNumber")),
         patient="" if is_placeholder(patient) else hashed("patient", patient),
-        acquisition=hashed("acquisition", acquisition),
+        acquisition=hashed("acquisition", _acquisition(frames)),
     )
+
+
+def _acquisition(frames: list[Frame]) -> str:
+    """What reconstructions of one acquisition share, and no two acquisitions do; empty where that cannot be told.
+
+    A blank identifies nothing, and neither does a study or a frame of reference that is another one in each slice.
+    """
+
+    def said(keyword: str) -> list[str]:
+        different = {f.values.get(keyword, b""): f for f in frames}  # few are, however many slices
+        return sorted({f.text(keyword) for f in different.values()} - {""})
+
+    study, place = said("StudyInstanceUID"), said("FrameOfReferenceUID")
+    numbers = said("FrameAcquisitionNumber") or said("AcquisitionNumber")
+    began = min(filter(None, map(_began, {_moments(f): f for f in frames}.values())), default="")
+    if len(study) != 1 or len(place) != 1 or not (numbers or began):
+        return ""
+    exposures = said("Exposure")  # of a modulated tube another one in each slice
+    told = [said("PatientID"), study, place, numbers, [began], said("KVP"), exposures[: len(exposures) == 1]]
+    return "|".join("\\".join(values) for values in [*told, said("ContrastBolusAgent")])
+
+
+_MOMENTS = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
+
+
+def _moments(frame: Frame) -> tuple[bytes, ...]:
+    return tuple(frame.values.get(keyword, b"") for keyword in _MOMENTS)
+
+
+def _began(frame: Frame) -> str:
+    """When a frame's acquisition began, ``20240131093005.25``; without the date where only the time is given."""
+    for keyword in _MOMENTS[:2]:
+        moment = re.split("[+-]", frame.text(keyword))[0]
+        if len(moment) > len("20240131"):  # a date alone tells no acquisition from another
+            return _without_zeros(moment)
+    time = frame.text("AcquisitionTime").replace(":", "")
+    return _without_zeros(frame.text("AcquisitionDate").replace(".", "") + time) if time else ""
+
+
+def _without_zeros(moment: str) -> str:
+    """A time that is spelt one way, with its fraction or without."""
+    return moment.rstrip("0").rstrip(".") if "." in moment else moment

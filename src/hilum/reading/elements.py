@@ -34,14 +34,15 @@ KEYWORDS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "LossyImageCompression", "LossyImageCompressionRatio", "PhotometricInterpretation", "TriggerTime",
     "NominalPercentageOfCardiacPhase", "SeriesDescription", "SeriesNumber", "ReconstructionDiameter",
-    "GridFrameOffsetVector", "SliceLocationVector",
+    "GridFrameOffsetVector", "SliceLocationVector", "AcquisitionDate", "ContrastBolusAgent",
+    "FrameAcquisitionNumber",
 )  # fmt: skip
 
 _BINARY = frozenset(
     [
         "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
         "PixelPaddingValue", "PixelPaddingRangeLimit", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase",
-        "ModalityLUTSequence",
+        "FrameAcquisitionNumber", "ModalityLUTSequence",
     ]
 )  # fmt: skip
 """Those of the keywords whose values are no texts; texts are taken without the padding around them (PS3.5 6.2)."""

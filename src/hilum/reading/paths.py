@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
-from hilum.findings import Finding, printable
+from hilum.findings import STANDARD, Finding, Policy, printable
 from hilum.reading.archives import has_archive_name, is_archive, unpack
 from hilum.reading.dicomdir import is_dicomdir, read_dicomdir
 
@@ -73,19 +73,38 @@ def opened(path: Path, reading: ReadingConfig) -> Iterator[Tree]:
         yield opening.tree()
 
 
-def source_files(path: Path) -> list[Path]:
+def source_files(path: Path, left_out: list[Finding] | None = None) -> list[Path]:
     """The file itself, or the regular files below a folder without hidden ones; archives are files here.
 
     For a DICOMDIR, itself and the files it leads to.
+
+    Args:
+        path: A folder or a file.
+        left_out: Takes a finding for each folder that cannot be listed, each link that leads to nothing and all that is
+            wrong with a DICOMDIR.
+
+    Raises:
+        ReadError: If something is left out, and there is no list to say so.
     """
-    if path.is_file():
-        if not is_dicomdir(path):
-            return [path]
+    found: list[Finding] = []
+    if not path.is_file():
+        walked = _walked(path)
+        files, found = walked.files, walked.findings(path, STANDARD)
+    elif is_dicomdir(path):
         try:
-            return [path, *read_dicomdir(path).files]
-        except ReadError:
-            return [path]
-    return _walked(path).files
+            directory = read_dicomdir(path)
+            files = [path, *directory.files]
+            found = [STANDARD.find(one.code, one.message, one.member) for one in directory.troubles]
+        except ReadError as exc:
+            files, found = [path], [STANDARD.find("unreadable-file", str(exc), path.name)]
+    else:
+        files = [path]
+    if left_out is None and found:
+        msg = f"{path}: {found[0]}"
+        raise ReadError(msg)
+    if left_out is not None:
+        left_out += found
+    return files
 
 
 def _kind(path: Path) -> int:
@@ -108,33 +127,49 @@ class _Walked:
     """What lies below a folder.
 
     Attributes:
-        files: Regular files, also by links, in order of their names: a folder's files before its folders.
-        unlisted: Folders that cannot be listed, with the reason.
-        not_followed: Links to folders, which could lead in circles.
-        broken: Links that lead to nothing.
+        files: Regular files, also by links, in order of their names: a folder's files before its folders, and what
+            links to folders lead to at the end.
+        left_out: Folders that cannot be listed and links that lead to nothing: path, code and sentence.
     """
 
     files: list[Path] = field(default_factory=list)
-    unlisted: list[tuple[Path, str]] = field(default_factory=list)
-    not_followed: list[Path] = field(default_factory=list)
-    broken: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Path, str, str]] = field(default_factory=list)
+
+    def findings(self, root: Path, rules: Policy) -> list[Finding]:
+        """One for each thing that is left out, named relative to a folder."""
+        return [rules.find(code, message, _name(path, root)) for path, code, message in self.left_out]
 
 
-def _walked(folder: Path) -> _Walked:
+def _walked(folder: Path, *, follow: bool = True) -> _Walked:
+    """All below a folder. Links to folders are followed, after all else, but to none that is walked anyway.
+
+    A link to a folder that holds this one leads back here, and is not followed either.
+
+    Args:
+        folder: Where to begin.
+        follow: Whether links are followed at all; where not, they are left out.
+    """
     walked = _Walked()
-    waiting = [os.fspath(folder)]
-    while waiting:
-        here = waiting.pop()
+    real = folder.resolve()
+    known = {key for one in real.parents if (key := _key(one)) is not None}
+    waiting, links = [os.fspath(folder)], list[str]()
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop(0)
+        key = _key(here)
+        if key is not None and key in known:
+            continue
         try:
             with os.scandir(here) as entries:
                 seen = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         except OSError as exc:
-            walked.unlisted.append((Path(here), exc.strerror or "a damaged disk"))
+            why = f"the folder cannot be listed: {exc.strerror or 'a damaged disk'}"
+            walked.left_out.append((Path(here), "unreadable-file", why))
             continue
+        known |= {key} if key is not None else set()
         folders = []
         for entry in seen:
             if entry.is_symlink():
-                _follow(entry, walked)
+                links += _followed(entry, walked, follow=follow)
             elif entry.is_dir():
                 folders.append(entry.path)
             elif entry.is_file():  # a pipe would be waited for, for ever
@@ -143,16 +178,32 @@ def _walked(folder: Path) -> _Walked:
     return walked
 
 
-def _follow(entry: "os.DirEntry[str]", walked: _Walked) -> None:
+def _key(folder: str | Path) -> tuple[int, int] | None:
+    """What tells a folder from all others, by whatever way it is reached; None where that cannot be known."""
+    try:
+        about = os.stat(folder)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _followed(entry: "os.DirEntry[str]", walked: _Walked, *, follow: bool) -> list[str]:
+    """The folder that a link leads to, if it is one; a file is noted, and so is what cannot be followed."""
+    if not follow:
+        walked.left_out.append((Path(entry.path), "unsafe-archive", "a link in an archive is not followed"))
+        return []
     try:
         mode = entry.stat().st_mode
-    except OSError:
-        walked.broken.append(Path(entry.path))
-        return
+    except FileNotFoundError:
+        walked.left_out.append((Path(entry.path), "missing-file", "a link that leads to nothing"))
+        return []
+    except OSError as exc:
+        why = f"a link that cannot be followed: {exc.strerror or 'a damaged disk'}"
+        walked.left_out.append((Path(entry.path), "missing-file", why))
+        return []
     if stat.S_ISREG(mode):
         walked.files.append(Path(entry.path))
-    elif stat.S_ISDIR(mode):
-        walked.not_followed.append(Path(entry.path))
+    return [entry.path] if stat.S_ISDIR(mode) else []
 
 
 @dataclass(slots=True, kw_only=True)
@@ -194,7 +245,7 @@ class _Opening:
     def take_folder(self, folder: Path) -> None:
         """All below a folder; archives in it by their names."""
         walked = _walked(folder)
-        self._note(walked)
+        self.findings += walked.findings(self.root, self.reading.rules)
         for file in walked.files:
             if has_archive_name(file.name) and is_archive(file):
                 self._take_archive(file)
@@ -207,23 +258,16 @@ class _Opening:
         if file.name.upper() == "DICOMDIR":
             self._note_dicomdir(file)
 
-    def _note(self, walked: _Walked) -> None:
-        for folder, why in walked.unlisted:
-            self._find("unreadable-file", f"the folder cannot be listed: {why}", _name(folder, self.root))
-        if walked.broken:
-            message = f"links that lead to no file: {len(walked.broken)}"
-            self._find("missing-file", message, _name(walked.broken[0], self.root))
-        if walked.not_followed:
-            message = f"links to folders are not followed: {len(walked.not_followed)}"
-            self._find("missing-file", message, _name(walked.not_followed[0], self.root))
-
     def _take_archive(self, archive: Path) -> None:
         label = _name(archive, self.root)
         folder = self._scratch() / str(len(self.archives))
         self.archives.append(label)
         for trouble in unpack(archive, folder, max_bytes=self.reading.max_bytes):
             self._find(trouble.code, trouble.message, f"{label}/{trouble.member}" if trouble.member else label)
-        for file in _walked(folder).files:
+        walked = _walked(folder, follow=False)
+        for path, code, message in walked.left_out:
+            self._find(code, message, f"{label}/{path.relative_to(folder).as_posix()}")
+        for file in walked.files:
             self._take(file)
 
     def _note_dicomdir(self, path: Path) -> tuple[Path, ...]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from hilum.cohorts.copies import check_table_split, join_patients
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.prepared import prepare_cohort, write_refusals
+from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.sampling import num_draws
-from hilum.cohorts.splits import check_parts, read_splits, split, write_splits
+from hilum.cohorts.splits import check_parts, read_seen, read_splits, split, write_splits
 from hilum.cohorts.table import Case, Cohort
 from hilum.config import LossConfig, RunConfig, SpeedConfig
 from hilum.configfile import beside, load, moved, save
@@ -75,13 +76,19 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         _check_weights(config, weights, len(cohort.classes))
     for warning in cohort.warnings:
         _log.warning("%s", warning)
-    parts = _parts_of(out, cohort) if resume else split(cohort, config.split)
+    parts = _parts_of(out, cohort) if resume else split(cohort, config.split)  # before any scan is read
     samples_of = Store(store, config.reading, max_gb=config.store_gb)
     prepared = prepare_cohort(cohort, config.recipe, samples_of, max_refused=config.cohort.max_refused)
     for refusal in prepared.refusals:
         _log.warning("refused, row %d: %s", refusal.row, refusal.reason)
     if prepared.notes:
         _log.info("findings: %s", prepared.notes)
+    own, (prepared, cohort) = cohort, _with_patients_joined(prepared, cohort)
+    if resume:
+        _check_resumed(out, prepared, parts)
+    else:
+        check_table_split(own.cases, prepared.copies, own.source)
+        parts = split(cohort, config.split) if cohort.cases != own.cases else parts
     check_parts(prepared.cases, parts, cohort)
     if resume:
         with kept_memory(config.speed.keep_memory == "on"):
@@ -95,8 +102,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     try:
         out.mkdir(parents=True, exist_ok=True)
         save(moved(config, base, out), out / "config.toml")
-        samples = {case.case_id: sample for case, sample in zip(prepared.cases, prepared.samples, strict=True)}
-        write_splits(out / "splits.csv", cohort, parts, samples)
+        write_splits(out / "splits.csv", own, parts, prepared.scans)
         write_refusals(out / "refused.csv", prepared.refusals)
         from_here = replace(config, training=replace(config.training, weights=str(weights or "")))
         with kept_memory(config.speed.keep_memory == "on"):
@@ -109,6 +115,35 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
             shutil.rmtree(out, ignore_errors=True)
             if not new:
                 out.mkdir()
+
+
+def _with_patients_joined(prepared: PreparedCohort, cohort: Cohort) -> tuple[PreparedCohort, Cohort]:
+    """Both, with patients that share a scan as one; said in warnings."""
+    for warning in prepared.copies.warnings:
+        _log.warning("%s", warning)
+    cases, left = (join_patients(some, prepared.copies) for some in (cohort.cases, prepared.cases))
+    return replace(prepared, cases=left), replace(cohort, cases=cases)
+
+
+def _check_resumed(out: Path, prepared: PreparedCohort, parts: dict[str, str]) -> None:
+    """A run keeps its split. One of an older Hilum, which did not look for copies, must go on with the cases it had.
+
+    Raises:
+        CohortError: If not.
+    """
+    if prepared.copies.opposed and not read_seen(out / "splits.csv").scans_known:
+        first = prepared.copies.opposed[0][0]
+        msg = (
+            f"{out} cannot be resumed: an older Hilum began it with cases that are refused now; {first.case_id!r}: "
+            f"{prepared.copies.reasons[first.case_id]}. Train a new run"
+        )
+        raise CohortError(msg)
+    apart = [group for group in prepared.copies.alike if len({parts[case.case_id] for case in group}) > 1]
+    if apart:
+        _log.warning(
+            "warning: the split of this run was drawn before copies were looked for, and stays: the scan of %r is in "
+            "several parts (such scans: %d)", apart[0][0].case_id, len(apart)
+        )  # fmt: skip
 
 
 def _advised(config: RunConfig, cases: tuple[Case, ...], parts: dict[str, str], cohort: Cohort) -> LossConfig:
@@ -162,7 +197,7 @@ def _parts_of(out: Path, cohort: Cohort) -> dict[str, str]:
     Raises:
         CohortError: If the table's cases are no longer those of the run.
     """
-    parts = read_splits(out / "splits.csv")
+    parts = read_splits(out / "splits.csv", named_by_path=cohort.named_by_path)
     changed = {case.case_id for case in cohort.cases} ^ set(parts)
     if changed:
         msg = (
