@@ -72,7 +72,7 @@ def evaluate(
     seen = read_seen(splits) if splits.exists() else Seen(scans_known=False)
     refused: list[Refusal] = []
     if table is None:
-        seen = replace(seen, patients=frozenset(), scans=frozenset())  # none of them tests
+        seen = Seen()  # the split itself says who tests
         max_refused = 1.0
         parts = read_splits(splits, named_by_path=cohort.named_by_path)
         opposed = find_copies(cohort.cases, read_scans(splits)).reasons  # the other copy may be in another part
