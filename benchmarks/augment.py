@@ -16,7 +16,7 @@ library's ways.
 Rows are interleaved in each round, in one process, and none is kept from using threads; medians after one round to
 warm up, in which the outputs are checked. Memory is measured in a process of its own for each row, warm from a sample
 of 16 cubed: the most that it holds above the input, all changes on, for a batch of 1 and of 4, in batches of float32.
-The data are looked for at HILUM_DATA or ../shared/data; elasticdeform must be installed from its source.
+The data are looked for at HILUM_DATA or ../shared/data; ``scripts/bench augment`` installs what the rows need.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from augmenters import CHANGES, EDGE, HIGH, LOW, RECIPE, ROWS, SPATIAL, On, Row, unit_of
-from machine import DATA, forget_peak, line, machine, peak_bytes
+from machine import DATA, forget_peak, line, machine, need, peak_bytes
 
 from hilum.augmentation import PROBABILITIES
 from hilum.modelling.augment import apply
@@ -65,6 +65,7 @@ def main() -> None:
     if args.memory:
         print(_peak(args.memory[0], int(args.memory[1])))
         return
+    need("skimage", "elasticdeform", "torchio", "monai")
     if not (DATA / SCAN).is_dir():
         sys.exit(f"no folder {SCAN}: HILUM_DATA must name the folder with the shared data")
 

@@ -1,13 +1,13 @@
 """All that a GPU changes, checked and timed in one run of under 8 minutes: networks, ways of computing, augmentation.
 
-    python benchmarks/gpu.py --tutorial shared/baseline/tutorial.py [--quick] [--out gpu.json]
+    python benchmarks/gpu.py --tutorial shared/baseline/tutorial.py [--bare] [--quick] [--out gpu.json]
 
-Needs PyTorch and NumPy, and takes MONAI where it can be imported: Hilum's modules are loaded from ../src, with plain
-stand-ins for jaxtyping and tyro where they are not installed, for both only annotate. Rows are ResNet-18 and 50 at
-64, 128 and 192 cubed: Hilum in the way that it chooses, the tutorial and MONAI under bf16 autocast; then compiled
-ones of ResNet-18. A figure is volumes per second of whole training steps (forward, backward, optimizer), medians of
-interleaved rounds, beside the share of the machine's own bf16 matrix rate that the network's arithmetic reaches. With
---quick on a CPU it only shows that it runs.
+Needs PyTorch, NumPy and MONAI; with --bare not the last: its rows and those of augmentation are then left out. Hilum's
+modules are loaded from ../src, with plain stand-ins for jaxtyping and tyro where they are not installed, for both only
+annotate. Rows are ResNet-18 and 50 at 64, 128 and 192 cubed: Hilum in the way that it chooses, the tutorial and MONAI
+under bf16 autocast; then compiled ones of ResNet-18. A figure is volumes per second of whole training steps (forward,
+backward, optimizer), medians of interleaved rounds, beside the share of the machine's own bf16 matrix rate that the
+network's arithmetic reaches. With --quick on a CPU it only shows that it runs.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import need
 from torch import nn
 from torch.nn import functional as F
 
@@ -68,8 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tutorial", type=Path, required=True, help="the tutorial's listings")
     parser.add_argument("--quick", action="store_true", help="16 cubed alone")
+    parser.add_argument("--bare", action="store_true", help="no rows of MONAI, no augmentation")
     parser.add_argument("--out", type=Path, help="JSON to write after each part")
     args = parser.parse_args()
+    if not args.bare:
+        need("monai", "augment")  # the second brings Hilum's own needs along
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     began = time.perf_counter()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
@@ -82,11 +86,11 @@ def main() -> None:
     for depth in (18, 50):
         for edge in edges:
             if time.perf_counter() - began < SECONDS:
-                result["rows"] += _timed(depth, edge, device, args.tutorial, result["matrix_tflops"])
+                result["rows"] += _timed(depth, edge, device, args, result["matrix_tflops"])
                 _keep(result, args.out)
     result["compiled"] = _compiled(edges[0], device, began) if device.type == "cuda" else []
     result["prediction"] = [_prediction(depth, edges[0], device) for depth in (18, 50)]
-    result["augmentation"] = _augmentation()
+    result["augmentation"] = None if args.bare else _augmentation()
     result["ratios"] = {rival: _least(result["rows"], rival) for rival in ("tutorial", "monai")}
     result["seconds"] = round(time.perf_counter() - began, 1)
     _keep(result, args.out)
@@ -192,7 +196,7 @@ def _stepper(
     return step
 
 
-def _timed(depth: int, edge: int, device: torch.device, tutorial: Path, rate: float) -> list[dict[str, Any]]:
+def _timed(depth: int, edge: int, device: torch.device, args: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     x = torch.rand(BATCH[edge], 1, edge, edge, edge, device=device)
     chosen = choose(ResNet3D(depth), tuple(x.shape), SpeedConfig(compile="off"), device, cached=False)
@@ -201,9 +205,9 @@ def _timed(depth: int, edge: int, device: torch.device, tutorial: Path, rate: fl
     apply_speed(ours, chosen.speed)
     rows["hilum"] = name_of(chosen.speed), _stepper(ours, ours, x, chosen.speed, fused=True)
     half = replace(PLAIN, precision="bf16")
-    theirs = _tutorial(tutorial, depth).to(device)
+    theirs = _tutorial(args.tutorial, depth).to(device)
     rows["tutorial"] = "bf16", _stepper(theirs, theirs, x, half, fused=None)
-    if importlib.util.find_spec("monai") is not None:
+    if not args.bare:
         from monai.networks import nets
 
         make = getattr(nets, f"resnet{depth}")
@@ -294,11 +298,9 @@ def _prediction(depth: int, edge: int, device: torch.device) -> dict[str, Any]:
 
 
 def _augmentation() -> dict[str, Any] | None:
-    """The figures of ``benchmarks/augment.py`` on a GPU, where its modules can be imported."""
-    try:
-        from augment import _gpu
-    except ImportError as exc:
-        return {"not measured": str(exc)}
+    """The figures of ``benchmarks/augment.py`` on a GPU."""
+    from augment import _gpu
+
     return _gpu()
 
 

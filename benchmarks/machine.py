@@ -1,7 +1,9 @@
 """What a figure was measured on, without the name of the machine."""
 
+import importlib
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,16 @@ def machine(*packages: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: _version(name) for name in ("hilum", "numpy", *packages)}
     return {"cores": cores, "processor": _processor(), "python": platform.python_version(), "versions": versions}
+
+
+def need(*modules: str) -> None:
+    """End with exit 1 where one cannot be imported: a row that is lost in silence would be the rival that won."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as exc:  # noqa: BLE001  # a library that was built for another NumPy raises anything
+            reason = str(exc).strip().split("\n")[0]
+            sys.exit(f"{name} cannot be imported, and its row would be lost ({reason}); scripts/bench installs it")
 
 
 def line(found: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from machine import DATA, line, machine
+from machine import DATA, line, machine, need
 from networks import Row
 
 BATCH = 8
@@ -35,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (DATA.parent / "baseline" / "tutorial.py").is_file():
         sys.exit("no baseline/tutorial.py: HILUM_DATA must name the folder with the shared data")
+    need("skimage", "onnxruntime")
     found = machine("torch", "onnxruntime")
     print(line(found), flush=True)
     rows = [Row(name) for name in ROWS]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import DATA, forget_peak, line, machine, peak_bytes
+from machine import DATA, forget_peak, line, machine, need, peak_bytes
 
 SCANS = ("lidc-0314", "lung-dx-a0001")
 RIVALS = ("tutorial", "monai", "torchio")
@@ -64,6 +64,7 @@ def main() -> None:
     if args.memory:
         print(_peak(*args.memory))
         return
+    need("pydicom", "skimage", "monai", "torchio")
     missing = [scan for scan in SCANS if not (DATA / scan).is_dir()]
     if missing:
         sys.exit(f"no folder {missing[0]}: HILUM_DATA must name the folder with the shared data")

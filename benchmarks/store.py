@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import DATA, line, machine
+from machine import DATA, line, machine, need
 
 from hilum import Recipe, Volume, prepare, read
 from hilum.preparing import load_sample, samplefile, save_sample
@@ -52,23 +52,16 @@ class Format:
 
 def _formats() -> dict[str, Format]:
     rows = {"hilum, first load": _hilum(first=True), "hilum": _hilum(first=False), "npy": _npy()}
-    try:
-        import zarr  # noqa: F401
+    need("zarr", "blosc2")
+    import blosc2
 
-        rows |= {"zarr v3, default": _zarr(blosc=False), "zarr v3, blosc zstd": _zarr(blosc=True)}
-    except ImportError:
-        print("no zarr here")
-    try:
-        import blosc2
-
-        codecs = {"zstd": blosc2.Codec.ZSTD, "lz4": blosc2.Codec.LZ4}
-        filters = {"bit": blosc2.Filter.BITSHUFFLE, "byte": blosc2.Filter.SHUFFLE}
-        for codec, level, order in (
-            ("zstd", 1, "bit"), ("zstd", 5, "bit"), ("zstd", 1, "byte"), ("zstd", 5, "byte"), ("lz4", 5, "bit"),
-        ):  # fmt: skip
-            rows[f"blosc2 {codec} {level} {order}shuffle"] = _blosc2(codecs[codec], level, filters[order])
-    except ImportError:
-        print("no blosc2 here")
+    rows |= {"zarr v3, default": _zarr(blosc=False), "zarr v3, blosc zstd": _zarr(blosc=True)}
+    codecs = {"zstd": blosc2.Codec.ZSTD, "lz4": blosc2.Codec.LZ4}
+    filters = {"bit": blosc2.Filter.BITSHUFFLE, "byte": blosc2.Filter.SHUFFLE}
+    for codec, level, order in (
+        ("zstd", 1, "bit"), ("zstd", 5, "bit"), ("zstd", 1, "byte"), ("zstd", 5, "byte"), ("lz4", 5, "bit"),
+    ):  # fmt: skip
+        rows[f"blosc2 {codec} {level} {order}shuffle"] = _blosc2(codecs[codec], level, filters[order])
     return rows
 
 

@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 import torch
-from machine import DATA, line, machine
+from machine import DATA, line, machine, need
 from networks import MONAI, Row
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (DATA.parent / "baseline" / "tutorial.py").is_file():
         sys.exit("no baseline/tutorial.py: HILUM_DATA must name the folder with the shared data")
+    need("skimage", *([] if args.no_amx else ["monai"]))
     found = machine("torch", "monai")
     print(line(found), flush=True)
     names = ["hilum", "tutorial", *([] if args.no_amx else MONAI)]
