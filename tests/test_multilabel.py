@@ -229,7 +229,12 @@ def test_columns_of_other_names_are_the_findings_in_the_order_given_and_gaps_are
     answer = evaluate(run / "model", folder / "gaps.csv", tmp_path / "e", columns=ColumnsConfig(labels=COLUMNS))
     rows, whole = cells(tmp_path / "e" / "cases.csv"), cells(run / "evaluation" / "cases.csv")
     filled = {row["case_id"] for row in cells(folder / "gaps.csv") if row["e"]}
-    assert rows == [row for row in whole if row["case_id"] in filled]
+    whole_filled = [row for row in whole if row["case_id"] in filled]
+    for row, same in zip(rows, whole_filled, strict=True):  # a last batch of another size may round otherwise
+        probs = {
+            name: pytest.approx(float(value), abs=1e-6) for name, value in same.items() if name.startswith("prob_")
+        }
+        assert {**row, **{name: float(row[name]) for name in probs}} == {**same, **probs}
     assert 0 < answer["num_cases"] < len(whole)
     assert f"{160 - len(filled)} of 160 rows have no label and are left out" in caplog.text
 
