@@ -419,7 +419,7 @@ FLAGS = {
     "prepare": {"config", "workers", "store_gb"},
     "store": {"action", "path", "repair", "json"},
     "train": {"source", "out", "resume", "settings"},
-    "evaluate": {"model", "table", "out", "columns", "store", "device", "json"},
+    "evaluate": {"model", "table", "out", "columns", "store", "device", "max_refused", "json"},
     "predict": {
         "model",
         "path",

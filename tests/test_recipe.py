@@ -398,7 +398,7 @@ def test_a_table_with_a_bad_mask_refuses_that_case_and_names_the_mask(masked, ca
     )
     save_model(folder / "model", build(config, recipe, 2), card)
     (folder / "t.csv").write_text("case_id,path,mask\na,scan.nii,mask.nii.gz\nb,scan.nii,gone.nii\n")
-    assert main(["predict", str(folder / "model"), str(folder / "t.csv"), "--out", str(folder / "p.csv")]) == 0
+    assert main(["predict", str(folder / "model"), str(folder / "t.csv"), "--out", str(folder / "p.csv")]) == 3
     with (folder / "p.refused.csv").open(newline="") as file:
         (row,) = list(csv.DictReader(file))
     assert row["case_id"] == "b"

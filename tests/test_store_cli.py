@@ -85,7 +85,7 @@ def test_the_number_of_workers_changes_no_sample(cohort, capsys, number):
 
 def test_the_refused_are_listed_in_the_store_until_they_are_well(cohort, capsys):
     (cohort / "03.npy").rename(cohort / "away.npy")
-    assert run("prepare", cohort / "config.toml") == 0
+    assert run("prepare", cohort / "config.toml") == 3
     assert "1 refused, listed in refused.csv" in capsys.readouterr().out
     listed = (cohort / "store" / "refused.csv").read_text()
     assert listed == "case_id,row,reason\nc03,5,no file or folder 03.npy\n"
