@@ -246,7 +246,7 @@ def _placed(
         return tables, positions
     (table,), (header,), (start,) = tables, headers, positions
     count = number(table.get("NumberOfFrames", b"")) or 1
-    each = header.shape[0] * header.shape[1] * header.num_samples * header.bits[0] // 8
+    each = max(1, header.shape[0] * header.shape[1] * header.num_samples * header.bits[0] // 8)
     num_frames = min(max(int(count), elements.pixel_bytes // each, 1), _MOST_FRAMES)
     if num_frames == 1:
         return tables, positions
