@@ -19,7 +19,7 @@ from pydicom.uid import (
 from hilum.errors import ReadError
 from hilum.reading.elements import NATIVE, Elements, Values, begins_bare, inflated, scan
 from hilum.reading.headers import KIND, Header, header_of, value_of
-from hilum.reading.values import number, numbers, position, shown, texts
+from hilum.reading.values import DAMAGED, number, numbers, position, shown, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
@@ -126,7 +126,11 @@ def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_
     whole = _whole(path, size, max_bytes)
     elements = scan(head, size, whole)
     if elements.values.get("Rows") and elements.values.get("Columns"):
-        return _frames(path, where, elements, whole, max_bytes)
+        try:
+            return _frames(path, where, elements, whole, max_bytes)
+        except DAMAGED as exc:
+            msg = "a damaged header"
+            raise ReadError(msg) from exc
     if _is_no_image(elements.sop_class, has_pixels=elements.has_pixels):
         return []
     if is_bare:
