@@ -197,7 +197,7 @@ def test_names_from_paths_are_unique_where_files_or_points_differ():
 
 
 def test_the_same_file_twice_is_refused_where_nothing_tells_the_cases_apart(table):
-    with pytest.raises(CohortError, match="column 'path' must differ between rows, got 'a' in rows 2 and 3"):
+    with pytest.raises(CohortError, match="'path' must differ between rows, got one text twice, in rows 2 and 3"):
         read(table("path,label\na.nii,0\n./a.nii,1\n"))
 
 
@@ -472,3 +472,9 @@ def test_a_large_table_keeps_each_text_once_and_reads_each_once(table, monkeypat
     assert len({id(case.patient_id) for case in cases}) == 5
     assert len({case.case_id for case in cases}) == len({case.name for case in cases}) == count
     assert sum(calls.values()) < 8 * scans, calls
+
+
+def test_a_parquet_table_with_lists_in_its_cells_is_refused_in_one_line(tmp_path):
+    pd.DataFrame({"path": ["a.nii"], "label": [[0, 1]]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(CohortError, match=r"the file cannot be read as a \.parquet table"):
+        Cohort.read(tmp_path / "t.parquet")

@@ -117,7 +117,7 @@ def case(name, patient, label=0, scan="", **more):
 
 def found(*pairs):
     cases = [one for one, _ in pairs]
-    return cases, find_copies(cases, {one.case_id: scan for one, scan in pairs})
+    return cases, find_copies(cases, {one.case_id: scan for one, scan in pairs}, at_points=True)
 
 
 def named(groups):
@@ -133,10 +133,12 @@ def test_copies_under_several_patients_are_joined_also_through_others():
     assert copies.opposed == ()
     patients = [one.patient_id for one in join_patients(cases, copies)]
     assert len(set(patients[:4])) == 1
+    opposite = found(case("c1", "P1", 0, scan="x"), case("c2", "P2", 1, scan="x"))
+    assert len({one.patient_id for one in join_patients(*opposite)}) == 1, "refused, and one patient all the same"
     assert len(set(patients)) == 4
     (said,) = copies.warnings
     assert "'c1' (row 1) and 'c2' (row 2); 'c3' (row 3) and 'c4' (row 4)" in said
-    assert "they count as one patient" in said
+    assert "these count as one patient" in said
     assert "P1" not in said
 
 
@@ -147,6 +149,15 @@ def test_copies_with_opposite_labels_name_each_other():
     assert set(copies.reasons) == {"c1", "c2"}
     many = [case(f"c{k}", "P", None, "x", present=(1.0, float(k == 2))) for k in range(3)]
     assert named(found(*many)[1].opposed) == [("c0", "c1", "c2")]
+
+
+def test_a_scan_has_one_label_where_the_recipe_does_not_look_at_points():
+    here, there, near = ({"point_mm": (1.0, 2.0, z)} for z in (3.0, 6.0, 3.0001))
+    pairs = [case("c1", "P1", 0, "x", **here), case("c2", "P1", 1, "x", **there)]
+    cases, scans = [one for one, _ in pairs], {one.case_id: scan for one, scan in pairs}
+    assert named(find_copies(cases, scans, at_points=False).opposed) == [("c1", "c2")]
+    assert find_copies(cases, scans, at_points=True).opposed == ()
+    assert named(found(case("c1", "P1", 0, "x", **here), case("c2", "P2", 1, "x", **near))[1].opposed) == [("c1", "c2")]
 
 
 def test_several_points_of_one_scan_may_differ_in_label_and_stay_with_one_patient():
@@ -319,12 +330,67 @@ def test_evaluate_joins_copies_refuses_opposite_ones_and_gives_the_rows(trained_
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("through", ["a copy under a new id", "a new scan of a patient who trained"])
+def test_what_is_known_of_a_patient_through_a_shared_scan_leaves_out_all_of_him(
+    trained_run, npy_cohort, tmp_path, through
+):
+    parts = read_splits(trained_run / "splits.csv")
+    seen = next(i for i in range(60) if parts[f"c{i:02d}"] == "train")
+    unseen = [i for i in range(60) if parts[f"c{i:02d}"] == "test"]
+    rows = [[f"t{i}", str(npy_cohort / f"{i:02d}.npy"), str(i % 2), f"T{i}"] for i in unseen]
+    for name, number in (("new.npy", 1), ("other.npy", 2)):
+        np.save(tmp_path / name, np.random.default_rng(number).uniform(0, 1, (12, 12, 12)))
+    shutil.copy(tmp_path / "new.npy", tmp_path / "again.npy")
+    if through == "a copy under a new id":
+        rows += [["a", str(npy_cohort / f"{seen:02d}.npy"), str(seen % 2), "NEW"], ["b", "other.npy", "0", "NEW"]]
+    else:
+        rows += [
+            ["a", "new.npy", "0", f"SMITH-{seen // 4}"],
+            ["b", "again.npy", "0", "NEW"],
+            ["c", "other.npy", "0", "NEW"],
+        ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(map(",".join, [("case_id", "path", "label", "patient_id"), *rows])) + "\n")
+    answer = evaluate(trained_run / "model", table, tmp_path / "e")
+    assert (answer["num_cases"], answer["num_seen"]) == (len(unseen), len(rows) - len(unseen))
+
+
+def test_a_copy_that_a_program_saved_with_a_slope_of_its_own_is_a_copy(one_scan_in_many_files, tmp_path):
+    scan = nibabel.load(one_scan_in_many_files / "int16.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(scan.get_fdata(), scan.affine, scan.header), tmp_path / "again.nii.gz")
+    assert not np.array_equal(nibabel.load(tmp_path / "again.nii.gz").get_fdata(), scan.get_fdata())
+    store = Store(tmp_path / "store")
+    first, again = (
+        store.get(path, RECIPE).scan for path in (one_scan_in_many_files / "int16.nii.gz", tmp_path / "again.nii.gz")
+    )
+    assert first == again
+
+
+def test_voxels_that_are_all_the_same_identify_nothing(tmp_path):
+    assert hu_digest(np.full((3, 4, 5), -1000, np.int16)) == ""
+    dark = [np.random.default_rng(seed).uniform(0, 0.04, (12, 12, 12)) for seed in (0, 1)]
+    unit = replace(RECIPE, npy_range="unit", windows_hu=((-1000.0, 400.0),))
+    for number, values in enumerate(dark):
+        np.save(tmp_path / f"{number}.npy", values)
+    store = Store(tmp_path / "store")
+    assert store.get(tmp_path / "0.npy", unit).scan != store.get(tmp_path / "1.npy", unit).scan
+
+
+def test_a_run_made_with_another_key_says_so(tmp_path, monkeypatch, no_training):
+    rows = [[path, label] for _, path, label, _ in volumes(tmp_path)]
+    config = written(tmp_path, rows, header=("path", "label"))
+    train(config, tmp_path / "run")
+    monkeypatch.setenv("HILUM_KEY", "another")
+    with pytest.raises(CohortError, match="was made with another key for hashing"):
+        train(config, tmp_path / "run", resume=True)
+
+
 def test_a_scan_that_trained_is_known_under_another_recipe_and_format(trained_run, npy_cohort):
     """The key in splits.csv is the keyed hash of the HU alone: the test hashes the file's values itself."""
     parts, seen = read_splits(trained_run / "splits.csv"), read_seen(trained_run / "splits.csv")
     for i in range(60):
         values = np.load(npy_cohort / f"{i:02d}.npy")
-        assert (scan_key(hu_digest(values.astype(np.float64))) in seen.scans) == (parts[f"c{i:02d}"] != "test")
+        assert (scan_key(hu_digest(values.astype(np.float64) * 1000)) in seen.scans) == (parts[f"c{i:02d}"] != "test")
 
 
 def test_splits_of_an_older_hilum_check_patients_and_say_that_scans_cannot_be_told(

@@ -392,7 +392,7 @@ def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_pa
         write_image(CHEST, tmp_path / "scans" / "b" / f"{name}.nii.gz")
     (tmp_path / "cohort.map.csv").write_text("old\n")
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
-    assert "cohort.map.csv: which case is which scan; only you can read it" in capsys.readouterr().out
+    assert "cohort.map.csv: which case is which scan; keep it to yourself" in capsys.readouterr().out
     table, back = rows(tmp_path / "cohort.csv"), rows(tmp_path / "cohort.map.csv")
     assert list(back[0]) == ["case_id", "row", "path"]
     assert [(line["case_id"], line["path"]) for line in back] == [(line["case_id"], line["path"]) for line in table]
@@ -402,6 +402,40 @@ def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_pa
     if os.name == "posix":
         assert (tmp_path / "cohort.map.csv").stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob(".cohort*"))
+
+
+def test_the_map_replaces_a_link_and_nothing_is_written_where_the_table_cannot_be(tmp_path, capsys):
+    series(tmp_path / "scans" / "a" / "x", "P1", "1")
+    series(tmp_path / "scans" / "b" / "x", "P2", "2")
+    (tmp_path / "elsewhere").write_text("mine\n")
+    (tmp_path / "cohort.map.csv").symlink_to("elsewhere")
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
+    assert (tmp_path / "elsewhere").read_text() == "mine\n"
+    assert len(rows(tmp_path / "cohort.map.csv")) == 2
+    (tmp_path / "folder").mkdir()
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "folder")]) == 1
+    assert not (tmp_path / "folder.map.csv").exists()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("accession,label\n1,a\n")
+    assert main(["cohort", str(tmp_path / "scans"), "--labels", str(labels), "--out", str(labels)]) == 1
+    assert "--out must be another file than the labels" in capsys.readouterr().err
+    assert labels.read_text() == "accession,label\n1,a\n"
+
+
+@pytest.mark.parametrize("patient", ["", "ANONYMOUS"])
+def test_patients_that_nobody_names_are_not_one_acquisition_by_a_number_alone(tmp_path, patient):
+    shared = {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.3", "AcquisitionNumber": 1, "AcquisitionTime": ""}
+    for number in range(3):
+        tags = {**shared, "SeriesInstanceUID": f"1.4.{number}", "PatientID": patient, "AcquisitionDate": ""}
+        series(tmp_path / "scans" / str(number), "P", number=number, **tags)
+    assert len(find_scans(tmp_path / "scans").scans) == 3
+
+
+def test_folders_of_scans_without_any_id_are_scans_of_their_own(tmp_path):
+    blank = {"StudyInstanceUID": "", "SeriesInstanceUID": "", "PatientID": ""}
+    for number in range(2):
+        series(tmp_path / str(number), number=number, **blank)
+    assert len(find_scans(tmp_path).scans) == 2
 
 
 def test_two_archives_of_one_series_are_two_cases_of_different_names(tmp_path):

@@ -36,7 +36,11 @@ def write_whole(
         msg = f"{path} cannot be written: it must be a file"
         raise HilumError(msg)
     if follow and path.is_symlink():
-        path = path.resolve()
+        try:
+            path = path.resolve()
+        except (OSError, RuntimeError) as exc:
+            msg = f"{path} cannot be written: it is a link that leads in a circle"
+            raise HilumError(msg) from exc
     new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ LOWEST_HU, HIGHEST_HU = -1024, 3071
 """The range of a 12-bit CT scanner; below it lies padding, above it metal."""
 
 _SLAB = 1 << 22
+_NEARLY_WHOLE_HU = 0.05
 """Voxels that are hashed at a time: a constant, so that the digest does not depend on the number of cores."""
 
 _SNAP = 1e-4
@@ -159,10 +160,14 @@ class Volume:
 def hu_digest(voxels_hu: Num[np.ndarray, "*shape"]) -> str:
     """Hash of a scan's HU, by which a copy of it is recognised, whatever its format, name or recipe.
 
-    Shape and voxels decide, as int16 where all are whole numbers of that range, else as float32; the affine does not.
+    Shape and voxels decide, the affine does not. Voxels count as int16 where all lie within 0.05 of whole numbers, as
+    in a copy that a program saved with a slope of its own, else as float32; what lies below -1000 HU is air. Voxels
+    that are all the same identify nothing: then the digest is empty.
     SHA-256: of the hashes in Python's own library the fastest here (144 MB in 0.1 s, in two threads 0.06 s).
     """
     flat = np.ascontiguousarray(voxels_hu).reshape(-1)
+    if flat.size == 0 or (flat == flat[0]).all():
+        return ""
     slabs = [flat[start : start + _SLAB] for start in range(0, flat.size, _SLAB)]
     with ThreadPoolExecutor(max(1, min(cores(), len(slabs)))) as threads:  # hashing and NumPy release the lock
         kind = "<i2" if all(threads.map(_is_int16, slabs)) else "<f4"
@@ -175,11 +180,12 @@ def _is_int16(values: np.ndarray) -> bool:
     if values.dtype == np.int16:
         return True
     least, most = np.iinfo(np.int16).min, np.iinfo(np.int16).max
-    return bool(((values >= least) & (values <= most) & (values == np.rint(values))).all())
+    return bool(((values >= least) & (values <= most) & (np.abs(values - np.rint(values)) <= _NEARLY_WHOLE_HU)).all())
 
 
 def _slab_digest(values: np.ndarray, kind: str) -> bytes:
-    same = values.astype(kind, copy=False)
+    whole = np.rint(values) if kind == "<i2" and values.dtype.kind == "f" else values
+    same = np.maximum(whole, AIR_HU).astype(kind, copy=False)
     return hashlib.sha256((same + same.dtype.type(0) if kind == "<f4" else same).data).digest()  # -0.0 is 0.0
 
 

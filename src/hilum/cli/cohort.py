@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 
 from hilum.config import ReadingConfig
+from hilum.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class MakeCohort:
 
         from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
 
+        if self.labels is not None and self.labels.resolve() == self.out.resolve():
+            msg = f"--out must be another file than the labels, got {self.out}"
+            raise ConfigError(msg)
         if self.labels is None:
             listing = from_class_folders(self.folder, self.reading)
         else:
@@ -56,7 +60,7 @@ class MakeCohort:
             counts = Counter(scan.labels[0] for scan in listing.scans)
         shown = ", ".join(f"{n} of {label}" for label, n in sorted(counts.items()))
         print(f"{self.out}: {len(listing.scans)} scans, {shown}")
-        print(f"{private}: which case is which scan; only you can read it, keep it to yourself")
+        print(f"{private}: which case is which scan; keep it to yourself, and the table, which holds the paths too")
         if listing.num_refused or listing.num_passed_over:
             print(
                 f"left out: {listing.num_refused} scans, files, folders and links that cannot be used, "

@@ -9,7 +9,7 @@ from hilum.cohorts.table import Case
 from hilum.errors import CohortError
 
 _SHOWN = 8
-"""So many groups of cases, and so many cases of one, are named in a line."""
+"""At most this many groups, and this many cases of each, stand in one line."""
 
 Group: TypeAlias = tuple[Case, ...]
 
@@ -21,10 +21,12 @@ class Copies:
     Attributes:
         opposed: Groups of one scan and one point whose labels differ: at least one of them is wrong.
         alike: Groups of one scan without those, which stand at one point, or belong to several patients.
+        shared: All cases of each scan that stands under several patients: these are one.
     """
 
     opposed: tuple[Group, ...] = ()
     alike: tuple[Group, ...] = ()
+    shared: tuple[Group, ...] = ()
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -44,15 +46,15 @@ class Copies:
         said = []
         if across:
             said.append(
-                f"the same scan, by its voxels, stands under several patients: {_listed(across)}; they count as one "
-                "patient, and all their cases are kept in one part"
+                f"the same scan, by its voxels, stands under several patients: {_listed(across)}; these count as one "
+                "patient"
             )
         if within:
             said.append(f"the same scan, by its voxels, is several cases of one patient: {_listed(within)}")
         return said
 
 
-def find_copies(cases: Iterable[Case], scans: Mapping[str, str]) -> Copies:
+def find_copies(cases: Iterable[Case], scans: Mapping[str, str], *, at_points: bool) -> Copies:
     """Cases whose scans have the same voxels.
 
     Several points of one scan under one patient are no copies, nor have their labels to agree.
@@ -60,6 +62,7 @@ def find_copies(cases: Iterable[Case], scans: Mapping[str, str]) -> Copies:
     Args:
         cases: In the order in which they are named.
         scans: Digest of each case's scan by its id, or a keyed hash of it; those without one are passed over.
+        at_points: Whether the recipe looks at a case's point alone; else its whole scan has one label.
     """
     by_scan: dict[str, list[Case]] = {}
     for case in cases:
@@ -67,17 +70,25 @@ def find_copies(cases: Iterable[Case], scans: Mapping[str, str]) -> Copies:
             by_scan.setdefault(scans[case.case_id], []).append(case)
     opposed: list[Group] = []
     alike: list[Group] = []
+    shared: list[Group] = []
     for group in by_scan.values():
-        by_point: dict[tuple[float, float, float] | None, list[Case]] = {}
+        if len({case.patient_id for case in group}) > 1:
+            shared.append(tuple(group))
+        by_point: dict[tuple[float, ...], list[Case]] = {}
         for case in group:
-            by_point.setdefault(case.point_mm, []).append(case)
+            by_point.setdefault(_place(case, at_points), []).append(case)
         wrong = [tuple(here) for here in by_point.values() if len({c.sides for c in here if c.is_labelled}) > 1]
         opposed += wrong
         refused = {case.case_id for one in wrong for case in one}
         left = tuple(case for case in group if case.case_id not in refused)
-        if len({case.point_mm for case in left}) < len(left) or len({case.patient_id for case in left}) > 1:
+        if len({_place(case, at_points) for case in left}) < len(left) or len({case.patient_id for case in left}) > 1:
             alike.append(left)
-    return Copies(opposed=tuple(opposed), alike=tuple(alike))
+    return Copies(opposed=tuple(opposed), alike=tuple(alike), shared=tuple(shared))
+
+
+def _place(case: Case, at_points: bool) -> tuple[float, ...]:
+    """What of its scan a case is: a point, to a tenth of a mm, or all of it."""
+    return tuple(round(v, 1) for v in case.point_mm) if at_points and case.point_mm else ()
 
 
 def join_patients(cases: Iterable[Case], copies: Copies) -> tuple[Case, ...]:
@@ -89,7 +100,7 @@ def join_patients(cases: Iterable[Case], copies: Copies) -> tuple[Case, ...]:
             patient = leader[patient]
         return patient
 
-    for group in copies.alike:
+    for group in copies.shared:
         first = of(group[0].patient_id)
         for case in group[1:]:
             other = of(case.patient_id)
@@ -111,7 +122,7 @@ def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> No
     for case in cases:
         if case.split is not None:
             parts.setdefault(patient_of[case.case_id], set()).add(case.split)
-    groups = [group for group in copies.alike if len(parts.get(patient_of[group[0].case_id], ())) > 1]
+    groups = [group for group in copies.shared if len(parts.get(patient_of[group[0].case_id], ())) > 1]
     if groups:
         msg = (
             f"{source}: the same scan, by its voxels, must be in one split, got {_listed(groups, with_split=True)}; "

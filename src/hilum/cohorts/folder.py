@@ -122,7 +122,10 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
     """Write the table, its paths relative to it; it is there as a whole or not at all. Returns the map beside it.
 
     Case ids go to every output, so they are keyed hashes: folders are often named after patients. The map leads from
-    them back to the scans; only its owner can read it.
+    them back to the scans, and only its owner can read it. The table has the paths too: it is for its owner as well.
+
+    Raises:
+        HilumError: If either cannot be written.
     """
     scans = list(scans)
     header = [*_WRITTEN[:2], *columns, *_WRITTEN[2:]]
@@ -144,8 +147,12 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
         ]
         table.append([*cells, scan.series] if crowded else cells)
         back.append([case_id, str(row), path])
-    private = out.with_suffix(".map.csv")
-    write_whole(private, _csv(back), private=True)
+    private = out.with_name(f"{out.name.removesuffix('.csv')}.map.csv")
+    for file in (out, private):
+        if file.is_dir():
+            msg = f"{file} must be a file to write, is a folder"
+            raise CohortError(msg)
+    write_whole(private, _csv(back), private=True, follow=False)
     write_whole(out, _csv(table))
     return private
 

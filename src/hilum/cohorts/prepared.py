@@ -5,7 +5,7 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,8 @@ def prepare_cohort(
     results = _prepare_all(cohort, recipe, store, workers)
     done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if not isinstance(one, str)}
     scans = {case_id: one.scan for case_id, one in done.items()}
-    copies = find_copies((case for case in cohort.cases if case.case_id in done), scans)
+    usable = (case for case in cohort.cases if case.case_id in done)
+    copies = find_copies(usable, scans, at_points=recipe.region == "point")
     opposed = copies.reasons
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
@@ -121,23 +122,41 @@ def prepare_cohort(
     store.trim(keep=samples)
     if listed is not None:
         write_refusals(listed, tuple(refusals))
-    if not cases or len(refusals) > max_refused * len(cohort.cases):
-        allowed = "at least one must be usable" if max_refused >= 1 else f"allowed are {max_refused:.0%}"
-        first = refusals[0]
-        msg = (
-            f"{cohort.source}: {len(refusals)} of {len(cohort.cases)} cases are refused, {allowed} "
-            f"(cohort.max_refused, of evaluate --max-refused); the first, row {first.row}: {first.reason}"
-        )
-        raise CohortError(msg)
+    check_refusals(cohort.source, len(cohort.cases), refusals, max_refused)
     return PreparedCohort(
         cases=tuple(cases),
         samples=tuple(samples),
         refusals=tuple(refusals),
         findings=dict(findings),
-        num_there=sum(not one.made for one in done.values()),
+        num_there=sum(not done[case.case_id].made for case in cases),
         scans=scans,
         copies=copies,
     )
+
+
+def check_refusals(
+    source: Path, num_cases: int, refusals: Sequence[Refusal], max_refused: float, setting: str = "cohort.max_refused"
+) -> None:
+    """Make sure that not too many cases of a table are refused.
+
+    Args:
+        source: The table.
+        num_cases: How many cases were asked for.
+        refusals: Those that cannot be used.
+        max_refused: Largest share of them that is allowed.
+        setting: What sets that share, for the error.
+
+    Raises:
+        CohortError: If more are refused, or all.
+    """
+    if refusals and (len(refusals) == num_cases or len(refusals) > max_refused * num_cases):
+        allowed = f"allowed are {max_refused:.0%} ({setting})" if max_refused < 1 else "at least one must be usable"
+        first = refusals[0]
+        msg = (
+            f"{source}: {len(refusals)} of {num_cases} cases are refused, {allowed}; "
+            f"the first, row {first.row}: {first.reason}"
+        )
+        raise CohortError(msg)
 
 
 def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:

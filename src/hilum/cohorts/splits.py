@@ -122,6 +122,14 @@ def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Ma
     write_whole(path, text.getvalue())
 
 
+def other_key(run: Path) -> str:
+    """What to say of a run that has none of its table's cases, where both are named by keyed hashes of paths."""
+    return (
+        f"{run} was made with another key for hashing, or for another table: no case id of it is one of the table's. "
+        "Set HILUM_KEY, or the key file of the site, to the key of the run"
+    )
+
+
 def read_splits(path: Path, *, named_by_path: bool = False) -> dict[str, str]:
     """The part of each case, as ``write_splits`` wrote it.
 

@@ -69,6 +69,7 @@ def read_sheet(path: Path) -> Sheet:
         raise CohortError(msg)
     try:
         header, columns = {".xlsx": _excel, ".parquet": _parquet}.get(suffix, _text)(path)
+        return _sheet(path, header, columns)  # its columns are read one by one
     except ImportError as exc:
         msg = f"{path}: reading {suffix} tables needs: pip install 'hilum[tables]'"
         raise CohortError(msg) from exc
@@ -81,7 +82,6 @@ def read_sheet(path: Path) -> Sheet:
     except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile) as exc:
         msg = f"{path}: the file cannot be read as a {suffix} table: {' '.join(str(exc).split())}"
         raise CohortError(msg) from exc
-    return _sheet(path, header, columns)
 
 
 def _sheet(path: Path, header: list[str], columns: Iterable[list[str]]) -> Sheet:

@@ -140,7 +140,7 @@ class Cohort:
         sheet = [read_sheet(path)]
         try:
             with _uncollected():
-                return cls._from_sheet(sheet.pop(), path, config, labelled)  # no name here keeps its text in memory
+                return cls._from_sheet(sheet.pop(), path, config, labelled)  # popped, so that its text can be freed
         except CohortError as exc:
             msg = f"{path}: {exc}"
             raise CohortError(msg) from exc
@@ -199,7 +199,7 @@ class Cohort:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Within, the garbage collector rests: it would look through all new cases again and again, and find nothing."""
+    """Switches the garbage collector off: it would visit all new cases again and again without any garbage."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -273,10 +273,11 @@ def _case_ids(
         )
     if len(set(ids)) < len(ids):
         first: dict[str, int] = {}
-        for number, case_id, name, point in zip(sheet.numbers, ids, names, points, strict=True):
+        for number, case_id in zip(sheet.numbers, ids, strict=True):
             earlier = first.setdefault(case_id, number)
             if earlier != number:
-                msg = f"{what}, got {with_point(name, point) or case_id!r} in rows {earlier} and {number}"
+                got = "one text twice," if names[0] else f"{case_id!r}"  # a path may hold a name
+                msg = f"{what}, got {got} in rows {earlier} and {number}"
                 raise CohortError(msg)
     return ids, names
 

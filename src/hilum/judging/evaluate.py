@@ -12,8 +12,8 @@ import numpy as np
 
 from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
-from hilum.cohorts.splits import Seen, patient_key, read_scans, read_seen, read_splits, scan_key
+from hilum.cohorts.prepared import PreparedCohort, Refusal, check_refusals, prepare_cohort, write_refusals
+from hilum.cohorts.splits import Seen, other_key, patient_key, read_scans, read_seen, read_splits, scan_key
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.config import CohortConfig, ColumnsConfig
@@ -66,7 +66,8 @@ def evaluate(
         msg = f"the folder for the figures must be new or a folder, {out} is a file"
         raise ConfigError(msg)
     predictor = Predictor(model, device=device)
-    run = model.resolve().parent
+    run, recipe = model.resolve().parent, predictor.card.recipe
+    at_points = recipe.region == "point"
     cohort = _cohort(predictor, run, Path(table) if table is not None else None, columns)
     splits = run / "splits.csv"
     seen = read_seen(splits) if splits.exists() else Seen(scans_known=False)
@@ -75,7 +76,9 @@ def evaluate(
         seen = Seen()  # the split itself says who tests
         max_refused = 1.0
         parts = read_splits(splits, named_by_path=cohort.named_by_path)
-        opposed = find_copies(cohort.cases, read_scans(splits)).reasons  # the other copy may be in another part
+        opposed = find_copies(cohort.cases, read_scans(splits), at_points=at_points).reasons  # in whatever part
+        if cohort.named_by_path and not any(case.case_id in parts for case in cohort.cases):
+            raise CohortError(other_key(run))
         tested = [case for case in cohort.cases if parts.get(case.case_id) == "test"]
         refused = [Refusal(case_id=i, row=c.row, reason=opposed[i]) for c in tested if (i := c.case_id) in opposed]
         cohort = replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed))
@@ -91,22 +94,18 @@ def evaluate(
             "warning: %s is of an older Hilum: patients who trained the model are left out, but scans that trained it "
             "cannot be told under other ids; train anew to have them checked", splits
         )  # fmt: skip
-    known = {case.case_id for case in cohort.cases if patient_key(case) in seen.patients}
-    new = replace(cohort, cases=tuple(case for case in cohort.cases if case.case_id not in known))
     with contextlib.ExitStack() as stack:
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
-        prepared = PreparedCohort(cases=(), samples=(), refusals=())
-        if new.cases:
-            samples_of = Store(folder, predictor.card.reading)
-            prepared = prepare_cohort(new, predictor.card.recipe, samples_of, max_refused=max_refused)
-        known |= {case_id for case_id, digest in prepared.scans.items() if scan_key(digest) in seen.scans}
+        prepared = prepare_cohort(cohort, recipe, Store(folder, predictor.card.reading))
+        known = _known(cohort, prepared, seen)
         refused += [one for one in prepared.refusals if one.case_id not in known]
+        check_refusals(cohort.source, len(cohort.cases) - len(known), refused, max_refused, "--max-refused")
         pairs = [pair for pair in zip(prepared.cases, prepared.samples, strict=True) if pair[0].case_id not in known]
         if not pairs:
             msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
             raise CohortError(msg)
         prepared = replace(prepared, cases=tuple(case for case, _ in pairs), samples=tuple(file for _, file in pairs))
-        copies = find_copies(prepared.cases, prepared.scans)
+        copies = find_copies(prepared.cases, prepared.scans, at_points=at_points)
         for warning in copies.warnings if table is not None else ():  # of its own table the training has said them
             _log.warning("%s", warning)
         predictions = list(predict_prepared(predictor, prepared))
@@ -135,6 +134,21 @@ def evaluate(
     left_out = [Refusal(case_id=c.case_id, row=c.row, reason=reason) for c in cohort.cases if c.case_id in known]
     write_refusals(out / "refused.csv", (*left_out, *refused))
     return answer
+
+
+def _known(cohort: Cohort, prepared: PreparedCohort, seen: Seen) -> set[str]:
+    """Ids of the cases of patients who trained or validated the model.
+
+    They are known by their ids, by their scans, and by the scans of others who are the same patient by a scan of
+    theirs. So the scans of those who are known by their ids are prepared as well.
+    """
+    patient_of = {case.case_id: case.patient_id for case in join_patients(cohort.cases, prepared.copies)}
+    patients = {
+        patient_of[case.case_id]
+        for case in cohort.cases
+        if patient_key(case) in seen.patients or scan_key(prepared.scans.get(case.case_id, "")) in seen.scans
+    }
+    return {case_id for case_id, patient in patient_of.items() if patient in patients}
 
 
 def headline(answer: dict[str, Any]) -> str:

@@ -39,6 +39,9 @@ def predict_table(
     if out is None:
         msg = "predicting a table needs --out, the CSV to write"
         raise ConfigError(msg)
+    if out.resolve() == Path(table).resolve():
+        msg = f"--out must be another file than the table, got {out}"
+        raise ConfigError(msg)
     if out.is_dir():
         msg = f"--out must be a file to write, {out} is a folder"
         raise ConfigError(msg)

@@ -10,6 +10,9 @@ from hilum.preparing.resample import grid_around
 from hilum.recipe import Recipe
 from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from, hu_digest
 
+_UNIT = 1000
+"""By which values in [0, 1] are multiplied for their digest: the HU that they stand for is the recipe's matter."""
+
 
 def from_npy(path: Path, recipe: Recipe) -> Volume:
     """A ``.npy`` array as a sample around the origin, its values made HU.
@@ -61,6 +64,6 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
     volume = Volume(
         voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
         affine=affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0)),
-        scan=hu_digest(array),  # of the values in the file: what HU they stand for is the recipe's matter
+        scan=hu_digest(array if recipe.npy_range == "hu" else array.astype(np.float64) * _UNIT),
     )
     return replace(volume, affine=grid_around(np.zeros(3), volume.affine[:3, :3], volume.shape))

@@ -311,10 +311,12 @@ def _acquisition(frames: list[Frame]) -> str:
     study, place = said("StudyInstanceUID"), said("FrameOfReferenceUID")
     numbers = said("FrameAcquisitionNumber") or said("AcquisitionNumber")
     began = min(filter(None, map(_began, {_moments(f): f for f in frames}.values())), default="")
-    if len(study) != 1 or len(place) != 1 or not (numbers or began):
+    patient = said("PatientID")
+    nobody = len(patient) != 1 or is_placeholder(patient[0])  # then a number alone, which is often 1, tells nothing
+    if len(study) != 1 or len(place) != 1 or not (began or (numbers and not nobody)):
         return ""
     exposures = said("Exposure")  # of a modulated tube another one in each slice
-    told = [said("PatientID"), study, place, numbers, [began], said("KVP"), exposures[: len(exposures) == 1]]
+    told = [patient, study, place, numbers, [began], said("KVP"), exposures[: len(exposures) == 1]]
     return "|".join("\\".join(values) for values in [*told, said("ContrastBolusAgent")])
 
 

@@ -1,5 +1,6 @@
 """Sorts the frames of a folder into what could each be one volume, by what they say, never by where they lie."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
@@ -48,11 +49,14 @@ class Group:
 def group_frames(frames: Iterable[Frame]) -> list[list[Group]]:
     """For each SeriesInstanceUID its volumes: frames alike in orientation, image type and kernel, and then by phase.
 
-    A blank or copied SeriesInstanceUID does not bring two patients or studies together.
+    A blank or copied SeriesInstanceUID does not bring two patients or studies together; where study and patient are
+    blank too, neither two folders.
     """
     series: dict[bytes, dict[tuple[bytes, ...], list[Frame]]] = {}
     for frame in frames:
         uid, *study = (frame.values.get(keyword, b"") for keyword in _SERIES)
+        if not uid and not any(study):  # nothing but the folder says what belongs together
+            study.append(os.fsencode(frame.path.parent))
         series.setdefault(uid, {}).setdefault(tuple(study), []).append(frame)
     return [_groups(list(studies.values())) for studies in series.values()]
 

@@ -12,7 +12,7 @@ from hilum.cohorts.copies import check_table_split, join_patients
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.sampling import num_draws
-from hilum.cohorts.splits import check_parts, read_seen, read_splits, split, write_splits
+from hilum.cohorts.splits import check_parts, other_key, read_seen, read_splits, split, write_splits
 from hilum.cohorts.table import Case, Cohort
 from hilum.config import LossConfig, RunConfig, SpeedConfig
 from hilum.configfile import beside, load, moved, save
@@ -138,7 +138,7 @@ def _check_resumed(out: Path, prepared: PreparedCohort, parts: dict[str, str]) -
             f"{prepared.copies.reasons[first.case_id]}. Train a new run"
         )
         raise CohortError(msg)
-    apart = [group for group in prepared.copies.alike if len({parts[case.case_id] for case in group}) > 1]
+    apart = [group for group in prepared.copies.shared if len({parts[case.case_id] for case in group}) > 1]
     if apart:
         _log.warning(
             "warning: the split of this run was drawn before copies were looked for, and stays: the scan of %r is in "
@@ -199,6 +199,8 @@ def _parts_of(out: Path, cohort: Cohort) -> dict[str, str]:
     """
     parts = read_splits(out / "splits.csv", named_by_path=cohort.named_by_path)
     changed = {case.case_id for case in cohort.cases} ^ set(parts)
+    if changed and cohort.named_by_path and not set(parts) & {case.case_id for case in cohort.cases}:
+        raise CohortError(other_key(out))
     if changed:
         msg = (
             f"{cohort.source} must hold the cases that {out} was begun with; {len(changed)} were added or removed, "
