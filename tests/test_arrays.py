@@ -204,3 +204,9 @@ def test_helpers_keep_arrays_as_they_are():
     assert flags([0, 1, 2], "decisions").tolist() == [False, True, True]
     assert three(range(3), "numbers").tolist() == [0, 1, 2]
     assert labelled([], [])[0].dtype.kind == "i"
+
+
+@pytest.mark.parametrize("labels", [[0, np.inf], [0, 1e300], np.ma.array([0, 1], mask=[True, False])], ids=str)
+def test_what_no_whole_number_can_hold_is_no_label(labels):
+    with pytest.raises(ConfigError, match="labels must be an array, or something like one, of whole numbers"):
+        metrics.roc_auc(labels, [0.1, 0.9])

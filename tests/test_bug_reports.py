@@ -93,6 +93,33 @@ def test_two_phases_of_two_thicknesses_are_four_volumes(tmp_path):
     assert all("told apart by AcquisitionTime and SliceThickness" in str(s.findings) for s in series)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SliceThickness": ["1.5" if k % 7 else "1.50" for k in range(40)]},
+        {"SliceThickness": ["1.5" if k % 4 else None for k in range(40)]},
+        {"ReconstructionDiameter": ["350" if k % 3 else "350.0" for k in range(40)]},
+        {"SeriesNumber": ["4" if k % 2 else "04" for k in range(40)]},
+        {"SeriesDescription": ["CHEST" if k % 2 else "Chest " for k in range(40)]},
+        {"SeriesDescription": ["CHEST" if k % 8 else None for k in range(40)]},
+        {"AcquisitionTime": ["101010" if k % 2 else "101010.000" for k in range(40)]},
+        {"AcquisitionNumber": [1 if k % 3 else None for k in range(40)]},
+        {"SliceThickness": ["1.5" if k not in (5, 20, 35) else "1.6" for k in range(40)]},
+    ],
+    ids=[
+        "thickness spelt", "thickness blank", "diameter spelt", "number spelt", "description spelt",
+        "description blank", "time spelt", "acquisition blank", "few of another thickness",
+    ],
+)  # fmt: skip
+def test_a_tag_that_some_slices_lack_or_spell_otherwise_divides_no_series(tmp_path, changes):
+    made = make(tmp_path / "s", 40)
+    made.changes = changes
+    volume = read(made.write().folder)
+    made.agrees_with(volume)
+    assert volume.shape[0] == 40
+    assert not volume.interpolated
+
+
 def _interleaved(kind: str) -> np.ndarray:
     """Forty slices of which every second one is of another kernel, contrast phase or breath."""
     hu = _field(0, (40, 48, 48), (3, 3, 3))
@@ -118,6 +145,25 @@ def test_reconstructions_that_nothing_tells_apart_are_refused_by_their_content(t
     with pytest.raises(GeometryError, match=r"interleaved-series \(refused\): two recon"):
         read(path)
     assert "interleaved-series" in codes(read(path, reading=BOTH))
+
+
+def test_slices_that_interleave_in_an_image_are_found_along_the_axis_of_its_slices(tmp_path):
+    image = sitk.GetImageFromArray(np.rint(_interleaved("kernel")).astype(np.int16))
+    image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
+    sitk.WriteImage(image, str(tmp_path / "coronal.nii.gz"))
+    with pytest.raises(GeometryError, match="interleaved-series"):
+        read(tmp_path / "coronal.nii.gz")
+
+
+def test_a_scan_that_was_resampled_to_half_its_step_is_no_interleaved_one(tmp_path):
+    hu = _field(0, (30, 64, 64), (2, 2, 2)) + np.random.default_rng(1).normal(0, 60, (30, 64, 64))
+    image = sitk.GetImageFromArray(np.rint(hu).astype(np.int16))
+    image.SetSpacing((1, 1, 2))
+    halved = sitk.Resample(
+        image, (64, 64, 59), sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), (1, 1, 1), image.GetDirection()
+    )
+    sitk.WriteImage(halved, str(tmp_path / "one.nii.gz"))
+    assert "processed-image" in codes(read(tmp_path / "one.nii.gz"))
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 5])
@@ -162,6 +208,24 @@ def test_frames_without_a_place_are_refused_and_never_read_as_the_first_alone(tm
         read(tmp_path)
     (found,), _ = examine(tmp_path)
     assert (found.num_slices, found.verdict) == (12, "refused")
+
+
+def test_slice_locations_place_no_frames(tmp_path):
+    """Their sign is nobody's rule: real scans have them feet to head and head to feet."""
+    locations = [float(-k) for k in range(12)]
+    dataset = slice_dataset((scan_hu(12) + 1024).astype(np.uint16), (0, 0, 0), NumberOfFrames=12)
+    dataset.SliceLocationVector = locations
+    dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    with pytest.raises(GeometryError, match="a file of 12 frames does not say where each of them lies"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("count", [9_999, 400_000])
+def test_more_frames_than_the_file_can_hold_are_a_damaged_header(tmp_path, count):
+    dataset = slice_dataset((scan_hu(12) + 1024).astype(np.uint16), (0, 0, 0), NumberOfFrames=count)
+    dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    with pytest.raises(ReadError, match=f"a damaged header: {count} frames, more than the file can hold"):
+        read(tmp_path)
 
 
 def test_more_pixels_than_the_number_of_frames_says_are_more_frames(tmp_path):
@@ -234,7 +298,13 @@ def test_dicom_without_a_preamble_is_dicom(tmp_path, syntax, first):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x08\0" + bytes(range(254)) * 4, b"\x02\0" + b"\xff" * 500, b"\x08\0\x08\0", b"\x08\0\x05\0CS" + b"a" * 300],
+    [
+        np.array([8, 0] + [7] * 100, "<i4").tobytes(),
+        b"\x08\0" + bytes(range(254)) * 4,
+        b"\x02\0" + b"\xff" * 500,
+        b"\x08\0\x08\0",
+        b"\x08\0\x05\0CS" + b"a" * 300,
+    ],
 )
 def test_what_only_begins_like_dicom_is_passed_over(tmp_path, content):
     made = make(tmp_path / "s", 24).write()
@@ -333,6 +403,20 @@ def test_one_constant_below_the_range_is_padding_beside_noise(tmp_path, value):
         assert np.array_equal(np.sort(volume.voxels_hu, axis=None), np.sort(expected, axis=None))
 
 
+def test_padding_with_rounding_errors_is_padding_and_noise_in_coarse_steps_is_noise(tmp_path):
+    hu = _air().astype(np.float32)
+    hu[:, :8] = -3024 + np.random.default_rng(1).choice([-3e-4, 3e-4], (12, 8, 40))
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "a.nrrd"))
+    volume = read(tmp_path / "a.nrrd")
+    assert {"padding", "air-noise"} <= codes(volume)
+    assert np.sum(volume.voxels_hu == -1000) >= 12 * 8 * 40
+    coarse = (np.rint(_air() / 16) * 16).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(coarse), str(tmp_path / "b.nrrd"))
+    volume = read(tmp_path / "b.nrrd")
+    assert "padding" not in codes(volume)
+    assert np.array_equal(np.sort(volume.voxels_hu, axis=None), np.sort(np.maximum(coarse, -1024), axis=None))
+
+
 # what is chosen
 
 
@@ -367,3 +451,10 @@ def test_series_that_are_not_taken_keep_no_decoded_pixels(tmp_path):
     gc.collect()
     assert taken.opened
     assert [bool(s.opened) for s in series if s is not taken] == [False, False]
+
+
+def test_the_header_of_another_program_is_no_scan(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(scan_hu(12)), str(tmp_path / "scan.nii"))
+    (tmp_path / "e.hdr").write_text("ENVI\nsamples = 8\n")
+    assert read(tmp_path).shape[0] == 12
+    assert len(examine(tmp_path)[0]) == 1

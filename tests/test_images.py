@@ -57,7 +57,9 @@ def _as_itk_reads_it(path) -> Volume:
     affine[:3, 3] = image.GetOrigin()
     voxels, _, _ = limited(sitk.GetArrayFromImage(image))  # random values below the range are noise, no constant
     if voxels.dtype != np.int8:
-        voxels = np.where(voxels < np.iinfo(np.int16).min + 1, -1000, np.maximum(voxels, -1024)).astype(voxels.dtype)
+        voxels = np.where(np.rint(voxels) <= np.iinfo(np.int16).min, -1000, np.maximum(voxels, -1024)).astype(
+            voxels.dtype
+        )
     whole = voxels.dtype.kind in "iu" or bool(np.all(voxels == np.rint(voxels)))
     return reorient(Volume(voxels_hu=voxels.astype(np.int16 if whole else np.float32), affine=affine))
 

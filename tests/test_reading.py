@@ -596,7 +596,7 @@ def test_a_crop_of_two_slices_is_a_volume_where_the_header_gives_the_spacing(tmp
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (sitk.Image([6, 6, 6, 3], sitk.sitkInt16), "must be a volume of at least 2 slices, is 6 x 6 x 6 x 3"),
+        (sitk.Image([6, 6, 6, 3], sitk.sitkInt16), "must be one volume, not several, is 6 x 6 x 6 x 3"),
         (sitk.Image([6, 6, 1], sitk.sitkInt16), "is 6 x 6 x 1"),
         (sitk.Image([6, 6, 6], sitk.sitkVectorFloat32, 3), "one real value in each voxel, has vector"),
     ],

@@ -162,7 +162,7 @@ def test_each_voxel_of_a_series_lies_where_its_file_says(tmp_path, seed):
             ImageOrientationPatient=[float(f"{v:.9f}") for v in directions.ravel()], PixelSpacing=list(pixel_mm),
         )  # fmt: skip
         offsets = [round(start + k * step, 6) for k in range(count)]
-        setattr(dataset, str(rng.choice(["GridFrameOffsetVector", "SliceLocationVector"])), offsets)
+        dataset.GridFrameOffsetVector = offsets
         _save(dataset, tmp_path / "frames", rng, preamble=preamble)
 
     volume = read(tmp_path)

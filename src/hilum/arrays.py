@@ -17,6 +17,9 @@ class HasArray(Protocol):
         """Its values."""
 
 
+_LARGEST_WHOLE = 2.0**53
+"""Beyond this not each whole number is a float64."""
+
 ArrayLike: TypeAlias = np.ndarray | Sequence[Any] | HasArray
 """As ``numpy.typing.ArrayLike``, which does not know tuples when it is checked at run time."""
 
@@ -28,7 +31,7 @@ def whole(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Int[
         ConfigError: If they are others, or of another number of axes.
     """
     array = _array(values)
-    if array is not None and array.dtype.kind in "bf" and np.array_equal(array, np.rint(array)):
+    if array is not None and array.dtype.kind in "bf" and _are_whole(array):
         array = array.astype(np.int64)
     return _checked(array, what, "whole numbers", "iu", axes)
 
@@ -90,7 +93,14 @@ def check_same_cases(labels: np.ndarray, numbers: np.ndarray, what: str) -> None
         raise ConfigError(msg)
 
 
+def _are_whole(array: np.ndarray) -> bool:
+    """Whether floats, or booleans, are whole numbers that int64 can hold."""
+    return bool(np.all(np.abs(array.astype(np.float64)) < _LARGEST_WHOLE) and np.array_equal(array, np.rint(array)))
+
+
 def _array(values: ArrayLike) -> np.ndarray | None:
+    if np.ma.is_masked(values):
+        return None
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # rows of several lengths; a tensor on another device

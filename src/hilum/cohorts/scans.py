@@ -14,7 +14,7 @@ from hilum.reading import (
     Tree,
     find_series,
     has_archive_name,
-    image_suffix,
+    is_image,
     opened,
     rate,
     source_files,
@@ -214,7 +214,7 @@ def _found(
         scan = Scan(path=home, series="" if alone else one.name, tags=one.tags)
         found.append(_Found(scan=scan, series=one))
     dicom = {f.path for one in series for f in one.frames}
-    images = [f for f in files if (image_suffix(f) and f not in dicom) or f.suffix.lower() == ".npy"]
+    images = [f for f in files if (is_image(f) and f not in dicom) or f.suffix.lower() == ".npy"]
     if archive is None:
         found += [_Found(scan=Scan(path=image, series="", tags=Tags())) for image in images]
     elif len(images) == 1 and not series:

@@ -10,7 +10,7 @@ from hilum.reading.dicom import Series, find_series
 from hilum.reading.doctor import Examined, examine
 from hilum.reading.hounsfield import check_hu
 from hilum.reading.identity import hashed, hashed_all, is_placeholder
-from hilum.reading.images import detached_files, image_suffix, read_image
+from hilum.reading.images import detached_files, image_suffix, is_image, read_image
 from hilum.reading.paths import Tree, opened, source_files
 from hilum.reading.pixels import load
 from hilum.reading.select import choose, rate
@@ -26,7 +26,7 @@ __all__ = [
     "has_archive_name",
     "hashed",
     "hashed_all",
-    "image_suffix",
+    "is_image",
     "is_placeholder",
     "opened",
     "rate",
@@ -72,7 +72,9 @@ def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) 
     if found:
         chosen, others = choose(found, series)
         return load(chosen).with_findings(*unreadable, *others)
-    images = [f for f in tree.files if image_suffix(f)]  # none of them is DICOM, whatever it is called
+    images = [
+        f for f in tree.files if is_image(f) or (f == path and image_suffix(f))
+    ]  # none of them is DICOM, whatever it is called
     if len(images) == 1:
         return read_image(images[0], reading).with_findings(*unreadable)
     raise ReadError(_nothing(path, images, unreadable))

@@ -17,8 +17,11 @@ _TISSUE_HU = (-200, 300)
 _EDGE_HU = 150
 """Larger differences of neighbouring pixels are edges, not noise."""
 
-_SHARPER, _BRIGHTER_HU, _LIKER = 0.12, 2.0, 0.9
+_SHARPER, _BRIGHTER_HU, _LIKER = 0.12, 2.0, 0.85
 """How much every second slice must be sharper or brighter than its neighbours, or more like the next but one."""
+
+_ROUNDING = 0.05
+"""A mean that was rounded or slightly smoothed differs by no more of the usual difference of neighbours, or 0.5 HU."""
 
 _SPREADS = 2.0
 """The difference must be this many times its own spread along the stack."""
@@ -43,6 +46,9 @@ def alternation_findings(
         return []
     step = max(1, len(planes[0]) // _ROWS)
     sample = np.stack([plane[::step] for plane in planes]).astype(np.float32)
+    if _is_resampled(sample):
+        message = "every second slice is the mean of its neighbours: the scan was resampled to half its step"
+        return [rules.find("processed-image", message)]
     sign = np.where(np.asarray(places) % 2, -1.0, 1.0)
     noise = np.minimum(np.abs(np.diff(sample, axis=2)), _EDGE_HU).mean(axis=(1, 2))
     level = np.clip(sample, *_TISSUE_HU).mean(axis=(1, 2))
@@ -58,6 +64,13 @@ def alternation_findings(
         return []
     message = f"two reconstructions or phases interleave, and nothing tells their slices apart: {how}"
     return [rules.find("interleaved-series", message)]
+
+
+def _is_resampled(sample: Float[np.ndarray, "n y x"]) -> bool:
+    """True where the even slices, or the odd ones, are means of their neighbours to within rounding."""
+    apart = np.abs(sample[1:-1] - (sample[:-2] + sample[2:]) / 2).mean(axis=(1, 2))
+    near = float(np.median(np.abs(np.diff(sample, axis=0)).mean(axis=(1, 2))))
+    return near > 1.0 and min(float(np.median(apart[::2])), float(np.median(apart[1::2]))) < max(0.5, _ROUNDING * near)
 
 
 def _alternates(figure: Float[np.ndarray, " n"], sign: Float[np.ndarray, " n"]) -> float:

@@ -218,7 +218,7 @@ def _limited(values: np.ndarray, is_whole: bool, high_hu: float) -> np.ndarray:
         return values.astype(np.float32)
     lowest = np.iinfo(np.int16).min
     if values.dtype.kind == "f":
-        values = np.where(values >= lowest, values, lowest)
+        values = np.rint(np.where(values >= lowest, values, lowest))  # below the range there may be fractions
     elif values.dtype.kind == "i":
         values = np.maximum(values, max(lowest, np.iinfo(values.dtype).min))
     top = high_hu + 1 if values.dtype.kind == "f" else min(high_hu + 1, np.iinfo(values.dtype).max)

@@ -11,7 +11,7 @@ from jaxtyping import Num
 
 from hilum.config import ReadingConfig
 from hilum.errors import ReadError
-from hilum.findings import Finding, Policy
+from hilum.findings import Finding, Policy, refusals
 from hilum.reading.frames import Frame, claimed_series, file_name, read_frames
 from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
 from hilum.reading.grouping import Group, group_frames
@@ -132,7 +132,8 @@ def find_series(
         for groups in volumes
         for part, group in enumerate(groups, 1)
     ]
-    rests = {(f.path.parent, s.uid) for s in series if len(s.frames) < MIN_SLICES for f in s.frames}
+    no_volumes = [s for s in series if len(s.frames) < MIN_SLICES or (s.part and refusals(s.findings))]
+    rests = {(f.path.parent, s.uid) for s in no_volumes for f in s.frames}
     lost = {f.path.parent for f in frames if not set(incomplete).isdisjoint(f.path.parents)} if incomplete else set()
     series = [_with_damage(_not_made_up(one, unread | lost, rests), damaged) for one in series]
     return sorted(series, key=lambda s: (-len(s.frames), s.uid, s.part)), findings

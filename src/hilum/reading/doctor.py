@@ -18,7 +18,7 @@ from hilum.findings import Finding, Policy, as_records, refusals
 from hilum.reading.dicom import Series, find_series
 from hilum.reading.frames import is_dicom
 from hilum.reading.hounsfield import Levels, check_hu
-from hilum.reading.images import image_suffix, read_image
+from hilum.reading.images import image_suffix, is_image, read_image
 from hilum.reading.paths import Tree, opened
 from hilum.reading.pixels import load, slice_hu, without_duplicates
 from hilum.reading.select import rate
@@ -156,7 +156,9 @@ def examine(
         quiet = not progress
         files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
         series, loose = find_series(files, reading, where=tree.where, incomplete=tree.incomplete)
-        images = [f for f in tree.files if image_suffix(f) and not is_dicom(f)]
+        named = Path(path)
+        images = [f for f in tree.files if is_image(f) or (f == named and image_suffix(f))]
+        images = [f for f in images if not is_dicom(f)]
         work = [*series, *images]
 
         def one(item: Series | Path) -> Examined:

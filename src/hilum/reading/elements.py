@@ -34,7 +34,7 @@ KEYWORDS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "LossyImageCompression", "LossyImageCompressionRatio", "PhotometricInterpretation", "TriggerTime",
     "NominalPercentageOfCardiacPhase", "SeriesDescription", "SeriesNumber", "ReconstructionDiameter",
-    "GridFrameOffsetVector", "SliceLocationVector", "AcquisitionDate", "ContrastBolusAgent",
+    "GridFrameOffsetVector", "AcquisitionDate", "ContrastBolusAgent",
     "FrameAcquisitionNumber",
 )  # fmt: skip
 
@@ -204,11 +204,15 @@ def named(keyword: str) -> str:
 def begins_bare(head: bytes) -> bool:
     """True where a file begins with an element of group 2 or 8, without the preamble: old files and some programs do.
 
-    Its VR, or a length that such an element can have, must follow the tag: other files may begin with these bytes.
+    Its VR must follow the tag, or a length behind which the next element begins: other files may begin so, too.
     """
     if head[:2] not in (b"\x02\0", b"\x08\0") or len(head) < 132:
         return False
-    return head[4:6] in _SHORT_VRS | _LONG_VRS or (head[0] == 8 and int.from_bytes(head[4:8], "little") <= _FIRST_BYTES)
+    if head[4:6] in _SHORT_VRS | _LONG_VRS:
+        return True
+    element, length = int.from_bytes(head[2:4], "little"), int.from_bytes(head[4:8], "little")
+    next_tag = [int.from_bytes(head[8 + length + k : 10 + length + k], "little") for k in (0, 2)]
+    return head[0] == 8 and length <= _FIRST_BYTES and (8, element) < tuple(next_tag) < (0x18, 0)
 
 
 def _meta_start(content: bytes) -> int | None:
@@ -268,7 +272,7 @@ class _Walk:
         return found, at
 
     def values(self, places: Mapping[int, _Place]) -> dict[str, bytes]:
-        """The bytes of elements by keyword, of texts without padding: nobody means it (PS3.5 6.2)."""
+        """The bytes of elements by keyword, of texts without the padding, which is no part of the value (PS3.5 6.2)."""
         found = {_NAMES[tag]: self.content[start:stop] for tag, (start, stop, _) in places.items()}
         return {name: raw if name in _BINARY else raw.strip(b"\0 ") for name, raw in found.items()}
 

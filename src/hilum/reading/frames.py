@@ -31,9 +31,7 @@ _ROOM, _ROOM_OF_FRAME = 4_000_000, 20_000
 """Bytes beside compressed pixels in their element, and more for each frame."""
 
 _OTHERS = {".txt", ".csv", ".xlsx", ".json", ".xml", ".html", ".pdf", ".md", ".log"}
-_MOST_FRAMES = 100_000
-_OFFSETS = ("GridFrameOffsetVector", "SliceLocationVector")
-"""Where the frames of a file without functional groups lie along their normal (PS3.3 C.8.8.3.2, C.7.6.6)."""
+_MOST_FRAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,8 +240,11 @@ def _placed(
     """The tables of all frames, and where each lies.
 
     Frames without functional groups share their header. They lie along its normal where the file says how far each is
-    from the first (GridFrameOffsetVector, SliceLocationVector); else nobody knows where any but the first would lie,
-    and so none of them has a position.
+    from the first (GridFrameOffsetVector, PS3.3 C.8.8.3.2; the sign of a SliceLocation is nobody's rule); else nobody
+    knows where any but the first would lie, and so none of them has a position.
+
+    Raises:
+        ReadError: If there are more frames than can be.
     """
     positions = [value_of("ImagePositionPatient", position, t.get("ImagePositionPatient", b"")) for t in tables]
     if any(elements.frames):
@@ -251,12 +252,15 @@ def _placed(
     (table,), (header,), (start,) = tables, headers, positions
     count = number(table.get("NumberOfFrames", b"")) or 1
     each = max(1, header.shape[0] * header.shape[1] * header.num_samples * header.bits[0] // 8)
-    num_frames = min(max(int(count), elements.pixel_bytes // each, 1), _MOST_FRAMES)
+    num_frames = max(int(count), elements.pixel_bytes // each, 1)
     if num_frames == 1:
         return tables, positions
-    offsets = next((v for k in _OFFSETS if len(v := value_of(k, numbers, table.get(k, b""))) == num_frames), None)
+    if num_frames > _MOST_FRAMES or (elements.pixel_bytes and num_frames * each > elements.size):
+        msg = f"a damaged header: {num_frames} frames, more than the file can hold"
+        raise ReadError(msg)
+    offsets = value_of("GridFrameOffsetVector", numbers, table.get("GridFrameOffsetVector", b""))
     nowhere: list[tuple[float, float, float] | None] = [None] * num_frames
-    if offsets is None or start is None or header.directions is None:
+    if len(offsets) != num_frames or start is None or header.directions is None:
         return tables * num_frames, nowhere
     along = np.array(start) + (np.array(offsets) - offsets[0])[:, None] * header.normal
     return tables * num_frames, [(float(x), float(y), float(z)) for x, y, z in along]

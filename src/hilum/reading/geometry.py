@@ -141,7 +141,8 @@ def _common(frames: list[Frame], rules: Policy) -> list[Finding]:
         if lacking:
             message = f"a slice has no usable {lacking[0]}"
             if frame.is_one_of_many and frame.position_mm is None:
-                message = f"a file of {len(frames)} frames does not say where each of them lies"
+                count = sum(one.path == frame.path for one in frames)
+                message = f"a file of {count} frames does not say where each of them lies"
             return [rules.find("not-an-image", message, frame.name)]
     first = frames[0].header
     for frame in frames[1:]:

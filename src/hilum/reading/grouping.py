@@ -9,6 +9,7 @@ import numpy as np
 
 from hilum.reading.frames import Frame
 from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel, usual_step
+from hilum.reading.values import number
 
 _IMAGE_TYPE_VALUES = 4
 """Values of ImageType that tell volumes apart; later ones are the vendor's own remarks."""
@@ -26,6 +27,17 @@ _ACQUISITIONS = ("StackID", "FrameOfReferenceUID", "AcquisitionNumber", "Acquisi
 
 _RECONSTRUCTIONS = ("SliceThickness", "ReconstructionDiameter", "SeriesNumber", "SeriesDescription")
 """What then tells the reconstructions of one acquisition apart, beside image type and kernel."""
+
+_NUMBERS = frozenset(
+    [
+        "SliceThickness", "ReconstructionDiameter", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier",
+        "KVP", "TriggerTime",
+    ]
+)  # fmt: skip
+_TIMES = frozenset(["AcquisitionDateTime", "FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime"])
+
+_ROUNDED_MM, _SAME_STEP = 0.11, 0.02
+"""Steps of an even stack differ by no more: one decimal may be rounded at both ends."""
 
 TELLING = (*_MOMENTS, *_RECONSTRUCTIONS)
 
@@ -138,16 +150,36 @@ def _phases(frames: list[Frame]) -> tuple[tuple[str, ...], list[list[Frame]]]:
     repeats = _repeats(_along(frames))
     keywords = (_MOMENTS if repeats else _ACQUISITIONS) + _RECONSTRUCTIONS
     most = len(frames) // MIN_SLICES
-    varying = [k for k in keywords if 1 < len({frame.values.get(k, b"") for frame in frames}) <= most]
-    for number in (1, 2):  # two phases of two thicknesses are four volumes
-        for chosen in combinations(varying, number):
-            parts: dict[tuple[bytes, ...], list[Frame]] = {}
-            for frame in frames:
-                parts.setdefault(tuple(frame.values.get(k, b"") for k in chosen), []).append(frame)
+    said = {k: [spelt(k, frame.values.get(k, b"")) for frame in frames] for k in keywords}
+    varying = [k for k in keywords if 1 < len(set(said[k])) <= most]
+    for count in (1, 2):  # two phases of two thicknesses are four volumes
+        for chosen in combinations(varying, count):
+            parts: dict[tuple[bytes | float, ...], list[Frame]] = {}
+            for frame, *values in zip(frames, *(said[k] for k in chosen), strict=True):
+                parts.setdefault(tuple(values), []).append(frame)
             places = [_along(part) for part in parts.values()]
-            if min(map(len, places)) >= MIN_SLICES and not any(map(_repeats, places)) and _interleave(places):
+            if min(map(len, places)) < MIN_SLICES or any(map(_repeats, places)) or not _interleave(places):
+                continue
+            if repeats or all(map(_is_even, places)):  # a tag that a few slices lack, or spell otherwise, leaves gaps
                 return chosen, list(parts.values())
     return (), [frames]
+
+
+def spelt(keyword: str, raw: bytes) -> bytes | float:
+    """A value in one spelling: 1.25 and 1.250, 101010 and 101010.000, CHEST and Chest are the same."""
+    value = number(raw) if keyword in _NUMBERS and raw else None
+    if value is not None:
+        return value
+    if keyword in _TIMES and b"." in raw:
+        return raw.rstrip(b"0").rstrip(b".")
+    return b" ".join(raw.upper().split())
+
+
+def _is_even(places: list[float]) -> bool:
+    """True where slices form one even stack, but for the rounding of positions: no slice of it is missing."""
+    steps = np.diff(places)
+    step = float(np.median(steps))
+    return bool(np.abs(steps - step).max() <= max(_ROUNDED_MM, _SAME_STEP * step))
 
 
 def _along(frames: list[Frame]) -> list[float]:

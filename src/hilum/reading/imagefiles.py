@@ -1,7 +1,9 @@
 """Image files as they lie on disk: their suffixes, the text headers of NRRD and MetaImage, and where voxels are."""
 
+import gzip
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,8 @@ _FORMATS: dict[str, ImageFormat] = {
 }
 
 _LONGEST_HEADER = 1 << 20
+_HEADER_SIZES = (348, 540)
+"""With which the headers of NIfTI-1 (and ANALYZE) and of NIfTI-2 begin."""
 _INFLATION = 1032
 """Deflate makes nothing smaller than by this factor (https://zlib.net/zlib_tech.html)."""
 
@@ -83,6 +87,19 @@ class TextLayout:
     sizes: list[int]
     num_bytes: int
     layout: Layout | None
+
+
+def is_image(path: Path) -> bool:
+    """True for a file that is named as an image is; other programs' headers are called .hdr, too, and are none."""
+    suffix = image_suffix(path)
+    if suffix not in (".hdr", ".hdr.gz"):
+        return bool(suffix)
+    try:
+        with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
+            start = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return True  # reading it says what is wrong
+    return any(int.from_bytes(start, order) in _HEADER_SIZES for order in ("little", "big"))
 
 
 def image_suffix(path: Path) -> str:

@@ -8,11 +8,11 @@ from hilum.config import ReadingConfig
 from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder import decoding
 from hilum.reading.geometry import FEW_SLICES, grid_findings
-from hilum.reading.imagefiles import detached_files, image_suffix
+from hilum.reading.imagefiles import detached_files, image_suffix, is_image
 from hilum.reading.intensities import intensity_findings, limited, settle
 from hilum.volume import Volume, canonical
 
-__all__ = ["detached_files", "image_suffix", "read_image"]
+__all__ = ["detached_files", "image_suffix", "is_image", "read_image"]
 
 _AS_USUAL = ReadingConfig()
 
@@ -44,7 +44,7 @@ def read_image(path: Path, reading: ReadingConfig = _AS_USUAL) -> Volume:
     findings = [rules.find(code, message) for code, message in answer.doubts]
     findings += grid_findings(affine, rules)
     findings += intensity_findings(num_padding, num_noise, num_metal, voxels.size, rules)
-    findings += alternation_findings(voxels, range(len(voxels)), rules)
+    findings += alternation_findings(stored, range(len(stored)), rules)  # along the axis of the slices
     if volume.shape[0] < FEW_SLICES:
         findings.append(rules.find("few-slices", f"only {volume.shape[0]} slices"))
     return volume.with_findings(*findings)

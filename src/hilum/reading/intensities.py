@@ -15,8 +15,9 @@ _INT16 = np.iinfo(np.int16)
 PADDED = int(_INT16.min)
 """What is known to be padding, until it becomes air: lower than any HU."""
 
-_ONE_VALUE, _NEAR_HU, _LEAST = 0.9, 5, 10
-"""A value is a constant where it is at least this share of all voxels within 5 HU of it, and of so many voxels."""
+_ONE_VALUE, _NEAR_HU, _LEAST = 0.9, (5, 100), 10
+"""A value is a constant where it is at least this share of all voxels near it, and so many voxels. Near is three times
+the smallest difference of values, within these bounds."""
 
 
 def slice_into(
@@ -136,7 +137,9 @@ def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) 
     counts = np.zeros(LOWEST_HU - PADDED, np.int64)  # by value, -32768 HU first
     for plane in planes:
         counts += np.bincount(_place(plane[plane < LOWEST_HU]), minlength=len(counts))
-    near = ndimage.convolve1d(counts, np.ones(2 * _NEAR_HU + 1, np.int64), mode="constant")
+    occurring = np.flatnonzero(counts)
+    width = int(np.clip(3 * np.diff(occurring).min(initial=1 << 15), *_NEAR_HU))  # HU may come in coarse steps
+    near = ndimage.convolve1d(counts, np.ones(2 * width + 1, np.int64), mode="constant")
     is_padding = (counts >= _LEAST) & (counts >= _ONE_VALUE * near)
     is_padding[0] = True
     for plane in planes:
@@ -146,8 +149,8 @@ def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) 
 
 
 def _place(low: Num[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Where values below the range are counted; fractions count with the next whole number below."""
-    place: np.ndarray = np.floor(low).astype(np.int64) - PADDED
+    """Where values below the range are counted; fractions count with the nearest whole number below it."""
+    place: np.ndarray = np.minimum(np.rint(low), LOWEST_HU - 1).astype(np.int64) - PADDED
     return place
 
 

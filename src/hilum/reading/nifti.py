@@ -151,7 +151,7 @@ def _disagreement(
         qform, lacks = _by_quaternion(name, header)
     except GeometryError:
         lacks = [(MISSING, "")]
-    if lacks:
+    if lacks or not np.isfinite(qform).all():
         return [(UNCLEAR, f"of {codes} only the sform makes a grid, and is taken")]
     corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in sizes))])
     apart = float(np.linalg.norm(corners @ (sform - qform)[:3].T, axis=1).max())

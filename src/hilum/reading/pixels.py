@@ -14,7 +14,7 @@ from hilum.reading.decoder import decode
 from hilum.reading.dicom import Opened, Series
 from hilum.reading.elements import inflated
 from hilum.reading.frames import Frame
-from hilum.reading.grouping import TELLING
+from hilum.reading.grouping import TELLING, spelt
 from hilum.reading.intensities import intensity_findings, settle, slice_into
 from hilum.volume import Volume, canonical
 
@@ -76,7 +76,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
 
 def _why_two(frame: Frame, twin: Frame, series: Series) -> str:
     """Why two slices that differ may lie at one position, as far as the headers tell."""
-    telling = [k for k in TELLING if frame.values.get(k, b"") != twin.values.get(k, b"")]
+    telling = [k for k in TELLING if spelt(k, frame.values.get(k, b"")) != spelt(k, twin.values.get(k, b""))]
     repeated = series.stack.repeated
     num_places, num_again = repeated.count(False), repeated.count(True)
     if telling:

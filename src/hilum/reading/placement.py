@@ -71,7 +71,9 @@ def checked_sizes(name: str, sizes: Sequence[int]) -> Sequence[int]:
         GeometryError: If they make no volume.
     """
     if len(sizes) < 3 or min(sizes[:3]) < 2 or math.prod(sizes[3:]) != 1:
-        msg = f"{name} must be a volume of at least 2 slices, is {' x '.join(map(str, sizes))}"
+        several = len(sizes) > 3 and math.prod(sizes[3:]) != 1
+        must = "one volume, not several" if several else "a volume of at least 2 slices"
+        msg = f"{name} must be {must}, is {' x '.join(map(str, sizes))}"
         raise GeometryError(msg)  # the header gives the spacing: two slices are a crop
     return sizes[:3]
 
@@ -83,7 +85,8 @@ def known_spacing(name: str, spacing_mm: np.ndarray) -> tuple[np.ndarray, list[D
         GeometryError: If one is no length.
     """
     if (spacing_mm < 0).any() or np.isinf(spacing_mm).any():
-        msg = f"{name}: the spacing must be positive, is {tuple(spacing_mm.tolist())} mm (x, y, z)"
+        shown = " x ".join(f"{length:g}" for length in spacing_mm.tolist())
+        msg = f"{name}: the spacing must be positive and finite, is {shown} mm (x, y, z)"
         raise GeometryError(msg)
     lacks = np.isnan(spacing_mm) | (spacing_mm == 0)
     if not lacks.any():
