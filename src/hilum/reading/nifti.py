@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the fi
     from nibabel.nifti1 import Nifti1Header
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 1e-3}
+_MM_PER_CODE = {1: 1000.0, 2: 1.0, 3: 1e-3}
 """By the three lowest bits of xyzt_units: metre, mm and micron; anything else is taken as mm."""
 
 _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
@@ -102,7 +102,7 @@ def _placed(name: str, header: "Nifti1Header", sizes: Sequence[int]) -> Placemen
         GeometryError: If the one that is taken makes no grid.
     """
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = _MM_PER_CODE.get(int(header["xyzt_units"]) & 7, 1.0)
     doubts: list[Doubt] = []
     if sform > 0:
         ras = header.get_sform()
