@@ -40,10 +40,10 @@ import torch
 from augmenters import CHANGES, EDGE, HIGH, LOW, RECIPE, ROWS, SPATIAL, On, Row, unit_of
 from machine import DATA, forget_peak, line, machine, need, peak_bytes
 
-from hilum.augmentation import PROBABILITIES
-from hilum.modelling.augment import apply
-from hilum.modelling.changes import draw
-from hilum.presets import preset
+from hilum.modelling.augmenting.augment import apply
+from hilum.modelling.augmenting.changes import draw
+from hilum.settings.augmentation import PROBABILITIES
+from hilum.settings.presets import preset
 
 SCAN, CUBE = "lidc-0314", (EDGE, EDGE, EDGE)
 TUTORIAL, PLAIN, ELASTIC = "as the tutorial", "all on, no elastic", "all on, elastic"

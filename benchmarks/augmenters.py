@@ -17,10 +17,10 @@ import torch
 from machine import DATA
 
 from hilum import Recipe
-from hilum.augmentation import AugmentConfig
-from hilum.modelling.augment import apply
-from hilum.modelling.changes import draw
-from hilum.presets import preset
+from hilum.modelling.augmenting.augment import apply
+from hilum.modelling.augmenting.changes import draw
+from hilum.settings.augmentation import AugmentConfig
+from hilum.settings.presets import preset
 
 EDGE, LOW, HIGH = 128, -1000.0, 400.0
 RECIPE = Recipe(region="lungs", size=(EDGE, EDGE, EDGE), fit="region")

@@ -33,17 +33,17 @@ from jaxtyping import Float, Int
 from machine import DATA, ROOT, line, machine
 
 from hilum import evaluate, train
-from hilum.augmentation import PresetName
 from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig
-from hilum.configfile import from_dict, load, to_dict
 from hilum.files import write_whole
 from hilum.measuring.intervals import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
 from hilum.modelling.speed import PLAIN
-from hilum.presets import preset
 from hilum.randomness import generator
-from hilum.training.checkpoint import STATE
+from hilum.settings.augmentation import PresetName
+from hilum.settings.presets import preset
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import from_dict, load, to_dict
+from hilum.training.state import STATE
 
 TABLE = DATA / "lidc-nodules" / "nodules.csv"
 NUM_RESAMPLES = 2000

@@ -21,10 +21,10 @@ import torch
 from machine import line, machine
 
 from hilum import Recipe
-from hilum.config import ModelConfig
-from hilum.predicting.decision import Decisions
+from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import ModelCard, build, load_model, save_model
 from hilum.predicting.export import FromHU, export_model
-from hilum.predicting.model import ModelCard, build, load_model, save_model
+from hilum.settings.run import ModelConfig
 
 
 def main() -> None:

@@ -37,10 +37,10 @@ import numpy as np
 from machine import forget_peak, line, machine, mapped_bytes, peak_bytes
 from mutated import FORMATS, SECRETS, case
 
-from hilum.config import ReadingConfig
 from hilum.errors import HilumError
 from hilum.files import cores
 from hilum.reading import examine, read
+from hilum.settings.run import ReadingConfig
 
 READING = ReadingConfig(max_gb=0.25)
 EXAMINED_EVERY = 10

@@ -52,10 +52,10 @@ def _annotations_only() -> None:
 
 _annotations_only()
 
-from hilum.config import SpeedConfig  # noqa: E402
 from hilum.modelling.convolution import Conv3D  # noqa: E402
 from hilum.modelling.resnet import ResNet3D  # noqa: E402
 from hilum.modelling.speed import EXACT, PLAIN, apply_speed, autocast, choose, for_prediction, name_of  # noqa: E402
+from hilum.settings.run import SpeedConfig  # noqa: E402
 
 BATCH = {16: 4, 64: 32, 128: 8, 192: 4}
 LEAST = 1.5

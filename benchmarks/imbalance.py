@@ -37,7 +37,16 @@ from scipy.stats import t
 
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
-from hilum.config import (
+from hilum.errors import CohortError
+from hilum.files import write_whole
+from hilum.measuring.agreement import ece_floor, expected_calibration_error
+from hilum.measuring.calibration import Calibration
+from hilum.measuring.fitting import fit_calibration
+from hilum.measuring.metrics import average_precision, roc_auc, roc_curve
+from hilum.modelling.speed import PLAIN
+from hilum.randomness import generator
+from hilum.settings.presets import preset
+from hilum.settings.run import (
     CohortConfig,
     ColumnsConfig,
     HeadConfig,
@@ -49,16 +58,7 @@ from hilum.config import (
     SplitConfig,
     TrainingConfig,
 )
-from hilum.configfile import to_dict
-from hilum.errors import CohortError
-from hilum.files import write_whole
-from hilum.measuring.agreement import ece_floor, expected_calibration_error
-from hilum.measuring.calibration import Calibration
-from hilum.measuring.fitting import fit_calibration
-from hilum.measuring.metrics import average_precision, roc_auc, roc_curve
-from hilum.modelling.speed import PLAIN
-from hilum.presets import preset
-from hilum.randomness import generator
+from hilum.settings.toml import to_dict
 
 TABLE = DATA / "lidc-nodules" / "nodules.csv"
 FOLDS = 5
@@ -262,8 +262,8 @@ def _logits_of(model: Path, config: RunConfig) -> dict[str, Any]:
     """Logits, labels and patients (numbered) of the validation and the test part."""
     from hilum.cohorts.dataset import CohortDataset
     from hilum.cohorts.prepared import prepare_cohort
+    from hilum.deciding.inference import case_logits
     from hilum.predicting import Predictor
-    from hilum.predicting.cases import case_logits
     from hilum.preparing import Store
 
     cohort = Cohort.read(config.cohort.table, config.cohort)

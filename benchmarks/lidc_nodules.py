@@ -21,8 +21,8 @@ import torch
 
 from hilum import evaluate, read, train
 from hilum.cohorts.table import Cohort
-from hilum.configfile import load
 from hilum.measuring.intervals import with_intervals
+from hilum.settings.toml import load
 from hilum.volume import crop
 
 ROOT = Path(__file__).parents[1]

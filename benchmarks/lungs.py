@@ -27,9 +27,9 @@ from machine import DATA, line, machine
 from phantoms import CASES, QUICK, Case, kept, make
 from scipy.spatial import cKDTree
 
-from hilum.config import ReadingConfig
 from hilum.preparing import segment_lungs
 from hilum.reading import read
+from hilum.settings.run import ReadingConfig
 from hilum.simulating import simulate_abdomen, simulate_head
 from hilum.volume import Volume
 

@@ -18,11 +18,11 @@ from machine import DATA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hilum.config import SpeedConfig
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
-from hilum.predicting.exportcheck import quiet
+from hilum.predicting.export_check import quiet
+from hilum.settings.run import SpeedConfig
 
 MONAI = {
     "monai, fp32": ("fp32", "off"),

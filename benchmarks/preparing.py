@@ -39,14 +39,14 @@ SIZE = (EDGE, EDGE, EDGE)
 STEPS = (
     ("read the headers", "hilum.reading", ("find_series", "choose")),
     ("read the voxels", "hilum.reading", ("load", "check_hu")),
-    ("coarse grid", "hilum.preparing.lungs", ("_coarse",)),
-    ("body", "hilum.preparing.lungs", ("find_body", "leftward_mm")),
-    ("airways", "hilum.preparing.lungs", ("find_airways",)),
-    ("right and left", "hilum.preparing.lungs", ("right_and_left",)),
-    ("closing", "hilum.preparing.lungs", ("_closed",)),
-    ("lung fields", "hilum.preparing.lungs", ("lung_field",)),
-    ("check", "hilum.preparing.lungs", ("measure", "judge")),
-    ("the one resampling", "hilum.preparing.recipe", ("sample",)),
+    ("coarse grid", "hilum.preparing.lungs.segment", ("_coarse",)),
+    ("body", "hilum.preparing.lungs.segment", ("find_body", "leftward_mm")),
+    ("airways", "hilum.preparing.lungs.segment", ("find_airways",)),
+    ("right and left", "hilum.preparing.lungs.segment", ("right_and_left",)),
+    ("closing", "hilum.preparing.lungs.segment", ("_closed",)),
+    ("lung fields", "hilum.preparing.lungs.segment", ("lung_field",)),
+    ("check", "hilum.preparing.lungs.segment", ("measure", "judge")),
+    ("the one resampling", "hilum.preparing.prepare", ("sample",)),
 )
 
 Prepare = Callable[[str], np.ndarray]

@@ -27,7 +27,7 @@ import numpy as np
 from machine import DATA, line, machine, need
 
 from hilum import Recipe, Volume, prepare, read
-from hilum.preparing import load_sample, samplefile, save_sample
+from hilum.preparing import load_sample, sample_file, save_sample
 from hilum.simulating import plan_cohort, simulate_case
 
 SCANS = ("lidc-0314", "lung-dx-a0001")
@@ -68,7 +68,7 @@ def _formats() -> dict[str, Format]:
 def _hilum(*, first: bool) -> Format:
     def load(path: Path) -> np.ndarray:
         if first:
-            samplefile._checked.clear()
+            sample_file._checked.clear()
         return load_sample(path).voxels_hu
 
     return Format(

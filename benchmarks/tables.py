@@ -23,7 +23,7 @@ ROWS, SCANS, POSITIVES = 551_065, 888, 1_557
 CHILD = """
 import json, resource, sys, time
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ColumnsConfig, SplitConfig
+from hilum.settings.run import CohortConfig, ColumnsConfig, SplitConfig
 
 columns = ColumnsConfig(label="class", x_mm="coordX", y_mm="coordY", z_mm="coordZ")
 seconds = [time.perf_counter()]

@@ -16,7 +16,13 @@ from hilum.cli import main
 from hilum.cli.train import Train
 from hilum.cohorts.sampling import strata
 from hilum.cohorts.table import Cohort
-from hilum.config import (
+from hilum.errors import CohortError, ConfigError
+from hilum.measuring.intervals import expected_auc_half_width
+from hilum.planning.advise import advise, choose_loss
+from hilum.planning.classes import class_table
+from hilum.planning.evidence import EVIDENCE, Evidence
+from hilum.planning.plan import draft, plan
+from hilum.settings.run import (
     CohortConfig,
     ColumnsConfig,
     HeadConfig,
@@ -26,14 +32,8 @@ from hilum.config import (
     SplitConfig,
     TrainingConfig,
 )
-from hilum.configfile import from_dict, load, save
-from hilum.errors import CohortError, ConfigError
-from hilum.measuring.intervals import expected_auc_half_width
-from hilum.planning.advise import advise, choose_loss
-from hilum.planning.classes import class_table
-from hilum.planning.evidence import EVIDENCE, Evidence
-from hilum.planning.plan import draft, plan
-from hilum.training import train
+from hilum.settings.toml import from_dict, load, save
+from hilum.training.train import train
 
 PLAIN = ("cross-entropy", "none")
 NOTHING: tuple[Evidence, ...] = ()

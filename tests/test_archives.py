@@ -25,12 +25,12 @@ from pydicom.fileset import FileSet
 
 from dicom_files import scan_hu, write_series
 from hilum.cli import main
-from hilum.config import ReadingConfig
 from hilum.errors import HilumError, ReadError
 from hilum.preparing.sources import Sources
 from hilum.reading import examine
-from hilum.reading.archives import is_archive, unpack
+from hilum.reading.archives.unpack import is_archive, unpack
 from hilum.reading.paths import opened, source_files
+from hilum.settings.run import ReadingConfig
 
 READING = ReadingConfig()
 FORMATS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
@@ -405,7 +405,7 @@ def test_more_than_the_limit_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
 def test_too_many_members_are_refused(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("hilum.reading.streams.MAX_MEMBERS", 100)
+    monkeypatch.setattr("hilum.reading.archives.streams.MAX_MEMBERS", 100)
     assert codes(packed(tmp_path / f"good.{suffix}", {f"IM{i}": b"" for i in range(100)})) == []
     assert_refused(packed(tmp_path / f"exam.{suffix}", {f"IM{i}": b"" for i in range(101)}))
 

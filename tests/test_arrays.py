@@ -10,12 +10,12 @@ import torch
 
 import hilum
 from hilum.arrays import flags, labelled, real, three, whole
-from hilum.config import DecisionConfig
 from hilum.errors import CohortError, ConfigError, GeometryError
 from hilum.measuring import agreement, calibration, fitting, intervals, metrics, thresholds
-from hilum.modelling.class_weights import class_counts
-from hilum.modelling.losses import LDAMLoss, LogitAdjustedLoss, PolyLoss
-from hilum.preparing.place import place
+from hilum.modelling.losses.class_weights import class_counts
+from hilum.modelling.losses.losses import LDAMLoss, LogitAdjustedLoss, PolyLoss
+from hilum.preparing.grid_placement import place
+from hilum.settings.run import DecisionConfig
 from hilum.volume import Volume, affine_from
 
 Y = [0, 1, 1, 0, 1, 0, 0, 1] * 5

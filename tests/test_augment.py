@@ -15,15 +15,15 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 from scipy.special import ndtr
 
 from hilum import Augment, AugmentConfig, Recipe
-from hilum.augmentation import LARGEST_ELASTIC, PROBABILITIES
-from hilum.configfile import from_dict, load, to_dict
 from hilum.errors import ConfigError
-from hilum.modelling.augment import apply
-from hilum.modelling.changes import Change, draw
+from hilum.modelling.augmenting.augment import apply
+from hilum.modelling.augmenting.changes import Change, draw
+from hilum.modelling.augmenting.mixing import Mix, draw_mixes, mix
+from hilum.modelling.augmenting.spatial import control_ways, sampling_grid, smallest_jacobian
 from hilum.modelling.input import model_input
-from hilum.modelling.mixing import Mix, draw_mixes, mix
-from hilum.modelling.spatial import control_ways, sampling_grid, smallest_jacobian
-from hilum.presets import preset
+from hilum.settings.augmentation import LARGEST_ELASTIC, PROBABILITIES
+from hilum.settings.presets import preset
+from hilum.settings.toml import from_dict, load, to_dict
 
 SPACING_MM = (3.0, 1.0, 1.5)
 GRID = Recipe(region="whole", size=(12, 20, 18), spacing_mm=SPACING_MM)

@@ -14,11 +14,11 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 from scipy import ndimage
 
 from dicom_files import enhanced_dataset, scan_hu, slice_dataset, write_series
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, ReadError
 from hilum.reading import examine, find_series, read, source_files
-from hilum.reading.frames import read_frames
+from hilum.reading.dicom.frames import read_frames
 from hilum.reading.select import choose, rate
+from hilum.settings.run import ReadingConfig
 from test_series import codes, make
 
 BOTH = ReadingConfig(policy="lenient")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from hilum.cohorts.sampling import Decks, strata
-from hilum.config import (
+from hilum.deciding.calibration import Trained, decisions_of
+from hilum.errors import ConfigError
+from hilum.settings.run import (
     CohortConfig,
     ColumnsConfig,
     DecisionConfig,
@@ -17,8 +19,6 @@ from hilum.config import (
     RunConfig,
     SamplingConfig,
 )
-from hilum.errors import ConfigError
-from hilum.training.calibrate import Trained, decisions_of
 
 COMPLETE = RunConfig(recipe=Recipe(spacing_mm=(2.0, 2.0, 2.0)))
 FINDINGS = CohortConfig(columns=ColumnsConfig(labels=("nodule", "mass")))

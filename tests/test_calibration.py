@@ -12,7 +12,6 @@ from scipy import optimize
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from hilum.configfile import from_dict, to_dict
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import metrics
 from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error, reliability
@@ -20,6 +19,7 @@ from hilum.measuring.calibration import Calibration, log_odds, probabilities
 from hilum.measuring.fitting import HIGHEST_T, LOWEST_T, fit_calibration, fit_temperature
 from hilum.measuring.prevalence import prior_bias, threshold_at
 from hilum.measuring.regression import rising_corners, softmax_regression
+from hilum.settings.toml import from_dict, to_dict
 
 FITS = ("temperature", "platt", "isotonic")
 QUARTER = (0.75, 0.25)

@@ -14,7 +14,7 @@ from hilum.cli import VERBS, main
 from hilum.cli.predict import Predict
 from hilum.cli.train import Train
 from hilum.cohorts.splits import read_splits
-from hilum.presets import preset
+from hilum.settings.presets import preset
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilum.cohorts import workers
+from hilum.cohorts import worker_limit as workers
 from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.cohorts.workers import Stop, at_once, worker_limit
-from hilum.config import CohortConfig, Recipe
+from hilum.cohorts.worker_limit import worker_limit
 from hilum.errors import CohortError, HilumError
 from hilum.files import free_bytes
 from hilum.preparing import Store
+from hilum.settings.run import CohortConfig, Recipe
+from hilum.working.processes import Stop, at_once
 
 RECIPE = Recipe(region="whole", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0))
 

@@ -10,8 +10,8 @@ import pytest
 from hilum.cohorts import cells, names
 from hilum.cohorts.names import derive_names, with_point
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError, ConfigError
+from hilum.settings.run import CohortConfig, ColumnsConfig
 
 GOOD = """case_id,path,label,patient_id,x_mm,y_mm,z_mm,split,soft_label,site
 a,scans/a.nii.gz,0,007,1.5,-2,3e1,train,0.25,north

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilum.augmentation import PresetName
-from hilum.config import (
+from hilum.deciding.tta import Views
+from hilum.errors import ConfigError
+from hilum.settings.augmentation import PresetName
+from hilum.settings.presets import preset
+from hilum.settings.run import (
     CohortConfig,
     DecisionConfig,
     LossConfig,
@@ -23,10 +26,7 @@ from hilum.config import (
     SplitConfig,
     TrainingConfig,
 )
-from hilum.configfile import from_dict, load, save, to_dict
-from hilum.errors import ConfigError
-from hilum.predicting.tta import Views
-from hilum.presets import preset
+from hilum.settings.toml import from_dict, load, save, to_dict
 
 positive = st.floats(0.25, 100, allow_nan=False)
 sizes = st.tuples(*[st.integers(1, 200)] * 3)
@@ -198,7 +198,7 @@ def test_every_setting_of_every_section_survives_as_plain_values():
 
 
 def test_the_settings_need_no_torch():
-    code = "import sys, hilum.config; print('torch' in sys.modules)"
+    code = "import sys, hilum.settings.run; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
 

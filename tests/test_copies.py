@@ -14,18 +14,18 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hilum.training.train as training
 from hilum.cli import main
 from hilum.cohorts.copies import check_table_split, find_copies, join_patients
 from hilum.cohorts.splits import read_scans, read_seen, read_splits, scan_key, split
 from hilum.cohorts.table import Case, Cohort
-from hilum.config import CohortConfig, Recipe, RunConfig, SplitConfig
-from hilum.configfile import load, save
 from hilum.errors import CohortError
 from hilum.judging import evaluate
 from hilum.preparing import Store, load_sample
+from hilum.settings.run import CohortConfig, Recipe, RunConfig, SplitConfig
+from hilum.settings.toml import load, save
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
-from hilum.training import run as training
-from hilum.training import train
+from hilum.training.train import train
 from hilum.volume import hu_digest
 
 RECIPE = Recipe(region="whole", size=(12, 12, 12), spacing_mm=(2.0, 2.0, 2.0), npy_range="hu")

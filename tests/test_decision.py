@@ -16,18 +16,19 @@ from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.sampling import draws
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig
-from hilum.configfile import from_dict, load, to_dict
+from hilum.deciding.calibration import Trained, decisions_of
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.metrics import log_loss
-from hilum.modelling.losses import WeightedCrossEntropyLoss
+from hilum.modelling.losses.losses import WeightedCrossEntropyLoss
 from hilum.predicting import Predictor
-from hilum.predicting.calibrated import Calibrated
-from hilum.predicting.decision import Decision, Decisions
-from hilum.predicting.model import load_model
-from hilum.training import loop, train
-from hilum.training.calibrate import Trained, decisions_of
+from hilum.predicting.calibrated_network import Calibrated
+from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig
+from hilum.settings.toml import from_dict, load, to_dict
+from hilum.training import loop
+from hilum.training.train import train
 
 CLASSES = ("healthy", "diseased")
 FINDINGS = ("nodule", "effusion", "fibrosis")
@@ -239,7 +240,7 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
 
 
 def test_auto_that_becomes_a_loss_without_offsets_is_refused_with_them(npy_cohort, tmp_path, monkeypatch):
-    from hilum.training import run
+    import hilum.training.train as run
 
     config = load(npy_cohort / "config.toml")
     config = replace(config, loss=LossConfig(name="auto"), decision=DecisionConfig(calibration="prior"))

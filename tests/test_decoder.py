@@ -17,8 +17,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from dicom_files import scan_hu, slice_dataset
 from hilum.errors import ReadError
-from hilum.reading import decoder
-from hilum.reading.decoder import decode, decoding
+from hilum.reading import decoder_pool
+from hilum.reading.decoder_pool import decode, decoding
 
 LIMIT = 10**9
 
@@ -73,13 +73,13 @@ def _run(code: str, *arguments: object) -> subprocess.CompletedProcess:
 def test_one_process_serves_one_request_after_the_other(image, tmp_path):
     hu = _rle(tmp_path / "one")
     decode(image, "image", max_bytes=LIMIT)
-    pids = {child.process.pid for child in decoder._pool.children}
+    pids = {child.process.pid for child in decoder_pool._pool.children}
     for _ in range(3):
         assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
         found = decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
         assert np.array_equal(found.voxels, hu)
         assert found.affine is None
-    assert {child.process.pid for child in decoder._pool.children} == pids
+    assert {child.process.pid for child in decoder_pool._pool.children} == pids
 
 
 def test_a_decoder_that_is_killed_is_an_error_and_the_next_one_works(image):
@@ -90,14 +90,14 @@ def test_a_decoder_that_is_killed_is_an_error_and_the_next_one_works(image):
 
 def test_a_decoder_that_died_while_it_waited_is_replaced(image):
     decode(image, "image", max_bytes=LIMIT)
-    for child in [*decoder._pool.children]:
+    for child in [*decoder_pool._pool.children]:
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
     assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
 
 
 def test_a_decoder_that_stands_still_is_ended(image, monkeypatch):
-    monkeypatch.setattr(decoder, "allowed_wall_s", lambda *_: 0.5)
+    monkeypatch.setattr(decoder_pool, "allowed_wall_s", lambda *_: 0.5)
     stopped = []
 
     def stop(pid: int) -> None:
@@ -110,7 +110,7 @@ def test_a_decoder_that_stands_still_is_ended(image, monkeypatch):
 
 
 def test_a_small_file_may_take_less_than_five_seconds_and_a_large_one_minutes():
-    from hilum.reading.decoding import allowed_wall_s
+    from hilum.reading.decoder_child import allowed_wall_s
 
     assert allowed_wall_s("dicom", 300_000, 0) < 5
     assert allowed_wall_s("image", 500_000_000, 1_500_000_000) > 600
@@ -132,8 +132,8 @@ def test_an_error_of_the_caller_ends_the_decoder_that_waits_for_it(image):
 
 
 def test_many_threads_decode_at_once_with_one_process_for_each_core(image, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoder, "_pool", decoder._Pool())
-    monkeypatch.setattr(decoder, "cores", lambda: 3)
+    monkeypatch.setattr(decoder_pool, "_pool", decoder_pool._Pool())
+    monkeypatch.setattr(decoder_pool, "cores", lambda: 3)
     hu = _rle(tmp_path / "one")
 
     def work(k: int) -> bool:
@@ -144,9 +144,9 @@ def test_many_threads_decode_at_once_with_one_process_for_each_core(image, tmp_p
     try:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(60)))
-        assert 1 <= len(decoder._pool.children) <= 3
+        assert 1 <= len(decoder_pool._pool.children) <= 3
     finally:
-        decoder._pool.end()
+        decoder_pool._pool.end()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -154,19 +154,19 @@ def test_a_forked_process_has_decoders_of_its_own(image):
     code = """
 import os, sys
 from pathlib import Path
-from hilum.reading import decoder
+from hilum.reading import decoder_pool
 path = Path(sys.argv[1])
-first = decoder.decode(path, "image", max_bytes=10**9).voxels
-(mine,) = decoder._pool.children
+first = decoder_pool.decode(path, "image", max_bytes=10**9).voxels
+(mine,) = decoder_pool._pool.children
 read, write = os.pipe()
 if os.fork() == 0:
-    again = decoder.decode(path, "image", max_bytes=10**9).voxels
-    (other,) = decoder._pool.children
+    again = decoder_pool.decode(path, "image", max_bytes=10**9).voxels
+    (other,) = decoder_pool._pool.children
     right = (again == first).all() and other.process.pid != mine.process.pid
     os.write(write, b"1" if right else b"0")
     os._exit(0)
-assert (decoder.decode(path, "image", max_bytes=10**9).voxels == first).all()
-assert decoder._pool.children == {mine}
+assert (decoder_pool.decode(path, "image", max_bytes=10**9).voxels == first).all()
+assert decoder_pool._pool.children == {mine}
 print(os.read(read, 1).decode())
 """
     done = _run(code, image)
@@ -178,9 +178,9 @@ def test_decoders_end_with_the_process_that_started_them_however_it_ends(image, 
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from hilum.reading import decoder
-decoder.decode(Path(sys.argv[1]), "image", max_bytes=10**9)
-print(*(c.process.pid for c in decoder._pool.children), flush=True)
+from hilum.reading import decoder_pool
+decoder_pool.decode(Path(sys.argv[1]), "image", max_bytes=10**9)
+print(*(c.process.pid for c in decoder_pool._pool.children), flush=True)
 {end}
 """
     done = _run(code, image)
@@ -199,16 +199,16 @@ print({"SimpleITK", "nibabel"} & set(sys.modules))
 
 
 def test_a_decoder_loads_only_the_libraries_that_its_files_need(image, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoder, "_pool", decoder._Pool())
+    monkeypatch.setattr(decoder_pool, "_pool", decoder_pool._Pool())
     _rle(tmp_path / "one")
     try:
         decode(image, "image", max_bytes=LIMIT)
-        (child,) = decoder._pool.children
+        (child,) = decoder_pool._pool.children
         assert "SimpleITK" not in Path(f"/proc/{child.process.pid}/maps").read_text()
         decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
         assert "SimpleITK" in Path(f"/proc/{child.process.pid}/maps").read_text()
     finally:
-        decoder._pool.end()
+        decoder_pool._pool.end()
 
 
 def test_the_parent_holds_the_voxels_once(tmp_path):
@@ -217,11 +217,12 @@ def test_the_parent_holds_the_voxels_once(tmp_path):
     code = """
 import resource, sys
 from pathlib import Path
-from hilum.reading import images, decoder
+from hilum.reading import decoder_pool
+    from hilum.reading.images import reader
 path = Path(sys.argv[1])
-decoder.decode(Path(sys.argv[2]), "dicom", max_bytes=10**9)
+decoder_pool.decode(Path(sys.argv[2]), "dicom", max_bytes=10**9)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-volume = images.read_image(path)
+volume = reader.read_image(path)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(grown * 1024 / volume.voxels_hu.nbytes)
 """
@@ -249,7 +250,7 @@ def test_a_bomb_is_an_error_before_it_has_filled_the_memory(tmp_path):
     (tmp_path / "one").write_bytes(whole[:start] + b"".join([*parts, squeeze.flush()]))
     with pytest.raises(ReadError, match="one cannot be read"):
         decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
-    peaks = [Path(f"/proc/{c.process.pid}/status").read_text() for c in decoder._pool.children]
+    peaks = [Path(f"/proc/{c.process.pid}/status").read_text() for c in decoder_pool._pool.children]
     assert all(int(peak.split("VmHWM:")[1].split()[0]) < 1_200_000 for peak in peaks)
 
 
@@ -263,7 +264,7 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
 
 def test_a_decoder_does_not_get_the_key_of_the_site(image):
     decode(image, "image", max_bytes=LIMIT)
-    (child, *_) = decoder._pool.children
+    (child, *_) = decoder_pool._pool.children
     assert b"HILUM_KEY" not in Path(f"/proc/{child.process.pid}/environ").read_bytes()
 
 

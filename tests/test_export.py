@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hilum.cli import main
-from hilum.config import ModelConfig, Recipe
+from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import ModelCard, build, load_model, save_model
 from hilum.errors import CheckpointError, ConfigError
 from hilum.predicting import Predictor
-from hilum.predicting.decision import Decisions
 from hilum.predicting.export import export_model
-from hilum.predicting.exportcheck import largest_difference
-from hilum.predicting.model import ModelCard, build, load_model, save_model
+from hilum.predicting.export_check import largest_difference
 from hilum.preparing import prepare_path
+from hilum.settings.run import ModelConfig, Recipe
 from hilum.simulating import plan_cohort, simulate_case, write_image
 
 WEIGHTS_PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "weights.md"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from hilum.config import ReadingConfig
-from hilum.configfile import from_dict
 from hilum.errors import ConfigError
 from hilum.findings import POLICY, Policy, printable
 from hilum.findings import find as find_by_standard
+from hilum.settings.run import ReadingConfig
+from hilum.settings.toml import from_dict
 
 
 @pytest.mark.parametrize("code", POLICY)

@@ -13,9 +13,9 @@ from hilum.cli import main
 from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
 from hilum.cohorts.scans import find_scans
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
 from hilum.reading import rate, read
+from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
 CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]

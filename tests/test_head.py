@@ -15,14 +15,14 @@ from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import HeadConfig
-from hilum.configfile import load
+from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.modelling.speed import EXACT, for_prediction
-from hilum.predicting.model import load_model
 from hilum.preparing import Store
-from hilum.training import train
-from hilum.training.head import balanced_features, features_of, fit_head
+from hilum.settings.run import HeadConfig
+from hilum.settings.toml import load
+from hilum.training.second_stage import balanced_features, features_of, fit_head
+from hilum.training.train import train
 
 SYNTHETIC = ("smote", "borderline-smote", "adasyn")
 

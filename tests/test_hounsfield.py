@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError
 from hilum.findings import STANDARD
 from hilum.reading import examine, read
 from hilum.reading.hounsfield import check_hu
+from hilum.settings.run import ReadingConfig
 from hilum.simulating import plan_cohort, simulate_case, write_image
 from hilum.volume import Volume, crop
 

@@ -10,11 +10,11 @@ import SimpleITK as sitk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, ReadError
-from hilum.reading.decoder import decode
-from hilum.reading.images import detached_files, read_image
+from hilum.reading.decoder_pool import decode
+from hilum.reading.images.reader import detached_files, read_image
 from hilum.reading.intensities import limited
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume, reorient
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")

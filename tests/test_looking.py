@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from hilum import AugmentConfig, Finding, Recipe, read
-from hilum.augmentation import PROBABILITIES
 from hilum.cli import main
 from hilum.cli.augment import LookAtAugmentation
-from hilum.modelling.augment import apply
-from hilum.modelling.changes import Change, draw
-from hilum.modelling.looking import CASE, alone_at_its_furthest, page, planes
-from hilum.modelling.words import in_words, settings_in_words
-from hilum.preparing.overlay import FIELD_RGB
-from hilum.presets import preset
+from hilum.modelling.augmenting.augment import apply
+from hilum.modelling.augmenting.changes import Change, draw
+from hilum.planning.augment_page import CASE, alone_at_its_furthest, page, planes
+from hilum.planning.describe import in_words, settings_in_words
+from hilum.preparing.lungs.overlay import FIELD_RGB
+from hilum.settings.augmentation import PROBABILITIES
+from hilum.settings.presets import preset
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 from hilum.volume import Volume, affine_from
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hilum.errors import CohortError, ConfigError
-from hilum.modelling.class_weights import class_weights
-from hilum.modelling.losses import (
+from hilum.modelling.losses.class_weights import class_weights
+from hilum.modelling.losses.losses import (
     AsymmetricLoss,
     CombinedLoss,
     DiceLoss,

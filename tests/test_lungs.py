@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hilum.config import ReadingConfig
 from hilum.preparing import locate_lungs, sample, segment_lungs
-from hilum.preparing.lungs import LEFT, RIGHT
+from hilum.preparing.lungs.segment import LEFT, RIGHT
 from hilum.reading import read
+from hilum.settings.run import ReadingConfig
 from hilum.simulating import Scanner, simulate_scan
 from hilum.volume import Volume, affine_from, crop
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from hilum.config import DecisionConfig
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import calibration, metrics
 from hilum.measuring.intervals import (
@@ -21,6 +20,7 @@ from hilum.measuring.intervals import (
     with_intervals,
 )
 from hilum.measuring.thresholds import choose_threshold
+from hilum.settings.run import DecisionConfig
 
 
 @st.composite

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hilum.cli import main
-from hilum.config import ModelConfig, Recipe
+from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import ModelCard, build, save_model
 from hilum.errors import ResourceError
 from hilum.modelling.memory import within_memory
-from hilum.predicting.decision import Decisions
-from hilum.predicting.model import ModelCard, build, save_model
+from hilum.settings.run import ModelConfig, Recipe
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
 
@@ -125,7 +125,7 @@ import re, resource, sys
 from pathlib import Path
 import torch
 from hilum.modelling.memory import within_memory
-from hilum.predicting.exportcheck import runner
+from hilum.predicting.export_check import runner
 run = runner(Path(sys.argv[1]))
 held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (held + 200 * 2**20, resource.RLIM_INFINITY))
@@ -154,9 +154,9 @@ SAVED = """
 import re, sys
 from pathlib import Path
 import torch
-from hilum.config import TrainingConfig
+from hilum.settings.run import TrainingConfig
 from hilum.modelling.resnet import ResNet3D
-from hilum.training.checkpoint import save_checkpoint
+from hilum.training.state import save_checkpoint
 from hilum.training.schedule import Schedule
 
 def held(field):

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hilum.config import LossConfig
-from hilum.configfile import load
 from hilum.errors import ConfigError, ResourceError
 from hilum.modelling.speed import PLAIN
-from hilum.training import loop, train
-from hilum.training.microbatches import micro_batches, within_memory_of
+from hilum.settings.run import LossConfig
+from hilum.settings.toml import load
+from hilum.training import loop
+from hilum.training.micro_batches import micro_batches, within_memory_of
+from hilum.training.train import train
 
 
 def config_of(npy_cohort, *, norm="group", **training):

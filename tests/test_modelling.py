@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hilum.errors import CohortError, ConfigError
-from hilum.modelling.class_weights import class_weights
 from hilum.modelling.input import model_input
+from hilum.modelling.losses.class_weights import class_weights
 
 # class weights
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hilum.preparing.morphology import dilated, eroded, filled_slices, opened, opened_by_ball, squares_to
+from hilum.preparing.lungs.morphology import dilated, eroded, filled_slices, opened, opened_by_ball, squares_to
 
 SHAPES = [(9, 20, 23), (1, 9, 8), (7, 1, 5), (4, 6, 1)]
 

@@ -15,7 +15,20 @@ from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import (
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.model_folder import ModelCard, build, load_model, save_model
+from hilum.deciding.tta import Views, changes_of
+from hilum.errors import CohortError, ConfigError
+from hilum.judging import evaluate
+from hilum.measuring.calibration import Calibration
+from hilum.measuring.metrics import roc_auc
+from hilum.modelling.augmenting.augment import apply
+from hilum.modelling.input import model_input
+from hilum.predicting import Predictor
+from hilum.predicting.export_check import runner
+from hilum.preparing import Store, prepare_path
+from hilum.preparing.subvolumes import all_starts, cut
+from hilum.settings.run import (
     AugmentConfig,
     CohortConfig,
     ColumnsConfig,
@@ -26,21 +39,9 @@ from hilum.config import (
     Recipe,
     SamplingConfig,
 )
-from hilum.configfile import load, save
-from hilum.errors import CohortError, ConfigError
-from hilum.judging import evaluate
-from hilum.measuring.calibration import Calibration
-from hilum.measuring.metrics import roc_auc
-from hilum.modelling.augment import apply
-from hilum.modelling.input import model_input
-from hilum.predicting import Predictor
-from hilum.predicting.decision import Decision, Decisions
-from hilum.predicting.exportcheck import runner
-from hilum.predicting.model import ModelCard, build, load_model, save_model
-from hilum.predicting.tta import Views, changes_of
-from hilum.preparing import Store, prepare_path
-from hilum.preparing.subvolumes import all_starts, cut
-from hilum.training import loop, train
+from hilum.settings.toml import load, save
+from hilum.training import loop
+from hilum.training.train import train
 from hilum.volume import Volume, affine_from
 
 COLUMNS = ("n", "e", "r")

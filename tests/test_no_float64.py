@@ -11,21 +11,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hilum.augmentation import PROBABILITIES
 from hilum.cohorts.dataset import to_float
-from hilum.config import RunConfig
-from hilum.imbalance import LossConfig, LossName
-from hilum.modelling.augment import Augment
+from hilum.deciding.inference import case_logits
+from hilum.deciding.tta import Views
+from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.device import tensor_like
 from hilum.modelling.input import model_input
+from hilum.modelling.losses.make import make_loss
 from hilum.predicting import Predictor
-from hilum.predicting.cases import case_logits
-from hilum.predicting.tta import Views
 from hilum.preparing import prepare_path
-from hilum.presets import preset
-from hilum.recipe import Recipe
-from hilum.training.head import features_of
-from hilum.training.objective import make_loss
+from hilum.settings.augmentation import PROBABILITIES
+from hilum.settings.imbalance import LossConfig, LossName
+from hilum.settings.presets import preset
+from hilum.settings.recipe import Recipe
+from hilum.settings.run import RunConfig
+from hilum.training.second_stage import features_of
 
 META = torch.device("meta")
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ import pytest
 from dicom_files import scan_hu, write_series
 from hilum.cli import main
 from hilum.preparing import segment_lungs
-from hilum.preparing.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB, overlay, see_lungs
+from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB, overlay, see_lungs
 from hilum.simulating import Scanner, simulate_scan, write_image
 
 QUICK = Scanner(pixel_mm=3.0, pixels=128, thickness_mm=4.0, increment_mm=4.0, noise_hu=10.0)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, RunConfig
 from hilum.errors import CohortError
 from hilum.planning.plan import draft, plan
 from hilum.planning.resources import training_memory
+from hilum.settings.run import CohortConfig, RunConfig
 from hilum.simulating import plan_cohort, simulate_case, simulate_cohort, write_image
 from hilum.volume import crop
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dicom_files import scan_hu, write_series
-from hilum.config import ModelConfig, ReadingConfig, Recipe
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.model_folder import ModelCard, build, save_model
 from hilum.errors import GeometryError
 from hilum.predicting import Predictor
-from hilum.predicting.decision import Decision, Decisions
-from hilum.predicting.model import ModelCard, build, save_model
 from hilum.reading import read
+from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 
 RECIPE = Recipe(region="point", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0), outside="edge")
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from hilum.config import Recipe
 from hilum.errors import ConfigError, GeometryError, PrepareError, ReadError
 from hilum.preparing import normalize, prepare, prepare_path, resample, sample, window
 from hilum.preparing.resample import grid_around
+from hilum.settings.run import Recipe
 from hilum.simulating import Scanner, simulate_scan
 from hilum.volume import Volume, affine_from, crop
 

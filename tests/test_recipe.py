@@ -11,14 +11,12 @@ import torch
 from hilum.cli import main
 from hilum.cli.train import Train
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ModelConfig, Recipe, RunConfig
-from hilum.configfile import from_dict, load, save, to_dict
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.model_folder import ModelCard, build, save_model
 from hilum.errors import ConfigError, PrepareError
 from hilum.modelling.input import model_input
 from hilum.planning.plan import plan
 from hilum.predicting import Predictor
-from hilum.predicting.decision import Decision, Decisions
-from hilum.predicting.model import ModelCard, build, save_model
 from hilum.preparing import (
     Store,
     load_sample,
@@ -30,7 +28,9 @@ from hilum.preparing import (
     sample,
     save_sample,
 )
-from hilum.recipe import WINDOWS
+from hilum.settings.recipe import WINDOWS
+from hilum.settings.run import CohortConfig, ModelConfig, Recipe, RunConfig
+from hilum.settings.toml import from_dict, load, save, to_dict
 from hilum.simulating import Scanner, simulate_scan, write_image
 from hilum.volume import Volume, crop, reorient
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dicom_files import write_series
-from hilum.config import ReadingConfig
 from hilum.preparing import resample, sample
 from hilum.preparing.kernels import weights
 from hilum.preparing.resample import grid_around
 from hilum.reading import read
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume, affine_from
 
 SLOPES = np.array([11.0, -20.0, 15.0])

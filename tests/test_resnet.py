@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from hilum.config import ModelConfig, SpeedConfig
 from hilum.errors import ConfigError
 from hilum.modelling import speed as ways
 from hilum.modelling.convolution import Conv3D
-from hilum.modelling.freezing import freeze
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import DEPTHS, ResNet3D, ShortcutA, resnet18_3d
 from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
+from hilum.modelling.weights.freezing import freeze
+from hilum.settings.run import ModelConfig, SpeedConfig
 
 PINNED = {
     10: (14356546, "710325cf2f8ac701"),

@@ -13,16 +13,16 @@ from torch import nn
 
 from hilum.cli import main
 from hilum.cohorts.splits import read_splits
-from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
-from hilum.configfile import beside, load
 from hilum.errors import ConfigError
-from hilum.modelling.freezing import freeze
 from hilum.modelling.speed import PLAIN
+from hilum.modelling.weights.freezing import freeze
 from hilum.planning.fitting import fitted, largest_batch, usable_bytes
-from hilum.planning.outlook import look_ahead
+from hilum.planning.resource_plan import look_ahead
 from hilum.planning.resources import cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
-from hilum.training import train
+from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
+from hilum.settings.toml import beside, load
+from hilum.training.train import train
 
 
 def config_of(*, size=16, norm="batch", depth=10, width=8, **training):
@@ -106,7 +106,8 @@ def test_with_all_but_the_head_frozen_a_step_is_a_prediction_and_the_product_of_
 
 def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch):
     seen = []
-    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda network, *a, **_: seen.append(network) or 1.0)
+    step = "hilum.planning.resource_plan.step_seconds"
+    monkeypatch.setattr(step, lambda network, *a, **_: seen.append(network) or 1.0)
     config = load(npy_cohort / "config.toml")
     config = replace(config, training=replace(config.training, weights="some", freeze=5))
     look_ahead(config, 2, 41)
@@ -262,12 +263,12 @@ def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkey
     config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=512))
     whole = replace(config, training=TrainingConfig(batch_size=41))
     timed = []
-    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: timed.append(a[2]) or 1.0)
-    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: float(total(whole)))
+    monkeypatch.setattr("hilum.planning.resource_plan.step_seconds", lambda *a, **_: timed.append(a[2]) or 1.0)
+    monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: float(total(whole)))
     seen = look_ahead(config, 2, 41)
     assert seen.own.total == total(whole)
     assert (seen.fits, timed, seen.epoch_s) == (config, [41], 1.0)
-    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 0.7 * total(whole))
+    monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: 0.7 * total(whole))
     seen = look_ahead(config, 2, 41)
     assert seen.fits == replace(config, training=TrainingConfig(batch_size=512, micro_batch=21))
     assert timed == [41, 21]
@@ -286,7 +287,7 @@ def test_one_step_in_an_epoch_is_one_step(npy_cohort, tmp_path, capsys):
 
 @pytest.mark.parametrize("largest", [1023, 1024])
 def test_where_the_search_for_the_largest_batch_ends_more_may_fit(largest, npy_cohort, capsys, monkeypatch):
-    monkeypatch.setattr("hilum.planning.outlook.largest_batch", lambda *_, **__: largest)
+    monkeypatch.setattr("hilum.planning.resource_plan.largest_batch", lambda *_, **__: largest)
     words = ["plan", str(npy_cohort / "config.toml"), "--no-time"]
     assert main(words) == 0
     told = {1023: "that fits; at most 1023 cases at a time would", 1024: "1024 cases or more at a time would"}
@@ -330,7 +331,7 @@ def test_the_largest_part_of_a_batch_is_counted_as_training_cuts_it(npy_cohort, 
 
 
 def test_a_container_without_free_memory_is_not_called_unknown(npy_cohort, capsys, monkeypatch):
-    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 0.0)
+    monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: 0.0)
     assert main(["plan", str(npy_cohort / "config.toml"), "--no-time"]) == 0
     page = capsys.readouterr().out
     assert "0 MB may be used" in page
@@ -359,7 +360,7 @@ def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_
 
 
 def test_a_short_epoch_does_not_take_zero_seconds(npy_cohort, capsys, monkeypatch):
-    monkeypatch.setattr("hilum.planning.outlook.step_seconds", lambda *a, **_: 0.004)
+    monkeypatch.setattr("hilum.planning.resource_plan.step_seconds", lambda *a, **_: 0.004)
     assert main(["plan", str(npy_cohort / "config.toml")]) == 0
     assert re.search(r"^         0\.03\d* s for an epoch and [\d.]+ s for all", capsys.readouterr().out, re.M)
 
@@ -390,7 +391,7 @@ def test_plan_speaks_json_and_says_where_there_is_no_table(tmp_path, capsys):
 def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(npy_cohort, tmp_path, capsys, monkeypatch):
     config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=16))
     half = 0.7 * total(config)
-    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: half)
+    monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: half)
     (tmp_path / "new").mkdir()
     written = tmp_path / "new" / "fits.toml"
     words = ["--no-time", "--write", str(written)]
@@ -433,7 +434,7 @@ def test_a_name_that_training_would_take_for_a_table_is_not_written_to(npy_cohor
 
 
 def test_nothing_is_written_where_nothing_fits(npy_cohort, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hilum.planning.outlook.usable_bytes", lambda device: 1e4)
+    monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: 1e4)
     assert main(["plan", str(npy_cohort / "config.toml"), "--write", str(tmp_path / "x.toml")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x.toml").exists()

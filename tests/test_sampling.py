@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from hilum.augmentation import AugmentConfig
 from hilum.cohorts.batches import DrawnBatches, EpochBatches
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import Decks, draws, shared_out, strata
 from hilum.cohorts.table import Cohort
-from hilum.configfile import load
 from hilum.errors import CohortError, ConfigError
-from hilum.modelling.changes import draw
+from hilum.modelling.augmenting.changes import draw
 from hilum.preparing import Store, load_sample
 from hilum.preparing.subvolumes import cut, random_start
 from hilum.randomness import generator
+from hilum.settings.augmentation import AugmentConfig
+from hilum.settings.toml import load
 
 METHODS = ["none", "over", "under", "combined", "balanced", "progressive"]
 counts_of_classes = st.lists(st.integers(1, 400), min_size=1, max_size=6).map(np.array)

@@ -11,9 +11,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
 from dicom_files import slice_dataset
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, ReadError
 from hilum.reading import examine, find_series, read
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
 ROWS, COLUMNS = 4, 5

@@ -20,8 +20,8 @@ from hilum.cohorts.splits import (
     write_splits,
 )
 from hilum.cohorts.table import Case, Cohort
-from hilum.config import SplitConfig
 from hilum.errors import CohortError
+from hilum.settings.run import SplitConfig
 
 
 def cohort_of(patients: list[list[int]], num_classes: int = 2, splits: list[str | None] | None = None) -> Cohort:

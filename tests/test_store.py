@@ -19,12 +19,12 @@ from dicom_files import scan_hu, write_series
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, Recipe
 from hilum.errors import HilumError, PrepareError, ReadError, StoreError
 from hilum.files import here
-from hilum.preparing import Store, load_sample, prepare, prepare_path, samplefile, save_sample, sources
+from hilum.preparing import Store, load_sample, prepare, prepare_path, sample_file, save_sample, sources
 from hilum.preparing import store as store_module
 from hilum.reading import read
+from hilum.settings.run import CohortConfig, Recipe
 from hilum.simulating import write_image
 
 RECIPE = Recipe(region="whole", size=(4, 5, 6), spacing_mm=(2.0, 1.0, 1.0))
@@ -236,7 +236,7 @@ def test_a_bit_that_flips_after_preparing_is_not_trained_on(npy_cohort, tmp_path
 def test_the_bytes_of_a_sample_are_checked_once_in_a_process(scan, store, monkeypatch):
     path = store.ensure(scan, RECIPE)
     load_sample(path)
-    monkeypatch.setattr(samplefile, "_checksum", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(sample_file, "_checksum", lambda *_: pytest.fail("checked again"))
     load_sample(path)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hilum.cli import main
-from hilum.cohorts import workers
+from hilum.cohorts import worker_limit as workers
 from hilum.files import here
 from hilum.preparing import Store
 from hilum.simulating import plan_cohort, simulate_case, write_image

@@ -15,21 +15,22 @@ from hilum.cohorts.dataset import CohortDataset, as_sample
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import ModelConfig, Recipe
-from hilum.configfile import load
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.inference import case_logits
+from hilum.deciding.model_folder import ModelCard, build, save_model
 from hilum.judging import evaluate
 from hilum.measuring.calibration import Calibration
-from hilum.modelling.augment import Augment
+from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
-from hilum.predicting.cases import case_logits
-from hilum.predicting.decision import Decision, Decisions
-from hilum.predicting.model import ModelCard, build, save_model
 from hilum.preparing import Store, load_sample, prepare, save_sample
 from hilum.preparing.subvolumes import all_starts, cut, random_start
 from hilum.randomness import generator
+from hilum.settings.run import ModelConfig, Recipe
+from hilum.settings.toml import load
 from hilum.simulating import plan_cohort, simulate_case, simulate_cohort
-from hilum.training import loop, train
+from hilum.training import loop
+from hilum.training.train import train
 from hilum.volume import Volume, affine_from
 
 CPU = torch.device("cpu")

@@ -15,16 +15,17 @@ from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import draws
 from hilum.cohorts.splits import read_splits, split
 from hilum.cohorts.table import Cohort
-from hilum.config import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
-from hilum.configfile import load
+from hilum.deciding.model_folder import load_model
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.measuring.metrics import roc_auc
-from hilum.modelling.augment import Augment
-from hilum.predicting.model import load_model
+from hilum.modelling.augmenting.augment import Augment
 from hilum.preparing import Store
-from hilum.training import loop, train
+from hilum.settings.run import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
+from hilum.settings.toml import load
+from hilum.training import loop
+from hilum.training.epoch_metrics import Seen
 from hilum.training.schedule import one_cycle
-from hilum.training.seen import Seen
+from hilum.training.train import train
 
 
 def short(npy_cohort, **training):

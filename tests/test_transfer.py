@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hilum.config import TrainingConfig
-from hilum.configfile import load
 from hilum.errors import CheckpointError, ConfigError, TrainingError
-from hilum.modelling.freezing import freeze, parts, train_what_learns
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.weights import load_weights
-from hilum.training import loop, train
+from hilum.modelling.weights.freezing import freeze, parts, train_what_learns
+from hilum.modelling.weights.matching import load_weights
+from hilum.settings.run import TrainingConfig
+from hilum.settings.toml import load
+from hilum.training import loop
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
+from hilum.training.train import train
 
 CPU = torch.device("cpu")
 

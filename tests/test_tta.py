@@ -9,16 +9,16 @@ import torch
 
 from hilum.cohorts.dataset import as_sample
 from hilum.cohorts.splits import read_splits
-from hilum.config import Recipe
-from hilum.configfile import load
+from hilum.deciding.inference import case_logits
+from hilum.deciding.tta import Views, changes_of
 from hilum.errors import CheckpointError, ConfigError
-from hilum.modelling.augment import apply
+from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.input import model_input
 from hilum.predicting import Predictor
-from hilum.predicting.cases import case_logits
-from hilum.predicting.tta import Views, changes_of
-from hilum.presets import preset
-from hilum.training import train
+from hilum.settings.presets import preset
+from hilum.settings.run import Recipe
+from hilum.settings.toml import load
+from hilum.training.train import train
 from hilum.volume import Volume
 
 CPU = torch.device("cpu")

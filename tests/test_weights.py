@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hilum.errors import CheckpointError
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.weights import load_weights
+from hilum.modelling.weights.matching import load_weights
 
 
 def trained(network):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, PrepareError, ReadError
-from hilum.preparing.masks import read_lungs
+from hilum.preparing.lungs.masks import read_lungs
 from hilum.reading import detached_files, examine, read
+from hilum.settings.run import ReadingConfig
 from hilum.simulating import plan_cohort, simulate_case
 from hilum.volume import Volume
 

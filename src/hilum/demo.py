@@ -8,16 +8,6 @@ import numpy as np
 
 from hilum.cohorts.splits import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.config import (
-    CohortConfig,
-    LossConfig,
-    ModelConfig,
-    Recipe,
-    RunConfig,
-    SplitConfig,
-    TrainingConfig,
-)
-from hilum.configfile import save
 from hilum.errors import ConfigError
 from hilum.files import write_whole
 from hilum.judging import evaluate, headline
@@ -26,8 +16,18 @@ from hilum.modelling.speed import PLAIN
 from hilum.predicting import Predictor
 from hilum.preparing import segment_lungs
 from hilum.reading import examine, read
+from hilum.settings.run import (
+    CohortConfig,
+    LossConfig,
+    ModelConfig,
+    Recipe,
+    RunConfig,
+    SplitConfig,
+    TrainingConfig,
+)
+from hilum.settings.toml import save
 from hilum.simulating import simulate_cohort
-from hilum.training import train
+from hilum.training.train import train
 
 _log = logging.getLogger("hilum")
 

@@ -12,9 +12,34 @@ HilumError                 base; the command line prints its text in one line an
 └── ResourceError          memory does not suffice for what is to be computed
 """
 
+from pathlib import Path
+
 
 class HilumError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on; its text is ``PATH: message (hint)``, as far as they are given.
+
+    Attributes:
+        message: What must be, what is, and where; without the path.
+        path: The file or folder at fault, so that a caller can name it relative to another one.
+        code: The finding behind it, a key of ``findings.POLICY``.
+        hint: What to do about it.
+    """
+
+    def __init__(
+        self, message: str = "", *, path: Path | str | None = None, code: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = Path(path) if path is not None else None
+        self.code = code
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.told(self.path)
+
+    def told(self, path: Path | str | None) -> str:
+        """The text with the path spelt otherwise, such as relative to a table."""
+        return (f"{path}: " if path is not None else "") + self.message + (f" ({self.hint})" if self.hint else "")
 
 
 class ReadError(HilumError):

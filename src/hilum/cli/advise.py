@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from hilum.config import ColumnsConfig
+from hilum.settings.run import ColumnsConfig
 
 if TYPE_CHECKING:
     from hilum.planning.advise import Advice
@@ -48,8 +48,8 @@ class Advise:
     def run(self) -> int:
         """Read the table and print the advice."""
         from hilum.cohorts.table import Cohort
-        from hilum.config import CohortConfig
         from hilum.planning.advise import advise
+        from hilum.settings.run import CohortConfig
 
         cohort = Cohort.read(self.table, CohortConfig(columns=self.columns, unlabelled=self.unlabelled))
         advice = advise(cohort, recall_first=self.recall_first)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import tyro
 
-from hilum.augmentation import AugmentConfig
-from hilum.config import ReadingConfig, Recipe, RunConfig, Triple
-from hilum.configfile import load
 from hilum.errors import ConfigError, require
-from hilum.presets import under_flags
+from hilum.settings.augmentation import AugmentConfig
+from hilum.settings.presets import under_flags
+from hilum.settings.run import ReadingConfig, Recipe, RunConfig, Triple
+from hilum.settings.toml import load
 
 _MOST_DRAWS = 64
 _SIZE = (96, 112, 128)
@@ -82,7 +82,7 @@ class LookAtAugmentation:
     def run(self) -> int:
         """Prepare the scan, change it and write the page."""
         from hilum.files import write_whole
-        from hilum.modelling.looking import page
+        from hilum.planning.augment_page import page
         from hilum.preparing import prepare_path
 
         self._refuse_what_has_no_effect()

@@ -7,8 +7,8 @@ from typing import Literal
 
 import tyro
 
-from hilum.config import ReadingConfig
 from hilum.errors import ConfigError
+from hilum.settings.run import ReadingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

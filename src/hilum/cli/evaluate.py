@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import require
+from hilum.settings.run import CohortConfig, ColumnsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hilum.config import ReadingConfig
+from hilum.settings.run import ReadingConfig
 
 if TYPE_CHECKING:
     from hilum.findings import Finding
@@ -47,7 +47,7 @@ class Inspect:
         """Examine and print; 0 if any series was found, even a refused one."""
         from hilum.files import write_whole
         from hilum.findings import as_records
-        from hilum.preparing.overlay import see_lungs
+        from hilum.preparing.lungs.overlay import see_lungs
         from hilum.reading import examine
         from hilum.reading.doctor import without_paths
 

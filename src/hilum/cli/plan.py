@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from hilum.config import RunConfig
 from hilum.errors import ConfigError, require
+from hilum.settings.run import RunConfig
 
 if TYPE_CHECKING:
-    from hilum.planning.outlook import Outlook
+    from hilum.planning.resource_plan import Outlook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class MakePlan:
 
     def run(self) -> int:
         """Print the plan; 1 if it cannot fit and is to be written."""
-        from hilum.configfile import load, moved, save
-        from hilum.planning.outlook import look_ahead
+        from hilum.planning.resource_plan import look_ahead
+        from hilum.settings.toml import load, moved, save
 
         config, base = load(self.config), self.config.parent
         config.check_together()
@@ -57,7 +57,7 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None, int | None]:
     from hilum.cohorts.sampling import num_draws
     from hilum.cohorts.splits import split
     from hilum.cohorts.table import Cohort
-    from hilum.configfile import beside
+    from hilum.settings.toml import beside
 
     table = beside(base, config.cohort.table)
     if not config.cohort.table or not table.exists():
@@ -69,7 +69,7 @@ def _cases(config: RunConfig, base: Path) -> tuple[int, int | None, int | None]:
 
 
 def _page(config: RunConfig, seen: "Outlook") -> str:
-    from hilum.planning.outlook import config_of_a_step
+    from hilum.planning.resource_plan import config_of_a_step
 
     model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
     free = seen.usable_bytes

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import tyro
 
-from hilum.config import ColumnsConfig, Triple
 from hilum.errors import ConfigError
+from hilum.settings.run import ColumnsConfig, Triple
 
 
 @dataclass(frozen=True, kw_only=True)

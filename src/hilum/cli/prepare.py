@@ -32,8 +32,8 @@ class Prepare:
         """Prepare, and list what was refused."""
         from hilum.cohorts.prepared import prepare_cohort
         from hilum.cohorts.table import Cohort
-        from hilum.configfile import load
         from hilum.preparing import Store
+        from hilum.settings.toml import load
 
         config, base = load(self.config), self.config.parent
         if self.store_gb is not None:

@@ -40,7 +40,7 @@ class ShowStore:
         return self._verify(store) if self.action == "verify" else self._list(store)
 
     def _folder(self) -> Path:
-        from hilum.configfile import load
+        from hilum.settings.toml import load
 
         folder = self.path
         if folder.suffix.lower() == ".toml":

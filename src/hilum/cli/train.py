@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from hilum.config import RunConfig
-from hilum.configfile import load, to_dict
 from hilum.errors import ConfigError
-from hilum.presets import under_flags
+from hilum.settings.presets import under_flags
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import load, to_dict
 
 _log = logging.getLogger("hilum")
 
@@ -89,7 +89,7 @@ class Train:
     def run(self) -> int:
         """Train, then judge the model on the test part."""
         from hilum.judging import evaluate, headline
-        from hilum.training import train
+        from hilum.training.train import train
 
         out = self.out or Path("runs") / self.source.stem
         settings = self.settings

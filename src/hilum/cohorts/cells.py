@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hilum.cohorts.spreadsheet import Sheet, plain
-from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
+from hilum.settings.run import CohortConfig, ColumnsConfig
 
 PARTS = ("train", "val", "test")
 

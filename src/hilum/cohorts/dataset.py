@@ -14,7 +14,7 @@ from hilum.cohorts.prepared import PreparedCohort
 from hilum.preparing import load_sample
 from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
-from hilum.recipe import Recipe
+from hilum.settings.recipe import Recipe
 from hilum.volume import Volume
 
 

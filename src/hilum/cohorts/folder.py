@@ -12,11 +12,11 @@ from typing import Literal
 
 from hilum.cohorts.scans import Listing, Notes, Scan, scans_among, scans_below
 from hilum.cohorts.spreadsheet import read_sheet
-from hilum.config import ReadingConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.findings import Finding
 from hilum.reading import hashed, hashed_all, source_files
+from hilum.settings.run import ReadingConfig
 
 Key = Literal["accession", "study-uid", "patient-id"]
 

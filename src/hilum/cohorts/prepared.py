@@ -13,13 +13,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hilum.cohorts.copies import Copies, find_copies
-from hilum.cohorts.onecase import Done, Task, find_case, prepare_case
+from hilum.cohorts.prepare_case import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
-from hilum.cohorts.workers import Stop, at_once, worker_limit
-from hilum.config import Recipe
+from hilum.cohorts.worker_limit import worker_limit
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.preparing import Store
+from hilum.settings.run import Recipe
+from hilum.working.processes import Stop, at_once
 
 _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Int, Shaped
 
 from hilum.cohorts.labels import Labels
 from hilum.errors import CohortError
-from hilum.imbalance import SamplingName
 from hilum.randomness import generator
+from hilum.settings.imbalance import SamplingName
 
 _NEW = 0, 0, np.empty(0, int)
 """Nothing is dealt: no hand, no deck, no card left of it."""

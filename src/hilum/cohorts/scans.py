@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from hilum.config import ReadingConfig
 from hilum.findings import Finding, refusals
 from hilum.reading import (
     Series,
@@ -19,6 +18,7 @@ from hilum.reading import (
     rate,
     source_files,
 )
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
 
 _NO_SCANS = frozenset(["localizer", "secondary-capture", "wrong-modality"])

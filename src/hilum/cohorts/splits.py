@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hilum.cohorts.table import PARTS, Case, Cohort, Side
-from hilum.config import SplitConfig
 from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.randomness import generator
 from hilum.reading import hashed, hashed_all
+from hilum.settings.run import SplitConfig
 
 _ATTEMPTS = 50
 """A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""

@@ -25,9 +25,9 @@ from hilum.cohorts.cells import (
 )
 from hilum.cohorts.names import derive_names, group_patients, normal_paths, with_point
 from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
-from hilum.config import CohortConfig, ColumnsConfig
 from hilum.errors import CohortError
 from hilum.reading import hashed_all
+from hilum.settings.run import CohortConfig, ColumnsConfig
 
 PRESENT = 0.5
 """Share of the readers from which on a finding counts as present."""

@@ -16,13 +16,13 @@ from hilum.cohorts.prepared import PreparedCohort, Refusal, check_refusals, prep
 from hilum.cohorts.splits import Seen, other_key, patient_key, read_scans, read_seen, read_splits, scan_key
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
-from hilum.config import CohortConfig, ColumnsConfig
-from hilum.configfile import load
+from hilum.deciding.decision import Decisions
 from hilum.errors import CohortError, ConfigError, require
 from hilum.judging.judge import judge
 from hilum.predicting import Predictor, predict_prepared
-from hilum.predicting.decision import Decisions
 from hilum.preparing import Store
+from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.settings.toml import load
 
 _log = logging.getLogger("hilum")
 

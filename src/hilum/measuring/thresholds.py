@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from hilum.arrays import ArrayLike, labelled
-from hilum.config import DecisionConfig
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring.metrics import Probs, ranked_counts
+from hilum.settings.run import DecisionConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

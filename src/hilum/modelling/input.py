@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hilum.recipe import Range
+from hilum.settings.recipe import Range
 
 
 def model_input(x: Float[Tensor, "b k z y x"], windows_hu: tuple[Range, ...]) -> Float[Tensor, "b c z y x"]:

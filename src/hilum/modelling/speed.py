@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from hilum.config import SpeedConfig, Switch
 from hilum.modelling.convolution import Conv3D
-from hilum.modelling.freezing import train_what_learns
 from hilum.modelling.memory import can_keep, kept_memory
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.speedcache import key_of, remember, remembered
+from hilum.modelling.speed_cache import key_of, remember, remembered
+from hilum.modelling.weights.freezing import train_what_learns
+from hilum.settings.run import SpeedConfig, Switch
 
 _log = logging.getLogger("hilum")
 

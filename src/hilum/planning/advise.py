@@ -7,10 +7,10 @@ from typing import Any
 
 from hilum.cohorts.splits import check_classes
 from hilum.cohorts.table import Cohort
-from hilum.config import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig, SplitConfig
-from hilum.imbalance import OF_THE_BATCH, LossName, WeightsName
 from hilum.planning.classes import FEW, ClassTable, class_table
 from hilum.planning.evidence import EVIDENCE, Evidence, in_words, near_to
+from hilum.settings.imbalance import OF_THE_BATCH, LossName, WeightsName
+from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig, SplitConfig
 
 _RULE: tuple[tuple[float, str, tuple[tuple[LossName, WeightsName], ...]], ...] = (
     (0.1, "has under 10 %", (("focal", "effective"), ("combined", "none"))),

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Int, Shaped
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.sampling import rarest
 from hilum.cohorts.table import PARTS, Cohort
-from hilum.config import SplitConfig
 from hilum.measuring.intervals import expected_auc_half_width
+from hilum.settings.run import SplitConfig
 
 FEW = 20
 """Patients of a class under which a classifier cannot be judged."""

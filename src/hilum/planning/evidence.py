@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hilum.errors import require
-from hilum.imbalance import LossName, RetrainName, SamplingName, WeightsName
 from hilum.planning.classes import percent
+from hilum.settings.imbalance import LossName, RetrainName, SamplingName, WeightsName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from hilum.cohorts.table import Case, Cohort
-from hilum.config import ReadingConfig
 from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
 from hilum.reading import read
-from hilum.recipe import Part
+from hilum.settings.recipe import Part
+from hilum.settings.run import ReadingConfig
 
 _log = logging.getLogger("hilum")
 

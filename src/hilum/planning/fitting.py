@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from hilum.config import RunConfig
 from hilum.files import free_bytes
-from hilum.imbalance import OF_THE_BATCH
 from hilum.planning.resources import training_memory
+from hilum.settings.imbalance import OF_THE_BATCH
+from hilum.settings.run import RunConfig
 
 __all__ = ["MOST", "fitted", "largest_batch", "usable_bytes"]
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from hilum.cohorts.table import Cohort
-from hilum.config import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.planning.advise import choose_loss
 from hilum.planning.classes import ClassTable, class_table
 from hilum.planning.fingerprint import Fingerprint, fingerprint
 from hilum.planning.fitting import fitted, usable_bytes
-from hilum.preparing.place import PART_NAMES
-from hilum.presets import preset
+from hilum.preparing.grid_placement import PART_NAMES
+from hilum.settings.presets import preset
+from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from hilum.config import RunConfig
-from hilum.modelling.freezing import freeze, train_what_learns
+from hilum.deciding.model_folder import build
 from hilum.modelling.resnet import ResNet3D
-from hilum.predicting.model import build
+from hilum.modelling.weights.freezing import freeze, train_what_learns
+from hilum.settings.run import RunConfig
 
 __all__ = ["Cost", "Memory", "cost_of", "network_of", "prediction_bytes", "training_memory"]
 

@@ -6,11 +6,11 @@ import time
 import torch
 from torch.nn import functional as F
 
-from hilum.config import SpeedConfig
-from hilum.modelling.freezing import train_what_learns
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed, autocast
+from hilum.modelling.weights.freezing import train_what_learns
+from hilum.settings.run import SpeedConfig
 
 __all__ = ["step_seconds"]
 

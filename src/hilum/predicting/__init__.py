@@ -1,6 +1,6 @@
 """A model folder and a scan to a prediction."""
 
 from hilum.predicting.predictor import Prediction, Predictor
-from hilum.predicting.table import predict_prepared, predict_table
+from hilum.predicting.tables import predict_prepared, predict_table
 
 __all__ = ["Prediction", "Predictor", "predict_prepared", "predict_table"]

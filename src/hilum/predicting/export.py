@@ -15,17 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hilum.configfile import to_dict
+from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import ModelCard, load_model
 from hilum.errors import CheckpointError, ConfigError, HilumError, require
 from hilum.files import write_whole
 from hilum.modelling.input import model_input
 from hilum.modelling.memory import within_memory
 from hilum.modelling.resnet import ResNet3D
-from hilum.predicting.calibrated import Calibrated
-from hilum.predicting.decision import Decisions
-from hilum.predicting.exportcheck import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
-from hilum.predicting.model import ModelCard, load_model
-from hilum.recipe import Range
+from hilum.predicting.calibrated_network import Calibrated
+from hilum.predicting.export_check import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
+from hilum.settings.recipe import Range
+from hilum.settings.toml import to_dict
 
 Format = Literal["onnx", "pt2"]
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from hilum.cohorts.dataset import as_sample
-from hilum.config import SpeedConfig
+from hilum.deciding.inference import case_logits
+from hilum.deciding.model_folder import load_model
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.findings import Finding, as_records
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import EXACT, choose, for_prediction
-from hilum.predicting.cases import case_logits
-from hilum.predicting.model import load_model
 from hilum.preparing import prepare, prepare_path
-from hilum.preparing.masks import read_lungs
-from hilum.recipe import Recipe
+from hilum.preparing.lungs.masks import read_lungs
+from hilum.settings.recipe import Recipe
+from hilum.settings.run import SpeedConfig
 from hilum.volume import Volume
 
 _log = logging.getLogger("hilum")

@@ -1,9 +1,9 @@
 """Second step: a Volume to the sample that the model sees, in HU on the model's grid."""
 
-from hilum.preparing.lungs import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
-from hilum.preparing.recipe import normalize, prepare, prepare_path, window
+from hilum.preparing.lungs.segment import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
+from hilum.preparing.prepare import normalize, prepare, prepare_path, window
 from hilum.preparing.resample import resample, sample
-from hilum.preparing.samplefile import load_sample, save_sample
+from hilum.preparing.sample_file import load_sample, save_sample
 from hilum.preparing.store import Fetched, Store
 from hilum.volume import crop
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hilum.config import ReadingConfig, Recipe
-from hilum.configfile import to_dict
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError, StoreError
 from hilum.files import here
-from hilum.preparing.recipe import prepare_path
-from hilum.preparing.samplefile import SUFFIX, load_sample, read_sample, save_sample
+from hilum.preparing.prepare import prepare_path
+from hilum.preparing.sample_file import SUFFIX, load_sample, read_sample, save_sample
 from hilum.preparing.sources import INDEX, Sources
+from hilum.settings.run import ReadingConfig, Recipe
+from hilum.settings.toml import to_dict
 from hilum.volume import Volume
 
 _VERSION = 6

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int, Int16
 
-from hilum.recipe import Recipe, Size
+from hilum.settings.recipe import Recipe, Size
 from hilum.volume import Volume
 
 _TRIES = 200

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, HilumError, ReadError
 from hilum.findings import Finding, refusals
-from hilum.reading.archives import has_archive_name
-from hilum.reading.dicom import Series, find_series
+from hilum.reading.archives.unpack import has_archive_name
+from hilum.reading.dicom.pixels import load
+from hilum.reading.dicom.series import Series, find_series
 from hilum.reading.doctor import Examined, examine
 from hilum.reading.hounsfield import check_hu
 from hilum.reading.identity import hashed, hashed_all, is_placeholder
-from hilum.reading.images import detached_files, image_suffix, is_image, read_image
+from hilum.reading.images.reader import detached_files, image_suffix, is_image, read_image
 from hilum.reading.paths import Tree, opened, source_files
-from hilum.reading.pixels import load
 from hilum.reading.select import choose, rate
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
 __all__ = [

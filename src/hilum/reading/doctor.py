@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from hilum.config import ReadingConfig
 from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
-from hilum.reading.dicom import Series, find_series
-from hilum.reading.frames import is_dicom
+from hilum.reading.dicom.frames import is_dicom
+from hilum.reading.dicom.pixels import load, slice_hu, without_duplicates
+from hilum.reading.dicom.series import Series, find_series
 from hilum.reading.hounsfield import Levels, check_hu
-from hilum.reading.images import image_suffix, is_image, read_image
+from hilum.reading.images.reader import image_suffix, is_image, read_image
 from hilum.reading.paths import Tree, opened
-from hilum.reading.pixels import load, slice_hu, without_duplicates
 from hilum.reading.select import rate
+from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
 Verdict = Literal["ok", "repaired", "refused"]

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hilum.findings import Finding, Policy
-from hilum.reading.elements import named
-from hilum.reading.frames import Frame
+from hilum.reading.dicom.frames import Frame
+from hilum.reading.dicom.header_scan import named
 from hilum.volume import Affine
 
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")

@@ -7,7 +7,7 @@ from jaxtyping import Int, Num
 from scipy import ndimage
 
 from hilum.findings import Finding, Policy
-from hilum.reading.headers import Header
+from hilum.reading.dicom.headers import Header
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 
 _INT16 = np.iinfo(np.int16)

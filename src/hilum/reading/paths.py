@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hilum.config import ReadingConfig
 from hilum.errors import ReadError
 from hilum.findings import STANDARD, Finding, Policy, printable
-from hilum.reading.archives import has_archive_name, is_archive, unpack
-from hilum.reading.dicomdir import is_dicomdir, read_dicomdir
+from hilum.reading.archives.unpack import has_archive_name, is_archive, unpack
+from hilum.reading.dicom.dicomdir import is_dicomdir, read_dicomdir
+from hilum.settings.run import ReadingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

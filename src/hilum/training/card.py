@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig
-from hilum.configfile import to_dict
+from hilum.deciding.calibration import Trained, decisions_of
+from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import ModelCard
+from hilum.deciding.tta import Views
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import Threshold
-from hilum.predicting.decision import Decisions
-from hilum.predicting.model import ModelCard
-from hilum.predicting.tta import Views
-from hilum.training.calibrate import Trained, decisions_of
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import to_dict
 
 
 def model_card(

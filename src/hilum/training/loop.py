@@ -20,29 +20,29 @@ from hilum.cohorts.dataset import CohortDataset, Sample, to_float
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.sampling import Decks, drawn_by
 from hilum.cohorts.table import Cohort
-from hilum.config import RunConfig, TrainingConfig
+from hilum.deciding.calibration import Trained
+from hilum.deciding.inference import case_logits
+from hilum.deciding.model_folder import build, save_model
+from hilum.deciding.tta import Views, views_of
 from hilum.errors import TrainingError
-from hilum.modelling.augment import Augment
+from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.device import pick_device
-from hilum.modelling.freezing import freeze, train_what_learns
 from hilum.modelling.input import model_input
-from hilum.modelling.odds import Loss
+from hilum.modelling.losses.base import Loss
+from hilum.modelling.losses.make import make_loss
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import EXACT, apply_speed, for_prediction
-from hilum.modelling.weights import load_weights
-from hilum.predicting.cases import case_logits
-from hilum.predicting.model import build, save_model
-from hilum.predicting.tta import Views, views_of
+from hilum.modelling.weights.freezing import freeze, train_what_learns
+from hilum.modelling.weights.matching import load_weights
 from hilum.randomness import torch_seed
-from hilum.training.calibrate import Trained
+from hilum.settings.run import RunConfig, TrainingConfig
 from hilum.training.card import model_card
-from hilum.training.checkpoint import load_checkpoint, save_checkpoint
-from hilum.training.head import retrain_head
-from hilum.training.microbatches import micro_batches, within_memory_of
-from hilum.training.objective import make_loss
+from hilum.training.epoch_metrics import Outcome, Seen
+from hilum.training.micro_batches import micro_batches, within_memory_of
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
-from hilum.training.seen import Outcome, Seen
+from hilum.training.second_stage import retrain_head
+from hilum.training.state import load_checkpoint, save_checkpoint
 from hilum.training.tracking import Tracker
 
 _log = logging.getLogger("hilum")

@@ -2,10 +2,10 @@
 
 import torch
 
-from hilum.config import TrainingConfig
-from hilum.modelling.freezing import parts
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.weights import WeightsReport
+from hilum.modelling.weights.freezing import parts
+from hilum.modelling.weights.matching import WeightsReport
+from hilum.settings.run import TrainingConfig
 
 _FUSED = ("cpu", "cuda")
 """Devices on which PyTorch's optimizers take one step for all parameters; on a CPU it must find weight and gradient

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from hilum.config import TrainingConfig
+from hilum.settings.run import TrainingConfig
 
 _WARM_UP = 0.3
 _START, _END = 1 / 25, 1e-4

@@ -1,0 +1,145 @@
+"""The calibration and the threshold of a run, from its validation cases, by what its settings ask for."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hilum.cohorts.labels import Labels
+from hilum.deciding.decision import Decision, of_findings
+from hilum.errors import CohortError, ConfigError
+from hilum.measuring.calibration import Calibration
+from hilum.measuring.fitting import fit_calibration
+from hilum.measuring.prevalence import prior_bias
+from hilum.measuring.thresholds import Threshold, choose_threshold
+from hilum.modelling.losses.class_weights import class_counts
+from hilum.modelling.losses.make import weights_of
+from hilum.settings.imbalance import AT_THE_PROBABILITY
+from hilum.settings.run import DecisionConfig, RunConfig
+
+_log = logging.getLogger("hilum")
+
+_FIRM = 10
+"""With fewer positives in validation one case more or less moves a sensitivity by 0.1 or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What the training cases were, and how often they were drawn.
+
+    Attributes:
+        labels: Of the training cases.
+        counted: How much each counted in the epoch that was kept: how often it was drawn, times its weight.
+    """
+
+    labels: Labels
+    counted: Float[np.ndarray, " n"]
+
+
+def decisions_of(
+    config: RunConfig,
+    classes: tuple[str, ...],
+    trained: Trained,
+    labels: Labels,
+    logits: Float[np.ndarray, "n c"],
+) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
+    """One decision for the classes together, or one for each finding; and what chose their thresholds.
+
+    Args:
+        config: Its loss, sampling and head say what was done to the shares of the classes; decision what is wanted.
+        classes: Names of the outputs.
+        trained: The training cases.
+        labels: Of the validation cases, which were never trained on.
+        logits: Of the validation cases.
+    """
+    shifts = _shifts(config, classes, trained)
+    counts = class_counts(trained.labels, num_classes=len(classes))
+    if labels.ndim == 1:
+        calibration = _calibration(config, "", shifts[0], _shares(counts), labels, logits)
+        chosen = _threshold(config.decision, labels, calibration.probabilities(logits)) if len(classes) == 2 else None
+        return (_decision(calibration, chosen),), (chosen,)
+    decisions, thresholds = [], []
+    for name, column, pair, shift, both in zip(classes, labels.T, of_findings(logits), shifts, counts, strict=True):
+        calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
+        chosen = _threshold(config.decision, column, calibration.probabilities(pair), f"{name}: ")
+        decisions.append(_decision(calibration, chosen))
+        thresholds.append(chosen)
+    return tuple(decisions), tuple(thresholds)
+
+
+def _decision(calibration: Calibration, chosen: Threshold | None) -> Decision:
+    if chosen is None:
+        return Decision(calibration=calibration, rule="the most probable class")
+    return Decision(calibration=calibration, threshold=chosen.value, rule=chosen.rule)
+
+
+def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
+    return tuple((counts / counts.sum()).tolist())
+
+
+def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...] | None]:
+    """Of the classes, or of each finding: what undoes weights, sampling and logit adjustment; None: no offsets do.
+
+    They do where the loss is smallest at the probabilities, and where nothing but the shares of the classes was moved.
+    Findings are drawn by the rarest one of a case: that moves which of them come together, too.
+    """
+    counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
+    many, drawn_otherwise = trained.labels.ndim == 2, config.sampling.method != "none"
+    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and drawn_otherwise):
+        return [None] * len(counts)
+    weights = weights_of(config, trained.labels, classes)
+    factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)
+    tau = config.loss.tau if config.loss.name == "logit-adjusted" else 0.0
+    if many:
+        present = trained.counted @ trained.labels
+        drawn = np.stack([trained.counted.sum() - present, present], axis=1)
+    else:
+        drawn = np.bincount(trained.labels, weights=trained.counted, minlength=len(classes))[None]
+    return [
+        prior_bias(n.tolist(), weights=w.tolist(), draws=r.tolist(), tau=tau)
+        for n, w, r in zip(counts, factors, drawn, strict=True)
+    ]
+
+
+def _calibration(
+    config: RunConfig,
+    whose: str,
+    shift: tuple[float, ...] | None,
+    shares: tuple[float, ...],
+    labels: Int[np.ndarray, " n"],
+    logits: Float[np.ndarray, "n c"],
+) -> Calibration:
+    """As the settings ask for; where the validation cases are too few, the analytic correction where it holds."""
+    moves = shift is None or max(map(abs, shift)) > 1e-9  # else what was trained says the cohort's probabilities
+    method = config.decision.calibration
+    wanted = ("platt" if moves else "temperature") if method == "auto" else method
+    why = ""
+    if wanted != "none" and wanted != "prior":
+        try:
+            return fit_calibration(logits, labels, method=wanted)
+        except CohortError as exc:
+            why = f", for {exc}"
+            if moves or method != "auto":
+                _log.warning("warning: %s%s", whose, exc)
+    if shift is not None and wanted != "none":
+        if not moves:
+            return Calibration(prevalence=shares, rule=f"none{why}")
+        rule = f"offsets that undo weights and sampling (no fit){why}"
+        return Calibration(method="prior", bias=shift, prevalence=shares, rule=rule)
+    return Calibration(prevalence=() if moves else shares, rule=f"none{why}")
+
+
+def _threshold(
+    rule: DecisionConfig, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n 2"], whose: str = ""
+) -> Threshold:
+    positives = int((labels == 1).sum())
+    if positives < _FIRM:
+        cases = f"{positives} validation case{'s' * (positives > 1)}"
+        _log.warning("warning: %sthe threshold rests on %s of the positive class and is not firm", whose, cases)
+    try:
+        return choose_threshold(labels, probs[:, 1], rule=rule)
+    except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost
+        chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
+        _log.warning("warning: %s%s; the threshold is that of largest sensitivity + specificity", whose, exc)
+        return replace(chosen, rule=f"{chosen.rule}, for {exc}")

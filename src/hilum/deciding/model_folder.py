@@ -1,0 +1,111 @@
+"""The model folder: weights and all that prediction needs to know about them, without pickle, ids or paths."""
+
+import json
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from hilum.deciding.decision import Decisions
+from hilum.deciding.tta import Views
+from hilum.errors import CheckpointError, ConfigError
+from hilum.files import write_whole
+from hilum.modelling.resnet import ResNet3D
+from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
+from hilum.settings.toml import from_dict, to_dict
+
+_WEIGHTS = "weights.safetensors"
+_ABOUT = "model.json"
+_MOVED = ("classes", "temperature", "threshold", "threshold_rule")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What ``model.json`` holds.
+
+    Attributes:
+        model: The network.
+        recipe: Its input.
+        reading: What is done about odd scans: the same as in training.
+        decisions: Names of its outputs, in order; how their logits become probabilities and are decided.
+        views: Test-time augmentation; None: each case is seen as it is.
+        training: The training card: settings, numbers of cases and patients, validation figures.
+        version: Of Hilum.
+    """
+
+    model: ModelConfig
+    recipe: Recipe
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    decisions: Decisions
+    views: Views | None = None
+    training: dict[str, Any]
+    version: str = ""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its outputs, in order."""
+        return self.decisions.classes
+
+
+def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
+    """The network that the settings describe, with fresh weights."""
+    options = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "depth"}
+    return ResNet3D(config.depth, recipe.num_channels, num_classes, **options)
+
+
+def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
+    """Write a model folder; ``model.json`` last, so that a folder with it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _ABOUT).unlink(missing_ok=True)
+    weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    write_whole(folder / _WEIGHTS, save(weights))
+    about = {**to_dict(card), "version": version("hilum")}
+    write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
+
+
+def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
+    """The network, in evaluation mode on the CPU, and its card.
+
+    Raises:
+        CheckpointError: If the folder is no whole model folder, or the weights do not fit or are not float32.
+    """
+    try:
+        about = _as_now(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
+        card = from_dict(ModelCard, about, _ABOUT)
+        weights = load_file(folder / _WEIGHTS)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        msg = f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}"
+        raise CheckpointError(msg) from exc
+    except (OSError, SafetensorError, ConfigError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        msg = f"{folder} is damaged: {exc}"
+        raise CheckpointError(msg) from exc
+    try:
+        with torch.device("meta"):  # no memory and no random numbers for weights that the file has
+            network = build(card.model, card.recipe, len(card.classes))
+        for name, wanted in network.state_dict().items():
+            if name in weights and weights[name].dtype != wanted.dtype:
+                must, found = (str(t.dtype).removeprefix("torch.") for t in (wanted, weights[name]))
+                msg = f"{folder}: the weights must be as they were saved, {name} of {must}, is {found}"
+                raise CheckpointError(msg)
+        network.load_state_dict(weights, assign=True)
+    except (RuntimeError, MemoryError) as exc:
+        msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"
+        raise CheckpointError(msg) from exc
+    network.requires_grad_(False)
+    return network.eval(), card
+
+
+def _as_now(about: dict[str, Any]) -> dict[str, Any]:
+    """A card as version 0.1 wrote it until November 2026, with one temperature and threshold, in today's form."""
+    if "decisions" in about or "temperature" not in about:
+        return about
+    now = {key: value for key, value in about.items() if key not in _MOVED}
+    calibration = {"method": "temperature", "temperature": about["temperature"]}
+    decision = {"calibration": calibration, "rule": about.get("threshold_rule", "")}
+    if about.get("threshold") is not None:
+        decision["threshold"] = about["threshold"]
+    return now | {"decisions": {"classes": about["classes"], "each": [decision]}}

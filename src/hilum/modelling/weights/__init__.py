@@ -1,0 +1,1 @@
+"""Weights from files, other projects' among them."""

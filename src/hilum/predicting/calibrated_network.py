@@ -1,0 +1,76 @@
+"""A model's calibration as a network, for files that other programs read."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hilum.deciding.decision import Decisions
+from hilum.measuring.calibration import Calibration, Corner
+from hilum.modelling.losses.base import log_odds
+
+
+class Calibrated(nn.Module):
+    """Probabilities from logits, as ``Decisions.probabilities`` gives them, in float32.
+
+    Args:
+        decisions: Of a model.
+    """
+
+    def __init__(self, decisions: Decisions) -> None:
+        super().__init__()
+        self.multi_label = decisions.multi_label
+        self.each = nn.ModuleList(_Softmax(one.calibration) for one in decisions.each)
+
+    def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+        """Of classes that exclude one another rows sum to 1."""
+        if not self.multi_label:
+            probs: Tensor = self.each[0](logits)
+            return probs
+        pairs = [torch.stack([torch.zeros_like(z), z], dim=1) for z in logits.unbind(dim=1)]
+        return torch.stack([one(pair)[:, 1] for one, pair in zip(self.each, pairs, strict=True)], dim=1)
+
+
+class _Softmax(nn.Module):
+    """softmax(logits / temperature + bias), or of the logarithms of rising curves."""
+
+    bias: Tensor
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__()
+        self.temperature = calibration.temperature
+        self.curves = nn.ModuleList(_Curve(curve) for curve in calibration.curves)
+        self.register_buffer("bias", torch.tensor(calibration.bias or 0.0))
+
+    def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+        scores = self._on_curves(logits) if len(self.curves) else logits / self.temperature
+        return torch.softmax(scores + self.bias, dim=1)
+
+    def _on_curves(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+        odds = log_odds(logits)[:, 0]
+        if len(self.curves) == 1:
+            second = self.curves[0](odds[:, 1])
+            return torch.stack([1 - second, second], dim=1).log()
+        return torch.stack([curve(odds[:, k]) for k, curve in enumerate(self.curves)], dim=1).log()
+
+
+class _Curve(nn.Module):
+    """Linear between corners, constant beyond the ends: the sum of what each piece rises."""
+
+    start: Tensor
+    left: Tensor
+    width: Tensor
+    rise: Tensor
+
+    def __init__(self, corners: tuple[Corner, ...]) -> None:
+        super().__init__()
+        x, y = torch.tensor(corners, dtype=torch.float64).T
+        self.register_buffer("start", y[0].float())
+        self.register_buffer("left", x[:-1].float())
+        self.register_buffer("width", x.diff().float())
+        self.register_buffer("rise", y.diff().float())
+
+    def forward(self, odds: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        if not len(self.left):
+            return self.start.expand(odds.shape)
+        along = ((odds[:, None] - self.left) / self.width).clamp(0, 1)
+        return self.start + (along * self.rise).sum(dim=1)

@@ -1,0 +1,73 @@
+"""A model and a table of scans to a table of predictions."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
+from hilum.cohorts.table import Cohort
+from hilum.errors import ConfigError
+from hilum.files import write_whole
+from hilum.predicting.predictor import Prediction, Predictor
+from hilum.preparing import Store, load_sample
+from hilum.settings.run import CohortConfig, ColumnsConfig
+
+_BATCH = 16
+
+
+def predict_table(
+    predictor: Predictor, table: Path, out: Path | None, *, columns: ColumnsConfig | None = None
+) -> dict[str, Any]:
+    """Predict every scan of a table; labels are neither needed nor read.
+
+    Args:
+        predictor: The model.
+        table: CSV, Excel or Parquet with a column of paths.
+        out: The CSV to write: case_id, its row in the table, a probability for each class, decision, reason. Cases that
+            cannot be prepared are listed beside it, in ``NAME.refused.csv``.
+        columns: Which column holds what.
+
+    Returns:
+        How many were predicted and refused, where, and how many got each decision.
+
+    Raises:
+        HilumError: If the table is not usable, or not one of its scans.
+    """
+    if out is None:
+        msg = "predicting a table needs --out, the CSV to write"
+        raise ConfigError(msg)
+    if out.resolve() == Path(table).resolve():
+        msg = f"--out must be another file than the table, got {out}"
+        raise ConfigError(msg)
+    if out.is_dir():
+        msg = f"--out must be a file to write, {out} is a folder"
+        raise ConfigError(msg)
+    cohort = Cohort.read(table, CohortConfig(columns=columns or ColumnsConfig()), labelled=False)
+    with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
+        prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder), predictor.card.reading))
+        predictions = list(predict_prepared(predictor, prepared))
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["case_id", "row", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"])
+    for case, one in zip(prepared.cases, predictions, strict=True):
+        rows.writerow([case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason])
+    write_whole(out, text.getvalue())
+    listed = out.with_suffix(".refused.csv")
+    write_refusals(listed, prepared.refusals)
+    return {
+        "out": str(out),
+        "num_cases": len(predictions),
+        "num_refused": len(prepared.refusals),
+        "refused": str(listed) if prepared.refusals else "",
+        "decisions": {d: sum(p.decision == d for p in predictions) for d in sorted({p.decision for p in predictions})},
+    }
+
+
+def predict_prepared(predictor: Predictor, prepared: PreparedCohort) -> Iterator[Prediction]:
+    """Predictions of prepared cases, in their order, batch by batch."""
+    samples: Sequence[Path] = prepared.samples
+    for start in range(0, len(samples), _BATCH):
+        yield from predictor.predict_samples([load_sample(path) for path in samples[start : start + _BATCH]])

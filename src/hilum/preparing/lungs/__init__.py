@@ -1,0 +1,1 @@
+"""Finds the lungs in a scan and judges the mask."""

@@ -1,0 +1,117 @@
+"""Judges a lung mask by what lungs are: their volume, sides, pieces, share of the body, and what cuts or fills them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from scipy import ndimage
+
+from hilum.findings import Finding, find
+from hilum.preparing.lungs.body import TISSUE_HU, field_of_view
+from hilum.preparing.lungs.field import Chest
+from hilum.preparing.lungs.morphology import eroded
+from hilum.preparing.lungs.sides import LEFT, RIGHT
+
+_LITRES = (1.0, 9.0)
+_RIGHT = (0.38, 0.70)
+_BODY = (0.08, 0.75)
+_END, _SIDE_CM2 = 0.25, 15.0
+_LOOSE = 0.05
+_DENSE = 0.07
+_BRIGHT = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LungFigures:
+    """What a lung mask measures; shares are of 1.
+
+    Attributes:
+        litres: Volume of both lungs.
+        field_litres: Volume of both lung fields.
+        right: Share of the right lung in both.
+        body: Share of the lungs in the body, in the slices that hold lung.
+        lower_end: Area of the lungs in the lowest slice of the scan over their largest area.
+        upper_end: The same for the uppermost slice.
+        side_cm2: Area in which the lungs meet the side of the field of view.
+        loose: Share of the lungs that lies apart from the largest piece of each.
+        dense: Share of the lung fields that holds no air, their rim of 6 mm left out.
+        bright: Share of the lungs that is brighter than lung: little of our own, which go by air.
+    """
+
+    litres: float = 0.0
+    field_litres: float = 0.0
+    right: float = 0.0
+    body: float = 0.0
+    lower_end: float = 0.0
+    upper_end: float = 0.0
+    side_cm2: float = 0.0
+    loose: float = 0.0
+    dense: float = 0.0
+    bright: float = 0.0
+
+
+def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
+    """The figures of a chest's lungs and of their fields; zeros without lungs."""
+    lungs = chest.labels > 0
+    if not lungs.any():
+        return LungFigures()
+    voxels, litre = np.count_nonzero(lungs), 1e6 / chest.step_mm**3
+    areas = np.count_nonzero(lungs, axis=(1, 2))
+    seen = field_of_view(chest.hu)
+    side = seen & ~ndimage.binary_erosion(seen)
+    deep = eroded(field > 0, round(6 / chest.step_mm))
+    values = {
+        "litres": voxels / litre,
+        "field_litres": np.count_nonzero(field) / litre,
+        "right": np.count_nonzero(chest.labels == RIGHT) / voxels,
+        "body": voxels / max(1, int(np.count_nonzero(chest.body[areas > 0]))),
+        "lower_end": areas[0] / areas.max(),
+        "upper_end": areas[-1] / areas.max(),
+        "side_cm2": np.count_nonzero(lungs[:, side]) * chest.step_mm**2 / 100,
+        "loose": 1 - sum(_largest(chest.labels == one) for one in (RIGHT, LEFT)) / voxels,
+        "bright": np.count_nonzero(chest.hu[lungs] > TISSUE_HU) / voxels,
+        "dense": np.count_nonzero(deep & ~lungs) / np.count_nonzero(field),
+    }
+    return LungFigures(**{name: float(value) for name, value in values.items()})
+
+
+def judge(figures: LungFigures) -> tuple[Finding, ...]:
+    """What speaks against a mask; nothing for healthy lungs that were seen whole."""
+    if not figures.litres:
+        return (find("no-lungs", "no lungs found: nothing like them in the field of view"),)
+    found = []
+    low, high = _LITRES
+    if not low <= figures.litres <= high:
+        message = f"the lungs measure {figures.litres:.2f} litres, plausible are {low:g} to {high:g}"
+        found.append(find("lungs-volume", message))
+    low, high = _RIGHT
+    if not low <= figures.right <= high:
+        message = f"the right lung is {figures.right:.0%} of both, usual are {low:.0%} to {high:.0%}"
+        found.append(find("lungs-uneven", message))
+    ends = {"lower": figures.lower_end > _END, "upper": figures.upper_end > _END, "side": figures.side_cm2 > _SIDE_CM2}
+    cut = " and ".join(name for name, is_cut in ends.items() if is_cut)
+    if cut:
+        message = f"the scan's {cut} border cuts the lungs; {figures.litres:.2f} litres were seen"
+        found.append(find("lungs-cut", message))
+    if figures.loose > _LOOSE:
+        message = f"{figures.loose:.0%} of the lungs lie apart from the largest piece of each"
+        found.append(find("lungs-parts", message))
+    low, high = _BODY
+    if not low <= figures.body <= high:
+        message = (
+            f"the lungs fill {figures.body:.0%} of the body in their slices, plausible are {low:.0%} to {high:.0%}"
+        )
+        found.append(find("lungs-share", message))
+    if figures.dense > _DENSE:
+        message = f"{figures.dense:.0%} of the lung fields hold no air: consolidation, fluid, collapse or a mass"
+        found.append(find("lungs-dense", message))
+    if figures.bright > _BRIGHT:
+        found.append(find("lungs-bright", f"{figures.bright:.0%} of the lungs is as bright as tissue"))
+    return tuple(found)
+
+
+def _largest(mask: np.ndarray) -> int:
+    """Voxels of the largest piece."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    pieces, count = ndimage.label(mask[boxes[0]] if boxes else mask)
+    return int(np.bincount(pieces.ravel())[1:].max()) if count else 0

@@ -1,0 +1,69 @@
+"""Volumes that come as plain .npy arrays: they count as prepared already, on the recipe's grid."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hilum.errors import PrepareError, ReadError
+from hilum.preparing.resample import grid_around
+from hilum.settings.recipe import Recipe
+from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from, hu_digest
+
+_UNIT = 1000
+"""By which values in [0, 1] are multiplied for their digest: the HU that they stand for is the recipe's matter."""
+
+
+def from_npy(path: Path, recipe: Recipe) -> Volume:
+    """A ``.npy`` array as a sample around the origin, its values made HU.
+
+    Args:
+        path: An array of shape ``recipe.size``; with ``sub_volumes`` of at least that along each axis.
+        recipe: Gives size, spacing and what the values mean.
+
+    Raises:
+        ReadError: If it is no plain array.
+        PrepareError: If its shape or its values do not fit, or the recipe needs to know where the lungs are.
+    """
+    unknown = {
+        "recipe.lung_channel": recipe.lung_channel,
+        "recipe.outside_lungs = air": recipe.outside_lungs == "air",
+        "recipe.fit = region": recipe.fit == "region",
+    }
+    for what in (what for what, wanted in unknown.items() if wanted):
+        msg = f"{path} is prepared already: its lungs are not known, and {what} cannot be applied to it"
+        raise PrepareError(msg)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as exc:
+        msg = f"no file or folder {path}"
+        raise ReadError(msg) from exc
+    except (OSError, ValueError, EOFError) as exc:
+        msg = f"{path} is not a plain .npy array"
+        raise ReadError(msg) from exc
+    right = array.shape == recipe.size
+    if recipe.sub_volumes and array.ndim == 3:
+        right = all(n >= least for n, least in zip(array.shape, recipe.size, strict=True))
+    if array.dtype.kind not in "iuf" or not right:
+        least = " or more" if recipe.sub_volumes else ""
+        msg = (
+            f"{path} must hold numbers of shape {recipe.size}{least} (recipe.size), "
+            f"holds {array.dtype} of {array.shape}"
+        )
+        raise PrepareError(msg)
+    if not np.isfinite(array).all():
+        msg = f"{path} holds values that are not finite"
+        raise PrepareError(msg)
+    hu = array.astype(np.float32)
+    if recipe.npy_range == "unit":
+        if hu.min() < -1e-3 or hu.max() > 1 + 1e-3:
+            msg = f"{path} must lie in [0, 1] (recipe.npy_range = unit), lies in [{hu.min():g}, {hu.max():g}]"
+            raise PrepareError(msg)
+        low, high = recipe.windows[0]
+        hu = low + hu * (high - low)
+    volume = Volume(
+        voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
+        affine=affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0)),
+        scan=hu_digest(array if recipe.npy_range == "hu" else array.astype(np.float64) * _UNIT),
+    )
+    return replace(volume, affine=grid_around(np.zeros(3), volume.affine[:3, :3], volume.shape))

@@ -1,0 +1,249 @@
+"""Unpacks a zip or tar into a folder: the whole of it, within limits and nowhere else, or nothing."""
+
+import contextlib
+import errno
+import io
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hilum.errors import ReadError
+from hilum.findings import printable
+from hilum.reading.archives.streams import (
+    CHUNK,
+    MAX_MEMBERS,
+    Allowance,
+    DamagedError,
+    Member,
+    Unpacking,
+    UnsafeError,
+    compression,
+)
+from hilum.reading.archives.tar import is_tar_header, tar_members
+from hilum.reading.archives.zip import ZipBytes, zip_members
+from hilum.reading.dicom.frames import is_dicom
+
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+_IMAGES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_NO_ARCHIVES = (
+    ".apk", ".docm", ".docx", ".ear", ".egg", ".epub", ".jar", ".npz", ".odp", ".ods", ".odt", ".pptm", ".pptx", ".pt",
+    ".pth", ".war", ".whl", ".xlsm", ".xlsx", ".xpi",
+)  # fmt: skip
+"""Zips by their bytes, but not made to hold scans."""
+
+_MAX_NAME = 2000
+_MAX_FOLDERS = 64
+_NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+
+_FOREIGN = (
+    OSError, EOFError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What the standard library raises on damaged archives: struct.error is a ValueError, RecursionError a RuntimeError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Why an archive or a member of it is not read.
+
+    Attributes:
+        code: Of the finding.
+        message: Of the finding; holds no name.
+        member: The member's name, fit to be shown; empty for the archive.
+    """
+
+    code: str
+    message: str
+    member: str = ""
+
+
+def has_archive_name(name: str) -> bool:
+    """True for the names of zips and tars."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def is_archive(path: Path) -> bool:
+    """True for a zip or tar, by its name or else by its first bytes; not for images and documents."""
+    if has_archive_name(path.name):
+        return not is_dicom(path)
+    if path.name.lower().endswith((*_IMAGES, *_NO_ARCHIVES)):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+            if head[128:132] == b"DICM":
+                return False
+            if compression(head):
+                head = Unpacking(file, Allowance(max_bytes=1 << 20)).read(512)
+            elif head.startswith((b"PK\3\4", b"PK\5\6")):
+                return True
+    except (*_FOREIGN, UnsafeError, DamagedError):
+        return False  # whoever reads the file will say what is wrong with it
+    return is_tar_header(head)
+
+
+def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[Trouble]:
+    """Write the files of an archive below a folder, which is made, and is empty where the archive is refused.
+
+    Hidden members are passed over, archives within it are not opened.
+
+    Raises:
+        ReadError: If the folder cannot take the files: a full disk.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as exc:
+        raise _no_room(exc) from exc
+    allowance = Allowance(max_bytes=max_bytes)
+    into = _Folder(folder=folder)
+    try:
+        with ZipBytes(io.FileIO(path)) as file, contextlib.closing(_members(file, allowance)) as members:
+            return [trouble for member in members for trouble in into.add(member)]
+    except UnsafeError as exc:
+        trouble = Trouble(code="unsafe-archive", message=f"the archive is not opened: {exc}", member=shown(exc.member))
+    except DamagedError as exc:
+        trouble = Trouble(code="unreadable-file", message=f"the archive cannot be read: {exc}")
+    except _FOREIGN as exc:
+        why = f": {exc.strerror}" if isinstance(exc, OSError) and exc.filename else ""  # it could not be opened
+        trouble = Trouble(code="unreadable-file", message=f"the archive is damaged or cannot be read{why}")
+    try:
+        shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    except OSError as exc:
+        raise _no_room(exc) from exc
+    return [trouble]
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """A name that is not to be trusted, fit for a line of a report: no control characters, no root, not too long."""
+    name = printable(name[: 4 * limit]).lstrip("/")
+    return name if len(name) <= limit else f"{name[: limit - 3]}..."
+
+
+def _no_room(exc: OSError) -> ReadError:
+    return ReadError(
+        f"the temporary folder must have room for the unpacked archive: {exc.strerror or 'it cannot be written'}"
+        " (TMPDIR names another folder)"
+    )
+
+
+def _members(file: ZipBytes, allowance: Allowance) -> Generator[Member]:
+    """The members by what the file is, whatever its name."""
+    head = file.read(512)
+    file.seek(0)
+    if compression(head) or is_tar_header(head) or not head.strip(b"\0"):
+        yield from tar_members(Unpacking(file, allowance), allowance)
+    else:
+        yield from zip_members(file, allowance)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Folder:
+    """Where members are written, and the names that are taken, as a file system that ignores case sees them."""
+
+    folder: Path
+    files: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    made: set[Path] = field(default_factory=set)
+
+    def add(self, member: Member) -> list[Trouble]:
+        """Write a member, unless it is hidden or an archive itself.
+
+        Raises:
+            UnsafeError: If its name leads elsewhere, is taken, or cannot be a file's.
+        """
+        parts = _parts(member.name)
+        if member.source is not None and (not parts or member.name.endswith(("/", "/."))):
+            msg = "a name cannot be a file's"
+            raise UnsafeError(msg, member.name)
+        self._claim(parts, member)
+        if member.source is None or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+            return []
+        head = member.source.read(CHUNK)
+        if _is_nested(parts[-1], head):
+            message = "an archive within an archive is not opened"
+            return [Trouble(code="unsafe-archive", message=message, member=shown(member.name))]
+        self._write(parts, head, member)
+        return []
+
+    def _claim(self, parts: list[str], member: Member) -> None:
+        keys = [_key("/".join(parts[: n + 1])) for n in range(len(parts))]
+        above, own = (keys, []) if member.source is None else (keys[:-1], keys[-1:])
+        if self.files.intersection(keys) or self.folders.intersection(own):
+            msg = "two members have one name"
+            raise UnsafeError(msg, member.name)
+        self.folders.update(above)
+        self.files.update(own)
+        if len(self.files) + len(self.folders) > MAX_MEMBERS:
+            msg = f"it must have at most {MAX_MEMBERS} files and folders, has more"
+            raise UnsafeError(msg)
+
+    def _write(self, parts: list[str], head: bytes, member: Member) -> None:
+        assert member.source is not None  # a file's  # noqa: S101
+        target = self.folder.joinpath(*parts)
+        with contextlib.ExitStack() as stack:
+            with _writing(member):
+                if target.parent not in self.made:
+                    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    self.made.add(target.parent)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+                file = stack.enter_context(os.fdopen(os.open(target, flags, 0o600), "wb", 0))
+            part = head
+            while part:
+                with _writing(member):
+                    view = memoryview(part)
+                    while view:
+                        view = view[file.write(view) :]
+                part = member.source.read(CHUNK)
+
+
+@contextlib.contextmanager
+def _writing(member: Member) -> Iterator[None]:
+    """Tells what the disk cannot take from what cannot be a name; the archive's own errors are read elsewhere."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _NO_NAME:
+            msg = "a name cannot be a file's"
+            raise UnsafeError(msg, member.name) from exc
+        raise _no_room(exc) from exc
+
+
+def _parts(name: str) -> list[str]:
+    """Folders and file name of a member."""
+    if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name):
+        msg = "a name is absolute or a Windows path"
+        raise UnsafeError(msg, name)
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        msg = "a name leads out of the archive"
+        raise UnsafeError(msg, name)
+    try:
+        lengths = [len(os.fsencode(part)) for part in parts]
+    except UnicodeEncodeError:
+        lengths = [_MAX_NAME + 1]
+    if "\0" in name or max(lengths, default=0) > 255 or sum(lengths) > _MAX_NAME or len(parts) > _MAX_FOLDERS:
+        msg = "a name cannot be a file's"
+        raise UnsafeError(msg, name)
+    return parts
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_nested(name: str, head: bytes) -> bool:
+    """True for an archive by its name or by its first bytes, unless it is an image or a document."""
+    if has_archive_name(name):
+        return True
+    if name.lower().endswith((*_IMAGES, *_NO_ARCHIVES)) or head[128:132] == b"DICM":
+        return False
+    return bool(compression(head)) or head.startswith(b"PK\3\4") or head[257:262] == b"ustar"

@@ -1,0 +1,377 @@
+"""Every frozen setting of a run with its meaning, checked when it is made; imports no torch."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+import tyro
+
+from hilum.errors import require
+from hilum.findings import Policy, PolicyName
+from hilum.settings.augmentation import AugmentConfig as AugmentConfig
+from hilum.settings.imbalance import AT_THE_PROBABILITY, OF_THE_BATCH
+from hilum.settings.imbalance import HeadConfig as HeadConfig
+from hilum.settings.imbalance import LossConfig as LossConfig
+from hilum.settings.imbalance import SamplingConfig as SamplingConfig
+from hilum.settings.recipe import Range as Range
+from hilum.settings.recipe import Recipe as Recipe
+from hilum.settings.recipe import Triple as Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingConfig:
+    """What is done about odd scans, and how much memory one may take."""
+
+    policy: PolicyName = "standard"
+    """strict: odd geometry is refused. standard: repaired where safe. lenient: doubtful scans are let through."""
+
+    override: tuple[str, ...] = ()
+    """Findings to treat otherwise, as code=severity: slice-gap=note, few-slices=refused."""
+
+    max_gb: float = 8.0
+    """Largest scan, as voxels, and largest unpacked archive, in GB (10^9 bytes); decoders may take three times that."""
+
+    def __post_init__(self) -> None:
+        Policy(name=self.policy, override=self.override)  # raises if it is not allowed
+        require(0 < self.max_gb < math.inf, "reading.max_gb", "positive", self.max_gb)
+
+    @property
+    def rules(self) -> Policy:
+        """The policy with its overrides."""
+        return Policy(name=self.policy, override=self.override)
+
+    @property
+    def max_bytes(self) -> int:
+        """The limit in bytes."""
+        return int(self.max_gb * 1e9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnsConfig:
+    """Which column of the table holds what. A name given here must exist; a default name may be absent."""
+
+    case_id: str = "case_id"
+    path: str = "path"
+    label: str = "label"
+    patient_id: str = "patient_id"
+    x_mm: str = "x_mm"
+    y_mm: str = "y_mm"
+    z_mm: str = "z_mm"
+    split: str = "split"
+    mask: str = "mask"
+    """A mask of the lungs that another program made, for recipes that look for them; not 0 inside."""
+
+    series: str = "series"
+    """Which series of path, where it holds several: a SeriesInstanceUID, or the hash that Hilum lists."""
+
+    soft_label: str = "soft_label"
+    """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
+
+    labels: tuple[str, ...] = ()
+    """Instead of label: a column for each finding, 1 where it is present, 0 where not, or a share of readers. The
+    findings are then learned side by side (multi-label). Flag: --columns.labels nodule effusion"""
+
+    case_weight: str = "case_weight"
+    """How much a case counts in the loss; 1 without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortConfig:
+    """The table of cases."""
+
+    table: str = ""
+    """CSV, Excel or Parquet file; relative to the config file."""
+
+    columns: Annotated[ColumnsConfig, tyro.conf.arg(prefix_name=False)] = field(default_factory=ColumnsConfig)
+    """Flags: --columns.path image"""
+
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the model's outputs; empty: the sorted labels of the table."""
+
+    unlabelled: Literal["error", "drop"] = "error"
+    """What to do with rows without a label."""
+
+    max_refused: float = 0.1
+    """Largest share of the cases that may be refused before it is an error."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
+        require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
+        findings, defaults = self.columns.labels, ColumnsConfig()
+        both = bool(findings) and (self.columns.label, self.columns.soft_label) != (defaults.label, defaults.soft_label)
+        require(not both, "columns.labels", "empty where columns.label or columns.soft_label is given", findings)
+        others = {getattr(self.columns, f.name) for f in fields(ColumnsConfig) if f.name not in ("label", "labels")}
+        shared = sorted(others & set(findings))
+        require(not shared, "columns.labels", "columns that hold nothing else", ", ".join(shared))
+        distinct = len(findings) != 1 and len(set(findings)) == len(findings)
+        require(distinct, "columns.labels", "empty or distinct columns, two or more (one alone is label)", findings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Who trains, who validates, who tests: by patient, stratified by label."""
+
+    val: float = 0.15
+    """Share of the patients that validate; with folds, of those that do not test."""
+
+    test: float = 0.15
+    """Share of the patients that test; unused with folds."""
+
+    folds: int = 0
+    """Number of folds for cross-validation; 0: one split by val and test."""
+
+    fold: int = 0
+    """The fold that tests, from 0."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
+        require(self.test > 0 and self.val + self.test < 1, "split.test", "positive, below 1 - val", self.test)
+        require(self.folds == 0 or self.folds >= 2, "split.folds", "0 or at least 2", self.folds)
+        require(0 <= self.fold < max(self.folds, 1), "split.fold", "at least 0 and below split.folds", self.fold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    depth: Literal[10, 18, 34, 50, 101, 152, 200] = 18
+    width: int = 64
+    """Channels of the first stage; 64 is the tutorial's, fewer is faster."""
+
+    stem: Literal["full", "small"] = "full"
+    """full: 7x7x7, stride 2 and pooling. small: 3x3x3, stride 1, for grids under about 48 voxels."""
+
+    stem_stride: tuple[int, int, int] | None = None
+    """Z Y X: stride of the stem's convolution, 1 or 2 each, for voxels longer than wide; without it the stem's own."""
+
+    norm: Literal["batch", "group", "instance"] = "batch"
+    """Normalisation, everywhere; group and instance do not depend on the batch."""
+
+    shortcut: Literal["A", "B"] = "B"
+    """Where the shape changes. B: a projection. A: no parameters, as in MedicalNet's ResNet-18 and 34."""
+
+    squeeze_excite: bool = False
+    """Weigh the channels of each block (Hu 2018)."""
+
+    dropout: float = 0.0
+    """Probability that a feature is dropped before the last layer, in training."""
+
+    stochastic_depth: float = 0.0
+    """Probability that a case skips the last block in training; earlier blocks in proportion (Huang 2016)."""
+
+    pooling: Literal["average", "attention"] = "average"
+    """attention: a mean over voxels, weighted by a learned score (Ilse 2018)."""
+
+    zero_init: bool = False
+    """Start each block as the identity (Goyal 2017)."""
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, "model.width", "positive", self.width)
+        for name in ("dropout", "stochastic_depth"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", "at least 0 and below 1", getattr(self, name))
+        strides = self.stem_stride or (1, 1, 1)
+        require(all(s in (1, 2) for s in strides), "model.stem_stride", "1 or 2 along each axis", self.stem_stride)
+
+    @property
+    def least_cases(self) -> int:
+        """Fewest cases that are trained on at a time: batch norm needs two."""
+        return 2 if self.norm == "batch" else 1
+
+    def grid_of(self, stage: int, size: tuple[int, int, int]) -> tuple[int, ...]:
+        """Voxels (z, y, x) of the maps of a stage, 1 to 4, for an input of this size: every stride rounds up."""
+        full = self.stem == "full"
+        strides = self.stem_stride or ((2, 2, 2) if full else (1, 1, 1))
+        later = (2 if full else 1) * 2 ** (stage - 1)
+        return tuple(-(-n // (s * later)) for n, s in zip(size, strides, strict=True))
+
+    def check_for(self, size: tuple[int, int, int]) -> None:
+        """Raise a ConfigError where a norm would be of single numbers: all that the network sees would be lost."""
+        for stage in (1, 2, 3, 4):
+            channels = self.width * 2 ** (stage - 1)
+            together = {"instance": 1, "group": channels // math.gcd(32, channels), "batch": 2}[self.norm]
+            seen = together * math.prod(self.grid_of(stage, size)) > 1
+            need = f"larger: stage {stage} has one voxel, of which model.norm = {self.norm} leaves nothing"
+            require(seen, "recipe.size", need + f" with model.width = {self.width}" * (self.norm == "group"), size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How long, how fast and on what."""
+
+    epochs: int = 50
+    batch_size: int = 8
+    micro_batch: int = 0
+    """Cases that are computed at a time; 0: the whole batch. The gradient is that of the whole batch."""
+
+    checkpointing: bool = False
+    """Keep less for the gradient and compute it again: less memory, about a third more time, the same result."""
+
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    lr_decay: float = 1.0
+    """The rate of each earlier part (head, layer4, ... layer1, stem) is that of the next one times this."""
+
+    weights: str = ""
+    """File or model folder whose weights training begins with; relative to the config file."""
+
+    freeze: int = 0
+    """Parts that stay as the weights have them. 1: the stem; 2: and layer1; ... 5: all but the head."""
+
+    weight_decay: float = 1e-2
+    schedule: Literal["plateau", "one-cycle"] = "plateau"
+    """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
+
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the model: of the lowest validation loss, or of the last epoch."""
+
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+    """Epochs without a better validation loss before the rate is multiplied by plateau_factor."""
+
+    stop_patience: int = 15
+    """Epochs without a better validation loss before training stops; 0: never."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+    workers: int = 0
+    """Processes that load samples; they change the speed, never the result."""
+
+    device: Annotated[str, tyro.conf.arg(prefix_name=False)] = "auto"
+    """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "plateau_patience"):
+            require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        require(self.batch_size >= 2, "training.batch_size", "at least 2 (batch normalisation)", self.batch_size)
+        require(self.micro_batch >= 0, "training.micro_batch", "at least 0 (0: the whole batch)", self.micro_batch)
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
+        for name in ("weight_decay", "stop_patience", "workers", "seed"):
+            require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
+        require(0 < self.lr_decay <= 1, "training.lr_decay", "above 0 and at most 1", self.lr_decay)
+        require(0 <= self.freeze <= 5, "training.freeze", "0 to 5", self.freeze)
+        require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
+
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedConfig:
+    """How the network is computed; auto is decided by measuring, and the run folder's config says what it was."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: convolutions and products in bfloat16, everything else and all weights in float32."""
+
+    channels_last: Switch = "auto"
+    """Channels innermost in memory."""
+
+    folded_stem: Literal["auto", "off", "pairs", "blocks"] = "auto"
+    """The stem as space to depth, with the same weights: pairs of voxels along x, or 2 x 2 x 2, become channels."""
+
+    products: Switch = "auto"
+    """Convolutions on grids of a few voxels as one matrix product."""
+
+    compile: Switch = "auto"
+    """torch.compile; takes a minute or more before the first step, and a compiler on CPUs."""
+
+    keep_memory: Switch = "auto"
+    """Memory that was freed is kept for the next step; Linux, CPU."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether nothing is left to be measured."""
+        return not any(getattr(self, one.name) == "auto" for one in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionConfig:
+    """How the threshold is chosen, on the validation part."""
+
+    rule: Literal["youden", "sensitivity", "specificity", "f1"] = "youden"
+    """Largest sensitivity + specificity; at least `at` sensitivity or specificity; or largest F1."""
+
+    at: float = 0.9
+
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic", "prior"] = "auto"
+    """How logits become probabilities, fitted on the validation part. temperature: one factor. platt: a factor and an
+    offset for each class. isotonic: any rising curve. prior: no fit, the offsets that undo weights and sampling, for
+    cross entropy only. auto: platt after weights, sampling or a loss that moves probabilities, else temperature."""
+
+    tta: int = 0
+    """Test-time augmentation: so many moved views of a case, beside the case itself, whose mean probability decides."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
+        require(0 <= self.tta <= 64, "decision.tta", "0 to 64", self.tta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """All settings of a run; the sections of config.toml."""
+
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    store: str = "store"
+    """Folder of the prepared samples; relative to the config file."""
+
+    store_gb: float = 0.0
+    """Most that the store may hold after a command, in GB (10^9 bytes): the longest unused go first; 0: no bound."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.store_gb < math.inf, "store_gb", "at least 0 (0: no bound)", self.store_gb)
+
+    def check_together(self) -> None:
+        """Raise a ConfigError where sections do not go together; not sooner, for flags come one by one."""
+        self.recipe.check_complete()
+        frozen = self.training.freeze
+        require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
+        micro, least = self.training.micro_batch, self.model.least_cases
+        require(not 0 < micro < least, "training.micro_batch", "0 or at least 2 with model.norm = batch", micro)
+        whole = self.loss.name not in OF_THE_BATCH or not micro
+        require(whole, "training.micro_batch", f"0 with loss.name = {self.loss.name}, which is of a whole batch", micro)
+        single = self.head.retrain == "none" or not self.recipe.sub_volumes
+        require(
+            single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
+        )
+        self._check_prior()
+        self.model.check_for(self.recipe.size)
+        self.augment.check_for(self.recipe)
+
+    def _check_prior(self) -> None:
+        """Offsets must not be asked for where they undo nothing, or not all."""
+        if self.decision.calibration != "prior":
+            return
+        rules = {
+            f"loss.name = {self.loss.name}": self.loss.name in ("auto", *AT_THE_PROBABILITY),
+            f"head.retrain = {self.head.retrain}": self.head.retrain == "none",
+            "findings (columns.labels) that are sampled": not self.cohort.columns.labels
+            or self.sampling.method == "none",
+        }
+        for what, right in rules.items():
+            require(right, "decision.calibration", f"another with {what}, which no offsets undo", "prior")
+
+    def parts_of(self, cases: int) -> int:
+        """In how many parts a batch is computed: as few as ``micro_batch`` allows, none of one case with batch norm."""
+        count = math.ceil(cases / self.training.micro_batch) if self.training.micro_batch else 1
+        return max(1, min(count, cases // self.model.least_cases))
+
+    def at_once(self, cases: int) -> int:
+        """Cases in the largest part of a batch; the parts are as even as can be."""
+        return math.ceil(cases / self.parts_of(cases))

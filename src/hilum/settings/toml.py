@@ -1,0 +1,149 @@
+"""Settings to and from the plain values of TOML and JSON, strictly: what is misspelt or of a wrong type is an error."""
+
+import dataclasses
+import os
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from hilum.errors import ConfigError, require
+from hilum.files import write_whole
+from hilum.settings.augmentation import PresetName
+from hilum.settings.presets import preset
+from hilum.settings.run import Recipe, RunConfig
+
+Config = TypeVar("Config")
+
+
+def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
+    """A config from plain values as TOML and JSON hold them.
+
+    Raises:
+        ConfigError: On an unknown name, a wrong type or a value that is not allowed.
+    """
+    if not isinstance(values, dict):
+        msg = f"{where or 'a config'} must be a table, got {values!r}"
+        raise ConfigError(msg)
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        msg = f"unknown setting {where}{'.' if where else ''}{unknown[0]}; known are: {', '.join(hints)}"
+        raise ConfigError(msg)
+    for one in dataclasses.fields(cls):  # type: ignore[arg-type]
+        optional = one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+        require(optional or one.name in values, f"{where}.{one.name}".strip("."), "given", "nothing")
+    given = {name: _convert(hints[name], v, f"{where}.{name}".strip(".")) for name, v in values.items()}
+    return cls(**given)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type that the field wants; dataclasses, tuples, literals, numbers and None."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        choices = [a for a in args if a is not type(None)]
+        named = [a for a in choices if get_origin(a) is Literal]
+        if named and len(choices) > 1:  # a pair of numbers, or a name that stands for one
+            require(isinstance(value, str | list | tuple), where, f"a list or {_names(named[0])}", repr(value))
+            choices = named if isinstance(value, str) else [a for a in choices if a not in named]
+        return _convert(choices[0], value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        variadic = len(args) == 2 and args[1] is Ellipsis
+        require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
+        inner = [args[0]] * len(value) if variadic else args
+        return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
+    if origin is Literal:
+        right = any(value == known and type(value) is type(known) for known in args)
+        require(right, where, _names(hint), repr(value))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    require(origin is not tuple, where, f"a list{'' if args[-1:] == (Ellipsis,) else f' of {len(args)}'}", repr(value))
+    kind = origin or hint
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    require(right, where, f"of type {getattr(hint, '__name__', hint)}", repr(value))
+    return value
+
+
+def _names(hint: Any) -> str:
+    return f"one of {', '.join(map(str, get_args(hint)))}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain values, without those that are None; the inverse of ``from_dict``."""
+    values = dataclasses.asdict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(values)
+    return result
+
+
+def load(path: Path) -> RunConfig:
+    """Read a config from a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        msg = f"no config file {path}"
+        raise ConfigError(msg) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        msg = f"{path} is not a TOML file: {exc}"
+        raise ConfigError(msg) from exc
+    try:
+        return from_dict(RunConfig, _with_preset(values))
+    except ConfigError as exc:
+        msg = f"{path}: {exc}"
+        raise ConfigError(msg) from exc
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """What [augment] does not give, as its preset has it for this recipe."""
+    given = values.get("augment", {})
+    if not isinstance(given, dict):
+        return values
+    recipe = from_dict(Recipe, values.get("recipe", {}), "recipe")
+    name = _convert(PresetName, given.get("preset", "standard"), "augment.preset")
+    return {**values, "augment": {**to_dict(preset(name, recipe)), **given}}
+
+
+def beside(base: str | Path, path: str) -> Path:
+    """A path of the settings, relative to their file; ``~`` is the home folder."""
+    return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
+
+
+def moved(config: RunConfig, base: str | Path, to: str | Path) -> RunConfig:
+    """The same settings for a file in another folder: their paths are relative to it.
+
+    Args:
+        config: Settings; a path that is empty stays so.
+        base: Folder of their file.
+        to: Folder of the new one.
+    """
+    table, weights, store = (
+        os.path.relpath(beside(base, path), to) if path else ""
+        for path in (config.cohort.table, config.training.weights, config.store)
+    )
+    return dataclasses.replace(
+        config,
+        cohort=dataclasses.replace(config.cohort, table=table),
+        training=dataclasses.replace(config.training, weights=weights),
+        store=store,
+    )
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write a config as TOML; ``load`` gives it back."""
+    write_whole(path, tomli_w.dumps(to_dict(config)))
