@@ -103,3 +103,26 @@ def trained_run(npy_cohort):
         out = npy_cohort / "run"
         assert main(["train", str(npy_cohort / "config.toml"), "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def train_until(monkeypatch):
+    """Train, and stop as Ctrl-C does once so many epochs are whole."""
+    from hilum.training.state import TrainingState
+    from hilum.training.train import train
+
+    def run(config, out, *, base, epochs=1):
+        save, calls = TrainingState.save, []
+
+        def save_then_stop(state, folder):
+            save(state, folder)
+            calls.append(folder)
+            if len(calls) == epochs:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingState, "save", save_then_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, out, base=base)
+
+    return run

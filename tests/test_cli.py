@@ -13,7 +13,7 @@ import hilum
 from hilum.cli import VERBS, main
 from hilum.cli.predict import Predict
 from hilum.cli.train import Train
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.settings.presets import preset
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
 
@@ -135,7 +135,7 @@ def test_scans_that_trained_are_known_by_their_voxels_where_there_are_no_ids(tra
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     assert run("evaluate", trained_run / "model", tmp_path / "t.csv", "--out", tmp_path / "e", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["num_seen"] == sum(part != "test" for part in read_splits(trained_run / "splits.csv").values())
+    assert answer["num_seen"] == sum(part != "test" for part in read_splits(trained_run / "splits.csv").parts.values())
 
 
 def test_a_model_away_from_its_run_says_that_it_cannot_tell_what_it_has_seen(trained_run, npy_cohort, tmp_path, capsys):
@@ -147,7 +147,7 @@ def test_a_model_away_from_its_run_says_that_it_cannot_tell_what_it_has_seen(tra
 
 
 def test_evaluate_takes_mapped_columns_and_only_rows_marked_test(trained_run, npy_cohort, tmp_path, capsys):
-    parts = read_splits(trained_run / "splits.csv")
+    parts = read_splits(trained_run / "splits.csv").parts
     lines = [line.split(",") for line in (npy_cohort / "cohort.csv").read_text().splitlines()[1:]]
     unseen = [line for line in lines if parts[line[0]] == "test"]
     rows = [f"{npy_cohort}/{line[1]},{line[2]},{'test' if i < 4 else 'train'}" for i, line in enumerate(unseen)]

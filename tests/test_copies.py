@@ -251,7 +251,7 @@ def test_copies_in_another_format_are_kept_in_one_part_and_named(tmp_path, no_tr
     for seed in range(4):
         out = tmp_path / f"run{seed}"
         train(replace(load(config), split=SplitConfig(seed=seed)), out, base=tmp_path)
-        parts = read_splits(out / "splits.csv")
+        parts = read_splits(out / "splits.csv").parts
         assert parts["c90"] == parts["c00"] == parts["c01"]
         assert parts["c91"] == parts["c20"] == parts["c21"]
         assert no_training["c90"] == no_training["c00"]
@@ -265,7 +265,7 @@ def test_without_copies_the_split_is_the_one_that_the_table_alone_gives(tmp_path
     config = written(tmp_path, volumes(tmp_path), split=SplitConfig(folds=3, fold=1))
     train(config, tmp_path / "run")
     cohort = Cohort.read(tmp_path / "t.csv", CohortConfig())
-    assert read_splits(tmp_path / "run" / "splits.csv") == split(cohort, SplitConfig(folds=3, fold=1))
+    assert read_splits(tmp_path / "run" / "splits.csv").parts == split(cohort, SplitConfig(folds=3, fold=1))
 
 
 def test_copies_with_opposite_labels_are_refused_listed_and_counted(tmp_path, no_training):
@@ -309,7 +309,7 @@ def test_prepare_names_copies_and_look_alike_patients(tmp_path, capsys):
 
 
 def test_evaluate_joins_copies_refuses_opposite_ones_and_gives_the_rows(trained_run, npy_cohort, tmp_path, caplog):
-    parts = read_splits(trained_run / "splits.csv")
+    parts = read_splits(trained_run / "splits.csv").parts
     unseen = [i for i in range(60) if parts[f"c{i:02d}"] == "test"]
     rows = [[f"t{i}", str(npy_cohort / f"{i:02d}.npy"), str(i % 2), f"T{i}"] for i in unseen]
     shutil.copy(npy_cohort / f"{unseen[0]:02d}.npy", tmp_path / "same.npy")
@@ -334,7 +334,7 @@ def test_evaluate_joins_copies_refuses_opposite_ones_and_gives_the_rows(trained_
 def test_what_is_known_of_a_patient_through_a_shared_scan_leaves_out_all_of_him(
     trained_run, npy_cohort, tmp_path, through
 ):
-    parts = read_splits(trained_run / "splits.csv")
+    parts = read_splits(trained_run / "splits.csv").parts
     seen = next(i for i in range(60) if parts[f"c{i:02d}"] == "train")
     unseen = [i for i in range(60) if parts[f"c{i:02d}"] == "test"]
     rows = [[f"t{i}", str(npy_cohort / f"{i:02d}.npy"), str(i % 2), f"T{i}"] for i in unseen]
@@ -387,7 +387,7 @@ def test_a_run_made_with_another_key_says_so(tmp_path, monkeypatch, no_training)
 
 def test_a_scan_that_trained_is_known_under_another_recipe_and_format(trained_run, npy_cohort):
     """The key in splits.csv is the keyed hash of the HU alone: the test hashes the file's values itself."""
-    parts, seen = read_splits(trained_run / "splits.csv"), read_seen(trained_run / "splits.csv")
+    parts, seen = read_splits(trained_run / "splits.csv").parts, read_seen(trained_run / "splits.csv")
     for i in range(60):
         values = np.load(npy_cohort / f"{i:02d}.npy")
         assert (scan_key(hu_digest(values.astype(np.float64) * 1000)) in seen.scans) == (parts[f"c{i:02d}"] != "test")

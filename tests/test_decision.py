@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hilum.cli import main
 from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.sampling import draws
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.calibration import Trained, decisions_of
 from hilum.deciding.decision import Decision, Decisions
@@ -27,7 +27,7 @@ from hilum.predicting import Predictor
 from hilum.predicting.calibrated_network import Calibrated
 from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig
 from hilum.settings.toml import from_dict, load, to_dict
-from hilum.training import loop
+from hilum.training import epoch, finish, fit
 from hilum.training.train import train
 
 CLASSES = ("healthy", "diseased")
@@ -228,12 +228,12 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
     )
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Trained", lambda **given: seen.append(given["counted"]) or Trained(**given))
+        patch.setattr(finish, "Trained", lambda **given: seen.append(given["counted"]) or Trained(**given))
         train(config, tmp_path / "run", base=npy_cohort)
     _, card = load_model(tmp_path / "run" / "model")
     kept = card.training["epoch"]
     cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     labels = np.array([case.label for case in cohort.cases if parts[case.case_id] == "train"])
     expected = draws("progressive", np.bincount(labels), epoch=kept, epochs=3)
     assert np.bincount(labels, weights=seen[0]).tolist() == expected.tolist()
@@ -278,12 +278,12 @@ def test_class_weights_weigh_what_they_say_in_small_batches(npy_cohort, tmp_path
             return self.weighted(label).sum(dim=2) + 0 * odds.sum(dim=2)
 
     values = []
-    backward = loop.Fabric.backward
-    monkeypatch.setattr(loop, "make_loss", lambda *_: WeightAlone(torch.tensor([0.2, 1.8])))
-    monkeypatch.setattr(loop.Fabric, "backward", lambda self, v: values.append(float(v.detach())) or backward(self, v))
+    backward = epoch.Fabric.backward
+    monkeypatch.setattr(fit, "make_loss", lambda *_: WeightAlone(torch.tensor([0.2, 1.8])))
+    monkeypatch.setattr(epoch.Fabric, "backward", lambda self, v: values.append(float(v.detach())) or backward(self, v))
     train(config, tmp_path / "run", base=npy_cohort)
     cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     labels = np.array([case.label for case in cohort.cases if parts[case.case_id] == "train"])
     batches = EpochBatches(len(labels), 6, seed=config.training.seed)
     batches.epoch = 1

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
@@ -186,7 +186,7 @@ def test_the_second_stage_sees_the_training_cases_alone(runs, npy_cohort):
     config, made = runs
     cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
     prepared = prepare_cohort(cohort, config.recipe, Store(npy_cohort / "store"))
-    parts = read_splits(made["smote"] / "splits.csv")
+    parts = read_splits(made["smote"] / "splits.csv").parts
     dataset = CohortDataset(prepared, parts, "train", 2, config.recipe)
     network, _ = load_model(made["none"] / "model")
     seen = features_of(for_prediction(network, EXACT), dataset, torch.device("cpu"), 8)

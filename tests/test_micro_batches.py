@@ -11,7 +11,7 @@ from hilum.errors import ConfigError, ResourceError
 from hilum.modelling.speed import PLAIN
 from hilum.settings.run import LossConfig
 from hilum.settings.toml import load
-from hilum.training import loop
+from hilum.training import epoch, fit
 from hilum.training.micro_batches import micro_batches, within_memory_of
 from hilum.training.train import train
 
@@ -41,7 +41,7 @@ def far(first, second):
 def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, tmp_path, monkeypatch, micro):
     """By plain steps: Adam makes a whole one of a gradient that is zero but for rounding, on some processors."""
     plain = lambda settings, network, device: torch.optim.SGD(network.parameters(), lr=settings.lr)  # noqa: E731
-    monkeypatch.setattr(loop, "make_optimizer", plain)
+    monkeypatch.setattr(fit, "make_optimizer", plain)
     config = config_of(npy_cohort, lr=0.05)
     whole, _ = trained(config, npy_cohort, tmp_path / "whole")
     once, _ = trained(replace(config, training=replace(config.training, epochs=1)), npy_cohort, tmp_path / "once")
@@ -70,8 +70,8 @@ def test_a_batch_comes_in_even_parts_and_batch_norm_never_sees_a_case_alone(npy_
 
 def test_no_more_cases_are_validated_at_a_time_than_trained_on(npy_cohort, tmp_path, monkeypatch):
     seen = []
-    case_logits = loop.case_logits
-    monkeypatch.setattr(loop, "case_logits", lambda *a, **k: seen.append(len(a[1])) or case_logits(*a, **k))
+    case_logits = epoch.case_logits
+    monkeypatch.setattr(epoch, "case_logits", lambda *a, **k: seen.append(len(a[1])) or case_logits(*a, **k))
     train(config_of(npy_cohort, batch_size=4, micro_batch=100), tmp_path / "run", base=npy_cohort)
     assert 0 < max(seen) <= 5, "a last case joins the batch before"
 
@@ -88,19 +88,10 @@ def test_a_micro_batch_of_one_case_is_refused_with_batch_norm(npy_cohort, tmp_pa
         train(config_of(npy_cohort, norm="batch", micro_batch=1), tmp_path / "run", base=npy_cohort)
 
 
-def test_a_run_in_parts_goes_on_exactly_where_it_stopped(npy_cohort, tmp_path, monkeypatch):
+def test_a_run_in_parts_goes_on_exactly_where_it_stopped(npy_cohort, tmp_path, train_until):
     config = config_of(npy_cohort, norm="batch", micro_batch=3)
     unbroken, metrics = trained(config, npy_cohort, tmp_path / "whole")
-    save = loop.save_checkpoint
-
-    def save_then_stop(*args):
-        save(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", base=npy_cohort)
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train_until(config, tmp_path / "broken", base=npy_cohort)
     train(config, tmp_path / "broken", resume=True)
     assert (tmp_path / "broken" / "metrics.csv").read_text() == metrics
     assert far(unbroken, load_file(tmp_path / "broken" / "model" / "weights.safetensors")) == 0

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hilum.cli import main
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.model_folder import ModelCard, build, load_model, save_model
@@ -40,7 +40,6 @@ from hilum.settings.run import (
     SamplingConfig,
 )
 from hilum.settings.toml import load, save
-from hilum.training import loop
 from hilum.training.train import train
 from hilum.volume import Volume, affine_from
 
@@ -171,7 +170,7 @@ def test_a_table_of_findings_becomes_a_model_with_a_calibration_and_a_threshold_
     ]  # half: no weight
     assert all(0 < at < 1 for at in card.decisions.thresholds.values())
     assert list(card.training["validation"]) == list(FINDINGS)
-    parts = read_splits(run / "splits.csv")
+    parts = read_splits(run / "splits.csv").parts
     rows = [row for row in cells(folder / "cohort.csv") if parts[row["case_id"]] == "train"]
     counts = {f"class {name}": sum(is_there(row, c) for row in rows) for name, c in zip(FINDINGS, COLUMNS, strict=True)}
     assert card.training["counts"]["train"] == {"cases": len(rows), "patients": len(rows) // 2} | counts
@@ -183,7 +182,7 @@ def test_the_judgement_is_of_the_test_part_with_each_finding_and_its_frozen_thre
     decisions = load_model(run / "model")[1].decisions
     rows = cells(run / "evaluation" / "cases.csv")
     table = {row["case_id"]: row for row in cells(folder / "cohort.csv")}
-    parts = read_splits(run / "splits.csv")
+    parts = read_splits(run / "splits.csv").parts
     assert {row["case_id"] for row in rows} == {case for case, part in parts.items() if part == "test"}
     assert answer["threshold_rule"] == {name: one.rule for name, one in zip(FINDINGS, decisions.each, strict=True)}
     for name, column in zip(FINDINGS, COLUMNS, strict=True):
@@ -336,7 +335,7 @@ def test_an_exported_file_gives_the_probabilities_of_the_findings(run, folder, t
     assert np.abs(expected.sum(axis=1) - 1).max() > 0.05  # they are no shares of one whole
 
 
-def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tmp_path, monkeypatch):
+def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tmp_path, train_until):
     config = load(folder / "config.toml")
     config = replace(
         config,
@@ -346,16 +345,7 @@ def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tm
         training=replace(config.training, epochs=2),
     )
     train(config, tmp_path / "whole", base=folder)
-    save = loop.save_checkpoint
-
-    def save_then_stop(*args):
-        save(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", base=folder)
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train_until(config, tmp_path / "broken", base=folder)
     train(config, tmp_path / "broken", resume=True)
     for file in ("metrics.csv", "model/model.json", "config.toml"):
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -410,7 +400,7 @@ def test_findings_are_validated_as_they_are_predicted(folder, tmp_path, change):
     """The figures that chose the thresholds are those of the predictor on the validation cases."""
     model = train(quick(folder, **change), tmp_path / "run", base=folder)
     predictor = Predictor(model, device="cpu")
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     rows = [row for row in cells(folder / "cohort.csv") if parts[row["case_id"]] == "val"]
     predictions = [predictor.predict(folder / row["path"]) for row in rows]
     for name, column in zip(FINDINGS, COLUMNS, strict=True):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hilum.cli import main
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.errors import ConfigError
 from hilum.modelling.speed import PLAIN
 from hilum.modelling.weights.freezing import freeze
@@ -354,7 +354,7 @@ def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_
         train(config, tmp_path / "run", base=npy_cohort)
         assert sum("speed: measuring" in record.message for record in caplog.records) == 1
         caplog.clear()
-        parts = read_splits(tmp_path / "run" / "splits.csv").values()
+        parts = read_splits(tmp_path / "run" / "splits.csv").parts.values()
         look_ahead(config, 2, sum(part == "train" for part in parts))
     assert not any("speed: measuring" in record.message for record in caplog.records)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hilum.cohorts.dataset import CohortDataset, as_sample
 from hilum.cohorts.prepared import prepare_cohort
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.inference import case_logits
@@ -29,7 +29,7 @@ from hilum.randomness import generator
 from hilum.settings.run import ModelConfig, Recipe
 from hilum.settings.toml import load
 from hilum.simulating import plan_cohort, simulate_case, simulate_cohort
-from hilum.training import loop
+from hilum.training import finish
 from hilum.training.train import train
 from hilum.volume import Volume, affine_from
 
@@ -242,20 +242,13 @@ def drawn_in(run, monkeypatch):
     return seen
 
 
-def test_training_draws_the_same_grids_with_workers_and_after_a_resume(npy_cohort, cut_up, tmp_path, monkeypatch):
+def test_training_draws_the_same_grids_with_workers_and_after_a_resume(
+    npy_cohort, cut_up, tmp_path, monkeypatch, train_until
+):
     whole = drawn_in(partial(train, cut_up, tmp_path / "whole", base=npy_cohort), monkeypatch)
     workers = replace(cut_up, training=replace(cut_up.training, workers=2))
     parallel = drawn_in(partial(train, workers, tmp_path / "workers", base=npy_cohort), monkeypatch)
-    save = loop.save_checkpoint
-
-    def save_then_stop(*args):
-        save(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(cut_up, tmp_path / "broken", base=npy_cohort)
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train_until(cut_up, tmp_path / "broken", base=npy_cohort)
     resumed = drawn_in(partial(train, cut_up, tmp_path / "broken", resume=True), monkeypatch)
     assert {epoch for epoch, _ in resumed} == {2}
     assert set(whole) == set(parallel)
@@ -271,13 +264,13 @@ def test_training_draws_the_same_grids_with_workers_and_after_a_resume(npy_cohor
 
 def test_validation_in_training_and_prediction_say_the_same_of_a_case(npy_cohort, cut_up, tmp_path, monkeypatch):
     noted = []
-    card = loop.model_card
-    monkeypatch.setattr(loop, "model_card", lambda *args: noted.append(args[5]) or card(*args))
+    card = finish.model_card
+    monkeypatch.setattr(finish, "model_card", lambda *args: noted.append(args[3]) or card(*args))
     model = train(cut_up, tmp_path / "run", base=npy_cohort)
     _, logits = noted[0]
     cohort = Cohort.read(npy_cohort / "cohort.csv", cut_up.cohort)
     prepared = prepare_cohort(cohort, cut_up.recipe, Store(npy_cohort / "store"))
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     samples = [
         load_sample(path)
         for case, path in zip(prepared.cases, prepared.samples, strict=True)
@@ -324,7 +317,7 @@ def test_grids_of_the_lungs_with_a_lung_channel_go_the_whole_way_from_dicom(tmp_
     assert answer["num_cases"] >= 2
     predictor = Predictor(model, device="cpu")
     assert predictor.network.conv1.in_channels == 3
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     cohort = Cohort.read(table)
     case = next(c for c in cohort.cases if parts[c.case_id] == "test")
     with (tmp_path / "judged" / "cases.csv").open(newline="") as file:

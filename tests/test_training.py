@@ -13,7 +13,8 @@ from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import draws
-from hilum.cohorts.splits import read_splits, split
+from hilum.cohorts.split_file import read_splits
+from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import load_model
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
@@ -22,8 +23,8 @@ from hilum.modelling.augmenting.augment import Augment
 from hilum.preparing import Store
 from hilum.settings.run import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
 from hilum.settings.toml import load
-from hilum.training import loop
-from hilum.training.epoch_metrics import Seen
+from hilum.training import fit
+from hilum.training.epoch_metrics import EpochMetrics
 from hilum.training.schedule import one_cycle
 from hilum.training.train import train
 
@@ -70,23 +71,12 @@ def test_two_runs_with_one_seed_are_identical_with_and_without_workers(npy_cohor
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "one-cycle"])
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(npy_cohort, tmp_path, monkeypatch, schedule):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(npy_cohort, tmp_path, train_until, schedule):
     config = short(npy_cohort, epochs=3, schedule=schedule)
     config = replace(config, model=replace(config.model, dropout=0.3))
     train(config, tmp_path / "whole", base=npy_cohort)
-    save, calls = loop.save_checkpoint, []
-
-    def save_then_stop(*args):
-        save(*args)
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", base=npy_cohort)
+    train_until(config, tmp_path / "broken", base=npy_cohort, epochs=2)
     assert not (tmp_path / "broken" / "model").exists()
-    monkeypatch.setattr(loop, "save_checkpoint", save)
     train(config, tmp_path / "broken", resume=True)
     assert (tmp_path / "broken" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
     whole, broken = (load_file(tmp_path / run / "model" / "weights.safetensors") for run in ("whole", "broken"))
@@ -163,17 +153,17 @@ def test_only_training_cases_are_augmented(npy_cohort, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Augment, "__call__", noted)
     train(short(npy_cohort, epochs=1), tmp_path / "run", base=npy_cohort)
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     assert augmented == {case_id for case_id, part in parts.items() if part == "train"}
 
 
 def test_class_weights_see_the_training_labels_alone(npy_cohort, tmp_path, monkeypatch):
     """The tutorial's see the test labels (FIELD 10)."""
     seen = []
-    made = loop.make_loss
-    monkeypatch.setattr(loop, "make_loss", lambda config, labels, *of: seen.append(labels) or made(config, labels, *of))
+    made = fit.make_loss
+    monkeypatch.setattr(fit, "make_loss", lambda config, labels, *of: seen.append(labels) or made(config, labels, *of))
     train(short(npy_cohort, epochs=1), tmp_path / "run", base=npy_cohort)
-    parts = read_splits(tmp_path / "run" / "splits.csv")
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
     assert [len(labels) for labels in seen] == [sum(part == "train" for part in parts.values())]
 
 
@@ -182,8 +172,8 @@ def test_validation_losses_are_of_the_shares_that_are_trained_on_and_can_be_comp
     npy_cohort, tmp_path, monkeypatch, method
 ):
     seen = []
-    validate = loop._validate
-    monkeypatch.setattr(loop, "_validate", lambda *a, **k: seen.append(k.get("weights", "final")) or validate(*a, **k))
+    validate = fit.validate
+    monkeypatch.setattr(fit, "validate", lambda *a, **k: seen.append(k.get("weights", "final")) or validate(*a, **k))
     lines = (npy_cohort / "cohort.csv").read_text().splitlines()
     few = [line for n, line in enumerate(lines[1:]) if line.split(",")[2] == "0" or n % 3]
     (npy_cohort / "uneven.csv").write_text("\n".join([lines[0], *few]) + "\n")
@@ -194,7 +184,10 @@ def test_validation_losses_are_of_the_shares_that_are_trained_on_and_can_be_comp
         assert seen == [None, None, None, "final"]
         return
     assert all(torch.equal(weights, seen[0]) for weights in seen[1:3])
-    cohort, parts = Cohort.read(npy_cohort / "uneven.csv", config.cohort), read_splits(tmp_path / "run" / "splits.csv")
+    cohort, parts = (
+        Cohort.read(npy_cohort / "uneven.csv", config.cohort),
+        read_splits(tmp_path / "run" / "splits.csv").parts,
+    )
     labels = {part: np.array([c.label for c in cohort.cases if parts[c.case_id] == part]) for part in ("train", "val")}
     counts = np.bincount(labels["train"])
     weights = (draws(method, counts, epoch=3, epochs=3) / counts)[labels["val"]]
@@ -204,18 +197,18 @@ def test_validation_losses_are_of_the_shares_that_are_trained_on_and_can_be_comp
 
 def test_the_epochs_loss_is_a_mean_over_cases_not_over_batches():
     """Weighted means of batches must not be averaged (FIELD 19)."""
-    seen = Seen(np.array([0, 1, 1]))
+    seen = EpochMetrics(np.array([0, 1, 1]))
     seen.add([0, 1, 2], torch.zeros(3, 2))
     seen.add_loss(1.0, 1.0)
     seen.add_loss(54.0, 18.0)
-    assert seen.outcome()["loss"] == pytest.approx((1 + 9 * 3 + 9 * 3) / 19)
+    assert seen.figures()["loss"] == pytest.approx((1 + 9 * 3 + 9 * 3) / 19)
 
 
 def test_an_epoch_of_one_class_has_no_auc_but_goes_on():
-    seen = Seen(np.zeros(2, int))
+    seen = EpochMetrics(np.zeros(2, int))
     seen.add([0, 1], torch.zeros(2, 2))
     seen.add_loss(1.0, 2.0)
-    assert math.isnan(seen.outcome()["auc"])
+    assert math.isnan(seen.figures()["auc"])
 
 
 def test_the_best_weights_are_kept_or_the_last(npy_cohort, tmp_path):

@@ -14,7 +14,6 @@ from hilum.modelling.weights.freezing import freeze, parts, train_what_learns
 from hilum.modelling.weights.matching import load_weights
 from hilum.settings.run import TrainingConfig
 from hilum.settings.toml import load
-from hilum.training import loop
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule
 from hilum.training.train import train
@@ -138,22 +137,11 @@ def test_the_paths_of_weights_are_relative_to_the_config_and_then_to_the_run(npy
 
 @pytest.mark.parametrize("schedule", ["plateau", "one-cycle"])
 def test_a_resumed_run_with_frozen_parts_and_rates_by_stage_equals_an_unbroken_one(
-    npy_cohort, weights, tmp_path, monkeypatch, schedule
+    npy_cohort, weights, tmp_path, train_until, schedule
 ):
     config = short(npy_cohort, epochs=3, schedule=schedule, freeze=2, lr_decay=0.7)
     train(config, tmp_path / "whole", base=npy_cohort)
-    save, calls = loop.save_checkpoint, []
-
-    def save_then_stop(*args):
-        save(*args)
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "broken", base=npy_cohort)
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train_until(config, tmp_path / "broken", base=npy_cohort, epochs=2)
     (npy_cohort / "other.pth").unlink()  # a run that goes on has its weights
     train(config, tmp_path / "broken", resume=True)
     runs = [tmp_path / "whole", tmp_path / "broken"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hilum.cohorts.dataset import as_sample
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.deciding.inference import case_logits
 from hilum.deciding.tta import Views, changes_of
 from hilum.errors import CheckpointError, ConfigError
@@ -133,7 +133,7 @@ def test_temperature_and_threshold_are_chosen_as_predictions_are_made(with_views
     """The threshold lies midway between two probabilities that the predictor gives validation cases."""
     model, _ = with_views
     predictor = Predictor(model, device="cpu")
-    val = [case for case, part in read_splits(model.parent / "splits.csv").items() if part == "val"]
+    val = [case for case, part in read_splits(model.parent / "splits.csv").parts.items() if part == "val"]
     probs = sorted(predictor.predict(npy_cohort / f"{case[1:]}.npy").probabilities["1"] for case in val)
     midway = [(low + high) / 2 for low, high in zip([0.0, *probs], [*probs, 1.0], strict=True)]
     assert min(abs(middle - predictor.card.decisions.each[0].threshold) for middle in midway) < 1e-6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hilum.cohorts.splits import read_splits
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.errors import ConfigError
 from hilum.files import write_whole
@@ -69,8 +69,8 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
 
     _log.info("4. Judging on patients that the model has never seen ...")
     pictures = out / "run" / "evaluation"
-    answer = evaluate(model, None, pictures)
-    mean_hu = _mean_hu_auc(cohort, read_splits(out / "run" / "splits.csv"))
+    answer = evaluate(out / "run")
+    mean_hu = _mean_hu_auc(cohort, read_splits(out / "run" / "splits.csv").parts)
     answer["mean_lung_hu_auc"] = mean_hu
     write_whole(pictures / "mean_lung_hu.json", json.dumps({"auc": mean_hu}) + "\n")
 

@@ -77,6 +77,14 @@ def note(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=10, color=GREY, wrap=True)
 
 
-def write(drawn: Sheet, path: Path) -> None:
-    """Write a PNG that is the same bytes for the same drawing: no version, no date inside."""
-    drawn.picture.savefig(path, format="png", metadata={"Software": None})
+def write(drawn: Sheet, path: Path, *, foot: str = "") -> None:
+    """Write a PNG that is the same bytes for the same plot: no version and no date inside.
+
+    Args:
+        drawn: The plot.
+        path: The file.
+        foot: A sentence below it.
+    """
+    if foot:
+        drawn.picture.supxlabel(foot, fontsize=8, color=INK, wrap=True)
+    drawn.picture.savefig(path, format="png", metadata={"Software": "Hilum"})  # see files.PNG_MARK

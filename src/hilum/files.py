@@ -1,15 +1,19 @@
-"""Files that are there as a whole or not at all, and how many cores and how much memory this process may use."""
+"""Files that are written as a whole or not at all, never over other people's; cores and memory of this process."""
 
 import contextlib
 import hashlib
 import math
 import os
 import platform
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hilum.errors import HilumError
+
+PNG_MARK = "Software\\x00Hilum"
+"""What a picture of Hilum has among its first bytes."""
 
 
 def here() -> str:
@@ -17,8 +21,43 @@ def here() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
 
 
+def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iterable[Path | None] = ()) -> None:
+    """Make sure that an output is new, or what the same command wrote before: known by its content, not by its name.
+
+    Args:
+        path: The file to write; a link is followed.
+        mark: A regular expression that the first 64 KiB of such a file match, or what tells whether it is one.
+        inputs: Files that are read, whatever is in them.
+
+    Raises:
+        HilumError: If another file or an input would be lost, or the path is a folder.
+    """
+    if path.is_dir():
+        msg = "cannot be written: it must be a file, is a folder"
+        raise HilumError(msg, path=path)
+    if not path.exists():
+        return
+    is_own = holds(path, mark) if isinstance(mark, str) else mark(path)
+    is_input = any(one is not None and one.exists() and path.samefile(one) for one in inputs)
+    if is_input or not is_own:
+        what = "is one of the inputs" if is_input else "exists, and this command did not write it"
+        msg = f"would be overwritten: it {what}; name another file, or remove it"
+        raise HilumError(msg, path=path)
+
+
+def holds(path: Path, mark: str) -> bool:
+    """Whether the first 64 KiB of a file match a regular expression."""
+    with path.open("rb") as file:
+        return re.search(mark.encode(), file.read(1 << 16)) is not None
+
+
 def write_whole(
-    path: Path, content: str | bytes | Sequence[bytes | memoryview], *, follow: bool = True, private: bool = False
+    path: Path,
+    content: str | bytes | Sequence[bytes | memoryview],
+    *,
+    follow: bool = True,
+    private: bool = False,
+    mark: str = "",
 ) -> None:
     """Write a file beside its place first and move it there; what was there before stays until then.
 
@@ -27,6 +66,7 @@ def write_whole(
         content: What it will hold.
         follow: Whether a link there is followed, or replaced.
         private: Whether only its owner can read it, whoever could read what was there before.
+        mark: Where it is given, only such a file is overwritten, see ``check_output``.
 
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
@@ -35,28 +75,22 @@ def write_whole(
     if is_special or (path.exists() and not path.is_file() and (follow or not path.is_symlink())):
         msg = f"{path} cannot be written: it must be a file"
         raise HilumError(msg)
-    if follow and path.is_symlink():
-        try:
-            path = path.resolve()
-        except (OSError, RuntimeError) as exc:
-            msg = f"{path} cannot be written: it is a link that leads in a circle"
-            raise HilumError(msg) from exc
-    new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
+    if mark:
+        check_output(path, mark)
+    parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
     try:
+        path = path.resolve() if follow and path.is_symlink() else path
+        new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        parts = (
-            (content.encode(),) if isinstance(content, str) else (content,) if isinstance(content, bytes) else content
-        )
-        with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
-            for part in parts:
-                file.write(part)
-        new.replace(path)
-    except OSError as exc:
-        msg = f"{path} cannot be written: {exc.strerror or exc}"
+        try:
+            with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
+                file.writelines(parts)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as exc:  # RuntimeError: a link that leads in a circle
+        msg = f"{path} cannot be written: {getattr(exc, 'strerror', None) or 'it is a link that leads in a circle'}"
         raise HilumError(msg) from exc
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink()
 
 
 _sharers = 1

@@ -17,6 +17,7 @@ VERBS = {
     "inspect": ("Inspect", "what lies under a path, series by series, and what is wrong with it"),
     "cohort": ("MakeCohort", "a folder of scans to a table of cases"),
     "advise": ("Advise", "what a table of cases asks for: its classes, and what to do about rare ones"),
+    "config": ("MakeConfig", "a config file with every setting explained, for a table if one is given"),
     "augment": ("LookAtAugmentation", "what a config's random changes do to a scan, as a page of pictures"),
     "plan": ("MakePlan", "what a config will take on this machine: memory, steps and time"),
     "prepare": ("Prepare", "every case of a config into the store"),
@@ -91,7 +92,17 @@ def run(verb: str, args: Sequence[str]) -> int:
     """Parse the flags of one verb and run it; only that verb's module is imported."""
     import tyro
 
+    from hilum.cli.arguments import renamed_flag
+
+    renamed = renamed_flag(verb, args)
+    if renamed:
+        sys.stderr.write(f"hilum {verb}: {renamed}\n")
+        return 2
     kind = getattr(importlib.import_module(f"hilum.cli.{verb}"), VERBS[verb][0])
+    if hasattr(kind, "short_help") and {"-h", "--help"} & set(args):
+        sys.stdout.write(kind.short_help())
+        return 0
+    args = ["--help" if arg == "--help-all" else arg for arg in args]
     command = tyro.cli(kind, args=args, prog=f"hilum {verb}")
     if hasattr(command, "with_file"):  # the file's settings become the flags' defaults
         command = command.with_file(args)

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from hilum.cli.arguments import CohortPath
 from hilum.settings.run import ColumnsConfig
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Advise:
     No scan is read.
     """
 
-    table: tyro.conf.Positional[Path]
+    table: CohortPath
     """CSV, Excel or Parquet with paths and labels."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)

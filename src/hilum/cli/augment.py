@@ -6,12 +6,14 @@ from pathlib import Path
 
 import tyro
 
+from hilum.cli.arguments import ScanPath
 from hilum.errors import ConfigError, require
 from hilum.settings.augmentation import AugmentConfig
 from hilum.settings.presets import under_flags
 from hilum.settings.run import ReadingConfig, Recipe, RunConfig, Triple
 from hilum.settings.toml import load
 
+_MARK = 'name="generator" content="hilum augment"'
 _MOST_DRAWS = 64
 _SIZE = (96, 112, 128)
 _MARGIN_MM = 10.0
@@ -23,7 +25,7 @@ _POINT_MM = (40.0, 40.0, 40.0)
 class LookAtAugmentation:
     """What a config's random changes do to a scan, as a page of pictures, so that people look before a network does."""
 
-    path: tyro.conf.Positional[Path]
+    path: ScanPath
     """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a prepared .npy volume."""
 
     out: Path
@@ -81,17 +83,18 @@ class LookAtAugmentation:
 
     def run(self) -> int:
         """Prepare the scan, change it and write the page."""
-        from hilum.files import write_whole
+        from hilum.files import check_output, write_whole
         from hilum.planning.augment_page import page
         from hilum.preparing import prepare_path
 
+        check_output(self.out, _MARK)
         self._refuse_what_has_no_effect()
         recipe = _to_look_at(self.recipe, self.path)
         self.augment.check_for(recipe)
         sample = prepare_path(
             self.path, recipe, point_mm=self.point, series=self.series, mask=self.mask, reading=self.reading
         )
-        write_whole(self.out, page(sample, recipe, self.augment, number=self.number, seed=self.seed))
+        write_whole(self.out, page(sample, recipe, self.augment, number=self.number, seed=self.seed), mark=_MARK)
         print(f"{self.out}: {self.number} draw{'s' * (self.number > 1)} of preset {self.augment.preset}")
         return 0
 

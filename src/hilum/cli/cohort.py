@@ -3,11 +3,11 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from hilum.errors import ConfigError
+from hilum.cli.arguments import FolderPath
 from hilum.settings.run import ReadingConfig
 
 
@@ -18,7 +18,7 @@ class MakeCohort:
     Exits with 3 if a scan or a file was refused or could not be read, and the rest is in the table.
     """
 
-    folder: tyro.conf.Positional[Path]
+    folder: FolderPath
     """The scans: DICOM series at any depth, zips and tars of them, NIfTI, NRRD, MetaImage, .npy."""
 
     out: Path
@@ -30,25 +30,26 @@ class MakeCohort:
     key: Literal["accession", "study-uid", "patient-id"] = "accession"
     """Which tag joins the spreadsheet's rows and the scans."""
 
-    label_column: tuple[str, ...] = ("label",)
-    """The spreadsheet's column with the label; or several, one for each finding, with 1 where it is present, else 0."""
+    label: Annotated[str, tyro.conf.arg(name="columns.label")] = "label"
+    """The spreadsheet's column with the label."""
 
-    reading: tyro.conf.OmitArgPrefixes[ReadingConfig] = field(default_factory=ReadingConfig)
+    several: Annotated[tuple[str, ...], tyro.conf.arg(name="columns.labels")] = ()
+    """Instead of it several columns, one for each label, with 1 where it is present, else 0."""
+
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def run(self) -> int:
         """Find the scans and write the table."""
         from collections import Counter
 
-        from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_table
+        from hilum.cohorts.folder import check_table, from_class_folders, from_spreadsheet, write_table
 
-        if self.labels is not None and self.labels.resolve() == self.out.resolve():
-            msg = f"--out must be another file than the labels, got {self.out}"
-            raise ConfigError(msg)
+        check_table(self.out, self.labels)
         if self.labels is None:
             listing = from_class_folders(self.folder, self.reading)
         else:
             listing = from_spreadsheet(
-                self.folder, self.labels, key=self.key, columns=self.label_column, reading=self.reading
+                self.folder, self.labels, key=self.key, columns=self.several or (self.label,), reading=self.reading
             )
         private = write_table(listing.scans, self.out, listing.columns)
         for note in listing.notes:

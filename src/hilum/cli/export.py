@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from hilum.cli.arguments import ModelPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """A model as one file that other programs run: HU in, probabilities out; checked against the model."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """The model folder of a run."""
 
     format: Literal["onnx", "pt2"]

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from hilum.cli.arguments import ScanPath
 from hilum.settings.run import ReadingConfig
 
 if TYPE_CHECKING:
@@ -19,11 +18,15 @@ _LEFT_OUT = ("unreadable-file", "missing-file", "unsafe-archive")
 """Findings on a file, a folder or a link that was not looked into."""
 
 
+_MARK = 'name="generator" content="hilum inspect"'
+"""What tells its own pages from others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """What lies under a path, series by series, and what is wrong with it."""
 
-    path: tyro.conf.Positional[Path]
+    path: ScanPath
     """A folder tree, a file, a DICOMDIR, or a zip or tar of them: DICOM, NIfTI, NRRD, MetaImage."""
 
     json: bool = False
@@ -41,16 +44,18 @@ class Inspect:
     hide_paths: bool = False
     """No names of files and folders, which can be names of patients."""
 
-    reading: tyro.conf.OmitArgPrefixes[ReadingConfig] = field(default_factory=ReadingConfig)
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     def run(self) -> int:
         """Examine and print; 0 if any series was found, even a refused one."""
-        from hilum.files import write_whole
+        from hilum.files import check_output, write_whole
         from hilum.findings import as_records
         from hilum.preparing.lungs.overlay import see_lungs
         from hilum.reading import examine
         from hilum.reading.doctor import without_paths
 
+        if self.html is not None:
+            check_output(self.html, _MARK)
         found, loose = examine(
             self.path,
             self.reading,
@@ -64,7 +69,7 @@ class Inspect:
         if self.html is not None:
             from hilum.reading.page import page
 
-            write_whole(self.html, page(found, loose))
+            write_whole(self.html, page(found, loose), mark=_MARK)
         if self.json:
             answer = {
                 "series": [one.as_dict() for one in found],

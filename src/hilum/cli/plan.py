@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from hilum.cli.arguments import ConfigPath
 from hilum.errors import ConfigError, require
 from hilum.settings.run import RunConfig
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 class MakePlan:
     """What a config will take on this machine: memory by batch size, steps and time. No scan is read."""
 
-    config: tyro.conf.Positional[Path]
+    config: ConfigPath
     """CONFIG.toml."""
 
     time: bool = True
@@ -33,33 +32,32 @@ class MakePlan:
     def run(self) -> int:
         """Print the plan; 1 if it cannot fit and is to be written."""
         from hilum.planning.resource_plan import look_ahead
-        from hilum.settings.toml import load, moved, save
+        from hilum.settings.toml import load, save
 
-        config, base = load(self.config), self.config.parent
+        config = load(self.config)
         config.check_together()
         if self.write is not None:
             named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
             require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
-        num_classes, num_train, num_drawn = _cases(config, base)
+        num_classes, num_train, num_drawn = _cases(config)
         outlook = look_ahead(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
         if self.write is not None:
             if outlook.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
                 raise ConfigError(msg)
-            save(moved(outlook.fits, base, self.write.parent), self.write)
+            save(outlook.fits, self.write)
         print(json.dumps(outlook.as_dict(), indent=2) if self.json else _page(config, outlook))
         return 0
 
 
-def _cases(config: RunConfig, base: Path) -> tuple[int, int | None, int | None]:
+def _cases(config: RunConfig) -> tuple[int, int | None, int | None]:
     """The number of classes and, where the table is there, of training cases and of draws in an epoch."""
     from hilum.cohorts.labels import labels_of
     from hilum.cohorts.sampling import num_draws
     from hilum.cohorts.splits import split
     from hilum.cohorts.table import Cohort
-    from hilum.settings.toml import beside
 
-    table = beside(base, config.cohort.table)
+    table = Path(config.cohort.table)
     if not config.cohort.table or not table.exists():
         return len(config.cohort.classes) or len(config.cohort.columns.labels) or 2, None, None
     cohort = Cohort.read(table, config.cohort)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
+from hilum.cli.arguments import ModelPath, ScanPath
 from hilum.errors import ConfigError
 from hilum.settings.run import ColumnsConfig, Triple
 
@@ -15,10 +14,10 @@ from hilum.settings.run import ColumnsConfig, Triple
 class Predict:
     """A model on one scan, or on a whole table without labels; exits with 3 if some scans of a table were refused."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """The model folder of a run."""
 
-    path: tyro.conf.Positional[Path]
+    path: ScanPath
     """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a table (.csv, .xlsx, .parquet), with --out."""
 
     point: Triple | None = None

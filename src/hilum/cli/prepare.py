@@ -4,8 +4,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
+from hilum.cli.arguments import ConfigPath
 from hilum.errors import require
 
 
@@ -16,7 +15,7 @@ class Prepare:
     Exits with 3 if some cases were refused, and the rest is in the store.
     """
 
-    config: tyro.conf.Positional[Path]
+    config: ConfigPath
     """CONFIG.toml."""
 
     workers: int = 0
@@ -35,12 +34,12 @@ class Prepare:
         from hilum.preparing import Store
         from hilum.settings.toml import load
 
-        config, base = load(self.config), self.config.parent
+        config = load(self.config)
         if self.store_gb is not None:
             config = replace(config, store_gb=self.store_gb)
         config.recipe.check_complete()
-        cohort = Cohort.read(base / config.cohort.table, config.cohort)
-        store = Store(base / config.store, config.reading, max_gb=config.store_gb)
+        cohort = Cohort.read(config.cohort.table, config.cohort)
+        store = Store(Path(config.store), config.reading, max_gb=config.store_gb)
         listed = store.folder / "refused.csv"
         prepared = prepare_cohort(cohort, config.recipe, store, workers=self.workers, listed=listed)
         for warning in (*cohort.warnings, *prepared.copies.warnings):

@@ -43,8 +43,8 @@ class ShowStore:
         from hilum.settings.toml import load
 
         folder = self.path
-        if folder.suffix.lower() == ".toml":
-            folder = folder.parent / load(folder).store
+        if folder.suffix.lower() == ".toml" or (folder / "config.toml").is_file():
+            folder = Path(load(folder).store)
         if not folder.is_dir():
             msg = f"there is no store {folder}"
             raise ConfigError(msg)

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,14 @@ from hilum.settings.toml import load, to_dict
 
 _log = logging.getLogger("hilum")
 
+_COMMON = (
+    "columns.path", "columns.label", "columns.labels", "columns.patient_id", "reading.policy", "split.val",
+    "split.test", "split.folds", "split.fold", "recipe.region", "recipe.size", "recipe.spacing_mm", "recipe.windows",
+    "augment.preset", "model.depth", "model.width", "loss.name", "sampling.method", "training.epochs",
+    "training.batch_size", "training.lr", "training.weights", "training.seed", "device", "decision.rule",
+    "decision.tta", "store",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -24,7 +33,7 @@ class Train:
     Cases that cannot be used are refused, listed and counted; more than cohort.max_refused of them end with 1.
     """
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG|COHORT")]
     """CONFIG.toml; or a table of cases, for which a config is planned, written down and explained."""
 
     out: Path | None = None
@@ -47,31 +56,25 @@ class Train:
             return self._resumed(args)
         if not self.is_table:
             return self._again(args, load(self.source))
-        from hilum.cohorts.table import Cohort
-        from hilum.planning.plan import draft, plan
-
-        table = replace(self.settings, cohort=replace(self.settings.cohort, table=self.source.name))
-        cohort = Cohort.read(self.source, table.cohort)
-        drafted = self._again(args, draft(cohort, table)).settings
-        drafted.augment.check()  # before any scan is looked at
-        import torch
-
-        planned = plan(cohort, drafted, gpu=torch.cuda.is_available())
-        for reason in planned.reasons:
+        table = replace(self.settings, cohort=replace(self.settings.cohort, table=str(self.source)))
+        config, reasons, warnings = planned(table, lambda drafted: self._again(args, drafted).settings)
+        for reason in reasons:
             _log.info("%s", reason)
-        for warning in planned.warnings:
+        for warning in warnings:
             _log.warning("warning: %s", warning)
-        command = self._again(args, planned.config)
-        for name, (was, now) in _changes(planned.config, command.settings).items():
+        command = self._again(args, config)
+        for name, (was, now) in _changes(config, command.settings).items():
             _log.info("by flag: %s = %s, planned was %s", name, now, was)
         return command
 
     def _resumed(self, args: Sequence[str]) -> "Train":
         """A run goes on with its own settings; flags that would change them are an error, not silently dropped."""
-        if self.out is None or not (self.out / "config.toml").is_file():
+        from hilum.training.run_folder import Run
+
+        if self.out is None or not Run(self.out).settings_file.is_file():
             msg = f"--resume needs --out with a run folder, got {self.out}"
             raise ConfigError(msg)
-        own = load(self.out / "config.toml")
+        own = Run(self.out).settings
         changes = _changes(own, self._again(args, own).settings)
         if changes:
             msg = f"a resumed run keeps its settings, got a flag for {', '.join(changes)}; train a new run instead"
@@ -89,22 +92,66 @@ class Train:
     def run(self) -> int:
         """Train, then judge the model on the test part."""
         from hilum.judging import evaluate, headline
+        from hilum.training.run_folder import Run
         from hilum.training.train import train
 
-        out = self.out or Path("runs") / self.source.stem
-        settings = self.settings
+        run, settings = Run(self.out or Path("runs") / self.source.stem), self.settings
         if self.is_table and settings.store == RunConfig().store:  # beside the runs, not among the scans
-            settings = replace(settings, store=str((out.parent / settings.store).absolute()))
-        model = train(settings, out, base=self.source.parent, resume=self.resume)
+            settings = replace(settings, store=str(run.folder.parent / settings.store))
+        train(settings, run.folder, resume=self.resume)
         if self.is_table:
-            _log.info("the planned settings are in %s", out / "config.toml")
-        answer = evaluate(model, None, out / "evaluation")
+            _log.info("the planned settings are in %s", run.settings_file)
+        answer = evaluate(run.folder)
         print(headline(answer))
-        if (out / "refused.csv").is_file():
-            print(f"refused: {_num_rows(out / 'refused.csv')} cases of the table, listed in {out / 'refused.csv'}")
-        print(f"model: {model}")
-        print(f"figures and pictures: {out / 'evaluation'}")
+        if run.refused_file.is_file():
+            print(f"refused: {_num_rows(run.refused_file)} cases of the table, listed in {run.refused_file}")
+        print(f"model: {run.model}")
+        print(f"figures and pictures: {run.evaluation}")
         return 0
+
+    @staticmethod
+    def short_help() -> str:
+        """The flags that most people set; ``--help-all`` shows all."""
+        from hilum.settings.document import field_docs, setting_lines
+
+        docs = field_docs(Train)
+        own = [line for name in ("out", "resume") for line in (f"  --{name}", f"      {docs[name]}")]
+        return "\n".join(
+            [
+                "usage: hilum train CONFIG|COHORT [--out RUN] [--resume] [--SECTION.SETTING VALUE ...]",
+                "",
+                *textwrap.wrap((Train.__doc__ or "").split("\n\n")[0], 100),
+                "",
+                f"  CONFIG|COHORT\n      {docs['source']}",
+                *own,
+                "",
+                "What most people set, with its default; flags win over the file:",
+                *setting_lines(_COMMON),
+                "",
+                "hilum train --help-all lists all settings; hilum config prints them as a commented TOML file.\n",
+            ]
+        )
+
+
+def planned(
+    settings: RunConfig, with_flags: Callable[[RunConfig], RunConfig] = lambda drafted: drafted
+) -> tuple[RunConfig, list[str], list[str]]:
+    """Settings for a table of cases, with a reason for each and warnings.
+
+    Args:
+        settings: Its ``cohort`` names the table.
+        with_flags: The settings again, with what the command line says otherwise.
+    """
+    from hilum.cohorts.table import Cohort
+    from hilum.planning.plan import draft, plan
+
+    cohort = Cohort.read(settings.cohort.table, settings.cohort)
+    drafted = with_flags(draft(cohort, settings))
+    drafted.augment.check()  # before any scan is looked at
+    import torch
+
+    made = plan(cohort, drafted, gpu=torch.cuda.is_available())
+    return made.config, list(made.reasons), list(made.warnings)
 
 
 def _num_rows(table: Path) -> int:

@@ -1,5 +1,6 @@
-"""Prepared samples as a torch data set: HU, class and place, nothing random but who is seen and which grid of them."""
+"""Prepared samples as a torch data set: HU, class and place; nothing random but the grids that are sampled."""
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 from hilum.cohorts.batches import Drawn
 from hilum.cohorts.labels import labels_of, targets_of
 from hilum.cohorts.prepared import PreparedCohort
+from hilum.cohorts.table import Case, Cohort
 from hilum.preparing import load_sample
 from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
@@ -117,3 +119,26 @@ class CohortDataset(Dataset[Sample]):
 def to_float(hu: Int16[Tensor, "b c z y x"], device: torch.device) -> Float32[Tensor, "b c z y x"]:
     """A batch of HU as the network's number type, on its device: int16 travels, half as many bytes."""
     return hu.to(device, non_blocking=True).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitCohort:
+    """A prepared cohort and its split: what a run is trained and validated on.
+
+    Attributes:
+        cohort: The table's classes and columns.
+        prepared: The cases that can be used.
+        parts: Part of each case, by its id.
+    """
+
+    cohort: Cohort
+    prepared: PreparedCohort
+    parts: dict[str, str]
+
+    def cases(self, part: str) -> tuple[Case, ...]:
+        """The usable cases of a part."""
+        return tuple(case for case in self.prepared.cases if self.parts[case.case_id] == part)
+
+    def dataset(self, part: str, recipe: Recipe, *, seed: int = 0) -> CohortDataset:
+        """The samples of a part; see ``CohortDataset``."""
+        return CohortDataset(self.prepared, self.parts, part, len(self.cohort.classes), recipe, seed=seed)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from hilum.cohorts.scans import Listing, Notes, Scan, scans_among, scans_below
-from hilum.cohorts.spreadsheet import read_sheet
+from hilum.cohorts.spreadsheet import read_sheet, sheet_bytes
 from hilum.errors import CohortError
-from hilum.files import write_whole
+from hilum.files import check_output, write_whole
 from hilum.findings import Finding
 from hilum.reading import hashed, hashed_all, source_files
 from hilum.settings.run import ReadingConfig
@@ -28,6 +28,9 @@ _COLUMNS_OF: dict[str, tuple[str, ...]] = {
 }
 _WRITTEN = ("case_id", "path", "patient_id", "kernel", "thickness_mm", "manufacturer")
 """Columns of the table that is written; the labels come after the path."""
+
+_TABLES = (".csv", ".xlsx", ".parquet")
+_MAP_MARK = "^case_id,row,path"
 
 _AS_USUAL = ReadingConfig()
 _SHARED_CASES, _SHARED_SHARE = 10, 0.5
@@ -147,14 +150,40 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
         ]
         table.append([*cells, scan.series] if crowded else cells)
         back.append([case_id, str(row), path])
-    private = out.with_name(f"{out.name.removesuffix('.csv')}.map.csv")
-    for file in (out, private):
-        if file.is_dir():
-            msg = f"{file} must be a file to write, is a folder"
-            raise CohortError(msg)
-    write_whole(private, _csv(back), private=True, follow=False)
-    write_whole(out, _csv(table))
+    private = map_of(out)
+    content = _csv(table) if out.suffix.lower() == ".csv" else sheet_bytes(table, out.suffix.lower())
+    check_table(out)
+    write_whole(private, _csv(back), private=True, follow=False, mark=_MAP_MARK)
+    write_whole(out, content)
     return private
+
+
+def map_of(out: Path) -> Path:
+    """The file beside a table that leads from case ids back to scans."""
+    return out.with_name(f"{out.name.removesuffix('.csv')}.map.csv")
+
+
+def check_table(out: Path, *inputs: Path | None) -> None:
+    """Make sure that a table can be written: of a known format, and over nothing but one that ``hilum cohort`` wrote.
+
+    Raises:
+        HilumError: If not; before any scan is read.
+    """
+    if out.suffix.lower() not in _TABLES:
+        msg = f"must be named {', '.join(_TABLES[:-1])} or {_TABLES[-1]}"
+        raise CohortError(msg, path=out)
+    check_output(out, _is_written_here, inputs=inputs)
+    check_output(map_of(out), _MAP_MARK, inputs=inputs)
+
+
+def _is_written_here(table: Path) -> bool:
+    """Whether a table has the columns and the hashed ids that ``write_table`` gives."""
+    try:
+        sheet = read_sheet(table)
+    except CohortError:
+        return False
+    hashes = re.compile("(case|series)-[0-9a-f]{16}").fullmatch
+    return {*_WRITTEN} - {"label"} <= {*sheet.columns} and all(map(hashes, sheet.column("case_id")))
 
 
 def _csv(lines: list[list[str]]) -> str:

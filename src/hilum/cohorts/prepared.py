@@ -17,7 +17,7 @@ from hilum.cohorts.prepare_case import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.worker_limit import worker_limit
 from hilum.errors import CohortError
-from hilum.files import write_whole
+from hilum.files import check_output, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
 from hilum.working.processes import Stop, at_once
@@ -26,6 +26,9 @@ _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""
 
 _log = logging.getLogger("hilum")
+
+REFUSALS_MARK = "^case_id,row,reason"
+"""How a list of refused cases begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +163,13 @@ def check_refusals(
         raise CohortError(msg)
 
 
-def write_refusals(path: Path, refusals: tuple[Refusal, ...]) -> None:
-    """List the refused cases as ``case_id,row,reason``; without any, the file is removed."""
+def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
+    """List the refused cases as ``case_id,row,reason``; without any, the list of an earlier call is removed.
+
+    Raises:
+        HilumError: If another file would be lost.
+    """
+    check_output(path, REFUSALS_MARK)
     if not refusals:
         path.unlink(missing_ok=True)
         return

@@ -1,28 +1,18 @@
-"""Who trains, who validates and who tests: by patient, stratified by label, from a seed, and written down."""
+"""Splits cases into training, validation and test parts: by patient, stratified by label, from a seed."""
 
-import csv
-import io
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hilum.cohorts.table import PARTS, Case, Cohort, Side
 from hilum.errors import CohortError
-from hilum.files import write_whole
 from hilum.randomness import generator
-from hilum.reading import hashed, hashed_all
 from hilum.settings.run import SplitConfig
 
 _ATTEMPTS = 50
 """A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
-
-_HEADER = ("case_id", "split", "patient", "scan_hu")
-_OLD_HEADER = ("case_id", "split", "patient", "scan")
-"""Until scans were known by their HU: its ids may be paths, and its scans are told only under one recipe."""
 
 Patients = dict[str, list[Case]]
 
@@ -77,120 +67,6 @@ def check_classes(cohort: Cohort) -> None:
         names = ", ".join(cohort.classes[k] for k, _ in found) or "none"
         msg = f"{cohort.source}: the labels must be of at least two classes, got only {names}"
         raise CohortError(msg)
-
-
-def patient_key(case: Case) -> str:
-    """The keyed hash by which a patient is recognised in another table of this site; empty where there is no id."""
-    kind, _, identifier = case.patient_id.partition(":")
-    return hashed("patient", identifier) if kind == "id" else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a model has seen: keyed hashes of the patients and scans that trained or validated it.
-
-    Attributes:
-        patients: Of ``patient_key``.
-        scans: Of ``scan_key``.
-        scans_known: Whether scans can be told at all: those in a ``splits.csv`` of an older Hilum cannot.
-    """
-
-    patients: frozenset[str] = frozenset()
-    scans: frozenset[str] = frozenset()
-    scans_known: bool = True
-
-
-def scan_key(digest: str) -> str:
-    """The keyed hash of the digest of a scan's HU, by which it is recognised under any recipe, format and name."""
-    return hashed("scan", digest)
-
-
-def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> None:
-    """Write ``case_id,split,patient,scan_hu``, sorted; patients and scans as keyed hashes.
-
-    Args:
-        path: The file; it is whole or not there.
-        cohort: The cases.
-        parts: Part of each case.
-        scans: The digest of the HU of each case's scan, where it is known.
-    """
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_HEADER)
-    patients = {case.case_id: patient_key(case) for case in cohort.cases}
-    table.writerows((case, part, patients[case], scan_key(scans.get(case, ""))) for case, part in sorted(parts.items()))
-    write_whole(path, text.getvalue())
-
-
-def other_key(run: Path) -> str:
-    """What to say of a run that has none of its table's cases, where both are named by keyed hashes of paths."""
-    return (
-        f"{run} was made with another key for hashing, or for another table: no case id of it is one of the table's. "
-        "Set HILUM_KEY, or the key file of the site, to the key of the run"
-    )
-
-
-def read_splits(path: Path, *, named_by_path: bool = False) -> dict[str, str]:
-    """The part of each case, as ``write_splits`` wrote it.
-
-    Args:
-        path: The file.
-        named_by_path: Whether the table names no cases: the paths in the file of an older Hilum are then hashed.
-
-    Raises:
-        CohortError: If the file is missing or holds anything else.
-    """
-    is_old, lines = _read_lines(path)
-    ids = [line[0] for line in lines]
-    if is_old and named_by_path:
-        ids = hashed_all("case", ids)
-    return {case_id: part for case_id, (_, part, _, _) in zip(ids, lines, strict=True)}
-
-
-def read_scans(path: Path) -> dict[str, str]:
-    """``scan_key`` of each case's scan; none of an older Hilum's file.
-
-    Raises:
-        CohortError: If the file is missing or holds anything else.
-    """
-    is_old, lines = _read_lines(path)
-    return {} if is_old else {case_id: scan for case_id, _, _, scan in lines if scan}
-
-
-def read_seen(path: Path) -> Seen:
-    """Who and what trained or validated.
-
-    Raises:
-        CohortError: If the file is missing or holds anything else.
-    """
-    is_old, lines = _read_lines(path)
-    seen = [line for line in lines if line[1] != "test"]
-    return Seen(
-        patients=frozenset(patient for _, _, patient, _ in seen if patient),
-        scans=frozenset(scan for _, _, _, scan in seen if scan and not is_old),
-        scans_known=not is_old,
-    )
-
-
-def _read_lines(path: Path) -> tuple[bool, list[tuple[str, str, str, str]]]:
-    """Whether an older Hilum wrote it, and the lines."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        msg = f"{path}: the splits cannot be read: {exc}"
-        raise CohortError(msg) from exc
-    if tuple(header) not in (_HEADER, _OLD_HEADER):
-        msg = f"{path}: row 1 must be {','.join(_HEADER)}, got {','.join(header)!r}"
-        raise CohortError(msg)
-    known: set[str] = set()
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(_HEADER) or line[1] not in PARTS or line[0] in known:
-            must = f"a new case_id, one of {', '.join(PARTS)}, a patient and a scan"
-            msg = f"{path}: row {number} must be {must}, got {','.join(line)!r}"
-            raise CohortError(msg)
-        known.add(line[0])
-    return tuple(header) == _OLD_HEADER, [(case_id, part, patient, scan) for case_id, part, patient, scan in lines]
 
 
 def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort) -> None:

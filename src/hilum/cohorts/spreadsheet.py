@@ -1,5 +1,6 @@
 """A CSV, Excel or Parquet file to columns of text, with the numbers that a spreadsheet shows for the rows."""
 
+import io
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -170,3 +171,21 @@ def plain(text: str) -> str:
     """One spelling for 1, 1.0 and 1.; spreadsheets turn the first into the others."""
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
+
+
+def sheet_bytes(rows: Sequence[Sequence[str]], suffix: str) -> bytes:
+    """An Excel or Parquet file of texts, the first row being the header.
+
+    Raises:
+        CohortError: If the library for it is missing.
+    """
+    frame, content = pd.DataFrame(list(rows[1:]), columns=list(rows[0]), dtype=object), io.BytesIO()
+    try:
+        if suffix == ".xlsx":
+            frame.to_excel(content, index=False, engine="openpyxl")
+        else:
+            frame.to_parquet(content, index=False)
+    except ImportError as exc:
+        msg = f"writing {suffix} tables needs: pip install 'hilum[tables]'"
+        raise CohortError(msg) from exc
+    return content.getvalue()

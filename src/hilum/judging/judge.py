@@ -1,4 +1,4 @@
-"""Predictions on cases that trained nothing, to a folder with the figures, the cases and the pictures."""
+"""Judges a model by its predictions; writes a folder with the figures, the cases and the pictures."""
 
 import csv
 import json
@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.errors import CohortError, ConfigError
-from hilum.judging.answer import Answer, Judged, of_classes, of_findings, of_two, plain
-from hilum.judging.pictures import draw_confusion, draw_judged
+from hilum.files import PNG_MARK, check_output
+from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_labels, judge_two, to_plain
+from hilum.judging.pictures import plot_confusion, plot_judged
 
-_OURS = re.compile(r"(roc|pr|calibration|confusion)(-\d+)?\.png")
-"""Pictures of an earlier judgement: what this one does not draw must not stay beside its figures."""
+FORMAT = 1
+"""Of evaluation.json and cases.csv; those without one are of an older Hilum, and have the same keys."""
+
+_PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
+_MARKS = {
+    _PICTURES: PNG_MARK,
+    r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases":',
+    r"cases\.csv": "^case_id,(row|label)",
+}
+"""What is written, and how each begins."""
 
 
 def judge(
@@ -32,32 +41,34 @@ def judge(
     seed: int = 0,
     doubts: Sequence[str] | None = None,
     rows: Sequence[int] | None = None,
+    note: str = "",
     extra: dict[str, object] | None = None,
-) -> Answer:
+) -> Evaluation:
     """Judge a model by its predictions and write what was found.
 
     ``folder`` then holds ``evaluation.json`` (beside each figure ``KEY`` its 95 % interval ``KEY_ci``; null where a
-    figure does not exist), ``cases.csv`` and ``confusion.png``; for two classes and for findings also ``roc.png``,
-    ``pr.png`` and ``calibration.png``. All are made in a folder beside it first; ``evaluation.json`` is moved in last.
-    Patients are used for the intervals and are written nowhere.
+    figure does not exist), ``cases.csv`` and ``confusion.png``; for two classes and for several labels also
+    ``roc.png``, ``pr.png`` and ``calibration.png``. All are made in a folder beside it first; ``evaluation.json`` is
+    moved in last. Patients are used for the intervals and are written nowhere.
 
-    Of more than two classes each is also judged against the rest, under ``by_class``. Of findings that do not exclude
-    one another each is judged as the second of two classes would be, under ``by_finding``, and the means over them are
-    given; a picture then has a panel for each, and more than twelve go on in ``roc-2.png`` and so on.
+    Of more than two classes each is also judged against the rest, under ``by_class``. Of several labels each is judged
+    as the second of two classes would be, under ``by_finding``, and the means over them are given; a picture then has
+    a panel for each, and more than twelve go on in ``roc-2.png`` and so on.
 
     Args:
         case_ids: One for each case.
         patients: One for each case.
-        labels: Index of the true class, (n,); or 1 where a finding is present, 0 where not, (n, c).
-        probs: Calibrated as in use; rows sum to 1, but for findings.
+        labels: Index of the true class, (n,); or 1 where a label is present, 0 where not, (n, c).
+        probs: Calibrated as in use; rows sum to 1, but for several labels.
         classes: Their names; of two, the second is the positive one.
         threshold: Positive is ``prob >= threshold``; None, and with more than two classes: the most probable class. Of
-            findings one for each, 0.5 where it is None.
+            several labels one for each, 0.5 where it is None.
         folder: Made if it is not there.
         seed: Of the bootstrap.
         doubts: Why a prediction was indeterminate, empty where it was not; a column of cases.csv. The figures are over
             all cases, decided by the threshold.
         rows: Where each case stands in its table; a column of cases.csv.
+        note: A sentence at the foot of each picture.
         extra: Further keys for evaluation.json.
 
     Returns:
@@ -65,64 +76,105 @@ def judge(
 
     Raises:
         CohortError: If there are no cases, or a label or a probability is not one.
-        ConfigError: If a key in ``extra`` is the name of a figure, or there is not one threshold for each finding.
+        ConfigError: If a key in ``extra`` is the name of a figure, or there is not one threshold for each label.
+        HilumError: If a file that Hilum did not write would be lost.
     """
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
-    thresholds = [0.5 if cut is None else cut for cut in cuts]
-    each: list[Judged] = []
-    matrix: np.ndarray | None = None
-    if labels.ndim == 2:
-        each, said = of_findings(labels, probs, findings=classes, thresholds=thresholds, patients=patients, seed=seed)
-        table = _rows_of_findings(case_ids, each)
-    elif len(classes) == 2:
-        two = of_two(labels, probs, name=classes[1], threshold=thresholds[0], patients=patients, seed=seed)
-        each, said, matrix = [two], two.answer, two.matrix
-        table = _rows(case_ids, labels, probs, two.called.astype(np.int64), classes)
-    else:
-        matrix, said = of_classes(labels, probs, classes=classes, patients=patients, seed=seed)
-        table = _rows(case_ids, labels, probs, probs.argmax(1).astype(np.int64), classes)
-    answer: Answer = {"num_cases": len(labels), "num_patients": len(set(patients)), "classes": list(classes), **said}
+    judged = _judged(labels, probs, classes, [0.5 if cut is None else cut for cut in cuts], patients, seed)
+    about = {"format": FORMAT, "num_cases": len(labels), "num_patients": len(set(patients)), "classes": list(classes)}
+    answer: Evaluation = {**about, **judged.figures}
     taken = sorted(set(answer) & set(extra or {}))
     if taken:
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
         raise ConfigError(msg)
-    answer |= {name: plain(value) for name, value in (extra or {}).items()}
-    if rows is not None:
-        table = [[row[0], str(number), *row[1:]] for row, number in zip(table, ["row", *rows], strict=True)]
-    if doubts is not None:
-        table = [[*row, doubt] for row, doubt in zip(table, ["indeterminate", *doubts], strict=True)]
-    _write(folder.absolute(), answer, table, each, matrix)
+    answer |= {name: to_plain(value) for name, value in (extra or {}).items()}
+    columns = [["case_id", *case_ids]]
+    columns += [["row", *map(str, rows)]] if rows is not None else []
+    columns += _columns(labels, probs, classes, judged)
+    columns += [["indeterminate", *doubts]] if doubts is not None else []
+    columns += [["format", *[str(FORMAT)] * len(labels)]]
+    _write(folder.absolute(), answer, list(zip(*columns, strict=True)), judged, note)
     return answer
 
 
-def _write(
-    folder: Path, answer: Answer, table: list[list[str]], each: list[Judged], matrix: Int[np.ndarray, "c c"] | None
-) -> None:
-    """All files, whole or not at all."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)  # left by a killed run
+def _judged(
+    labels: Labels,
+    probs: Float64[np.ndarray, "n c"],
+    classes: tuple[str, ...],
+    thresholds: Sequence[float],
+    patients: Sequence[str],
+    seed: int,
+) -> Judgement:
+    """Two classes, more of them, or several labels."""
+    if labels.ndim == 2:
+        return judge_labels(labels, probs, names=classes, thresholds=thresholds, patients=patients, seed=seed)
+    if len(classes) == 2:
+        return judge_two(labels, probs, name=classes[1], threshold=thresholds[0], patients=patients, seed=seed)
+    return judge_classes(labels, probs, classes=classes, patients=patients, seed=seed)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that nothing but an earlier evaluation would be overwritten in a folder.
+
+    Raises:
+        HilumError: If it would, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        msg = f"the folder for the figures must be new or a folder, {folder} is a file"
+        raise ConfigError(msg)
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for pattern, mark in _MARKS.items():
+            if re.fullmatch(pattern, file.name):
+                check_output(file, mark)
+
+
+def _write(folder: Path, answer: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:
+    """All files, whole or not at all; pictures of an earlier evaluation do not stay beside these."""
+    check_folder(folder)
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed run
     try:
-        beside.mkdir(parents=True)
-        draw_judged(beside, each)
-        if matrix is not None:
-            draw_confusion(beside / "confusion.png", matrix=matrix, classes=tuple(answer["classes"]))
-        with (beside / "cases.csv").open("w", encoding="utf-8", newline="") as cases:
+        new.mkdir(parents=True)
+        plot_judged(new, judged.each, note=note)
+        if judged.matrix is not None:
+            plot_confusion(new / "confusion.png", matrix=judged.matrix, classes=tuple(answer["classes"]), note=note)
+        with (new / "cases.csv").open("w", encoding="utf-8", newline="") as cases:
             csv.writer(cases, lineterminator="\n").writerows(table)
         text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
-        (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [file for file in folder.iterdir() if _OURS.fullmatch(file.name)]:
-            if not (beside / old.name).exists():
+        for old in [file for file in folder.iterdir() if re.fullmatch(_PICTURES, file.name)]:
+            if not (new / old.name).exists():
                 old.unlink()
-        for file in sorted(beside.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+        for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
             file.replace(folder / file.name)
     except OSError as exc:
         msg = f"the folder {folder} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _columns(
+    labels: Labels, probs: Float64[np.ndarray, "n c"], classes: tuple[str, ...], judged: Judgement
+) -> list[list[str]]:
+    """Labels, probabilities in full, so that every figure can be computed again, and decisions."""
+    if labels.ndim == 1:
+        decided = judged.each[0].called.astype(int) if judged.each else probs.argmax(1)
+        names = [[f"prob_{name}", *map(repr, column.tolist())] for name, column in zip(classes, probs.T, strict=True)]
+        return [
+            ["label", *(classes[k] for k in labels)],
+            *names,
+            ["decision", *(classes[k] for k in decided)],
+        ]
+    columns = []
+    for one in judged.each:
+        columns.append([f"label_{one.name}", *map(str, one.y.tolist())])
+        columns.append([f"prob_{one.name}", *map(repr, one.p.tolist())])
+        columns.append([f"called_{one.name}", *map(str, one.called.astype(int).tolist())])
+    return columns
 
 
 def _check(
@@ -144,7 +196,7 @@ def _check(
         msg = f"there must be one probability for each of at least two classes, got {probs.shape[1]} for {len(classes)}"
         raise CohortError(msg)
     if labels.ndim == 2:
-        _check_findings(case_ids, labels, probs, classes, thresholds)
+        _check_labels(case_ids, labels, probs, classes, thresholds)
         return
     if len(thresholds) != 1:
         msg = f"classes that exclude one another must have one threshold or none, got {len(thresholds)}"
@@ -162,19 +214,19 @@ def _check(
         raise CohortError(msg)
 
 
-def _check_findings(
+def _check_labels(
     case_ids: Sequence[str],
-    labels: Int[np.ndarray, "n f"],
+    labels: Int[np.ndarray, "n c"],
     probs: Float[np.ndarray, "n c"],
-    findings: tuple[str, ...],
+    names: tuple[str, ...],
     thresholds: Sequence[float | None],
 ) -> None:
-    num_findings = len(findings)
-    if labels.shape[1] != num_findings:
-        msg = f"there must be a label for each of {num_findings} findings, got {labels.shape[1]}"
+    number = len(names)
+    if labels.shape[1] != number:
+        msg = f"there must be {number} labels for each case, got {labels.shape[1]}"
         raise CohortError(msg)
-    if len(thresholds) != num_findings:
-        msg = f"there must be a threshold for each of {num_findings} findings, got {len(thresholds)}"
+    if len(thresholds) != number:
+        msg = f"there must be a threshold for each of {number} labels, got {len(thresholds)}"
         raise ConfigError(msg)
     rules = (
         (labels, (labels == 0) | (labels == 1), "the label of", "0 or 1"),
@@ -184,29 +236,5 @@ def _check_findings(
         if not right.all():
             row, column = np.argwhere(~right)[0]
             got = values[row, column]
-            msg = f"case {case_ids[row]!r}: {what} {findings[column]!r} must be {must}, got {got:g}"
+            msg = f"case {case_ids[row]!r}: {what} {names[column]!r} must be {must}, got {got:g}"
             raise CohortError(msg)
-
-
-def _rows(
-    case_ids: Sequence[str],
-    labels: Int[np.ndarray, " n"],
-    probs: Float[np.ndarray, "n c"],
-    decided: Int[np.ndarray, " n"],
-    classes: tuple[str, ...],
-) -> list[list[str]]:
-    """One row for each case below a header; probabilities in full, so that every figure can be computed again."""
-    rows = [["case_id", "label", *(f"prob_{name}" for name in classes), "decision"]]
-    for case_id, label, row, decision in zip(case_ids, labels, probs, decided, strict=True):
-        rows.append([case_id, classes[label], *(repr(float(p)) for p in row), classes[decision]])
-    return rows
-
-
-def _rows_of_findings(case_ids: Sequence[str], each: list[Judged]) -> list[list[str]]:
-    """One row for each case below a header: of each finding the label, the probability in full, and the decision."""
-    columns = [["case_id", *case_ids]]
-    for one in each:
-        columns.append([f"label_{one.name}", *map(str, one.y.tolist())])
-        columns.append([f"prob_{one.name}", *map(repr, one.p.tolist())])
-        columns.append([f"called_{one.name}", *map(str, one.called.astype(int).tolist())])
-    return [list(row) for row in zip(*columns, strict=True)]

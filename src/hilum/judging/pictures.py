@@ -1,4 +1,4 @@
-"""What was judged to pictures: ROC, precision-recall, confusion, reliability; findings side by side, page by page."""
+"""Plots what was judged: ROC, precision-recall, confusion and reliability; several labels side by side."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from hilum.drawing import BLUE, GREY, INK, ORANGE, Sheet, label, legend, note, sheet, unit_square, write
-from hilum.judging.answer import Judged
+from hilum.judging.figures import Judged
 from hilum.measuring.agreement import reliability
 from hilum.measuring.intervals import wilson
 from hilum.measuring.metrics import pr_curve, roc_curve
@@ -17,31 +17,33 @@ from hilum.measuring.metrics import pr_curve, roc_curve
 _ONE_CLASS = "not defined:\nthe cases are of one class"
 
 _ON_A_PAGE = 12
-"""Findings in one picture; with more of them nothing could be read."""
+"""Labels in one picture; with more of them nothing could be read."""
 
 _LETTERS = 6
-"""Of a finding's name above its panel, for each inch of its width."""
+"""Letters of a label's name above its panel, for each inch of its width."""
 
 
-def draw_judged(folder: Path, each: Sequence[Judged]) -> None:
-    """``roc.png``, ``pr.png`` and ``calibration.png`` of two classes; of findings also ``confusion.png``.
+def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None:
+    """``roc.png``, ``pr.png`` and ``calibration.png`` of two classes; of several labels also ``confusion.png``.
 
-    A finding has a panel in each; after twelve the next picture is ``roc-2.png``, and so on.
+    A label has a panel in each; after twelve the next picture is ``roc-2.png``, and so on.
 
     Args:
         folder: Where they are written.
-        each: The positive one of two classes, or all findings; of anything else none, and nothing is drawn.
+        each: The positive one of two classes, or all labels; of anything else none, and nothing is plotted.
+        note: A sentence at the foot of each picture.
     """
+    alone = len(each) == 1
+    plots = {"roc": _roc_page, "pr": _pr_page, "calibration": _calibration_page}
     for start in range(0, len(each), _ON_A_PAGE):
-        page, name = each[start : start + _ON_A_PAGE], f"{{}}{f'-{start // _ON_A_PAGE + 1}' if start else ''}.png"
-        _draw_roc(folder / name.format("roc"), page, alone=len(each) == 1)
-        _draw_pr(folder / name.format("pr"), page, alone=len(each) == 1)
-        _draw_calibration(folder / name.format("calibration"), page, alone=len(each) == 1)
-        if len(each) > 1:
-            _draw_tables(folder / name.format("confusion"), page)
+        page, number = each[start : start + _ON_A_PAGE], f"-{start // _ON_A_PAGE + 1}" if start else ""
+        for name, plot in plots.items():
+            write(plot(page, alone=alone), folder / f"{name}{number}.png", foot=note)
+        if not alone:
+            write(_confusion_page(page), folder / f"confusion{number}.png", foot=note)
 
 
-def _draw_roc(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
+def _roc_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
     """The ROC curve with its area, and the frozen threshold's point with the intervals of both its rates."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -52,7 +54,7 @@ def _draw_roc(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
             _roc(axes, one)
             _legend(axes, "lower right", alone=alone)
         _name(axes, "ROC" if alone else one, x="1 − specificity", y="Sensitivity")
-    write(drawn, path)
+    return drawn
 
 
 def _roc(axes: Any, one: Judged) -> None:
@@ -78,7 +80,7 @@ def _roc(axes: Any, one: Judged) -> None:
     )
 
 
-def _draw_pr(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
+def _pr_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
     """Precision over recall, with the prevalence, which is the precision of a guess."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -92,7 +94,7 @@ def _draw_pr(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
         where = "lower left" if one.figures["average_precision"].value > 0.5 else "upper right"
         _legend(axes, where, alone=alone)
         _name(axes, "Precision and recall" if alone else one, x="Recall (sensitivity)", y="Precision (PPV)")
-    write(drawn, path)
+    return drawn
 
 
 def _pr(axes: Any, one: Judged) -> None:
@@ -116,7 +118,7 @@ def _pr(axes: Any, one: Judged) -> None:
         )
 
 
-def _draw_calibration(path: Path, each: Sequence[Judged], *, alone: bool) -> None:
+def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
     """Observed against predicted share of positives in bins of equally many cases, above where the cases lie."""
     drawn = _panels(each, alone=alone, below=True)
     for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
@@ -124,7 +126,7 @@ def _draw_calibration(path: Path, each: Sequence[Judged], *, alone: bool) -> Non
         _histogram(below, one)
         _legend(axes, "upper left", alone=alone, under=below)
         _name(axes, "Calibration" if alone else one, x="", y="Observed share of positives")
-    write(drawn, path)
+    return drawn
 
 
 def _calibration(axes: Any, one: Judged) -> None:
@@ -165,23 +167,23 @@ def _histogram(below: Any, one: Judged) -> None:
     below.legend(fontsize=8, frameon=False, ncols=2, loc="upper right", labelcolor=INK)
 
 
-def draw_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
+def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...], note: str = "") -> None:
     """Counts by true and decided class; the shade is the share of the true class."""
     size = len(classes)
     edge = min(3.2 + 0.75 * size, 14.0)
     drawn = sheet(inches=(edge, edge))
     _confusion(drawn.axes[0], matrix, classes)
     label(drawn.axes[0], title="Confusion matrix", x="Decided", y="True")
-    write(drawn, path)
+    write(drawn, path, foot=note)
 
 
-def _draw_tables(path: Path, each: Sequence[Judged]) -> None:
-    """Counts of the cases without and with each finding, not called and called."""
+def _confusion_page(each: Sequence[Judged]) -> Sheet:
+    """Counts of the cases without and with each label, not called and called."""
     drawn = _panels(each, alone=False, inches=(3.6, 3.6))
     for axes, one in zip(drawn.axes, each, strict=True):
         _confusion(axes, one.matrix, ("absent", "present"))
         _name(axes, one, x="Decided", y="True")
-    write(drawn, path)
+    return drawn
 
 
 def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
@@ -237,7 +239,7 @@ def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
 
 
 def _legend(axes: Any, where: str, *, alone: bool, under: Any = None) -> None:
-    """Inside the one panel; of findings below each, where it hides nothing."""
+    """Inside the one panel; of several labels below each, where it hides nothing."""
     if alone:
         legend(axes, where)
         return

@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
+from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.errors import ConfigError
-from hilum.files import write_whole
+from hilum.files import check_output, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
 
 _BATCH = 16
+_MARK = "^case_id,row,prob_"
+"""How a table of predictions begins."""
 
 
 def predict_table(
@@ -39,12 +41,9 @@ def predict_table(
     if out is None:
         msg = "predicting a table needs --out, the CSV to write"
         raise ConfigError(msg)
-    if out.resolve() == Path(table).resolve():
-        msg = f"--out must be another file than the table, got {out}"
-        raise ConfigError(msg)
-    if out.is_dir():
-        msg = f"--out must be a file to write, {out} is a folder"
-        raise ConfigError(msg)
+    listed = out.with_suffix(".refused.csv")
+    check_output(out, _MARK, inputs=[table])
+    check_output(listed, REFUSALS_MARK, inputs=[table])
     cohort = Cohort.read(table, CohortConfig(columns=columns or ColumnsConfig()), labelled=False)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder), predictor.card.reading))
@@ -55,7 +54,6 @@ def predict_table(
     for case, one in zip(prepared.cases, predictions, strict=True):
         rows.writerow([case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason])
     write_whole(out, text.getvalue())
-    listed = out.with_suffix(".refused.csv")
     write_refusals(listed, prepared.refusals)
     return {
         "out": str(out),

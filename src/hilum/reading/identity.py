@@ -60,6 +60,11 @@ def hashed_all(kind: str, identifiers: Iterable[str]) -> list[str]:
     return hashes
 
 
+def key_fingerprint() -> str:
+    """What tells one key from another; the key cannot be computed from it."""
+    return hashed("key", "fingerprint")
+
+
 @cache
 def _key(from_environment: str) -> bytes:
     """The key of HILUM_KEY, else of the file that only its owner can read, which is made on first use."""

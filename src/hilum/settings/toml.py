@@ -4,6 +4,7 @@ import dataclasses
 import os
 import tomllib
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -89,11 +90,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def load(path: Path) -> RunConfig:
-    """Read a config from a TOML file.
+    """Read a config from a TOML file, or that of a run folder; its paths are then relative to where we stand.
 
     Raises:
         ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
     """
+    path = path / "config.toml" if path.is_dir() else path
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
@@ -103,7 +105,7 @@ def load(path: Path) -> RunConfig:
         msg = f"{path} is not a TOML file: {exc}"
         raise ConfigError(msg) from exc
     try:
-        return from_dict(RunConfig, _with_preset(values))
+        return located(from_dict(RunConfig, _with_preset(values)), path.parent)
     except ConfigError as exc:
         msg = f"{path}: {exc}"
         raise ConfigError(msg) from exc
@@ -119,22 +121,24 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "augment": {**to_dict(preset(name, recipe)), **given}}
 
 
-def beside(base: str | Path, path: str) -> Path:
-    """A path of the settings, relative to their file; ``~`` is the home folder."""
-    return Path(os.path.normpath(Path(base) / Path(path).expanduser()))
+def beside(base: Path, path: str) -> Path:
+    """A path that is relative to a folder; ``~`` is the home folder.
 
-
-def moved(config: RunConfig, base: str | Path, to: str | Path) -> RunConfig:
-    """The same settings for a file in another folder: their paths are relative to it.
-
-    Args:
-        config: Settings; a path that is empty stays so.
-        base: Folder of their file.
-        to: Folder of the new one.
+    Where it leads upwards, links in the folder are resolved first, as the system does.
     """
+    given = Path(path).expanduser()
+    folder = base.resolve() if ".." in given.parts and not given.is_absolute() else base
+    return Path(os.path.normpath(folder / given))
+
+
+def located(config: RunConfig, base: str | Path) -> RunConfig:
+    """The settings with their paths, which are relative to a folder, as they are from here; empty ones stay so."""
+    return _with_paths(config, lambda path: str(beside(Path(base), path)))
+
+
+def _with_paths(config: RunConfig, change: Callable[[str], str]) -> RunConfig:
     table, weights, store = (
-        os.path.relpath(beside(base, path), to) if path else ""
-        for path in (config.cohort.table, config.training.weights, config.store)
+        change(path) if path else "" for path in (config.cohort.table, config.training.weights, config.store)
     )
     return dataclasses.replace(
         config,
@@ -144,6 +148,24 @@ def moved(config: RunConfig, base: str | Path, to: str | Path) -> RunConfig:
     )
 
 
-def save(config: RunConfig, path: Path) -> None:
-    """Write a config as TOML; ``load`` gives it back."""
-    write_whole(path, tomli_w.dumps(to_dict(config)))
+def relative_to(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings with their paths, which are from here, as a file in that folder has them."""
+    at = folder.resolve()
+
+    def from_folder(given: str) -> str:
+        path = Path(given).expanduser()
+        return os.path.relpath(path.parent.resolve() / path.name, at)
+
+    return _with_paths(config, from_folder)
+
+
+def save(config: RunConfig, path: Path, *, comment: str = "") -> None:
+    """Write a config as TOML, its paths relative to the file; ``load`` gives it back.
+
+    Args:
+        config: Settings, with paths as they are from here.
+        path: The file.
+        comment: A line on top.
+    """
+    text = tomli_w.dumps(to_dict(relative_to(config, path.parent)))
+    write_whole(path, (f"# {comment}\n" if comment else "") + text)

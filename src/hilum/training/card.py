@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
-from hilum.cohorts.prepared import PreparedCohort
-from hilum.cohorts.table import Cohort
 from hilum.deciding.calibration import Trained, decisions_of
 from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard
@@ -20,9 +19,7 @@ from hilum.settings.toml import to_dict
 
 def model_card(
     config: RunConfig,
-    prepared: PreparedCohort,
-    parts: dict[str, str],
-    cohort: Cohort,
+    data: SplitCohort,
     trained: Trained,
     validated: tuple[Labels, Float[np.ndarray, "n c"]],
     views: Views | None,
@@ -32,14 +29,13 @@ def model_card(
 
     Args:
         config: All settings; those of the table and of paths are left out.
-        prepared: The cases.
-        parts: Part of each case, by its id.
-        cohort: Its classes.
+        data: The cases and their parts.
         trained: The training cases.
         validated: Labels and logits of the validation part, which choose calibration and thresholds.
-        views: With which they were seen.
+        views: With which they were predicted.
         about: The epoch whose weights were kept, and from what file's weights the training began.
     """
+    cohort = data.cohort
     labels, logits = validated
     each, chosen = decisions_of(config, cohort.classes, trained, labels, logits)
     decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=each)
@@ -57,7 +53,7 @@ def model_card(
         views=views,
         training={
             **about,
-            "counts": {part: _counts(prepared, parts, cohort, part) for part in ("train", "val", "test")},
+            "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
             "validation": _figures(decisions, labels, logits, chosen),
             "settings": settings,
         },
@@ -80,8 +76,8 @@ def _of_two(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: T
     return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
 
 
-def _counts(prepared: PreparedCohort, parts: dict[str, str], cohort: Cohort, part: str) -> dict[str, int]:
-    cases = [case for case in prepared.cases if parts[case.case_id] == part]
+def _counts(data: SplitCohort, part: str) -> dict[str, int]:
+    cases = data.cases(part)
     having = [[k for k, is_there in case.sides if is_there] for case in cases]
-    by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(cohort.classes)}
+    by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(data.cohort.classes)}
     return {"cases": len(cases), "patients": len({case.patient_id for case in cases}), **by_class}

@@ -1,4 +1,4 @@
-"""What an epoch has shown so far, and its figures: means over cases, not over batches."""
+"""The figures of an epoch: means over cases, not over batches."""
 
 import numpy as np
 import torch
@@ -9,14 +9,14 @@ from hilum.cohorts.labels import Labels
 from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
 
-Outcome = dict[str, float]
+Figures = dict[str, float]
 
 
-class Seen:
-    """Collects logits, and the loss by what its cases weigh.
+class EpochMetrics:
+    """Collects logits, and the loss weighted as the loss weights its cases.
 
     Args:
-        labels: Of all cases of the part: classes, or 0 and 1 for each finding.
+        labels: Of all cases of the part: classes, or 0 and 1 for each label of a multi-label cohort.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -31,7 +31,7 @@ class Seen:
         self.logits.append(logits.detach().float().cpu())
 
     def add_loss(self, value: float, weight: float) -> None:
-        """The weighted sum of the losses of some cases, and what they weigh together."""
+        """The weighted sum of the losses of some cases, and the sum of their weights."""
         self.loss_sum += value
         self.weight_sum += weight
 
@@ -40,14 +40,14 @@ class Seen:
         logits: np.ndarray = torch.cat(self.logits).double().numpy()[np.argsort(self.order, kind="stable")]
         return logits
 
-    def outcome(self) -> Outcome:
-        """Loss, accuracy, F1 and AUC: of the second of two classes, else the mean over classes or findings."""
+    def figures(self) -> Figures:
+        """Loss, accuracy, F1 and AUC: of the second of two classes, else the mean over classes or labels."""
         labels = self.labels[np.sort(self.order)]
-        figures = _of_findings if labels.ndim == 2 else _of_classes
-        return {"loss": self.loss_sum / self.weight_sum} | figures(labels, self.all_logits())
+        figures_of = _of_labels if labels.ndim == 2 else _of_classes
+        return {"loss": self.loss_sum / self.weight_sum} | figures_of(labels, self.all_logits())
 
 
-def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Outcome:
+def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Figures:
     probs = probabilities(logits)
     matrix = confusion_matrix(labels, probs.argmax(axis=1), num_classes=probs.shape[1])
     binary = probs.shape[1] == 2
@@ -58,8 +58,8 @@ def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Outcome:
     }
 
 
-def _of_findings(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Outcome:
-    """Each finding on its own, called where it is more probable than not, and the mean over them."""
+def _of_labels(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Figures:
+    """The mean over the labels of a multi-label cohort, each called where it is more probable than not."""
     called = (logits > 0).astype(np.int64)
     pairs = list(zip(labels.T, called.T, strict=True))
     return {

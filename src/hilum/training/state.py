@@ -1,55 +1,129 @@
 """All that a run needs to go on exactly where it stopped, in one file: tensors, and numbers as JSON beside them."""
 
 import json
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from hilum.errors import CheckpointError
 from hilum.files import write_whole
+from hilum.modelling.resnet import ResNet3D
+from hilum.training.run_folder import STATE
 from hilum.training.schedule import Schedule
 
-STATE = "state.safetensors"
-
 _KINDS = {"<f8": "F64", "<f4": "F32", "<i8": "I64"}
-"""How safetensors calls the types of weights, moments and counts."""
+"""Safetensors' names for the types of weights, moments and counts."""
 
-Weights = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, schedule: Schedule, progress: dict[str, Any], best: Weights
-) -> None:
-    """Write the state of a run; the old one stays until the new one is whole.
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """The numbers of a run so far.
+
+    Attributes:
+        epoch: The last whole one; 0 before the first.
+        best_loss: Lowest validation loss.
+        best_epoch: The epoch that had it; 0 before the first.
+        rows: Of ``metrics.csv``.
+        began: What the card says about the weights that training began with.
+    """
+
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    rows: list[dict[str, str]] = field(default_factory=list)
+    began: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingState:
+    """The network, its optimizer and the progress of a run; saves and restores itself.
 
     Args:
-        folder: ``last/`` of a run.
-        model: Its weights now.
+        network: On its device.
         schedule: Holds the optimizer.
-        progress: Plain values that the loop needs.
-        best: The best weights so far.
+
+    Attributes:
+        progress: The numbers so far.
+        best: The weights of the best epoch, on the CPU once there is one.
     """
-    optimizer = schedule.optimizer.state_dict()
-    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
-    tensors |= {f"best.{name}": t for name, t in best.items()}
-    numbers: dict[str, dict[str, Any]] = {}
-    for key, state in optimizer["state"].items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{key}.{name}"] = value
-            else:
-                numbers.setdefault(str(key), {})[name] = value
-    about = {
-        "progress": progress,
-        "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
-        "plateau": schedule.plateau.state_dict(),
-    }
-    write_whole(folder / STATE, _parts(tensors, {"hilum": json.dumps(about)}))
+
+    def __init__(self, network: ResNet3D, schedule: Schedule) -> None:
+        self.network = network
+        self.schedule = schedule
+        self.progress = Progress()
+        self.best: Tensors = network.state_dict()
+
+    @property
+    def stalled(self) -> int:
+        """Epochs without a better validation loss."""
+        return self.progress.epoch - self.progress.best_epoch
+
+    def kept_epoch(self, keep: str) -> int:
+        """The epoch whose weights become the model, by ``training.keep``; 0: there is none."""
+        return self.progress.best_epoch if keep == "best" else self.progress.epoch
+
+    def after_epoch(self, val_loss: float) -> None:
+        """Count an epoch, and keep its weights if none was better."""
+        self.progress.epoch += 1
+        self.schedule.after_epoch(val_loss)
+        if val_loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_epoch = val_loss, self.progress.epoch
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the state into ``last/`` of a run; the old one stays until the new one is whole."""
+        optimizer = self.schedule.optimizer.state_dict()
+        tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        numbers: dict[str, dict[str, Any]] = {}
+        for key, state in optimizer["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{key}.{name}"] = value
+                else:
+                    numbers.setdefault(str(key), {})[name] = value
+        about = {
+            "progress": asdict(self.progress),
+            "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
+            "plateau": self.schedule.plateau.state_dict(),
+        }
+        write_whole(folder / STATE, _parts(tensors, {"hilum": json.dumps(about)}))
+
+    def restore(self, folder: Path) -> None:
+        """Go back to what ``save`` wrote.
+
+        Raises:
+            CheckpointError: If it is not there, damaged or of another model.
+        """
+        try:
+            with safe_open(folder / STATE, framework="pt") as file:
+                about = json.loads(file.metadata()["hilum"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            self.network.load_state_dict(_named(tensors, "model."))
+            state: dict[int, dict[str, Any]] = {int(k): v for k, v in about["optimizer"]["numbers"].items()}
+            for name, tensor in _named(tensors, "optimizer.").items():
+                key, field_name = name.split(".", 1)
+                state.setdefault(int(key), {})[field_name] = tensor
+            groups = about["optimizer"]["groups"]
+            self.schedule.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.schedule.plateau.load_state_dict(about["plateau"])
+            self.progress = Progress(**about["progress"])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
+            msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
+            raise CheckpointError(msg) from exc
+        self.best = _named(tensors, "best.")
 
 
-def _parts(tensors: Weights, metadata: dict[str, str]) -> tuple[Any, ...]:
+def _named(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _parts(tensors: Tensors, metadata: dict[str, str]) -> tuple[Any, ...]:
     """A safetensors file as it lies in memory; its own writer holds all tensors three times more."""
     arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
     arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # each where a processor likes it
@@ -61,32 +135,3 @@ def _parts(tensors: Weights, metadata: dict[str, str]) -> tuple[Any, ...]:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())
-
-
-def load_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> tuple[dict[str, Any], Weights]:
-    """Put a state back into the model, the optimizer and the schedule; returns the progress and best weights.
-
-    Raises:
-        CheckpointError: If it is not there, damaged or of another model.
-    """
-    try:
-        with safe_open(folder / STATE, framework="pt") as file:
-            about = json.loads(file.metadata()["hilum"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        model.load_state_dict(_named(tensors, "model."))
-        state: dict[int, dict[str, Any]] = {int(k): v for k, v in about["optimizer"]["numbers"].items()}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, key, field = name.split(".", 2)
-                state.setdefault(int(key), {})[field] = tensor
-        schedule.optimizer.load_state_dict({"state": state, "param_groups": about["optimizer"]["groups"]})
-        schedule.plateau.load_state_dict(about["plateau"])
-        progress: dict[str, Any] = about["progress"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
-        msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
-        raise CheckpointError(msg) from exc
-    return progress, _named(tensors, "best.")
-
-
-def _named(tensors: Weights, prefix: str) -> Weights:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

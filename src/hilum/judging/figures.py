@@ -1,4 +1,4 @@
-"""Labels and probabilities to what evaluation.json says: of two classes, of many, or of findings side by side."""
+"""Labels and probabilities to the figures of evaluation.json: of two classes, of more, or of several labels."""
 
 import math
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ from hilum.measuring.intervals import (
 )
 from hilum.measuring.metrics import confusion_matrix, log_loss
 
-Answer = dict[str, Any]
+Evaluation = dict[str, Any]
+"""What evaluation.json holds, or a part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One class against the other, or a finding: where it is, how probable it was held, and how that agrees.
+    """One class against the other, or one label of several: the truth, its probability, and the figures of both.
 
     Attributes:
-        name: Of the class or the finding.
-        y: 1 where it is.
+        name: Of the class or the label.
+        y: 1 where it is present.
         p: Its probability, in double precision.
         threshold: It is called from there on.
         figures: With their intervals.
@@ -52,19 +53,34 @@ class Judged:
         return confusion_matrix(self.y, self.called.astype(np.int64), num_classes=2)
 
     @property
-    def answer(self) -> Answer:
+    def evaluation(self) -> Evaluation:
         """Counts, figures and their intervals."""
         return {
             **_counts(self.y),
             "threshold": self.threshold,
             **_tables(self.matrix),
             **_with_intervals(self.figures),
-            "log_loss": plain(self.log_loss),
+            "log_loss": to_plain(self.log_loss),
             **_agreement(self.y, self.p),
         }
 
 
-def of_two(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """All figures of one evaluation.
+
+    Attributes:
+        figures: As evaluation.json has them.
+        each: The second of two classes, or each of several labels; empty for more than two classes.
+        matrix: True (rows) and decided classes; None for several labels.
+    """
+
+    figures: Evaluation
+    each: tuple[Judged, ...] = ()
+    matrix: Int[np.ndarray, "c c"] | None = None
+
+
+def judge_two(
     labels: Int[np.ndarray, " n"],
     probs: Float64[np.ndarray, "n 2"],
     *,
@@ -72,28 +88,23 @@ def of_two(
     threshold: float,
     patients: Sequence[str],
     seed: int,
-) -> Judged:
+) -> Judgement:
     """The second of two classes against the first."""
     figures = with_intervals(labels, probs[:, 1], threshold=threshold, patients=patients, seed=seed)
-    return Judged(
-        name=name,
-        y=labels,
-        p=probs[:, 1],
-        threshold=threshold,
-        figures=figures,
-        log_loss=log_loss(labels, probs),
-    )
+    loss = log_loss(labels, probs)
+    two = Judged(name=name, y=labels, p=probs[:, 1], threshold=threshold, figures=figures, log_loss=loss)
+    return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
 
 
-def of_classes(
+def judge_classes(
     labels: Int[np.ndarray, " n"],
     probs: Float64[np.ndarray, "n c"],
     *,
     classes: tuple[str, ...],
     patients: Sequence[str],
     seed: int,
-) -> tuple[Int[np.ndarray, "c c"], Answer]:
-    """The confusion matrix, and what is said of more than two classes: together, then each against the rest."""
+) -> Judgement:
+    """More than two classes: together, then each against the rest."""
     decided = probs.argmax(1).astype(np.int64)
     matrix = confusion_matrix(labels, decided, num_classes=len(classes))
     together = with_class_intervals(labels, probs, patients=patients, seed=seed)
@@ -103,68 +114,69 @@ def of_classes(
         figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, seed=seed)
         two = confusion_matrix(y, called.astype(np.int64), num_classes=2)
         by_class[name] = {**_counts(y), **_tables(two), **_with_intervals(figures)}
-    return matrix, {
+    said = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
         **_with_intervals(together),
-        "log_loss": plain(log_loss(labels, probs)),
+        "log_loss": to_plain(log_loss(labels, probs)),
         "by_class": by_class,
     }
+    return Judgement(figures=said, matrix=matrix)
 
 
-def of_findings(
+def judge_labels(
     labels: Int[np.ndarray, "n c"],
     probs: Float64[np.ndarray, "n c"],
     *,
-    findings: tuple[str, ...],
+    names: tuple[str, ...],
     thresholds: Sequence[float],
     patients: Sequence[str],
     seed: int,
-) -> tuple[list[Judged], Answer]:
-    """Each finding on its own, and what is said of all: means over them, then each."""
+) -> Judgement:
+    """Several labels that do not exclude one another: means over them, then each."""
     called = probs >= np.array(thresholds)
     over_all, figures = with_finding_intervals(labels, probs, called=called, patients=patients, seed=seed)
-    each = [
+    each = tuple(
         Judged(name=name, y=y, p=p, threshold=float(cut), figures=found, log_loss=log_loss(y, p))
-        for name, y, p, cut, found in zip(findings, labels.T, probs.T, thresholds, figures, strict=True)
-    ]
-    by_finding = {one.name: one.answer for one in each}
-    return each, {"multi_label": True, **_with_intervals(over_all), "by_finding": by_finding}
+        for name, y, p, cut, found in zip(names, labels.T, probs.T, thresholds, figures, strict=True)
+    )
+    by_label = {one.name: one.evaluation for one in each}
+    return Judgement(figures={"multi_label": True, **_with_intervals(over_all), "by_finding": by_label}, each=each)
 
 
-def plain(value: object) -> Any:
+def to_plain(value: object) -> Any:
     """A value as JSON has it: null for nan and infinity, lists for arrays."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {str(key): to_plain(inner) for key, inner in value.items()}
+    return [to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _counts(y: Int[np.ndarray, " n"]) -> Answer:
+def _counts(y: Int[np.ndarray, " n"]) -> Evaluation:
     return {"num_positives": int(np.sum(y == 1)), "prevalence": float(np.mean(y == 1))}
 
 
-def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Answer:
+def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Evaluation:
     """How well probabilities say what happened: the calibration error, what chance makes of it, and the line."""
     intercept, slope = calibration_line(y, p)
     return {
-        "ece": plain(expected_calibration_error(y, p)),
-        "ece_floor": plain(ece_floor(p)),
-        "calibration_intercept": plain(intercept),
-        "calibration_slope": plain(slope),
+        "ece": to_plain(expected_calibration_error(y, p)),
+        "ece_floor": to_plain(ece_floor(p)),
+        "calibration_intercept": to_plain(intercept),
+        "calibration_slope": to_plain(slope),
     }
 
 
-def _tables(matrix: Int[np.ndarray, "2 2"]) -> Answer:
+def _tables(matrix: Int[np.ndarray, "2 2"]) -> Evaluation:
     return {"confusion": dict(zip(("tn", "fp", "fn", "tp"), matrix.ravel().tolist(), strict=True))}
 
 
-def _with_intervals(figures: dict[str, Figure]) -> Answer:
+def _with_intervals(figures: dict[str, Figure]) -> Evaluation:
     """Beside each figure KEY its 95 % interval KEY_ci."""
-    answer: Answer = {}
+    answer: Evaluation = {}
     for name, figure in figures.items():
-        answer |= {name: plain(figure.value), f"{name}_ci": [plain(figure.low), plain(figure.high)]}
+        answer |= {name: to_plain(figure.value), f"{name}_ci": [to_plain(figure.low), to_plain(figure.high)]}
     return answer

@@ -1,0 +1,128 @@
+"""Reads and writes splits.csv: the part of each case of a run, and what its patients and scans are recognised by."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hilum.cohorts.table import PARTS, Case, Cohort
+from hilum.errors import CohortError
+from hilum.files import write_whole
+from hilum.reading import hashed, hashed_all
+
+FORMAT = 3
+_HEADER = ("case_id", "split", "patient", "scan_hu", "format")
+_OLDER: dict[tuple[str, ...], int] = {
+    ("case_id", "split", "patient", "scan"): 1,
+    ("case_id", "split", "patient", "scan_hu"): 2,
+}
+"""1: case ids may be paths, and scans are only known under one recipe. 2: digests of scans are hashed with the key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """The patients and scans that trained or validated a model.
+
+    Attributes:
+        patients: Keyed hashes, see ``patient_key``.
+        scans: Digests of the scans' HU, or their keyed hashes.
+    """
+
+    patients: frozenset[str] = frozenset()
+    scans: frozenset[str] = frozenset()
+
+    def has(self, case: Case, digest: str) -> bool:
+        """Whether a case's patient or scan is among them; ``digest`` is that of the scan's HU, or empty."""
+        by_scan = digest in self.scans or hashed("scan", digest) in self.scans
+        return by_scan or patient_key(case) in self.patients
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """What a ``splits.csv`` holds, each by case id.
+
+    Attributes:
+        parts: train, val or test.
+        patients: Keyed hash of the patient; absent where the table has no id.
+        scans: Digest of the scan's HU, or in files of format 2 its keyed hash; absent in format 1.
+        format: Of the file.
+    """
+
+    parts: dict[str, str]
+    patients: dict[str, str] = field(default_factory=dict)
+    scans: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """Patients and scans of all parts but test."""
+        used = {case_id for case_id, part in self.parts.items() if part != "test"}
+        patients, scans = (frozenset(of[i] for i in used & of.keys()) for of in (self.patients, self.scans))
+        return TrainedOn(patients=patients, scans=scans)
+
+
+def patient_key(case: Case) -> str:
+    """The keyed hash by which a patient is recognised in another table of this site; empty where there is no id."""
+    kind, _, identifier = case.patient_id.partition(":")
+    return hashed("patient", identifier) if kind == "id" else ""
+
+
+def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> None:
+    """Write ``case_id,split,patient,scan_hu,format``, sorted by case.
+
+    Patients are keyed hashes. Scans are plain digests of their HU, so that anybody who has the same scan can recognise
+    it without the key; nothing of the scan can be computed from them.
+
+    Args:
+        path: The file; it is whole or not there.
+        cohort: The cases.
+        parts: Part of each case.
+        scans: The digest of the HU of each case's scan, where it is known.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_HEADER)
+    patients = {case.case_id: patient_key(case) for case in cohort.cases}
+    table.writerows((case, part, patients[case], scans.get(case, ""), FORMAT) for case, part in sorted(parts.items()))
+    write_whole(path, text.getvalue())
+
+
+def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
+    """What ``write_splits`` of this or an older Hilum wrote.
+
+    Args:
+        path: The file.
+        named_by_path: Whether the table names no cases: paths that stand as case ids in format 1 are then hashed.
+
+    Raises:
+        CohortError: If the file is missing, of a newer Hilum, or holds anything else.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        msg = f"the splits cannot be read: {exc}"
+        raise CohortError(msg, path=path) from exc
+    version = FORMAT if tuple(header) == _HEADER else _OLDER.get(tuple(header))
+    if version is None:
+        msg = f"row 1 must be {','.join(_HEADER)}, got {','.join(header)!r}"
+        raise CohortError(msg, path=path)
+    known: set[str] = set()
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header) or line[1] not in PARTS or line[0] in known:
+            msg = f"row {number} must be a new case_id, one of {', '.join(PARTS)}, a patient and a scan, got {line}"
+            raise CohortError(msg, path=path)
+        if version == FORMAT and line[4] != str(FORMAT):
+            msg = f"the format must be {FORMAT} or older, row {number} has {line[4]!r}: use the Hilum that wrote it"
+            raise CohortError(msg, path=path)
+        known.add(line[0])
+    ids = [line[0] for line in lines]
+    if version == 1 and named_by_path:
+        ids = hashed_all("case", ids)
+    return Splits(
+        parts={i: line[1] for i, line in zip(ids, lines, strict=True)},
+        patients={i: line[2] for i, line in zip(ids, lines, strict=True) if line[2]},
+        scans={i: line[3] for i, line in zip(ids, lines, strict=True) if line[3] and version > 1},
+        format=version,
+    )

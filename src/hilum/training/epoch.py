@@ -1,0 +1,198 @@
+"""One epoch: the cases of a part batch by batch through the network, with steps in training, without in validation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hilum.cohorts.batches import DrawnBatches, EpochBatches
+from hilum.cohorts.dataset import CohortDataset, Sample, to_float
+from hilum.cohorts.sampling import Decks, drawn_by
+from hilum.deciding.inference import case_logits
+from hilum.deciding.tta import Views
+from hilum.errors import TrainingError
+from hilum.modelling.augmenting.augment import Augment
+from hilum.modelling.input import model_input
+from hilum.modelling.losses.base import Loss
+from hilum.modelling.weights.freezing import train_what_learns
+from hilum.randomness import torch_seed
+from hilum.settings.run import RunConfig
+from hilum.training.epoch_metrics import EpochMetrics, Figures
+from hilum.training.micro_batches import micro_batches, within_memory_of
+from hilum.training.schedule import Schedule
+
+
+class Part:
+    """The cases of one part and how they come: sampled and shuffled where there is a seed, else in order and whole."""
+
+    def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
+        self.dataset = dataset
+        settings = config.training
+        size = settings.batch_size if seed is not None else config.at_once(settings.batch_size)
+        self.decks: Decks | None = None
+        if seed is not None and config.sampling.method != "none":
+            classes = drawn_by(dataset.labels)
+            self.decks = Decks(classes, config.sampling.method, seed=seed, epochs=settings.epochs)
+        self.batches = EpochBatches(len(dataset), size, seed=seed, decks=self.decks)
+        self.loader: Any = DataLoader(
+            dataset,
+            batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
+            collate_fn=list if seed is None else None,  # whole samples may differ in shape: they come as a list
+            num_workers=settings.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=settings.workers > 0,
+        )
+
+    def times(self, epoch: int) -> Int[np.ndarray, " n"]:
+        """How often each case is sampled in an epoch."""
+        return np.ones(len(self.dataset), int) if self.decks is None else self.decks.times(epoch)
+
+    def load(self, epoch: int, what: str) -> Iterator[Any]:
+        """Batches, with a progress bar on a terminal."""
+        self.batches.epoch = epoch
+        yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
+
+    def usual_weight(self, loss: Loss, epoch: int) -> float:
+        """Mean weight in the loss of the cases of an epoch."""
+        places, times = list(range(len(self.dataset))), torch.from_numpy(self.times(epoch))
+        targets = self.dataset.targets_of(places)
+        weights = loss.weights(targets, targets, self.dataset.weights_of(places))
+        return float((weights * times).sum() / times.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """What all epochs of a run share.
+
+    Attributes:
+        config: All settings.
+        fabric: The device and the precision.
+        model: The network as it is computed: compiled, or in mixed precision.
+        augment: The random changes of training cases.
+        loss: With weights and counts from the training labels.
+    """
+
+    config: RunConfig
+    fabric: Fabric
+    model: Any
+    augment: Augment
+    loss: Loss
+
+
+def run_epoch(learner: Learner, part: Part, schedule: Schedule, epoch: int) -> Figures:
+    """Train on the batches of an epoch; returns its figures.
+
+    Raises:
+        TrainingError: If the loss or the gradient is not finite; that step is not taken.
+        ResourceError: If memory does not suffice.
+    """
+    with torch.random.fork_rng(), within_memory_of("training", learner.config, len(part.dataset)):
+        torch.manual_seed(torch_seed(learner.config.training.seed, epoch, "dropout"))
+        train_what_learns(learner.model)
+        metrics = EpochMetrics(part.dataset.labels)
+        usual = part.usual_weight(learner.loss, epoch)
+        for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
+            schedule.before_step((epoch - 1) * part.batches.num_batches + number)
+            schedule.optimizer.zero_grad()
+            where = f"in epoch {epoch}, batch {number + 1}"
+            _backward(learner, part.dataset, batch, metrics, usual, epoch, where)
+            norm = learner.fabric.clip_gradients(
+                learner.model,
+                schedule.optimizer,
+                max_norm=learner.config.training.clip_norm,
+                error_if_nonfinite=False,
+            )
+            _check_finite("gradient", norm, where)
+            schedule.optimizer.step()
+        return metrics.figures()
+
+
+def _backward(
+    learner: Learner,
+    dataset: CohortDataset,
+    batch: Any,
+    metrics: EpochMetrics,
+    usual: float,
+    epoch: int,
+    where: str,
+) -> None:
+    """The gradient of a whole batch, computed in its micro batches."""
+    fabric, loss = learner.fabric, learner.loss
+    index, names = batch["index"].tolist(), batch["name"]
+    hu = learner.augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), names, epoch=epoch)
+    hu, target = learner.augment.mixed(hu, dataset.targets_of(index).to(fabric.device), names, epoch=epoch)
+    x = model_input(hu, learner.config.recipe.windows)
+    counts = dataset.weights_of(index).to(fabric.device)
+    weights = loss.weights(target, target, counts)
+    expected = len(index) * usual  # not what this batch weighs: then a rare class would weigh less where it is rare
+    total = 0.0
+    for some, wanted, count, weight in zip(
+        *(micro_batches(t, learner.config) for t in (x, target, counts, weights)), strict=True
+    ):
+        logits = learner.model(some)
+        value = loss(logits, wanted, count) * weight.sum() / expected
+        _check_finite("loss", value, where)
+        fabric.backward(value)
+        metrics.add(index[: len(some)], logits)
+        del index[: len(some)]
+        total += value.item() * expected
+    metrics.add_loss(total, float(weights.sum()))
+
+
+def _check_finite(what: str, value: Tensor | None, where: str) -> None:
+    if value is not None and not torch.isfinite(value):
+        msg = (
+            f"the {what} must be finite, is {float(value)} {where}; the step was not taken. "
+            "Lower training.lr, or look at the scans of this batch"
+        )
+        raise TrainingError(msg)
+
+
+@torch.no_grad()
+def validate(
+    learner: Learner, part: Part, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
+) -> tuple[Figures, Float[np.ndarray, "n c"]]:
+    """Loss and figures on cases that are never augmented, and their logits.
+
+    Args:
+        learner: Its model is put into evaluation mode.
+        part: The cases.
+        views: Test-time augmentation; None: each case as it is.
+        weights: Of the cases in the loss; None: equal.
+        model: Instead of the learner's.
+    """
+    model = learner.model if model is None else model
+    model.eval()
+    loss, metrics = learner.loss, EpochMetrics(part.dataset.labels)
+    samples: list[Sample]
+    for samples in part.load(0, "validation"):
+        index = [sample["index"] for sample in samples]
+        with within_memory_of("validating", learner.config, len(part.dataset)):
+            logits = case_logits(
+                model, samples, learner.config.recipe, learner.fabric.device, views, multi_label=loss.multi_label
+            )
+        metrics.add(index, logits)
+    logits, labels = torch.from_numpy(metrics.all_logits()).float(), torch.from_numpy(part.dataset.labels)
+    value = loss(logits.to(learner.fabric.device), labels, weights)  # of the whole part: Dice is no mean over batches
+    metrics.add_loss(float(value), weight=1.0)
+    return metrics.figures(), metrics.all_logits()
+
+
+def sampled_shares(train: Part, val: Part, epoch: int) -> Float[Tensor, " n"] | None:
+    """Weights of validation cases that give the classes the shares with which an epoch samples them; None: equal.
+
+    Without them the validation loss would favour epochs that have learned the rare class least. Those of one epoch
+    serve for all, or losses could not be compared. Multi-label cases are sampled by several labels at once: None.
+    """
+    labels = train.dataset.labels
+    if train.decks is None or labels.ndim == 2:
+        return None
+    counts, sampled = np.bincount(labels), np.bincount(labels, weights=train.times(epoch))
+    return torch.from_numpy((sampled / counts)[val.dataset.labels]).float()

@@ -1,0 +1,41 @@
+"""After the last epoch: the kept weights, the second stage, calibration and thresholds, and the model folder."""
+
+from pathlib import Path
+
+from hilum.cohorts.dataset import SplitCohort
+from hilum.deciding.calibration import Trained
+from hilum.deciding.model_folder import save_model
+from hilum.deciding.tta import views_of
+from hilum.modelling.speed import EXACT, for_prediction
+from hilum.training.card import model_card
+from hilum.training.epoch import Learner, Part, validate
+from hilum.training.run_folder import Run
+from hilum.training.second_stage import retrain_head
+from hilum.training.state import TrainingState
+
+
+def finish(learner: Learner, state: TrainingState, data: SplitCohort, train: Part, val: Part, run: Run) -> Path:
+    """Make the model of a run from its last state; returns the model folder.
+
+    Args:
+        learner: The run's.
+        state: After the last epoch.
+        data: The cases and their parts.
+        train: Its cases fit the second stage, where one is asked for.
+        val: Its cases choose calibration and thresholds.
+        run: Its model is written.
+    """
+    config, network = learner.config, state.network
+    kept = state.kept_epoch(config.training.keep)
+    if config.training.keep == "best":
+        network.load_state_dict(state.best)
+    if config.head.retrain != "none":
+        retrain_head(network, train.dataset, config, learner.fabric.device)
+    views = views_of(config)
+    predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
+    _, logits = validate(learner, val, views=views, model=predicting)
+    trained_on = Trained(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
+    about = {"epoch": kept, **state.progress.began}
+    card = model_card(config, data, trained_on, (val.dataset.labels, logits), views, about)
+    save_model(run.model, network, card)
+    return run.model

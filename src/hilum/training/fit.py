@@ -1,0 +1,127 @@
+"""The training loop, in the order of events."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from hilum.cohorts.dataset import SplitCohort
+from hilum.deciding.model_folder import build
+from hilum.errors import TrainingError
+from hilum.modelling.augmenting.augment import Augment
+from hilum.modelling.device import pick_device
+from hilum.modelling.losses.make import make_loss
+from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speed import apply_speed
+from hilum.modelling.weights.freezing import freeze
+from hilum.modelling.weights.matching import load_weights
+from hilum.randomness import torch_seed
+from hilum.settings.run import RunConfig, TrainingConfig
+from hilum.training.epoch import Learner, Part, run_epoch, sampled_shares, validate
+from hilum.training.finish import finish
+from hilum.training.optimizer import make_optimizer
+from hilum.training.run_folder import Run
+from hilum.training.schedule import Schedule
+from hilum.training.state import TrainingState
+from hilum.training.tracking import Tracker
+
+_log = logging.getLogger("hilum")
+
+
+def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False) -> Path:
+    """Train a model and write the run folder; returns the model folder.
+
+    Args:
+        config: All settings; paths as they are from here.
+        data: The cases and their parts.
+        run: Its checkpoint is written after each epoch.
+        resume: Go on from the checkpoint.
+
+    Raises:
+        TrainingError: If the loss or the gradient is not finite; nothing is changed by that step. Or if the validation
+            loss of the epoch that is kept is not finite; no model is written then.
+        CohortError: If a class has no training case.
+        ResourceError: If memory does not suffice.
+    """
+    settings = config.training
+    train = Part(data.dataset("train", config.recipe, seed=settings.seed), config, seed=settings.seed)
+    val = Part(data.dataset("val", config.recipe), config)
+    network, began = _network(config, len(data.cohort.classes), load=not resume)
+    fabric = _fabric(pick_device(settings.device), config.speed.precision)
+    network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
+    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), train.batches.num_batches)
+    state = TrainingState(network, schedule)
+    state.progress.began = began
+    if resume:
+        state.restore(run.checkpoint)
+    compiled: Any = torch.compile(network, dynamic=False) if config.speed.compile == "on" else network
+    model, _ = fabric.setup(compiled, schedule.optimizer)
+    learner = Learner(
+        config=config,
+        fabric=fabric,
+        model=model,
+        augment=Augment(config.augment, config.recipe, seed=settings.seed),
+        loss=make_loss(config, train.dataset.labels, data.cohort.classes).to(fabric.device),
+    )
+    tracker = Tracker(run.folder, state.progress.rows)
+    shares = sampled_shares(train, val, settings.epochs)
+
+    for epoch in range(state.progress.epoch + 1, settings.epochs + 1):
+        if settings.stop_patience and state.stalled >= settings.stop_patience:
+            _log.info("stopped: no better validation loss for %d epochs", state.stalled)
+            break
+        lr = schedule.lr
+        trained = run_epoch(learner, train, schedule, epoch)
+        validated, _ = validate(learner, val, weights=shares)
+        tracker.write(epoch, lr, trained, validated)
+        state.after_epoch(validated["loss"])
+        state.save(run.checkpoint)
+        _log.info("epoch %d of %d: %s", epoch, settings.epochs, tracker.line())
+
+    tracker.close(_kept_epoch(state, settings))
+    return finish(learner, state, data, train, val, run)
+
+
+def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
+    """The epoch whose weights become the model.
+
+    Raises:
+        TrainingError: If it has no finite validation loss, or no epoch has one.
+    """
+    losses = [float(row["val_loss"]) for row in state.progress.rows]
+    kept = state.kept_epoch(settings.keep)
+    if kept and math.isfinite(losses[kept - 1]):
+        return kept
+    where = f"in epoch {kept}, which training.keep = {settings.keep!r} keeps" if kept else "in every epoch"
+    weights = " and at the running statistics of training.weights" if settings.weights else ""
+    msg = (
+        f"the validation loss must be finite, is {losses[kept - 1]} {where}; no model is written. Lower training.lr, "
+        f"or look at the validation scans{weights}"
+    )
+    raise TrainingError(msg)
+
+
+def _fabric(device: torch.device, precision: str) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats what our own lines say
+    devices = [device.index] if device.index is not None else 1
+    return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
+
+
+def _network(config: RunConfig, num_classes: int, *, load: bool) -> tuple[ResNet3D, dict[str, Any]]:
+    """The network of a run before its first step, and what the card says about weights that were loaded into it."""
+    settings = config.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(settings.seed, "weights"))
+        network = build(config.model, config.recipe, num_classes)
+    network.checkpointing = settings.checkpointing
+    began: dict[str, Any] = {}
+    if load and settings.weights:
+        report = load_weights(network, settings.weights)
+        _log.info("%s", report)
+        began = {"weights": report.counts}
+    freeze(network, settings.freeze)
+    apply_speed(network, config.speed)
+    return network, began

@@ -1,0 +1,282 @@
+"""A run folder: what lies where in it, how far it has come, and what the run was begun with."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from hilum.cohorts.labels import targets_of
+from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
+from hilum.cohorts.split_file import Splits, read_splits, write_splits
+from hilum.cohorts.table import Cohort
+from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
+from hilum.files import PNG_MARK, holds, write_whole
+from hilum.reading.identity import key_fingerprint
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import load, save
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing keeps a second process away
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+STATE = "state.safetensors"
+_COMMENT = "The settings of this run, as hilum train wrote them."
+_OWN_FILES = {
+    "config.toml": rf"^# {re.escape(_COMMENT)}",
+    "run.json": r'^\{\s*"format": \d+,\s*"version"',
+    "splits.csv": r"^case_id,split,patient,scan",
+    "refused.csv": REFUSALS_MARK,
+    "metrics.csv": r"^epoch,lr,train_loss",
+    "history.png": PNG_MARK,
+    "events.out.tfevents.*": "brain.Event:",
+}
+"""What a run that was stopped before its first checkpoint leaves behind, and how each begins."""
+
+
+class Run:
+    """A run folder, and the one place that knows what lies where in it.
+
+    Args:
+        folder: New or not; nothing is read or made yet.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def settings_file(self) -> Path:
+        """``config.toml``; its paths are relative to the folder."""
+        return self.folder / "config.toml"
+
+    @property
+    def splits_file(self) -> Path:
+        """``splits.csv``: part, hashed patient and scan of each case."""
+        return self.folder / "splits.csv"
+
+    @property
+    def refused_file(self) -> Path:
+        """``refused.csv``: the cases that could not be used; absent without any."""
+        return self.folder / "refused.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        """``last/``: all that is needed to go on after the last whole epoch."""
+        return self.folder / "last"
+
+    @property
+    def model(self) -> Path:
+        """``model/``: all that prediction needs."""
+        return self.folder / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        """``evaluation/``: figures, pictures and cases of the test part."""
+        return self.folder / "evaluation"
+
+    @property
+    def members(self) -> "tuple[Run, ...]":
+        """The runs that lie in this one, such as its folds."""
+        return tuple(Run(file.parent) for file in sorted(self.folder.glob("*/config.toml")))
+
+    @classmethod
+    def of_model(cls, folder: str | Path) -> "Run":
+        """The run that a model folder lies in, whether or not it is one."""
+        return cls(Path(folder).resolve().parent)
+
+    @property
+    def state(self) -> Literal["new", "begun", "whole"]:
+        """new: nothing to go on from. begun: it can be resumed. whole: there is a model."""
+        if (self.model / "model.json").is_file():
+            return "whole"
+        return "begun" if (self.checkpoint / STATE).is_file() else "new"
+
+    @cached_property
+    def settings(self) -> RunConfig:
+        """Its own settings, with paths as they are from here."""
+        return load(self.settings_file)
+
+    @property
+    def table(self) -> Path:
+        """The table of cases."""
+        return Path(self.settings.cohort.table)
+
+    @property
+    def store(self) -> Path:
+        """Where its samples lie."""
+        return Path(self.settings.store)
+
+    def splits(self, cohort: Cohort) -> Splits:
+        """Its split, for the table that it was made from.
+
+        Raises:
+            CohortError: If it is not there, or no case of it is one of the table's.
+        """
+        splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
+        if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
+            msg = (
+                f"{self.folder} was made with another key for hashing, or for another table: no case id of it is one "
+                "of the table's"
+            )
+            raise CohortError(msg, hint="set HILUM_KEY, or the key file of the site, to the key of the run")
+        return splits
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from training in it; the system ends the lock with this process.
+
+        Raises:
+            TrainingError: If another process trains in it.
+        """
+        made = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ".lock"
+        with path.open("a") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except OSError:
+                mine = False
+            if not mine:
+                msg = f"another process is training in {self.folder}; wait until it ends, or name another --out"
+                raise TrainingError(msg)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                if made:
+                    with contextlib.suppress(OSError):  # not empty: it is a run
+                        self.folder.rmdir()
+
+    def check_new(self) -> None:
+        """Make sure that a run can be begun here.
+
+        Raises:
+            ConfigError: If the folder holds a run, or anything that a stopped run did not leave behind.
+        """
+        strangers = self._strangers() if self.folder.is_dir() else [self.folder] if self.folder.exists() else []
+        if self.state != "new" or strangers:
+            what = f"a {self.state} run" if self.state != "new" else f"{strangers[0].name}, which no run wrote"
+            msg = f"the run folder {self.folder} must be new or empty (or resume the run in it), it holds {what}"
+            raise ConfigError(msg)
+
+    def begin(self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str]) -> None:
+        """Write what the run begins with.
+
+        Args:
+            config: All settings, nothing left to be decided.
+            cohort: The table as it was read.
+            prepared: Its cases that can be used.
+            parts: Part of each case of the table.
+        """
+        self.clear()
+        save(config, self.settings_file, comment=_COMMENT)
+        write_splits(self.splits_file, cohort, parts, prepared.scans)
+        write_refusals(self.refused_file, prepared.refusals)
+        about = {
+            "format": FORMAT,
+            "version": version("hilum"),
+            "key": key_fingerprint(),
+            "classes": cohort.classes,
+            "cases": _records(prepared, len(cohort.classes)),
+        }
+        write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
+
+    def clear(self) -> None:
+        """Remove what was written before the first checkpoint, and nothing else."""
+        if self.state == "new" and self.folder.is_dir():
+            for file in set(self.folder.iterdir()) - set(self._strangers()):
+                if file.is_dir():
+                    shutil.rmtree(file)
+                elif file.name != ".lock":
+                    file.unlink()
+
+    def _strangers(self) -> list[Path]:
+        """What lies in the folder that no stopped run left, known by what is in the files."""
+        return sorted(file for file in self.folder.iterdir() if not _is_own(file))
+
+    def _about(self) -> dict[str, Any] | None:
+        """What ``run.json`` holds; None for a run of an older Hilum.
+
+        Raises:
+            CheckpointError: If it is damaged, or of a newer Hilum.
+        """
+        file = self.folder / "run.json"
+        if not file.exists():
+            return None
+        try:
+            about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            number = about["format"]
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            msg = f"is damaged: {exc}"
+            raise CheckpointError(msg, path=file) from exc
+        if number != FORMAT:
+            msg = f"the format must be {FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+            raise CheckpointError(msg, path=file)
+        return about
+
+    def why_unchecked(self) -> str:
+        """Why cases of a table cannot be compared with those that trained the model; empty where they can."""
+        if not self.splits_file.exists():
+            return "the model's run, whose splits.csv tells which cases trained it, is not there"
+        about = self._about()
+        if about is None:
+            return "the run is of an older Hilum, which kept no fingerprint of its key"
+        if about["key"] != key_fingerprint():
+            return "the run was made with another key, under which other patients' hashes do not compare"
+        return ""
+
+    def check_unchanged(self, cohort: Cohort, prepared: PreparedCohort) -> None:
+        """Make sure that a resumed run goes on with what it was begun with.
+
+        Raises:
+            CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
+        """
+        about = self._about()
+        if about is None:
+            return
+        if about["classes"] != list(cohort.classes):
+            then_and_now = f"{', '.join(about['classes'])}, are {', '.join(cohort.classes)}"
+            msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
+            raise CohortError(msg)
+        now, then = _records(prepared, len(cohort.classes)), about["cases"]
+        changes: list[str] = []
+        for case_id in sorted(then.keys() | now.keys()):
+            if case_id not in now or case_id not in then:
+                changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
+                continue
+            fields = [name for name, value in now[case_id].items() if value != then[case_id][name]]
+            changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
+        if changes:
+            more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+            msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {changes[0]}{more}"
+            raise CohortError(msg, hint="train a new run")
+
+
+def _records(prepared: PreparedCohort, num_classes: int) -> dict[str, dict[str, Any]]:
+    """What each case is trained on; the name of a sample depends on the scan, the recipe and the code."""
+    targets = targets_of(prepared.cases, num_classes).tolist()
+    return {
+        case.case_id: {"label": target, "weight": case.weight, "sample": file.stem}
+        for case, file, target in zip(prepared.cases, prepared.samples, targets, strict=True)
+    }
+
+
+def _is_own(file: Path) -> bool:
+    if file.name == ".lock" and not file.is_symlink():
+        return file.stat().st_size == 0
+    if file.is_dir() and file.name == "last":  # a checkpoint that was not finished
+        return all(one.name.startswith(f".{STATE}.") for one in file.iterdir())
+    for pattern, mark in _OWN_FILES.items():
+        if file.match(pattern) and file.is_file():
+            return holds(file, mark)
+    return False
