@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import hilum.training.train as training
 from hilum.cli import main
 from hilum.cohorts.copies import check_table_split, find_copies, join_patients
-from hilum.cohorts.splits import read_scans, read_seen, read_splits, scan_key, split
+from hilum.cohorts.split_file import read_splits
+from hilum.cohorts.splits import split
 from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
 from hilum.judging import evaluate
@@ -232,11 +233,11 @@ def no_training(monkeypatch):
     """Everything but the training itself; gives the patient of each case with which it would begin."""
     patients = {}
 
-    def fit(config, prepared, parts, cohort, out, *, resume=False):
-        (out / "last").mkdir(exist_ok=True)
-        (out / "last" / training.STATE).touch()
-        patients.update({one.case_id: one.patient_id for one in prepared.cases})
-        return out / "model"
+    def fit(config, data, run, *, resume=False):
+        run.checkpoint.mkdir(exist_ok=True)
+        (run.checkpoint / training.STATE).touch()
+        patients.update({one.case_id: one.patient_id for one in data.prepared.cases})
+        return run.model
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(training, "_fastest", lambda config, *_: config.speed)
@@ -256,9 +257,9 @@ def test_copies_in_another_format_are_kept_in_one_part_and_named(tmp_path, no_tr
         assert parts["c91"] == parts["c20"] == parts["c21"]
         assert no_training["c90"] == no_training["c00"]
     assert "'c00' (row 2) and 'c90' (row 38); 'c21' (row 23) and 'c91' (row 39)" in caplog.text
-    seen = read_seen(out / "splits.csv")
-    assert len(seen.patients) > 10, "each patient is still known by an id of its own"
-    assert read_scans(out / "splits.csv")["c90"] == read_scans(out / "splits.csv")["c00"]
+    splits = read_splits(out / "splits.csv")
+    assert len(splits.trained_on.patients) > 10, "each patient is still known by an id of its own"
+    assert splits.scans["c90"] == splits.scans["c00"]
 
 
 def test_without_copies_the_split_is_the_one_that_the_table_alone_gives(tmp_path, no_training):
@@ -386,23 +387,29 @@ def test_a_run_made_with_another_key_says_so(tmp_path, monkeypatch, no_training)
 
 
 def test_a_scan_that_trained_is_known_under_another_recipe_and_format(trained_run, npy_cohort):
-    """The key in splits.csv is the keyed hash of the HU alone: the test hashes the file's values itself."""
-    parts, seen = read_splits(trained_run / "splits.csv").parts, read_seen(trained_run / "splits.csv")
+    """splits.csv has a digest of the HU alone: the test computes it from the file's values itself."""
+    splits = read_splits(trained_run / "splits.csv")
     for i in range(60):
-        values = np.load(npy_cohort / f"{i:02d}.npy")
-        assert (scan_key(hu_digest(values.astype(np.float64) * 1000)) in seen.scans) == (parts[f"c{i:02d}"] != "test")
+        digest = hu_digest(np.load(npy_cohort / f"{i:02d}.npy").astype(np.float64) * 1000)
+        assert (digest in splits.trained_on.scans) == (splits.parts[f"c{i:02d}"] != "test")
 
 
-def test_splits_of_an_older_hilum_check_patients_and_say_that_scans_cannot_be_told(
+def test_a_run_of_an_older_hilum_is_judged_on_request_alone_and_patients_are_left_out(
     trained_run, npy_cohort, tmp_path, caplog
 ):
     shutil.copytree(trained_run, tmp_path / "run")
-    lines = (tmp_path / "run" / "splits.csv").read_text().replace("scan_hu", "scan", 1)
-    (tmp_path / "run" / "splits.csv").write_text(lines)
-    answer = evaluate(tmp_path / "run" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+    (tmp_path / "run" / "run.json").unlink()
+    with (tmp_path / "run" / "splits.csv").open(newline="") as file:
+        lines = [",".join(row[:4]) for row in csv.reader(file)]
+    lines[0] = "case_id,split,patient,scan"
+    (tmp_path / "run" / "splits.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(CohortError, match=r"of an older Hilum, which kept no fingerprint of its key \(.*--unchecked"):
+        evaluate(tmp_path / "run" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+    answer = evaluate(tmp_path / "run" / "model", npy_cohort / "cohort.csv", tmp_path / "e", unchecked=True)
     assert answer["seen_checked"] is False
     assert answer["num_seen"] > 30
-    assert "is of an older Hilum: patients who trained the model are left out, but scans" in caplog.text
+    assert "unchecked: the run is of an older Hilum" in caplog.text
 
 
 def test_a_run_of_an_older_hilum_goes_on_though_its_cases_were_named_after_their_paths(tmp_path, no_training, caplog):
@@ -415,6 +422,7 @@ def test_a_run_of_an_older_hilum_goes_on_though_its_cases_were_named_after_their
     old += [[path[:-4], ("train", "val", "test")[i % 3], "", ""] for i, (path, _, _) in enumerate(rows)]
     old.append(["copy", "test", "", ""])
     (tmp_path / "run" / "splits.csv").write_text("\n".join(map(",".join, old)) + "\n")
+    (tmp_path / "run" / "run.json").unlink()
     train(config, tmp_path / "run", resume=True)
     assert "(such scans: 1)" in caplog.text
     written(tmp_path, [*rows, ["copy.npy", "1", "Q1"]], ("path", "label", "patient_id"))
@@ -458,7 +466,9 @@ def test_predictions_and_figures_of_cases_named_by_path_hold_no_path_and_lead_ba
     with (tmp_path / "p.csv").open(newline="") as file:
         assert [int(row["row"]) for row in csv.DictReader(file)] == list(range(2, 9))
     shutil.copytree(trained_run / "model", tmp_path / "m" / "model")
-    assert main(["evaluate", str(tmp_path / "m" / "model"), words[1], "--out", str(tmp_path / "e"), "--json"]) == 0
+    assert main(["evaluate", str(tmp_path / "m" / "model"), words[1], "--out", str(tmp_path / "e")]) == 1
+    asked = [*words[1:2], "--out", str(tmp_path / "e"), "--json", "--unchecked"]
+    assert main(["evaluate", str(tmp_path / "m" / "model"), *asked]) == 0
     written_there = [file.read_text() for file in (tmp_path / "e").iterdir() if file.suffix != ".png"]
     assert "DOE" not in "".join([(tmp_path / "p.csv").read_text(), *written_there, capsys.readouterr().out])
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["seen_checked"] is False

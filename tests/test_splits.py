@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilum.cohorts.splits import (
-    check_classes,
-    check_parts,
-    patient_key,
-    read_seen,
-    read_splits,
-    scan_key,
-    split,
-    write_splits,
-)
+from hilum.cohorts.split_file import FORMAT, Splits, patient_key, read_splits, write_splits
+from hilum.cohorts.splits import check_classes, check_parts, split
 from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
 from hilum.settings.run import SplitConfig
@@ -233,12 +225,11 @@ def test_splits_are_written_and_read_back_with_patients_as_keyed_hashes_alone(tm
     write_splits(tmp_path / "splits.csv", cohort, parts, {odd.case_id: "0fab"})
     assert read_splits(tmp_path / "splits.csv").parts == parts
     text = (tmp_path / "splits.csv").read_text()
-    assert text.startswith("case_id,split,patient,scan_hu\n")
+    assert text.startswith("case_id,split,patient,scan_hu,format\n")
     assert "SMITH" not in text
-    assert "0fab" not in text
-    seen = read_seen(tmp_path / "splits.csv")
-    assert patient_key(odd) in seen.patients
-    assert seen.scans == {scan_key("0fab")}
+    trained_on = read_splits(tmp_path / "splits.csv").trained_on
+    assert patient_key(odd) in trained_on.patients
+    assert trained_on.scans == {"0fab"}, "the digest of a scan is the same under every key"
     assert [file.name for file in tmp_path.iterdir()] == ["splits.csv"]
 
 
@@ -253,7 +244,7 @@ def test_a_patient_is_recognised_by_plain_id_and_by_the_hash_in_a_table_that_hil
 
 def test_patients_of_the_test_part_have_not_been_seen(tmp_path):
     lines = [
-        "case_id,split,patient,scan_hu",
+        "case_id,split,patient,scan_hu",  # format 2
         "a,train,p1,s1",
         "b,val,p2,s2",
         "c,test,p3,s3",
@@ -261,9 +252,27 @@ def test_patients_of_the_test_part_have_not_been_seen(tmp_path):
         "e,val,p5,",
     ]
     (tmp_path / "splits.csv").write_text("\n".join(lines) + "\n")
-    seen = read_seen(tmp_path / "splits.csv")
-    assert seen.patients == {"p1", "p2", "p5"}
-    assert seen.scans == {"s1", "s2", "s4"}
+    splits = read_splits(tmp_path / "splits.csv")
+    assert splits.format == 2
+    assert splits.trained_on.patients == {"p1", "p2", "p5"}
+    assert splits.trained_on.scans == {"s1", "s2", "s4"}
+
+
+def test_a_splits_file_of_a_newer_hilum_is_refused_in_one_line(tmp_path):
+    (tmp_path / "splits.csv").write_text("case_id,split,patient,scan_hu,format\na,val,,,9\n")
+    with pytest.raises(CohortError, match="format must be 3 or older, row 2 has '9': use the Hilum that wrote it"):
+        read_splits(tmp_path / "splits.csv")
+
+
+@given(st.dictionaries(st.text("abc_, \"'", min_size=1), st.sampled_from(["train", "val", "test"]), min_size=1))
+@settings(max_examples=50)
+def test_any_names_of_cases_are_read_back(tmp_path_factory, parts):
+    path = tmp_path_factory.mktemp("splits") / "splits.csv"
+    cases = tuple(replace(cohort_of([[0]]).cases[0], case_id=name) for name in parts)
+    write_splits(path, replace(cohort_of([[0]]), cases=cases), parts, dict.fromkeys(parts, "0fab"))
+    found = read_splits(path)
+    assert isinstance(found, Splits)
+    assert (found.parts, found.scans, found.format) == (parts, dict.fromkeys(parts, "0fab"), FORMAT)
 
 
 def test_a_part_that_has_lost_a_class_to_refusals_is_named_before_training():
@@ -279,8 +288,8 @@ def test_a_part_that_has_lost_a_class_to_refusals_is_named_before_training():
     ("text", "match"),
     [
         ("", "row 1 must be case_id,split,patient,scan_hu"),
-        ("id,part\na,train\n", "row 1 must be case_id,split,patient,scan_hu, got 'id,part'"),
-        ("case_id,split,patient,scan\na,dev,,\n", "row 2 must be a new case_id, one of train, val, test, .*'a,dev,,'"),
+        ("id,part\na,train\n", "row 1 must be case_id,split,patient,scan_hu,format, got 'id,part'"),
+        ("case_id,split,patient,scan\na,dev,,\n", "row 2 must be a new case_id, one of train, val, test, .*'a', 'dev'"),
         ("case_id,split,patient,scan\na,val,,\na,val,,\n", "row 3 must be a new case_id"),
         ("case_id,split,patient,scan\na,val\n", "row 2 must be"),
     ],

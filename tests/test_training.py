@@ -23,7 +23,7 @@ from hilum.modelling.augmenting.augment import Augment
 from hilum.preparing import Store
 from hilum.settings.run import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
 from hilum.settings.toml import load
-from hilum.training import fit
+from hilum.training import finish, fit
 from hilum.training.epoch_metrics import EpochMetrics
 from hilum.training.schedule import one_cycle
 from hilum.training.train import train
@@ -34,10 +34,15 @@ def short(npy_cohort, **training):
     return replace(config, training=replace(config.training, **({"epochs": 2} | training)))
 
 
+def at(config, folder):
+    """The settings for the table in another folder."""
+    return replace(config, cohort=replace(config.cohort, table=str(folder / "cohort.csv")))
+
+
 def test_a_run_folder_holds_what_the_design_says(trained_run):
     names = {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in trained_run.iterdir()}
     assert names == {
-        "config.toml", "splits.csv", "metrics.csv", "history.png", "events", "last", "model", "evaluation"
+        "config.toml", "run.json", "splits.csv", "metrics.csv", "history.png", "events", "last", "model", "evaluation"
     }  # fmt: skip
     assert {path.name for path in (trained_run / "model").iterdir()} == {"weights.safetensors", "model.json"}
     assert {"evaluation.json", "cases.csv", "roc.png", "pr.png", "confusion.png"} <= {
@@ -173,7 +178,8 @@ def test_validation_losses_are_of_the_shares_that_are_trained_on_and_can_be_comp
 ):
     seen = []
     validate = fit.validate
-    monkeypatch.setattr(fit, "validate", lambda *a, **k: seen.append(k.get("weights", "final")) or validate(*a, **k))
+    monkeypatch.setattr(finish, "validate", lambda *a, **k: seen.append("final") or validate(*a, **k))
+    monkeypatch.setattr(fit, "validate", lambda *a, **k: seen.append(k["weights"]) or validate(*a, **k))
     lines = (npy_cohort / "cohort.csv").read_text().splitlines()
     few = [line for n, line in enumerate(lines[1:]) if line.split(",")[2] == "0" or n % 3]
     (npy_cohort / "uneven.csv").write_text("\n".join([lines[0], *few]) + "\n")
@@ -233,7 +239,7 @@ def test_a_bad_case_is_refused_listed_and_left_out(npy_cohort, tmp_path, caplog)
     lines = (npy_cohort / "cohort.csv").read_text().splitlines()
     table = [lines[0], *(line.replace(",", f",{npy_cohort}/", 1) for line in lines[1:]), "bad,nowhere.nii,0,JONES,5"]
     (tmp_path / "cohort.csv").write_text("\n".join(table) + "\n")
-    train(short(npy_cohort, epochs=1), tmp_path / "run", base=tmp_path)
+    train(at(short(npy_cohort, epochs=1), tmp_path), tmp_path / "run")
     with (tmp_path / "run" / "refused.csv").open(newline="") as file:
         (refused,) = list(csv.DictReader(file))
     assert refused["case_id"] == "bad"
@@ -245,7 +251,7 @@ def test_too_many_bad_cases_are_an_error_and_leave_nothing(npy_cohort, tmp_path)
     rows = [f"c{i},nowhere-{i}.nii,{i % 2},P{i}" for i in range(40)]
     (tmp_path / "cohort.csv").write_text("\n".join(["case_id,path,label,patient_id", *rows]) + "\n")
     with pytest.raises(CohortError, match=r"40 of 40 cases are refused, allowed are 10%.*row 2: no file or folder"):
-        train(short(npy_cohort), tmp_path / "run", base=tmp_path)
+        train(at(short(npy_cohort), tmp_path), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["cohort.csv"]
 
 
@@ -319,7 +325,7 @@ def test_an_auc_of_zero_is_not_hidden():
 def test_a_resumed_run_keeps_its_split_and_refuses_a_table_that_has_changed(npy_cohort, tmp_path):
     """A new draw would move cases from the training part to the test part."""
     shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
-    train(short(npy_cohort, epochs=1), tmp_path / "run", base=tmp_path / "c")
+    train(at(short(npy_cohort, epochs=1), tmp_path / "c"), tmp_path / "run")
     splits = (tmp_path / "run" / "splits.csv").read_bytes()
     table = tmp_path / "c" / "cohort.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-4]) + "\n")
@@ -352,7 +358,7 @@ def test_a_class_lost_to_refusals_is_said_before_training(npy_cohort, tmp_path):
             case.path.write_bytes(b"broken")
     config = replace(config, cohort=replace(config.cohort, max_refused=0.5))
     with pytest.raises(CohortError, match="no case of class '1' is left in val"):
-        train(config, tmp_path / "run", base=tmp_path / "c")
+        train(at(config, tmp_path / "c"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -369,7 +375,7 @@ def test_a_demand_that_validation_cannot_meet_costs_no_training(npy_cohort, tmp_
 def test_a_reason_for_refusal_names_the_scan_relative_to_the_table(npy_cohort, tmp_path):
     shutil.copytree(npy_cohort, tmp_path / "c", ignore=shutil.ignore_patterns("run", "store"))
     (tmp_path / "c" / "07.npy").write_bytes(b"broken")
-    train(short(npy_cohort, epochs=1), tmp_path / "run", base=tmp_path / "c")
+    train(at(short(npy_cohort, epochs=1), tmp_path / "c"), tmp_path / "run")
     text = (tmp_path / "run" / "refused.csv").read_text()
     assert "07.npy is not a plain .npy array" in text
     assert str(tmp_path) not in text

@@ -32,7 +32,7 @@ class MakeConfig:
         if self.table is not None:
             from hilum.cli.train import planned
 
-            settings = replace(config, cohort=replace(config.cohort, table=str(self.table)))
+            settings = replace(config, cohort=replace(config.cohort, table=str(self.table.absolute())))
             config, reasons, warnings = planned(settings)
             config = relative_to(config, self.out.parent if self.out else Path())
             lines = [f"# {line}" for line in (*reasons, *(f"warning: {warning}" for warning in warnings))]

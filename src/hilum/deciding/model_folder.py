@@ -18,6 +18,7 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
+FORMAT = 1
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
 _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
@@ -63,7 +64,7 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
     (folder / _ABOUT).unlink(missing_ok=True)
     weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     write_whole(folder / _WEIGHTS, save(weights))
-    about = {**to_dict(card), "version": version("hilum")}
+    about = {"format": FORMAT, **to_dict(card), "version": version("hilum")}
     write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 
 
@@ -100,7 +101,15 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
 
 
 def _as_now(about: dict[str, Any]) -> dict[str, Any]:
-    """A card as version 0.1 wrote it until November 2026, with one temperature and threshold, in today's form."""
+    """A card of any version in today's form; until November 2026 it had one temperature and threshold, and no format.
+
+    Raises:
+        CheckpointError: If a newer Hilum wrote it.
+    """
+    number = about.pop("format", FORMAT)
+    if number != FORMAT:
+        msg = f"the format must be {FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+        raise CheckpointError(msg, path=_ABOUT)
     if "decisions" in about or "temperature" not in about:
         return about
     now = {key: value for key, value in about.items() if key not in _MOVED}

@@ -90,7 +90,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def load(path: Path) -> RunConfig:
-    """Read a config from a TOML file, or that of a run folder; its paths are then relative to where we stand.
+    """Read a config from a TOML file, or that of a run folder; its paths become absolute.
 
     Raises:
         ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
@@ -122,18 +122,29 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def beside(base: Path, path: str) -> Path:
-    """A path that is relative to a folder; ``~`` is the home folder.
+    """A path that is relative to a folder, as an absolute one; ``~`` is the home folder.
 
     Where it leads upwards, links in the folder are resolved first, as the system does.
     """
     given = Path(path).expanduser()
-    folder = base.resolve() if ".." in given.parts and not given.is_absolute() else base
+    folder = base.resolve() if ".." in given.parts and not given.is_absolute() else base.absolute()
     return Path(os.path.normpath(folder / given))
 
 
 def located(config: RunConfig, base: str | Path) -> RunConfig:
-    """The settings with their paths, which are relative to a folder, as they are from here; empty ones stay so."""
+    """The settings with absolute paths instead of those relative to a folder; empty ones stay so."""
     return _with_paths(config, lambda path: str(beside(Path(base), path)))
+
+
+def relative_to(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings as a file in that folder has them: with relative paths instead of absolute ones."""
+    at = folder.resolve()
+
+    def from_folder(given: str) -> str:
+        path = Path(given).expanduser()
+        return os.path.relpath(path.parent.resolve() / path.name, at) if path.is_absolute() else given
+
+    return _with_paths(config, from_folder)
 
 
 def _with_paths(config: RunConfig, change: Callable[[str], str]) -> RunConfig:
@@ -148,22 +159,11 @@ def _with_paths(config: RunConfig, change: Callable[[str], str]) -> RunConfig:
     )
 
 
-def relative_to(config: RunConfig, folder: Path) -> RunConfig:
-    """The settings with their paths, which are from here, as a file in that folder has them."""
-    at = folder.resolve()
-
-    def from_folder(given: str) -> str:
-        path = Path(given).expanduser()
-        return os.path.relpath(path.parent.resolve() / path.name, at)
-
-    return _with_paths(config, from_folder)
-
-
 def save(config: RunConfig, path: Path, *, comment: str = "") -> None:
     """Write a config as TOML, its paths relative to the file; ``load`` gives it back.
 
     Args:
-        config: Settings, with paths as they are from here.
+        config: Settings; relative paths in them are relative to the file already.
         path: The file.
         comment: A line on top.
     """

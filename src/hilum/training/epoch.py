@@ -149,7 +149,7 @@ def _backward(
 def _check_finite(what: str, value: Tensor | None, where: str) -> None:
     if value is not None and not torch.isfinite(value):
         msg = (
-            f"the {what} must be finite, is {float(value)} {where}; the step was not taken. "
+            f"the {what} must be finite, is {value.item()} {where}; the step was not taken. "
             "Lower training.lr, or look at the scans of this batch"
         )
         raise TrainingError(msg)

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from hilum.cohorts.labels import targets_of
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
 from hilum.cohorts.split_file import Splits, read_splits, write_splits
 from hilum.cohorts.table import Cohort
@@ -187,7 +186,7 @@ class Run:
             "version": version("hilum"),
             "key": key_fingerprint(),
             "classes": cohort.classes,
-            "cases": _records(prepared, len(cohort.classes)),
+            "cases": _records(prepared),
         }
         write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
 
@@ -248,7 +247,7 @@ class Run:
             then_and_now = f"{', '.join(about['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
-        now, then = _records(prepared, len(cohort.classes)), about["cases"]
+        now, then = _records(prepared), about["cases"]
         changes: list[str] = []
         for case_id in sorted(then.keys() | now.keys()):
             if case_id not in now or case_id not in then:
@@ -262,12 +261,16 @@ class Run:
             raise CohortError(msg, hint="train a new run")
 
 
-def _records(prepared: PreparedCohort, num_classes: int) -> dict[str, dict[str, Any]]:
+def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
     """What each case is trained on; the name of a sample depends on the scan, the recipe and the code."""
-    targets = targets_of(prepared.cases, num_classes).tolist()
     return {
-        case.case_id: {"label": target, "weight": case.weight, "sample": file.stem}
-        for case, file, target in zip(prepared.cases, prepared.samples, targets, strict=True)
+        case.case_id: {
+            "label": list(case.present) or case.label,
+            "soft label": case.soft_label,
+            "weight": case.weight,
+            "sample": file.stem,
+        }
+        for case, file in zip(prepared.cases, prepared.samples, strict=True)
     }
 
 

@@ -1,0 +1,298 @@
+"""A run folder keeps what it was begun with, one process at a time, and loses nothing that others put there."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pytest
+
+from hilum.cli import main
+from hilum.cohorts.split_file import read_splits
+from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, TrainingError
+from hilum.files import PNG_MARK, check_output, holds
+from hilum.judging import evaluate
+from hilum.settings.toml import load
+from hilum.training.run_folder import Run
+from hilum.training.state import TrainingState
+from hilum.training.train import train
+
+
+@pytest.fixture
+def quick(npy_cohort):
+    config = load(npy_cohort / "config.toml")
+    return replace(config, training=replace(config.training, epochs=2))
+
+
+# the guard against judging on what trained the model
+
+
+def test_under_another_key_a_table_is_not_judged_but_on_request_and_then_every_figure_says_so(
+    trained_run, npy_cohort, tmp_path, monkeypatch, capsys
+):
+    table, out = str(npy_cohort / "cohort.csv"), tmp_path / "e"
+    monkeypatch.setenv("HILUM_KEY", "another")
+    assert main(["evaluate", str(trained_run), table, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "made with another key" in said
+    assert "set HILUM_KEY" in said
+    assert "--unchecked" in said
+    assert not out.exists()
+    assert main(["evaluate", str(trained_run), table, "--out", str(out), "--unchecked"]) == 0
+    answer = json.loads((out / "evaluation.json").read_text())
+    assert answer["seen_checked"] is False
+    assert "another key" in answer["unchecked"]
+    num_used = sum(part != "test" for part in read_splits(trained_run / "splits.csv").parts.values())
+    assert answer["num_seen"] == num_used, "scans are recognised by their voxels without any key"
+
+
+def test_pictures_of_unchecked_figures_carry_the_reason(trained_run, npy_cohort, tmp_path, monkeypatch):
+    import hilum.judging.pictures as pictures
+
+    feet = []
+    write = pictures.write
+    monkeypatch.setattr(
+        pictures, "write", lambda drawn, path, foot="": feet.append(foot) or write(drawn, path, foot=foot)
+    )
+    monkeypatch.setenv("HILUM_KEY", "another")
+    evaluate(trained_run, npy_cohort / "cohort.csv", tmp_path / "e", unchecked=True)
+    assert len(feet) == 4
+    assert all(foot.startswith("NOT CHECKED for cases that trained the model: the run was made") for foot in feet)
+
+
+def test_a_model_folder_without_its_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path):
+    shutil.copytree(trained_run / "model", tmp_path / "alone" / "model")
+    with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not there"):
+        evaluate(tmp_path / "alone" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+
+
+def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, capsys):
+    shutil.copytree(trained_run.parent, tmp_path / "all")
+    run = tmp_path / "all" / trained_run.name
+    before = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert main(["evaluate", str(run)]) == 0
+    assert f"figures and pictures: {run / 'evaluation'}" in capsys.readouterr().out
+    assert json.loads((run / "evaluation" / "evaluation.json").read_text()) == before
+    assert main(["evaluate", str(run / "model"), "--out", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other" / "cases.csv").read_bytes() == (run / "evaluation" / "cases.csv").read_bytes()
+
+
+def test_formats_have_numbers_and_newer_ones_are_refused_in_one_line(trained_run, tmp_path, npy_cohort):
+    for file in ("evaluation/evaluation.json", "run.json", "model/model.json"):
+        assert json.loads((trained_run / file).read_text())["format"] == 1
+    with (trained_run / "evaluation" / "cases.csv").open(newline="") as file:
+        assert {row["format"] for row in csv.DictReader(file)} == {"1"}
+    shutil.copytree(trained_run, tmp_path / "run")
+    for file, does in (("run.json", evaluate), ("model/model.json", evaluate)):
+        path = tmp_path / "run" / file
+        text = path.read_text()
+        path.write_text(text.replace('"format": 1', '"format": 99'))
+        with pytest.raises(CheckpointError, match=r"format must be 1.*, is 99"):
+            does(tmp_path / "run", npy_cohort / "cohort.csv", tmp_path / "e")
+        path.write_text(text)
+
+
+# resuming
+
+
+CHANGES = {
+    "a label": (lambda rows: rows[3].__setitem__(2, "0"), r"the label of case 'c03'"),
+    "a soft label": (lambda rows: rows[3].__setitem__(5, "0.6"), r"the soft label of case 'c03'"),
+    "a weight": (lambda rows: rows[3].__setitem__(6, "2"), r"the weight of case 'c03'"),
+    "a sample": (None, r"the sample of case 'c03'"),
+    "a name of a class": (
+        lambda rows: [row.__setitem__(2, {"0": "b", "1": "a"}[row[2]]) for row in rows],
+        r"its classes must be 0, 1, are a, b",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_whose_cohort_has_changed_is_not_resumed_and_the_case_is_named(
+    npy_cohort, quick, tmp_path, train_until, change
+):
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    rows = []
+    for i in range(60):
+        shutil.copy(npy_cohort / f"{i:02d}.npy", folder)
+        rows.append([f"c{i:02d}", f"{i:02d}.npy", str(i % 2), f"P{i // 4}", "", str(float(i % 2)), "1"])
+
+    def write():
+        header = "case_id,path,label,patient_id,split,soft_label,case_weight"
+        (folder / "cohort.csv").write_text("\n".join([header, *map(",".join, rows)]) + "\n")
+
+    write()
+    config = replace(quick, cohort=replace(quick.cohort, table="cohort.csv"), store="store")
+    train_until(config, tmp_path / "run", base=folder)
+    changed, says = CHANGES[change]
+    if changed is None:
+        np.save(folder / "03.npy", np.load(folder / "03.npy")[::-1])
+    else:
+        changed(rows)
+    write()
+    with pytest.raises(CohortError, match=rf"cannot be resumed.*{says}"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_a_second_process_does_not_train_in_the_same_folder(npy_cohort, quick, tmp_path, train_until):
+    train_until(quick, tmp_path / "run", base=npy_cohort)
+    code = (
+        "import sys\nfrom hilum.training.run_folder import Run\n"
+        "with Run(sys.argv[1]).locked():\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(TrainingError, match="another process is training in"):
+        train(quick, tmp_path / "run", resume=True)
+    other.kill()  # the system ends the lock of a killed process
+    other.communicate()
+    assert train(quick, tmp_path / "run", resume=True).is_dir()
+
+
+def test_a_run_that_failed_at_its_first_checkpoint_is_begun_again_by_the_same_command(
+    npy_cohort, quick, tmp_path, monkeypatch
+):
+    def full_disk(state, folder):
+        folder.mkdir()
+        (folder / ".state.safetensors.1.abcd0123").write_bytes(b"half")
+        msg = "No space left on device"
+        raise OSError(28, msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", full_disk)
+        with pytest.raises(ConfigError, match="No space left on device"):
+            train(quick, tmp_path / "run", base=npy_cohort)
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:  # as a killed process leaves it
+        patch.setattr(TrainingState, "save", full_disk)
+        patch.setattr(Run, "clear", lambda self: None)
+        with pytest.raises(ConfigError):
+            train(quick, tmp_path / "run", base=npy_cohort)
+    assert {"config.toml", "splits.csv", "run.json", "metrics.csv"} <= {f.name for f in (tmp_path / "run").iterdir()}
+    assert Run(tmp_path / "run").state == "new"
+    assert train(quick, tmp_path / "run", base=npy_cohort).is_dir()
+    assert Run(tmp_path / "run").state == "whole"
+
+
+def test_what_a_stranger_puts_into_the_folder_while_a_run_fails_stays(npy_cohort, quick, tmp_path, monkeypatch):
+    def fail(state, folder):
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        (tmp_path / "run" / "history.png").write_text("mine too")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "save", fail)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(quick, tmp_path / "run", base=npy_cohort)
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {"notes.txt", "history.png"}
+    with pytest.raises(ConfigError, match=r"must be new or empty.*history\.png, which no run wrote"):
+        train(quick, tmp_path / "run", base=npy_cohort)
+
+
+# paths
+
+
+def test_a_run_below_a_linked_folder_finds_its_table_and_store(npy_cohort, quick, tmp_path, train_until):
+    (tmp_path / "elsewhere" / "deep" / "runs").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "runs").symlink_to(tmp_path / "elsewhere" / "deep" / "runs")
+    out = tmp_path / "project" / "runs" / "a"
+    train_until(quick, out, base=npy_cohort)
+    assert Run(out).table.samefile(npy_cohort / "cohort.csv")
+    assert Run(tmp_path / "elsewhere" / "deep" / "runs" / "a").store.samefile(npy_cohort / "store")
+    train(quick, out, resume=True)
+    assert evaluate(out)["num_cases"] > 0
+
+
+def test_a_home_folder_in_a_path_is_one_in_every_verb(npy_cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(npy_cohort))
+    text = (npy_cohort / "config.toml").read_text().replace('"cohort.csv"', '"~/cohort.csv"')
+    config = tmp_path / "config.toml"
+    config.write_text('store = "~/store"\n' + text)
+    assert main(["prepare", str(config)]) == 0
+    assert main(["store", "list", str(config)]) == 0
+    assert f"{npy_cohort / 'store'}: " in capsys.readouterr().out
+    assert main(["plan", str(config), "--no-time"]) == 0
+    assert "training cases" in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+
+
+# outputs never overwrite what others wrote
+
+
+def stranger(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("someone's notes\n")
+    return path
+
+
+def test_no_verb_overwrites_a_file_that_it_did_not_write(trained_run, npy_cohort, tmp_path, capsys):
+    scan, table, model = npy_cohort / "00.npy", npy_cohort / "cohort.csv", trained_run / "model"
+    page, sheet, figures = (stranger(tmp_path / name) for name in ("page.html", "sheet.csv", "e/evaluation.json"))
+    picture = stranger(tmp_path / "pictures" / "roc.png")
+    linked = tmp_path / "linked.csv"
+    linked.symlink_to(table)
+    before = {file: file.read_bytes() for file in (page, sheet, figures, picture, scan, table)}
+    commands = [
+        ["inspect", npy_cohort, "--html", page],
+        ["augment", scan, "--out", page],
+        ["augment", scan, "--out", scan],
+        ["cohort", npy_cohort, "--out", sheet],
+        ["cohort", npy_cohort, "--labels", sheet, "--out", sheet],
+        ["predict", model, table, "--out", sheet],
+        ["predict", model, table, "--out", table],
+        ["predict", model, table, "--out", linked],
+        ["evaluate", trained_run, table, "--out", figures.parent],
+        ["evaluate", trained_run, table, "--out", picture.parent],
+        ["train", npy_cohort / "config.toml", "--out", figures.parent],
+        ["plan", npy_cohort / "config.toml", "--write", npy_cohort / "config.toml"],
+        ["export", model, "--format", "onnx", "--out", npy_cohort / "cohort.csv"],
+    ]
+    for command in commands:
+        assert main([*map(str, command)]) == 1, command
+        assert capsys.readouterr().err.count("\n") == 1, command
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_what_a_verb_wrote_before_it_writes_again(trained_run, npy_cohort, tmp_path):
+    table, out = npy_cohort / "cohort.csv", tmp_path / "p.csv"
+    for _ in range(2):
+        assert main(["predict", str(trained_run / "model"), str(table), "--out", str(out)]) == 0
+        assert main(["inspect", str(npy_cohort), "--html", str(tmp_path / "page.html")]) in (0, 1)
+        assert main(["evaluate", str(trained_run), "--out", str(tmp_path / "e")]) == 0
+    assert holds(tmp_path / "e" / "roc.png", PNG_MARK)
+
+
+def test_an_output_is_known_by_what_is_in_it_not_by_its_name(tmp_path):
+    own, other = tmp_path / "own.txt", tmp_path / "other.txt"
+    own.write_text("mark and more")
+    other.write_text("more")
+    check_output(tmp_path / "new.txt", "^mark")
+    check_output(own, "^mark")
+    for path, inputs in ((other, []), (own, [own]), (tmp_path, [])):
+        with pytest.raises(HilumError, match=r"overwritten|must be a file") as caught:
+            check_output(path, "^mark", inputs=inputs)
+        assert caught.value.path == path
+
+
+def test_a_cohort_is_written_as_excel_where_its_name_says_so(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        np.save(tmp_path / "scans" / name / "007.npy", np.random.default_rng(0).uniform(0, 1, (6, 6, 6)))
+    out = tmp_path / "cohort.xlsx"
+    for _ in range(2):
+        assert main(["cohort", str(tmp_path / "scans"), "--out", str(out)]) == 0
+    rows = list(openpyxl.load_workbook(out).active.values)
+    assert rows[0][:3] == ("case_id", "path", "label")
+    assert [row[2] for row in rows[1:]] == ["a", "b"]
+    assert oct((tmp_path / "cohort.xlsx.map.csv").stat().st_mode & 0o777) == "0o600"
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.doc")]) == 1
+    assert "must be named .csv, .xlsx or .parquet" in capsys.readouterr().err
