@@ -43,7 +43,7 @@ class Predict:
 
     prevalence: tuple[float, ...] | None = None
     """State probabilities for a population of which this share is of the second class, not that of the cases on which
-    the model was calibrated; decisions by a threshold stay. More classes, or several findings: a share for each."""
+    the model was calibrated; decisions by a threshold stay. More classes, or several labels: a share for each."""
 
     json: bool = False
     """One JSON object instead of a few lines."""

@@ -6,11 +6,12 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from hilum.errors import CohortError
+
+if TYPE_CHECKING:  # it takes a quarter of a second to import, and one scan needs no table
+    import pandas as pd
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet")
 
@@ -74,9 +75,6 @@ def read_sheet(path: Path) -> Sheet:
     except ImportError as exc:
         msg = f"{path}: reading {suffix} tables needs: pip install 'hilum[tables]'"
         raise CohortError(msg) from exc
-    except pd.errors.EmptyDataError as exc:
-        msg = f"{path}: the table is empty; row 1 must hold the names of the columns"
-        raise CohortError(msg) from exc
     except UnicodeDecodeError as exc:
         msg = f"{path}: the table must be text in UTF-8, got other bytes; save it as 'CSV UTF-8'"
         raise CohortError(msg) from exc
@@ -128,42 +126,54 @@ def _padded(raw: list[str], column: list[str]) -> frozenset[int]:
 
 
 def _text(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    import pandas as pd
+
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
     separator = max(_SEPARATORS, key=first.count)
-    frame = pd.read_csv(
-        path,
-        sep=separator,
-        header=None,
-        dtype=object,  # texts as they are: half the time and memory of pandas' own type of text
-        keep_default_na=False,
-        skip_blank_lines=False,
-        encoding="utf-8-sig",
-    )
+    try:
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            header=None,
+            dtype=object,  # texts as they are: half the time and memory of pandas' own type of text
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except pd.errors.EmptyDataError as exc:
+        msg = f"{path}: the table is empty; row 1 must hold the names of the columns"
+        raise CohortError(msg) from exc
     return _split_header(frame)
 
 
 def _excel(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    import pandas as pd
+
     return _split_header(pd.read_excel(path, header=None, dtype=str, na_filter=False, engine="openpyxl"))
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    import pandas as pd
+
     frame = pd.read_parquet(path, dtype_backend="numpy_nullable")  # keeps integers beside empty cells
     return [str(name) for name in frame.columns], _columns(frame)
 
 
-def _split_header(frame: pd.DataFrame) -> tuple[list[str], Iterator[list[str]]]:
+def _split_header(frame: "pd.DataFrame") -> tuple[list[str], Iterator[list[str]]]:
     if frame.empty:
         return [], iter(())
     return [_as_text(cell) for cell in frame.iloc[0].tolist()], _columns(frame.iloc[1:])
 
 
-def _columns(frame: pd.DataFrame) -> Iterator[list[str]]:
+def _columns(frame: "pd.DataFrame") -> Iterator[list[str]]:
     for place in range(frame.shape[1]):
         yield [cell if type(cell) is str else _as_text(cell) for cell in frame.iloc[:, place].tolist()]
 
 
 def _as_text(cell: Any) -> str:
+    import pandas as pd
+
     return "" if pd.isna(cell) else str(cell)
 
 
@@ -179,6 +189,8 @@ def sheet_bytes(rows: Sequence[Sequence[str]], suffix: str) -> bytes:
     Raises:
         CohortError: If the library for it is missing.
     """
+    import pandas as pd
+
     frame, content = pd.DataFrame(list(rows[1:]), columns=list(rows[0]), dtype=object), io.BytesIO()
     try:
         if suffix == ".xlsx":

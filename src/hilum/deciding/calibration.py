@@ -1,4 +1,4 @@
-"""The calibration and the threshold of a run, from its validation cases, by what its settings ask for."""
+"""Fits calibration and thresholds on validation cases, as the settings of a run ask for."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hilum.cohorts.labels import Labels
-from hilum.deciding.decision import Decision, of_findings
+from hilum.deciding.decision import Decision, label_logits
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.fitting import fit_calibration
@@ -26,11 +26,11 @@ _FIRM = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What the training cases were, and how often they were drawn.
+    """What the training cases were, and how often they were sampled.
 
     Attributes:
         labels: Of the training cases.
-        counted: How much each counted in the epoch that was kept: how often it was drawn, times its weight.
+        counted: How much each counted in the epoch that was kept: how often it was sampled, times its weight.
     """
 
     labels: Labels
@@ -44,7 +44,7 @@ def decisions_of(
     labels: Labels,
     logits: Float[np.ndarray, "n c"],
 ) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
-    """One decision for the classes together, or one for each finding; and what chose their thresholds.
+    """One decision for the classes together, or one for each label of several; and what chose their thresholds.
 
     Args:
         config: Its loss, sampling and head say what was done to the shares of the classes; decision what is wanted.
@@ -60,7 +60,7 @@ def decisions_of(
         chosen = _threshold(config.decision, labels, calibration.probabilities(logits)) if len(classes) == 2 else None
         return (_decision(calibration, chosen),), (chosen,)
     decisions, thresholds = [], []
-    for name, column, pair, shift, both in zip(classes, labels.T, of_findings(logits), shifts, counts, strict=True):
+    for name, column, pair, shift, both in zip(classes, labels.T, label_logits(logits), shifts, counts, strict=True):
         calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
         chosen = _threshold(config.decision, column, calibration.probabilities(pair), f"{name}: ")
         decisions.append(_decision(calibration, chosen))
@@ -79,10 +79,10 @@ def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
 
 
 def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...] | None]:
-    """Of the classes, or of each finding: what undoes weights, sampling and logit adjustment; None: no offsets do.
+    """Of the classes, or of each label: what undoes weights, sampling and logit adjustment; None: no offsets do.
 
     They do where the loss is smallest at the probabilities, and where nothing but the shares of the classes was moved.
-    Findings are drawn by the rarest one of a case: that moves which of them come together, too.
+    Multi-label cases are sampled by the rarest label of each: that moves which labels come together, too.
     """
     counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
     many, drawn_otherwise = trained.labels.ndim == 2, config.sampling.method != "none"

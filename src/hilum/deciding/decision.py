@@ -1,4 +1,4 @@
-"""Logits to probabilities and decisions: of classes that exclude one another, or of findings side by side."""
+"""Logits to probabilities and decisions: one of several classes, or several labels at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,11 @@ from hilum.measuring.prevalence import Shares, threshold_at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How one set of classes, or one finding, is decided.
+    """How one set of classes, or one label of several, is decided.
 
     Attributes:
-        calibration: Of the logits; a finding has the logits 0 and z.
-        threshold: Of two classes, or of a finding: positive is a probability at or above it; None: the most probable.
+        calibration: Of the logits; a label of several has the logits 0 and z.
+        threshold: Of two classes, or of a label: positive is a probability at or above it; None: the most probable.
         rule: The sentence that says how the threshold was chosen.
     """
 
@@ -54,8 +54,8 @@ class Decisions:
 
     Attributes:
         classes: Names of the outputs, in order.
-        multi_label: Whether they are findings that do not exclude one another.
-        each: One for the classes together, or one for each finding.
+        multi_label: Whether they are labels that do not exclude one another.
+        each: One for the classes together, or one for each label.
     """
 
     classes: tuple[str, ...]
@@ -75,7 +75,7 @@ class Decisions:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By the name of the class, or the finding, that is called from there on."""
+        """By the name of the class, or the label, that is called from there on."""
         names = self.classes if self.multi_label else self.classes[1:2]
         pairs = zip(names, self.each, strict=True)
         return {name: one.threshold for name, one in pairs if one.threshold is not None}
@@ -85,20 +85,20 @@ class Decisions:
         if not self.multi_label:
             return self.each[0].calibration.probabilities(logits)
         columns = [
-            one.calibration.probabilities(z)[:, 1] for one, z in zip(self.each, of_findings(logits), strict=True)
+            one.calibration.probabilities(z)[:, 1] for one, z in zip(self.each, label_logits(logits), strict=True)
         ]
         return np.stack(columns, axis=1)
 
     def decided(self, probs: Float[np.ndarray, "n c"]) -> Labels:
-        """The class of each case, (n,); or 1 where a finding is called, else 0, (n, c)."""
+        """The class of each case, (n,); or 1 where a label is called, else 0, (n, c)."""
         if self.multi_label:
             cuts = np.array([0.5 if one.threshold is None else one.threshold for one in self.each])
             return (probs >= cuts).astype(np.int64)
         threshold = self.each[0].threshold
         return probs.argmax(1).astype(np.int64) if threshold is None else (probs[:, 1] >= threshold).astype(np.int64)
 
-    def in_words(self, decided: Labels) -> list[str]:
-        """The decision of each case: its class, or the findings that are called."""
+    def described(self, decided: Labels) -> list[str]:
+        """The decision of each case: its class, or the labels that are called."""
         if not self.multi_label:
             return [self.classes[k] for k in decided]
         pairs = [zip(self.classes, row, strict=True) for row in decided]
@@ -108,21 +108,21 @@ class Decisions:
         """The same, with probabilities stated at another prevalence.
 
         Args:
-            prevalence: Of the second of two classes; a share for each of more classes; or one for each finding.
+            prevalence: Of the second of two classes; a share for each of more classes; or one for each label of several.
 
         Raises:
             ConfigError: If it has another number of values, or a share is not between 0 and 1.
         """
-        findings = self.multi_label or len(self.classes) == 2
-        needed = len(self.classes) if self.multi_label or not findings else 1
+        pairs = self.multi_label or len(self.classes) == 2
+        needed = len(self.classes) if self.multi_label or not pairs else 1
         require(len(prevalence) == needed, "prevalence", f"{needed} share{'s' * (needed > 1)}", len(prevalence))
         for share in prevalence:
             require(0 < share < 1, "prevalence", "above 0 and below 1", share)
-        stated = [(1 - share, share) for share in prevalence] if findings else [tuple(prevalence)]
+        stated = [(1 - share, share) for share in prevalence] if pairs else [tuple(prevalence)]
         return replace(self, each=tuple(one.at(shares) for one, shares in zip(self.each, stated, strict=True)))
 
 
-def of_findings(logits: Float[np.ndarray, "n c"]) -> list[Float64[np.ndarray, "n 2"]]:
-    """The logits of each finding, absent and present."""
+def label_logits(logits: Float[np.ndarray, "n c"]) -> list[Float64[np.ndarray, "n 2"]]:
+    """The logits of each label, absent and present."""
     wide = logits.astype(np.float64)
     return [np.stack([np.zeros(len(wide)), column], axis=1) for column in wide.T]

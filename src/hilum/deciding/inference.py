@@ -28,7 +28,7 @@ def case_logits(
 
     The probabilities of a case with several grids are their mean, as in sliding windows and ensembles (nnU-Net,
     Isensee 2021; Lakshminarayanan 2017), or, with ``aggregate = max``, those of the one grid in which the first class
-    is least probable: one finding makes a scan positive, as in multiple instance learning (Ilse 2018); of findings
+    is least probable: one lesion makes a scan positive, as in multiple instance learning (Ilse 2018); of findings
     that do not exclude one another each has its own grid. The logits are then those of the mean, and those of the grid
     itself, so that loss and calibration apply as ever.
 
@@ -38,7 +38,7 @@ def case_logits(
         recipe: Size, windows, and how grids make a case.
         device: Where the network is.
         views: Of each grid, beside itself.
-        multi_label: Whether the outputs are findings that do not exclude one another.
+        multi_label: Whether the outputs are labels that do not exclude one another.
     """
     if not recipe.sub_volumes:
         hu = to_float(torch.stack([s["hu"] for s in samples]), device)

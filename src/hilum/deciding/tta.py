@@ -85,7 +85,7 @@ def seen_logits(
         spacing_mm: Of each sample, (z, y, x).
         recipe: Its windows, and what lies outside.
         views: None: the samples alone.
-        multi_label: Whether the outputs are findings that do not exclude one another.
+        multi_label: Whether the outputs are labels that do not exclude one another.
     """
     logits = network(model_input(hu, recipe.windows))
     if views is None:
@@ -98,7 +98,7 @@ def seen_logits(
 
 
 def mean_logits(each: Float[Tensor, "v b k"], *, multi_label: bool = False) -> Float[Tensor, "b k"]:
-    """Logits of the mean probabilities: their logarithms, or their log odds of findings."""
+    """Logits of the mean probabilities: their logarithms, or their log odds of labels."""
     if multi_label:
         return F.logsigmoid(each).logsumexp(dim=0) - F.logsigmoid(-each).logsumexp(dim=0)
     return each.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(each))

@@ -212,7 +212,7 @@ def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ..
 def _panels(
     each: Sequence[Judged], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
 ) -> Sheet:
-    """One panel, or one for each finding, row by row; with ``below`` each is followed by a low one beneath it."""
+    """One panel, or one for each label, row by row; with ``below`` each is followed by a low one beneath it."""
     if alone:
         return sheet(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0)) if below else sheet()
     columns = 2 if len(each) == 4 else min(len(each), 3)
@@ -229,7 +229,7 @@ def _panels(
 
 
 def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
-    """Name a panel and its axes; a finding by its name and how often it is there."""
+    """Name a panel and its axes; a label by its name and how often it is there."""
     if isinstance(what, str):
         label(axes, title=what, x=x, y=y)
         return

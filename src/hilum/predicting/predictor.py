@@ -37,10 +37,10 @@ class Prediction:
     """What the model says about one scan.
 
     Attributes:
-        probabilities: By class name; they sum to 1, but for findings that do not exclude one another.
-        decision: A class name, the findings that are called (joined by " + ", or ``no finding``), or ``indeterminate``.
+        probabilities: By class name; they sum to 1, but for labels that do not exclude one another.
+        decision: A class name, the labels that are called (joined by " + ", or ``no finding``), or ``indeterminate``.
         reason: Why it is indeterminate; else empty.
-        thresholds: Of the second class, where there are two, or of each finding.
+        thresholds: Of the second class, where there are two, or of each label of several.
         findings: Of reading and of preparing.
         geometry: The box that the model saw, in LPS mm, and its grid.
     """
@@ -73,7 +73,7 @@ class Predictor:
         precision: fp32 gives the same digits everywhere; bf16 is faster where the machine has it, and differs in the
             third digit of a logit; auto measures which is faster, and remembers it.
         prevalence: State the probabilities for cases of which other shares are positive than among those that the
-            model was calibrated on; decisions by thresholds stay. One share, or one for each finding or of more
+            model was calibrated on; decisions by thresholds stay. One share, or one for each label of several, or of more
             classes.
 
     Attributes:
@@ -153,7 +153,7 @@ class Predictor:
         if not np.isfinite(probs).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)
-        decided = self.card.decisions.in_words(self.card.decisions.decided(probs))
+        decided = self.card.decisions.described(self.card.decisions.decided(probs))
         return [self._prediction(*of_one) for of_one in zip(samples, probs, decided, strict=True)]
 
     def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:

@@ -52,7 +52,7 @@ class LossConfig:
 
     gamma_pos: float = 1.0
     gamma_neg: float = 4.0
-    """Focusing of the asymmetric loss (Ridnik 2021) on cases with and without the finding."""
+    """Focusing of the asymmetric loss (Ridnik 2021) on cases with and without the label."""
 
     clip: float = 0.05
     """Probability below which a negative costs nothing in the asymmetric loss."""
@@ -108,7 +108,7 @@ class HeadConfig:
 
     retrain: RetrainName = "none"
     """none: no second stage. balanced: rare cases weigh more. The others make synthetic features between neighbours of
-    different patients (imbalanced-learn; the extra 'balance')."""
+    different patients."""
 
     neighbours: int = 5
     """Nearest cases of the same class between which features are made."""

@@ -28,7 +28,7 @@ def preset(name: PresetName, recipe: Recipe) -> AugmentConfig:
 
 
 def _around_point(chest: AugmentConfig, recipe: Recipe) -> AugmentConfig:
-    """A finding has no side and any pose, and its size is kept; a thin box is turned in its plane alone."""
+    """A lesion has no side and any pose, and its size is kept; a thin box is turned in its plane alone."""
     sized = replace(chest, scaling_by=0.02, stretch_by=0.009, zoom=0.0, cutout=0.0)
     if chest.preset == "tutorial":  # in voxels of its 128 cubed: here of a box of 40 mm
         return replace(sized, scaling_by=0.03, stretch_by=0.0, translation_mm=(1.5, 1.5, 1.5), elastic_mm=1.6,

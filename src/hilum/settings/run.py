@@ -1,4 +1,4 @@
-"""Every frozen setting of a run with its meaning, checked when it is made; imports no torch."""
+"""All settings of a run with their meaning and checks."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -68,8 +68,8 @@ class ColumnsConfig:
     """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
 
     labels: tuple[str, ...] = ()
-    """Instead of label: a column for each finding, 1 where it is present, 0 where not, or a share of readers. The
-    findings are then learned side by side (multi-label). Flag: --columns.labels nodule effusion"""
+    """Instead of label: a column for each label, 1 where it is present, 0 where not, or a share of readers. The
+    labels are then learned side by side (multi-label). Flag: --columns.labels nodule effusion"""
 
     case_weight: str = "case_weight"
     """How much a case counts in the loss; 1 without it."""
@@ -97,19 +97,19 @@ class CohortConfig:
     def __post_init__(self) -> None:
         require(0 <= self.max_refused <= 1, "cohort.max_refused", "between 0 and 1", self.max_refused)
         require(len(set(self.classes)) == len(self.classes), "cohort.classes", "distinct names", self.classes)
-        findings, defaults = self.columns.labels, ColumnsConfig()
-        both = bool(findings) and (self.columns.label, self.columns.soft_label) != (defaults.label, defaults.soft_label)
-        require(not both, "columns.labels", "empty where columns.label or columns.soft_label is given", findings)
+        labels, defaults = self.columns.labels, ColumnsConfig()
+        both = bool(labels) and (self.columns.label, self.columns.soft_label) != (defaults.label, defaults.soft_label)
+        require(not both, "columns.labels", "empty where columns.label or columns.soft_label is given", labels)
         others = {getattr(self.columns, f.name) for f in fields(ColumnsConfig) if f.name not in ("label", "labels")}
-        shared = sorted(others & set(findings))
+        shared = sorted(others & set(labels))
         require(not shared, "columns.labels", "columns that hold nothing else", ", ".join(shared))
-        distinct = len(findings) != 1 and len(set(findings)) == len(findings)
-        require(distinct, "columns.labels", "empty or distinct columns, two or more (one alone is label)", findings)
+        distinct = len(labels) != 1 and len(set(labels)) == len(labels)
+        require(distinct, "columns.labels", "empty or distinct columns, two or more (one alone is label)", labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Who trains, who validates, who tests: by patient, stratified by label."""
+    """How patients are split into training, validation and test parts, stratified by label."""
 
     val: float = 0.15
     """Share of the patients that validate; with folds, of those that do not test."""
@@ -361,7 +361,7 @@ class RunConfig:
         rules = {
             f"loss.name = {self.loss.name}": self.loss.name in ("auto", *AT_THE_PROBABILITY),
             f"head.retrain = {self.head.retrain}": self.head.retrain == "none",
-            "findings (columns.labels) that are sampled": not self.cohort.columns.labels
+            "several labels (columns.labels) that are sampled": not self.cohort.columns.labels
             or self.sampling.method == "none",
         }
         for what, right in rules.items():

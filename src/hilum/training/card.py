@@ -63,7 +63,7 @@ def model_card(
 def _figures(
     decisions: Decisions, labels: Labels, logits: Float[np.ndarray, "n c"], chosen: tuple[Threshold | None, ...]
 ) -> dict[str, Any]:
-    """Accuracy and, of two classes or of each finding, AUC and what the threshold gives."""
+    """Accuracy and, of two classes or of each label of several, AUC and what the threshold gives."""
     probs = decisions.probabilities(logits)
     if decisions.multi_label:
         triples = zip(decisions.classes, labels.T, probs.T, chosen, strict=True)

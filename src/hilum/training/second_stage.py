@@ -1,23 +1,20 @@
 """The second stage of decoupled training: the last layer, fitted anew on balanced features of the training cases.
 
 Kang et al. 2020 (arXiv:1910.09217): features learned from the cohort as it is, a classifier from balanced classes.
-Synthetic features are imbalanced-learn's (SMOTE, Chawla et al. 2002; borderline SMOTE, Han et al. 2005; ADASYN, He et
-al. 2008). They are made of training cases alone, never of raw voxels, and never between two cases of one patient.
+Synthetic features are made of training cases alone, never of raw voxels, and never between two cases of one patient,
+which imbalanced-learn cannot keep apart; where each case is of another patient they are the same as that library's.
 """
 
 import logging
-from importlib.util import find_spec
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances
-from sklearn.neighbors import NearestNeighbors
 
 from hilum.cohorts.dataset import CohortDataset, to_float
-from hilum.errors import require
 from hilum.modelling.device import tensor_like
 from hilum.modelling.input import model_input
 from hilum.modelling.resnet import ResNet3D
@@ -27,19 +24,16 @@ from hilum.settings.run import HeadConfig, RunConfig
 
 _log = logging.getLogger("hilum")
 
-Features = Float64[np.ndarray, "n d"]
-_BORDER = 10
-"""Nearest cases among which borderline SMOTE looks for another class; imbalanced-learn's number."""
-
-Owners = Int[np.ndarray, " n"]
+Features = Float64[np.ndarray, "_ d"]
+Mask = Bool[np.ndarray, " _"]
+Places = Int[np.ndarray, " _"]
+Owners = Int[np.ndarray, " _"]
 """Patient of each case, as a number."""
 
+Maker = Callable[[Features, Mask, Owners, int, int, np.random.RandomState], Features]
 
-def check_head(config: HeadConfig) -> None:
-    """Raise a ConfigError before training where the library for the second stage is missing."""
-    needed = config.retrain not in ("none", "balanced")
-    found = not needed or find_spec("imblearn") is not None
-    require(found, "head.retrain", "none or balanced without imbalanced-learn (hilum[balance])", config.retrain)
+_BORDER = 10
+"""Nearest cases among which borderline SMOTE looks for another class; imbalanced-learn's number."""
 
 
 @torch.inference_mode()
@@ -95,7 +89,7 @@ def fit_head(
 
     Args:
         features: Of the training cases.
-        labels: Classes, or 0 and 1 for each finding: then each finding is fitted, and balanced, on its own.
+        labels: Classes, or 0 and 1 for each label of several: then each is fitted, and balanced, on its own.
         owners: Patient of each case; between two cases of one patient nothing is made.
         config: How the classes are balanced, and the penalty.
         seed: Of the synthetic features.
@@ -133,52 +127,77 @@ def balanced_features(
     A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated. Where classes
     are so far apart that no case is near another class, borderline SMOTE and ADASYN make nothing, and SMOTE is taken.
     """
-    from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE
-
-    near = _OtherPatients(config.neighbours + 1)
+    counts = np.bincount(labels)
+    rare = [k for k, count in enumerate(counts) if 0 < count < counts.max()]
     state = torch_seed(seed, "head") % 2**32
-    samplers: dict[str, Any] = {
-        "smote": lambda: SMOTE(k_neighbors=near, random_state=state),
-        "borderline-smote": lambda: BorderlineSMOTE(
-            k_neighbors=near, m_neighbors=_OtherPatients(_BORDER + 1), random_state=state
-        ),
-        "adasyn": lambda: ADASYN(n_neighbors=near, random_state=state),
-    }
-    with_owners = np.column_stack([features, owners])  # the library hands on features alone; the last is no feature
-    try:
-        made, of_class = samplers[config.retrain]().fit_resample(with_owners, labels)
-    except (ValueError, RuntimeError):  # ADASYN: no case has a neighbour of another class
-        made, of_class = with_owners, labels
-    nothing = len(made) == len(features) if config.retrain == "adasyn" else np.ptp(np.bincount(of_class)) > 0
-    if nothing and np.ptp(np.bincount(labels)) > 0:
+    make = {"smote": _smote, "borderline-smote": _borderline_smote, "adasyn": _adasyn}[config.retrain]
+
+    def made_by(method: Maker) -> list[Features]:
+        random = (np.random.RandomState(state) for _ in rare)
+        return [
+            method(features, labels == k, owners, int(counts.max() - counts[k]), config.neighbours, rng)
+            for k, rng in zip(rare, random, strict=True)
+        ]
+
+    made = made_by(make)
+    if not all(map(len, made)):
         _log.warning("warning: head.retrain = %s makes nothing here of a rare class; SMOTE is taken", config.retrain)
-        made, of_class = samplers["smote"]().fit_resample(with_owners, labels)
-    return np.asarray(made)[:, :-1], np.asarray(of_class)
+        made = made_by(_smote)
+    of_class = [np.full(len(new), k) for k, new in zip(rare, made, strict=True)]
+    return np.concatenate([features, *made]), np.concatenate([labels, *of_class])
 
 
-class _OtherPatients(NearestNeighbors):  # type: ignore[misc]
-    """Nearest neighbours among cases of other patients, as imbalanced-learn asks for them: first the case itself.
+def _smote(
+    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> Features:
+    """Features between random cases of a class and their neighbours in it (Chawla et al. 2002)."""
+    return _between(features[is_rare], owners[is_rare], np.arange(is_rare.sum()), missing, neighbours, random)
 
-    The last column is the patient. Where fewer other patients are there than neighbours asked for, they repeat; where
-    there is none, the case is its own neighbour.
+
+def _borderline_smote(
+    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> Features:
+    """As SMOTE, from the cases of which half or more of the neighbours, but not all, are others (Han et al. 2005)."""
+    others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), _BORDER)].sum(1)
+    border = np.flatnonzero((others >= _BORDER / 2) & (others < _BORDER))
+    return _between(features[is_rare], owners[is_rare], border, missing, neighbours, random)
+
+
+def _adasyn(
+    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> Features:
+    """As SMOTE, from each case as often as others are among its neighbours (He et al. 2008)."""
+    others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), neighbours)].mean(1)
+    times = np.rint(others / max(others.sum(), 1e-300) * missing).astype(int)
+    rows = np.repeat(np.arange(is_rare.sum()), times)
+    columns = random.choice(neighbours, size=len(rows))
+    rare, near = features[is_rare], _near(features[is_rare], owners[is_rare], np.arange(is_rare.sum()), neighbours)
+    made: np.ndarray = rare[rows] + random.uniform(size=(len(rows), 1)) * (rare[near[rows, columns]] - rare[rows])
+    return made
+
+
+def _between(
+    rare: Features, owners: Owners, bases: Places, missing: int, neighbours: int, random: np.random.RandomState
+) -> Features:
+    """So many features between bases among the cases of a class and their neighbours; none without a base."""
+    if not len(bases):
+        return rare[:0]
+    near = _near(rare, owners, bases, neighbours)
+    rows, columns = np.divmod(random.randint(0, near.size, size=missing), neighbours)
+    steps = random.uniform(size=missing)[:, None]
+    base = rare[bases[rows]]
+    made: np.ndarray = base + steps * (rare[near[rows, columns]] - base)
+    return made
+
+
+def _near(features: Features, owners: Owners, of: Places, number: int) -> Int[np.ndarray, "_ {number}"]:
+    """Places of the nearest features of other patients, for the features at some places.
+
+    Where there are fewer of other patients than asked for they repeat; where there is none, it is the case itself.
     """
-
-    def __init__(self, n_neighbors: int = 6) -> None:
-        super().__init__(n_neighbors=n_neighbors)
-
-    def kneighbors(
-        self, features: Features, n_neighbors: int | None = None, return_distance: bool = True
-    ) -> Int[np.ndarray, "n k"] | tuple[Float64[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-        """Of each case itself, then of the nearest of other patients."""
-        fitted: np.ndarray = self._fit_X
-        distances = pairwise_distances(features[:, :-1], fitted[:, :-1])
-        same = features[:, -1:] == fitted[:, -1][None]
-        own = np.where(same, distances, np.inf).argmin(1)
-        distances = np.where(same, np.inf, distances)
-        order = distances.argsort(1, kind="stable")
-        wanted = (n_neighbors or self.n_neighbors) - 1
-        found = np.isfinite(distances).sum(1)
-        places = np.arange(wanted)[None] % np.maximum(found, 1)[:, None]
-        near = np.where(found[:, None] > 0, np.take_along_axis(order, places, 1), own[:, None])
-        near = np.concatenate([own[:, None], near], axis=1)
-        return (np.take_along_axis(distances, near, 1), near) if return_distance else near
+    distances = pairwise_distances(features[of], features)
+    distances[owners[of][:, None] == owners] = np.inf
+    order = distances.argsort(1, kind="stable")
+    found = np.isfinite(distances).sum(1)[:, None]
+    places = np.arange(number) % np.maximum(found, 1)
+    return np.where(found > 0, np.take_along_axis(order, places, 1), of[:, None])

@@ -32,7 +32,6 @@ from hilum.training.fit import fit
 from hilum.training.micro_batches import within_memory_of
 from hilum.training.optimizer import fresh_but_frozen
 from hilum.training.run_folder import STATE, Run
-from hilum.training.second_stage import check_head
 
 _log = logging.getLogger("hilum")
 
@@ -116,7 +115,6 @@ def _check_settings(config: RunConfig) -> None:
         raise ConfigError(msg)
     pick_device(config.training.device)
     config.check_together()
-    check_head(config.head)
     views_of(config)
 
 
