@@ -91,17 +91,18 @@ def test_evaluate_ends_with_0_while_refusals_stay_within_the_share_and_says_how_
     rows = [f"{npy_cohort}/{i:02d}.npy,{i % 2}" for i in range(19)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "gone.npy,1"]) + "\n")
     words = ("evaluate", tmp_path / "model", tmp_path / "t.csv", "--out", tmp_path / "e")
+    words += ("--unchecked",)
     assert run(*words) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("; 1 refused")
     assert said[1] == f"left out: 1 refused, 0 seen by the model, listed in {tmp_path / 'e' / 'refused.csv'}"
     assert refused_in(tmp_path / "e" / "refused.csv") == [21]
     shutil.rmtree(tmp_path / "e")
-    assert run(*words, "--max-refused", 0.04) == 1
+    assert run(*words, "--cohort.max-refused", 0.04) == 1
     assert "1 of 20 cases are refused, allowed are 4%" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
     with pytest.raises(SystemExit) as stop:
-        run(*words, "--max-refused", 2)
+        run(*words, "--cohort.max-refused", 2)
     assert stop.value.code == 2
 
 

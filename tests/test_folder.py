@@ -137,7 +137,7 @@ def test_a_spreadsheet_may_have_a_column_for_each_finding(tmp_path, capsys):
     for number, name in enumerate("xyz"):
         series(tmp_path / "scans" / name, f"P{number}", str(number), AccessionNumber=f"A{number}")
     (tmp_path / "ris.csv").write_text("accession,nodule,effusion\nA0,1,0\nA1,0,1\nA2,1,1\n")
-    words = [tmp_path / "scans", "--labels", tmp_path / "ris.csv", "--label-column", "nodule", "effusion"]
+    words = [tmp_path / "scans", "--labels", tmp_path / "ris.csv", "--columns.labels", "nodule", "effusion"]
     assert main(["cohort", *map(str, words), "--out", str(tmp_path / "cohort.csv")]) == 0
     assert "3 scans, 2 of effusion = 1, 2 of nodule = 1" in capsys.readouterr().out
     findings = ColumnsConfig(labels=("nodule", "effusion"))
@@ -390,7 +390,7 @@ def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_pa
     series(tmp_path / "scans" / "a" / "DOE^JANE", "P1", "1")
     for name in ("DOE^JOHN", "DOE^JIM"):
         write_image(CHEST, tmp_path / "scans" / "b" / f"{name}.nii.gz")
-    (tmp_path / "cohort.map.csv").write_text("old\n")
+    (tmp_path / "cohort.map.csv").write_text("case_id,row,path\nold,2,x\n")
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
     assert "cohort.map.csv: which case is which scan; keep it to yourself" in capsys.readouterr().out
     table, back = rows(tmp_path / "cohort.csv"), rows(tmp_path / "cohort.map.csv")
@@ -409,8 +409,12 @@ def test_the_map_replaces_a_link_and_nothing_is_written_where_the_table_cannot_b
     series(tmp_path / "scans" / "b" / "x", "P2", "2")
     (tmp_path / "elsewhere").write_text("mine\n")
     (tmp_path / "cohort.map.csv").symlink_to("elsewhere")
+    assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 1
+    assert "cohort.map.csv: would be overwritten: it exists, and this command did not" in capsys.readouterr().err
+    assert not (tmp_path / "cohort.csv").exists()
+    (tmp_path / "elsewhere").write_text("case_id,row,path\n")  # an earlier map, which its owner keeps elsewhere
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
-    assert (tmp_path / "elsewhere").read_text() == "mine\n"
+    assert (tmp_path / "elsewhere").read_text() == "case_id,row,path\n"
     assert len(rows(tmp_path / "cohort.map.csv")) == 2
     (tmp_path / "folder").mkdir()
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "folder")]) == 1
@@ -418,7 +422,7 @@ def test_the_map_replaces_a_link_and_nothing_is_written_where_the_table_cannot_b
     labels = tmp_path / "labels.csv"
     labels.write_text("accession,label\n1,a\n")
     assert main(["cohort", str(tmp_path / "scans"), "--labels", str(labels), "--out", str(labels)]) == 1
-    assert "--out must be another file than the labels" in capsys.readouterr().err
+    assert "labels.csv: would be overwritten: it is one of the inputs" in capsys.readouterr().err
     assert labels.read_text() == "accession,label\n1,a\n"
 
 

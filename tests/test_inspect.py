@@ -187,12 +187,17 @@ def test_the_policy_is_a_flag_and_so_is_each_exception_to_it(tmp_path, capsys):
     gaps = write_series(tmp_path, scan_hu(24), SliceThickness=None)
     gaps[4].unlink()
     verdicts = []
-    for flags in ([], ["--policy", "strict"], ["--override", "missing-slices=refused"], ["--policy", "lenient"]):
+    for flags in (
+        [],
+        ["--reading.policy", "strict"],
+        ["--reading.override", "missing-slices=refused"],
+        ["--reading.policy", "lenient"],
+    ):
         assert main(["inspect", str(tmp_path), "--json", *flags]) == 0
         verdicts.append(json.loads(capsys.readouterr().out)["series"][0]["verdict"])
     assert verdicts == ["repaired", "refused", "refused", "repaired"]
     with pytest.raises(SystemExit) as stopped:
-        main(["inspect", str(tmp_path), "--override", "missing-slices=note"])
+        main(["inspect", str(tmp_path), "--reading.override", "missing-slices=note"])
     assert stopped.value.code == 2
     assert "missing-slices must be repaired or refused" in " ".join(capsys.readouterr().err.split())
 
@@ -220,7 +225,7 @@ def test_a_page_replaces_no_device_and_follows_a_link(tmp_path, capsys):
     write_series(tmp_path / "s", scan_hu(12))
     assert main(["inspect", str(tmp_path / "s"), "--html", "/dev/stdout"]) == 1
     assert "/dev/stdout cannot be written: it must be a file" in capsys.readouterr().err
-    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "real.html").write_text('<meta name="generator" content="hilum inspect">')
     (tmp_path / "page.html").symlink_to(tmp_path / "real.html")
     assert main(["inspect", str(tmp_path / "s"), "--html", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").is_symlink()

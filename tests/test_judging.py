@@ -68,7 +68,7 @@ def test_every_figure_can_be_computed_again_from_the_cases(judged):
     folder, answer = judged
     with (folder / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case_id", "label", "prob_benign", "prob_malignant", "decision"]
+    assert list(rows[0]) == ["case_id", "label", "prob_benign", "prob_malignant", "decision", "format"]
     y = np.array([int(row["label"] == "malignant") for row in rows])
     p = np.array([float(row["prob_malignant"]) for row in rows])
     assert roc_auc(y, p) == answer["auc"]
@@ -88,7 +88,7 @@ def test_the_folder_holds_the_pictures_and_nothing_half_made(judged):
     assert [file.name for file in folder.parent.iterdir()] == ["evaluation"]
     for file in folder.glob("*.png"):
         assert file.read_bytes().startswith(PNG)
-        assert b"Software" not in file.read_bytes()
+        assert b"Matplotlib" not in file.read_bytes()
 
 
 def test_judging_again_gives_the_same_bytes(judged, tmp_path):
@@ -177,9 +177,9 @@ def test_why_a_prediction_was_indeterminate_is_beside_its_case(tmp_path):
     doubts = [""] * 59 + ["the lungs measure 0.12 litres"]
     judge(**answers(), folder=tmp_path / "evaluation", doubts=doubts)
     lines = (tmp_path / "evaluation" / "cases.csv").read_text().splitlines()
-    assert lines[0].endswith(",decision,indeterminate")
-    assert lines[1].endswith(",")
-    assert lines[-1].endswith(",the lungs measure 0.12 litres")
+    assert lines[0].endswith(",decision,indeterminate,format")
+    assert lines[1].endswith(",,1")
+    assert lines[-1].endswith(",the lungs measure 0.12 litres,1")
 
 
 # findings side by side, and classes each against the rest
@@ -226,7 +226,7 @@ def test_each_finding_is_judged_as_the_second_of_two_classes_would_be(judged_fin
     assert answer["classes"] == list(answer["by_finding"]) == list(NAMES)
     for k, name in enumerate(given["classes"]):
         single = judge(**alone(given, k), folder=tmp_path / "one")
-        del single["num_cases"], single["num_patients"], single["classes"]
+        del single["format"], single["num_cases"], single["num_patients"], single["classes"]
         found = answer["by_finding"][name]
         assert list(found) == list(single)
         assert found | {"log_loss": 0} == single | {"log_loss": 0}
@@ -262,7 +262,7 @@ def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [f"{what}_{name}" for name in NAMES for what in ("label", "prob", "called")]
-    assert list(rows[0]) == ["case_id", *names, "indeterminate"]
+    assert list(rows[0]) == ["case_id", *names, "indeterminate", "format"]
     for name in NAMES:
         y = np.array([int(row[f"label_{name}"]) for row in rows])
         p = np.array([float(row[f"prob_{name}"]) for row in rows])
@@ -306,7 +306,7 @@ def test_a_finding_that_no_case_has_leaves_the_means_open_and_the_line_says_so(t
     assert answer["by_finding"]["mass"]["auc"] is None
     assert (answer["macro_auc"], answer["macro_auc_ci"]) == (None, [None, None])
     line = headline(answer)
-    assert line.startswith("60 cases, 3 findings, the rarest (mass) in 0: lowest AUC 0.")
+    assert line.startswith("60 cases, 3 labels, the rarest (mass) in 0: lowest AUC 0.")
     assert line.endswith("no AUC of mass")
 
 
@@ -327,11 +327,11 @@ def test_the_line_on_findings_names_the_worst_beside_the_mean(tmp_path):
         ({"probs": np.full((60, 3), 1.01)}, CohortError, "'case-0': the probability of 'nodule' must be .*, got 1.01"),
         ({"probs": np.full((60, 3), np.nan)}, CohortError, "'nodule' must be between 0 and 1, got nan"),
         ({"labels": np.full((60, 3), 2)}, CohortError, "'case-0': the label of 'nodule' must be 0 or 1, got 2"),
-        ({"labels": np.zeros((60, 2), int)}, CohortError, "a label for each of 3 findings, got 2"),
+        ({"labels": np.zeros((60, 2), int)}, CohortError, "3 labels for each case, got 2"),
         ({"probs": np.full((60, 2), 0.5)}, CohortError, "one probability for each of .* classes, got 2 for 3"),
         ({"probs": np.full((59, 3), 0.5)}, CohortError, "as many patients, labels and probabilities as cases"),
-        ({"threshold": (0.5, 0.5)}, ConfigError, "a threshold for each of 3 findings, got 2"),
-        ({"threshold": 0.5}, ConfigError, "a threshold for each of 3 findings, got 1"),
+        ({"threshold": (0.5, 0.5)}, ConfigError, "a threshold for each of 3 labels, got 2"),
+        ({"threshold": 0.5}, ConfigError, "a threshold for each of 3 labels, got 1"),
         ({"extra": {"by_finding": {}}}, ConfigError, "must not be names of figures, got 'by_finding'"),
     ],
 )  # fmt: skip

@@ -156,7 +156,7 @@ from pathlib import Path
 import torch
 from hilum.settings.run import TrainingConfig
 from hilum.modelling.resnet import ResNet3D
-from hilum.training.state import save_checkpoint
+from hilum.training.state import TrainingState
 from hilum.training.schedule import Schedule
 
 def held(field):
@@ -171,7 +171,9 @@ schedule = Schedule(TrainingConfig(), optimizer, 10)
 best = {name: t.clone() for name, t in network.state_dict().items()}
 Path("/proc/self/clear_refs").write_text("5")
 before = held("VmRSS")
-save_checkpoint(Path(sys.argv[1]), network, schedule, {"epoch": 1}, best)
+state = TrainingState(network, schedule)
+state.best = best
+state.save(Path(sys.argv[1]))
 print((held("VmHWM") - before) / sum(t.nbytes for t in best.values()))
 """
 

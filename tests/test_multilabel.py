@@ -242,11 +242,11 @@ def test_columns_of_other_names_are_the_findings_in_the_order_given_and_gaps_are
 @pytest.mark.parametrize(
     ("labels", "error", "says"),
     [
-        ((), CohortError, r"a column for each finding of the model, got none for nodule, pleural effusion, GGO / ä\."),
+        ((), CohortError, r"a column for each label of the model, got none for nodule, pleural effusion, GGO / ä\."),
         (
             ("n", "e"),
             ConfigError,
-            r"columns.labels must be the columns of the model's 3 findings, in this order: nodule",
+            r"columns.labels must be the columns of the model's 3 labels, in this order: nodule",
         ),
         (("e", "nodule", "r"), ConfigError, r"columns.labels must be .* in this order: nodule, pleural effusion, GGO"),
         (("n", "e", "x"), CohortError, "there must be a column 'x' for labels"),
@@ -270,7 +270,7 @@ def test_a_run_whose_config_has_lost_its_findings_is_not_judged_by_it(run, folde
     shutil.copytree(run, folder / "lost")
     config = load(run / "config.toml")
     save(replace(config, cohort=replace(config.cohort, columns=ColumnsConfig())), folder / "lost" / "config.toml")
-    with pytest.raises(ConfigError, match=r"columns.labels in .*config.toml must be findings, as the model has them"):
+    with pytest.raises(ConfigError, match=r"columns.labels in .*config.toml must be labels, as the model has them"):
         evaluate(folder / "lost" / "model", None, tmp_path / "e")
 
 

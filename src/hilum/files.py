@@ -32,9 +32,7 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
     Raises:
         HilumError: If another file or an input would be lost, or the path is a folder.
     """
-    if path.is_dir():
-        msg = "cannot be written: it must be a file, is a folder"
-        raise HilumError(msg, path=path)
+    _check_is_file(path)
     if not path.exists():
         return
     is_own = holds(path, mark) if isinstance(mark, str) else mark(path)
@@ -43,6 +41,13 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
         what = "is one of the inputs" if is_input else "exists, and this command did not write it"
         msg = f"would be overwritten: it {what}; name another file, or remove it"
         raise HilumError(msg, path=path)
+
+
+def _check_is_file(path: Path) -> None:
+    is_special = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    if is_special or (path.exists() and not path.is_file()):
+        msg = f"{path} cannot be written: it must be a file{', is a folder' if path.is_dir() else ''}"
+        raise HilumError(msg)
 
 
 def holds(path: Path, mark: str) -> bool:
@@ -71,10 +76,8 @@ def write_whole(
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
     """
-    is_special = path.absolute().parts[1:2] in (("dev",), ("proc",))
-    if is_special or (path.exists() and not path.is_file() and (follow or not path.is_symlink())):
-        msg = f"{path} cannot be written: it must be a file"
-        raise HilumError(msg)
+    if follow or not path.is_symlink():
+        _check_is_file(path)
     if mark:
         check_output(path, mark)
     parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content

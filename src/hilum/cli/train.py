@@ -19,7 +19,7 @@ _log = logging.getLogger("hilum")
 
 _COMMON = (
     "columns.path", "columns.label", "columns.labels", "columns.patient_id", "reading.policy", "split.val",
-    "split.test", "split.folds", "split.fold", "recipe.region", "recipe.size", "recipe.spacing_mm", "recipe.windows",
+    "split.test", "split.folds", "split.fold", "recipe.region", "recipe.size", "recipe.spacing_mm", "recipe.windows_hu",
     "augment.preset", "model.depth", "model.width", "loss.name", "sampling.method", "training.epochs",
     "training.batch_size", "training.lr", "training.weights", "training.seed", "device", "decision.rule",
     "decision.tta", "store",

@@ -108,7 +108,7 @@ class Decisions:
         """The same, with probabilities stated at another prevalence.
 
         Args:
-            prevalence: Of the second of two classes; a share for each of more classes; or one for each label of several.
+            prevalence: Of the second of two classes; a share for each of more classes; or one for each label.
 
         Raises:
             ConfigError: If it has another number of values, or a share is not between 0 and 1.

@@ -94,10 +94,14 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
                 raise CheckpointError(msg)
         network.load_state_dict(weights, assign=True)
     except (RuntimeError, MemoryError) as exc:
-        msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {str(exc).splitlines()[-1].strip()}"
+        msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {_last_line(exc)}"
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
     return network.eval(), card
+
+
+def _last_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[-1].strip()
 
 
 def _as_now(about: dict[str, Any]) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def _check(
 
 def _check_labels(
     case_ids: Sequence[str],
-    labels: Int[np.ndarray, "n c"],
+    labels: Int[np.ndarray, "n f"],
     probs: Float[np.ndarray, "n c"],
     names: tuple[str, ...],
     thresholds: Sequence[float | None],

@@ -73,8 +73,7 @@ class Predictor:
         precision: fp32 gives the same digits everywhere; bf16 is faster where the machine has it, and differs in the
             third digit of a logit; auto measures which is faster, and remembers it.
         prevalence: State the probabilities for cases of which other shares are positive than among those that the
-            model was calibrated on; decisions by thresholds stay. One share, or one for each label of several, or of more
-            classes.
+            model was calibrated on; decisions by thresholds stay. One share, or one for each label or class.
 
     Attributes:
         card: What ``model.json`` says.

@@ -80,10 +80,14 @@ class AugmentConfig:
     """A flip along (z, y, x), each on its own. The heart has a side: none for whole chests."""
 
     rotation: float = 0.5
+    """Probability of a rotation."""
+
     rotation_deg: Triple = (10.0, 10.0, 10.0)
     """About the (z, y, x) axis, in degrees: of the body, not of voxels."""
 
     scaling: float = 0.5
+    """Probability of a change of size."""
+
     scaling_by: float = 0.05
     """Change of size of all axes together: 0.05 is 0.95 to 1.05."""
 
@@ -91,18 +95,26 @@ class AugmentConfig:
     """Further change of each axis on its own, drawn with scaling."""
 
     translation: float = 0.5
+    """Probability of a shift."""
+
     translation_mm: Triple = (5.0, 5.0, 5.0)
     """Along (z, y, x)."""
 
     shear: float = 0.0
+    """Probability of a shear."""
+
     shear_deg: float = 5.0
     """Of each axis against the next ones."""
 
     zoom: float = 0.0
+    """Probability of a random crop."""
+
     zoom_by: Range = (1.0, 1.2)
     """A box so many times smaller, anywhere inside the grid, fills it: a random crop."""
 
     elastic: float = 0.2
+    """Probability of an elastic deformation."""
+
     elastic_mm: float = 4.0
     """Largest way of a control point along each axis; at most 0.4 of elastic_grid_mm, so that nothing folds."""
 
@@ -132,6 +144,8 @@ class AugmentConfig:
     """How much of what that blur takes away the sharpest adds."""
 
     thickness: float = 0.1
+    """Probability of thicker slices."""
+
     thickness_mm: Range = (3.0, 5.0)
     """Slices this thick: averaged along z and repeated."""
 
@@ -139,22 +153,32 @@ class AugmentConfig:
     """Another scanner's calibration."""
 
     offset_hu: float = 10.0
+    """Offset of all HU, up to this in both directions."""
+
     slope_by: float = 0.01
     """Change of the HU scale about water: 0.01 moves air by 10 HU."""
 
     level: float = 0.3
+    """Probability of another level of the window."""
+
     level_hu: float = 30.0
     """The window's level: brightness."""
 
     width: float = 0.3
+    """Probability of another width of the window."""
+
     width_by: float = 0.1
     """The window's width: contrast. 0.1 is divided or multiplied by 1.1."""
 
     gamma: float = 0.1
+    """Probability of another gamma."""
+
     gamma_by: float = 0.15
     """Power within the first window, 0.15 is divided or multiplied by 1.15; its ends stay."""
 
     cutout: float = 0.0
+    """Probability of a box that is blotted out."""
+
     cutout_mm: Range = (15.0, 40.0)
     """Edges of a box that is filled with its mean."""
 

@@ -51,8 +51,10 @@ class LossConfig:
     """Focusing of the focal loss (Lin 2017); 0 is cross entropy."""
 
     gamma_pos: float = 1.0
+    """Focusing of the asymmetric loss (Ridnik 2021) on cases with the label."""
+
     gamma_neg: float = 4.0
-    """Focusing of the asymmetric loss (Ridnik 2021) on cases with and without the label."""
+    """The same on cases without it."""
 
     clip: float = 0.05
     """Probability below which a negative costs nothing in the asymmetric loss."""
@@ -61,8 +63,10 @@ class LossConfig:
     """Added to both sides of the fraction of Dice and Tversky."""
 
     tversky_alpha: float = 0.3
+    """Cost of false positives in Tversky (Salehi 2017)."""
+
     tversky_beta: float = 0.7
-    """Costs of false positives and of false negatives in Tversky (Salehi 2017); beta above alpha is for recall."""
+    """Cost of false negatives in Tversky; above tversky_alpha it favours recall."""
 
     dice_share: float = 0.5
     """Of the combined loss; the rest is focal."""
@@ -71,8 +75,10 @@ class LossConfig:
     """Strength of the logit adjustment (Menon 2021)."""
 
     max_margin: float = 0.5
+    """Margin of the rarest class in LDAM (Cao 2019)."""
+
     scale: float = 30.0
-    """Of LDAM (Cao 2019): the margin of the rarest class, and the factor of the logits."""
+    """Factor of the logits in LDAM."""
 
     epsilon: float = 1.0
     """Weight of the first polynomial term in poly1 (Leng 2022)."""

@@ -51,13 +51,29 @@ class ColumnsConfig:
     """Which column of the table holds what. A name given here must exist; a default name may be absent."""
 
     case_id: str = "case_id"
+    """Name of a case; without such a column made from its path."""
+
     path: str = "path"
+    """Where the scan lies; relative to the table."""
+
     label: str = "label"
+    """The class."""
+
     patient_id: str = "patient_id"
+    """Cases of one patient stay in one part; without such a column each file counts as a patient."""
+
     x_mm: str = "x_mm"
+    """A point's place in LPS mm, towards the patient's left."""
+
     y_mm: str = "y_mm"
+    """Towards the patient's back."""
+
     z_mm: str = "z_mm"
+    """Towards the patient's head."""
+
     split: str = "split"
+    """train, val or test, where the table decides that itself."""
+
     mask: str = "mask"
     """A mask of the lungs that another program made, for recipes that look for them; not 0 inside."""
 
@@ -124,6 +140,7 @@ class SplitConfig:
     """The fold that tests, from 0."""
 
     seed: int = 0
+    """Of the split alone: another one gives other parts."""
 
     def __post_init__(self) -> None:
         require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
@@ -137,6 +154,8 @@ class ModelConfig:
     """The network."""
 
     depth: Literal[10, 18, 34, 50, 101, 152, 200] = 18
+    """Layers of the ResNet."""
+
     width: int = 64
     """Channels of the first stage; 64 is the tutorial's, fewer is faster."""
 
@@ -201,7 +220,11 @@ class TrainingConfig:
     """How long, how fast and on what."""
 
     epochs: int = 50
+    """Largest number of passes over the training cases."""
+
     batch_size: int = 8
+    """Cases of a step."""
+
     micro_batch: int = 0
     """Cases that are computed at a time; 0: the whole batch. The gradient is that of the whole batch."""
 
@@ -209,7 +232,11 @@ class TrainingConfig:
     """Keep less for the gradient and compute it again: less memory, about a third more time, the same result."""
 
     optimizer: Literal["adam", "adamw"] = "adamw"
+    """How steps follow from gradients; adamw decays weights apart from them."""
+
     lr: float = 1e-3
+    """Highest learning rate, of the head."""
+
     lr_decay: float = 1.0
     """The rate of each earlier part (head, layer4, ... layer1, stem) is that of the next one times this."""
 
@@ -220,6 +247,8 @@ class TrainingConfig:
     """Parts that stay as the weights have them. 1: the stem; 2: and layer1; ... 5: all but the head."""
 
     weight_decay: float = 1e-2
+    """Share of the weights that is taken away with each step, times the rate."""
+
     schedule: Literal["plateau", "one-cycle"] = "plateau"
     """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
 
@@ -227,6 +256,8 @@ class TrainingConfig:
     """Which weights become the model: of the lowest validation loss, or of the last epoch."""
 
     plateau_factor: float = 0.5
+    """What the rate is multiplied by when validation loss stalls."""
+
     plateau_patience: int = 5
     """Epochs without a better validation loss before the rate is multiplied by plateau_factor."""
 
@@ -243,6 +274,7 @@ class TrainingConfig:
     """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
 
     seed: int = 0
+    """Of weights, order, sampling and augmentation: the same seed gives the same run."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "plateau_patience"):
@@ -298,6 +330,7 @@ class DecisionConfig:
     """Largest sensitivity + specificity; at least `at` sensitivity or specificity; or largest F1."""
 
     at: float = 0.9
+    """The sensitivity or specificity that the rule asks for."""
 
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic", "prior"] = "auto"
     """How logits become probabilities, fitted on the validation part. temperature: one factor. platt: a factor and an
