@@ -21,7 +21,7 @@ from hilum.settings.document import field_docs
 from hilum.settings.presets import preset
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, relative_to
-from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
+from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
 
 
 def run(*words):
@@ -267,7 +267,7 @@ def test_prepare_fills_the_store_and_lists_what_was_refused(npy_cohort, tmp_path
 
 
 def test_inspect_speaks_json(tmp_path, capsys):
-    write_image(chest(), tmp_path / "scan.nii.gz")
+    chest().write(tmp_path / "scan.nii.gz")
     assert run("inspect", tmp_path, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["series"][0]["where"] == "scan.nii.gz"
@@ -352,7 +352,7 @@ def test_bad_input_gets_one_line_and_exit_1(trained_run, tmp_path, monkeypatch, 
         about = json.loads((tmp_path / "point" / "model.json").read_text())
         about["recipe"]["region"] = "point"
         (tmp_path / "point" / "model.json").write_text(json.dumps(about))
-        write_image(chest(), tmp_path / "scan.nii")
+        chest().write(tmp_path / "scan.nii")
     before = sorted(tmp_path.rglob("*"))
     words = [{"MODEL": str(trained_run / "model"), "POINT": "point"}.get(word, word) for word in words]
     assert run(*words) == 1

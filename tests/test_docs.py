@@ -8,7 +8,7 @@ import pytest
 
 from hilum.cli import VERBS
 from hilum.findings import POLICY
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.simulating import plan_cohort, simulate_case
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -23,7 +23,7 @@ def test_there_are_pages():
 def test_every_python_block_of_a_page_runs_in_order(page, npy_cohort, tmp_path, monkeypatch):
     """In a folder with a scan, and with a table and a config as users have them."""
     shutil.copytree(npy_cohort, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run", "store"))
-    write_image(simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0], tmp_path / "scan.nii.gz")
+    simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0].write(tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in BLOCK.findall(page.read_text()):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hilum.cli import main
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.simulating import plan_cohort, simulate_case
 
 
 def run(*words):
@@ -109,7 +109,7 @@ def test_evaluate_ends_with_0_while_refusals_stay_within_the_share_and_says_how_
 def test_cohort_ends_with_3_for_a_scan_that_is_refused_and_not_for_what_is_no_scan(tmp_path, capsys):
     chest = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
     for label in ("a", "b"):
-        write_image(chest, tmp_path / "scans" / label / "x.nii.gz")
+        chest.write(tmp_path / "scans" / label / "x.nii.gz")
     (tmp_path / "scans" / "b" / "notes.txt").write_text("not asked for")
     words = ("cohort", tmp_path / "scans", "--out", tmp_path / "t.csv")
     assert run(*words) == 0

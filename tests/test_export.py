@@ -22,7 +22,7 @@ from hilum.predicting.export import export_model
 from hilum.predicting.export_check import largest_difference
 from hilum.preparing import prepare_path
 from hilum.settings.run import ModelConfig, Recipe
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.simulating import plan_cohort, simulate_case
 
 WEIGHTS_PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "weights.md"
 FORMATS = ("onnx", "pt2")
@@ -79,7 +79,7 @@ def test_the_page_on_weights_runs_an_exported_file(trained_run, files, tmp_path,
     pytest.importorskip("onnxruntime")
     (block,) = re.findall(r"^```py\n(.*?)^```", WEIGHTS_PAGE.read_text(), re.M | re.S)
     shutil.copy(files / "model.onnx", tmp_path)
-    write_image(simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0], tmp_path / "scan.nii.gz")
+    simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0].write(tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(block, str(WEIGHTS_PAGE), "exec"), names)  # noqa: S102

@@ -16,7 +16,7 @@ from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
 from hilum.reading import rate, read
 from hilum.settings.run import CohortConfig, ColumnsConfig
-from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
+from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
 
 CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
 
@@ -48,7 +48,7 @@ def test_sub_folders_are_classes_and_the_table_is_one_that_training_reads(tmp_pa
     series(tmp_path / "scans" / "healthy" / "a", "SMITH")
     series(tmp_path / "scans" / "healthy" / "deep" / "b", "JONES", "2")
     series(tmp_path / "scans" / "sick" / "c", "MILLER", "3")
-    write_image(CHEST, tmp_path / "scans" / "sick" / "d.nii.gz")
+    CHEST.write(tmp_path / "scans" / "sick" / "d.nii.gz")
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
     shown = capsys.readouterr()
     assert "4 scans, 2 of healthy, 2 of sick" in shown.out
@@ -194,7 +194,7 @@ def test_a_series_that_is_refused_is_left_out_and_named(tmp_path):
 
 
 def test_one_class_is_not_enough(tmp_path):
-    write_image(CHEST, tmp_path / "a" / "x.nii.gz")
+    CHEST.write(tmp_path / "a" / "x.nii.gz")
     with pytest.raises(CohortError, match="at least two classes, has scans in a; or give a spreadsheet"):
         from_class_folders(tmp_path)
 
@@ -389,7 +389,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_folder(tmp_path):
 def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_path, capsys):
     series(tmp_path / "scans" / "a" / "DOE^JANE", "P1", "1")
     for name in ("DOE^JOHN", "DOE^JIM"):
-        write_image(CHEST, tmp_path / "scans" / "b" / f"{name}.nii.gz")
+        CHEST.write(tmp_path / "scans" / "b" / f"{name}.nii.gz")
     (tmp_path / "cohort.map.csv").write_text("case_id,row,path\nold,2,x\n")
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
     assert "cohort.map.csv: which case is which scan; keep it to yourself" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from hilum.findings import STANDARD
 from hilum.reading import examine, read
 from hilum.reading.hounsfield import check_hu
 from hilum.settings.run import ReadingConfig
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.simulating import plan_cohort, simulate_case
 from hilum.volume import Volume, crop
 
 
@@ -87,7 +87,7 @@ def test_lungs_in_a_tight_field_are_lungs(chest):
 
 def test_an_image_of_stored_values_is_not_believed(tmp_path, chest):
     """An unsigned NIfTI of HU + 1024, as some converters write it."""
-    write_image(_with(chest, chest.voxels_hu + 1024.0), tmp_path / "scan.nii.gz")
+    _with(chest, chest.voxels_hu + 1024.0).write(tmp_path / "scan.nii.gz")
     with pytest.raises(GeometryError, match=r"hu-implausible \(refused\)"):
         read(tmp_path / "scan.nii.gz")
     noted = read(tmp_path / "scan.nii.gz", reading=ReadingConfig(policy="lenient"))

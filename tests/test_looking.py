@@ -21,7 +21,7 @@ from hilum.planning.describe import in_words, settings_in_words
 from hilum.preparing.lungs.overlay import FIELD_RGB
 from hilum.settings.augmentation import PROBABILITIES
 from hilum.settings.presets import preset
-from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom, write_image
+from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
 from hilum.volume import Volume, affine_from
 
 SHAPE, SPACING = (10, 14, 18), (5.0, 2.0, 2.0)
@@ -50,7 +50,7 @@ def strong(sample):
 def chest(tmp_path_factory):
     """A folder with a simulated chest in a file that is named as a patient."""
     folder = tmp_path_factory.mktemp("WARD-7")
-    write_image(simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0], folder / "SMITH-JOHN.nii.gz")
+    simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0].write(folder / "SMITH-JOHN.nii.gz")
     return folder / "SMITH-JOHN.nii.gz"
 
 

@@ -9,7 +9,7 @@ from dicom_files import scan_hu, write_series
 from hilum.cli import main
 from hilum.preparing import segment_lungs
 from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB, overlay, see_lungs
-from hilum.simulating import Scanner, simulate_scan, write_image
+from hilum.simulating import Scanner, simulate_scan
 
 QUICK = Scanner(pixel_mm=3.0, pixels=128, thickness_mm=4.0, increment_mm=4.0, noise_hu=10.0)
 
@@ -58,7 +58,7 @@ def test_a_scan_without_lungs_is_drawn_plain_and_says_so(chest):
 
 
 def test_table_page_and_json_say_the_same_about_the_lungs(chest, tmp_path, capsys):
-    write_image(chest, tmp_path / "scans" / "chest.nii.gz")
+    chest.write(tmp_path / "scans" / "chest.nii.gz")
     gaps = write_series(tmp_path / "scans" / "gaps", scan_hu(12))
     gaps[4].unlink()
     assert main(["inspect", str(tmp_path / "scans"), "--lungs", "--html", str(tmp_path / "page.html")]) == 0

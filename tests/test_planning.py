@@ -9,7 +9,7 @@ from hilum.errors import CohortError
 from hilum.planning.plan import draft, plan
 from hilum.planning.resources import training_memory
 from hilum.settings.run import CohortConfig, RunConfig
-from hilum.simulating import plan_cohort, simulate_case, simulate_cohort, write_image
+from hilum.simulating import plan_cohort, simulate_case, simulate_cohort
 from hilum.volume import crop
 
 
@@ -55,7 +55,7 @@ def crops(tmp_path_factory):
         half = 2 + i % 3
         z, y, x = (n // 2 for n in chest.shape)
         part = crop(chest, (z - half, y - 6, x - 6), (z + half, y + 6, x + 6))
-        write_image(part, folder / f"{i}.nii.gz")
+        part.write(folder / f"{i}.nii.gz")
         x, y, z = part.centre_mm
         rows.append(f"{i}.nii.gz,{i % 2},{x},{y},{z},2.0")
     (folder / "t.csv").write_text("\n".join(rows) + "\n")

@@ -25,7 +25,6 @@ from hilum.reading.dicom.frames import read_frames
 from hilum.reading.dicom.pixels import slice_hu
 from hilum.reading.intensities import unpacked
 from hilum.settings.run import Recipe
-from hilum.simulating import write_image
 from hilum.volume import Volume, affine_from, reorient
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -115,7 +114,7 @@ def test_every_format_gives_the_affine_of_the_dicom_series_bit_for_bit(tmp_path_
     volume = read(folder / "dicom")
     raw = Volume(voxels_hu=scan_hu(), affine=affine_from(spacing_mm=(step, 0.75, 0.5), origin_mm=tuple(origin)))
     for suffix in (".nii", ".nrrd", ".mha"):
-        write_image(raw, folder / f"scan{suffix}")
+        raw.write(folder / f"scan{suffix}")
         assert _same(read(folder / f"scan{suffix}"), volume)
     shutil.rmtree(folder)
 
@@ -380,7 +379,7 @@ def test_padding_that_is_air_already_stays_so_that_other_formats_agree(tmp_path)
     hu[:, 0, 0] = -1024
     write_series(tmp_path / "s", hu, PixelPaddingValue=0)
     volume = read(tmp_path / "s")
-    write_image(volume, tmp_path / "s.nrrd")
+    volume.write(tmp_path / "s.nrrd")
     assert np.array_equal(volume.voxels_hu, hu)
     assert _same(read(tmp_path / "s.nrrd"), volume)
 
@@ -556,7 +555,7 @@ def test_an_empty_folder_and_a_missing_path_are_one_line(tmp_path):
 def test_an_image_file_is_the_dicom_series_bit_for_bit(tmp_path, suffix):
     write_series(tmp_path / "s", origin_mm=(-193.7, 12.3456, -801.25), step_mm=(0, 0, 1.25))
     volume = read(tmp_path / "s")
-    write_image(volume, tmp_path / f"scan{suffix}")
+    volume.write(tmp_path / f"scan{suffix}")
     assert _same(read(tmp_path / f"scan{suffix}"), volume)
 
 
@@ -776,7 +775,7 @@ def test_a_real_scan_is_one_volume_and_one_sample_in_every_format(shared_data, t
     sample = prepare(volume, recipe)
     for suffix in (".nii", ".nrrd", ".mha"):
         path = tmp_path / f"scan{suffix}"
-        write_image(volume, path)
+        volume.write(path)
         copy = read(path)
         path.unlink()
         assert _same(copy, volume)

@@ -31,7 +31,7 @@ from hilum.preparing import (
 from hilum.settings.recipe import WINDOWS
 from hilum.settings.run import CohortConfig, ModelConfig, Recipe, RunConfig
 from hilum.settings.toml import from_dict, load, save, to_dict
-from hilum.simulating import Scanner, simulate_scan, write_image
+from hilum.simulating import Scanner, simulate_scan
 from hilum.volume import Volume, crop, reorient
 
 SIX = {"spacing_mm": (6.0, 6.0, 6.0), "size": (48, 56, 64)}
@@ -117,7 +117,7 @@ def test_a_window_that_is_neither_is_named(tmp_path, text, message):
 def test_a_model_stores_windows_as_numbers_and_the_store_does_not_care(tmp_path, chest):
     named, numbers = Recipe(**SIX, windows_hu=("lung",)), Recipe(**SIX, windows_hu=((-1000.0, 400.0),))
     assert to_dict(named.in_numbers) == to_dict(numbers)
-    write_image(chest[0], tmp_path / "scan.nii")
+    chest[0].write(tmp_path / "scan.nii")
     store = Store(tmp_path / "store")
     assert store.ensure(tmp_path / "scan.nii", named) == store.ensure(tmp_path / "scan.nii", numbers)
 
@@ -302,10 +302,10 @@ def test_the_lungs_are_the_last_channel_of_the_input_and_the_network_has_room_fo
 def masked(tmp_path, chest):
     """A scan, and a mask of its right lung alone, on a coarser grid."""
     volume, truth = chest
-    write_image(volume, tmp_path / "scan.nii")
+    volume.write(tmp_path / "scan.nii")
     mask = resample(replace(volume, voxels_hu=(truth.lungs == 1).astype(np.int16)), (8.0, 8.0, 8.0), outside="edge")
     right = replace(mask, voxels_hu=(mask.voxels_hu > 0.5).astype(np.int16))
-    write_image(right, tmp_path / "mask.nii.gz")
+    right.write(tmp_path / "mask.nii.gz")
     return tmp_path, right
 
 
@@ -325,7 +325,7 @@ def test_a_mask_in_the_table_decides_where_the_lungs_are_and_is_part_of_the_key(
     assert np.abs(got.centre_mm - (where.min(axis=0) + where.max(axis=0)) / 2).max() < 0.1
     assert got.lungs.sum() * 216 == pytest.approx(right.voxels_hu.sum() * 512, rel=0.05)
     without = store.ensure(folder / "scan.nii", recipe)
-    write_image(replace(right, voxels_hu=np.roll(right.voxels_hu, 1, axis=0)), folder / "mask.nii.gz")
+    replace(right, voxels_hu=np.roll(right.voxels_hu, 1, axis=0)).write(folder / "mask.nii.gz")
     changed = store.ensure(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz")
     assert len({path, without, changed}) == 3
     whole = Recipe(region="whole", **SIX)
@@ -340,7 +340,7 @@ def test_a_mask_that_cannot_be_used_is_refused_in_one_line(masked, chest):
     (folder / "broken.nii").write_bytes(b"broken")
     moved = right.affine.copy()
     moved[0, 3] += 2000
-    write_image(replace(right, affine=moved), folder / "far.nii")
+    replace(right, affine=moved).write(folder / "far.nii")
     for name, says in (
         ("nowhere.nii", r"the mask cannot be used: .*nowhere\.nii"),
         ("broken.nii", r"the mask cannot be used: .*broken\.nii"),
@@ -353,7 +353,7 @@ def test_a_mask_that_cannot_be_used_is_refused_in_one_line(masked, chest):
 
 def test_an_empty_mask_is_no_lungs(masked):
     folder, right = masked
-    write_image(replace(right, voxels_hu=np.zeros_like(right.voxels_hu)), folder / "empty.nii")
+    replace(right, voxels_hu=np.zeros_like(right.voxels_hu)).write(folder / "empty.nii")
     with pytest.raises(PrepareError, match="no-lungs"):
         prepare_path(folder / "scan.nii", Recipe(region="lungs", **SIX), mask=folder / "empty.nii")
 
@@ -411,7 +411,7 @@ def test_a_table_with_a_bad_mask_refuses_that_case_and_names_the_mask(masked, ca
 
 
 def test_a_plan_leaves_a_fitted_recipe_alone(tmp_path, chest):
-    write_image(chest[0], tmp_path / "scan.nii")
+    chest[0].write(tmp_path / "scan.nii")
     rows = [f"scan.nii,{i % 2},c{i}" for i in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,case_id", *rows]) + "\n")
     for recipe in (

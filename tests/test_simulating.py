@@ -20,7 +20,6 @@ from hilum.simulating import (
     simulate_cohort,
     simulate_scan,
     write_dicom,
-    write_image,
 )
 from hilum.simulating.anatomy import lung_volumes_l
 from hilum.volume import Volume
@@ -212,7 +211,7 @@ def test_dicom_and_images_describe_the_same_grid_and_the_same_hu(scan, tmp_path)
     voxels = sitk.GetArrayFromImage(series)
     assert np.array_equal(voxels, volume.voxels_hu)
     for name in ("a.nii.gz", "a.nrrd", "a.mha"):
-        write_image(volume, tmp_path / name)
+        volume.write(tmp_path / name)
         image = sitk.ReadImage(str(tmp_path / name))
         assert np.array_equal(sitk.GetArrayFromImage(image), voxels)
         assert _geometry(image) == pytest.approx(_geometry(series), abs=2e-4)
@@ -256,7 +255,7 @@ def test_the_same_volume_gives_the_same_bytes(scan, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         write_dicom(volume, folder / "series", header=Header())
         for name in ("v.nii.gz", "v.nrrd", "v.mha"):
-            write_image(volume, folder / name)
+            volume.write(folder / name)
     assert _digests(tmp_path / "a") == _digests(tmp_path / "b")
     # A gzip header may hold the time; two writes within a second would not show it.
     assert (tmp_path / "a" / "v.nii.gz").read_bytes()[4:8] == b"\0\0\0\0"
@@ -335,8 +334,8 @@ def test_what_a_format_cannot_hold_is_refused(scan, tmp_path):
     with pytest.raises(ConfigError, match="whole HU, int16, got float32"):
         write_dicom(floating, tmp_path, header=Header())
     with pytest.raises(ConfigError, match=r"end in one of .*\.nrrd.*, got a\.png"):
-        write_image(volume, tmp_path / "a.png")
+        volume.write(tmp_path / "a.png")
     sheared = volume.affine.copy()
     sheared[1, 0] = 2.0
     with pytest.raises(ConfigError, match="sheared"):
-        write_image(Volume(voxels_hu=volume.voxels_hu, affine=sheared), tmp_path / "a.nrrd")
+        Volume(voxels_hu=volume.voxels_hu, affine=sheared).write(tmp_path / "a.nrrd")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from safetensors import safe_open
 
 from dicom_files import scan_hu, write_series
@@ -25,7 +26,6 @@ from hilum.preparing import Store, load_sample, prepare, prepare_path, sample_fi
 from hilum.preparing import store as store_module
 from hilum.reading import read
 from hilum.settings.run import CohortConfig, Recipe
-from hilum.simulating import write_image
 
 RECIPE = Recipe(region="whole", size=(4, 5, 6), spacing_mm=(2.0, 1.0, 1.0))
 POINT = Recipe(region="point", size=(4, 5, 6), spacing_mm=(2.0, 1.0, 1.0))
@@ -107,9 +107,10 @@ def test_a_point_is_the_same_point_however_it_is_written(scan, store):
 def test_voxels_in_a_file_beside_the_header_count_as_content(scan, store, tmp_path):
     """A .mhd header says nothing of the voxels in its .raw file."""
     volume = read(scan)
-    write_image(volume, tmp_path / "x.mhd")
+    sitk.WriteImage(volume.to_sitk(), str(tmp_path / "x.mhd"))
     first = store.get(tmp_path / "x.mhd", RECIPE)
-    write_image(replace(volume, voxels_hu=volume.voxels_hu + np.int16(50)), tmp_path / "x.mhd")
+    brighter = replace(volume, voxels_hu=volume.voxels_hu + np.int16(50))
+    sitk.WriteImage(brighter.to_sitk(), str(tmp_path / "x.mhd"))
     second = store.get(tmp_path / "x.mhd", RECIPE)
     assert (second.voxels_hu > first.voxels_hu).any()
 

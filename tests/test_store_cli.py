@@ -17,7 +17,7 @@ from hilum.cli import main
 from hilum.cohorts import worker_limit as workers
 from hilum.files import here
 from hilum.preparing import Store
-from hilum.simulating import plan_cohort, simulate_case, write_image
+from hilum.simulating import plan_cohort, simulate_case
 
 
 def run(*words):
@@ -236,7 +236,7 @@ def chests(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chests")
     volume = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=3.0)[0]
     for i in range(20):
-        write_image(replace(volume, voxels_hu=volume.voxels_hu + np.int16(i)), folder / f"{i}.nii")
+        replace(volume, voxels_hu=volume.voxels_hu + np.int16(i)).write(folder / f"{i}.nii")
     (folder / "cohort.csv").write_text("\n".join(["path,label", *(f"{i}.nii,{i % 2}" for i in range(20))]) + "\n")
     (folder / "config.toml").write_text(
         '[cohort]\ntable = "cohort.csv"\n[recipe]\nsize = [32, 32, 32]\nspacing_mm = [12.0, 12.0, 12.0]\n'

@@ -3,11 +3,13 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Int16, Num, UInt8
 
+from hilum import imagefile
 from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError
 from hilum.files import cores
@@ -106,6 +108,66 @@ class Volume:
             got = " ".join(np.array2string(self.affine, precision=3).split())
             msg = f"a volume's affine must be finite and invertible, got {got}"
             raise GeometryError(msg)
+
+    @classmethod
+    def from_array(
+        cls,
+        hu: Any,
+        *,
+        spacing_mm: ArrayLike,
+        origin_mm: ArrayLike = (0.0, 0.0, 0.0),
+        direction: ArrayLike | None = None,
+    ) -> "Volume":
+        """A volume from numbers: whole ones that fit are kept as int16, others as float32.
+
+        Args:
+            hu: Array (z, y, x).
+            spacing_mm: (z, y, x).
+            origin_mm: Of the first voxel, LPS (x, y, z).
+            direction: 3 x 3; the columns are the LPS directions of the axes z, y and x. Without it axial.
+
+        Raises:
+            GeometryError: If they are no such numbers.
+        """
+        affine = affine_from(spacing_mm=spacing_mm, origin_mm=origin_mm)
+        if direction is not None:
+            columns = np.asarray(direction, np.float64)
+            if columns.shape != (3, 3):
+                msg = f"a direction must be a 3 x 3 array, got shape {columns.shape}"
+                raise GeometryError(msg)
+            affine[:3, :3] = columns * three(spacing_mm, "a spacing in mm (z, y, x)")
+        return cls(voxels_hu=imagefile.hu_array(hu), affine=affine)
+
+    @classmethod
+    def from_sitk(cls, image: Any) -> "Volume":
+        """A volume from a three-dimensional ``SimpleITK.Image`` in HU.
+
+        Raises:
+            GeometryError: If it is none.
+        """
+        voxels, affine = imagefile.from_sitk(image)
+        return cls(voxels_hu=voxels, affine=affine)
+
+    def to_sitk(self) -> Any:
+        """A ``SimpleITK.Image`` of the same HU on the same grid.
+
+        Raises:
+            GeometryError: If the grid is sheared, which ITK cannot hold.
+        """
+        return imagefile.to_sitk(self.voxels_hu, self.affine)
+
+    def write(self, path: str | Path) -> None:
+        """Write the HU and the affine to a new file, which ``hilum.read`` reads back: .nii, .nii.gz, .nrrd or .mha.
+
+        HU are stored as they are, int16 or float32. NIfTI holds the affine as float32, shear included; NRRD and
+        MetaImage as float64, without shear. Tags, findings and lungs are not written.
+
+        Raises:
+            ConfigError: If the suffix is another one.
+            GeometryError: If the format cannot hold the grid.
+            HilumError: If the file exists or cannot be written.
+        """
+        imagefile.write_image(self.voxels_hu, self.affine, Path(path))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from hilum.simulating.lesions import Lesion, sample_disease, sample_lesion
 from hilum.simulating.pathology import Surface, diffuse_disease, lobar_consolidation, pleural_nodule
 from hilum.simulating.scan import Truth, simulate_scan
 from hilum.simulating.scanner import Scanner, sample_scanner
-from hilum.simulating.write import Header, write_dicom, write_image
+from hilum.simulating.write import Header, write_dicom
 
 __all__ = [
     "Anatomy",
@@ -32,5 +32,4 @@ __all__ = [
     "simulate_head",
     "simulate_scan",
     "write_dicom",
-    "write_image",
 ]

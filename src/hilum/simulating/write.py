@@ -1,4 +1,4 @@
-"""Last step of a simulated scan: the volume as a DICOM series like a hospital's, or as NIfTI, NRRD or MetaImage."""
+"""Last step of a simulated scan: the volume as a DICOM series like a hospital's."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -15,7 +14,6 @@ from hilum.randomness import generator
 from hilum.simulating.scanner import PADDING_HU
 from hilum.volume import Volume
 
-_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _IMPLEMENTATION_UID = _UID_ROOT + "1"
 _LOWEST_STORED, _HIGHEST_STORED = -32768, 32767
@@ -96,28 +94,6 @@ def write_dicom(volume: Volume, folder: Path, *, header: Header) -> tuple[Path, 
         instance.save_as(path, enforce_file_format=True)
         paths.append(path)
     return tuple(paths)
-
-
-def write_image(volume: Volume, path: Path) -> None:
-    """Write a volume as NIfTI, NRRD or MetaImage, by the suffix; ITK's files are in LPS as a volume is.
-
-    Raises:
-        ConfigError: If the suffix is unknown or the grid is sheared, which these formats cannot hold.
-    """
-    if not path.name.endswith(_SUFFIXES):
-        msg = f"an image's name must end in one of {', '.join(_SUFFIXES)}, got {path.name}"
-        raise ConfigError(msg)
-    spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    direction = volume.affine[:3, :3] / spacing
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-6):
-        msg = "a sheared grid cannot be written as an image"
-        raise ConfigError(msg)
-    image = sitk.GetImageFromArray(volume.voxels_hu)
-    image.SetSpacing([float(s) for s in spacing[::-1]])
-    image.SetDirection([float(d) for d in direction[:, ::-1].ravel()])
-    image.SetOrigin([float(o) for o in volume.affine[:3, 3]])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path))
 
 
 def _series_dataset(volume: Volume, header: Header, *, signed: bool, padded: bool) -> FileDataset:

@@ -1,0 +1,127 @@
+"""Voxels and their affine as a SimpleITK image and back, and as NIfTI, NRRD or MetaImage on disk."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int16, Num
+
+from hilum.errors import ConfigError, GeometryError, HilumError
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_NIFTI_LONGEST = 32767
+"""Largest number of voxels along an axis: NIfTI-1 stores it as int16."""
+
+_RIGHT_ANGLE = 1e-6
+"""Largest product of two directions that still counts as a right angle; ITK's own limit is wider."""
+
+
+def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]:
+    """Three-dimensional numbers as HU: whole ones that fit as int16, others as float32.
+
+    Raises:
+        GeometryError: If they are no such array.
+    """
+    array = np.asarray(values)
+    if array.ndim != 3 or array.dtype.kind not in "iufb":
+        msg = f"HU must be a numeric array (z, y, x), got {array.dtype} of shape {array.shape}"
+        raise GeometryError(msg)
+    limits = np.iinfo(np.int16)
+    if array.dtype.kind in "iub" and array.size and limits.min <= array.min() and array.max() <= limits.max:
+        return np.ascontiguousarray(array, np.int16)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def to_sitk(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
+    """A ``SimpleITK.Image`` of the same grid; its world is LPS like ours.
+
+    Raises:
+        GeometryError: If the grid is sheared, which ITK cannot hold.
+    """
+    import SimpleITK as sitk
+
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = affine[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), rtol=0, atol=_RIGHT_ANGLE):
+        msg = "ITK holds only grids with right angles, this one is sheared; write it as NIfTI, or resample it"
+        raise GeometryError(msg)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing([float(s) for s in spacing[::-1]])
+    image.SetDirection([float(d) for d in direction[:, ::-1].ravel()])
+    image.SetOrigin([float(o) for o in affine[:3, 3]])
+    return image
+
+
+def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"], Float[np.ndarray, "4 4"]]:
+    """HU and affine of a ``SimpleITK.Image``.
+
+    Raises:
+        GeometryError: If it is no three-dimensional image of single numbers.
+    """
+    import SimpleITK as sitk
+
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        msg = (
+            "a volume must come from a three-dimensional image of single numbers, got "
+            f"{image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} numbers in a voxel"
+        )
+        raise GeometryError(msg)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing())[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()
+    return hu_array(sitk.GetArrayFromImage(image)), affine
+
+
+def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"], path: Path) -> None:
+    """Write an image file by its suffix, as a whole; numbers are stored as they are, without a slope.
+
+    NIfTI-1 stores the affine as float32 in its sform, with shear if there is any; NRRD and MetaImage store it as
+    float64, and cannot hold shear.
+
+    Raises:
+        ConfigError: If the suffix is unknown.
+        GeometryError: If the format cannot hold the grid.
+        HilumError: If the file exists or cannot be written.
+    """
+    suffix = next((one for one in (".nii.gz", *SUFFIXES) if path.name.lower().endswith(one)), None)
+    if suffix is None:
+        msg = f"an image file must be named {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path.name}"
+        raise ConfigError(msg)
+    if path.exists() or path.is_symlink():
+        msg = "exists already; name another file, or remove it"
+        raise HilumError(msg, path=path)
+    new = path.with_name(f".{secrets.token_hex(4)}.{os.getpid()}{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_nifti(voxels, affine, new) if ".nii" in suffix else _write_itk(voxels, affine, new)
+        new.replace(path)
+    except (OSError, RuntimeError) as exc:
+        msg = f"cannot be written: {getattr(exc, 'strerror', None) or str(exc).splitlines()[-1]}"
+        raise HilumError(msg, path=path) from exc
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    import SimpleITK as sitk
+
+    sitk.WriteImage(to_sitk(voxels, affine), str(path), useCompression=True)
+
+
+def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    import nibabel
+
+    if max(voxels.shape) > _NIFTI_LONGEST:
+        msg = f"NIfTI-1 holds at most {_NIFTI_LONGEST} voxels along an axis, got {' x '.join(map(str, voxels.shape))}"
+        raise GeometryError(msg)
+    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), None)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(_RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]], code="scanner")
+    image.set_qform(None, code="unknown")  # it could not hold shear, and would say the same otherwise
+    image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
+    image.header.set_slope_inter(1, 0)
+    nibabel.save(image, path)
