@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilum.cohorts.split_file import FORMAT, Splits, patient_key, read_splits, write_splits
+from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, write_splits
 from hilum.cohorts.splits import check_classes, check_parts, split
 from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
@@ -272,7 +272,7 @@ def test_any_names_of_cases_are_read_back(tmp_path_factory, parts):
     write_splits(path, replace(cohort_of([[0]]), cases=cases), parts, dict.fromkeys(parts, "0fab"))
     found = read_splits(path)
     assert isinstance(found, Splits)
-    assert (found.parts, found.scans, found.format) == (parts, dict.fromkeys(parts, "0fab"), FORMAT)
+    assert (found.parts, found.scans, found.format) == (parts, dict.fromkeys(parts, "0fab"), SPLITS_FORMAT)
 
 
 def test_a_part_that_has_lost_a_class_to_refusals_is_named_before_training():

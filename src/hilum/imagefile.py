@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int16, Num
 
 from hilum.errors import ConfigError, GeometryError, HilumError
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+WRITTEN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI_LONGEST = 32767
@@ -87,9 +87,11 @@ def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4
         GeometryError: If the format cannot hold the grid.
         HilumError: If the file exists or cannot be written.
     """
-    suffix = next((one for one in (".nii.gz", *SUFFIXES) if path.name.lower().endswith(one)), None)
+    suffix = next((one for one in (".nii.gz", *WRITTEN_SUFFIXES) if path.name.lower().endswith(one)), None)
     if suffix is None:
-        msg = f"an image file must be named {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path.name}"
+        msg = (
+            f"an image file must be named {', '.join(WRITTEN_SUFFIXES[:-1])} or {WRITTEN_SUFFIXES[-1]}, got {path.name}"
+        )
         raise ConfigError(msg)
     if path.exists() or path.is_symlink():
         msg = "exists already; name another file, or remove it"

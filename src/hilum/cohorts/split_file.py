@@ -11,7 +11,7 @@ from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.reading import hashed, hashed_all
 
-FORMAT = 3
+SPLITS_FORMAT = 3
 _HEADER = ("case_id", "split", "patient", "scan_hu", "format")
 _OLDER: dict[tuple[str, ...], int] = {
     ("case_id", "split", "patient", "scan"): 1,
@@ -52,7 +52,7 @@ class Splits:
     parts: dict[str, str]
     patients: dict[str, str] = field(default_factory=dict)
     scans: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = SPLITS_FORMAT
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -84,7 +84,9 @@ def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Ma
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_HEADER)
     patients = {case.case_id: patient_key(case) for case in cohort.cases}
-    table.writerows((case, part, patients[case], scans.get(case, ""), FORMAT) for case, part in sorted(parts.items()))
+    table.writerows(
+        (case, part, patients[case], scans.get(case, ""), SPLITS_FORMAT) for case, part in sorted(parts.items())
+    )
     write_whole(path, text.getvalue())
 
 
@@ -104,7 +106,7 @@ def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         msg = f"the splits cannot be read: {exc}"
         raise CohortError(msg, path=path) from exc
-    version = FORMAT if tuple(header) == _HEADER else _OLDER.get(tuple(header))
+    version = SPLITS_FORMAT if tuple(header) == _HEADER else _OLDER.get(tuple(header))
     if version is None:
         msg = f"row 1 must be {','.join(_HEADER)}, got {','.join(header)!r}"
         raise CohortError(msg, path=path)
@@ -113,8 +115,8 @@ def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
         if len(line) != len(header) or line[1] not in PARTS or line[0] in known:
             msg = f"row {number} must be a new case_id, one of {', '.join(PARTS)}, a patient and a scan, got {line}"
             raise CohortError(msg, path=path)
-        if version == FORMAT and line[4] != str(FORMAT):
-            msg = f"the format must be {FORMAT} or older, row {number} has {line[4]!r}: use the Hilum that wrote it"
+        if version == SPLITS_FORMAT and line[4] != str(SPLITS_FORMAT):
+            msg = f"the format must be {SPLITS_FORMAT} or older, row {number} has {line[4]!r}: use the Hilum that wrote it"
             raise CohortError(msg, path=path)
         known.add(line[0])
     ids = [line[0] for line in lines]

@@ -18,7 +18,7 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
-FORMAT = 1
+MODEL_FORMAT = 1
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
 _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
@@ -64,7 +64,7 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
     (folder / _ABOUT).unlink(missing_ok=True)
     weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     write_whole(folder / _WEIGHTS, save(weights))
-    about = {"format": FORMAT, **to_dict(card), "version": version("hilum")}
+    about = {"format": MODEL_FORMAT, **to_dict(card), "version": version("hilum")}
     write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 
 
@@ -110,9 +110,9 @@ def _as_now(about: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: If a newer Hilum wrote it.
     """
-    number = about.pop("format", FORMAT)
-    if number != FORMAT:
-        msg = f"the format must be {FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+    number = about.pop("format", MODEL_FORMAT)
+    if number != MODEL_FORMAT:
+        msg = f"the format must be {MODEL_FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
         raise CheckpointError(msg, path=_ABOUT)
     if "decisions" in about or "temperature" not in about:
         return about

@@ -17,7 +17,7 @@ from hilum.files import PNG_MARK, check_output
 from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_labels, judge_two, to_plain
 from hilum.judging.pictures import plot_confusion, plot_judged
 
-FORMAT = 1
+EVALUATION_FORMAT = 1
 """Of evaluation.json and cases.csv; those without one are of an older Hilum, and have the same keys."""
 
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
@@ -83,7 +83,12 @@ def judge(
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
     judged = _judged(labels, probs, classes, [0.5 if cut is None else cut for cut in cuts], patients, seed)
-    about = {"format": FORMAT, "num_cases": len(labels), "num_patients": len(set(patients)), "classes": list(classes)}
+    about = {
+        "format": EVALUATION_FORMAT,
+        "num_cases": len(labels),
+        "num_patients": len(set(patients)),
+        "classes": list(classes),
+    }
     answer: Evaluation = {**about, **judged.figures}
     taken = sorted(set(answer) & set(extra or {}))
     if taken:
@@ -94,7 +99,7 @@ def judge(
     columns += [["row", *map(str, rows)]] if rows is not None else []
     columns += _columns(labels, probs, classes, judged)
     columns += [["indeterminate", *doubts]] if doubts is not None else []
-    columns += [["format", *[str(FORMAT)] * len(labels)]]
+    columns += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), answer, list(zip(*columns, strict=True)), judged, note)
     return answer
 

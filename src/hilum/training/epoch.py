@@ -24,7 +24,7 @@ from hilum.modelling.losses.base import Loss
 from hilum.modelling.weights.freezing import train_what_learns
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig
-from hilum.training.epoch_metrics import EpochMetrics, Figures
+from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
 from hilum.training.micro_batches import micro_batches, within_memory_of
 from hilum.training.schedule import Schedule
 
@@ -86,7 +86,7 @@ class Learner:
     loss: Loss
 
 
-def run_epoch(learner: Learner, part: Part, schedule: Schedule, epoch: int) -> Figures:
+def run_epoch(learner: Learner, part: Part, schedule: Schedule, epoch: int) -> EpochFigures:
     """Train on the batches of an epoch; returns its figures.
 
     Raises:
@@ -158,7 +158,7 @@ def _check_finite(what: str, value: Tensor | None, where: str) -> None:
 @torch.no_grad()
 def validate(
     learner: Learner, part: Part, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
-) -> tuple[Figures, Float[np.ndarray, "n c"]]:
+) -> tuple[EpochFigures, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits.
 
     Args:

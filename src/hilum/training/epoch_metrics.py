@@ -9,7 +9,7 @@ from hilum.cohorts.labels import Labels
 from hilum.measuring.calibration import probabilities
 from hilum.measuring.metrics import confusion_matrix, macro_auc, macro_f1, multiclass_accuracy, roc_auc
 
-Figures = dict[str, float]
+EpochFigures = dict[str, float]
 
 
 class EpochMetrics:
@@ -40,14 +40,14 @@ class EpochMetrics:
         logits: np.ndarray = torch.cat(self.logits).double().numpy()[np.argsort(self.order, kind="stable")]
         return logits
 
-    def figures(self) -> Figures:
+    def figures(self) -> EpochFigures:
         """Loss, accuracy, F1 and AUC: of the second of two classes, else the mean over classes or labels."""
         labels = self.labels[np.sort(self.order)]
         figures_of = _of_labels if labels.ndim == 2 else _of_classes
         return {"loss": self.loss_sum / self.weight_sum} | figures_of(labels, self.all_logits())
 
 
-def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Figures:
+def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
     probs = probabilities(logits)
     matrix = confusion_matrix(labels, probs.argmax(axis=1), num_classes=probs.shape[1])
     binary = probs.shape[1] == 2
@@ -58,7 +58,7 @@ def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Figures:
     }
 
 
-def _of_labels(labels: Labels, logits: Float[np.ndarray, "n c"]) -> Figures:
+def _of_labels(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
     """The mean over the labels of a multi-label cohort, each called where it is more probable than not."""
     called = (logits > 0).astype(np.int64)
     pairs = list(zip(labels.T, called.T, strict=True))

@@ -26,7 +26,7 @@ try:
 except ImportError:  # not on Windows: there nothing keeps a second process away
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 1
+RUN_FORMAT = 1
 STATE = "state.safetensors"
 _COMMENT = "The settings of this run, as hilum train wrote them."
 _OWN_FILES = {
@@ -182,7 +182,7 @@ class Run:
         write_splits(self.splits_file, cohort, parts, prepared.scans)
         write_refusals(self.refused_file, prepared.refusals)
         about = {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "version": version("hilum"),
             "key": key_fingerprint(),
             "classes": cohort.classes,
@@ -218,8 +218,10 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as exc:
             msg = f"is damaged: {exc}"
             raise CheckpointError(msg, path=file) from exc
-        if number != FORMAT:
-            msg = f"the format must be {FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+        if number != RUN_FORMAT:
+            msg = (
+                f"the format must be {RUN_FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+            )
             raise CheckpointError(msg, path=file)
         return about
 
