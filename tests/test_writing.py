@@ -89,7 +89,7 @@ def test_a_file_that_exists_is_never_overwritten_and_other_suffixes_are_named(tm
         chest().write(path)
     assert caught.value.path == path
     assert path.read_bytes() == b"mine"
-    with pytest.raises(ConfigError, match=r"must be named \.nii, \.nii\.gz, \.nrrd or \.mha, got scan\.png"):
+    with pytest.raises(ConfigError, match=r"must be named one of \.nii, \.nii\.gz, \.nrrd, \.mha, got scan\.png"):
         chest().write(tmp_path / "scan.png")
 
 

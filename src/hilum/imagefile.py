@@ -89,9 +89,7 @@ def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4
     """
     suffix = next((one for one in (".nii.gz", *WRITTEN_SUFFIXES) if path.name.lower().endswith(one)), None)
     if suffix is None:
-        msg = (
-            f"an image file must be named {', '.join(WRITTEN_SUFFIXES[:-1])} or {WRITTEN_SUFFIXES[-1]}, got {path.name}"
-        )
+        msg = f"an image file must be named one of {', '.join(WRITTEN_SUFFIXES)}, got {path.name}"
         raise ConfigError(msg)
     if path.exists() or path.is_symlink():
         msg = "exists already; name another file, or remove it"

@@ -116,7 +116,8 @@ def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
             msg = f"row {number} must be a new case_id, one of {', '.join(PARTS)}, a patient and a scan, got {line}"
             raise CohortError(msg, path=path)
         if version == SPLITS_FORMAT and line[4] != str(SPLITS_FORMAT):
-            msg = f"the format must be {SPLITS_FORMAT} or older, row {number} has {line[4]!r}: use the Hilum that wrote it"
+            got = f"row {number} has {line[4]!r}: use the Hilum that wrote it"
+            msg = f"the format must be {SPLITS_FORMAT} or older, {got}"
             raise CohortError(msg, path=path)
         known.add(line[0])
     ids = [line[0] for line in lines]

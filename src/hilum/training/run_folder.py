@@ -219,9 +219,7 @@ class Run:
             msg = f"is damaged: {exc}"
             raise CheckpointError(msg, path=file) from exc
         if number != RUN_FORMAT:
-            msg = (
-                f"the format must be {RUN_FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
-            )
+            msg = f"the format must be {RUN_FORMAT}, is {number}: use the Hilum that wrote it"
             raise CheckpointError(msg, path=file)
         return about
 
