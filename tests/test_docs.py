@@ -54,8 +54,8 @@ def test_the_readme_prints_every_room_in_the_order_of_the_data():
     places = {room: text.index(f"{room}/") for room in rooms}
     assert set(places) == set(rooms)
     order = [
-        "reading", "simulating", "preparing", "cohorts", "modelling", "measuring", "predicting", "planning", "training",
-        "judging", "cli",
+        "settings", "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling", "deciding",
+        "planning", "training", "predicting", "judging", "cli",
     ]  # fmt: skip
     assert sorted(places, key=places.__getitem__) == order
 
