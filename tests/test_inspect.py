@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from dicom_files import SERIES, scan_hu, write_series
 from hilum.cli import main
 from hilum.errors import ReadError
-from hilum.reading import examine, read
+from hilum.reading.doctor import examine
+from hilum.reading.reader import read
 
 
 def test_every_series_is_described(tmp_path):

@@ -18,12 +18,15 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 from dicom_files import SERIES, enhanced_dataset, scan_hu, slice_dataset, write_series
 from hilum.errors import GeometryError, ReadError
 from hilum.preparing import prepare
-from hilum.reading import examine, find_series, hashed, is_placeholder, read
 from hilum.reading import identity as identity_module
 from hilum.reading.dicom import pixels as pixels_module
 from hilum.reading.dicom.frames import read_frames
 from hilum.reading.dicom.pixels import slice_hu
+from hilum.reading.dicom.series import find_series
+from hilum.reading.doctor import examine
+from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.intensities import unpacked
+from hilum.reading.reader import read
 from hilum.settings.run import Recipe
 from hilum.simulating import write_image
 from hilum.volume import Volume, affine_from, reorient
