@@ -39,7 +39,8 @@ from mutated import FORMATS, SECRETS, case
 
 from hilum.errors import HilumError
 from hilum.files import cores
-from hilum.reading import examine, read
+from hilum.reading.doctor import examine
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 
 READING = ReadingConfig(max_gb=0.25)

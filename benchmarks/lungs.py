@@ -28,7 +28,7 @@ from phantoms import CASES, QUICK, Case, kept, make
 from scipy.spatial import cKDTree
 
 from hilum.preparing import segment_lungs
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.simulating import simulate_abdomen, simulate_head
 from hilum.volume import Volume

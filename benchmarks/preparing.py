@@ -37,8 +37,8 @@ TUTORIAL_TIMES, OTHERS_TIMES, MEMORY = 8.0, 5.0, 1 / 3
 EDGE, LOW, HIGH = 128, -1000.0, 400.0
 SIZE = (EDGE, EDGE, EDGE)
 STEPS = (
-    ("read the headers", "hilum.reading", ("find_series", "choose")),
-    ("read the voxels", "hilum.reading", ("load", "check_hu")),
+    ("read the headers", "hilum.reading.reader", ("find_series", "choose_series")),
+    ("read the voxels", "hilum.reading.reader", ("load_series", "check_hu")),
     ("coarse grid", "hilum.preparing.lungs.segment", ("_coarse",)),
     ("body", "hilum.preparing.lungs.segment", ("find_body", "leftward_mm")),
     ("airways", "hilum.preparing.lungs.segment", ("find_airways",)),

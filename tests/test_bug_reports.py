@@ -15,9 +15,12 @@ from scipy import ndimage
 
 from dicom_files import enhanced_dataset, scan_hu, slice_dataset, write_series
 from hilum.errors import GeometryError, ReadError
-from hilum.reading import examine, find_series, read, source_files
 from hilum.reading.dicom.frames import read_frames
-from hilum.reading.select import choose, rate
+from hilum.reading.dicom.series import find_series
+from hilum.reading.doctor import examine
+from hilum.reading.paths import source_files
+from hilum.reading.reader import read
+from hilum.reading.select import choose_series, rate
 from hilum.settings.run import ReadingConfig
 from test_series import codes, make
 
@@ -447,7 +450,7 @@ def test_series_that_are_not_taken_keep_no_decoded_pixels(tmp_path):
         dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
     series, _ = find_series(source_files(tmp_path))
-    taken, _ = choose(series, None)
+    taken, _ = choose_series(series, None)
     gc.collect()
     assert taken.opened
     assert [bool(s.opened) for s in series if s is not taken] == [False, False]

@@ -75,17 +75,15 @@ def test_one_process_serves_one_request_after_the_other(image, tmp_path):
     decode(image, "image", max_bytes=LIMIT)
     pids = {child.process.pid for child in decoder_pool._pool.children}
     for _ in range(3):
-        assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
-        found = decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
-        assert np.array_equal(found.voxels, hu)
-        assert found.affine is None
+        assert np.array_equal(decode(image, "image", max_bytes=LIMIT), _voxels())
+        assert np.array_equal(decode(tmp_path / "one", "dicom", max_bytes=LIMIT), hu)
     assert {child.process.pid for child in decoder_pool._pool.children} == pids
 
 
 def test_a_decoder_that_is_killed_is_an_error_and_the_next_one_works(image):
-    with pytest.raises(ReadError, match=r"^scan.nii cannot be read: the decoder crashed on it$"):
+    with pytest.raises(ReadError, match=r"scan\.nii: cannot be read: the decoder crashed on it$"):
         _read_while(image, lambda pid: os.kill(pid, signal.SIGKILL))
-    assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
+    assert np.array_equal(decode(image, "image", max_bytes=LIMIT), _voxels())
 
 
 def test_a_decoder_that_died_while_it_waited_is_replaced(image):
@@ -93,7 +91,7 @@ def test_a_decoder_that_died_while_it_waited_is_replaced(image):
     for child in [*decoder_pool._pool.children]:
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
-    assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
+    assert np.array_equal(decode(image, "image", max_bytes=LIMIT), _voxels())
 
 
 def test_a_decoder_that_stands_still_is_ended(image, monkeypatch):
@@ -104,7 +102,7 @@ def test_a_decoder_that_stands_still_is_ended(image, monkeypatch):
         os.kill(pid, signal.SIGSTOP)
         stopped.append(pid)
 
-    with pytest.raises(ReadError, match=r"^scan.nii cannot be read: decoding it takes too long$"):
+    with pytest.raises(ReadError, match=r"scan\.nii: cannot be read: decoding it takes too long$"):
         _read_while(image, stop)
     assert _gone(stopped[0])
 
@@ -128,7 +126,7 @@ def test_an_error_of_the_caller_ends_the_decoder_that_waits_for_it(image):
     with pytest.raises(ZeroDivisionError):
         _read_while(image, lambda pid: pids.append(pid) or 1 / 0)
     assert _gone(pids[0])
-    assert np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
+    assert np.array_equal(decode(image, "image", max_bytes=LIMIT), _voxels())
 
 
 def test_many_threads_decode_at_once_with_one_process_for_each_core(image, tmp_path, monkeypatch):
@@ -138,8 +136,8 @@ def test_many_threads_decode_at_once_with_one_process_for_each_core(image, tmp_p
 
     def work(k: int) -> bool:
         if k % 3:
-            return np.array_equal(decode(tmp_path / "one", "dicom", max_bytes=LIMIT).voxels, hu)
-        return np.array_equal(decode(image, "image", max_bytes=LIMIT).voxels, _voxels())
+            return np.array_equal(decode(tmp_path / "one", "dicom", max_bytes=LIMIT), hu)
+        return np.array_equal(decode(image, "image", max_bytes=LIMIT), _voxels())
 
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -156,16 +154,16 @@ import os, sys
 from pathlib import Path
 from hilum.reading import decoder_pool
 path = Path(sys.argv[1])
-first = decoder_pool.decode(path, "image", max_bytes=10**9).voxels
+first = decoder_pool.decode(path, "image", max_bytes=10**9)
 (mine,) = decoder_pool._pool.children
 read, write = os.pipe()
 if os.fork() == 0:
-    again = decoder_pool.decode(path, "image", max_bytes=10**9).voxels
+    again = decoder_pool.decode(path, "image", max_bytes=10**9)
     (other,) = decoder_pool._pool.children
     right = (again == first).all() and other.process.pid != mine.process.pid
     os.write(write, b"1" if right else b"0")
     os._exit(0)
-assert (decoder_pool.decode(path, "image", max_bytes=10**9).voxels == first).all()
+assert (decoder_pool.decode(path, "image", max_bytes=10**9) == first).all()
 assert decoder_pool._pool.children == {mine}
 print(os.read(read, 1).decode())
 """
@@ -191,7 +189,7 @@ print(*(c.process.pid for c in decoder_pool._pool.children), flush=True)
 def test_the_parent_never_loads_a_native_decoder(image):
     code = """
 import sys
-from hilum.reading import read
+from hilum.reading.reader import read
 read(sys.argv[1])
 print({"SimpleITK", "nibabel"} & set(sys.modules))
 """
@@ -218,7 +216,7 @@ def test_the_parent_holds_the_voxels_once(tmp_path):
 import resource, sys
 from pathlib import Path
 from hilum.reading import decoder_pool
-    from hilum.reading.images import reader
+from hilum.reading.images import reader
 path = Path(sys.argv[1])
 decoder_pool.decode(Path(sys.argv[2]), "dicom", max_bytes=10**9)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -232,7 +230,7 @@ print(grown * 1024 / volume.voxels_hu.nbytes)
 
 def test_more_voxels_than_are_allowed_are_refused(tmp_path):
     _rle(tmp_path / "one")
-    with pytest.raises(ReadError, match=r"^too-large: one must have at most 1e-08 GB of voxels"):
+    with pytest.raises(ReadError, match=r"one: must have at most 1e-08 GB of voxels"):
         decode(tmp_path / "one", "dicom", max_bytes=10)
 
 
@@ -248,7 +246,7 @@ def test_a_bomb_is_an_error_before_it_has_filled_the_memory(tmp_path):
     parts = [squeeze.compress(struct.pack("<HH2sHI", 0x9, 0x10, b"OB", 0, 1 << 30))]
     parts += [squeeze.compress(bytes(1 << 24)) for _ in range(64)]
     (tmp_path / "one").write_bytes(whole[:start] + b"".join([*parts, squeeze.flush()]))
-    with pytest.raises(ReadError, match="one cannot be read"):
+    with pytest.raises(ReadError, match="one: cannot be read"):
         decode(tmp_path / "one", "dicom", max_bytes=LIMIT)
     peaks = [Path(f"/proc/{c.process.pid}/status").read_text() for c in decoder_pool._pool.children]
     assert all(int(peak.split("VmHWM:")[1].split()[0]) < 1_200_000 for peak in peaks)
@@ -258,7 +256,7 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
     hu = _rle(tmp_path / "one")
     for name in ("Übersicht μ.dcm", "a\nb", "-x", " "):
         (tmp_path / "one").rename(tmp_path / name)
-        assert np.array_equal(decode(tmp_path / name, "dicom", max_bytes=LIMIT).voxels, hu)
+        assert np.array_equal(decode(tmp_path / name, "dicom", max_bytes=LIMIT), hu)
         (tmp_path / name).rename(tmp_path / "one")
 
 
@@ -270,6 +268,6 @@ def test_a_decoder_does_not_get_the_key_of_the_site(image):
 
 def test_garbage_is_an_error(tmp_path):
     (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM" + os.urandom(2000))
-    with pytest.raises(ReadError, match=r"x\.dcm cannot be read") as caught:
+    with pytest.raises(ReadError, match=r"x\.dcm: cannot be read") as caught:
         decode(tmp_path / "x.dcm", "dicom", max_bytes=LIMIT)
-    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) not in caught.value.message

@@ -14,7 +14,8 @@ from hilum.cohorts.folder import from_class_folders, from_spreadsheet, write_tab
 from hilum.cohorts.scans import find_scans
 from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
-from hilum.reading import rate, read
+from hilum.reading.reader import read
+from hilum.reading.select import rate
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
 

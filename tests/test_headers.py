@@ -23,10 +23,12 @@ from pydicom.uid import (
 
 from dicom_files import enhanced_dataset, scan_hu, slice_dataset, write_series
 from hilum.errors import ReadError
-from hilum.reading import examine, hashed, read
 from hilum.reading.dicom.frames import read_frames
 from hilum.reading.dicom.header_scan import KEYWORDS, scan
 from hilum.reading.dicom.values import texts
+from hilum.reading.doctor import examine
+from hilum.reading.identity import hashed
+from hilum.reading.reader import read
 
 STORED = np.arange(48, dtype=np.uint16).reshape(6, 8)
 LIMIT = 10**8

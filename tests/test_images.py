@@ -141,11 +141,11 @@ def test_a_truncated_file_is_an_error_in_every_format(tmp_path, suffix, compress
     whole = longest.read_bytes()
     for size in (len(whole) - 1, len(whole) - 50, len(whole) // 2):
         longest.write_bytes(whole[:size])
-        with pytest.raises(ReadError, match=r"(truncated-file: )?scan\S+ (cannot be read|is damaged): ") as caught:
+        with pytest.raises(ReadError, match=r"scan\S+: (cannot be read|is damaged): ") as caught:
             read_image(path)
         assert "\n" not in str(caught.value)
         if not compressed and suffix != ".nii.gz":
-            assert "truncated-file: " in str(caught.value)
+            assert caught.value.code == "truncated-file"
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -159,8 +159,9 @@ def test_an_absurd_size_is_refused_by_the_header_alone(tmp_path, suffix):
     else:
         content = content.replace(b"6 5 4", b"60000 50000 40000")
     path.write_bytes(content)
-    with pytest.raises(ReadError, match=r"^too-large: scan\S+ must have at most 8 GB of voxels, has \S+ GB$"):
+    with pytest.raises(ReadError, match=r"scan\S+: must have at most 8 GB of voxels, has \S+ GB$") as caught:
         read_image(path)
+    assert caught.value.code == "too-large"
     path.write_bytes(content.replace(b"60000 50000 40000", b"6 99999999999999999999 4"))
     if not suffix.startswith(".nii"):
         with pytest.raises(ReadError, match=r"cannot be read: each axis must have 1 to 65536 voxels"):
@@ -175,13 +176,13 @@ def test_a_file_too_small_for_its_voxels_is_refused_however_it_is_compressed(tmp
         content = gzip.decompress(content)
         content = gzip.compress(content[:42] + struct.pack("<3h", 1000, 1000, 1000) + content[48:])
     path.write_bytes(content)
-    with pytest.raises(ReadError, match=r"truncated-file: .* lacks|cannot be inflated"):
+    with pytest.raises(ReadError, match=r"it lacks|cannot be inflated"):
         read_image(path)
 
 
 def test_a_limit_of_the_config_is_the_limit(tmp_path):
     path = _write(tmp_path / "scan.nrrd", _hu())
-    with pytest.raises(ReadError, match=r"too-large: scan.nrrd must have at most 1e-07 GB of voxels, has 2.4e-07 GB"):
+    with pytest.raises(ReadError, match=r"scan\.nrrd: must have at most 1e-07 GB of voxels, has 2.4e-07 GB"):
         read_image(path, ReadingConfig(max_gb=1e-7))
     assert read_image(path, ReadingConfig(max_gb=3e-7)).shape == (4, 5, 6)
 
@@ -190,7 +191,7 @@ def test_a_damaged_checksum_of_a_compressed_file_is_noticed(tmp_path):
     content = bytearray(gzip.compress(_nifti(_hu())))
     content[-6] ^= 1
     (tmp_path / "x.nii.gz").write_bytes(content)
-    with pytest.raises(ReadError, match=r"^x.nii.gz is damaged: it cannot be inflated to its end$"):
+    with pytest.raises(ReadError, match=r"x\.nii\.gz: is damaged: it cannot be inflated to its end$"):
         read_image(tmp_path / "x.nii.gz")
 
 
@@ -238,7 +239,7 @@ def test_a_name_that_no_file_can_have_is_an_error(tmp_path, name):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     head = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\nElementDataFile = "
     (tmp_path / "x.mhd").write_text(head + name + "\n")
-    with pytest.raises(ReadError, match=r"^x\.mhd cannot be read: (the names|its voxels|.*damaged)"):
+    with pytest.raises(ReadError, match=r"x\.mhd: cannot be read: (the names|its voxels|.*damaged)"):
         read_image(tmp_path / "x.mhd")
 
 
@@ -269,7 +270,7 @@ def test_a_compressed_stream_that_is_whole_but_too_short_is_an_error(tmp_path):
         read_image(path)
     short = gzip.compress(_nifti(_hu())[:-60])
     (tmp_path / "x.nii.gz").write_bytes(short)
-    with pytest.raises(ReadError, match=r"truncated-file: x.nii.gz cannot be read: it lacks 60 of the 240 bytes"):
+    with pytest.raises(ReadError, match=r"x.nii.gz: cannot be read: it lacks 60 of the 240 bytes"):
         read_image(tmp_path / "x.nii.gz")
 
 

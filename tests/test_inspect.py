@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from dicom_files import SERIES, scan_hu, write_series
 from hilum.cli import main
 from hilum.errors import ReadError
-from hilum.reading import examine, read
+from hilum.reading.doctor import examine
+from hilum.reading.reader import read
 
 
 def test_every_series_is_described(tmp_path):
@@ -86,7 +87,7 @@ def test_a_single_file_is_examined_under_its_own_name(tmp_path):
 
 def test_nothing_to_examine_is_an_empty_list_and_no_path_is_an_error(tmp_path):
     assert examine(tmp_path) == ([], [])
-    with pytest.raises(ReadError, match=r"no file or folder .*nowhere"):
+    with pytest.raises(ReadError, match=r"nowhere: no file or folder"):
         examine(tmp_path / "nowhere")
 
 

@@ -226,7 +226,7 @@ def test_the_nodule_and_the_tumour_of_real_scans_lie_in_the_lung_fields(shared_d
     """Both touch dense tissue: collapsed lung, the chest wall and the aorta."""
     import csv
 
-    from hilum.reading import read
+    from hilum.reading.reader import read
 
     volume = read(shared_data / "lidc-0314")
     nodule = tuple(np.rint(volume.mm_to_index([-57.44, 131.23, -520.36])).astype(int))

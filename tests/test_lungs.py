@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from hilum.preparing import locate_lungs, sample, segment_lungs
 from hilum.preparing.lungs.segment import LEFT, RIGHT
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.simulating import Scanner, simulate_scan
 from hilum.volume import Volume, affine_from, crop

@@ -8,7 +8,7 @@ from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.model_folder import ModelCard, build, save_model
 from hilum.errors import GeometryError
 from hilum.predicting import Predictor
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 
 RECIPE = Recipe(region="point", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0), outside="edge")

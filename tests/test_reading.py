@@ -18,12 +18,15 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 from dicom_files import SERIES, enhanced_dataset, scan_hu, slice_dataset, write_series
 from hilum.errors import GeometryError, ReadError
 from hilum.preparing import prepare
-from hilum.reading import examine, find_series, hashed, is_placeholder, read
 from hilum.reading import identity as identity_module
 from hilum.reading.dicom import pixels as pixels_module
 from hilum.reading.dicom.frames import read_frames
 from hilum.reading.dicom.pixels import slice_hu
+from hilum.reading.dicom.series import find_series
+from hilum.reading.doctor import examine
+from hilum.reading.identity import hashed, is_placeholder
 from hilum.reading.intensities import unpacked
+from hilum.reading.reader import read
 from hilum.settings.run import Recipe
 from hilum.volume import Volume, affine_from, reorient
 
@@ -544,7 +547,7 @@ def test_an_empty_folder_and_a_missing_path_are_one_line(tmp_path):
     with pytest.raises(ReadError, match=r"no CT in this folder; DICOM, NIfTI") as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ReadError, match=r"no file or folder .*nowhere"):
+    with pytest.raises(ReadError, match=r"nowhere: no file or folder"):
         read(tmp_path / "nowhere")
 
 
@@ -635,7 +638,7 @@ def test_any_integer_type_with_metal_is_read(tmp_path, kind):
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_damaged_image_is_one_line_without_addresses_or_folders(tmp_path, suffix):
     (tmp_path / f"bad{suffix}").write_bytes(b"garbage" * 100)
-    with pytest.raises(ReadError, match=rf"bad{suffix} (cannot be read|is damaged)") as caught:
+    with pytest.raises(ReadError, match=rf"bad{suffix}: (cannot be read|is damaged)") as caught:
         read(tmp_path / f"bad{suffix}")
     assert "0x" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -848,7 +851,7 @@ def test_a_truncated_nifti_is_refused_and_never_filled_with_water(tmp_path, suff
     whole = path.read_bytes()
     for size in (len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:size])
-        with pytest.raises(ReadError, match=r"truncated-file.* lacks|cannot be inflated"):
+        with pytest.raises(ReadError, match=r"it lacks|cannot be inflated"):
             read(path)
 
 
@@ -865,7 +868,7 @@ def test_not_a_number_is_air_in_every_format(tmp_path, suffix):
 def test_a_complex_image_is_refused(tmp_path):
     image = sitk.GetImageFromArray(np.ones((4, 4, 4), np.complex64))
     sitk.WriteImage(image, str(tmp_path / "scan.nrrd"))
-    with pytest.raises(ReadError, match="must have one real value in each voxel, has complex"):
+    with pytest.raises(ReadError, match="must have one real value in each voxel, has 2"):
         read(tmp_path / "scan.nrrd")
 
 

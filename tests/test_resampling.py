@@ -14,7 +14,7 @@ from dicom_files import write_series
 from hilum.preparing import resample, sample
 from hilum.preparing.kernels import weights
 from hilum.preparing.resample import grid_around
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume, affine_from
 

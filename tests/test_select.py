@@ -5,8 +5,11 @@ import pytest
 
 from dicom_files import SERIES, write_series
 from hilum.errors import ReadError
-from hilum.reading import examine, find_series, read, source_files
-from hilum.reading.select import RULES, choose, is_sharp, rate
+from hilum.reading.dicom.series import find_series
+from hilum.reading.doctor import examine
+from hilum.reading.paths import source_files
+from hilum.reading.reader import read
+from hilum.reading.select import RULES, choose_series, is_sharp, rate
 
 LUNG, TISSUE = -850, 40
 
@@ -122,8 +125,8 @@ def test_a_name_that_fits_several_series_is_not_guessed(tmp_path):
     _write(tmp_path, "b")
     series, _ = find_series(source_files(tmp_path))
     with pytest.raises(ReadError, match="there are several series that begin with series-: "):
-        choose(series, "series-")
-    assert choose(series, series[0].name[:14])[0] is series[0]
+        choose_series(series, "series-")
+    assert choose_series(series, series[0].name[:14])[0] is series[0]
 
 
 def test_a_series_alone_is_taken_without_a_word(tmp_path):

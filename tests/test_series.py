@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from dicom_files import slice_dataset
 from hilum.errors import GeometryError, ReadError
-from hilum.reading import examine, find_series, read
+from hilum.reading.dicom.series import find_series
+from hilum.reading.doctor import examine
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 

@@ -24,7 +24,7 @@ from hilum.errors import HilumError, PrepareError, ReadError, StoreError
 from hilum.files import here
 from hilum.preparing import Store, load_sample, prepare, prepare_path, sample_file, save_sample, sources
 from hilum.preparing import store as store_module
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.run import CohortConfig, Recipe
 
 RECIPE = Recipe(region="whole", size=(4, 5, 6), spacing_mm=(2.0, 1.0, 1.0))

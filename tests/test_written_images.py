@@ -12,7 +12,9 @@ import SimpleITK as sitk
 
 from hilum.errors import GeometryError, PrepareError, ReadError
 from hilum.preparing.lungs.masks import read_lungs
-from hilum.reading import detached_files, examine, read
+from hilum.reading.doctor import examine
+from hilum.reading.images.files import detached_files
+from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.simulating import plan_cohort, simulate_case
 from hilum.volume import Volume
@@ -309,11 +311,11 @@ def test_an_analyze_header_is_refused_as_it_does_not_say_how_the_scan_lies(tmp_p
     content = path.read_bytes()
     path.write_bytes(content[:344] + bytes(4))
     with pytest.raises(
-        GeometryError, match=r"x\.hdr must be a NIfTI header, is one of ANALYZE 7\.5, which does not say"
+        GeometryError, match=r"x\.hdr: must be a NIfTI header, is one of ANALYZE 7\.5, which does not say"
     ):
         read(path)
     path.write_bytes(b"ENVI\nsamples = 4\n" * 40)
-    with pytest.raises(ReadError, match=r"x\.hdr cannot be read: it does not begin as a NIfTI file does"):
+    with pytest.raises(ReadError, match=r"x\.hdr: cannot be read: it does not begin as a NIfTI file does"):
         read(path)
 
 
@@ -328,7 +330,7 @@ def test_both_files_of_a_pair_count_and_one_is_not_enough(tmp_path):
     (tmp_path / "x.img.gz").write_bytes(gzip.compress(voxels.read_bytes()[:-4]))
     assert read(path).voxels_hu.size == 120  # the plain one is the header's own
     voxels.unlink()
-    with pytest.raises(ReadError, match=r"truncated-file: x\.hdr cannot be read: it lacks 4 of the 240 bytes"):
+    with pytest.raises(ReadError, match=r"x\.hdr: cannot be read: it lacks 4 of the 240 bytes"):
         read(path)
     (tmp_path / "x.img.gz").unlink()
     with pytest.raises(ReadError, match=r"its voxels are missing, they must lie beside it as x\.img"):
@@ -337,13 +339,13 @@ def test_both_files_of_a_pair_count_and_one_is_not_enough(tmp_path):
 
 def test_what_a_nifti_header_promises_is_checked_before_memory_is_taken(tmp_path):
     path = _Nifti((60000, 60000, 60000), version=2, qform=1).write(tmp_path / "x.nii", _hu())
-    with pytest.raises(ReadError, match=r"too-large: x\.nii must have at most 8 GB of voxels, has 4\.32e\+05 GB"):
+    with pytest.raises(ReadError, match=r"x\.nii: must have at most 8 GB of voxels, has 4\.32e\+05 GB"):
         read(path)
     path = _Nifti((1 << 40, 5, 4), version=2, qform=1).write(tmp_path / "x.nii", _hu())
     with pytest.raises(ReadError, match="each axis must have 1 to 65536 voxels"):
         read(path)
     path = _Nifti((2000, 1000, 1000), version=2, qform=1).write(tmp_path / "x.hdr.gz", _hu())
-    with pytest.raises(ReadError, match=r"truncated-file: x\.hdr\.gz cannot be read"):
+    with pytest.raises(ReadError, match=r"x\.hdr\.gz: cannot be read"):
         read(path)
 
 
@@ -554,6 +556,7 @@ sizes: 6 5 4
 encoding: raw
 endian: little
 """
+ITK_REFUSES = "its header is damaged, incomplete or contradicts itself"
 PLACED = """space: LPS
 space directions: (0.5,0,0) (0,0.75,0) (0,0,2)
 space origin: (1,2,3)
@@ -585,7 +588,7 @@ def test_text_with_a_byte_order_is_refused_as_itk_would_swap_the_numbers(tmp_pat
     head = META.replace("ElementByteOrderMSB = False", "BinaryData = False\nElementByteOrderMSB = True")
     path = tmp_path / "x.mha"
     path.write_text(head + "ElementDataFile = LOCAL\n" + " ".join(map(str, _hu().tolist())) + "\n")
-    with pytest.raises(ReadError, match=r"x\.mha cannot be read: text has no byte order"):
+    with pytest.raises(ReadError, match=r"x\.mha: cannot be read: text has no byte order"):
         read(path)
     path.write_text(path.read_text().replace("MSB = True", "MSB = False"))
     assert np.array_equal(np.sort(read(path).voxels_hu, None), _hu())
@@ -603,10 +606,8 @@ def test_what_is_well_formed_has_no_finding_on_its_place(tmp_path):
     [
         ("", "x and y and z", (1.0, 1.0, 1.0)),
         ("spacings: 0.5 nan 2\n", "y", (2.0, 1.0, 0.5)),
-        ("spacings: 0.5 0.75 0\n", "z", (1.0, 0.75, 0.5)),
         ("thicknesses: 0.5 0.75 2\n", "x and y and z", (1.0, 1.0, 1.0)),
         (PLACED.replace("(0,0,2)", "(nan,nan,nan)"), "z", (1.0, 0.75, 0.5)),
-        (PLACED.replace("(0,0.75,0)", "(0,0,0)"), "y", (2.0, 1.0, 0.5)),
     ],
 )
 def test_a_nrrd_header_without_spacing_is_refused_and_lenient_takes_1_mm(tmp_path, text, along, spacing):
@@ -623,8 +624,6 @@ def test_a_nrrd_header_without_spacing_is_refused_and_lenient_takes_1_mm(tmp_pat
     [
         ("ElementSpacing = 0.5 0.75 2\n", "", "x and y and z"),
         ("ElementSpacing = 0.5 0.75 2\n", "ElementSize = 0.5 0.75 2\n", "x and y and z"),
-        ("ElementSpacing = 0.5 0.75 2\n", "ElementSpacing = nan 0.75 2\n", "x"),
-        ("ElementSpacing = 0.5 0.75 2\n", "ElementSpacing = 0.5 0 2\n", "y"),
     ],
 )
 def test_a_metaimage_without_spacing_is_refused_and_lenient_takes_1_mm(tmp_path, was, becomes, along):
@@ -638,7 +637,6 @@ def test_a_metaimage_without_spacing_is_refused_and_lenient_takes_1_mm(tmp_path,
     ("text", "said"),
     [
         ("spacings: 0.5 0.75 2\n", ["no directions", "no origin"]),
-        ("space: LPS\nspacings: 0.5 0.75 2\nspace origin: (1,2,3)\n", ["no directions"]),
         (PLACED.replace("space: LPS", "space dimension: 3"), ["does not name the patient's axes"]),
         (PLACED.replace("space: LPS", "space: scanner-xyz"), ["does not name the patient's axes"]),
         (PLACED.replace("space origin: (1,2,3)\n", ""), ["no origin"]),
@@ -653,7 +651,6 @@ def test_what_a_nrrd_header_leaves_unsaid_is_a_finding_on_what_cannot_be_trusted
     ("was", "becomes", "said"),
     [
         ("TransformMatrix = 1 0 0 0 1 0 0 0 1\n", "", ["no directions"]),
-        ("1 0 0 0 1 0 0 0 1", "1 0 0 0 nan 0 0 0 1", ["no directions"]),
         ("Offset = 1 2 3\n", "", ["no origin"]),
         ("Offset = 1 2 3", "Offset = 1 nan 3", ["no origin"]),
         (
@@ -691,21 +688,25 @@ def test_a_centre_of_rotation_that_could_move_the_scan_is_noted(tmp_path):
     [
         (PLACED + 'space units: "inch" "mm" "mm"\n', "must be measured in mm, cm, m or um, says another unit"),
         ('spacings: 1 1 1\nunits: "mm" "px" "mm"\n', "must be measured in mm"),
-        (PLACED + "spacings: 0.5 0.75 2\n", "contradicts itself in spacings and space directions"),
-        (PLACED + "axis mins: 0 0 0\n", "contradicts itself in axismins and space directions"),
-        (PLACED + 'units: "mm" "mm" "mm"\n', "contradicts itself in units and space directions"),
-        (PLACED + "space dimension: 3\n", "contradicts itself in space and space dimension"),
+        (PLACED + "spacings: 0.5 0.75 2\n", ITK_REFUSES),
+        (PLACED + "axis mins: 0 0 0\n", ITK_REFUSES),
+        (PLACED + 'units: "mm" "mm" "mm"\n', ITK_REFUSES),
+        (PLACED + "space dimension: 3\n", ITK_REFUSES),
         (PLACED + "space: LPS\n", "says one thing twice"),
-        (PLACED.replace("space: LPS\n", ""), "has directions or an origin, but no space"),
-        (PLACED.replace("LPS", "RPI"), "must be one that its format knows"),
-        (PLACED.replace("(0,0.75,0) ", ""), "must have 3 values as space directions, has 2"),
-        (PLACED.replace("(0,0,2)", "(0,2)"), "must have 3 values as space directions, has 2"),
-        (PLACED.replace("(1,2,3)", "(1,2)"), "must have 3 values as space origin, has 2"),
-        (PLACED.replace("(1,2,3)", "(1,two,3)"), "must have numbers as space origin"),
+        (PLACED.replace("space: LPS\n", ""), ITK_REFUSES),
+        (PLACED.replace("LPS", "RPI"), ITK_REFUSES),
+        (PLACED.replace("(0,0.75,0) ", ""), ITK_REFUSES),
+        (PLACED.replace("(0,0,2)", "(0,2)"), ITK_REFUSES),
+        (PLACED.replace("(1,2,3)", "(1,2)"), ITK_REFUSES),
+        (PLACED.replace("(1,2,3)", "(1,two,3)"), ITK_REFUSES),
         (PLACED.replace("(0,0,2)", "none"), "one real value in each voxel, has 4"),
-        (PLACED + "kinds: domain domain\n", "must have 3 values as kinds, has 2"),
-        ("spacings: 1 1\n", "must have 3 values as spacings, has 2"),
+        (PLACED + "kinds: domain domain\n", ITK_REFUSES),
+        ("spacings: 1 1\n", ITK_REFUSES),
         ("spacings: 1 -1 1\n", "the spacing must be positive"),
+        ("spacings: 0.5 0.75 0\n", ITK_REFUSES),
+        ("space: LPS\nspacings: 0.5 0.75 2\nspace origin: (1,2,3)\n", ITK_REFUSES),
+        (PLACED.replace("(0,0.75,0)", "(0,0,0)"), "the spacing must be positive and finite, is 0.5 x 0 x 2 mm"),
+        (PLACED.replace("(0,0,2)", "(0,0,nan)"), ITK_REFUSES),
     ],
 )
 def test_a_nrrd_header_that_contradicts_itself_or_measures_otherwise_is_refused(tmp_path, text, message):
@@ -720,10 +721,13 @@ def test_a_nrrd_header_that_contradicts_itself_or_measures_otherwise_is_refused(
         ("", "Position = 4 5 6\n", "contradicts itself in Offset and Position"),
         ("", "Orientation = 0 1 0 1 0 0 0 0 1\n", "contradicts itself in TransformMatrix and Orientation"),
         ("", "Offset = 1 2 3\n", "says one thing twice"),
-        ("Offset = 1 2 3", "Offset = 1 2", "must have 3 values as Offset, has 2"),
+        ("Offset = 1 2 3", "Offset = 1 2", ITK_REFUSES),
         ("0.5 0.75 2", "0.5 0.75", "must have 3 values as ElementSpacing, has 2"),
         ("0.5 0.75 2", "0.5 -0.75 2", "the spacing must be positive"),
+        ("0.5 0.75 2", "0.5 0 2", "the spacing must be positive and finite, is 0.5 x 0 x 2 mm"),
+        ("0.5 0.75 2", "nan 0.75 2", "the spacing must be positive and finite, is nan x 0.75 x 2 mm"),
         ("0.5 0.75 2", "0.5 wide 2", "must have numbers as ElementSpacing"),
+        ("1 0 0 0 1 0 0 0 1", "1 0 0 0 nan 0 0 0 1", "must have a TransformMatrix of unit vectors"),
         ("1 0 0 0 1 0 0 0 1", "2 0 0 0 1 0 0 0 1", "must have a TransformMatrix of unit vectors"),
     ],
 )
@@ -734,16 +738,16 @@ def test_a_metaimage_that_contradicts_itself_or_measures_otherwise_is_refused(tm
 
 @pytest.mark.parametrize("name", ["bzip2", "bz2", "zrl"])
 def test_a_nrrd_encoding_that_is_not_supported_is_named(tmp_path, name):
-    with pytest.raises(ReadError, match=rf"x\.nrrd cannot be read: its encoding {name} is not supported$"):
+    with pytest.raises(ReadError, match=rf"x\.nrrd: cannot be read: its encoding {name} is not supported$"):
         read(_nrrd(tmp_path, PLACED, NRRD.replace("raw", name)))
 
 
 def test_a_type_or_a_compression_that_is_not_supported_is_named(tmp_path):
-    with pytest.raises(ReadError, match=r"x\.nrrd cannot be read: its type block is not supported$"):
+    with pytest.raises(ReadError, match=r"x\.nrrd: cannot be read: its type block is not supported$"):
         read(_nrrd(tmp_path, PLACED, NRRD.replace("short", "block")))
-    with pytest.raises(ReadError, match=r"x\.mha cannot be read: its ElementType MET_FLOAT_MATRIX is not supported$"):
+    with pytest.raises(ReadError, match=r"x\.mha: cannot be read: its ElementType MET_FLOAT_MATRIX is not supported$"):
         read(_meta(tmp_path, "MET_SHORT", "MET_FLOAT_MATRIX"))
-    with pytest.raises(ReadError, match=r"x\.mha cannot be read: its CompressedData must be True or False$"):
+    with pytest.raises(ReadError, match=r"x\.mha: cannot be read: its CompressedData must be True or False$"):
         read(_meta(tmp_path, "", "CompressedData = bzip2\n"))
     with pytest.raises(ReadError, match="one real value in each voxel, has 3"):
         read(_meta(tmp_path, "", "ElementNumberOfChannels = 3\n"))

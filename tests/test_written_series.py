@@ -20,7 +20,7 @@ from pydicom.uid import (
 from scipy.spatial.transform import Rotation
 
 from dicom_files import SERIES, slice_dataset
-from hilum.reading import read
+from hilum.reading.reader import read
 
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 NEAR_MM = 0.05

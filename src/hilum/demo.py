@@ -15,7 +15,8 @@ from hilum.measuring.metrics import roc_auc
 from hilum.modelling.speed import PLAIN
 from hilum.predicting import Predictor
 from hilum.preparing import segment_lungs
-from hilum.reading import examine, read
+from hilum.reading.doctor import examine
+from hilum.reading.reader import read
 from hilum.settings.run import (
     CohortConfig,
     LossConfig,

@@ -11,7 +11,7 @@ from hilum.settings.run import ReadingConfig
 
 if TYPE_CHECKING:
     from hilum.findings import Finding
-    from hilum.reading import Examined
+    from hilum.reading.doctor import Examined
 
 
 _LEFT_OUT = ("unreadable-file", "missing-file", "unsafe-archive")
@@ -51,8 +51,7 @@ class Inspect:
         from hilum.files import check_output, write_whole
         from hilum.findings import as_records
         from hilum.preparing.lungs.overlay import see_lungs
-        from hilum.reading import examine
-        from hilum.reading.doctor import without_paths
+        from hilum.reading.doctor import examine, without_paths
 
         if self.html is not None:
             check_output(self.html, _MARK)
@@ -67,9 +66,9 @@ class Inspect:
         if self.hide_paths:
             found, loose = without_paths(found, loose)
         if self.html is not None:
-            from hilum.reading.page import page
+            from hilum.reading.page import inspection_page
 
-            write_whole(self.html, page(found, loose), mark=_MARK)
+            write_whole(self.html, inspection_page(found, loose), mark=_MARK)
         if self.json:
             answer = {
                 "series": [one.as_dict() for one in found],
@@ -98,9 +97,9 @@ def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
                 print(f"    {one.series}{points}")
             for finding in one.findings:
                 print(f"    {finding}")
-            if one.seen:
-                print(f"    {one.seen.summary}")
-                for finding in one.seen.findings:
+            if one.inspection:
+                print(f"    {one.inspection.summary}")
+                for finding in one.inspection.findings:
                     print(f"    {finding}")
     for finding in loose:
         print(finding)

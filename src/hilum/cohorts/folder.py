@@ -15,7 +15,8 @@ from hilum.cohorts.spreadsheet import read_sheet, sheet_bytes
 from hilum.errors import CohortError
 from hilum.files import check_output, write_whole
 from hilum.findings import Finding
-from hilum.reading import hashed, hashed_all, source_files
+from hilum.reading.identity import hashed, hashed_all
+from hilum.reading.paths import source_files
 from hilum.settings.run import ReadingConfig
 
 Key = Literal["accession", "study-uid", "patient-id"]

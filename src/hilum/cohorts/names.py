@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from hilum.cohorts.cells import Point
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
-from hilum.reading import is_placeholder
+from hilum.reading.identity import is_placeholder
 
 _SCANS = """
 .nii.gz .tar.gz .tar.bz2 .tar.xz .hdr.gz .seg.nrrd .nii .hdr .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip

@@ -8,16 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from hilum.findings import Finding, refusals
-from hilum.reading import (
-    Series,
-    Tree,
-    find_series,
-    has_archive_name,
-    is_image,
-    opened,
-    rate,
-    source_files,
-)
+from hilum.reading.archives.unpack import has_archive_name
+from hilum.reading.dicom.series import Series, find_series
+from hilum.reading.images.files import is_image
+from hilum.reading.paths import Tree, opened_tree, source_files
+from hilum.reading.select import rate
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
 
@@ -148,7 +143,7 @@ def scans_among(files: Sequence[Path], root: Path, reading: ReadingConfig, notes
     found = _found([file for file in files if file not in set(archives)], None, reading, where, notes)
     for archive in archives:
         parent = "" if archive.parent == root else f"{where(archive.parent)}/"
-        with opened(archive, reading) as tree:
+        with opened_tree(archive, reading) as tree:
             notes.refuse(tree.findings, parent)
             inside = _found(tree.files, archive, reading, partial(_inside, tree, parent), notes)
             found += [one.rated() if one.scan.tags.acquisition else one for one in inside]  # while it is unpacked

@@ -9,7 +9,7 @@ from pathlib import Path
 from hilum.cohorts.table import PARTS, Case, Cohort
 from hilum.errors import CohortError
 from hilum.files import write_whole
-from hilum.reading import hashed, hashed_all
+from hilum.reading.identity import hashed, hashed_all
 
 SPLITS_FORMAT = 3
 _HEADER = ("case_id", "split", "patient", "scan_hu", "format")

@@ -26,7 +26,7 @@ from hilum.cohorts.cells import (
 from hilum.cohorts.names import derive_names, group_patients, normal_paths, with_point
 from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.errors import CohortError
-from hilum.reading import hashed_all
+from hilum.reading.identity import hashed_all
 from hilum.settings.run import CohortConfig, ColumnsConfig
 
 PRESENT = 0.5

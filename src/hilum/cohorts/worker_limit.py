@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hilum.errors import HilumError
 from hilum.files import cores, free_bytes
-from hilum.reading import source_files
+from hilum.reading.paths import source_files
 
 _PROCESS_BYTES = 300e6
 """What a process holds before it reads anything (230 MB measured, and some to spare)."""

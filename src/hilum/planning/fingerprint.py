@@ -11,7 +11,7 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.recipe import Part
 from hilum.settings.run import ReadingConfig
 

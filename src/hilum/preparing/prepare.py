@@ -13,7 +13,7 @@ from hilum.preparing.lungs.masks import GivenLungs, lungs_of, mask_on, read_lung
 from hilum.preparing.lungs.segment import refine_lungs
 from hilum.preparing.npy import from_npy
 from hilum.preparing.resample import sample
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.recipe import Range, Recipe
 from hilum.settings.run import ReadingConfig
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip, hu_digest

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from hilum.errors import ReadError
-from hilum.reading import detached_files, source_files
+from hilum.reading.images.files import detached_files
+from hilum.reading.paths import source_files
 
 INDEX = "sources.txt"
 

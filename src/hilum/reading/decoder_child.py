@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
-from hilum.reading.images.files import image_format, image_suffix, text_header, text_layout
-from hilum.reading.images.nifti import nifti_layout
-from hilum.reading.images.placement import Placement
-from hilum.reading.images.text_geometry import meta_placement, nrrd_placement
-from hilum.reading.images.voxel_file import Layout, stored_voxels
+from hilum.reading.images.files import image_format, image_suffix, text_header, unreadable_image
+from hilum.reading.images.nifti import NiftiVoxels, nifti_layout
+from hilum.reading.images.placement import Placement, check_channels, checked_bytes
+from hilum.reading.images.text_image import check_length, check_storage, text_placement
+from hilum.volume import HIGHEST_HU, LOWEST_HU
 
 try:
     import resource
@@ -52,7 +52,7 @@ def allowed_wall_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
     return 10 * allowed_cpu_s(kind, file_bytes, voxel_bytes)
 
 
-def main() -> None:
+def serve() -> None:
     """Answer requests from standard input until it ends.
 
     A request and an answer are JSON behind their length. To a request for a library comes one answer, once it is
@@ -78,9 +78,10 @@ def main() -> None:
             with ExitStack() as until_read:
                 _answer(answers, request, until_read)
         except ReadError as exc:
-            _send(answers, {"error": str(exc), "is_geometry": isinstance(exc, GeometryError)})
+            is_geometry = isinstance(exc, GeometryError)
+            _send(answers, {"error": exc.message, "code": exc.code, "is_geometry": is_geometry})
         except MemoryError:
-            _send(answers, {"error": f"{Path(request['path']).name} cannot be read: {_TOO_MUCH}", "is_geometry": False})
+            _send(answers, {"error": f"cannot be read: {_TOO_MUCH}", "code": None, "is_geometry": False})
 
 
 _TOO_MUCH = "decoding it takes more memory than its voxels can explain, or than there is"
@@ -91,61 +92,100 @@ def _send(answers: BinaryIO, record: dict[str, Any]) -> None:
     answers.write(struct.pack("<I", len(text)) + text)
 
 
-def _named_for_itk(path: Path, until_read: ExitStack) -> Path:
-    """The path, or a link to it where its name is no UTF-8, as on old file servers: ITK takes no other."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        folder = until_read.enter_context(tempfile.TemporaryDirectory(prefix="hilum-"))
-        link = Path(folder) / f"scan{image_suffix(path)}"
-        link.symlink_to(path)
-        return link
-    return path
-
-
 def _answer(answers: BinaryIO, request: dict[str, Any], until_read: ExitStack) -> None:
-    path, kind, max_bytes = Path(request["path"]), request["kind"], request["max_bytes"]
+    path, max_bytes = Path(request["path"]), request["max_bytes"]
     try:
-        file_bytes = path.stat().st_size
-        used_s = _computed_s()
+        decode = _send_dicom if request["kind"] == "dicom" else _send_image
+        decode(answers, path, _Budget(request["kind"], path, answers), max_bytes, until_read)
+    except OSError as exc:
+        raise unreadable_image(exc.strerror or "not a file") from exc
+    except (RuntimeError, TypeError, ValueError, OverflowError) as exc:  # ITK's, and SWIG's, of a name that is no UTF-8
+        raise unreadable_image(_reason(exc)) from exc
 
-        def promise(num_bytes: int, place: Placement | None = None) -> None:
-            _limit(used_s + allowed_cpu_s(kind, file_bytes, num_bytes), 2 * file_bytes + 3 * num_bytes)
-            _send(answers, {"voxel_bytes": num_bytes, "doubts": place.doubts if place else ()})
 
-        _limit(used_s + allowed_cpu_s(kind, file_bytes, 0), 2 * file_bytes)
-        if kind == "image":
-            num_bytes, layout, place = _image(path, max_bytes)
-            promise(num_bytes, place)
-            if layout:
-                stored = stored_voxels(layout, path.name)
-            else:  # text, several files: what is rare
-                image = _itk_reader(path, _ITK_IO[image_format(path)], until_read).Execute()
-                stored = _view(image)
-            _send_image(answers, stored, layout, place, path, request["range_hu"])
-            return
-        reader = _itk_reader(path, "GDCMImageIO", until_read)
-        reader.ReadImageInformation()
-        promise(_promised_dicom(reader, path, max_bytes))
+class _Budget:
+    """Time and memory that decoding one file may take: by the size of the file, and then of its voxels."""
+
+    def __init__(self, kind: str, path: Path, answers: BinaryIO) -> None:
+        self._kind, self._file_bytes, self._used_s = kind, path.stat().st_size, _computed_s()
+        self._answers = answers
+        self._limit(0)
+
+    def promise(self, num_bytes: int, place: Placement | None = None) -> None:
+        """Allow what so many bytes of voxels take, and tell the parent, which allows the time for it."""
+        self._limit(num_bytes)
+        _send(self._answers, {"voxel_bytes": num_bytes, "doubts": place.doubts if place else ()})
+
+    def _limit(self, num_bytes: int) -> None:
+        computed_s = self._used_s + allowed_cpu_s(self._kind, self._file_bytes, num_bytes)
+        _limit(computed_s, 2 * self._file_bytes + 3 * num_bytes)
+
+
+def _send_dicom(answers: BinaryIO, path: Path, budget: _Budget, max_bytes: int, until_read: ExitStack) -> None:
+    reader = _itk_reader(path, "GDCMImageIO", until_read)
+    budget.promise(_promised_bytes(reader, max_bytes))
+    image = reader.Execute()
+    stored = _view(image)
+    frames = stored.reshape(-1, *stored.shape[-2:])
+    _send_voxels(answers, frames, dtype=stored.dtype.str, shape=frames.shape, affine=None)
+
+
+def _send_image(answers: BinaryIO, path: Path, budget: _Budget, max_bytes: int, until_read: ExitStack) -> None:
+    """Send the voxels of an image: int16 if all of them that can be HU are whole numbers, else float32."""
+    nifti: NiftiVoxels | None = None
+    if image_format(path) == "nifti":
+        nifti, place = nifti_layout(path, max_bytes)
+        budget.promise(nifti.num_bytes, place)
+        stored = nifti.stored()
+    else:
+        header = text_header(path)
+        files = check_storage(path, header)
+        reader = _itk_reader(path, _ITK_IO[image_format(path)], until_read)
+        check_channels(reader.GetNumberOfComponents())
+        num_bytes = _promised_bytes(reader, max_bytes)
+        check_length(files, header, math.prod(reader.GetSize()), num_bytes)
+        place = text_placement(path, header, reader)
+        budget.promise(num_bytes, place)
         image = reader.Execute()
         stored = _view(image)
-        frames = stored.reshape(-1, *stored.shape[-2:])
-        _send_voxels(answers, frames, dtype=stored.dtype.str, shape=frames.shape, affine=None)
-    except OSError as exc:
-        msg = f"{path.name} cannot be read: {exc.strerror or 'not a file'}"
-        raise ReadError(msg) from exc
-    except (RuntimeError, TypeError, ValueError, OverflowError) as exc:  # ITK's, and SWIG's, of a name that is no UTF-8
-        msg = f"{path.name} cannot be read: {_reason(exc)}"
-        raise ReadError(msg) from exc
+    if stored.size != math.prod(place.shape):
+        msg = "its header says in two ways how many voxels there are"
+        raise unreadable_image(msg)
+    stored = stored.reshape(place.shape)
+    is_whole = _is_whole(stored, nifti)
+    planes = (_limited(_values(plane, nifti), is_whole) for plane in stored)
+    dtype = np.dtype("i2" if is_whole else "f4").str
+    _send_voxels(answers, planes, dtype=dtype, shape=place.shape, affine=place.affine.tolist())
 
 
 def _itk_reader(path: Path, io: str, until_read: ExitStack) -> Any:
+    """A reader that has read the header."""
     import SimpleITK as sitk
 
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # as on old file servers: ITK takes no name but UTF-8
+        folder = until_read.enter_context(tempfile.TemporaryDirectory(prefix="hilum-"))
+        link = Path(folder) / f"scan{image_suffix(path)}"
+        link.symlink_to(path)
+        path = link
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(_named_for_itk(path, until_read)))
+    reader.SetFileName(str(path))
     reader.SetImageIO(io)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as exc:
+        raise unreadable_image(_reason(exc, "its header is damaged, incomplete or contradicts itself")) from exc
     return reader
+
+
+def _promised_bytes(reader: Any, max_bytes: int) -> int:
+    """Bytes of the decoded voxels, by the header."""
+    import SimpleITK as sitk
+
+    bits = re.search(r"(\d+)-bit", str(sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())))
+    num_bits = int(bits[1]) if bits else 64
+    return checked_bytes(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * num_bits // 8, max_bytes)
 
 
 def _view(image: Any) -> np.ndarray:
@@ -155,64 +195,23 @@ def _view(image: Any) -> np.ndarray:
     return view
 
 
-def _promised_dicom(reader: Any, path: Path, max_bytes: int) -> int:
-    """Bytes of the decoded pixels, by the header."""
-    bits = re.search(r"(\d+)-bit", _pixel_type(reader))
-    promised: int = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * int(bits[1] if bits else 64) // 8
-    if promised > max_bytes:
-        msg = f"too-large: {path.name} must have at most {max_bytes / 1e9:g} GB of voxels, has {promised / 1e9:.3g} GB"
-        raise ReadError(msg)
-    return promised
+def _values(plane: np.ndarray, nifti: NiftiVoxels | None) -> np.ndarray:
+    return nifti.rescaled(plane) if nifti else plane
 
 
-def _image(path: Path, max_bytes: int) -> tuple[int, Layout | None, Placement]:
-    """Bytes of an image's voxels, where they lie in a file if that is simple to say, and where they lie in space."""
-    kind = image_format(path)
-    if kind == "nifti":
-        layout, place = nifti_layout(path, max_bytes)
-        return layout.num_bytes, layout, place
-    header = text_header(path)
-    text = text_layout(path, header, max_bytes)
-    placed = nrrd_placement if kind == "nrrd" else meta_placement
-    return text.num_bytes, text.layout, placed(path.name, header.fields, text.sizes)
-
-
-def _send_image(
-    answers: BinaryIO,
-    stored: np.ndarray,
-    layout: Layout | None,
-    place: Placement,
-    path: Path,
-    range_hu: tuple[float, float],
-) -> None:
-    """Send the voxels of an image: int16 if all of them that can be HU are whole numbers, else float32."""
-    if stored.size != math.prod(place.shape):
-        msg = f"{path.name} cannot be read: its header says in two ways how many voxels there are"
-        raise ReadError(msg)
-    stored = stored.reshape(place.shape)
-    is_whole = _is_whole(stored, layout, *range_hu)
-    planes = (_limited(_values(plane, layout), is_whole, range_hu[1]) for plane in stored)
-    dtype = np.dtype("i2" if is_whole else "f4").str
-    _send_voxels(answers, planes, dtype=dtype, shape=place.shape, affine=place.affine.tolist())
-
-
-def _values(plane: np.ndarray, layout: Layout | None) -> np.ndarray:
-    return layout.rescaled(plane) if layout else plane
-
-
-def _is_whole(stored: np.ndarray, layout: Layout | None, low_hu: float, high_hu: float) -> bool:
+def _is_whole(stored: np.ndarray, nifti: NiftiVoxels | None) -> bool:
     """Whether all values within a scanner's range are whole numbers; others will be air or metal anyway."""
-    if stored.dtype.kind in "iu" and not (layout and layout.is_rescaled):
+    if stored.dtype.kind in "iu" and not (nifti and nifti.is_rescaled):
         return True
     for plane in stored:
-        values = _values(plane, layout)
+        values = _values(plane, nifti)
         fractional = values != np.rint(values)
-        if np.any(fractional & (values >= low_hu) & (values <= high_hu)):
+        if np.any(fractional & (values >= LOWEST_HU) & (values <= HIGHEST_HU)):
             return False
     return True
 
 
-def _limited(values: np.ndarray, is_whole: bool, high_hu: float) -> np.ndarray:
+def _limited(values: np.ndarray, is_whole: bool) -> np.ndarray:
     """As int16, with metal just above the range, and the lowest number for what is lower or none; or as float32."""
     if not is_whole:
         return values.astype(np.float32)
@@ -221,8 +220,8 @@ def _limited(values: np.ndarray, is_whole: bool, high_hu: float) -> np.ndarray:
         values = np.rint(np.where(values >= lowest, values, lowest))  # below the range there may be fractions
     elif values.dtype.kind == "i":
         values = np.maximum(values, max(lowest, np.iinfo(values.dtype).min))
-    top = high_hu + 1 if values.dtype.kind == "f" else min(high_hu + 1, np.iinfo(values.dtype).max)
-    return np.where(values <= high_hu, values, values.dtype.type(top)).astype(np.int16)
+    top = HIGHEST_HU + 1 if values.dtype.kind == "f" else min(HIGHEST_HU + 1, np.iinfo(values.dtype).max)
+    return np.where(values <= HIGHEST_HU, values, values.dtype.type(top)).astype(np.int16)
 
 
 def _send_voxels(answers: BinaryIO, planes: Iterable[np.ndarray], **record: Any) -> None:
@@ -238,12 +237,6 @@ def _send_voxels(answers: BinaryIO, planes: Iterable[np.ndarray], **record: Any)
     finally:
         if not is_done:
             os._exit(1)  # an error sent now would be taken for voxels
-
-
-def _pixel_type(reader: Any) -> str:
-    import SimpleITK as sitk
-
-    return str(sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
 
 
 def _computed_s() -> float:
@@ -270,11 +263,6 @@ def _lower(kind: int, wanted: int) -> None:
     resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, why: str = "its header or voxels are damaged or missing") -> str:
     """Why ITK refuses a file, in our words: its own may quote the header, where names can stand."""
-    text = str(error)
-    if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", text):
-        return _TOO_MUCH
-    if "orthonormal" in text:
-        return "its axes must be at right angles"
-    return "its header or voxels are damaged or missing"
+    return _TOO_MUCH if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", str(error)) else why

@@ -12,21 +12,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Num
 
-import hilum
 from hilum.errors import GeometryError, ReadError
 from hilum.files import cores
 from hilum.reading.decoder_child import allowed_wall_s
 from hilum.reading.images.files import image_format
-from hilum.volume import HIGHEST_HU, LOWEST_HU, Affine
 
-Kind = Literal["dicom", "image"]
+DecoderKind = Literal["dicom", "image"]
 
 _START_S = 60.0
 _LONGEST_ANSWER = 1 << 16
@@ -37,32 +34,10 @@ _QUIET = {
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
-_RUN = """
-import sys, types
-sys.path[:] = sys.argv[2:]
-for name, folder in ("hilum", ""), ("hilum.reading", "/reading"), ("hilum.reading.images", "/reading/images"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [sys.argv[1] + folder]
-from hilum.reading.decoder_child import main
-main()
-"""
-"""Packages are entered by the back door: their own imports are not needed and would double the time to start."""
+_RUN = "import sys; sys.path[:] = sys.argv[1:]; from hilum.reading.decoder_child import serve; serve()"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Decoded:
-    """The voxels of a file.
-
-    Attributes:
-        voxels: DICOM: (frame, y, x), rescaled by GDCM. An image: (z, y, x), int16 where all HU are whole, else float32.
-        affine: Index (z, y, x) to LPS mm of an image; None for DICOM.
-    """
-
-    voxels: Num[np.ndarray, "z y x"]
-    affine: Affine | None
-
-
-def decode(path: Path, kind: Kind, *, max_bytes: int) -> Decoded:
+def decode(path: Path, kind: DecoderKind, *, max_bytes: int) -> Num[np.ndarray, "z y x"]:
     """The voxels of a compressed DICOM file, or of a NIfTI, NRRD or MetaImage file.
 
     May be called from several threads at once.
@@ -72,42 +47,43 @@ def decode(path: Path, kind: Kind, *, max_bytes: int) -> Decoded:
         kind: ``dicom`` or ``image``.
         max_bytes: How many bytes of voxels there may be.
 
+    Returns:
+        Of DICOM: (frame, y, x), rescaled by GDCM. Of an image: (z, y, x), int16 where all HU are whole, else float32.
+
     Raises:
         ReadError: If it cannot be decoded, is larger, takes too long, or the decoder crashes.
     """
     with decoding(path, kind, max_bytes=max_bytes) as answer:
         voxels = np.empty(answer.shape, answer.dtype)
         answer.read_into(voxels)
-    return Decoded(voxels=voxels, affine=answer.affine)
+    return voxels
 
 
 @contextlib.contextmanager
-def decoding(path: Path, kind: Kind, *, max_bytes: int) -> Iterator["Answer"]:
+def decoding(path: Path, kind: DecoderKind, *, max_bytes: int) -> Iterator["DecodedAnswer"]:
     """A file's shape, type and affine, while its voxels are still to be read from the answer, to wherever they go.
 
     Raises:
         ReadError: As ``decode`` does.
     """
-    file_bytes = _file_bytes(path)
-    with _borrowed(path.name) as child:
-        child.name = path.name
-        child.load("nibabel" if kind == "image" and image_format(path) == "nifti" else "SimpleITK")
-        start = time.monotonic()
-        child.ask({
-            "path": str(path.absolute()),
-            "kind": kind,
-            "max_bytes": max_bytes,
-            "range_hu": (LOWEST_HU, HIGHEST_HU),
-        }, allowed_wall_s(kind, file_bytes, 0))  # fmt: skip
-        before = child.record()
-        promised = before["voxel_bytes"]
-        child.within(allowed_wall_s(kind, file_bytes, promised) - (time.monotonic() - start))
-        try:
-            yield Answer(child, before | child.record(), max_bytes)
-        except MemoryError as exc:
-            msg = f"{path.name} cannot be read: its voxels do not fit into memory"
-            raise ReadError(msg) from exc
-        child.within(None)
+    try:
+        file_bytes = _file_bytes(path)
+        with _borrowed() as child:
+            child.load("nibabel" if kind == "image" and image_format(path) == "nifti" else "SimpleITK")
+            start = time.monotonic()
+            request = {"path": str(path.absolute()), "kind": kind, "max_bytes": max_bytes}
+            child.ask(request, allowed_wall_s(kind, file_bytes, 0))
+            before = child.record()
+            promised = before["voxel_bytes"]
+            child.within(allowed_wall_s(kind, file_bytes, promised) - (time.monotonic() - start))
+            yield DecodedAnswer(child, before | child.record(), max_bytes)
+            child.within(None)
+    except MemoryError as exc:
+        msg = "cannot be read: its voxels do not fit into memory"
+        raise ReadError(msg, path=path) from exc
+    except ReadError as exc:
+        exc.path = path  # a decoder knows its request alone
+        raise
 
 
 def _file_bytes(path: Path) -> int:
@@ -115,17 +91,17 @@ def _file_bytes(path: Path) -> int:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            msg = f"{path.name} cannot be read: it must be a file"
+            msg = "cannot be read: it must be a file"
             raise ReadError(msg)
         with path.open("rb") as file:
             file.read(1)
     except (OSError, ValueError) as exc:
-        msg = f"{path.name} cannot be read: {getattr(exc, 'strerror', None) or 'not a file'}"
+        msg = f"cannot be read: {getattr(exc, 'strerror', None) or 'not a file'}"
         raise ReadError(msg) from exc
     return found.st_size
 
 
-class Answer:
+class DecodedAnswer:
     """What a decoder says about a file's voxels, before they are read.
 
     Attributes:
@@ -140,8 +116,8 @@ class Answer:
         self.shape = (int(z), int(y), int(x))
         self.dtype = np.dtype(record["dtype"])
         if math.prod(self.shape) * self.dtype.itemsize > max_bytes:
-            msg = f"too-large: {child.name} must have at most {max_bytes / 1e9:g} GB of voxels"
-            raise ReadError(msg)
+            msg = f"must have at most {max_bytes / 1e9:g} GB of voxels"
+            raise ReadError(msg, code="too-large")
         self.affine = None if record["affine"] is None else np.array(record["affine"], np.float64).reshape(4, 4)
         self.doubts = [(str(code), str(message)) for code, message in record["doubts"]]
         self._child = child
@@ -166,14 +142,11 @@ class _Child:
 
     Attributes:
         process: Which it is.
-        name: Of the file that it reads.
         is_done: Whether it waits for the next request.
     """
 
-    def __init__(self, name: str) -> None:
-        folder = str(Path(hilum.__file__).parent)
+    def __init__(self) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "HILUM_KEY"} | _QUIET
-        self.name = name
         self.is_done = False
         self._loaded: set[str] = set()
         self._lock = threading.Lock()
@@ -181,7 +154,7 @@ class _Child:
         self._is_late = False
         try:
             self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-W", "ignore", "-c", _RUN, folder, *(p or os.getcwd() for p in sys.path)],  # noqa: PTH109
+                [sys.executable, "-P", "-W", "ignore", "-c", _RUN, *(p or os.getcwd() for p in sys.path)],  # noqa: PTH109
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -190,7 +163,7 @@ class _Child:
                 start_new_session=True,  # Ctrl-C in the terminal is for its parent
             )
         except (OSError, ValueError, TypeError) as exc:
-            msg = f"{name} cannot be read: no process can be started for its decoder"
+            msg = "cannot be read: no process can be started for its decoder"
             raise ReadError(msg) from exc
         assert self.process.stdin is not None and self.process.stdout is not None  # noqa: S101, PT018
         self._requests, self._answers = self.process.stdin, self.process.stdout
@@ -236,7 +209,7 @@ class _Child:
         record: dict[str, Any] = json.loads(text)
         if "error" in record:
             self.is_done = True
-            raise (GeometryError if record["is_geometry"] else ReadError)(record["error"])
+            raise (GeometryError if record["is_geometry"] else ReadError)(record["error"], code=record["code"])
         return record
 
     def read_into(self, rest: memoryview) -> None:
@@ -253,8 +226,8 @@ class _Child:
             self.process.wait(1)  # its pipe closes a moment before it ends
         self.end()
         if self._is_late or self.process.returncode == -24:  # SIGXCPU, which Windows has no name for
-            return ReadError(f"{self.name} cannot be read: decoding it takes too long")
-        return ReadError(f"{self.name} cannot be read: the decoder crashed on it")
+            return ReadError("cannot be read: decoding it takes too long")
+        return ReadError("cannot be read: the decoder crashed on it")
 
     def within(self, seconds: float | None) -> None:
         """Kill the process when so many seconds have passed, or, with None, do not."""
@@ -295,7 +268,7 @@ class _Pool:
         self._num_lent = 0
         self._freed = threading.Condition()
 
-    def take(self, name: str) -> _Child:
+    def take(self) -> _Child:
         """One that waits, or a new one; where there is one for each core, the next that is given back."""
         with self._freed:
             self._freed.wait_for(lambda: self._num_lent < cores())
@@ -307,7 +280,7 @@ class _Pool:
                 self.children.discard(child)  # somebody ended it while it waited
                 child.end()
         try:
-            child = _Child(name)
+            child = _Child()
         except BaseException:
             self.give(None)
             raise
@@ -335,9 +308,9 @@ _pool = _Pool()
 
 
 @contextlib.contextmanager
-def _borrowed(name: str) -> Iterator[_Child]:
+def _borrowed() -> Iterator[_Child]:
     pool = _pool
-    child = pool.take(name)
+    child = pool.take()
     try:
         yield child
     finally:

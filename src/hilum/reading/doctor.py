@@ -15,11 +15,12 @@ from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
 from hilum.reading.dicom.frames import is_dicom
-from hilum.reading.dicom.pixels import load, slice_hu, without_duplicates
+from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
 from hilum.reading.hounsfield import Levels, check_hu
-from hilum.reading.images.reader import image_suffix, is_image, read_image
-from hilum.reading.paths import Tree, opened
+from hilum.reading.images.reader import read_image
+from hilum.reading.paths import Tree, opened_tree
+from hilum.reading.reader import image_files
 from hilum.reading.select import rate
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -37,8 +38,8 @@ _WINDOW_HU = (-1000.0, 400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
-    """What somebody who was handed a scan's voxels saw in them.
+class Inspection:
+    """Result of an inspection callback on a scan's voxels.
 
     Attributes:
         what: What was looked for, in one word.
@@ -62,7 +63,7 @@ class Seen:
         return {"verdict": self.verdict, **figures, "findings": as_records(self.findings)}
 
 
-Look: TypeAlias = Callable[[Volume], Seen]
+Look: TypeAlias = Callable[[Volume], Inspection]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +85,7 @@ class Examined:
         levels: What air, fat and muscle measure; None for crops and what cannot be read.
         planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
             only the middle slice of what forms no volume; empty unless asked for.
-        seen: What was seen by whoever was to look at the voxels; None for what is refused.
+        inspection: What the inspection callback found; None without one, and for what is refused.
     """
 
     where: str
@@ -100,7 +101,7 @@ class Examined:
     reasons: tuple[str, ...] = ()
     levels: Levels | None = None
     planes: tuple[UInt8[np.ndarray, "_ _"], ...] = ()
-    seen: Seen | None = None
+    inspection: Inspection | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -125,7 +126,7 @@ class Examined:
             "reasons": list(self.reasons),
             "levels_hu": None if self.levels is None else asdict(self.levels),
             "findings": as_records(self.findings),
-            **({self.seen.what: self.seen.as_dict()} if self.seen else {}),
+            **({self.inspection.what: self.inspection.as_dict()} if self.inspection else {}),
         }
 
 
@@ -152,14 +153,11 @@ def examine(
         ReadError: If there is no such path.
     """
     reading = reading or ReadingConfig()
-    with opened(Path(path), reading) as tree:
+    with opened_tree(Path(path), reading) as tree:
         quiet = not progress
         files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
         series, loose = find_series(files, reading, where=tree.where, incomplete=tree.incomplete)
-        named = Path(path)
-        images = [f for f in tree.files if is_image(f) or (f == named and image_suffix(f))]
-        images = [f for f in images if not is_dicom(f)]
-        work = [*series, *images]
+        work = [*series, *(file for file in image_files(tree, Path(path)) if not is_dicom(file))]
 
         def one(item: Series | Path) -> Examined:
             if isinstance(item, Path):
@@ -214,9 +212,9 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool,
         reasons = (f"refused: {refusals(findings)[0].code}",)
         return replace(examined, reasons=reasons, planes=_middle_slice(series) if pictures else ())
     try:
-        volume = load(series)
+        volume = load_series(series)
     except (HilumError, MemoryError) as exc:
-        return replace(examined, findings=(*findings, _failure(exc, first.path, examined.where, series.reading.rules)))
+        return replace(examined, findings=(*findings, _failure(exc, examined.where, series.reading.rules)))
     choice = rate(series, volume)
     examined = replace(examined, findings=volume.findings, score=choice.score, reasons=choice.reasons)
     return _with_voxels(examined, volume, series.reading.rules, pictures=pictures, look=look)
@@ -226,24 +224,18 @@ def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: boo
     try:
         volume = read_image(file, reading)
     except (HilumError, MemoryError) as exc:
-        return Examined(where=where, findings=(_failure(exc, file, where, reading.rules),))
+        return Examined(where=where, findings=(_failure(exc, where, reading.rules),))
     z, y, x = volume.shape
     examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
     return _with_voxels(examined, volume, reading.rules, pictures=pictures, look=look)
 
 
-def _failure(error: HilumError | MemoryError, file: Path, where: str, rules: Policy) -> Finding:
-    """Why something could not be read, without the file's name, which stands beside it."""
+def _failure(error: HilumError | MemoryError, where: str, rules: Policy) -> Finding:
+    """Why something could not be read."""
     if isinstance(error, MemoryError):
         return rules.find("too-large", "the scan does not fit into memory", where)
-    code = "not-an-image" if isinstance(error, GeometryError) else "unreadable-file"
-    named, colon, text = str(error).partition(": ")
-    if colon and named in ("truncated-file", "too-large"):  # a decoder knows no findings
-        code = named
-    else:
-        text = str(error)
-    text = text.removeprefix(f"{file.name}: ").removeprefix(f"{file.name} ").replace(file.name, "the file")
-    return rules.find(code, text, where, repairable=False)
+    code = error.code or ("not-an-image" if isinstance(error, GeometryError) else "unreadable-file")
+    return rules.find(code, error.message, where, repairable=False)
 
 
 def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool, look: Look | None) -> Examined:
@@ -251,7 +243,7 @@ def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures:
     levels, findings = check_hu(volume, rules)
     planes = _planes(volume) if pictures else ()
     examined = replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
-    return examined if look is None or examined.verdict == "refused" else replace(examined, seen=look(volume))
+    return examined if look is None or examined.verdict == "refused" else replace(examined, inspection=look(volume))
 
 
 def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:

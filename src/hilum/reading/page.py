@@ -16,7 +16,7 @@ from hilum.reading.doctor import Examined
 _GAP = 4
 
 
-def page(found: list[Examined], loose: list[Finding]) -> str:
+def inspection_page(found: list[Examined], loose: list[Finding]) -> str:
     """One self-contained HTML page; nothing is loaded from anywhere.
 
     Args:
@@ -31,7 +31,7 @@ def page(found: list[Examined], loose: list[Finding]) -> str:
         counts={"ok": 0, "repaired": 0, "refused": 0, **Counter(one.verdict for one in found)},
         facts=[facts(one) for one in found],
         pictures=[_png(one.planes) for one in found],
-        seen=[_png(one.seen.pictures) if one.seen else "" for one in found],
+        seen=[_png(one.inspection.pictures) if one.inspection else "" for one in found],
     )
 
 

@@ -1,4 +1,4 @@
-"""From a path to the files that may hold scans: folders, archives and the DICOMDIR of a CD, in a fixed order."""
+"""From a path to the files that may hold scans, in a fixed order: of a folder, an archive or a CD."""
 
 import os
 import stat
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import STANDARD, Finding, Policy, printable
-from hilum.reading.archives.unpack import has_archive_name, is_archive, unpack
-from hilum.reading.dicom.dicomdir import is_dicomdir, read_dicomdir
+from hilum.reading.archives.unpack import has_archive_name, is_archive, shown_name, unpack
+from hilum.reading.dicom.dicomdir import is_dicomdir, lost_files
 from hilum.settings.run import ReadingConfig
 
 
@@ -51,75 +51,78 @@ def _name(file: Path, root: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, reading: ReadingConfig) -> Iterator[Tree]:
+def opened_tree(path: Path, reading: ReadingConfig) -> Iterator[Tree]:
     """The files below a path while the context lasts; archives are unpacked into a temporary folder until then.
 
     Args:
-        path: A folder, one file, a DICOMDIR, or a zip or tar; zips and tars within a folder are opened too.
+        path: A folder, one file, a DICOMDIR, which stands for the folder it lies in, or a zip or tar; zips and tars
+            within a folder are opened too.
         reading: Policy and the largest archive.
 
     Raises:
         ReadError: If there is nothing at the path, or the temporary folder is full.
     """
-    path = Path(path)
-    kind = _kind(path)
+    path = _meant(Path(path))
+    is_folder = _is_folder(path)
     with ExitStack() as until_read:
-        if kind == stat.S_IFDIR:
-            opening = _Opening(root=path, reading=reading, until_read=until_read)
+        opening = _Opening(root=path if is_folder else path.parent, reading=reading, until_read=until_read)
+        if is_folder:
             opening.take_folder(path)
+        elif is_archive(path):
+            opening.take_archive(path)
         else:
-            opening = _Opening(root=path.parent, reading=reading, until_read=until_read)
-            opening.take_file(path)
+            opening.files.append(path)
         yield opening.tree()
 
 
 def source_files(path: Path, left_out: list[Finding] | None = None) -> list[Path]:
     """The file itself, or the regular files below a folder without hidden ones; archives are files here.
 
-    For a DICOMDIR, itself and the files it leads to.
-
     Args:
-        path: A folder or a file.
-        left_out: Takes a finding for each folder that cannot be listed, each link that leads to nothing and all that is
-            wrong with a DICOMDIR.
+        path: A folder, a file, or a DICOMDIR, which stands for the folder it lies in.
+        left_out: Takes a finding for each folder that cannot be listed and each link that leads to nothing.
 
     Raises:
         ReadError: If something is left out, and there is no list to say so.
     """
-    found: list[Finding] = []
-    if not path.is_file():
-        walked = _walked(path)
-        files, found = walked.files, walked.findings(path, STANDARD)
-    elif is_dicomdir(path):
-        try:
-            directory = read_dicomdir(path)
-            files = [path, *directory.files]
-            found = [STANDARD.find(one.code, one.message, one.member) for one in directory.troubles]
-        except ReadError as exc:
-            files, found = [path], [STANDARD.find("unreadable-file", str(exc), path.name)]
-    else:
-        files = [path]
+    path = _meant(path)
+    if path.is_file():
+        return [path]
+    walked = _walk(path)
+    found = walked.findings(path, STANDARD)
     if left_out is None and found:
-        msg = f"{path}: {found[0]}"
-        raise ReadError(msg)
+        raise ReadError(str(found[0]), path=path)
     if left_out is not None:
         left_out += found
-    return files
+    return walked.files
 
 
-def _kind(path: Path) -> int:
+def _meant(path: Path) -> Path:
+    """The folder of a DICOMDIR; any other path as it is."""
+    try:
+        return path.parent if path.is_file() and is_dicomdir(path) else path
+    except (OSError, ValueError):
+        return path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder and not a file.
+
+    Raises:
+        ReadError: If it is neither.
+    """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
-        msg = f"no file or folder {path}"
-        raise ReadError(msg) from exc
+        msg = "no file or folder"
+        raise ReadError(msg, path=path) from exc
     except OSError as exc:
-        msg = f"{path} cannot be read: {exc.strerror or exc}"
-        raise ReadError(msg) from exc
+        msg = f"cannot be read: {exc.strerror or exc}"
+        raise ReadError(msg, path=path) from exc
     if kind not in {stat.S_IFREG, stat.S_IFDIR}:
-        msg = f"{path} must be a file or a folder, is a pipe or a device"
-        raise ReadError(msg)
-    return kind
+        msg = "must be a file or a folder, is a pipe or a device"
+        raise ReadError(msg, path=path)
+    return kind == stat.S_IFDIR
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +143,7 @@ class _Walked:
         return [rules.find(code, message, _name(path, root)) for path, code, message in self.left_out]
 
 
-def _walked(folder: Path, *, follow: bool = True) -> _Walked:
+def _walk(folder: Path, *, follow: bool = True) -> _Walked:
     """All below a folder. Links to folders are followed, after all else, but to none that is walked anyway.
 
     A link to a folder that holds this one leads back here, and is not followed either.
@@ -150,26 +153,25 @@ def _walked(folder: Path, *, follow: bool = True) -> _Walked:
         follow: Whether links are followed at all; where not, they are left out.
     """
     walked = _Walked()
-    real = folder.resolve()
-    known = {key for one in real.parents if (key := _key(one)) is not None}
+    known = {_identity(one) for one in folder.resolve().parents}
     waiting, links = [os.fspath(folder)], list[str]()
     while waiting or links:
         here = waiting.pop() if waiting else links.pop(0)
-        key = _key(here)
-        if key is not None and key in known:
+        identity = _identity(here)
+        if identity is not None and identity in known:
             continue
         try:
             with os.scandir(here) as entries:
-                seen = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+                visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         except OSError as exc:
             why = f"the folder cannot be listed: {exc.strerror or 'a damaged disk'}"
             walked.left_out.append((Path(here), "unreadable-file", why))
             continue
-        known |= {key} if key is not None else set()
+        known.add(identity)
         folders = []
-        for entry in seen:
+        for entry in visible:
             if entry.is_symlink():
-                links += _followed(entry, walked, follow=follow)
+                links += _follow(entry, walked, follow=follow)
             elif entry.is_dir():
                 folders.append(entry.path)
             elif entry.is_file():  # a pipe would be waited for, for ever
@@ -178,7 +180,7 @@ def _walked(folder: Path, *, follow: bool = True) -> _Walked:
     return walked
 
 
-def _key(folder: str | Path) -> tuple[int, int] | None:
+def _identity(folder: str | Path) -> tuple[int, int] | None:
     """What tells a folder from all others, by whatever way it is reached; None where that cannot be known."""
     try:
         about = os.stat(folder)  # noqa: PTH116
@@ -187,18 +189,17 @@ def _key(folder: str | Path) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def _followed(entry: "os.DirEntry[str]", walked: _Walked, *, follow: bool) -> list[str]:
+def _follow(entry: "os.DirEntry[str]", walked: _Walked, *, follow: bool) -> list[str]:
     """The folder that a link leads to, if it is one; a file is noted, and so is what cannot be followed."""
     if not follow:
         walked.left_out.append((Path(entry.path), "unsafe-archive", "a link in an archive is not followed"))
         return []
     try:
         mode = entry.stat().st_mode
-    except FileNotFoundError:
-        walked.left_out.append((Path(entry.path), "missing-file", "a link that leads to nothing"))
-        return []
     except OSError as exc:
-        why = f"a link that cannot be followed: {exc.strerror or 'a damaged disk'}"
+        why = "a link that leads to nothing"
+        if not isinstance(exc, FileNotFoundError):
+            why = f"a link that cannot be followed: {exc.strerror or 'a damaged disk'}"
         walked.left_out.append((Path(entry.path), "missing-file", why))
         return []
     if stat.S_ISREG(mode):
@@ -233,55 +234,38 @@ class _Opening:
             archives=tuple(self.archives),
         )
 
-    def take_file(self, path: Path) -> None:
-        """A path that is a file: an archive, a DICOMDIR or an image."""
-        if is_archive(path):
-            self._take_archive(path)
-        elif is_dicomdir(path):
-            self.files += self._note_dicomdir(path)
-        else:
-            self.files.append(path)
-
     def take_folder(self, folder: Path) -> None:
         """All below a folder; archives in it by their names."""
-        walked = _walked(folder)
+        walked = _walk(folder)
         self.findings += walked.findings(self.root, self.reading.rules)
         for file in walked.files:
             if has_archive_name(file.name) and is_archive(file):
-                self._take_archive(file)
+                self.take_archive(file)
             else:
-                self._take(file)
+                self.files.append(file)
+        self._note_lost_files(walked.files)
 
-    def _take(self, file: Path) -> None:
-        """A file in a folder; a DICOMDIR tells what else must be there."""
-        self.files.append(file)
-        if file.name.upper() == "DICOMDIR":
-            self._note_dicomdir(file)
-
-    def _take_archive(self, archive: Path) -> None:
+    def take_archive(self, archive: Path) -> None:
+        """What an archive unpacks to."""
         label = _name(archive, self.root)
         folder = self._scratch() / str(len(self.archives))
         self.archives.append(label)
         for trouble in unpack(archive, folder, max_bytes=self.reading.max_bytes):
-            self._find(trouble.code, trouble.message, f"{label}/{trouble.member}" if trouble.member else label)
-        walked = _walked(folder, follow=False)
+            member = f"/{shown_name(trouble.path)}" if trouble.path else ""
+            self._find(trouble.code or "unreadable-file", trouble.message, f"{label}{member}")
+        walked = _walk(folder, follow=False)
         for path, code, message in walked.left_out:
             self._find(code, message, f"{label}/{path.relative_to(folder).as_posix()}")
-        for file in walked.files:
-            self._take(file)
+        self.files += walked.files
+        self._note_lost_files(walked.files)
 
-    def _note_dicomdir(self, path: Path) -> tuple[Path, ...]:
-        """The files that a DICOMDIR leads to; what is wrong with it is noted, and where files of it are lost."""
-        try:
-            directory = read_dicomdir(path, max_bytes=self.reading.max_bytes)
-        except ReadError as exc:
-            self._find("unreadable-file", str(exc), _name(path, self.root))
-            return ()
-        for trouble in directory.troubles:
-            self._find(trouble.code, trouble.message, trouble.member)
-            if trouble.code == "missing-file":
+    def _note_lost_files(self, files: list[Path]) -> None:
+        """A finding for each DICOMDIR among files that names others which are not there."""
+        for path in (file for file in files if file.name.upper() == "DICOMDIR"):
+            if lost := lost_files(path, files):
+                message = f"files that the DICOMDIR names are not there: {len(lost)}"
+                self._find("missing-file", message, shown_name(lost[0]))
                 self.incomplete.append(path.parent)
-        return directory.files
 
     def _scratch(self) -> Path:
         """The temporary folder, which only this user can look into, made when it is first needed."""
@@ -289,8 +273,8 @@ class _Opening:
             try:
                 scratch = tempfile.TemporaryDirectory(prefix="hilum-")
             except OSError as exc:
-                msg = f"a temporary folder for archives cannot be made: {exc.strerror or exc} (TMPDIR names another)"
-                raise ReadError(msg) from exc
+                msg = f"a temporary folder for archives cannot be made: {exc.strerror or exc}"
+                raise ReadError(msg, hint="TMPDIR names another") from exc
             self.unpacked = Path(self.until_read.enter_context(scratch))
         return self.unpacked
 

@@ -27,7 +27,7 @@ _LUNG_HU, _LUNG_SHARE = (-950, -500), 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class SeriesChoice:
     """A series with what speaks for it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def rate(series: Series, volume: Volume | None = None) -> Choice:
+def rate(series: Series, volume: Volume | None = None) -> SeriesChoice:
     """What speaks for a series as the one chest CT to take of a study.
 
     Args:
@@ -50,7 +50,7 @@ def rate(series: Series, volume: Volume | None = None) -> Choice:
     """
     refused = refusals(series.findings)
     if refused:
-        return Choice(series=series, score=-1, reasons=(f"refused: {refused[0].code}",))
+        return SeriesChoice(series=series, score=-1, reasons=(f"refused: {refused[0].code}",))
     first = series.frames[0].header
     step = _step(series)
     extent = len(series.stack.at) * step
@@ -67,7 +67,7 @@ def rate(series: Series, volume: Volume | None = None) -> Choice:
         (-sum(f.severity == "repaired" and f.code != "gantry-tilt" for f in series.findings), "repaired"),
     ]
     reasons = tuple(f"{score:+d} {reason}" for score, reason in points if score)
-    return Choice(series=series, score=sum(score for score, _ in points), reasons=reasons)
+    return SeriesChoice(series=series, score=sum(score for score, _ in points), reasons=reasons)
 
 
 def is_sharp(kernel: str) -> bool:
@@ -80,7 +80,7 @@ def is_sharp(kernel: str) -> bool:
     return bool(_SHARP.search(kernel.split("\\")[0]))
 
 
-_Key = Callable[[Choice], float]
+_Key = Callable[[SeriesChoice], float]
 RULES: dict[str, _Key] = {
     "best": lambda choice: choice.score,
     "thinnest": lambda choice: -_step(choice.series),
@@ -96,7 +96,7 @@ def _step(series: Series) -> float:
     return float(np.linalg.norm(series.stack.affine[:3, 0])) if series.stack.affine is not None else np.inf
 
 
-def choose(found: list[Series], wanted: str | None) -> tuple[Series, list[Finding]]:
+def choose_series(found: list[Series], wanted: str | None) -> tuple[Series, list[Finding]]:
     """The series to take, and a note on how it was chosen where there were several.
 
     Args:
@@ -136,12 +136,12 @@ def _best(found: list[Series], rule: str | None) -> tuple[Series, list[Finding]]
         raise ReadError(msg)
     key = RULES[rule or "best"]
 
-    def rank(choice: Choice) -> tuple[Any, ...]:
+    def rank(choice: SeriesChoice) -> tuple[Any, ...]:
         return key(choice), choice.score, len(choice.series.frames)
 
     choices = []
     for one in usable:
-        choices.append(rate(one) if len(usable) > 1 else Choice(series=one, score=0, reasons=()))
+        choices.append(rate(one) if len(usable) > 1 else SeriesChoice(series=one, score=0, reasons=()))
         first = max(choices, key=rank)
         for choice in choices:  # what is not taken must not keep its decoded pixels
             if choice is not first:

@@ -12,7 +12,7 @@ from hilum.errors import ConfigError, HilumError, PrepareError
 from hilum.findings import Finding, refusals
 from hilum.preparing.lungs.segment import FindLungs, Lungs, locate_lungs, lungs_from_mask
 from hilum.preparing.resample import sample_mask
-from hilum.reading import read
+from hilum.reading.reader import read
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Affine, Volume

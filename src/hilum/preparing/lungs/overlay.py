@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hilum.preparing.lungs.segment import Lungs, locate_lungs
-from hilum.reading.doctor import Seen
+from hilum.reading.doctor import Inspection
 from hilum.volume import Volume
 
 RIGHT_RGB, LEFT_RGB, FIELD_RGB = (213, 94, 0), (0, 114, 178), (240, 228, 66)
@@ -19,7 +19,7 @@ _WINDOW_HU = (-1000.0, 400.0)
 Picture = UInt8[np.ndarray, "y x rgb"]
 
 
-def see_lungs(volume: Volume) -> Seen:
+def see_lungs(volume: Volume) -> Inspection:
     """What ``hilum inspect --lungs`` shows of a scan: verdict, figures, findings and three planes."""
     lungs = locate_lungs(volume)
     figures = lungs.figures
@@ -32,7 +32,7 @@ def see_lungs(volume: Volume) -> Seen:
         )
     # Reading refuses nothing for its lungs: only a recipe that needs them does.
     findings = tuple(replace(finding, severity="note") for finding in lungs.findings)
-    return Seen(
+    return Inspection(
         what="lungs", verdict=lungs.verdict, summary=summary, figures=figures, findings=findings,
         pictures=overlay(volume, lungs),
     )  # fmt: skip

@@ -11,33 +11,34 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import printable
-from hilum.reading.archives.streams import (
+from hilum.reading.archives.members import (
     CHUNK,
     MAX_MEMBERS,
     Allowance,
-    DamagedError,
     Member,
-    Unpacking,
-    UnsafeError,
+    TarBytes,
+    ZipBytes,
     compression,
+    is_tar_header,
+    tar_members,
+    unsafe,
+    zip_members,
 )
-from hilum.reading.archives.tar import is_tar_header, tar_members
-from hilum.reading.archives.zip import ZipBytes, zip_members
 from hilum.reading.dicom.frames import is_dicom
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-_IMAGES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _NO_ARCHIVES = (
+    ".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd",
     ".apk", ".docm", ".docx", ".ear", ".egg", ".epub", ".jar", ".npz", ".odp", ".ods", ".odt", ".pptm", ".pptx", ".pt",
     ".pth", ".war", ".whl", ".xlsm", ".xlsx", ".xpi",
 )  # fmt: skip
-"""Zips by their bytes, but not made to hold scans."""
+"""Images, and what is a zip by its bytes, but not made to hold scans."""
 
 _MAX_NAME = 2000
 _MAX_FOLDERS = 64
@@ -50,21 +51,6 @@ _FOREIGN = (
 """What the standard library raises on damaged archives: struct.error is a ValueError, RecursionError a RuntimeError."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
-    """Why an archive or a member of it is not read.
-
-    Attributes:
-        code: Of the finding.
-        message: Of the finding; holds no name.
-        member: The member's name, fit to be shown; empty for the archive.
-    """
-
-    code: str
-    message: str
-    member: str = ""
-
-
 def has_archive_name(name: str) -> bool:
     """True for the names of zips and tars."""
     return name.lower().endswith(_SUFFIXES)
@@ -74,75 +60,85 @@ def is_archive(path: Path) -> bool:
     """True for a zip or tar, by its name or else by its first bytes; not for images and documents."""
     if has_archive_name(path.name):
         return not is_dicom(path)
-    if path.name.lower().endswith((*_IMAGES, *_NO_ARCHIVES)):
+    if path.name.lower().endswith(_NO_ARCHIVES):
         return False
     try:
         with path.open("rb") as file:
             head = file.read(512)
-            if head[128:132] == b"DICM":
-                return False
-            if compression(head):
-                head = Unpacking(file, Allowance(max_bytes=1 << 20)).read(512)
-            elif head.startswith((b"PK\3\4", b"PK\5\6")):
-                return True
-    except (*_FOREIGN, UnsafeError, DamagedError):
-        return False  # whoever reads the file will say what is wrong with it
+        if head[128:132] == b"DICM":
+            return False
+        if compression(head):
+            with contextlib.closing(TarBytes(path, Allowance(max_bytes=1 << 20))) as tar:
+                head = tar.read(512)
+        elif head.startswith((b"PK\3\4", b"PK\5\6")):
+            return True
+    except (*_FOREIGN, ReadError):
+        return False  # reading the file as something else says what is wrong with it
     return is_tar_header(head)
 
 
-def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[Trouble]:
+def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[ReadError]:
     """Write the files of an archive below a folder, which is made, and is empty where the archive is refused.
 
     Hidden members are passed over, archives within it are not opened.
 
+    Returns:
+        Why the archive or a member of it is not read: ``code`` is that of the finding, ``path`` the member.
+
     Raises:
         ReadError: If the folder cannot take the files: a full disk.
     """
-    try:
-        folder.mkdir(mode=0o700)
-    except OSError as exc:
-        raise _no_room(exc) from exc
+    _make(folder)
     allowance = Allowance(max_bytes=max_bytes)
     into = _Folder(folder=folder)
     try:
-        with ZipBytes(io.FileIO(path)) as file, contextlib.closing(_members(file, allowance)) as members:
+        with contextlib.closing(_open_archive(path, allowance)) as file:
+            members = zip_members(file, allowance) if isinstance(file, ZipBytes) else tar_members(file, allowance)
             return [trouble for member in members for trouble in into.add(member)]
-    except UnsafeError as exc:
-        trouble = Trouble(code="unsafe-archive", message=f"the archive is not opened: {exc}", member=shown(exc.member))
-    except DamagedError as exc:
-        trouble = Trouble(code="unreadable-file", message=f"the archive cannot be read: {exc}")
+    except ReadError as exc:
+        if exc.code is None:  # the disk's fault
+            raise
+        is_unsafe = exc.code == "unsafe-archive"
+        said = f"the archive {'is not opened' if is_unsafe else 'cannot be read'}: {exc.message}"
+        trouble = ReadError(said, code=exc.code, path=exc.path)
     except _FOREIGN as exc:
         why = f": {exc.strerror}" if isinstance(exc, OSError) and exc.filename else ""  # it could not be opened
-        trouble = Trouble(code="unreadable-file", message=f"the archive is damaged or cannot be read{why}")
+        trouble = ReadError(f"the archive is damaged or cannot be read{why}", code="unreadable-file")
     try:
         shutil.rmtree(folder)
-        folder.mkdir(mode=0o700)
     except OSError as exc:
         raise _no_room(exc) from exc
+    _make(folder)
     return [trouble]
 
 
-def shown(name: str, limit: int = 80) -> str:
+def shown_name(name: str | Path | None, limit: int = 80) -> str:
     """A name that is not to be trusted, fit for a line of a report: no control characters, no root, not too long."""
-    name = printable(name[: 4 * limit]).lstrip("/")
+    name = printable(str(name or "")[: 4 * limit]).lstrip("/")
     return name if len(name) <= limit else f"{name[: limit - 3]}..."
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as exc:
+        raise _no_room(exc) from exc
 
 
 def _no_room(exc: OSError) -> ReadError:
     return ReadError(
-        f"the temporary folder must have room for the unpacked archive: {exc.strerror or 'it cannot be written'}"
-        " (TMPDIR names another folder)"
+        f"the temporary folder must have room for the unpacked archive: {exc.strerror or 'it cannot be written'}",
+        hint="TMPDIR names another folder",
     )
 
 
-def _members(file: ZipBytes, allowance: Allowance) -> Generator[Member]:
-    """The members by what the file is, whatever its name."""
-    head = file.read(512)
-    file.seek(0)
+def _open_archive(path: Path, allowance: Allowance) -> ZipBytes | TarBytes:
+    """The bytes of an archive by what it is, whatever its name."""
+    with path.open("rb") as file:
+        head = file.read(512)
     if compression(head) or is_tar_header(head) or not head.strip(b"\0"):
-        yield from tar_members(Unpacking(file, allowance), allowance)
-    else:
-        yield from zip_members(file, allowance)
+        return TarBytes(path, allowance)
+    return ZipBytes(io.FileIO(path))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,26 +148,35 @@ class _Folder:
     folder: Path
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
-    made: set[Path] = field(default_factory=set)
 
-    def add(self, member: Member) -> list[Trouble]:
+    def add(self, member: Member) -> list[ReadError]:
         """Write a member, unless it is hidden or an archive itself.
 
         Raises:
-            UnsafeError: If its name leads elsewhere, is taken, or cannot be a file's.
+            ReadError: If its name leads elsewhere, is taken, or cannot be a file's.
         """
         parts = _parts(member.name)
         if member.source is not None and (not parts or member.name.endswith(("/", "/."))):
-            msg = "a name cannot be a file's"
-            raise UnsafeError(msg, member.name)
+            raise _no_name(member)
         self._claim(parts, member)
         if member.source is None or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
             return []
         head = member.source.read(CHUNK)
         if _is_nested(parts[-1], head):
             message = "an archive within an archive is not opened"
-            return [Trouble(code="unsafe-archive", message=message, member=shown(member.name))]
-        self._write(parts, head, member)
+            return [ReadError(message, code="unsafe-archive", path=member.name)]
+        target = self.folder.joinpath(*parts)
+        with _writing(member):
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            descriptor = os.open(target, flags, 0o600)
+        with os.fdopen(descriptor, "wb", 0) as file:
+            while head:
+                with _writing(member):
+                    view = memoryview(head)
+                    while view:
+                        view = view[file.write(view) :]
+                head = member.source.read(CHUNK)
         return []
 
     def _claim(self, parts: list[str], member: Member) -> None:
@@ -179,60 +184,43 @@ class _Folder:
         above, own = (keys, []) if member.source is None else (keys[:-1], keys[-1:])
         if self.files.intersection(keys) or self.folders.intersection(own):
             msg = "two members have one name"
-            raise UnsafeError(msg, member.name)
+            raise unsafe(msg, member.name)
         self.folders.update(above)
         self.files.update(own)
         if len(self.files) + len(self.folders) > MAX_MEMBERS:
             msg = f"it must have at most {MAX_MEMBERS} files and folders, has more"
-            raise UnsafeError(msg)
-
-    def _write(self, parts: list[str], head: bytes, member: Member) -> None:
-        assert member.source is not None  # a file's  # noqa: S101
-        target = self.folder.joinpath(*parts)
-        with contextlib.ExitStack() as stack:
-            with _writing(member):
-                if target.parent not in self.made:
-                    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    self.made.add(target.parent)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-                file = stack.enter_context(os.fdopen(os.open(target, flags, 0o600), "wb", 0))
-            part = head
-            while part:
-                with _writing(member):
-                    view = memoryview(part)
-                    while view:
-                        view = view[file.write(view) :]
-                part = member.source.read(CHUNK)
+            raise unsafe(msg)
 
 
 @contextlib.contextmanager
 def _writing(member: Member) -> Iterator[None]:
-    """Tells what the disk cannot take from what cannot be a name; the archive's own errors are read elsewhere."""
+    """Tells what the disk cannot take from what cannot be a name; errors of the archive itself arise elsewhere."""
     try:
         yield
     except OSError as exc:
-        if exc.errno in _NO_NAME:
-            msg = "a name cannot be a file's"
-            raise UnsafeError(msg, member.name) from exc
-        raise _no_room(exc) from exc
+        raise (_no_name(member) if exc.errno in _NO_NAME else _no_room(exc)) from exc
+
+
+def _no_name(member: Member) -> ReadError:
+    return unsafe("a name cannot be a file's", member.name)
 
 
 def _parts(name: str) -> list[str]:
     """Folders and file name of a member."""
     if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name):
         msg = "a name is absolute or a Windows path"
-        raise UnsafeError(msg, name)
+        raise unsafe(msg, name)
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in parts:
         msg = "a name leads out of the archive"
-        raise UnsafeError(msg, name)
+        raise unsafe(msg, name)
     try:
         lengths = [len(os.fsencode(part)) for part in parts]
     except UnicodeEncodeError:
         lengths = [_MAX_NAME + 1]
     if "\0" in name or max(lengths, default=0) > 255 or sum(lengths) > _MAX_NAME or len(parts) > _MAX_FOLDERS:
         msg = "a name cannot be a file's"
-        raise UnsafeError(msg, name)
+        raise unsafe(msg, name)
     return parts
 
 
@@ -244,6 +232,6 @@ def _is_nested(name: str, head: bytes) -> bool:
     """True for an archive by its name or by its first bytes, unless it is an image or a document."""
     if has_archive_name(name):
         return True
-    if name.lower().endswith((*_IMAGES, *_NO_ARCHIVES)) or head[128:132] == b"DICM":
+    if name.lower().endswith(_NO_ARCHIVES) or head[128:132] == b"DICM":
         return False
     return bool(compression(head)) or head.startswith(b"PK\3\4") or head[257:262] == b"ustar"

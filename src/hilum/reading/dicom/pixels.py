@@ -21,7 +21,7 @@ from hilum.volume import Volume, canonical
 _THREADS = 8
 
 
-def load(series: Series) -> Volume:
+def load_series(series: Series) -> Volume:
     """The voxels of a series in HU, canonically oriented; its findings may still refuse it for what its HU are.
 
     Raises:
@@ -162,13 +162,17 @@ def _content(frame: Frame, max_bytes: int) -> Opened:
         try:
             return inflated(frame.path.read_bytes(), frame.inflated_bytes)
         except OSError as exc:
-            msg = f"{frame.name}: pixels cannot be read: {exc.strerror or exc}"
-            raise ReadError(msg) from exc
+            msg = f"pixels cannot be read: {exc.strerror or exc}"
+            raise _failed(frame, msg) from exc
     try:
-        return decode(frame.path, "dicom", max_bytes=max_bytes).voxels
-    except ReadError as exc:  # a decoder knows the file's name, not where it lies
-        msg = str(exc).replace(frame.path.name, frame.where(frame.path), 1)
-        raise type(exc)(msg) from exc
+        return decode(frame.path, "dicom", max_bytes=max_bytes)
+    except ReadError as exc:
+        raise _failed(frame, exc.message, exc.code) from exc
+
+
+def _failed(frame: Frame, why: str, code: str | None = None) -> ReadError:
+    """The error of one slice, named as findings name it."""
+    return ReadError(f"{frame.name}: {why}", code=code)
 
 
 def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, series: Series) -> tuple[int, int]:
@@ -186,19 +190,19 @@ def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, series: Series) -> tu
             words = np.fromfile(frame.path, header.word, rows * columns, offset=frame.offset)
         words = words.reshape(rows, columns)
     except OSError as exc:
-        msg = f"{frame.name}: pixels cannot be read: {exc.strerror or 'a damaged disk'}"
-        raise ReadError(msg) from exc
+        msg = f"pixels cannot be read: {exc.strerror or 'a damaged disk'}"
+        raise _failed(frame, msg) from exc
     except ValueError as exc:  # fewer than when its header was read
-        msg = f"truncated-file: {frame.name} lacks pixels; it was changed while it was read"
-        raise ReadError(msg) from exc
+        msg = "pixels are missing; the file was changed while it was read"
+        raise _failed(frame, msg, "truncated-file") from exc
     return slice_into(out, words.astype(header.word.newbyteorder("="), copy=False), header)
 
 
 def _unscaled(pixels: Num[np.ndarray, "n y x"], frame: Frame) -> Num[np.ndarray, "y x"]:
     """The stored values of one frame, from GDCM's, which it rescales by what it finds first in the file."""
     if frame.index >= len(pixels) or pixels.shape[1:] != frame.header.shape:
-        msg = f"{frame.name}: compressed pixels are not those that the header describes"
-        raise ReadError(msg)
+        msg = "compressed pixels are not those that the header describes"
+        raise _failed(frame, msg)
     slope, intercept = frame.file_rescale
     stored: np.ndarray = (pixels[frame.index] - intercept) / slope
     whole: np.ndarray = np.rint(stored).astype(np.int32)

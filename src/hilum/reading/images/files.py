@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from hilum.errors import ReadError
 from hilum.findings import printable
-from hilum.reading.images.voxel_file import LONGEST_AXIS, Layout, checked_bytes, shown
 
 ImageFormat = Literal["nifti", "nrrd", "meta"]
 
@@ -30,31 +27,6 @@ _FORMATS: dict[str, ImageFormat] = {
 _LONGEST_HEADER = 1 << 20
 _HEADER_SIZES = (348, 540)
 """With which the headers of NIfTI-1 (and ANALYZE) and of NIfTI-2 begin."""
-_INFLATION = 1032
-"""Deflate makes nothing smaller than by this factor (https://zlib.net/zlib_tech.html)."""
-
-_NRRD_TYPES = {
-    **dict.fromkeys(["signed char", "int8", "int8_t"], "i1"),
-    **dict.fromkeys(["uchar", "unsigned char", "uint8", "uint8_t"], "u1"),
-    **dict.fromkeys(["short", "short int", "signed short", "signed short int", "int16", "int16_t"], "i2"),
-    **dict.fromkeys(["ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"], "u2"),
-    **dict.fromkeys(["int", "signed int", "int32", "int32_t"], "i4"),
-    **dict.fromkeys(["uint", "unsigned int", "uint32", "uint32_t"], "u4"),
-    **dict.fromkeys(["longlong", "long long", "long long int", "signed long long", "signed long long int"], "i8"),
-    **dict.fromkeys(["int64", "int64_t"], "i8"),
-    **dict.fromkeys(["ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"], "u8"),
-    "float": "f4",
-    "double": "f8",
-}
-_META_TYPES = {
-    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
-    "MET_DOUBLE": "f8",
-}  # fmt: skip
-_YES, _NO = {"true", "t", "1"}, {"false", "f", "0"}
-_PACKING = {"raw": "raw", "text": "text", "txt": "text", "ascii": "text", "hex": "hex", "gzip": "gzip", "gz": "gzip"}
-_UNSUPPORTED = {"bzip2", "bz2", "zrl", "block"}
-"""Encodings and a type of NRRD that exist and are not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +44,6 @@ class TextHeader:
     num_bytes: int
     names: tuple[str, ...]
     is_listed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextLayout:
-    """The voxels that an NRRD or MetaImage header promises.
-
-    Attributes:
-        sizes: Of the header's axes, the fastest first.
-        num_bytes: Of all of them, as they are stored.
-        layout: Where they lie; None where that is not simple to say: text, several files, bytes to be skipped.
-    """
-
-    sizes: list[int]
-    num_bytes: int
-    layout: Layout | None
 
 
 def is_image(path: Path) -> bool:
@@ -113,6 +70,11 @@ def image_format(path: Path) -> ImageFormat:
     return _FORMATS[image_suffix(path)]
 
 
+def unreadable_image(why: str, *, path: Path | None = None, code: str | None = None) -> ReadError:
+    """The error of an image file that cannot be read."""
+    return ReadError(f"cannot be read: {why}", path=path, code=code)
+
+
 def nifti_voxel_file(path: Path) -> Path:
     """The file that holds the voxels of a NIfTI header: itself, or for ``x.hdr`` the file ``x.img`` beside it.
 
@@ -127,8 +89,8 @@ def nifti_voxel_file(path: Path) -> Path:
     for name in names:
         if (path.parent / name).is_file():
             return path.parent / name
-    msg = f"{path.name} cannot be read: its voxels are missing, they must lie beside it as {printable(names[0])}"
-    raise ReadError(msg)
+    msg = f"its voxels are missing, they must lie beside it as {printable(names[0])}"
+    raise unreadable_image(msg, path=path)
 
 
 def detached_files(path: Path) -> list[Path]:
@@ -151,14 +113,14 @@ def detached_files(path: Path) -> list[Path]:
     try:
         for file in named:
             if not file.resolve().is_relative_to(path.parent.resolve()):
-                msg = f"{path.name} must hold its voxels or name files beside it, names one in another folder"
-                raise ReadError(msg)
+                msg = "must hold its voxels or name files beside it, names one in another folder"
+                raise ReadError(msg, path=path)
         if header.is_listed and all(file.is_file() for file in named):
             return named
         return [file for file in sorted(path.parent.iterdir()) if file.is_file() and file != path]
     except (OSError, ValueError, RuntimeError) as exc:  # too long a name, a zero in it, links in a circle
-        msg = f"{path.name} cannot be read: the names of the files with its voxels are damaged"
-        raise ReadError(msg) from exc
+        msg = "the names of the files with its voxels are damaged"
+        raise unreadable_image(msg, path=path) from exc
 
 
 def text_header(path: Path) -> TextHeader:
@@ -171,8 +133,7 @@ def text_header(path: Path) -> TextHeader:
         with path.open("rb") as file:
             start = file.read(_LONGEST_HEADER)
     except OSError as exc:
-        msg = f"{path.name} cannot be read: {exc.strerror or 'not a file'}"
-        raise ReadError(msg) from exc
+        raise unreadable_image(exc.strerror or "not a file", path=path) from exc
     is_nrrd = start.startswith(b"NRRD")
     fields: dict[str, str] = {}
     num_bytes = 0
@@ -185,8 +146,8 @@ def text_header(path: Path) -> TextHeader:
         if line.startswith(b"#") or (is_nrrd and value.startswith("=") and key != "datafile"):
             continue
         if key in fields and key:
-            msg = f"{path.name} cannot be read: its header says one thing twice"
-            raise ReadError(msg)
+            msg = "its header says one thing twice"
+            raise unreadable_image(msg, path=path)
         fields[key] = value.strip()
         if key == "elementdatafile" or (is_nrrd and value.split()[:1] == ["LIST"] and key == "datafile"):
             break
@@ -200,95 +161,3 @@ def text_header(path: Path) -> TextHeader:
     if not is_listed:
         names = (words[0],)
     return TextHeader(fields=fields, num_bytes=num_bytes, names=names, is_listed=is_listed)
-
-
-def text_layout(path: Path, header: TextHeader, max_bytes: int) -> TextLayout:
-    """How many bytes of voxels an NRRD or MetaImage header promises, and where they lie, if that is simple to say.
-
-    Raises:
-        ReadError: If it promises nothing that can be, more than ``max_bytes``, or more than its files may hold.
-    """
-    fields = header.fields
-    try:
-        if image_format(path) == "nrrd":
-            axes, sizes = int(fields["dimension"]), [int(n) for n in fields["sizes"].split()]
-            kind = _supported(path.name, "type", fields["type"], _NRRD_TYPES)
-            packing = _supported(path.name, "encoding", fields["encoding"].lower(), _PACKING)
-            channels = 1
-            skipped = [int(fields.get(key, "0")) for key in ("byteskip", "lineskip")]
-            order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
-            is_simple = not any(skipped)
-        else:
-            axes, sizes = int(fields["ndims"]), [int(n) for n in fields["dimsize"].split()]
-            kind = _supported(path.name, "ElementType", fields["elementtype"], _META_TYPES)
-            channels = int(fields.get("elementnumberofchannels", "1"))
-            packing = "gzip" if _is_true(path.name, "CompressedData", fields, default="false") else "raw"
-            packing = packing if _is_true(path.name, "BinaryData", fields, default="true") else "text"
-            skipped = [int(fields.get("headersize", "0"))]
-            msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower()
-            order = "<" if msb in _NO else ">" if msb in _YES else ""
-            if packing == "text" and order == ">":
-                msg = f"{path.name} cannot be read: text has no byte order, its BinaryDataByteOrderMSB must be False"
-                raise ReadError(msg)  # ITK would swap the bytes of its numbers
-            is_simple = not (any(skipped) or "LONG" in fields["elementtype"] or any("function" in k for k in fields))
-    except (KeyError, ValueError) as exc:
-        msg = f"{path.name} cannot be read: its header does not say, or not rightly, what the voxels are"
-        raise ReadError(msg) from exc
-    if axes != len(sizes) or not 1 <= channels <= LONGEST_AXIS:
-        msg = f"{path.name} cannot be read: it must have as many sizes as axes ({shown(axes)}), has {len(sizes)}"
-        raise ReadError(msg)
-    if channels != 1:
-        msg = f"{path.name} must have one real value in each voxel, has {channels}"
-        raise ReadError(msg)
-    word = np.dtype(kind).itemsize
-    promised = checked_bytes(path.name, sizes, word, max_bytes)
-    files = _files(path, header)
-    held = sum(file.stat().st_size for file in files) - max(0, skipped[0])
-    held -= 0 if header.names else header.num_bytes
-    least = {
-        "raw": promised,
-        "text": promised // word,
-        "hex": 2 * promised,
-        "gzip": promised // _INFLATION - 1,
-    }[packing]
-    if held < least:
-        msg = f"truncated-file: {path.name} cannot be read: it lacks {least - held} of the {least} bytes of its voxels"
-        raise ReadError(msg)
-    layout = None
-    if is_simple and len(files) == 1 and packing in {"raw", "gzip"} and (word == 1 or order):
-        layout = Layout(
-            path=files[0],
-            shape=tuple(sizes[::-1]),
-            dtype=np.dtype((order or "=") + kind),
-            start=0 if header.names else header.num_bytes,
-            is_deflated=packing == "gzip",
-        )
-    return TextLayout(sizes=sizes, num_bytes=promised, layout=layout)
-
-
-def _supported(name: str, what: str, value: str, known: dict[str, str]) -> str:
-    """What a word of a header stands for; another one is named in the error where the format knows it."""
-    if value in known:
-        return known[value]
-    is_known = value.lower() in _UNSUPPORTED or re.fullmatch(r"MET_[A-Z_]{1,30}", value)
-    msg = f"{name} cannot be read: its {what} {f'{value} ' if is_known else ''}is not supported"
-    raise ReadError(msg)
-
-
-def _is_true(name: str, what: str, fields: dict[str, str], *, default: str) -> bool:
-    value = fields.get(what.lower(), default).lower()
-    if value not in _YES | _NO:
-        msg = f"{name} cannot be read: its {what} must be True or False"
-        raise ReadError(msg)
-    return value in _YES
-
-
-def _files(path: Path, header: TextHeader) -> list[Path]:
-    """The files that hold the voxels, the header's own among them."""
-    files = detached_files(path)  # refuses a header that names files elsewhere
-    if not header.names:
-        return [path]
-    if header.is_listed and not all((path.parent / name).is_file() for name in header.names):
-        msg = f"{path.name} cannot be read: its voxels are missing, they must lie beside it in the file that it names"
-        raise ReadError(msg)
-    return files

@@ -1,7 +1,10 @@
-"""NIfTI headers, read by nibabel: where the voxels lie in their file and in space, and how they are rescaled."""
+"""NIfTI files by nibabel: where the voxels lie in their file and in space, and how they are rescaled."""
 
+import gzip
+import math
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +12,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
-from hilum.reading.images.files import image_suffix, nifti_voxel_file
-from hilum.reading.images.placement import MISSING, UNCLEAR, Doubt, Placement, checked_sizes, known_spacing, placement
-from hilum.reading.images.voxel_file import Layout, checked_bytes, read_into
+from hilum.reading.images.files import image_suffix, nifti_voxel_file, unreadable_image
+from hilum.reading.images.placement import (
+    INFLATION_ERRORS,
+    MISSING,
+    NOT_INFLATED,
+    UNCLEAR,
+    Doubt,
+    Placement,
+    check_axes,
+    check_channels,
+    checked_bytes,
+    checked_sizes,
+    known_spacing,
+    placement,
+    truncated,
+)
 
 if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the first NIfTI file
     from nibabel.nifti1 import Nifti1Header
@@ -24,8 +40,78 @@ _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
 """A quaternion may be this much longer than 1: many are written in single precision."""
 
+_CHUNK = 1 << 20
+_BEHIND = 1 << 20
+"""Bytes behind deflated voxels that are still inflated, for the checksum at the end."""
 
-def nifti_layout(path: Path, max_bytes: int) -> tuple[Layout, Placement]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NiftiVoxels:
+    """Where the voxels of a NIfTI file lie, and what they mean.
+
+    Attributes:
+        path: The file.
+        shape: Array axes, slowest first.
+        dtype: How they are stored.
+        offset: Byte at which they begin in the file, or in what it inflates to.
+        slope: By which they are multiplied.
+        intercept: What is then added.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    slope: float
+    intercept: float
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the voxels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether the values are others than the stored ones."""
+        return (self.slope, self.intercept) != (1.0, 0.0)
+
+    def rescaled(self, stored: np.ndarray) -> np.ndarray:
+        """The values, to the bit as ITK gives them: integers become single precision, sums are taken in double."""
+        if not self.is_rescaled:
+            return stored
+        exact = stored if stored.dtype.kind == "f" else stored.astype(np.float32)
+        with np.errstate(over="ignore"):  # to infinity, which is metal
+            out: np.ndarray = (exact.astype(np.float64) * self.slope + self.intercept).astype(exact.dtype)
+        return out
+
+    def stored(self) -> np.ndarray:
+        """The stored values: a view of the file, or of what was inflated.
+
+        Raises:
+            ReadError: If there are fewer than promised, or they cannot be inflated.
+        """
+        if not _is_deflated(self.path):
+            held = self.path.stat().st_size - self.offset
+            if held >= self.num_bytes:
+                return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+            raise truncated(self.num_bytes - max(0, held), self.num_bytes)
+        voxels = np.empty(self.shape, self.dtype)
+        rest = voxels.reshape(-1).view(np.uint8).data
+        try:
+            with gzip.open(self.path) as file:
+                file.seek(self.offset)
+                while rest and (part := file.read(min(_CHUNK, len(rest)))):
+                    rest[: len(part)] = part
+                    rest = rest[len(part) :]
+                file.read(_BEHIND)
+        except INFLATION_ERRORS as exc:
+            raise ReadError(NOT_INFLATED) from exc
+        if rest:
+            raise truncated(len(rest), self.num_bytes)
+        return voxels
+
+
+def nifti_layout(path: Path, max_bytes: int) -> tuple[NiftiVoxels, Placement]:
     """Where the voxels of a NIfTI-1 or NIfTI-2 file or pair lie, from the header alone.
 
     Raises:
@@ -35,67 +121,72 @@ def nifti_layout(path: Path, max_bytes: int) -> tuple[Layout, Placement]:
     header = _header(path)
     num_axes, start = int(header["dim"][0]), float(header["vox_offset"])
     if not 1 <= num_axes <= 7 or not 0 <= start < 1 << 40:
-        msg = f"{path.name} cannot be read: its NIfTI header has {num_axes} axes from {start:g}"
-        raise ReadError(msg)
+        msg = f"its NIfTI header has {num_axes} axes from {start:g}"
+        raise unreadable_image(msg)
     sizes = [int(n) for n in header["dim"][1 : 1 + num_axes]]
-    dtype = _dtype(path.name, header)
-    checked_bytes(path.name, sizes, dtype.itemsize, max_bytes)
-    if len(sizes) > 4 and sizes[4] > 1:
-        msg = f"{path.name} must have one real value in each voxel, has vectors of {sizes[4]}"
-        raise ReadError(msg)
-    place = _placed(path.name, header, checked_sizes(path.name, sizes))
+    check_axes(sizes)
+    dtype = _dtype(header)
+    checked_bytes(math.prod(sizes) * dtype.itemsize, max_bytes)
+    if len(sizes) > 4:
+        check_channels(sizes[4] if sizes[4] == 1 else f"vectors of {sizes[4]}")
+    place = _placed(header, checked_sizes(sizes))
     slope, intercept = _usable(float(header["scl_slope"]), float(header["scl_inter"]))
     file = nifti_voxel_file(path)
-    layout = Layout(
+    voxels = NiftiVoxels(
         path=file,
         shape=tuple(sizes[::-1]),
         dtype=dtype,
-        is_deflated=file.name.lower().endswith(".gz"),
         offset=int(start) if file != path else max(int(start), header.sizeof_hdr),
         slope=slope,
         intercept=intercept,
     )
-    return layout, place
+    return voxels, place
+
+
+def _is_deflated(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _header(path: Path) -> "Nifti1Header":
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    block = bytearray(_LONGEST_HEADER)
-    is_deflated = path.name.lower().endswith(".gz")
-    whole = Layout(path=path, shape=(len(block),), dtype=np.dtype("u1"), is_deflated=is_deflated)
-    num_bytes = read_into([memoryview(block)], whole, path.name)
+    try:
+        with gzip.open(path) if _is_deflated(path) else path.open("rb") as file:
+            block = file.read(_LONGEST_HEADER)
+    except INFLATION_ERRORS as exc:
+        raise ReadError(NOT_INFLATED) from exc
     is_pair = image_suffix(path).startswith(".hdr")
     for kind in (Nifti1Header, Nifti2Header):
-        header = kind(bytes(block[: kind.sizeof_hdr]), check=False)
+        if len(block) < kind.sizeof_hdr:
+            break
+        header = kind(block[: kind.sizeof_hdr], check=False)
         magic = kind.pair_magic if is_pair else kind.single_magic
-        if num_bytes >= kind.sizeof_hdr == int(header["sizeof_hdr"]) and header["magic"].item() == magic:
+        if kind.sizeof_hdr == int(header["sizeof_hdr"]) and header["magic"].item() == magic:
             return header
-    begins = {struct.unpack_from(f"{order}i", block)[0] for order in "<>"}
-    if is_pair and num_bytes >= _SHORTEST_HEADER and _SHORTEST_HEADER in begins:
-        msg = f"{path.name} must be a NIfTI header, is one of ANALYZE 7.5, which does not say how the scan lies"
+    begins = {struct.unpack_from(f"{order}i", block.ljust(4))[0] for order in "<>"}
+    if is_pair and len(block) >= _SHORTEST_HEADER and _SHORTEST_HEADER in begins:
+        msg = "must be a NIfTI header, is one of ANALYZE 7.5, which does not say how the scan lies"
         raise GeometryError(msg)
-    msg = f"{path.name} cannot be read: it does not begin as a NIfTI file does"
-    raise ReadError(msg)
+    msg = "it does not begin as a NIfTI file does"
+    raise unreadable_image(msg)
 
 
-def _dtype(name: str, header: "Nifti1Header") -> np.dtype:
+def _dtype(header: "Nifti1Header") -> np.dtype:
     from nibabel.nifti1 import data_type_codes
 
     code = int(header["datatype"])
     label = data_type_codes.label[code] if code in data_type_codes.label else str(code)
     if label.startswith(("complex", "RGB")):
-        msg = f"{name} must have one real value in each voxel, has {label}"
-        raise ReadError(msg)
+        check_channels(label)
     if not label.startswith(("int", "uint", "float")) or label == "float128":
-        msg = f"{name} cannot be read: its data type {label} is not supported; integers and floats up to 64 bits are"
-        raise ReadError(msg)
+        msg = f"its data type {label} is not supported; integers and floats up to 64 bits are"
+        raise unreadable_image(msg)
     dtype: np.dtype = header.get_data_dtype()
     return dtype
 
 
-def _placed(name: str, header: "Nifti1Header", sizes: Sequence[int]) -> Placement:
+def _placed(header: "Nifti1Header", sizes: Sequence[int]) -> Placement:
     """The sform where its code is above 0, else the qform where its code is, else no place but pixdim.
 
     Raises:
@@ -107,15 +198,15 @@ def _placed(name: str, header: "Nifti1Header", sizes: Sequence[int]) -> Placemen
     if sform > 0:
         ras = header.get_sform()
         if qform > 0:
-            doubts = _disagreement(name, header, sizes, ras, unit)
+            doubts = _disagreement(header, sizes, ras, unit)
     elif qform > 0:
-        ras, doubts = _by_quaternion(name, header)
+        ras, doubts = _by_quaternion(header)
     else:
-        spacing_mm, doubts = known_spacing(name, np.array(header["pixdim"][1:4], np.float64))
+        spacing_mm, doubts = _pixdim(header)
         ras = _RAS_TO_LPS @ np.diag([*spacing_mm, 1.0])  # the file's axes as the patient's, LPS
         doubts = [*doubts, (MISSING, _NOWHERE)]
     lps = _RAS_TO_LPS @ ras
-    return placement(name, sizes, lps[:3, :3] * unit, lps[:3, 3] * unit, doubts)
+    return placement(sizes, lps[:3, :3] * unit, lps[:3, 3] * unit, doubts)
 
 
 _NOWHERE = (
@@ -124,13 +215,19 @@ _NOWHERE = (
 )
 
 
-def _by_quaternion(name: str, header: "Nifti1Header") -> tuple[np.ndarray, list[Doubt]]:
+def _pixdim(header: "Nifti1Header") -> tuple[np.ndarray, list[Doubt]]:
+    """Spacing (x, y, z) in the file's unit; 0 and what is no number stand for none."""
+    spacing = np.array(header["pixdim"][1:4], np.float64)
+    return known_spacing(spacing, np.isnan(spacing) | (spacing == 0))
+
+
+def _by_quaternion(header: "Nifti1Header") -> tuple[np.ndarray, list[Doubt]]:
     """The qform, index (x, y, z) to RAS in the file's unit.
 
     Raises:
         GeometryError: If it is none.
     """
-    spacing, doubts = known_spacing(name, np.array(header["pixdim"][1:4], np.float64))
+    spacing, doubts = _pixdim(header)
     whole = header.copy()
     whole["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # 0 stands for 1
     whole["pixdim"][1:4] = spacing
@@ -138,17 +235,15 @@ def _by_quaternion(name: str, header: "Nifti1Header") -> tuple[np.ndarray, list[
     try:
         return np.asarray(whole.get_qform(), np.float64), doubts
     except ValueError as exc:
-        msg = f"{name}: the qform must hold a rotation, holds {[float(header[f'quatern_{k}']) for k in 'bcd']}"
+        msg = f"the qform must hold a rotation, holds {[float(header[f'quatern_{k}']) for k in 'bcd']}"
         raise GeometryError(msg) from exc
 
 
-def _disagreement(
-    name: str, header: "Nifti1Header", sizes: Sequence[int], sform: np.ndarray, unit: float
-) -> list[Doubt]:
+def _disagreement(header: "Nifti1Header", sizes: Sequence[int], sform: np.ndarray, unit: float) -> list[Doubt]:
     """That the qform puts a corner of the grid more than half a voxel away from where the sform does, or nowhere."""
     codes = f"sform (code {int(header['sform_code'])}) and qform (code {int(header['qform_code'])})"
     try:
-        qform, lacks = _by_quaternion(name, header)
+        qform, lacks = _by_quaternion(header)
     except GeometryError:
         lacks = [(MISSING, "")]
     if lacks or not np.isfinite(qform).all():

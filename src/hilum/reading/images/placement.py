@@ -1,27 +1,27 @@
-"""Where the header of an image file says that its voxels lie, and what it does not say: the same for all formats."""
+"""Checks that the header of an image file describes one volume that can be, and notes what it leaves unsaid."""
 
+import gzip
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hilum.errors import GeometryError
+from hilum.errors import GeometryError, ReadError
+from hilum.findings import printable
+from hilum.reading.images.files import unreadable_image
 from hilum.volume import Affine
 
 Doubt = tuple[str, str]
 """Code of a finding and its sentence."""
 
 MISSING, UNPLACED, UNCLEAR = "geometry-missing", "position-missing", "geometry-unclear"
+LONGEST_AXIS = 65536
 
-MM_PER_UNIT = {
-    **dict.fromkeys(["", "?", "???", "none", "unknown"], 1.0),  # mm, as everybody takes it
-    **dict.fromkeys(["mm", "millimeter", "millimeters", "millimetre", "millimetres"], 1.0),
-    **dict.fromkeys(["cm", "centimeter", "centimeters", "centimetre", "centimetres"], 10.0),
-    **dict.fromkeys(["m", "meter", "meters", "metre", "metres"], 1000.0),
-    **dict.fromkeys(["um", "micrometer", "micrometers", "micrometre", "micrometres", "micron", "microns"], 1e-3),
-    **dict.fromkeys(["\u00b5m", "\u03bcm", "\udcb5m"], 1e-3),  # the micro sign, the Greek letter, the sign in Latin-1
-}
+NOT_INFLATED = "is damaged: it cannot be inflated to its end"
+INFLATION_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What the standard library raises on a damaged stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,9 +39,7 @@ class Placement:
     doubts: tuple[Doubt, ...] = ()
 
 
-def placement(
-    name: str, sizes: Sequence[int], steps: np.ndarray, origin_mm: np.ndarray, doubts: Sequence[Doubt]
-) -> Placement:
+def placement(sizes: Sequence[int], steps: np.ndarray, origin_mm: np.ndarray, doubts: Sequence[Doubt]) -> Placement:
     """A placement from a header's three axes, x first; each column of ``steps`` leads one voxel along one of them.
 
     Raises:
@@ -55,16 +53,56 @@ def placement(
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         filled = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 where axes are at right angles, 0 where they lie flat
     if not (np.isfinite(affine).all() and filled > 1e-2 and lengths.min() > 5e-3 and lengths.max() < 1e4):
-        shown = " x ".join(f"{length:.3g}" for length in lengths)
-        msg = f"{name}: voxels must measure 0.005 to 10000 mm along axes that span a space, measure {shown} mm"
+        measured = " x ".join(f"{length:.3g}" for length in lengths)
+        msg = f"voxels must measure 0.005 to 10000 mm along axes that span a space, measure {measured} mm"
         raise GeometryError(msg)
     if np.abs(affine[:3, 3]).max() > 1e7:
-        msg = f"{name}: the first voxel must lie within 10 km, lies at {affine[:3, 3].tolist()} mm"
+        msg = f"the first voxel must lie within 10 km, lies at {affine[:3, 3].tolist()} mm"
         raise GeometryError(msg)
     return Placement(shape=(z, y, x), affine=affine, doubts=tuple(doubts))
 
 
-def checked_sizes(name: str, sizes: Sequence[int]) -> Sequence[int]:
+def check_axes(sizes: Sequence[int]) -> None:
+    """Make sure that a header's axes can be those of an image.
+
+    Raises:
+        ReadError: If there are none, too many, or one that is too long.
+    """
+    if not sizes or len(sizes) > 16 or min(sizes) < 1 or max(sizes) > LONGEST_AXIS:
+        got = " x ".join(short(n) for n in sizes[:16])
+        msg = f"each axis must have 1 to {LONGEST_AXIS} voxels, has {got}"
+        raise unreadable_image(msg)
+
+
+def check_channels(number: int | str) -> None:
+    """Make sure that voxels are numbers and no vectors.
+
+    Raises:
+        ReadError: If they are not.
+    """
+    if number != 1:
+        msg = f"must have one real value in each voxel, has {number}"
+        raise ReadError(msg)
+
+
+def checked_bytes(num_bytes: int, max_bytes: int) -> int:
+    """The bytes of the voxels that a header promises.
+
+    Raises:
+        ReadError: If they are more than ``max_bytes``.
+    """
+    if num_bytes > max_bytes:
+        msg = f"must have at most {max_bytes / 1e9:g} GB of voxels, has {num_bytes / 1e9:.3g} GB"
+        raise ReadError(msg, code="too-large")
+    return num_bytes
+
+
+def truncated(lacks: int, promised: int) -> ReadError:
+    """The error of an image file with fewer bytes of voxels than its header promises."""
+    return unreadable_image(f"it lacks {lacks} of the {promised} bytes of its voxels", code="truncated-file")
+
+
+def checked_sizes(sizes: Sequence[int]) -> Sequence[int]:
     """The sizes of the three axes in space, if the further ones are of length 1.
 
     Raises:
@@ -73,22 +111,21 @@ def checked_sizes(name: str, sizes: Sequence[int]) -> Sequence[int]:
     if len(sizes) < 3 or min(sizes[:3]) < 2 or math.prod(sizes[3:]) != 1:
         several = len(sizes) > 3 and math.prod(sizes[3:]) != 1
         must = "one volume, not several" if several else "a volume of at least 2 slices"
-        msg = f"{name} must be {must}, is {' x '.join(map(str, sizes))}"
+        msg = f"must be {must}, is {' x '.join(map(str, sizes))}"
         raise GeometryError(msg)  # the header gives the spacing: two slices are a crop
     return sizes[:3]
 
 
-def known_spacing(name: str, spacing_mm: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
-    """Spacing (x, y, z) with 1 mm where a header gives none (not a number, or 0), and the doubt that this leaves.
+def known_spacing(spacing_mm: np.ndarray, lacks: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
+    """Spacing (x, y, z) with 1 mm where a header gives none, and the doubt that this leaves.
 
     Raises:
-        GeometryError: If one is no length.
+        GeometryError: If one that it gives is no length.
     """
-    if (spacing_mm < 0).any() or np.isinf(spacing_mm).any():
-        shown = " x ".join(f"{length:g}" for length in spacing_mm.tolist())
-        msg = f"{name}: the spacing must be positive and finite, is {shown} mm (x, y, z)"
+    if not np.all(lacks | ((spacing_mm > 0) & np.isfinite(spacing_mm))):
+        got = " x ".join(f"{length:g}" for length in spacing_mm.tolist())
+        msg = f"the spacing must be positive and finite, is {got} mm (x, y, z)"
         raise GeometryError(msg)
-    lacks = np.isnan(spacing_mm) | (spacing_mm == 0)
     if not lacks.any():
         return spacing_mm, []
     along = " and ".join(axis for axis, is_missing in zip("xyz", lacks, strict=True) if is_missing)
@@ -96,14 +133,7 @@ def known_spacing(name: str, spacing_mm: np.ndarray) -> tuple[np.ndarray, list[D
     return np.where(lacks, 1.0, spacing_mm), [(MISSING, message)]
 
 
-def mm_per(name: str, unit: str) -> float:
-    """Millimetres in a unit as headers write it; a unit that is not named is taken as mm.
-
-    Raises:
-        GeometryError: If it is no length that is known.
-    """
-    factor = MM_PER_UNIT.get(unit.strip().lower())
-    if factor is None:
-        msg = f"{name} must be measured in mm, cm, m or um, says another unit"
-        raise GeometryError(msg)
-    return factor
+def short(value: object) -> str:
+    """A value from a file, short and on one line."""
+    text = printable(str(value))
+    return text if len(text) <= 40 else text[:37] + "..."

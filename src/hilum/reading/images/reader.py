@@ -7,12 +7,10 @@ import numpy as np
 from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder_pool import decoding
 from hilum.reading.geometry import FEW_SLICES, grid_findings
-from hilum.reading.images.files import detached_files, image_suffix, is_image
+from hilum.reading.images.files import detached_files
 from hilum.reading.intensities import intensity_findings, limited, settle
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume, canonical
-
-__all__ = ["detached_files", "image_suffix", "is_image", "read_image"]
 
 _AS_USUAL = ReadingConfig()
 

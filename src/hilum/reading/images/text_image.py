@@ -1,0 +1,314 @@
+"""NRRD and MetaImage files: read and placed by ITK, checked here for what ITK takes wrongly or does not tell.
+
+The formats are defined at https://teem.sourceforge.net/nrrd/format.html and https://docs.itk.org/en/latest/learn/metaio.html.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hilum.errors import GeometryError, ReadError
+from hilum.reading.images.files import TextHeader, detached_files, image_format, unreadable_image
+from hilum.reading.images.placement import (
+    INFLATION_ERRORS,
+    LONGEST_AXIS,
+    NOT_INFLATED,
+    UNCLEAR,
+    UNPLACED,
+    Doubt,
+    Placement,
+    check_axes,
+    check_channels,
+    checked_sizes,
+    known_spacing,
+    placement,
+    short,
+    truncated,
+)
+
+_INFLATION = 1032
+"""Deflate makes nothing smaller than by this factor (https://zlib.net/zlib_tech.html)."""
+
+_CHUNK = 1 << 20
+_BEHIND = 1 << 20
+"""Bytes behind the voxels that are still inflated, for the checksum at the end."""
+
+_GZIP = b"\x1f\x8b"
+
+_META_TYPES = frozenset(
+    [
+        "MET_CHAR", "MET_UCHAR", "MET_SHORT", "MET_USHORT", "MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG",
+        "MET_LONG_LONG", "MET_ULONG_LONG", "MET_FLOAT", "MET_DOUBLE",
+    ]
+)  # fmt: skip
+_YES, _NO = {"true", "t", "1"}, {"false", "f", "0"}
+_PACKING = {"raw": "raw", "text": "text", "txt": "text", "ascii": "text", "hex": "hex", "gzip": "gzip", "gz": "gzip"}
+_UNSUPPORTED = {"bzip2", "bz2", "zrl", "block"}
+"""Encodings and a type of NRRD that exist and are not read."""
+
+_PATIENT_SPACES = {
+    "lps", "left-posterior-superior", "ras", "right-anterior-superior", "las", "left-anterior-superior",
+}  # fmt: skip
+"""Spaces of an NRRD whose axes are the patient's."""
+
+_IN_SPACE = {"domain", "space", "???", "none", ""}
+_NO_SIDES = "left and right, and points in mm, cannot be trusted"
+_NO_POINTS = "points in mm cannot be trusted"
+_NOTHING_LACKS = np.zeros(3, bool)
+
+MM_PER_UNIT = {
+    **dict.fromkeys(["", "?", "???", "none", "unknown"], 1.0),  # mm, as everybody takes it
+    **dict.fromkeys(["mm", "millimeter", "millimeters", "millimetre", "millimetres"], 1.0),
+    **dict.fromkeys(["cm", "centimeter", "centimeters", "centimetre", "centimetres"], 10.0),
+    **dict.fromkeys(["m", "meter", "meters", "metre", "metres"], 1000.0),
+    **dict.fromkeys(["um", "micrometer", "micrometers", "micrometre", "micrometres", "micron", "microns"], 1e-3),
+    **dict.fromkeys(["\u00b5m", "\u03bcm", "\udcb5m"], 1e-3),  # the micro sign, the Greek letter, the sign in Latin-1
+}
+
+
+def check_storage(path: Path, header: TextHeader) -> list[Path]:
+    """Make sure that a header says how its voxels are stored, in a way that ITK reads rightly.
+
+    Returns:
+        The files that hold the voxels.
+
+    Raises:
+        ReadError: If it does not, or names files that are missing or in another folder.
+    """
+    fields = header.fields
+    try:
+        if image_format(path) == "nrrd":
+            axes, sizes = int(fields["dimension"]), [int(n) for n in fields["sizes"].split()]
+            channels = 1
+            _require_supported("type", fields["type"], fields["type"].lower() not in _UNSUPPORTED)
+            _require_supported("encoding", fields["encoding"], fields["encoding"].lower() in _PACKING)
+        else:
+            axes, sizes = int(fields["ndims"]), [int(n) for n in fields["dimsize"].split()]
+            channels = int(fields.get("elementnumberofchannels", "1"))
+            _require_supported("ElementType", fields["elementtype"], fields["elementtype"] in _META_TYPES)
+            msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower()
+            if _packing(header) == "text" and msb in _YES:
+                msg = "text has no byte order, its BinaryDataByteOrderMSB must be False"
+                raise unreadable_image(msg)  # ITK would swap the bytes of its numbers
+    except (KeyError, ValueError) as exc:
+        msg = "its header does not say, or not rightly, what the voxels are"
+        raise unreadable_image(msg) from exc
+    if axes != len(sizes) or not 1 <= channels <= LONGEST_AXIS:
+        msg = f"it must have as many sizes as axes ({short(axes)}), has {len(sizes)}"
+        raise unreadable_image(msg)
+    check_axes(sizes)
+    check_channels(channels)
+    files = detached_files(path) or [path]
+    if header.is_listed and not all((path.parent / name).is_file() for name in header.names):
+        msg = "its voxels are missing, they must lie beside it in the file that it names"
+        raise unreadable_image(msg)
+    return files
+
+
+def check_length(files: list[Path], header: TextHeader, num_voxels: int, num_bytes: int) -> None:
+    """Make sure that the files of an image hold all voxels: ITK takes zeros for those that a compressed file lacks.
+
+    Raises:
+        ReadError: If they do not, or cannot be inflated.
+    """
+    start = 0 if header.names else header.num_bytes
+    skipped = max(0, int(header.fields.get("byteskip", header.fields.get("headersize", "0"))))
+    held = sum(file.stat().st_size for file in files) - start - skipped
+    packing = _packing(header)
+    least = {"raw": num_bytes, "text": num_voxels, "hex": 2 * num_bytes, "gzip": num_bytes // _INFLATION - 1}[packing]
+    if packing == "gzip" and len(files) == 1 and not skipped and held >= least:
+        held, least = _inflated_bytes(files[0], start, num_bytes), num_bytes
+    if held < least:
+        raise truncated(least - max(0, held), least)
+
+
+def _inflated_bytes(path: Path, start: int, wanted: int) -> int:
+    """How many bytes a gzip or zlib stream inflates to, little more than wanted; its checksum is looked at."""
+    num_bytes = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        is_gzip = file.read(2) == _GZIP
+        file.seek(start)
+        try:
+            for part in iter(partial(gzip.GzipFile(fileobj=file).read, _CHUNK), b"") if is_gzip else _inflated(file):
+                num_bytes += len(part)
+                if num_bytes > wanted + _BEHIND:
+                    break
+        except INFLATION_ERRORS as exc:
+            raise ReadError(NOT_INFLATED) from exc
+    return num_bytes
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    """The parts that a zlib stream inflates to."""
+    stream = zlib.decompressobj()
+    while not stream.eof:
+        packed = stream.unconsumed_tail or file.read(_CHUNK)
+        if not packed:
+            raise EOFError
+        yield stream.decompress(packed, _CHUNK)
+
+
+def _packing(header: TextHeader) -> str:
+    """How voxels are encoded: raw, text, hex or gzip."""
+    if "encoding" in header.fields:
+        return _PACKING[header.fields["encoding"].lower()]
+    is_compressed = _is_true("CompressedData", header.fields, default="false")
+    is_binary = _is_true("BinaryData", header.fields, default="true")
+    return "text" if not is_binary else "gzip" if is_compressed else "raw"
+
+
+def _require_supported(what: str, value: str, is_supported: bool) -> None:
+    """Refuse a word of a header that stands for what is not read; it is named where the format knows it."""
+    if not is_supported:
+        is_known = value.lower() in _UNSUPPORTED or re.fullmatch(r"MET_[A-Z_]{1,30}", value)
+        msg = f"its {what} {value} is not supported" if is_known else f"its {what} is not supported"
+        raise unreadable_image(msg)
+
+
+def _is_true(what: str, fields: dict[str, str], *, default: str) -> bool:
+    value = fields.get(what.lower(), default).lower()
+    if value not in _YES | _NO:
+        msg = f"its {what} must be True or False"
+        raise unreadable_image(msg)
+    return value in _YES
+
+
+def text_placement(path: Path, header: TextHeader, reader: Any) -> Placement:
+    """Where the voxels of an NRRD or MetaImage file lie.
+
+    Args:
+        path: The file.
+        header: Its own.
+        reader: ITK's, which has read the header.
+
+    Raises:
+        ReadError: If the header contradicts itself.
+        GeometryError: If it is no volume, or not measured in a unit that is known.
+    """
+    num_axes = reader.GetDimension()
+    directions = np.array(reader.GetDirection()).reshape(num_axes, num_axes)
+    spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
+    if image_format(path) == "nrrd":
+        return _nrrd_placement(header.fields, directions, spacing, origin)
+    return _meta_placement(header.fields, directions, spacing, origin)
+
+
+def _nrrd_placement(
+    fields: dict[str, str], directions: np.ndarray, spacing: np.ndarray, origin: np.ndarray
+) -> Placement:
+    """ITK has made the axes LPS and refused a header that contradicts itself; it takes no units."""
+    sizes = [int(n) for n in fields["sizes"].split()]
+    vectors = re.findall(r"\([^()]*\)|[^\s()]+", fields.get("spacedirections", "")) or [""] * len(sizes)
+    axes = _axes_in_space(fields, sizes, vectors)
+    itk_axes = axes if len(spacing) == len(sizes) else range(3)  # it has no axis without a direction
+    spacing, doubts = spacing[itk_axes], list[Doubt]()
+    if "spacedirections" in fields:
+        if directions.shape != (3, 3):
+            msg = f"must lie in a space of 3 axes, is in one of {len(directions)}"
+            raise GeometryError(msg)
+        lacks = np.array(["nan" in vectors[axis].lower() for axis in axes])
+        if fields.get("space", "").lower() not in _PATIENT_SPACES:
+            doubts.append((UNPLACED, f"the header does not name the patient's axes (space): {_NO_SIDES}"))
+    else:
+        directions = np.eye(3)
+        words = fields.get("spacings", " nan" * len(sizes)).lower().split()
+        lacks = np.array(["nan" in words[axis] for axis in axes])
+        spacing = spacing * _units_mm(fields.get("units", ""), axes)
+        doubts.append((UNPLACED, f"the header gives no directions (space directions): {_NO_SIDES}"))
+    world_mm = _units_mm(fields.get("spaceunits", ""), range(3))
+    spacing_mm, missing = known_spacing(spacing, lacks)
+    if "nan" in fields.get("spaceorigin", "nan").lower():
+        doubts.append((UNPLACED, f"the header gives no origin (space origin): {_NO_POINTS}"))
+    steps = directions * spacing_mm * np.where(lacks, 1.0, world_mm[:, None])
+    return placement([sizes[a] for a in axes], steps, origin[:3] * world_mm, [*missing, *doubts])
+
+
+def _axes_in_space(fields: dict[str, str], sizes: list[int], vectors: list[str]) -> list[int]:
+    """The three axes that run through space; the others must be of length 1."""
+    kinds = fields.get("kinds", "").lower().split() or [""] * len(sizes)
+    axes = [a for a, kind in enumerate(kinds) if kind in _IN_SPACE and vectors[a] != "none"]
+    if len(axes) > 3:
+        axes = [a for a in axes if sizes[a] > 1]
+    for axis, (kind, size) in enumerate(zip(kinds, sizes, strict=True)):
+        if axis not in axes and size > 1 and kind != "time":
+            check_channels("complex ones" if kind == "complex" else size)
+    checked_sizes([*(sizes[a] for a in axes), *(n for a, n in enumerate(sizes) if a not in axes)])
+    return axes
+
+
+def _units_mm(quoted: str, axes: "range | list[int]") -> np.ndarray:
+    """Millimetres in the unit of each axis, of units in quotation marks; mm where none are given."""
+    units = re.findall(r'"([^"]*)"', quoted) or [""] * (1 + max(axes))
+    return np.array([mm_per(units[axis]) for axis in axes])
+
+
+def _meta_placement(
+    fields: dict[str, str], directions: np.ndarray, spacing: np.ndarray, origin: np.ndarray
+) -> Placement:
+    """ITK reads on where a header says one thing in two ways, or has too few numbers, or what are none.
+
+    ElementSize is the extent of a voxel, not the distance to the next.
+    """
+    num_axes = len(spacing)
+    sizes = checked_sizes([int(n) for n in fields["dimsize"].split()])
+    unit_mm = mm_per(fields.get("distanceunits", ""))
+    given = _numbers(fields, ("ElementSpacing",), num_axes)
+    lacks = _NOTHING_LACKS if given is not None else ~_NOTHING_LACKS
+    spacing_mm, doubts = known_spacing((spacing if given is None else given)[:3] * unit_mm, lacks)
+    matrix = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"), num_axes**2)
+    directions = directions[:3, :3]
+    if matrix is None:
+        doubts.append((UNPLACED, f"the header gives no directions (TransformMatrix): {_NO_SIDES}"))
+    elif not np.abs(np.linalg.norm(matrix.reshape(num_axes, num_axes), axis=1) - 1).max() <= 1e-3:
+        msg = "must have a TransformMatrix of unit vectors"
+        raise GeometryError(msg)
+    centre = _numbers(fields, ("CenterOfRotation",), num_axes)
+    if centre is not None and centre.any() and not np.array_equal(directions, np.eye(3)):
+        message = (
+            "the header has a CenterOfRotation beside a TransformMatrix; Offset is taken as the first voxel's place"
+        )
+        doubts.append((UNCLEAR, message))
+    offset = _numbers(fields, ("Offset", "Position", "Origin"), num_axes)
+    if offset is None or np.isnan(offset).any():
+        doubts.append((UNPLACED, f"the header gives no origin (Offset): {_NO_POINTS}"))
+    return placement(sizes, directions * spacing_mm, origin[:3] * unit_mm, doubts)
+
+
+def mm_per(unit: str) -> float:
+    """Millimetres in a unit as headers write it; a unit that is not named is taken as mm.
+
+    Raises:
+        GeometryError: If it is no length that is known.
+    """
+    factor = MM_PER_UNIT.get(unit.strip().lower())
+    if factor is None:
+        msg = "must be measured in mm, cm, m or um, says another unit"
+        raise GeometryError(msg)
+    return factor
+
+
+def _numbers(fields: dict[str, str], names: tuple[str, ...], count: int) -> np.ndarray | None:
+    """The numbers of a field, which may have several names; None where the header has none of them."""
+    given = [key for key in names if key.lower() in fields]
+    values = []
+    for key in given:
+        words = fields[key.lower()].split()
+        if len(words) != count:
+            msg = f"its header must have {count} values as {key}, has {len(words)}"
+            raise unreadable_image(msg)
+        try:
+            values.append(np.array([float(word.replace("_", "?")) for word in words]))  # 1_0 is one for Python alone
+        except ValueError as exc:
+            msg = f"its header must have numbers as {key}"
+            raise unreadable_image(msg) from exc
+    if any(not np.array_equal(values[0], other, equal_nan=True) for other in values[1:]):
+        msg = f"its header contradicts itself in {' and '.join(given)}"
+        raise unreadable_image(msg)
+    return values[0] if values else None

@@ -1,0 +1,91 @@
+"""A path to a Volume in HU with what was noticed about it, whatever the format."""
+
+from pathlib import Path
+
+from hilum.errors import GeometryError, HilumError, ReadError
+from hilum.findings import Finding, refusals
+from hilum.reading.dicom.pixels import load_series
+from hilum.reading.dicom.series import find_series
+from hilum.reading.hounsfield import check_hu
+from hilum.reading.images.files import image_suffix, is_image
+from hilum.reading.images.reader import read_image
+from hilum.reading.paths import Tree, opened_tree
+from hilum.reading.select import choose_series
+from hilum.settings.run import ReadingConfig
+from hilum.volume import Volume
+
+
+def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig | None = None) -> Volume:
+    """Read one scan: a DICOM folder or file, a DICOMDIR, NIfTI, NRRD or MetaImage, or a zip or tar of one.
+
+    Args:
+        path: A folder, at any depth, an archive or a file; a DICOMDIR stands for the folder it lies in.
+        series: Which series to take where there are several: its SeriesInstanceUID, the hash that ``hilum inspect``
+            lists, or a rule of ``select.RULES`` such as ``thinnest``. None takes the best of one study, if one is.
+        reading: What is done about odd scans, and how large one may be.
+
+    Returns:
+        A Volume in HU, axes feet to head, front to back, right to left.
+
+    Raises:
+        ReadError: If there is nothing to read, or no series is the one to take.
+        GeometryError: If the slices form no volume, or a finding refuses what they form.
+    """
+    path, reading = Path(path), reading or ReadingConfig()
+    try:
+        with opened_tree(path, reading) as tree:
+            volume = _volume(path, tree, series, reading)
+            return _accepted(volume.with_findings(*check_hu(volume, reading.rules)[1]))
+    except MemoryError as exc:
+        msg = "the scan does not fit into memory"
+        raise ReadError(msg, path=path) from exc
+    except HilumError as exc:
+        exc.path = path
+        raise
+
+
+def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) -> Volume:
+    found, unreadable = find_series(tree.files, reading, where=tree.where, incomplete=tree.incomplete)
+    unreadable = [*tree.findings, *unreadable]
+    if found:
+        chosen, others = choose_series(found, series)
+        return load_series(chosen).with_findings(*unreadable, *others)
+    images = image_files(tree, path)  # none of them is DICOM, whatever it is called
+    if len(images) == 1:
+        return _image(images[0], path, tree, reading).with_findings(*unreadable)
+    raise ReadError(_nothing(path, images, unreadable))
+
+
+def image_files(tree: Tree, path: Path) -> list[Path]:
+    """The files that are named as images are, the one that was asked for among them even if it is a foreign .hdr."""
+    return [file for file in tree.files if is_image(file) or (file == path and image_suffix(file))]
+
+
+def _image(file: Path, path: Path, tree: Tree, reading: ReadingConfig) -> Volume:
+    try:
+        return read_image(file, reading)
+    except ReadError as exc:
+        if file == path:
+            raise
+        msg = f"{tree.where(file)}: {exc.message}"  # its own path may be that of an unpacked archive
+        raise type(exc)(msg, code=exc.code) from exc
+
+
+def _accepted(volume: Volume) -> Volume:
+    """The volume, unless what its voxels are refuses it."""
+    refused = [f for f in refusals(volume.findings) if f.code not in ("unreadable-file", "unsafe-archive")]
+    if refused:
+        raise GeometryError("; ".join(map(str, refused)))
+    return volume
+
+
+def _nothing(path: Path, images: list[Path], unreadable: list[Finding]) -> str:
+    if images:
+        return f"must hold one scan, holds {len(images)} image files: name one of them"
+    if unreadable:
+        return "; ".join(str(f) for f in unreadable[:3])
+    kind = "folder" if path.is_dir() else "file"
+    return (
+        f"no CT in this {kind}; DICOM, NIfTI (.nii, .nii.gz, .hdr of a pair), NRRD (.nrrd) and "
+        "MetaImage (.mha, .mhd) are read"
+    )
