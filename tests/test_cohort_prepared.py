@@ -1,7 +1,4 @@
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +8,10 @@ from hilum.cohorts import worker_limit as workers
 from hilum.cohorts.prepared import Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.cohorts.worker_limit import worker_limit
-from hilum.errors import CohortError, HilumError
+from hilum.errors import CohortError
 from hilum.files import free_bytes
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, Recipe
-from hilum.working.processes import Stop, at_once
 
 RECIPE = Recipe(region="whole", size=(4, 4, 4), spacing_mm=(1.0, 1.0, 1.0))
 
@@ -58,35 +54,6 @@ def test_refusals_are_listed_and_an_old_list_does_not_stay(tmp_path):
     assert (tmp_path / "refused.csv").read_text() == 'case_id,row,reason\na,2,"odd, ""quoted"""\n'
     write_refusals(tmp_path / "refused.csv", ())
     assert not (tmp_path / "refused.csv").exists()
-
-
-def _end_from_outside(number):
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def test_a_worker_that_is_ended_from_outside_is_one_clear_error():
-    """As by a system that runs out of memory."""
-    with pytest.raises(HilumError, match=r"a worker was ended from outside.*try fewer --workers"):
-        list(at_once(_end_from_outside, [0, 1, 2], 2, Stop(), threads=False))
-
-
-def _slowly(number):
-    time.sleep(0.02)
-    return number
-
-
-@pytest.mark.parametrize("threads", [True, False])
-def test_no_case_is_begun_once_a_signal_asked_for_an_end(threads):
-    stop = Stop()
-    done = []
-    for number in at_once(_slowly, range(100), 2, stop, threads=threads):
-        stop.signal = signal.SIGINT
-        done.append(number)
-    assert 1 <= len(done) < 20
-    with pytest.raises(KeyboardInterrupt):
-        stop.end()
 
 
 def test_as_many_scans_at_once_as_memory_holds(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hilum.errors import HilumError, StoreError
 from hilum.preparing import Fetched, Store
 from hilum.settings.run import Recipe, Triple
 
@@ -14,14 +13,12 @@ class Task:
     """A scan and what of it is wanted.
 
     Attributes:
-        number: The case's place in its cohort.
         path: The scan; absolute, as a worker may have another working folder.
         point_mm: Centre of the grid, for region ``point``.
         series: Which series, where the path holds several.
         mask: A mask of its lungs; absolute likewise.
     """
 
-    number: int
     path: Path
     point_mm: Triple | None
     series: str
@@ -50,20 +47,19 @@ class Done:
     scan: str
 
 
-def find_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | str | None]:
-    """The case's number, and its sample if it is there and its scan is known by its files' times; else None."""
+def find_case(task: Task, recipe: Recipe, store: Store) -> Done | None:
+    """A case's sample if it is there and its scan is known by its files' times; else None."""
     got = store.find(task.path, recipe, **task.which)
-    return task.number, None if got is None else _done(got)
+    return None if got is None else _done(got)
 
 
-def prepare_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | str | None]:
-    """The case's number, and its sample; or why there is none."""
-    try:
-        return task.number, _done(store.fetch(task.path, recipe, **task.which))
-    except StoreError:
-        raise
-    except (HilumError, OSError, MemoryError) as exc:
-        return task.number, str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
+def prepare_case(task: Task, recipe: Recipe, store: Store) -> Done:
+    """A case's sample, which is made if it is not there.
+
+    Raises:
+        HilumError: If there is none.
+    """
+    return _done(store.fetch(task.path, recipe, **task.which))
 
 
 def _done(got: Fetched) -> Done:

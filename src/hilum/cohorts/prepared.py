@@ -16,11 +16,12 @@ from hilum.cohorts.copies import Copies, find_copies
 from hilum.cohorts.prepare_case import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.worker_limit import worker_limit
-from hilum.errors import CohortError
+from hilum.errors import CohortError, HilumError, StoreError
 from hilum.files import check_output, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
-from hilum.working.processes import Stop, at_once
+from hilum.working.stop import Stop
+from hilum.working.tasks import Failed, run_tasks
 
 _FEW = 16
 """Up to this many cases threads are quicker than starting processes."""
@@ -103,7 +104,7 @@ def prepare_cohort(
     if limited:
         _log.warning("%s", limited)
     results = _prepare_all(cohort, recipe, store, workers)
-    done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if not isinstance(one, str)}
+    done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if isinstance(one, Done)}
     scans = {case_id: one.scan for case_id, one in done.items()}
     usable = (case for case in cohort.cases if case.case_id in done)
     copies = find_copies(usable, scans, at_points=recipe.region == "point")
@@ -111,12 +112,8 @@ def prepare_cohort(
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
-        if isinstance(result, str):
-            reason = result
-            for path in (case.path, case.mask):
-                if path is not None:
-                    reason = reason.replace(str(path.absolute()), os.path.relpath(path, cohort.source.parent))
-            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
+        if isinstance(result, Failed):
+            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=_reason(result.error, cohort.source)))
         elif case.case_id in opposed:
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id]))
         else:
@@ -180,32 +177,41 @@ def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
     write_whole(path, text.getvalue(), follow=False)
 
 
-def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | str]:
+def _reason(error: Exception, table: Path) -> str:
+    """Why a case is refused; a file is named relative to the table."""
+    if isinstance(error, HilumError):
+        return error.told(error.path and os.path.relpath(error.path, table.parent))
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | Failed]:
     """What became of each case, in their order; ends the process where a signal asked for it.
 
     Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
     """
     left = {
-        n: Task(
-            number=n,
+        number: Task(
             path=case.path.absolute(),
             point_mm=case.point_mm,
             series=case.series,
             mask=case.mask and case.mask.absolute(),
         )
-        for n, case in enumerate(cohort.cases)
+        for number, case in enumerate(cohort.cases)
     }
-    results: dict[int, Done | str] = {}
+    results: dict[int, Done | Failed] = {}
     refused = 0
     stop = Stop()
     with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
         for work in (find_case, prepare_case):
-            items = list(left.values())
-            threads = work is find_case or len(items) <= _FEW
-            for number, result in at_once(partial(work, recipe=recipe, store=store), items, workers, stop, threads):
-                if result is not None:
+            numbers, threads = list(left), work is find_case or len(left) <= _FEW
+            task = partial(work, recipe=recipe, store=store)
+            done = run_tasks(task, list(left.values()), workers=workers, threads=threads, stop=stop)
+            for number, result in zip(numbers, done, strict=False):  # fewer where a signal asked for an end
+                if isinstance(result, Failed) and isinstance(result.error, StoreError):
+                    raise result.error
+                if isinstance(result, Done) or (isinstance(result, Failed) and work is prepare_case):
                     results[number] = result
-                    refused += isinstance(result, str)
+                    refused += isinstance(result, Failed)
                     del left[number]
                     bar.set_postfix({"refused": refused}, refresh=False)
                     bar.update()

@@ -9,8 +9,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from joblib import Parallel, delayed, parallel_config
-
 from hilum.errors import ConfigError
 from hilum.files import cores, write_whole
 from hilum.randomness import generator
@@ -20,6 +18,7 @@ from hilum.simulating.scan import Truth, simulate_scan
 from hilum.simulating.scanner import sample_scanner
 from hilum.simulating.write import Header, write_dicom
 from hilum.volume import Volume
+from hilum.working.tasks import Failed, run_tasks
 
 TABLE = "cohort.csv"
 _COLUMNS = ("case_id", "path", "label", "patient_id", "disease", "kernel", "thickness_mm", "contrast")
@@ -142,8 +141,11 @@ def simulate_cohort(
     processes = min(cores() if workers is None else workers, num_cases)
     jobs = [(case, folder.absolute() / "scans" / case.case_id, seed, pixel_mm) for case in cases]
     folder.mkdir(parents=True, exist_ok=True)
-    with parallel_config("loky", inner_max_num_threads=1):
-        rows = Parallel(n_jobs=processes)(delayed(_write_case)(job) for job in jobs)
+    rows = []
+    for row in run_tasks(_write_case, jobs, workers=processes):
+        if isinstance(row, Failed):
+            raise row.error
+        rows.append(row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
