@@ -50,20 +50,22 @@ class Done:
     scan: str
 
 
-def find_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | str | None]:
+def find_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | HilumError | None]:
     """The case's number, and its sample if it is there and its scan is known by its files' times; else None."""
     got = store.find(task.path, recipe, **task.which)
     return task.number, None if got is None else _done(got)
 
 
-def prepare_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | str | None]:
+def prepare_case(task: Task, recipe: Recipe, store: Store) -> tuple[int, Done | HilumError | None]:
     """The case's number, and its sample; or why there is none."""
     try:
         return task.number, _done(store.fetch(task.path, recipe, **task.which))
     except StoreError:
         raise
-    except (HilumError, OSError, MemoryError) as exc:
-        return task.number, str(exc) if isinstance(exc, HilumError) else f"{type(exc).__name__}: {exc}"[:200]
+    except HilumError as exc:
+        return task.number, exc
+    except (OSError, MemoryError) as exc:
+        return task.number, HilumError(f"{type(exc).__name__}: {exc}"[:200])
 
 
 def _done(got: Fetched) -> Done:

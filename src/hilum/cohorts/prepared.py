@@ -16,7 +16,7 @@ from hilum.cohorts.copies import Copies, find_copies
 from hilum.cohorts.prepare_case import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.worker_limit import worker_limit
-from hilum.errors import CohortError
+from hilum.errors import CohortError, HilumError
 from hilum.files import check_output, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
@@ -103,7 +103,7 @@ def prepare_cohort(
     if limited:
         _log.warning("%s", limited)
     results = _prepare_all(cohort, recipe, store, workers)
-    done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if not isinstance(one, str)}
+    done = {case.case_id: one for case, one in zip(cohort.cases, results, strict=True) if isinstance(one, Done)}
     scans = {case_id: one.scan for case_id, one in done.items()}
     usable = (case for case in cohort.cases if case.case_id in done)
     copies = find_copies(usable, scans, at_points=recipe.region == "point")
@@ -111,11 +111,8 @@ def prepare_cohort(
     cases, samples, refusals = [], [], []
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
-        if isinstance(result, str):
-            reason = result
-            for path in (case.path, case.mask):
-                if path is not None:
-                    reason = reason.replace(str(path.absolute()), os.path.relpath(path, cohort.source.parent))
+        if isinstance(result, HilumError):
+            reason = result.told(result.path and os.path.relpath(result.path, cohort.source.parent))
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason))
         elif case.case_id in opposed:
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id]))
@@ -180,7 +177,7 @@ def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
     write_whole(path, text.getvalue(), follow=False)
 
 
-def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | str]:
+def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | HilumError]:
     """What became of each case, in their order; ends the process where a signal asked for it.
 
     Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
@@ -195,7 +192,7 @@ def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> 
         )
         for n, case in enumerate(cohort.cases)
     }
-    results: dict[int, Done | str] = {}
+    results: dict[int, Done | HilumError] = {}
     refused = 0
     stop = Stop()
     with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
@@ -205,7 +202,7 @@ def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> 
             for number, result in at_once(partial(work, recipe=recipe, store=store), items, workers, stop, threads):
                 if result is not None:
                     results[number] = result
-                    refused += isinstance(result, str)
+                    refused += isinstance(result, HilumError)
                     del left[number]
                     bar.set_postfix({"refused": refused}, refresh=False)
                     bar.update()
