@@ -302,7 +302,7 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["inspect", "nowhere"], "no file or folder nowhere"),
+        (["inspect", "nowhere"], "nowhere: no file or folder"),
         (["train", "nowhere.toml"], "no config file nowhere.toml"),
         (["train", "nowhere.csv"], "nowhere.csv: there is no such table"),
         (["train", "broken.toml"], "broken.toml is not a TOML file"),
@@ -319,7 +319,7 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["predict", "empty", "x.nii"], "empty is no model folder"),
         (["predict", "MODEL", "empty"], "no CT in this folder"),
         (["predict", "MODEL", "text.dcm"], "named like a DICOM file but is none"),
-        (["predict", "MODEL", "nowhere.nii"], "no file or folder nowhere.nii"),
+        (["predict", "MODEL", "nowhere.nii"], "nowhere.nii: no file or folder"),
         (["predict", "MODEL", "t.csv"], "needs --out"),
         (
             ["predict", "POINT", "scan.nii", "--point", "9", "9", "9999"],

@@ -44,7 +44,7 @@ def test_the_samples_are_those_of_the_cases_in_order(tmp_path):
 def test_a_cohort_of_which_every_case_is_refused_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.npy,0\nb.npy,1\n")
     with pytest.raises(
-        CohortError, match=r"2 of 2 cases are refused, at least one must be usable.*row 2: no file or folder"
+        CohortError, match=r"2 of 2 cases are refused, at least one must be usable.*row 2: a.npy: no file or folder"
     ):
         prepare_cohort(Cohort.read(tmp_path / "t.csv", CohortConfig()), RECIPE, Store(tmp_path / "s"))
 

@@ -88,7 +88,7 @@ def test_the_refused_are_listed_in_the_store_until_they_are_well(cohort, capsys)
     assert run("prepare", cohort / "config.toml") == 3
     assert "1 refused, listed in refused.csv" in capsys.readouterr().out
     listed = (cohort / "store" / "refused.csv").read_text()
-    assert listed == "case_id,row,reason\nc03,5,no file or folder 03.npy\n"
+    assert listed == "case_id,row,reason\nc03,5,03.npy: no file or folder\n"
     (cohort / "away.npy").rename(cohort / "03.npy")
     assert run("prepare", cohort / "config.toml") == 0
     assert not (cohort / "store" / "refused.csv").exists()

@@ -377,5 +377,5 @@ def test_a_reason_for_refusal_names_the_scan_relative_to_the_table(npy_cohort, t
     (tmp_path / "c" / "07.npy").write_bytes(b"broken")
     train(at(short(npy_cohort, epochs=1), tmp_path / "c"), tmp_path / "run")
     text = (tmp_path / "run" / "refused.csv").read_text()
-    assert "07.npy is not a plain .npy array" in text
+    assert "07.npy: is not a plain .npy array" in text
     assert str(tmp_path) not in text

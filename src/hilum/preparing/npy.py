@@ -31,34 +31,31 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
         "recipe.fit = region": recipe.fit == "region",
     }
     for what in (what for what, wanted in unknown.items() if wanted):
-        msg = f"{path} is prepared already: its lungs are not known, and {what} cannot be applied to it"
-        raise PrepareError(msg)
+        msg = f"is prepared already: its lungs are not known, and {what} cannot be applied to it"
+        raise PrepareError(msg, path=path)
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as exc:
-        msg = f"no file or folder {path}"
-        raise ReadError(msg) from exc
+        msg = "no file or folder"
+        raise ReadError(msg, path=path) from exc
     except (OSError, ValueError, EOFError) as exc:
-        msg = f"{path} is not a plain .npy array"
-        raise ReadError(msg) from exc
+        msg = "is not a plain .npy array"
+        raise ReadError(msg, path=path) from exc
     right = array.shape == recipe.size
     if recipe.sub_volumes and array.ndim == 3:
         right = all(n >= least for n, least in zip(array.shape, recipe.size, strict=True))
     if array.dtype.kind not in "iuf" or not right:
         least = " or more" if recipe.sub_volumes else ""
-        msg = (
-            f"{path} must hold numbers of shape {recipe.size}{least} (recipe.size), "
-            f"holds {array.dtype} of {array.shape}"
-        )
-        raise PrepareError(msg)
+        msg = f"must hold numbers of shape {recipe.size}{least} (recipe.size), holds {array.dtype} of {array.shape}"
+        raise PrepareError(msg, path=path)
     if not np.isfinite(array).all():
-        msg = f"{path} holds values that are not finite"
-        raise PrepareError(msg)
+        msg = "holds values that are not finite"
+        raise PrepareError(msg, path=path)
     hu = array.astype(np.float32)
     if recipe.npy_range == "unit":
         if hu.min() < -1e-3 or hu.max() > 1 + 1e-3:
-            msg = f"{path} must lie in [0, 1] (recipe.npy_range = unit), lies in [{hu.min():g}, {hu.max():g}]"
-            raise PrepareError(msg)
+            msg = f"must lie in [0, 1] (recipe.npy_range = unit), lies in [{hu.min():g}, {hu.max():g}]"
+            raise PrepareError(msg, path=path)
         low, high = recipe.windows[0]
         hu = low + hu * (high - low)
     volume = Volume(

@@ -83,10 +83,8 @@ def prepare_path(
     try:
         return prepare(volume, recipe, point_mm=point_mm, lungs=read_lungs(mask, volume) if mask else None)
     except (GeometryError, PrepareError) as exc:
-        if str(path) in str(exc):
-            raise
-        msg = f"{path}: {exc}"
-        raise type(exc)(msg) from exc
+        exc.path = exc.path or path
+        raise
 
 
 def window(volume: Volume, window_hu: Range) -> Volume:

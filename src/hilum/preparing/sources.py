@@ -93,8 +93,8 @@ def _check(state: str, digest: str) -> str:
 def _files(path: Path) -> list[Path]:
     files = [*source_files(path, left_out=[]), *detached_files(path)]  # what is left out, reading says
     if not files or not path.exists():
-        msg = f"no file or folder {path}" if not path.exists() else f"{path}: an empty folder"
-        raise ReadError(msg)
+        msg = "no file or folder" if not path.exists() else "an empty folder"
+        raise ReadError(msg, path=path)
     return files
 
 
@@ -131,4 +131,4 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, exc: OSError) -> ReadError:
-    return ReadError(f"{path} cannot be read: {exc.strerror or exc}")
+    return ReadError(f"cannot be read: {exc.strerror or exc}", path=path)

@@ -99,8 +99,8 @@ class Store:
         """
         mask = mask if recipe.needs_lungs else None
         if mask is not None and not mask.exists():
-            msg = f"the mask cannot be used: no file or folder {mask}"
-            raise PrepareError(msg)
+            msg = "the mask cannot be used: no file or folder"
+            raise PrepareError(msg, path=mask)
         read = [path] if mask is None else [path, mask]
         before = [self.sources.state(one) for one in read]
         sources = [self.sources.digest(one) for one in read]

@@ -59,14 +59,13 @@ def read_lungs(path: Path, volume: Volume) -> Lungs:
     try:
         mask = read(path, reading=_AS_MASK)
     except HilumError as exc:
-        said = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
-        msg = f"the mask cannot be used: {said}"
-        raise PrepareError(msg) from exc
+        msg = f"the mask cannot be used: {exc.message}"
+        raise PrepareError(msg, path=path, code=exc.code) from exc
     try:
         return lungs_from_mask(volume, mask)
     except PrepareError as exc:
-        msg = f"{path}: {exc}"
-        raise PrepareError(msg) from exc
+        exc.path = path
+        raise
 
 
 def mask_on(lungs: Lungs, recipe: Recipe, affine: Affine, shape: tuple[int, int, int]) -> Bool[np.ndarray, "z y x"]:
