@@ -54,7 +54,7 @@ _annotations_only()
 
 from hilum.modelling.convolution import Conv3D  # noqa: E402
 from hilum.modelling.resnet import ResNet3D  # noqa: E402
-from hilum.modelling.speed import EXACT, PLAIN, apply_speed, autocast, choose, for_prediction, name_of  # noqa: E402
+from hilum.modelling.speed import EXACT, PLAIN, apply_speed, autocast, choose_speed, for_prediction, name_of  # noqa: E402
 from hilum.settings.run import SpeedConfig  # noqa: E402
 
 BATCH = {16: 4, 64: 32, 128: 8, 192: 4}
@@ -199,7 +199,7 @@ def _stepper(
 def _timed(depth: int, edge: int, device: torch.device, args: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     x = torch.rand(BATCH[edge], 1, edge, edge, edge, device=device)
-    chosen = choose(ResNet3D(depth), tuple(x.shape), SpeedConfig(compile="off"), device, cached=False)
+    chosen = choose_speed(ResNet3D(depth), tuple(x.shape), SpeedConfig(compile="off"), device, cached=False)
     rows: dict[str, tuple[str, Callable[[], Any]]] = {}
     ours = ResNet3D(depth).to(device)
     apply_speed(ours, chosen.speed)

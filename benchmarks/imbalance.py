@@ -13,6 +13,8 @@ with one temperature, and with Platt's factor and offset, all stated for the tes
 fitted on the validation part. A perfectly calibrated model has an ECE too, its floor. Differences are paired with the
 first arm within a thinning. Intervals are 95 %, by the corrected t of repeated cross-validation (Nadeau and Bengio,
 Machine Learning 52, 2003; Bouckaert and Frank, PAKDD 2004), for the training parts of folds overlap.
+
+The output of --json is kept as src/hilum/planning/imbalance.json: ``hilum advise`` reads its evidence there.
 """
 
 import argparse
@@ -75,6 +77,16 @@ class Arm:
     loss: LossConfig = field(default_factory=lambda: LossConfig(class_weights="none"))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+
+    @property
+    def method(self) -> dict[str, str]:
+        """The method as ``hilum.planning.evidence`` names it."""
+        return {
+            "loss": self.loss.name,
+            "class_weights": self.loss.class_weights,
+            "sampling": self.sampling.method,
+            "retrain": self.head.retrain,
+        }
 
 
 def _loss(name: str, weights: str = "none", **given: float) -> Arm:
@@ -372,7 +384,7 @@ def _rows(rate: float, arms: list[str], thinnings: int, job: Job) -> list[dict[s
     rows = []
     ratio = statistics.mean(one["tests_by_training"] for one in each[arms[0]])
     for arm, found in each.items():
-        row: dict[str, Any] = {"rate": rate, "arm": arm}
+        row: dict[str, Any] = {"rate": rate, "arm": arm, "method": ARMS[arm].method}
         for name in FIGURES:
             pairs = [(a[name], b[name]) for a, b in zip(found, each[arms[0]], strict=True) if name in a and name in b]
             values, differences = [a for a, _ in pairs], [a - b for a, b in pairs]

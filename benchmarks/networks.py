@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import ResNet3D
-from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
+from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose_speed, for_prediction, name_of
 from hilum.predicting.export_check import quiet
 from hilum.settings.run import SpeedConfig
 
@@ -88,7 +88,7 @@ class _Held:
         started, tried = time.perf_counter(), {}
         if isinstance(network, ResNet3D):
             asked = SpeedConfig(precision=precision)  # type: ignore[arg-type]
-            chosen = choose(network, tuple(self.x.shape), asked, torch.device("cpu"), cached=False)
+            chosen = choose_speed(network, tuple(self.x.shape), asked, torch.device("cpu"), cached=False)
             self.speed, tried = chosen.speed, chosen.seconds
             apply_speed(network, self.speed)
             self.stack.enter_context(kept_memory(self.speed.keep_memory == "on"))
@@ -155,7 +155,7 @@ class _Held:
         if self.name.startswith("hilum"):
             precision = "fp32" if self.name == "hilum, fp32" else "auto"
             asked = SpeedConfig(precision=precision)  # type: ignore[arg-type]
-            chosen = choose(own, tuple(self.x.shape), asked, torch.device("cpu"), training=False, cached=False)
+            chosen = choose_speed(own, tuple(self.x.shape), asked, torch.device("cpu"), training=False, cached=False)
             self.speed = chosen.speed
             self.network = for_prediction(own, self.speed)
             self.stack.enter_context(kept_memory())  # as ``hilum predict`` does

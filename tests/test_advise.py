@@ -234,11 +234,11 @@ def test_what_was_measured_nearest_counts_and_what_is_far_away_does_not(tmp_path
     assert "nothing was measured near that share" in choice.reason
 
 
-def test_evidence_of_two_classes_is_said_to_be_that_for_findings(tmp_path):
+def test_evidence_of_two_classes_is_said_to_be_that_for_labels(tmp_path):
     names, random = ["a", "b", "c"], np.random.default_rng(0)
     present = (random.random((200, 3)) < [0.3, 0.2, 0.05]).astype(int).tolist()
     choice = choose_loss(class_table(findings_of(tmp_path, names, present)), RunConfig(), [measured(0.02, 0.01)])
-    assert "that was of two classes, here are 3 findings" in choice.reason
+    assert "that was of two classes, here are 3 labels" in choice.reason
 
 
 @pytest.mark.parametrize("wrong", [{"low": 0.1}, {"high": -0.1}, {"prevalence": 0.0}, {"loss": "auto"}])
@@ -256,23 +256,23 @@ def test_calibration_goes_with_the_loss(tmp_path, positives, calibration):
     assert made.decision.calibration == calibration
     assert (made.sampling, made.head) == (SamplingConfig(), HeadConfig())
     assert made.decision.rule == "youden"
-    assert made.instead is None
+    assert made.alternative is None
 
 
 def test_recall_first_is_a_threshold_and_tversky_and_why_not_dice(tmp_path):
     made = advise(share_of(tmp_path, 20), recall_first=True)
     assert (made.decision.rule, made.decision.at) == ("sensitivity", 0.9)
-    assert made.instead.name == "tversky"
-    assert made.instead.tversky_beta > made.instead.tversky_alpha
+    assert made.alternative.name == "tversky"
+    assert made.alternative.tversky_beta > made.alternative.tversky_alpha
     assert made.loss.name == "focal"
     assert "not Dice, which the tutorial takes: it follows F1" in made.reasons["recall first"]
 
 
 def test_of_more_than_two_classes_no_threshold_is_promised(tmp_path):
     made = advise(cohort_of(tmp_path, ["a"] * 50 + ["b"] * 30 + ["c"] * 20), recall_first=True)
-    assert made.instead is None
+    assert made.alternative is None
     assert set(made.sections["decision"]) == {"calibration"}
-    assert "ask for findings, or for two classes" in made.reasons["recall first"]
+    assert "ask for labels, or for two classes" in made.reasons["recall first"]
 
 
 def test_the_class_whose_sensitivity_is_meant_is_named(tmp_path):
@@ -321,7 +321,7 @@ def test_class_weights_that_are_given_are_kept_and_so_are_other_figures(tmp_path
 def test_a_rare_class_is_not_answered_twice(tmp_path, answered):
     choice = choose_loss(class_table(share_of(tmp_path, 20)), answered)
     assert loss_of(choice) == PLAIN
-    assert "nothing should answer it twice" in choice.reason
+    assert "one answer is enough" in choice.reason
 
 
 def test_with_a_micro_batch_no_loss_of_whole_batches_is_chosen_and_it_is_said(tmp_path):
@@ -445,7 +445,7 @@ def test_what_is_printed_can_be_pasted_into_a_config(tmp_path, capsys):
     config = from_dict(RunConfig, tomllib.loads(first))
     assert (config.loss, config.sampling, config.head) == (made.loss, made.sampling, made.head)
     assert config.decision == made.decision
-    assert from_dict(RunConfig, tomllib.loads(second[second.index("[loss]") :])).loss == made.instead
+    assert from_dict(RunConfig, tomllib.loads(second[second.index("[loss]") :])).loss == made.alternative
 
 
 def test_the_page_has_each_class_the_ratio_and_what_it_rests_on(tmp_path, capsys):
@@ -553,10 +553,12 @@ def test_advice_needs_no_torch(tmp_path):
 
 def test_the_evidence_is_what_the_benchmark_measured():
     """Each arm of each share, to the digits of its file."""
-    results = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "imbalance.json").read_text())
+    results = json.loads((Path(__file__).parents[1] / "src" / "hilum" / "planning" / "imbalance.json").read_text())
     measured = [row["auc"] for row in results["rows"] if row["arm"] != "plain"]
     said = [(one.difference, one.low, one.high) for one in EVIDENCE]
     assert said == [(auc["difference"], *auc["difference_ci"]) for auc in measured]
+    worse = [one for one in EVIDENCE if one.verdict == "worse"]
+    assert [(one.sampling, one.prevalence, one.difference) for one in worse] == [("under", 0.05, -0.1004)]
     shares = [row["rate"] for row in results["rows"] if row["arm"] != "plain"]
     assert [one.prevalence for one in EVIDENCE] == shares
     methods = {one.method for one in EVIDENCE}

@@ -12,8 +12,8 @@ import hilum
 from hilum.arrays import flags, labelled, real, three, whole
 from hilum.errors import CohortError, ConfigError, GeometryError
 from hilum.measuring import agreement, calibration, fitting, intervals, metrics, thresholds
+from hilum.modelling.losses import LDAMLoss, LogitAdjustedLoss, PolyLoss
 from hilum.modelling.losses.class_weights import class_counts
-from hilum.modelling.losses.losses import LDAMLoss, LogitAdjustedLoss, PolyLoss
 from hilum.preparing.grid_placement import place
 from hilum.settings.run import DecisionConfig
 from hilum.volume import Volume, affine_from

@@ -19,7 +19,7 @@ from hilum.errors import ConfigError
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
 from hilum.modelling.augmenting.mixing import Mix, draw_mixes, mix
-from hilum.modelling.augmenting.spatial import control_ways, sampling_grid, smallest_jacobian
+from hilum.modelling.augmenting.spatial import control_displacements, sampling_grid, smallest_jacobian
 from hilum.modelling.input import model_input
 from hilum.settings.augmentation import LARGEST_ELASTIC, PROBABILITIES
 from hilum.settings.presets import preset
@@ -365,7 +365,7 @@ def test_the_elastic_field_is_the_cubic_b_spline_of_its_control_points():
     change = Change(affine=_rows(turn, (1.0, 2.0, 3.0)), elastic_mm=3.0, elastic_grid_mm=8.0, elastic_seed=5)
     half = np.array(GRID.grid_extent_mm) / 2
     got = sampling_grid(change, GRID.size, SPACING_MM, like=HERE).numpy()[..., ::-1] * half
-    ways = control_ways(change, GRID.size, SPACING_MM)
+    ways = control_displacements(change, GRID.size, SPACING_MM)
     basis = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
     for place in ((0, 0, 0), (11, 19, 17), (5, 7, 13), (3, 18, 2)):
         p = (np.array(place) - (np.array(GRID.size) - 1) / 2) * SPACING_MM

@@ -22,7 +22,7 @@ from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.metrics import log_loss
-from hilum.modelling.losses.losses import WeightedCrossEntropyLoss
+from hilum.modelling.losses import WeightedCrossEntropyLoss
 from hilum.predicting import Predictor
 from hilum.predicting.calibrated_network import Calibrated
 from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig

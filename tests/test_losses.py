@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hilum.errors import CohortError, ConfigError
-from hilum.modelling.losses.class_weights import class_weights
-from hilum.modelling.losses.losses import (
+from hilum.modelling.losses import (
     AsymmetricLoss,
     CombinedLoss,
     DiceLoss,
@@ -22,6 +21,7 @@ from hilum.modelling.losses.losses import (
     TverskyLoss,
     WeightedCrossEntropyLoss,
 )
+from hilum.modelling.losses.class_weights import class_weights
 
 COUNTS = {2: [90, 10], 3: [80, 15, 5], 4: [50, 30, 15, 5]}
 WEIGHTS = {2: [0.2, 1.8], 3: [0.2, 1.8, 1.0], 4: [0.1, 0.4, 1.5, 2.0]}
@@ -235,7 +235,7 @@ def test_cross_entropy_is_pytorchs_with_weights_and_for_findings():
     ours = WeightedCrossEntropyLoss(multi_label=True)(logits, present)
     assert torch.allclose(ours, F.binary_cross_entropy_with_logits(logits, present))
     odds = torch.tensor([[1.0, 3.0], [1.0, 0.5], [1.0, 1.0]])  # PyTorch's pos_weight, whose mean is over the number
-    ours = WeightedCrossEntropyLoss(odds, multi_label=True).of_cases(logits, present).mean()
+    ours = WeightedCrossEntropyLoss(odds, multi_label=True).case_losses(logits, present).mean()
     assert torch.allclose(ours, F.binary_cross_entropy_with_logits(logits, present, pos_weight=odds[:, 1]))
 
 
@@ -253,10 +253,10 @@ def test_focal_loss_is_monais_for_each_case(gamma):
     theirs = losses.FocalLoss(gamma=gamma, use_softmax=True, reduction="none", to_onehot_y=True)(
         logits, target[:, None]
     )
-    assert torch.allclose(FocalLoss(gamma).of_cases(logits, target), theirs.sum(dim=1), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(FocalLoss(gamma).case_losses(logits, target), theirs.sum(dim=1), rtol=1e-5, atol=1e-6)
     present = (logits.roll(1, 0) > 0).float()
     theirs = losses.FocalLoss(gamma=gamma, reduction="none")(logits, present)
-    ours = FocalLoss(gamma, multi_label=True).of_cases(logits, present)
+    ours = FocalLoss(gamma, multi_label=True).case_losses(logits, present)
     assert torch.allclose(ours, theirs.mean(dim=1), rtol=1e-5, atol=1e-6)
 
 
@@ -298,8 +298,8 @@ def test_class_balanced_focal_is_cuis():
     alpha = class_weights(labels, method="effective", num_classes=3)
     raw = (1 - 0.999) / (1 - 0.999 ** np.array([500.0, 60, 4]))
     logits, target = _of_torch(3)
-    loss = FocalLoss(2.0, torch.from_numpy(alpha).float()).of_cases(logits, target)
-    plain = FocalLoss(2.0).of_cases(logits, target)
+    loss = FocalLoss(2.0, torch.from_numpy(alpha).float()).case_losses(logits, target)
+    plain = FocalLoss(2.0).case_losses(logits, target)
     assert torch.allclose(loss / plain, torch.from_numpy(raw / raw.sum() * 3).float()[target], rtol=1e-5)
 
 

@@ -48,7 +48,7 @@ def test_a_class_without_cases_is_said_by_its_name():
 def test_each_finding_has_weights_of_its_own():
     labels = np.array([[1, 0]] * 10 + [[0, 0]] * 80 + [[0, 1]] * 10)
     assert class_weights(labels, num_classes=2) == pytest.approx(np.array([[5 / 9, 5.0], [5 / 9, 5.0]]))
-    with pytest.raises(CohortError, match="with and without each finding; got 100 with nodule, 0 without"):
+    with pytest.raises(CohortError, match="with and without each label; got 100 with nodule, 0 without"):
         class_weights(np.ones((100, 2), int), num_classes=2, names=("nodule", "effusion"))
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+import hilum
+from hilum.deciding.model_folder import build
 from hilum.errors import ConfigError
 from hilum.modelling import speed as ways
 from hilum.modelling.convolution import Conv3D
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.resnet import DEPTHS, ResNet3D, ShortcutA, resnet18_3d
-from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose, for_prediction, name_of
+from hilum.modelling.speed import PLAIN, apply_speed, autocast, choose_speed, for_prediction, name_of
 from hilum.modelling.weights.freezing import freeze
-from hilum.settings.run import ModelConfig, SpeedConfig
+from hilum.settings.run import ModelConfig, Recipe, SpeedConfig
 
 PINNED = {
     10: (14356546, "710325cf2f8ac701"),
@@ -42,6 +44,21 @@ def test_parameters_names_and_shapes_are_pinned(depth):
     text = "\n".join(f"{name} {tuple(t.shape)}" for name, t in network.state_dict().items())
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert (sum(p.numel() for p in network.parameters()), digest) == PINNED[depth]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_the_named_networks_are_those_that_a_config_builds(depth):
+    named = getattr(hilum, f"resnet{depth}_3d")
+    settings = ModelConfig(depth=depth, width=4, stem="small")
+    built = build(settings, Recipe(windows_hu=((-1000.0, 400.0), (-160.0, 240.0))), 3)
+    network = named(in_channels=2, num_classes=3, width=4, stem="small").eval()
+    assert {n: t.shape for n, t in network.state_dict().items()} == {n: t.shape for n, t in built.state_dict().items()}
+    with torch.inference_mode():
+        logits = network(torch.rand(1, 2, 12, 13, 14))
+    assert logits.shape == (1, 3)
+    assert logits.isfinite().all()
+    with torch.device("meta"):
+        assert sum(p.numel() for p in named().parameters()) == PINNED[depth][0]
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
@@ -332,13 +349,13 @@ def test_checkpointing_changes_nothing_but_memory(depth):
 def test_a_network_that_is_frozen_in_part_is_measured_apart_as_it_trains(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, seen = resnet18_3d(width=4), torch.device("cpu"), set()
-    whole = choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
+    whole = choose_speed(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
     freeze(network, 5)
     took = ways._seconds
     monkeypatch.setattr(
         ways, "_seconds", lambda n, *a: seen.add((n.bn1.training, n.conv1.weight.requires_grad)) or took(n, *a)
     )
-    assert choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device).seconds != whole.seconds
+    assert choose_speed(network, (2, 1, 32, 32, 32), SpeedConfig(), device).seconds != whole.seconds
     assert seen == {(False, False)}
 
 
@@ -348,26 +365,26 @@ def test_what_was_chosen_is_one_of_the_ways_tried_is_remembered_and_disturbs_not
     network, device = resnet18_3d(width=4), torch.device("cpu")
     before = {name: t.clone() for name, t in network.state_dict().items()}
     state = torch.get_rng_state()
-    chosen = choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
+    chosen = choose_speed(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
     assert chosen.speed.is_resolved
     assert name_of(chosen.speed) in chosen.seconds
     assert len(chosen.seconds) >= 4
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in network.parameters())
-    again = choose(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
+    again = choose_speed(network, (2, 1, 32, 32, 32), SpeedConfig(), device)
     assert again == chosen, "the same seconds: nothing was measured again"
-    assert choose(network, (2, 1, 32, 32, 40), SpeedConfig(), device).seconds != chosen.seconds
+    assert choose_speed(network, (2, 1, 32, 32, 40), SpeedConfig(), device).seconds != chosen.seconds
 
 
 def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    chosen = choose(resnet18_3d(width=4), (2, 1, 16, 16, 16), PLAIN, torch.device("cpu"))
+    chosen = choose_speed(resnet18_3d(width=4), (2, 1, 16, 16, 16), PLAIN, torch.device("cpu"))
     assert (chosen.speed, chosen.seconds) == (PLAIN, {})
-    small = choose(resnet18_3d(width=4, stem="small"), (2, 1, 16, 16, 16), SpeedConfig(), torch.device("cpu"))
+    small = choose_speed(resnet18_3d(width=4, stem="small"), (2, 1, 16, 16, 16), SpeedConfig(), torch.device("cpu"))
     assert small.speed.folded_stem == "off"
     assert not any("stem" in name for name in small.seconds), "a stride of 1 leaves nothing to fold"
-    half = choose(resnet18_3d(width=4), (2, 1, 32, 32, 32), SpeedConfig(precision="bf16"), torch.device("cpu"))
+    half = choose_speed(resnet18_3d(width=4), (2, 1, 32, 32, 32), SpeedConfig(precision="bf16"), torch.device("cpu"))
     assert half.speed.precision == "bf16"
     assert all(name.startswith("bf16") for name in half.seconds)
 
@@ -375,20 +392,20 @@ def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
 def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
-    chosen = choose(network, shape, SpeedConfig(), device)
+    chosen = choose_speed(network, shape, SpeedConfig(), device)
     file = tmp_path / "hilum" / "speed.json"
     file.write_text(file.read_text().replace(f'"precision": "{chosen.speed.precision}"', '"precision": "int8"'))
-    assert choose(network, shape, SpeedConfig(), device).speed.precision != "int8"
+    assert choose_speed(network, shape, SpeedConfig(), device).speed.precision != "int8"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "\udcff"])
 def test_a_damaged_memory_of_what_was_measured_is_measured_anew(monkeypatch, tmp_path, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
-    choose(network, shape, SpeedConfig(), device)
+    choose_speed(network, shape, SpeedConfig(), device)
     file = tmp_path / "hilum" / "speed.json"
     file.write_text(content, errors="surrogateescape")
-    assert choose(network, shape, SpeedConfig(), device).speed.is_resolved
+    assert choose_speed(network, shape, SpeedConfig(), device).speed.is_resolved
     assert file.read_text().startswith("{\n")
 
 

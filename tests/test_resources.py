@@ -16,8 +16,8 @@ from hilum.cohorts.split_file import read_splits
 from hilum.errors import ConfigError
 from hilum.modelling.speed import PLAIN
 from hilum.modelling.weights.freezing import freeze
-from hilum.planning.fitting import fitted, largest_batch, usable_bytes
-from hilum.planning.resource_plan import look_ahead
+from hilum.planning.memory_fit import fit_into_memory, largest_batch, usable_bytes
+from hilum.planning.resource_plan import plan_resources
 from hilum.planning.resources import cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
 from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, SpeedConfig, TrainingConfig
@@ -110,7 +110,7 @@ def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch):
     monkeypatch.setattr(step, lambda network, *a, **_: seen.append(network) or 1.0)
     config = load(npy_cohort / "config.toml")
     config = replace(config, training=replace(config.training, weights="some", freeze=5))
-    look_ahead(config, 2, 41)
+    plan_resources(config, 2, 41)
     assert {name for name, p in seen[0].named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
     before = {name: t.clone() for name, t in seen[0].state_dict().items()}
     assert step_seconds(seen[0], (12, 12, 12), 2, device=torch.device("cpu"), speed=PLAIN) > 0
@@ -184,14 +184,14 @@ def test_the_memory_of_training_is_what_a_process_takes_to_a_fifth():
 
 def test_a_config_that_fits_stays_as_it_is():
     for config in (config_of(), *(config_of(micro_batch=micro) for micro in (4, 8, 100))):
-        assert fitted(config, 2, 1e12) == config
+        assert fit_into_memory(config, 2, 1e12) == config
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_batch_that_does_not_fit_is_cut_and_what_comes_back_fits(norm):
     config = config_of(size=64, norm=norm, batch_size=32)
     limit = 0.6 * total(config)
-    found = fitted(config, 2, limit)
+    found = fit_into_memory(config, 2, limit)
     assert found.training.batch_size == 32
     assert 2 <= found.training.micro_batch <= 16
     assert total(found) <= limit
@@ -204,22 +204,22 @@ def test_batch_norm_gets_few_cases_last_of_all_and_other_norms_before_blocks_are
     with_few = [total(replace(c, training=replace(c.training, **few))) for c in (batch, group)]
     twice = total(replace(batch, training=replace(batch.training, micro_batch=4, checkpointing=True)))
     assert with_few[0] < twice
-    assert fitted(batch, 2, float(twice)).training.checkpointing
-    assert not fitted(group, 2, float(with_few[1])).training.checkpointing
+    assert fit_into_memory(batch, 2, float(twice)).training.checkpointing
+    assert not fit_into_memory(group, 2, float(with_few[1])).training.checkpointing
 
 
 def test_what_cannot_fit_is_said_to():
-    assert fitted(config_of(), 2, 1e5) is None
+    assert fit_into_memory(config_of(), 2, 1e5) is None
     assert largest_batch(config_of(), 2, 1e5) == 0
 
 
 def test_a_loss_of_the_whole_batch_is_computed_twice_but_never_in_parts():
     dice = replace(config_of(size=64), loss=LossConfig(name="dice"))
     limit = training_memory(dice, 2).total - 1.0
-    found = fitted(dice, 2, limit)
+    found = fit_into_memory(dice, 2, limit)
     assert found.training.checkpointing
     assert found.training.micro_batch == 0
-    assert fitted(dice, 2, 1e7) is None
+    assert fit_into_memory(dice, 2, 1e7) is None
     with pytest.raises(ConfigError, match=r"training\.micro_batch must be 0 with loss\.name = dice, .* got 4"):
         replace(dice, training=replace(dice.training, micro_batch=4)).check_together()
 
@@ -250,7 +250,7 @@ def test_a_step_is_timed_on_the_network_itself_which_learns(precision):
 
 def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
     config = load(npy_cohort / "config.toml")
-    seen = look_ahead(config, 2, 41)
+    seen = plan_resources(config, 2, 41)
     assert seen.steps == 8, "the last case joins the batch before"
     assert len(seen.step_s) == 1
     assert seen.epoch_s == 8 * min(seen.step_s.values())
@@ -265,11 +265,11 @@ def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkey
     timed = []
     monkeypatch.setattr("hilum.planning.resource_plan.step_seconds", lambda *a, **_: timed.append(a[2]) or 1.0)
     monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: float(total(whole)))
-    seen = look_ahead(config, 2, 41)
+    seen = plan_resources(config, 2, 41)
     assert seen.own.total == total(whole)
     assert (seen.fits, timed, seen.epoch_s) == (config, [41], 1.0)
     monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: 0.7 * total(whole))
-    seen = look_ahead(config, 2, 41)
+    seen = plan_resources(config, 2, 41)
     assert seen.fits == replace(config, training=TrainingConfig(batch_size=512, micro_batch=21))
     assert timed == [41, 21]
     assert seen.epoch_s == 2.0
@@ -355,7 +355,7 @@ def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_
         assert sum("speed: measuring" in record.message for record in caplog.records) == 1
         caplog.clear()
         parts = read_splits(tmp_path / "run" / "splits.csv").parts.values()
-        look_ahead(config, 2, sum(part == "train" for part in parts))
+        plan_resources(config, 2, sum(part == "train" for part in parts))
     assert not any("speed: measuring" in record.message for record in caplog.records)
 
 

@@ -60,8 +60,8 @@ def test_views_are_as_many_as_asked_for_all_move_and_none_changes_hu(name, recip
     moved = [x, *(apply(x, [view], np.array([RECIPE.spacing_mm]), RECIPE) for view in views)]
     assert not any(torch.equal(one, other) for i, one in enumerate(moved) for other in moved[:i])
     for view in views:
-        assert view.moves or any(view.flip)
-        assert not view.recolours
+        assert view.resamples or any(view.flip)
+        assert not view.changes_intensity
         assert view.extent == (1.0, 1.0, 1.0)
         assert view.zoom == 1
 

@@ -100,7 +100,7 @@ def _page(source: Path, advice: "Advice") -> str:
     for number, line in enumerate(_evidence(advice)):
         lines += _said("" if number else "evidence", line)
     lines += ["", "In config.toml that is", "", *tomli_w.dumps(advice.sections).rstrip().split("\n")]
-    if advice.instead is not None:
+    if advice.alternative is not None:
         lines += ["", *textwrap.wrap(_INSTEAD, _WIDTH), "", *tomli_w.dumps({"loss": _tversky(advice)}).split("\n")]
     return "\n".join(printable(line) for line in lines).rstrip()
 
@@ -112,7 +112,7 @@ _INSTEAD = (
 
 
 def _tversky(advice: "Advice") -> dict[str, Any] | None:
-    loss = advice.instead
+    loss = advice.alternative
     if loss is None:
         return None
     return {"name": loss.name, "tversky_alpha": loss.tversky_alpha, "tversky_beta": loss.tversky_beta}

@@ -84,7 +84,7 @@ class LookAtAugmentation:
     def run(self) -> int:
         """Prepare the scan, change it and write the page."""
         from hilum.files import check_output, write_whole
-        from hilum.planning.augment_page import page
+        from hilum.planning.augment_page import augment_page
         from hilum.preparing import prepare_path
 
         check_output(self.out, _MARK)
@@ -94,7 +94,9 @@ class LookAtAugmentation:
         sample = prepare_path(
             self.path, recipe, point_mm=self.point, series=self.series, mask=self.mask, reading=self.reading
         )
-        write_whole(self.out, page(sample, recipe, self.augment, number=self.number, seed=self.seed), mark=_MARK)
+        write_whole(
+            self.out, augment_page(sample, recipe, self.augment, number=self.number, seed=self.seed), mark=_MARK
+        )
         print(f"{self.out}: {self.number} draw{'s' * (self.number > 1)} of preset {self.augment.preset}")
         return 0
 

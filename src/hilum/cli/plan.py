@@ -10,7 +10,7 @@ from hilum.errors import ConfigError, require
 from hilum.settings.run import RunConfig
 
 if TYPE_CHECKING:
-    from hilum.planning.resource_plan import Outlook
+    from hilum.planning.resource_plan import ResourcePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class MakePlan:
 
     def run(self) -> int:
         """Print the plan; 1 if it cannot fit and is to be written."""
-        from hilum.planning.resource_plan import look_ahead
+        from hilum.planning.resource_plan import plan_resources
         from hilum.settings.toml import load, save
 
         config = load(self.config)
@@ -40,7 +40,7 @@ class MakePlan:
             named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
             require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
         num_classes, num_train, num_drawn = _cases(config)
-        outlook = look_ahead(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
+        outlook = plan_resources(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
         if self.write is not None:
             if outlook.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
@@ -66,7 +66,7 @@ def _cases(config: RunConfig) -> tuple[int, int | None, int | None]:
     return len(cohort.classes), len(labels), num_draws(labels, config.sampling.method)
 
 
-def _page(config: RunConfig, seen: "Outlook") -> str:
+def _page(config: RunConfig, seen: "ResourcePlan") -> str:
     from hilum.planning.resource_plan import config_of_a_step
 
     model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
@@ -117,7 +117,7 @@ def _page(config: RunConfig, seen: "Outlook") -> str:
     return "\n".join(lines)
 
 
-def _verdict(config: RunConfig, seen: "Outlook") -> str:
+def _verdict(config: RunConfig, seen: "ResourcePlan") -> str:
     if seen.fits == config:
         most = f"{seen.largest} cases or more" if seen.more_may_fit else f"at most {seen.largest} cases"
         return f"that fits; {most} at a time would"

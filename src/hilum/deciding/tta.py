@@ -50,7 +50,7 @@ def changes_of(views: Views) -> tuple[Change, ...]:
     for number in range(_TRIES):
         (change,) = draw(views.augment.geometry, ["view"], seed=0, epoch=number)
         bent = change.elastic_seed if change.elastic_mm else None
-        if change.moves or any(change.flip):
+        if change.resamples or any(change.flip):
             found.setdefault((change.flip, change.affine, bent), change)
         if len(found) == views.count:
             break

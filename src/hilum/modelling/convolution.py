@@ -1,4 +1,4 @@
-"""Three-dimensional convolution computed in the way that suits its grid; the weights are the same in all of them."""
+"""A 3D convolution that can be computed in several ways, with the same weights, to suit its grid."""
 
 import math
 from itertools import product
@@ -9,16 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Conv3D", "Way"]
-
 Way = Literal["plain", "pairs", "blocks", "product"]
 
 
 _TRUSTED = 3
-"""Largest kernel whose gradient is trusted in fp32 on CPUs, where the output is shorter than the kernel.
+"""Largest kernel whose gradient is trusted in fp32 on CPUs if the output is shorter than the kernel.
 
 In torch 2.13, on a processor with AVX512-BF16 and without AMX, the gradient of the weights is then wrong, by 100 % or
-not finite, and memory is written where it must not be: in bf16 for a 3x3x3 convolution, as on the two slices of the
+not finite, and memory is written out of bounds: in bf16 for a 3x3x3 convolution, as on the two slices of the
 last stage of a ResNet at 64 cubed, and in fp32 too for the stem on some grids of 12 voxels or fewer, such as 5, 6 and
 7. The stem is then computed as a product, a 3x3x3 convolution as a product or in fp32, which are right;
 ``tests/test_convolution.py`` compares with double precision.
@@ -26,14 +24,14 @@ last stage of a ResNet at 64 cubed, and in fp32 too for the stem on some grids o
 
 
 class Conv3D(nn.Conv3d):
-    """A convolution with an odd kernel that is padded by half of it.
+    """A convolution with an odd kernel, padded by half of it.
 
     Attributes:
-        way: ``plain``: the library's. ``blocks``: along axes of stride 2, pairs of voxels become channels
-            (space to depth), and the kernel, one wider, runs over half the grid with stride 1; for few input channels.
-            ``pairs``: the same along x alone, so that nothing has to be moved, and fewer zeros are multiplied.
-            ``product``: one matrix product, where the grid is so small that there are fewer outputs than output
-            channels; else as plain.
+        way: ``plain``: PyTorch's. ``blocks``: along axes of stride 2, pairs of voxels become channels (space to
+            depth), and the kernel, one wider, runs over half the grid with stride 1; for few input channels.
+            ``pairs``: the same along x only, so that nothing is copied and fewer zeros are multiplied.
+            ``product``: one matrix product, if the grid is so small that there are fewer output voxels than output
+            channels; else plain.
     """
 
     way: Way = "plain"
@@ -44,7 +42,7 @@ class Conv3D(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
 
     def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
-        """The same output in every way, but for rounding."""
+        """The output, the same in every way except for rounding."""
         device, kernel = input.device.type, self.kernel_size[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
         size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]
@@ -68,7 +66,7 @@ class Conv3D(nn.Conv3d):
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1, 1)
 
     def _folded(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Input, weights and strides of a convolution with fewer strides that gives the same output.
+        """Input, weights and strides of an equal convolution with fewer strides.
 
         Along a folded axis, output i sums w[k] x[2 i + k - p] over k, p being half the kernel of 2 p + 1. With one zero
         before the weights, k + 1 = 2 q + r, that is x[2 (i + q - (p + 1) / 2) + r]: kernel position q and channel r of
@@ -82,7 +80,7 @@ class Conv3D(nn.Conv3d):
             kernel += [p + 1 if n == 2 else 2 * p + 1, n]
             front += [(n - 1, 0)]
         x = F.pad(x, [n for pad in reversed(pads) for n in pad]).permute(0, 2, 3, 4, 1)
-        x = x.reshape(*x.shape[:3], x.shape[3] // fold[2], -1)  # a view, as channels are, or can be taken as, innermost
+        x = x.reshape(*x.shape[:3], x.shape[3] // fold[2], -1)  # a view if channels are innermost
         if max(fold[:2]) == 2:
             x = torch.cat([x[:, i :: fold[0], j :: fold[1]] for i, j in product(range(fold[0]), range(fold[1]))], dim=4)
         weight = F.pad(self.weight, [n for pad in reversed(front) for n in pad])
@@ -92,7 +90,7 @@ class Conv3D(nn.Conv3d):
 
 
 class _Product(torch.autograd.Function):
-    """Every output's neighbourhood as a row, times the weights; on small grids each weight is read once."""
+    """Each output's neighbourhood as a row, times the weights: on small grids each weight is read only once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
@@ -102,7 +100,7 @@ class _Product(torch.autograd.Function):
         for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
             windows = windows.unfold(axis, k, s)
         size = windows.shape[1:4]
-        inside = not weight.is_contiguous()  # as for prediction: channels innermost, which need not be moved then
+        inside = not weight.is_contiguous()  # in prediction: channels are innermost already, so nothing is copied
         rows = (windows.permute(*_INSIDE) if inside else windows).reshape(len(x) * size.numel(), -1)
         matrix = (weight.permute(0, 2, 3, 4, 1) if inside else weight).reshape(len(weight), -1)
         ctx.save_for_backward(rows, matrix)
@@ -124,10 +122,9 @@ class _Product(torch.autograd.Function):
             return None, of_weight, None
         of_taps = of_rows @ matrix
         taps = of_taps.view(b, *size, *kernel, c).permute(*_OUTSIDE) if inside else of_taps.view(b, *size, c, *kernel)
-        total = grad.new_zeros(
-            (b, *(n + 2 * (k // 2) for n, k in zip(grid, kernel, strict=True)), c), dtype=_SUM[grad.dtype]
-        )
-        for at in product(*map(range, kernel)):  # each tap of the kernel adds to the voxels that it has read
+        padded = [n + 2 * (k // 2) for n, k in zip(grid, kernel, strict=True)]
+        total = grad.new_zeros((b, *padded, c), dtype=torch.promote_types(grad.dtype, torch.float32))
+        for at in product(*map(range, kernel)):  # each tap of the kernel adds to the voxels that it read
             box = tuple(slice(i, i + s * n, s) for i, s, n in zip(at, stride, size, strict=True))
             total[(slice(None), *box)] += taps[(..., *at)]
         inner = tuple(slice(k // 2, k // 2 + n) for n, k in zip(grid, kernel, strict=True))
@@ -135,9 +132,4 @@ class _Product(torch.autograd.Function):
 
 
 _INSIDE, _OUTSIDE = (0, 1, 2, 3, 5, 6, 7, 4), (0, 1, 2, 3, 7, 4, 5, 6)
-"""Channels behind the kernel's three axes, and back before them."""
-
-_SUM = {torch.float64: torch.float64, torch.float32: torch.float32} | dict.fromkeys(
-    (torch.bfloat16, torch.float16), torch.float32
-)
-"""In which type a gradient is summed."""
+"""Permutations that move the channels behind the kernel's three axes, and back."""

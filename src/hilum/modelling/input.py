@@ -1,4 +1,4 @@
-"""HU to what the network sees, on the device: the same windows and scale in training and prediction."""
+"""Windows and scales HU to the input of the network, on the device; the same in training and prediction."""
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,10 @@ from hilum.settings.recipe import Range
 
 
 def model_input(x: Float[Tensor, "b k z y x"], windows_hu: tuple[Range, ...]) -> Float[Tensor, "b c z y x"]:
-    """One channel for each window, scaled to [0, 1] and limited to it; then the further channels as they are.
+    """One channel for each window, scaled and clipped to [0, 1]; then the further channels, unchanged.
 
     Args:
-        x: HU, then the lungs where the recipe asks for them.
+        x: HU, then the lungs if the recipe asks for them.
         windows_hu: HU of black and of white.
     """
     hu = x[:, :1]

@@ -1,4 +1,4 @@
-"""Memory: kept between steps, and where it does not suffice one line of advice instead of a traceback."""
+"""Keeps freed memory between steps, and turns an allocation that fails into one line of advice."""
 
 import ctypes
 import platform
@@ -9,20 +9,18 @@ from contextlib import contextmanager
 
 from hilum.errors import ResourceError
 
-__all__ = ["can_keep", "kept_memory", "within_memory"]
-
 _SIGNS = re.compile(
     r"out of memory|(can't|Cannot) allocate memory|not enough memory|bad_alloc|could not (create|execute) a primitive$"
 )
-"""What CUDA and MPS, the CPU allocator, safetensors, Windows, C++ and oneDNN say, each as a RuntimeError."""
+"""Messages of CUDA and MPS, the CPU allocator, safetensors, Windows, C++ and oneDNN, all in a RuntimeError."""
 
 
 @contextmanager
 def within_memory(doing: str, advice: str) -> Iterator[None]:
-    """Do something that may need more memory than there is.
+    """A context for work that may need more memory than there is.
 
     Args:
-        doing: What is computed, on what.
+        doing: The work, for the message.
         advice: What a user can do, as a whole clause.
 
     Raises:
@@ -42,19 +40,19 @@ def within_memory(doing: str, advice: str) -> Iterator[None]:
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MMAP_MAX, _TRIM_THRESHOLD = 65536, 128 * 1024
-"""Of glibc's malloc.h, and its defaults."""
+"""Constants of glibc's malloc.h, and their default values."""
 
 
 def can_keep() -> bool:
-    """Whether this is Linux with glibc, whose allocator can be told."""
+    """Whether this is Linux with glibc, whose allocator can be configured."""
     return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
 @contextmanager
 def kept_memory(on: bool = True) -> Iterator[None]:
-    """Where freed memory stays with the process; elsewhere glibc gives each large tensor back and maps it anew.
+    """A context in which freed memory stays with the process; otherwise glibc unmaps each large tensor at once.
 
-    A page that is mapped anew is cleared first: that is a seventh of a training step.
+    The kernel clears each page that is mapped again: that takes a seventh of a training step.
     """
     if not on or not can_keep():
         yield

@@ -21,29 +21,15 @@ from torch.utils.checkpoint import checkpoint
 from hilum.errors import require
 from hilum.modelling.convolution import Conv3D
 
-__all__ = [
-    "DEPTHS",
-    "BasicBlock3D",
-    "Bottleneck3D",
-    "ResNet3D",
-    "resnet10_3d",
-    "resnet18_3d",
-    "resnet34_3d",
-    "resnet50_3d",
-    "resnet101_3d",
-    "resnet152_3d",
-    "resnet200_3d",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockOptions:
-    """What the blocks of a network share; ``skip`` differs from block to block.
+    """Options of a residual block; only ``skip`` differs between the blocks of a network.
 
     Attributes:
         norm: Normalisation, everywhere in the network.
-        shortcut: Where the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zeros for channels.
-        squeeze_excite: Weigh the channels of each block (Hu 2018).
+        shortcut: If the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zero channels.
+        squeeze_excite: Weight the channels of each block (Hu 2018).
         skip: Probability that a case skips the block in training (stochastic depth, Huang 2016).
     """
 
@@ -60,7 +46,7 @@ class _Block(nn.Module, ABC):
     last_norm: str
 
     def add_shortcut(self, in_planes: int, out_planes: int, stride: int, options: BlockOptions) -> None:
-        """The rest of the block, after its branch: so the weights are in the order of the published files."""
+        """The rest of the block, made after its branch, so that weights are in the order of the published files."""
         self.relu = nn.ReLU(inplace=True)
         self.se = SqueezeExcite3D(out_planes) if options.squeeze_excite else None
         self.skip = options.skip
@@ -74,7 +60,7 @@ class _Block(nn.Module, ABC):
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """The features that are added to the shortcut."""
 
     def forward(self, x: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Features of the block."""
@@ -105,7 +91,7 @@ class BasicBlock3D(_Block):
         self.add_shortcut(in_planes, planes, stride, options)
 
     def branch(self, x: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """The features that are added to the shortcut."""
         out = self.relu(self.bn1(self.conv1(x)))
         added: Tensor = self.bn2(self.conv2(out))
         return added
@@ -128,7 +114,7 @@ class Bottleneck3D(_Block):
         self.add_shortcut(in_planes, planes * self.expansion, stride, options)
 
     def branch(self, x: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """The features that are added to the shortcut."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         added: Tensor = self.bn3(self.conv3(out))
@@ -136,7 +122,7 @@ class Bottleneck3D(_Block):
 
 
 class ShortcutA(nn.Module):
-    """Every ``stride``-th voxel, and zeros for the further channels: no parameters, and the gradient goes through."""
+    """Every ``stride``-th voxel, and zeros in the additional channels; it has no parameters."""
 
     def __init__(self, more_channels: int, stride: int) -> None:
         super().__init__()
@@ -150,7 +136,7 @@ class ShortcutA(nn.Module):
 
 
 class SqueezeExcite3D(nn.Module):
-    """Each channel times a weight between 0 and 1 that all channels' means decide (Hu 2018, arXiv:1709.01507)."""
+    """Multiplies each channel by a weight from 0 to 1 computed from all channels' means (Hu 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -188,7 +174,7 @@ DEPTHS: dict[int, tuple[type[BasicBlock3D] | type[Bottleneck3D], tuple[int, int,
     152: (Bottleneck3D, (3, 8, 36, 3)),
     200: (Bottleneck3D, (3, 24, 36, 3)),
 }
-"""The block, and how many of it each stage has."""
+"""The block, and the number of blocks in each stage."""
 
 
 class ResNet3D(nn.Module):
@@ -200,10 +186,10 @@ class ResNet3D(nn.Module):
         num_classes: Outputs.
         width: Channels of the first stage; 64 in the published networks.
         stem: ``full``: 7x7x7 convolution, stride 2, and max pooling. ``small``: 3x3x3, stride 1, no pooling.
-        stem_stride: Stride (z, y, x) of the stem's convolution, for voxels that are longer than wide; None: the stem's.
+        stem_stride: Stride (z, y, x) of the stem's convolution, for anisotropic voxels; None: the stem's own.
         norm: Normalisation, of the stem too.
         shortcut: A or B; see ``BlockOptions``.
-        squeeze_excite: Weigh the channels of each block.
+        squeeze_excite: Weight the channels of each block.
         dropout: Probability that a pooled feature is dropped in training.
         stochastic_depth: Probability that a case skips the last block in training; earlier ones in proportion.
         pooling: ``average``, or ``attention``: a mean weighted by a learned score.
@@ -212,10 +198,10 @@ class ResNet3D(nn.Module):
     Attributes:
         num_features: Length of the pooled feature vector.
         channels_last: Compute with channels innermost in memory.
-        checkpointing: In training, keep each block's input alone and compute the block again for its gradient.
+        checkpointing: In training, keep only each block's input and compute the block again for its gradient.
 
     Raises:
-        ConfigError: If an argument is none of those above.
+        ConfigError: If an argument has another value than those above.
     """
 
     def __init__(
@@ -236,16 +222,7 @@ class ResNet3D(nn.Module):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        known = {
-            "depth": DEPTHS,
-            "stem": ("full", "small"),
-            "norm": ("batch", "group", "instance"),
-            "shortcut": ("A", "B"),
-            "pooling": ("average", "attention"),
-        }
-        given = {"depth": depth, "stem": stem, "norm": norm, "shortcut": shortcut, "pooling": pooling}
-        for name, value in given.items():
-            require(value in known[name], name, f"one of {', '.join(map(str, known[name]))}", repr(value))
+        _check(depth=depth, stem=stem, norm=norm, shortcut=shortcut, pooling=pooling)
         for name, number in {"in_channels": in_channels, "num_classes": num_classes, "width": width}.items():
             require(number >= 1, name, "positive", number)
         for name, chance in {"dropout": dropout, "stochastic_depth": stochastic_depth}.items():
@@ -295,8 +272,8 @@ class ResNet3D(nn.Module):
         order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
         x = self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=order))
         x = self.bn1(x.contiguous(memory_format=order))
-        with torch.autocast(x.device.type, enabled=False):  # it would pool in fp32, to the same result
-            x = self.relu(self.maxpool(x))  # equal to the pooled ReLU, on an eighth of the voxels
+        with torch.autocast(x.device.type, enabled=False):  # it would pool in fp32, with the same result
+            x = self.relu(self.maxpool(x))  # equal to ReLU and then pooling, on an eighth of the voxels
         for block in self.blocks():
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recomputing, block))
@@ -308,7 +285,7 @@ class ResNet3D(nn.Module):
         self, x: Float[Tensor, "b c _ _ _"], *, pre_logits: bool = False
     ) -> Float[Tensor, "b {self.num_classes}"] | Float[Tensor, "b {self.num_features}"]:
         """Logits from feature maps, or the pooled features themselves."""
-        with torch.autocast(x.device.type, enabled=False):  # few numbers, and every digit of the logits counts
+        with torch.autocast(x.device.type, enabled=False):  # cheap, and the logits need all digits
             x = torch.flatten(self.avgpool(x.to(self.fc.weight.dtype)), 1)
             logits: Tensor = x if pre_logits else self.fc(self.dropout(x))
         return logits
@@ -316,6 +293,20 @@ class ResNet3D(nn.Module):
     def forward(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b {self.num_classes}"]:
         """Logits, one for each class."""
         return self.forward_head(self.forward_features(x))
+
+
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "depth": tuple(DEPTHS),
+    "stem": ("full", "small"),
+    "norm": ("batch", "group", "instance"),
+    "shortcut": ("A", "B"),
+    "pooling": ("average", "attention"),
+}
+
+
+def _check(**given: Any) -> None:
+    for name, value in given.items():
+        require(value in _KNOWN[name], name, f"one of {', '.join(map(str, _KNOWN[name]))}", repr(value))
 
 
 def _norm(options: BlockOptions, channels: int) -> nn.Module:
@@ -327,56 +318,54 @@ def _norm(options: BlockOptions, channels: int) -> nn.Module:
 
 
 def _recomputing(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Where a block is computed first, and again."""
+    """Contexts for the first and the second computation of a block."""
     return nullcontext(), _statistics_kept(block)
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """A block is computed again for its gradient: batch norm must not count the batch twice."""
+    """Batch norm must not count a batch twice when a block is computed again: it updates copies of its buffers."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d)]
-    own = [dict(m.named_buffers()) for m in norms]
-    for module, buffers in zip(norms, own, strict=True):  # copies: what is saved for the gradient must be alike
-        for name, buffer in buffers.items():
-            setattr(module, name, buffer.clone())
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for module, buffers in zip(norms, own, strict=True):
-            for name, buffer in buffers.items():
-                setattr(module, name, buffer)
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
 
 
 def resnet10_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-10 in 3D: one block in each stage."""
+    """ResNet-10 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(10, num_classes=num_classes, **options)
 
 
 def resnet18_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-18 in 3D."""
+    """ResNet-18 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(18, num_classes=num_classes, **options)
 
 
 def resnet34_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-34 in 3D."""
+    """ResNet-34 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(34, num_classes=num_classes, **options)
 
 
 def resnet50_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-50 in 3D."""
+    """ResNet-50 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(50, num_classes=num_classes, **options)
 
 
 def resnet101_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-101 in 3D."""
+    """ResNet-101 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(101, num_classes=num_classes, **options)
 
 
 def resnet152_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-152 in 3D."""
+    """ResNet-152 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(152, num_classes=num_classes, **options)
 
 
 def resnet200_3d(num_classes: int = 2, **options: Any) -> ResNet3D:
-    """ResNet-200 in 3D."""
+    """ResNet-200 in 3D; ``options`` are further arguments of ``ResNet3D``, such as ``in_channels`` and ``width``."""
     return ResNet3D(200, num_classes=num_classes, **options)

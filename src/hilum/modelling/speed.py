@@ -1,4 +1,4 @@
-"""How a network is computed fastest on this machine, found by measuring; its weights are the same in every way."""
+"""Chooses by measuring how a network is computed fastest on this machine; its weights are the same in every way."""
 
 import copy
 import logging
@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,35 +25,35 @@ _log = logging.getLogger("hilum")
 PLAIN = SpeedConfig(
     precision="fp32", channels_last="off", folded_stem="off", products="off", compile="off", keep_memory="off"
 )
-"""As everybody computes it."""
+"""Plain PyTorch in float32, without any of the faster ways."""
 
 EXACT = replace(PLAIN, channels_last="on", folded_stem="pairs")
-"""In fp32, and most often faster: predictions are made so without measuring, as is the validation for the threshold."""
+"""In fp32, and usually faster than plain: used without measuring for predictions and for the final validation."""
 
 _GAIN = 1.03
-"""A way must be so many times as fast as a plainer one to be taken: what is less may be chance."""
+"""A way must be this many times as fast as a plainer one to be taken: smaller gains may be chance."""
 
 _ROUNDING_GAIN = 1.2
-"""bf16 must be so many times as fast as fp32, for it trains another model: chance must not decide between them."""
+"""bf16 must be this many times as fast as fp32: it trains another model, and chance must not decide between them."""
 
 _VOXELS = 8 * 64**3
-"""Largest batch that is measured, but for two cases at least; ways keep their order beyond it."""
+"""Largest batch that is measured, in voxels, but at least two cases; in larger batches the order stays the same."""
 
 _TURNS = (2, 12)
 _SECONDS = 3.0
-"""The ways take turns, so often at least and at most, and otherwise for so long; one turn will do where the first,
-which does not count, took that long. The shortest of each counts: what else runs on the machine can only add to it."""
+"""The ways take turns: at least and at most this often, and in between until this much time has passed. One turn is
+enough if the warm-up turn took that long. The shortest time of each counts: other load can only add to it."""
 
 _SLOW = 1.5
-"""A way that takes so many times as long as the fastest has no further turn."""
+"""A way that takes this many times as long as the fastest gets no further turn."""
 
 _WORTH_COMPILING = 2000
-"""Compiling takes a minute or two: it is tried where a run has so many steps, and on GPUs alone; see docs."""
+"""Compiling takes a minute or two: it is tried only on GPUs, for runs of this many steps or more; see the docs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What was chosen, and the seconds of each way that was tried.
+class SpeedChoice:
+    """The chosen settings, and the measured seconds of each way that was tried.
 
     Attributes:
         speed: Nothing in it is ``auto``.
@@ -75,8 +76,18 @@ class Measured:
         return f"speed: {name}; a pass of {_of(self.shape)} takes {1000 * self.seconds[name]:.0f} ms, {most}"
 
 
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "precision": ("fp32", "bf16"),
+    "channels_last": ("off", "on"),
+    "folded_stem": ("off", "pairs", "blocks"),
+    "products": ("off", "on"),
+    "compile": ("off", "on"),
+}
+"""What is tried for a setting that is ``auto``, the plainest first."""
+
+
 def name_of(speed: SpeedConfig) -> str:
-    """A way in a few words, such as ``bf16, channels last, stem in pairs``."""
+    """Short name of a way, such as ``bf16, channels last, stem in pairs``."""
     switches = {
         "channels last": speed.channels_last,
         "stem in pairs": _switch(speed.folded_stem == "pairs"),
@@ -88,7 +99,7 @@ def name_of(speed: SpeedConfig) -> str:
 
 
 def apply_speed(network: ResNet3D, speed: SpeedConfig) -> None:
-    """Set the way in which a network is computed; weights, and the names in its state dict, stay as they are."""
+    """Set how a network is computed; its weights, and the names in its state dict, do not change."""
     network.channels_last = speed.channels_last == "on"
     for module in network.modules():
         if isinstance(module, Conv3D):
@@ -98,14 +109,14 @@ def apply_speed(network: ResNet3D, speed: SpeedConfig) -> None:
 
 
 def autocast(device: torch.device, speed: SpeedConfig) -> AbstractContextManager[Any]:
-    """Where convolutions and products are computed in bf16, if the way says so."""
+    """A context in which convolutions and matrix products are computed in bf16, if the settings say so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
 
 
 def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D:
-    """A copy that only predicts: each batch norm becomes part of its convolution, and bf16 weights are kept as such.
+    """A copy for prediction only: batch norms are folded into their convolutions, and bf16 weights are stored in bf16.
 
-    Its state dict is its own; what is saved is the network's.
+    Its state dict differs from the network's: save the network, not the copy.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     apply_speed(network, speed)
@@ -115,7 +126,7 @@ def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D:
             if isinstance(before, Conv3D) and isinstance(after, nn.BatchNorm3d):
                 _fold(before, after)
                 setattr(module, norm, nn.Identity())
-    if network.channels_last:  # not in training: the optimizer wants weights as they are
+    if network.channels_last:  # not in training: the optimizer needs contiguous weights
         for module in network.modules():
             if isinstance(module, Conv3D):
                 module.weight.data = module.weight.contiguous(memory_format=torch.channels_last_3d)
@@ -132,7 +143,7 @@ def _fold(conv: Conv3D, norm: nn.BatchNorm3d) -> None:
     conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
 
 
-def choose(
+def choose_speed(
     network: ResNet3D,
     shape: tuple[int, ...],
     speed: SpeedConfig,
@@ -141,31 +152,31 @@ def choose(
     training: bool = True,
     expected_steps: int = 0,
     cached: bool = True,
-) -> Measured:
-    """The fastest way to compute a network, among those that the settings leave open.
+) -> SpeedChoice:
+    """Measure the fastest way to compute a network, among those that the settings leave open.
 
-    Precision and order in memory are tried together, then the folded stem and products, then ``torch.compile``. The
-    network itself is not touched, nor the state of any random numbers.
+    Precision and memory format are tried together, then the folded stem and products, then ``torch.compile``. The
+    network is not changed, nor the state of random generators.
 
     Args:
         network: On any device.
         shape: Of a batch: cases, channels, z, y, x.
-        speed: What is ``auto`` in it is measured, the rest is kept.
-        device: Where it will be computed.
+        speed: Settings that are ``auto`` are measured, the others are kept.
+        device: On which it will be computed.
         training: Forward and backward; else forward alone, with batch norm folded.
-        expected_steps: Of the whole run; few of them are not worth compiling.
-        cached: Whether what was measured on this machine before counts.
+        expected_steps: Of the whole run; for few of them compiling does not pay.
+        cached: Whether earlier measurements on this machine are used.
     """
     if speed.keep_memory == "auto":
         speed = replace(speed, keep_memory=_switch(device.type == "cpu" and can_keep()))
     if speed.folded_stem == "auto" and 2 not in network.conv1.stride:
-        speed = replace(speed, folded_stem="off")  # there is nothing to fold
+        speed = replace(speed, folded_stem="off")  # there is no stride to fold
     if speed.compile == "auto" and (device.type != "cuda" or expected_steps < _WORTH_COMPILING):
         speed = replace(speed, compile="off")
     cases = max(2, min(shape[0], _VOXELS // (shape[2] * shape[3] * shape[4])))
     shape = (cases, *shape[1:])
     if speed.is_resolved:
-        return Measured(speed=speed, seconds={}, shape=shape)
+        return SpeedChoice(speed=speed, seconds={}, shape=shape)
     weights = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
     strides = [tuple(m.stride) for m in network.modules() if isinstance(m, Conv3D)]
     layers = [type(m).__name__ for m in network.modules()]
@@ -173,27 +184,35 @@ def choose(
     key = key_of(device, training, weights, strides, layers, learns, network.checkpointing, shape, asdict(speed))
     known = remembered(key) if cached else None
     if known is not None:
-        return Measured(speed=known[0], seconds=known[1], shape=shape)
+        return SpeedChoice(speed=known[0], seconds=known[1], shape=shape)
     _log.info("speed: measuring, once for this machine, how %s is computed fastest ...", _of(shape))
     started = time.perf_counter()
     with torch.random.fork_rng(), kept_memory(speed.keep_memory == "on"):
         measured = _measure(network, shape, speed, device, training=training)
     _log.info("speed: measured in %.1f s", time.perf_counter() - started)
-    if cached and all(math.isfinite(s) for s in measured.seconds.values()):  # what failed may work another time
+    if cached and all(math.isfinite(s) for s in measured.seconds.values()):  # a failure may be temporary
         remember(key, measured.speed, measured.seconds)
     return measured
 
 
 def _measure(
     network: ResNet3D, shape: tuple[int, ...], speed: SpeedConfig, device: torch.device, *, training: bool
-) -> Measured:
+) -> SpeedChoice:
     network = copy.deepcopy(network).to(device).eval()
     if training:
         train_what_learns(network)
     x = torch.rand(shape, device=device)
     seconds: dict[str, float] = {}
 
-    def fastest(ways: list[SpeedConfig]) -> SpeedConfig:
+    best = replace(  # measured first: what is usually fastest
+        speed,
+        folded_stem="pairs" if speed.folded_stem == "auto" else speed.folded_stem,
+        products=_switch(speed.products != "off"),
+        compile=_switch(speed.compile == "on"),
+    )
+    for names in (("precision", "channels_last"), ("folded_stem", "products"), ("compile",)):
+        values = [_CHOICES[name] if getattr(speed, name) == "auto" else (getattr(speed, name),) for name in names]
+        ways = [replace(best, **dict(zip(names, chosen, strict=True))) for chosen in product(*values)]
         best = ways[0]
         if len(ways) > 1:
             _race(network, x, ways, seconds)
@@ -201,47 +220,24 @@ def _measure(
             gain = _GAIN if way.precision == best.precision else _ROUNDING_GAIN
             if seconds[name_of(way)] * gain < seconds[name_of(best)]:
                 best = way
-        return best
-
-    base = replace(  # what is most often fastest comes first
-        speed,
-        folded_stem="pairs" if speed.folded_stem == "auto" else speed.folded_stem,
-        products=_switch(speed.products != "off"),
-        compile=_switch(speed.compile == "on"),
-    )
-    best = fastest(
-        [
-            replace(base, precision=precision, channels_last=order)
-            for precision in _open(speed.precision, "fp32", "bf16")
-            for order in _open(speed.channels_last, "off", "on")
-        ]
-    )
-    best = fastest(
-        [
-            replace(best, folded_stem=stem, products=products)
-            for stem in _open(speed.folded_stem, "off", "pairs", "blocks")
-            for products in _open(speed.products, "off", "on")
-        ]
-    )
-    best = fastest([replace(best, compile=way) for way in _open(speed.compile, "off", "on")])
-    return Measured(speed=best, seconds=seconds, shape=shape)
+    return SpeedChoice(speed=best, seconds=seconds, shape=shape)
 
 
 def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: dict[str, float]) -> None:
-    """Put the least seconds of a pass under each way's name; those of one that cannot be computed are infinite."""
+    """Write the least seconds of a pass under each way's name; infinite if it cannot be computed."""
     runs: dict[str, tuple[SpeedConfig, ResNet3D, Any]] = {}
     for way in ways:
         own = network if network.training else for_prediction(network, way)
         runs[name_of(way)] = way, own, torch.compile(own, dynamic=False) if way.compile == "on" else own
     started, (least, most) = time.perf_counter(), _TURNS
-    for turn in range(1 + most):  # the first does not count: memory is taken, and kernels are made
+    for turn in range(1 + most):  # the first is a warm-up: memory is allocated and kernels are built
         for name, (way, own, run) in list(runs.items()):
             try:
                 took = _seconds(own, x, way, run)
-            except Exception as exc:  # a compiler that is missing, an operation that a device lacks, memory
+            except Exception as exc:  # no compiler, an unsupported operation, not enough memory
                 del runs[name]
                 if not runs and min(seconds.values(), default=float("inf")) == float("inf"):
-                    raise  # none is left
+                    raise  # no way works
                 _log.info("%s cannot be computed here: %s", name, f"{exc}".split("\n")[0] or type(exc).__name__)
                 seconds[name] = float("inf")
                 continue
@@ -273,14 +269,9 @@ def _seconds(network: ResNet3D, x: torch.Tensor, way: SpeedConfig, run: Any) -> 
 
 
 def _of(shape: tuple[int, ...]) -> str:
-    """A batch in words; its channels are the network's."""
+    """A batch as text, without its channels."""
     return f"{shape[0]} x {' x '.join(map(str, shape[2:]))}"
 
 
 def _switch(on: bool) -> Switch:
     return "on" if on else "off"
-
-
-def _open(setting: Any, *choices: Any) -> tuple[Any, ...]:
-    """What may be tried: all choices, or the one that was set."""
-    return choices if setting == "auto" else (setting,)

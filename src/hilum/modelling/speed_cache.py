@@ -1,4 +1,4 @@
-"""What was measured on this machine, in one file of the user's cache; without it everything is measured anew."""
+"""Speed measurements of this machine, in one file of the user's cache; without it everything is measured again."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ _log = logging.getLogger("hilum")
 
 
 def key_of(device: torch.device, *about: Any) -> str:
-    """A key from the machine and all else that decides which way is fastest."""
+    """A key of the machine and of everything else that decides which way is fastest."""
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()} x {torch.get_num_threads()}"
     )
@@ -30,7 +30,7 @@ def key_of(device: torch.device, *about: Any) -> str:
 
 
 def remembered(key: str) -> tuple[SpeedConfig, dict[str, float]] | None:
-    """The way that was chosen, and the seconds of all that were tried; None if there is none, or it cannot be read."""
+    """The chosen settings, and the seconds of all ways that were tried; None if nothing can be read."""
     try:
         entry = _all_remembered()[key]
         speed = from_dict(SpeedConfig, entry["speed"])  # raises a ConfigError, which is a ValueError
@@ -41,12 +41,12 @@ def remembered(key: str) -> tuple[SpeedConfig, dict[str, float]] | None:
 
 
 def remember(key: str, speed: SpeedConfig, seconds: dict[str, float]) -> None:
-    """Keep it for the next run; where that cannot be written, the next run measures again."""
+    """Store it for the next run; if it cannot be written, the next run measures again."""
     known = _all_remembered() | {key: {"speed": asdict(speed), "seconds": seconds}}
     try:
         write_whole(_path(), json.dumps(known, indent=1))
-    except (HilumError, RuntimeError) as exc:  # a RuntimeError where nobody knows the user's home
-        _log.info("what was measured is not remembered: %s", exc)
+    except (HilumError, RuntimeError) as exc:  # RuntimeError: the user has no home folder
+        _log.info("the measured speed is not stored: %s", exc)
 
 
 def _path() -> Path:
@@ -62,7 +62,7 @@ def _all_remembered() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor and what it can do: machines of one name may differ."""
+    """The processor and its features: machines of one name may differ."""
     with contextlib.suppress(OSError):
         rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return " ".join(sorted({row for row in rows if row.startswith(("model name", "flags"))}))

@@ -1,4 +1,4 @@
-"""What is advised about the rare classes of a table, from the loss to the threshold, each with its reason."""
+"""Advice on the rare classes of a table, from the loss to the threshold, each with its reason."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from hilum.cohorts.splits import check_classes
 from hilum.cohorts.table import Cohort
 from hilum.planning.classes import FEW, ClassTable, class_table
-from hilum.planning.evidence import EVIDENCE, Evidence, in_words, near_to
+from hilum.planning.evidence import EVIDENCE, Evidence, describe_loss, near_to
 from hilum.settings.imbalance import OF_THE_BATCH, LossName, WeightsName
 from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig, SplitConfig
 
@@ -17,7 +17,7 @@ _RULE: tuple[tuple[float, str, tuple[tuple[LossName, WeightsName], ...]], ...] =
     (0.3, "has 10 to 30 %", (("cross-entropy", "inverse"),)),
     (math.inf, "has 30 % or more", ()),
 )
-"""The tutorial's rule of thumb: below which share of the rarest class which losses, the simplest first."""
+"""The tutorial's rule of thumb: an upper bound of the rarest class's share, and its losses, the simplest first."""
 
 _VERDICTS = {
     "better": "so it supports the rule",
@@ -27,8 +27,8 @@ _VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A loss and why.
+class LossChoice:
+    """A loss and the reason for it.
 
     Attributes:
         loss: With its class weights.
@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What is advised for a cohort.
+    """The advice for a cohort.
 
     Attributes:
         table: Its classes.
@@ -49,10 +49,10 @@ class Advice:
         sampling: How often cases are drawn.
         head: The second stage.
         decision: Calibration and threshold.
-        instead: A loss to take instead of it, where recall comes first.
+        alternative: Another loss, if training itself should favour recall.
         reasons: A sentence for each of loss, sampling, second stage, calibration and threshold.
         warnings: What the cohort does not allow.
-        evidence: What was measured near its share of the rarest class, each method once.
+        evidence: Measurements near its share of the rarest class, one for each method.
     """
 
     table: ClassTable
@@ -60,14 +60,14 @@ class Advice:
     sampling: SamplingConfig
     head: HeadConfig
     decision: DecisionConfig
-    instead: LossConfig | None
+    alternative: LossConfig | None
     reasons: dict[str, str]
     warnings: tuple[str, ...]
     evidence: tuple[Evidence, ...]
 
     @property
     def sections(self) -> dict[str, dict[str, Any]]:
-        """The sections of a config that say all of it."""
+        """The sections of a config that follow the advice."""
         decision: dict[str, Any] = {"calibration": self.decision.calibration}
         if self.table.has_thresholds:
             at = {"at": self.decision.at} if self.decision.rule == "sensitivity" else {}
@@ -91,131 +91,133 @@ def advise(
 
     Args:
         cohort: Labelled cases.
-        split: Says how many patients validate and test, where the table does not.
+        split: Shares of validation and test patients, where the table has no split.
         recall_first: A missed case is worse than a false alarm.
-        evidence: What was measured; without it ``EVIDENCE``.
+        evidence: Measurements; None: ``EVIDENCE``.
 
     Raises:
-        CohortError: If the cases are of one class, or all or none have a finding.
+        CohortError: If all cases are of one class, or no case or every case has a label.
     """
     check_classes(cohort)
     table = class_table(cohort, split)
     near = near_to(EVIDENCE if evidence is None else evidence, table.rarest.share)
     choice = choose_loss(table, RunConfig(), evidence)
-    plain = (choice.loss.name, choice.loss.class_weights) == ("cross-entropy", "none")
+    is_plain = (choice.loss.name, choice.loss.class_weights) == ("cross-entropy", "none")
     decision = DecisionConfig(
         rule="sensitivity" if recall_first and table.has_thresholds else "youden",
         at=0.9,
-        calibration="temperature" if plain else "platt",
+        calibration="temperature" if is_plain else "platt",
     )
     reasons = {
         "loss": choice.reason,
-        "sampling": "none: repeating the cases of few patients shows no new patient, leaving cases out loses some"
-        + "; it would take a case for the rarest finding that it has (drawn as)" * table.multi_label,
+        "sampling": "none: repeating the cases of few patients shows no new patient, leaving cases out loses some",
         "second stage": "none: balanced or synthetic features of few patients show no new patient either",
-        "calibration": "temperature: what was not weighted keeps the shares of the classes and is at most too sure"
-        if plain
+        "calibration": "temperature: an unweighted loss keeps the shares of the classes and is at most too sure"
+        if is_plain
         else "platt: this loss shifts the probability of rare classes, which a temperature cannot undo",
         "threshold": _threshold(table, decision),
-    } | ({"recall first": _recall_first(table)} if recall_first else {})
-    for name, kind in (("sampling", "sampling"), ("second stage", "retrain")):
-        found = [one for one in near if getattr(one, kind) != "none"]
-        reasons[name] += f"; AUC measured beside cross entropy: {'; '.join(map(str, found))}" if found else ""
+    }
+    if table.multi_label:
+        reasons["sampling"] += "; it would count a case for the rarest label that it has (drawn as)"
+    if recall_first:
+        reasons["recall first"] = _recall_first(table)
+    for name, setting in (("sampling", "sampling"), ("second stage", "retrain")):
+        found = [str(one) for one in near if getattr(one, setting) != "none"]
+        if found:
+            reasons[name] += f"; AUC measured beside cross entropy: {'; '.join(found)}"
     return Advice(
         table=table,
         loss=choice.loss,
         sampling=SamplingConfig(),
         head=HeadConfig(),
         decision=decision,
-        instead=LossConfig(name="tversky") if decision.rule == "sensitivity" else None,
+        alternative=LossConfig(name="tversky") if decision.rule == "sensitivity" else None,
         reasons=reasons,
         warnings=table.warnings(),
         evidence=near,
     )
 
 
-def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidence] | None = None) -> Choice:
-    """The loss for a table, by the tutorial's rule where what was measured does not say otherwise.
+def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidence] | None = None) -> LossChoice:
+    """Choose the loss for a table by the tutorial's rule, unless measurements contradict it.
 
     Of the losses that the rule names, the first that was measured to be better than cross entropy without weights is
-    taken; where none of them was measured near this share, the first; else cross entropy, the simplest.
+    taken. If none of them was measured near this share, the first is taken; else cross entropy, the simplest.
 
     Args:
-        table: The rarest of its classes decides.
-        config: Sampling and second stage: where cases are drawn alike, nothing is weighted as well. A class_weights
-            other than auto is kept, and so are the other figures of the loss. With a micro batch there is no loss
-            that needs a whole batch.
-        evidence: What was measured; without it ``EVIDENCE``.
+        table: Its rarest class decides.
+        config: With sampling or a second stage the loss is not weighted as well. Class weights other than auto and the
+            other numbers of the loss are kept. With a micro batch no loss is chosen that needs a whole batch.
+        evidence: Measurements; None: ``EVIDENCE``.
     """
-    plain = _made(config.loss, "cross-entropy", "none")
-    for what, how in (("sampling.method", config.sampling.method), ("head.retrain", config.head.retrain)):
-        if how != "none":
-            reason = f"{_of(plain)}: {what} = {how} already answers the rare class, and nothing should answer it twice"
-            return Choice(loss=plain, reason=reason)
+    plain = _loss_config(config.loss, "cross-entropy", "none")
+    for setting, value in (("sampling.method", config.sampling.method), ("head.retrain", config.head.retrain)):
+        if value != "none":
+            reason = f"{_name(plain)}: {setting} = {value} already answers the rare class, one answer is enough"
+            return LossChoice(loss=plain, reason=reason)
     share = table.rarest.share
     where, named = next((words, losses) for bound, words, losses in _RULE if share < bound)
     near = {one.method: one for one in near_to(EVIDENCE if evidence is None else evidence, share)}
-    losses = [_made(config.loss, *one) for one in named]
+    losses = [_loss_config(config.loss, *one) for one in named]
     measured = [(loss, near.get((loss.name, loss.class_weights, "none", "none"))) for loss in losses if loss != plain]
     possible = [one for one in measured if not (config.training.micro_batch and one[0].name in OF_THE_BATCH)]
-    best = _first(measured, plain)
-    loss = best if best == plain or best in [one for one, _ in possible] else _first(possible, plain)
-    says = " or ".join(map(_of, losses)) or "nothing"
+    best = _first_better(measured, plain)
+    loss = best if best == plain or best in [one for one, _ in possible] else _first_better(possible, plain)
+    rule = " or ".join(map(_name, losses)) or "nothing"
     simplest = "" if loss in losses or not losses else ", the simplest"
-    said = [f"{_of(loss)}{simplest}: {table.share_of_rarest}; where the rarest {where} the tutorial's rule says {says}"]
+    parts = [
+        f"{_name(loss)}{simplest}: {table.share_of_rarest}; where the rarest {where} the tutorial's rule says {rule}"
+    ]
     found = [one for _, one in measured if one]
     for place in dict.fromkeys(one.place for one in found):
-        judged = "; ".join(f"{one}, {_VERDICTS[one.verdict]}" for one in found if one.place == place)
-        said.append(f"measured {place}, AUC beside cross entropy without weights: {judged}")
+        verdicts = "; ".join(f"{one}, {_VERDICTS[one.verdict]}" for one in found if one.place == place)
+        parts.append(f"measured {place}, AUC beside cross entropy without weights: {verdicts}")
     if found and not table.is_binary:
-        said.append(f"that was of two classes, here are {len(table.rows)} {table.plural}")
+        parts.append(f"that was of two classes, here are {len(table.rows)} {table.plural}")
     if measured and not found:
-        said.append("nothing was measured near that share")
+        parts.append("nothing was measured near that share")
     if best != loss:
-        said.append(f"{_of(best)} needs whole batches, but training.micro_batch is {config.training.micro_batch}")
+        parts.append(f"{_name(best)} needs whole batches, but training.micro_batch is {config.training.micro_batch}")
     if config.loss.class_weights != "auto":
-        said.append(f"class_weights = {config.loss.class_weights}, as given")
-    return Choice(loss=loss, reason="; ".join(said))
+        parts.append(f"class_weights = {config.loss.class_weights}, as given")
+    return LossChoice(loss=loss, reason="; ".join(parts))
 
 
-def _first(measured: list[tuple[LossConfig, Evidence | None]], plain: LossConfig) -> LossConfig:
-    """The first that was measured to be better; the first of the rule where none was measured; else plain."""
-    if not measured:
-        return plain
-    better = [loss for loss, one in measured if one and one.verdict == "better"]
-    unknown = [] if any(one for _, one in measured) else [loss for loss, _ in measured]
-    return [*better, *unknown, plain][0]
+def _first_better(measured: list[tuple[LossConfig, Evidence | None]], plain: LossConfig) -> LossConfig:
+    """The first loss that was measured to be better; the rule's first if none was measured; else plain."""
+    if measured and not any(one for _, one in measured):
+        return measured[0][0]
+    return next((loss for loss, one in measured if one and one.verdict == "better"), plain)
 
 
-def _made(given: LossConfig, name: LossName, weights: WeightsName) -> LossConfig:
+def _loss_config(given: LossConfig, name: LossName, weights: WeightsName) -> LossConfig:
     return replace(given, name=name, class_weights=weights if given.class_weights == "auto" else given.class_weights)
 
 
-def _of(loss: LossConfig) -> str:
-    return in_words(loss.name, loss.class_weights)
+def _name(loss: LossConfig) -> str:
+    return describe_loss(loss.name, loss.class_weights)
 
 
 def _threshold(table: ClassTable, decision: DecisionConfig) -> str:
     if not table.has_thresholds:
         return "none: of more than two classes the most probable one is decided"
     row = table.rarest
-    many = "s" * (row.val_patients != 1)
-    firm = ", too few for it to be firm" if row.val_patients < FEW else ""
-    what = {
-        "youden": "youden: the largest sensitivity + specificity",
-        "sensitivity": f"sensitivity: the highest specificity at a sensitivity of {decision.at:g} or more",
-    }[decision.rule]
-    said = f"{what}, on about {row.val_patients} validation patient{many} of {row.rare}{firm}"
+    plural = "s" if row.val_patients != 1 else ""
+    few = ", too few for it to be firm" if row.val_patients < FEW else ""
+    rule = "youden: the largest sensitivity + specificity"
+    if decision.rule == "sensitivity":
+        rule = f"sensitivity: the highest specificity at a sensitivity of {decision.at:g} or more"
+    reason = f"{rule}, on about {row.val_patients} validation patient{plural} of {row.rare}{few}"
     if table.is_binary and row is table.rows[0]:
         first, second = table.rows[0].name, table.rows[1].name
-        said += (
+        reason += (
             f'; sensitivity is of the second class, {second}: for {first} set cohort.classes = ["{second}", "{first}"]'
         )
-    return said
+    return reason
 
 
 def _recall_first(table: ClassTable) -> str:
     dice = "not Dice, which the tutorial takes: it follows F1, to which a false alarm is as bad as a miss"
     if table.has_thresholds:
         return f"by the threshold, and {dice}"
-    return f"{dice}; a threshold would do, but not of more than two classes: ask for findings, or for two classes"
+    return f"{dice}; a threshold would do, but not of more than two classes: ask for labels, or for two classes"

@@ -1,4 +1,4 @@
-"""What a config does to a sample as one page to look at, before any network sees it."""
+"""The page of ``hilum augment``: pictures of what a config's random changes do to a sample."""
 
 import base64
 import io
@@ -19,37 +19,33 @@ from torch import Tensor
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
 from hilum.modelling.augmenting.spatial import smallest_jacobian
-from hilum.planning.describe import in_words, settings_in_words
+from hilum.planning.describe import describe, describe_settings
 from hilum.preparing.lungs.overlay import FIELD_RGB
 from hilum.preparing.subvolumes import channels, cut, random_start
 from hilum.randomness import generator
 from hilum.settings.augmentation import PROBABILITIES, AugmentConfig
 from hilum.settings.presets import preset
-from hilum.settings.recipe import Range, Recipe, Triple
+from hilum.settings.recipe import Range, Recipe
 from hilum.settings.toml import to_dict
 from hilum.volume import Volume
 
 CASE = "look"
-"""The case whose changes are drawn: draw N is its epoch N."""
+"""The case id for which changes are drawn: draw N is its epoch N."""
 
 _TRIES = 200
-"""Draws among which the furthest is looked for."""
+"""Draws of which the one that goes furthest is shown."""
 
 _LUNG_HU = -850.0
-"""Where a calibration that goes far is seen."""
+"""HU of aerated lung, at which a change of calibration is measured."""
 
 Plane: TypeAlias = UInt8[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
 
-_FURTHEST: dict[str, tuple[Callable[[Change], float], ...]] = {
+_DISTANCES: dict[str, tuple[Callable[[Change], float], ...]] = {
     "extent": (lambda c: -float(np.prod(c.extent)),),
-    "flip": (lambda c: 0.0,),
-    "rotation": (lambda c: -float(np.trace(np.array(c.affine)[:, :3])),),
-    "scaling": (
-        lambda c: np.linalg.det(np.array(c.affine)[:, :3]),
-        lambda c: -np.linalg.det(np.array(c.affine)[:, :3]),
-    ),
+    "rotation": (lambda c: -float(np.trace(_linear(c))),),
+    "scaling": (lambda c: float(np.linalg.det(_linear(c))), lambda c: -float(np.linalg.det(_linear(c)))),
     "translation": (lambda c: float(np.linalg.norm(np.array(c.affine)[:, 3])),),
-    "shear": (lambda c: float(np.abs(np.array(c.affine)[:, :3]).sum()),),
+    "shear": (lambda c: float(np.abs(_linear(c)).sum()),),
     "zoom": (lambda c: c.zoom,),
     "elastic": (lambda c: c.elastic_mm,),
     "noise": (lambda c: c.noise_hu / c.noise_lp_mm, lambda c: c.noise_hu * c.noise_lp_mm),
@@ -61,73 +57,89 @@ _FURTHEST: dict[str, tuple[Callable[[Change], float], ...]] = {
     "gamma": (lambda c: -c.gamma, lambda c: c.gamma),
     "cutout": (lambda c: float(np.prod(c.cutout_mm)),),
 }
-"""What grows as a change goes further, in the order in which changes are done; two where it goes two ways."""
+"""How far a change goes; two distances if it can go in two directions."""
+
+
+def _linear(change: Change) -> np.ndarray:
+    return np.array(change.affine)[:, :3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A sample after a change, as the page shows it.
+    """A changed sample on the page.
 
     Attributes:
-        words: What was done, in words.
-        differs_hu: Mean difference to the sample as it is, over all voxels.
+        lines: What the change does.
+        differs_hu: Mean absolute difference to the unchanged sample, over all voxels.
         pictures: Axial, coronal and sagittal, PNG in base64.
     """
 
-    words: list[str]
+    lines: list[str]
     differs_hu: float
     pictures: tuple[str, ...]
 
 
-def page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, number: int = 8, seed: int = 0) -> str:
-    """One self-contained HTML page; nothing is loaded from anywhere, and nothing of the scan is named.
+def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, number: int = 8, seed: int = 0) -> str:
+    """One self-contained HTML page, which loads nothing and names nothing of the scan.
 
-    It shows the sample as it is and ``number`` draws, then each change of the config alone, nearly as far as it goes.
+    It shows the unchanged sample and ``number`` draws, then each change of the config alone, nearly at its limit.
 
     Args:
         sample: Prepared with the recipe; with ``sub_volumes`` one grid of it is shown.
         recipe: Of the sample.
-        config: What may happen.
+        config: Probabilities and ranges of the changes.
         number: Of draws.
         seed: Of the draws.
 
     Raises:
-        ConfigError: If the config would destroy what the recipe's region is looked at for.
+        ConfigError: If the config would destroy what the recipe's region is about.
     """
     config.check_for(recipe)
-    hu = torch.from_numpy(_seen(sample, recipe, seed)).float()
-    look = _Look(hu=hu, spacing_mm=sample.spacing_mm, recipe=recipe)
-    settings = settings_in_words(config)
-    epochs = range(1, number + 1)
-    draws = [look.card(draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in epochs]
-    alone = [
-        (setting, [look.card(change) for change in alone_at_its_furthest(config, setting.name, seed=seed)])
-        for setting in settings
-        if setting.name in _FURTHEST
-    ]
-    z, y, x = look.extent_mm
-    template = files("hilum.modelling").joinpath("looking.html").read_text(encoding="utf-8")
+    hu = torch.from_numpy(_training_view(sample, recipe, seed)).float()
+    window = recipe.windows[0]
+
+    def card(change: Change) -> Card:
+        return _card(hu, change, sample, recipe)
+
+    settings = describe_settings(config)
+    mixes = [one.name for one in settings if one.name in ("mixup", "cutmix")]
+    z, y, x = (n * step for n, step in zip(hu.shape[1:], sample.spacing_mm, strict=True))
+    template = files("hilum.planning").joinpath("augment_page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
-        facts=_facts(sample, recipe, look),
-        preset=_preset_in_words(config, recipe),
+        facts=_facts(sample, recipe, hu),
+        preset=f"preset {config.preset}{'' if config == preset(config.preset, recipe) else ', changed'}",
         settings=settings,
-        window=f"{recipe.windows[0][0]:g} to {recipe.windows[0][1]:g} HU",
+        window=f"{window[0]:g} to {window[1]:g} HU",
         has_lungs=len(hu) > 1,
         seed=seed,
         case=CASE,
-        as_it_is=[_png(plane) for plane in planes(hu, recipe.windows[0])],
+        as_it_is=[_png(plane) for plane in planes(hu, window)],
         tries=_TRIES,
-        draws=draws,
-        alone=alone,
-        mixes=[setting.name for setting in settings if setting.name not in _FURTHEST],
+        draws=[card(draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in range(1, number + 1)],
+        alone=[
+            (one, [card(change) for change in alone_at_its_furthest(config, one.name, seed=seed)])
+            for one in settings
+            if one.name not in mixes
+        ],
+        mixes=mixes,
         planes=[("axial", x, y), ("coronal", x, z), ("sagittal", y, z)],
         toml=tomli_w.dumps({"recipe": to_dict(recipe), "augment": to_dict(config)}),
     )
 
 
+def _card(hu: Float[Tensor, "c z y x"], change: Change, sample: Volume, recipe: Recipe) -> Card:
+    _, z, y, x = hu.shape
+    changed = apply(hu[None], [change], np.array([sample.spacing_mm]), recipe)[0]
+    lines = describe(change, (z, y, x), sample.spacing_mm)
+    if change.elastic_mm:
+        lines.append(f"smallest Jacobian {smallest_jacobian(change, (z, y, x), sample.spacing_mm):.2f}")
+    pictures = tuple(_png(plane) for plane in planes(changed, recipe.windows[0]))
+    return Card(lines=lines, differs_hu=float((changed[0] - hu[0]).abs().mean()), pictures=pictures)
+
+
 def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> list[Change]:
-    """Changes in which only one of a config's happens, nearly as far as it goes: the furthest of many draws.
+    """Changes of which only one setting of a config is on, nearly at its limit: those that go furthest of many draws.
 
     Args:
         config: Its ranges are drawn from.
@@ -135,7 +147,7 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
         seed: Of the draws.
 
     Returns:
-        One change, or two that go opposite ways; for flips one for each axis. A box that is cut out is in the middle.
+        One change, or two in opposite directions; of flips one for each axis. A box that is cut out is in the middle.
     """
     off: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.0) | {"flip": (0.0, 0.0, 0.0)}
     if name == "flip":
@@ -144,14 +156,14 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
         return [draw(way, [CASE], seed=seed, epoch=0)[0] for way in ways]
     only = replace(config, **off | {name: 1.0})
     drawn = [draw(only, [CASE], seed=seed, epoch=epoch)[0] for epoch in range(_TRIES)]
-    furthest = [max(drawn, key=far) for far in _FURTHEST[name]]
-    if name == "cutout":  # wherever a box is drawn, it is looked at where the planes are
+    furthest = [max(drawn, key=distance) for distance in _DISTANCES[name]]
+    if name == "cutout":  # the planes that are shown go through the middle
         furthest = [replace(change, cutout_at=(0.5, 0.5, 0.5)) for change in furthest]
     return list(dict.fromkeys(furthest))
 
 
 def planes(sample: Float[Tensor, "c z y x"], window_hu: Range) -> tuple[Plane, Plane, Plane]:
-    """The middle axial, coronal and sagittal plane, a pixel for each voxel, as radiologists see them: head up.
+    """The middle axial, coronal and sagittal plane, one pixel for each voxel, in radiological orientation: head up.
 
     Args:
         sample: HU, and the lungs where there is a second channel: their outline is yellow. The axes run feet to head,
@@ -175,58 +187,25 @@ def _outlined(grey: np.ndarray, mask: np.ndarray) -> Plane:
     return picture
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """A sample and how it is shown."""
-
-    hu: Float[Tensor, "c z y x"]
-    spacing_mm: Triple
-    recipe: Recipe
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        _, z, y, x = self.hu.shape
-        return z, y, x
-
-    @property
-    def extent_mm(self) -> Triple:
-        z, y, x = (n * step for n, step in zip(self.shape, self.spacing_mm, strict=True))
-        return z, y, x
-
-    def card(self, change: Change) -> Card:
-        changed = apply(self.hu[None], [change], np.array([self.spacing_mm]), self.recipe)[0]
-        words = in_words(change, self.shape, self.spacing_mm)
-        if change.elastic_mm:
-            least = smallest_jacobian(change, self.shape, self.spacing_mm)
-            words.append(f"smallest Jacobian {least:.2f}")
-        return Card(
-            words=words,
-            differs_hu=float((changed[0] - self.hu[0]).abs().mean()),
-            pictures=tuple(_png(plane) for plane in planes(changed, self.recipe.windows[0])),
-        )
-
-
-def _seen(sample: Volume, recipe: Recipe, seed: int) -> np.ndarray:
-    """What the network would see of a sample in training."""
+def _training_view(sample: Volume, recipe: Recipe, seed: int) -> np.ndarray:
+    """The input of the network in training, before any change."""
     if not recipe.sub_volumes:
         return channels(sample, recipe)
     return cut(sample, recipe, random_start(sample, recipe, generator(seed, 0, CASE, "sub-volume")))
 
 
-def _facts(sample: Volume, recipe: Recipe, look: _Look) -> str:
-    """What was prepared, in one line; findings by their codes alone, as their sentences may name files."""
-    region = f"a point{'' if recipe.outside == 'air' else ', its nearest voxels beyond the scan'}"
+def _facts(sample: Volume, recipe: Recipe, hu: Float[Tensor, "c z y x"]) -> str:
+    """The prepared sample in one line; findings by code only, as their sentences may name files."""
+    shape = hu.shape[1:]
+    edge = ", its nearest voxels beyond the scan" if recipe.outside != "air" else ""
+    extent = " x ".join(f"{n * step:.0f}" for n, step in zip(shape, sample.spacing_mm, strict=True))
     parts = [
-        f"region {recipe.region}" if recipe.region != "point" else region,
-        " x ".join(map(str, look.shape)) + " voxels of " + " x ".join(f"{s:.3g}" for s in look.spacing_mm),
-        " x ".join(f"{mm:.0f}" for mm in look.extent_mm) + " mm (z, y, x)",
+        f"a point{edge}" if recipe.region == "point" else f"region {recipe.region}",
+        " x ".join(map(str, shape)) + " voxels of " + " x ".join(f"{s:.3g}" for s in sample.spacing_mm),
+        f"{extent} mm (z, y, x)",
     ]
     codes = sorted({finding.code for finding in sample.findings})
     return " · ".join(parts) + (f" · findings: {', '.join(codes)}" if codes else "")
-
-
-def _preset_in_words(config: AugmentConfig, recipe: Recipe) -> str:
-    return f"preset {config.preset}{'' if config == preset(config.preset, recipe) else ', changed'}"
 
 
 def _png(plane: Plane) -> str:

@@ -11,7 +11,7 @@ from hilum.cohorts.table import Cohort
 from hilum.planning.advise import choose_loss
 from hilum.planning.classes import ClassTable, class_table
 from hilum.planning.fingerprint import Fingerprint, fingerprint
-from hilum.planning.fitting import fitted, usable_bytes
+from hilum.planning.memory_fit import fit_into_memory, usable_bytes
 from hilum.preparing.grid_placement import PART_NAMES
 from hilum.settings.presets import preset
 from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
@@ -118,7 +118,7 @@ def _that_fits(
     limit = usable_bytes(torch.device("cuda" if gpu else "cpu"))
     if limit is None:
         return config.training
-    fits = fitted(config, num_classes, limit)
+    fits = fit_into_memory(config, num_classes, limit)
     if fits is None:
         warnings.append(f"training does not fit into {limit / 1e9:.1f} GB; take a coarser recipe or a smaller width")
         return config.training

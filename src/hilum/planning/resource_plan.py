@@ -1,4 +1,4 @@
-"""What a run will take on this machine, before it is started: memory, steps and time."""
+"""The memory, steps and time that a run will take on this machine, before it starts."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -7,24 +7,25 @@ from typing import Any
 from hilum.cohorts.batches import EpochBatches
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
-from hilum.modelling.speed import choose, name_of
+from hilum.modelling.speed import choose_speed, name_of
 from hilum.modelling.weights.freezing import freeze
-from hilum.planning.fitting import MOST, fitted, largest_batch, usable_bytes
+from hilum.planning.memory_fit import MOST, fit_into_memory, largest_batch, usable_bytes
 from hilum.planning.resources import Cost, Memory, cost_of, network_of, prediction_bytes, training_memory
 from hilum.planning.timing import step_seconds
 from hilum.settings.run import RunConfig
 
-__all__ = ["Outlook", "Row", "config_of_a_step", "look_ahead"]
+__all__ = ["MemoryRow", "ResourcePlan", "config_of_a_step", "plan_resources"]
 
 _CASES = (1, 2, 4, 8, 16, 32)
+"""Numbers of cases at once for which memory is listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Bytes for so many cases at a time.
+class MemoryRow:
+    """Bytes for a number of cases at once.
 
     Attributes:
-        cases: At a time.
+        cases: At once.
         training: None: batch norm cannot train on one case.
         checkpointing: Training with blocks computed twice.
         prediction: In float32.
@@ -37,25 +38,25 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class ResourcePlan:
     """What a run will take.
 
     Attributes:
         cost: Of the network.
         rows: Memory by the number of cases.
-        device: Where it would run.
-        usable_bytes: Memory that may be planned with; None: not known.
-        precision: That the memory is of; fp32 where it is not fixed, for that takes more.
-        own: Memory as the config has it, with a batch of no more cases than there are to train on.
-        fits: The config, with a micro batch or checkpointing where it must; None: it cannot fit.
-        largest: Most cases that fit at a time, as the config has checkpointing; None: not known. 1024: or more.
+        device: On which it would run.
+        usable_bytes: Memory that may be used; None: unknown.
+        precision: For which the memory is given; fp32 unless the config fixes it, as fp32 takes more.
+        own: Memory with the config's batch, but no more cases than there are to train on.
+        fits: The config, with a micro batch or checkpointing if necessary; None: it cannot fit.
+        largest: Most cases that fit at once, with the config's checkpointing; None: unknown. 1024: or more.
         num_train: Training cases; None: there is no table.
         steps: In an epoch; None: there is no table.
-        step_s: Seconds of a step as it would be computed, by the name of that way; empty: not measured.
+        step_s: Seconds of a step, by the name of the speed setting that would be chosen; empty: not measured.
     """
 
     cost: Cost
-    rows: tuple[Row, ...]
+    rows: tuple[MemoryRow, ...]
     device: str
     usable_bytes: float | None
     precision: str
@@ -78,50 +79,32 @@ class Outlook:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        training = self.fits.training if self.fits else None
-        chosen = (
-            {name: getattr(training, name) for name in ("batch_size", "micro_batch", "checkpointing")}
-            if training
-            else None
-        )
-        values = {
-            name: getattr(self, name)
-            for name in (
-                "device",
-                "usable_bytes",
-                "precision",
-                "largest",
-                "more_may_fit",
-                "num_train",
-                "steps",
-                "step_s",
-                "epoch_s",
-            )
-        }
+        names = ("device", "usable_bytes", "precision", "largest", "more_may_fit", "num_train", "steps", "step_s")
+        chosen = ("batch_size", "micro_batch", "checkpointing")
         return {
             "cost": asdict(self.cost),
             "memory": [asdict(row) for row in self.rows],
             "own": asdict(self.own) | {"total": self.own.total},
-            "chosen": chosen,
-            **values,
+            "chosen": {name: getattr(self.fits.training, name) for name in chosen} if self.fits else None,
+            **{name: getattr(self, name) for name in (*names, "epoch_s")},
         }
 
 
-def look_ahead(
+def plan_resources(
     config: RunConfig,
     num_classes: int,
     num_train: int | None = None,
     *,
     num_drawn: int | None = None,
     timed: bool = True,
-) -> Outlook:
-    """What a run of a config will take on this machine.
+) -> ResourcePlan:
+    """Estimate the memory and the steps of a run on this machine, and measure its time.
 
     Args:
         config: All settings.
         num_classes: Of the table.
         num_train: Its training cases.
-        num_drawn: Draws of an epoch, where sampling makes them more or fewer.
+        num_drawn: Cases sampled in an epoch, if not each once.
         timed: Measure a step, on random numbers.
 
     Raises:
@@ -129,29 +112,14 @@ def look_ahead(
         ResourceError: If a step is measured and memory does not suffice.
     """
     device = pick_device(config.training.device)
-    precision = config.speed.precision
-    bf16 = precision == "bf16"
+    bf16 = config.speed.precision == "bf16"
     usable = usable_bytes(device)
     drawn = num_train if num_drawn is None else num_drawn
     step = config_of_a_step(config, drawn)
-    fits = step if usable is None else fitted(step, num_classes, usable, bf16=bf16)
-    seconds: dict[str, float] = {}
-    if timed and fits is not None:
-        batch = fits.training.batch_size
-        at_once = fits.at_once(batch)
-        network = network_of(fits, num_classes)
-        shape = (at_once, network.in_channels, *fits.recipe.size)
-        steps = fits.training.epochs * math.ceil((drawn or 0) / batch)
-        grid = " x ".join(map(str, fits.recipe.size))
-        what = f"timing a step on {at_once} cases of {grid} voxels at a time"
-        with within_memory(what, "plan fewer at a time, or with --no-time"):
-            freeze(network, fits.training.freeze)
-            speed = choose(network, shape, fits.speed, device, expected_steps=steps).speed
-            once = step_seconds(network, fits.recipe.size, at_once, device=device, speed=speed)
-        seconds[name_of(speed)] = once * fits.parts_of(batch)
-    return Outlook(
+    fits = step if usable is None else fit_into_memory(step, num_classes, usable, bf16=bf16)
+    return ResourcePlan(
         cost=cost_of(config, num_classes),
-        rows=tuple(_row(config, num_classes, cases, bf16) for cases in _CASES),
+        rows=tuple(_memory_row(config, num_classes, cases, bf16) for cases in _CASES),
         device=str(device),
         usable_bytes=usable,
         precision="bf16" if bf16 else "fp32",
@@ -160,8 +128,24 @@ def look_ahead(
         largest=None if usable is None else largest_batch(config, num_classes, usable, bf16=bf16),
         num_train=num_train,
         steps=len(EpochBatches(drawn, config.training.batch_size)) if drawn else None,
-        step_s=seconds,
+        step_s=_step_s(fits, num_classes, drawn or 0) if timed and fits is not None else {},
     )
+
+
+def _step_s(config: RunConfig, num_classes: int, num_drawn: int) -> dict[str, float]:
+    """Seconds of a step, by the name of the fastest speed setting."""
+    device, batch = pick_device(config.training.device), config.training.batch_size
+    at_once = config.at_once(batch)
+    network = network_of(config, num_classes)
+    shape = (at_once, network.in_channels, *config.recipe.size)
+    grid = " x ".join(map(str, config.recipe.size))
+    what = f"timing a step on {at_once} cases of {grid} voxels at a time"
+    with within_memory(what, "plan fewer at a time, or with --no-time"):
+        freeze(network, config.training.freeze)
+        steps = config.training.epochs * math.ceil(num_drawn / batch)
+        speed = choose_speed(network, shape, config.speed, device, expected_steps=steps).speed
+        seconds = step_seconds(network, config.recipe.size, at_once, device=device, speed=speed)
+    return {name_of(speed): seconds * config.parts_of(batch)}
 
 
 def config_of_a_step(config: RunConfig, num_train: int | None) -> RunConfig:
@@ -173,17 +157,13 @@ def _with_batch(config: RunConfig, cases: int) -> RunConfig:
     return replace(config, training=replace(config.training, batch_size=cases))
 
 
-def _row(config: RunConfig, num_classes: int, cases: int, bf16: bool) -> Row:
+def _memory_row(config: RunConfig, num_classes: int, cases: int, bf16: bool) -> MemoryRow:
     def training(checkpointing: bool) -> int | None:
         if cases < config.model.least_cases:
             return None
-        alone = {"batch_size": max(2, cases), "micro_batch": 1 if cases == 1 else 0, "checkpointing": checkpointing}
-        settings = replace(config.training, **alone)  # type: ignore[arg-type]
+        micro = 1 if cases == 1 else 0
+        settings = replace(config.training, batch_size=max(2, cases), micro_batch=micro, checkpointing=checkpointing)
         return training_memory(replace(config, training=settings), num_classes, bf16=bf16).total
 
-    return Row(
-        cases=cases,
-        training=training(False),
-        checkpointing=training(True),
-        prediction=prediction_bytes(config, num_classes, cases),
-    )
+    prediction = prediction_bytes(config, num_classes, cases)
+    return MemoryRow(cases=cases, training=training(False), checkpointing=training(True), prediction=prediction)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, arithmetic and memory, found by running it on tensors that hold no numbers."""
+"""Parameters, arithmetic and memory of a network, counted by running it on fake tensors, which hold no numbers."""
 
 import weakref
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from hilum.settings.run import RunConfig
 
 __all__ = ["Cost", "Memory", "cost_of", "network_of", "prediction_bytes", "training_memory"]
 
-_HELD_BESIDE = 0.4
-"""What an allocator holds beside the tensors, as a share of those that come and go: 0.12 to 0.9 measured with glibc."""
+_OVERHEAD = 0.4
+"""Memory that an allocator holds in addition, as a share of the temporary tensors: measured 0.12 to 0.9 with glibc."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a network is and computes.
+    """Size and arithmetic of a network.
 
     Attributes:
-        parameters: Numbers that make up the network.
-        trained: Those of them that are not frozen.
-        forward_flop: Additions and multiplications of the convolutions and products of a prediction, for one case.
-        step_flop: The same for forward and backward, with what is computed twice under checkpointing.
+        parameters: All parameters.
+        trained: Parameters that are not frozen.
+        forward_flop: Additions and multiplications of convolutions and matrix products in a prediction of one case.
+        step_flop: The same for forward and backward, including what checkpointing computes twice.
     """
 
     parameters: int
@@ -42,16 +42,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a training step holds on the device, in bytes, without the program itself.
+    """Memory of a training step on the device, in bytes, without the program itself.
 
     Attributes:
-        weights: And the statistics of batch norm.
-        gradients: Once all of them are there.
+        weights: With the statistics of batch norm.
+        gradients: When all of them are computed.
         optimizer: Two moments for each parameter that is not frozen.
-        batch: In HU, and as the network sees it.
-        saved: What forward keeps for backward: activations, and under bf16 copies of the weights.
-        peak: The most at any time, of all tensors and of the workspace of convolutions.
-        total: With the best weights so far, and what the allocator holds beside.
+        batch: In HU, and as input of the network.
+        saved: Kept from forward for backward: activations, and under bf16 copies of the weights.
+        peak: Maximum over time of all tensors and the workspace of convolutions.
+        total: With the best weights so far, and the allocator's overhead.
     """
 
     weights: int
@@ -64,11 +64,11 @@ class Memory:
     @property
     def total(self) -> int:
         """Bytes that must be free."""
-        return self.weights + _with_holes(self.peak, self.weights + self.optimizer)
+        return self.weights + _with_overhead(self.peak, self.weights + self.optimizer)
 
 
-class _Held(TorchDispatchMode):
-    """Follows the bytes that live tensors hold, each storage once, and the most there have been."""
+class _TensorBytes(TorchDispatchMode):
+    """Counts the bytes of live tensors, each storage once, and their maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -91,14 +91,14 @@ class _Held(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.hold(_tensors(out))
-        if "convolution" in str(func):  # computed in a layout of its own: operands and result are copied
+        if "convolution" in str(func):  # computed in its own layout: operands and result are copied
             copies = sum(t.untyped_storage().nbytes() for t in _tensors((args, out)))
             self.peak = max(self.peak, self.now + copies)
         return out
 
 
 def network_of(config: RunConfig, num_classes: int) -> ResNet3D:
-    """The network of a config as it trains; inside a fake mode it holds no numbers."""
+    """The network of a config in its training setup; under FakeTensorMode it holds no numbers."""
     network = build(config.model, config.recipe, num_classes)
     network.checkpointing = config.training.checkpointing
     network.channels_last = config.speed.channels_last != "off"
@@ -131,7 +131,7 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
 
 
 def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) -> Memory:
-    """Memory of a training step, as the training loop does it.
+    """Memory of a step of the training loop.
 
     Args:
         config: Its model, recipe, batch, micro batch, checkpointing and frozen parts.
@@ -145,12 +145,12 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
         freeze(network, config.training.freeze)
         train_what_learns(network)
         learning = [p for p in network.parameters() if p.requires_grad]
-        with _Held() as held:
+        with _TensorBytes() as held:
             held.hold(iter([*network.parameters(), *network.buffers()]))
             weights = held.now
             moments = [torch.empty_like(p) for p in learning for _ in range(2)]
             optimizer = held.now - weights
-            if at_once < settings.batch_size:  # the parts before have left their gradients
+            if at_once < settings.batch_size:  # earlier micro batches have left their gradients
                 for parameter in learning:
                     parameter.grad = torch.empty_like(parameter)
             before = held.now
@@ -167,23 +167,23 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
 
 
 def prediction_bytes(config: RunConfig, num_classes: int, cases: int) -> int:
-    """Memory of predicting so many cases at a time, in float32, in bytes."""
+    """Bytes needed to predict this many cases at once, in float32."""
     with FakeTensorMode():
         network = network_of(config, num_classes).eval()
-        with _Held() as held, torch.no_grad():
+        with _TensorBytes() as held, torch.no_grad():
             held.hold(iter([*network.parameters(), *network.buffers()]))
             weights = held.now
             x = torch.empty(_shape(config, network, cases))
             network(x)
-    return _with_holes(held.peak, weights)
+    return _with_overhead(held.peak, weights)
 
 
 def _shape(config: RunConfig, network: ResNet3D, cases: int) -> tuple[int, int, int, int, int]:
     return (cases, network.in_channels, *config.recipe.size)
 
 
-def _with_holes(peak: int, lasting: int) -> int:
-    return round(peak + _HELD_BESIDE * (peak - lasting))
+def _with_overhead(peak: int, lasting: int) -> int:
+    return round(peak + _OVERHEAD * (peak - lasting))
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""How long a training step takes on this machine, measured."""
+"""Measures the time of a training step on this machine."""
 
 import statistics
 import time
@@ -16,22 +16,22 @@ __all__ = ["step_seconds"]
 
 _STEPS = 3
 _ENOUGH_S = 15.0
-"""After so long no further step is begun, once one has been counted."""
+"""After this time no further step is begun, if one has been counted."""
 
 
 def step_seconds(
     network: ResNet3D, size: tuple[int, int, int], cases: int, *, device: torch.device, speed: SpeedConfig
 ) -> float:
-    """The median time of up to three training steps on random numbers, after one that does not count, in seconds.
+    """The median time in seconds of up to three training steps on random numbers, after one to warm up.
 
-    Forward, backward and optimizer; not what comes before: loading and augmentation.
+    Forward, backward and optimizer, without loading and augmentation.
 
     Args:
-        network: Is trained, but for what is frozen: a copy that nobody needs.
+        network: Is trained, but for its frozen parts: pass a copy.
         size: Of the grid, (z, y, x).
-        cases: On the device at a time.
-        device: Where.
-        speed: How it is computed.
+        cases: On the device at once.
+        device: On which it is measured.
+        speed: Precision, memory format and so on.
     """
     seconds = []
     with kept_memory(speed.keep_memory == "on"):

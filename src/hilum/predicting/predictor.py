@@ -16,7 +16,7 @@ from hilum.errors import CheckpointError, ConfigError, require
 from hilum.findings import Finding, as_records
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
-from hilum.modelling.speed import EXACT, choose, for_prediction
+from hilum.modelling.speed import EXACT, choose_speed, for_prediction
 from hilum.preparing import prepare, prepare_path
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.settings.recipe import Recipe
@@ -100,7 +100,7 @@ class Predictor:
             speed = EXACT
             if precision != "fp32":
                 shape = (1, network.in_channels, *self.card.recipe.size)
-                chosen = choose(network, shape, SpeedConfig(precision=precision), self.device, training=False)
+                chosen = choose_speed(network, shape, SpeedConfig(precision=precision), self.device, training=False)
                 _log.info("%s", chosen.line)
                 speed = chosen.speed
             self.network = for_prediction(network.to(self.device), speed)

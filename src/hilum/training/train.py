@@ -20,7 +20,7 @@ from hilum.deciding.tta import views_of
 from hilum.errors import CohortError, ConfigError
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import kept_memory
-from hilum.modelling.speed import choose
+from hilum.modelling.speed import choose_speed
 from hilum.modelling.weights.freezing import freeze
 from hilum.modelling.weights.matching import matched_weights
 from hilum.planning.advise import choose_loss
@@ -183,7 +183,7 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     shape = (config.at_once(batch), config.recipe.num_channels, *config.recipe.size)
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
     with within_memory_of("training", config, num_cases):
-        chosen = choose(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
+        chosen = choose_speed(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
     _log.info("%s", chosen.line)
     return chosen.speed
 

@@ -1,1 +1,1 @@
-"""Random changes of a batch on the device."""
+"""Random changes of a batch, on the device: spatial, of intensity, and mixing."""

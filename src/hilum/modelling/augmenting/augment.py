@@ -1,4 +1,6 @@
-"""A batch in HU with random changes, on its device: one resampling at most, each case the same in any batch."""
+"""Random changes of a batch in HU, on its device: at most one resampling, and each case is the same in any batch."""
+
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -7,24 +9,26 @@ from torch import Tensor
 
 from hilum.errors import require
 from hilum.modelling.augmenting.changes import Change, draw
-from hilum.modelling.augmenting.intensity import recolour
+from hilum.modelling.augmenting.intensity import change_intensity
 from hilum.modelling.augmenting.mixing import draw_mixes, mix
-from hilum.modelling.augmenting.spatial import move
+from hilum.modelling.augmenting.spatial import warp
 from hilum.settings.augmentation import AugmentConfig
 from hilum.settings.recipe import Recipe
 from hilum.volume import HIGHEST_HU, LOWEST_HU
 
+Batch: TypeAlias = Float[Tensor, "b c z y x"]
+
 
 class Augment:
-    """Random changes to batches, the same for the same (seed, epoch, case).
+    """Random changes of batches, the same for the same (seed, epoch, case).
 
     Args:
-        config: What may happen, how probably and how far.
+        config: Probabilities and ranges of the changes.
         recipe: Of the samples: its first window, and what lies outside.
         seed: Of the run.
 
     Raises:
-        ConfigError: If the config would destroy what the recipe's region is looked at for.
+        ConfigError: If the config would destroy what the recipe's region is about.
 
     Example:
         >>> from hilum import AugmentConfig, Recipe
@@ -41,30 +45,24 @@ class Augment:
         self.seed = seed
 
     def __call__(
-        self,
-        x: Float[Tensor, "b c z y x"],
-        spacing_mm: Float64[np.ndarray, "b 3"],
-        case_ids: list[str],
-        *,
-        epoch: int,
-        num_images: int = 1,
-    ) -> Float[Tensor, "b c z y x"]:
-        """The changed batch; the batch itself stays as it is.
+        self, x: Batch, spacing_mm: Float64[np.ndarray, "b 3"], case_ids: list[str], *, epoch: int, num_images: int = 1
+    ) -> Batch:
+        """The changed batch; the given batch is not modified.
 
         Args:
-            x: HU, and masks where there are further channels.
+            x: HU, and masks in further channels.
             spacing_mm: Of each sample, (z, y, x).
             case_ids: Of the samples.
             epoch: Of the training.
-            num_images: How many of the channels are images in HU; the rest are masks.
+            num_images: Number of channels that are images in HU; the rest are masks.
         """
         changes = draw(self.config, case_ids, seed=self.seed, epoch=epoch)
         return apply(x, changes, spacing_mm, self.recipe, num_images=num_images)
 
     def mixed(
-        self, x: Float[Tensor, "b c z y x"], targets: Float[Tensor, "b k"], case_ids: list[str], *, epoch: int
-    ) -> tuple[Float[Tensor, "b c z y x"], Float[Tensor, "b k"]]:
-        """Mixup and cutmix: the batch and its soft labels. The partners are those in the batch.
+        self, x: Batch, targets: Float[Tensor, "b k"], case_ids: list[str], *, epoch: int
+    ) -> tuple[Batch, Float[Tensor, "b k"]]:
+        """The batch after mixup and cutmix, and its soft labels; partners come from the batch.
 
         Args:
             x: The changed batch.
@@ -77,26 +75,22 @@ class Augment:
 
 @torch.no_grad()
 def apply(
-    x: Float[Tensor, "b c z y x"],
-    changes: list[Change],
-    spacing_mm: Float64[np.ndarray, "b 3"],
-    recipe: Recipe,
-    *,
-    num_images: int = 1,
-) -> Float[Tensor, "b c z y x"]:
-    """A batch with a change for each sample: first where voxels lie, then their HU, within a scanner's range.
+    x: Batch, changes: list[Change], spacing_mm: Float64[np.ndarray, "b 3"], recipe: Recipe, *, num_images: int = 1
+) -> Batch:
+    """Apply a change to each sample of a batch: first the positions of voxels, then their HU, clipped to a scanner's.
 
-    Case by case, so that a result cannot depend on the batch; what has no change comes back bit for bit.
+    Samples are computed one by one, so that a result cannot depend on the batch. A sample without a change comes back
+    bit for bit.
 
     Args:
-        x: HU, and masks where there are further channels; float32 or float64.
-        changes: From ``draw``, or kept from an earlier one.
+        x: HU, and masks in further channels; float32 or float64.
+        changes: From ``draw``, new or kept.
         spacing_mm: Of each sample, (z, y, x).
         recipe: Its first window, and what lies outside.
-        num_images: How many of the channels are images in HU; the rest are masks: they move, and keep their values.
+        num_images: Number of channels that are images in HU; the rest are masks: they are moved, and keep their values.
 
     Raises:
-        ConfigError: If the batch is of another type, a spacing is not positive, or anything is not as many as it must.
+        ConfigError: If the batch is of another type, a spacing is not positive, or counts do not match.
     """
     require(x.dtype in (torch.float32, torch.float64), "a batch that is changed", "float32 or float64", x.dtype)
     require(1 <= num_images <= x.shape[1], "num_images", f"1 to {x.shape[1]}, the batch's channels", num_images)
@@ -104,12 +98,11 @@ def apply(
     require(len(changes) == len(x), "changes", f"one for each of {len(x)} samples", len(changes))
     require(np.shape(spacing_mm) == (len(x), 3), "spacing_mm", f"of shape ({len(x)}, 3)", np.shape(spacing_mm))
     out = torch.empty_like(x)
-    for sample, before, change, steps in zip(out, x, changes, spacing_mm.tolist(), strict=True):
-        z_mm, y_mm, x_mm = steps
-        step = (z_mm, y_mm, x_mm)
-        sample.copy_(move(before, change, step, outside=recipe.outside, num_images=num_images))
+    for sample, before, change, (z, y, x_mm) in zip(out, x, changes, spacing_mm.tolist(), strict=True):
+        step_mm = (z, y, x_mm)
+        sample.copy_(warp(before, change, step_mm, outside=recipe.outside, num_images=num_images))
         images = sample[:num_images]
-        recolour(images, change, step, recipe.windows[0])
-        if change.moves or change.recolours:
+        change_intensity(images, change, step_mm, recipe.windows[0])
+        if change.resamples or change.changes_intensity:
             images.clamp_(LOWEST_HU, HIGHEST_HU)
     return out

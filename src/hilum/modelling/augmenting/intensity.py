@@ -1,30 +1,29 @@
-"""One sample to other HU: noise, kernel and thickness of another scan, calibration, window, gamma, a box cut out."""
+"""Changes of HU: noise, reconstruction kernel, slice thickness, calibration, window, gamma, a box cut out."""
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from scipy.special import ndtr
-from torch import Tensor
 
-from hilum.modelling.augmenting.changes import Change
+from hilum.modelling.augmenting.changes import Change, Channels
 from hilum.modelling.device import tensor_like
 from hilum.settings.recipe import Range, Triple
 from hilum.volume import AIR_HU
 
 _AT_ONCE = 16
-"""Slices whose spectra are held at a time."""
+"""Slices whose spectra are in memory at a time."""
 
 
-def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, window_hu: Range) -> None:
-    """Do in place what a change does to HU, in the order of a scan's making.
+def change_intensity(hu: Channels, change: Change, spacing_mm: Triple, window_hu: Range) -> None:
+    """Change HU in place, in the order in which a scanner and a viewer would.
 
     Args:
         hu: Images.
-        change: What is done.
+        change: Drawn for this sample.
         spacing_mm: Of the sample, (z, y, x).
-        window_hu: HU of black and of white: level, width and gamma are about it.
+        window_hu: HU of black and of white: level, width and gamma refer to it.
     """
-    if not change.recolours:
+    if not change.changes_intensity:
         return
     if change.noise_hu:
         hu.add_(_noise(hu.shape, change, spacing_mm, hu.device).mul_(hu != AIR_HU))  # padding has none
@@ -44,7 +43,7 @@ def recolour(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple, w
         _cut_out(hu, change, spacing_mm)
 
 
-def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.device) -> Float[Tensor, "c z y x"]:
+def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.device) -> Channels:
     """Noise whose power in the plane is that of filtered back projection, f times the kernel squared, from its seed.
 
     Riederer, Pelc and Chesler 1978, The noise power spectrum in computed X-ray tomography,
@@ -57,15 +56,15 @@ def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.
     frequency = np.hypot(np.fft.fftfreq(y, spacing_mm[1])[:, None], np.fft.fftfreq(x, spacing_mm[2]))
     power = frequency * np.exp(-(frequency**2) / (2 * change.noise_lp_mm**2))
     mean = power.mean()
-    filter_ = np.sqrt(power / mean) if mean > 0 else np.ones_like(power)  # a single voxel in the plane has no texture
+    filter_ = np.sqrt(power / mean) if mean > 0 else np.ones_like(power)  # a plane of a single voxel has no texture
     half = tensor_like(change.noise_hu * filter_[:, : x // 2 + 1], white)
     for slices in torch.split(white.flatten(0, 1), _AT_ONCE):  # in place: a spectrum takes twice the room
         slices.copy_(torch.fft.irfft2(torch.fft.rfft2(slices).mul_(half), s=(y, x)))
     return white
 
 
-def _blurred(hu: Float[Tensor, "c z y x"], sigma_mm: float, spacing_mm: Triple) -> Float[Tensor, "c z y x"]:
-    """A Gaussian in the plane, as reconstruction kernels act; the outermost voxels go on beyond the grid."""
+def _blurred(hu: Channels, sigma_mm: float, spacing_mm: Triple) -> Channels:
+    """A Gaussian in the plane, as reconstruction kernels act; beyond the grid the outermost voxels continue."""
     _, _, y, x = hu.shape
     along_y, along_x = (
         tensor_like(_gaussian(n, sigma_mm / step), hu) for n, step in ((y, spacing_mm[1]), (x, spacing_mm[2]))
@@ -74,14 +73,14 @@ def _blurred(hu: Float[Tensor, "c z y x"], sigma_mm: float, spacing_mm: Triple) 
 
 
 def _gaussian(n: int, sigma: float) -> Float64[np.ndarray, "n n"]:
-    """Weights of an axis: the Gaussian's integral over each voxel, those beyond the ends on the outermost."""
+    """Weights of an axis: the Gaussian's integral over each voxel; the outermost include what lies beyond the ends."""
     edges = np.arange(n + 1) - 0.5
     edges[0], edges[-1] = -np.inf, np.inf
     return np.diff(ndtr((edges - np.arange(n)[:, None]) / sigma), axis=1)
 
 
-def _thickened(hu: Float[Tensor, "c z y x"], slices: float, start: float) -> Float[Tensor, "c z y x"]:
-    """Each slice the mean of those that one thick slice covers; where the first begins is a share of its thickness."""
+def _thickened(hu: Channels, slices: float, start: float) -> Channels:
+    """Each slice becomes the mean of those that one thick slice covers; ``start`` is a share of the thickness."""
     n = hu.shape[1]
     number = np.floor((np.arange(n) + 0.5) / max(slices, 1.0) + start)
     together = number[:, None] == number
@@ -89,8 +88,8 @@ def _thickened(hu: Float[Tensor, "c z y x"], slices: float, start: float) -> Flo
     return (weights @ hu.flatten(2)).view_as(hu)
 
 
-def _cut_out(hu: Float[Tensor, "c z y x"], change: Change, spacing_mm: Triple) -> None:
-    """Fill a box with its mean: nothing is seen of it, and no edge is sharper than it must be."""
+def _cut_out(hu: Channels, change: Change, spacing_mm: Triple) -> None:
+    """Fill a box with its mean, which leaves the weakest possible edges."""
     box = []
     for n, step, edge, at in zip(hu.shape[1:], spacing_mm, change.cutout_mm, change.cutout_at, strict=True):
         voxels = min(n, max(1, round(edge / step)))

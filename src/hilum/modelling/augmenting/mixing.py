@@ -1,4 +1,4 @@
-"""Mixup and cutmix: two cases of a batch in one, with both their labels."""
+"""Mixup and cutmix: two cases of a batch mixed into one, and their labels with them."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from hilum.settings.recipe import Triple
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What of another case comes into one.
+    """What is mixed into a case.
 
     Attributes:
-        partner: The other's place in the batch.
+        partner: Index in the batch of the other case.
         share: How much of the case itself stays, by weight or by volume.
-        box: Where the box's middle lies, 0 to 1 of the grid (z, y, x); None: all voxels are mixed.
+        box: Middle of the box that is replaced, 0 to 1 of the grid (z, y, x); None: all voxels are mixed.
     """
 
     partner: int
@@ -27,7 +27,7 @@ class Mix:
 
 
 def draw_mixes(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: int) -> list[Mix | None]:
-    """Who is mixed with whom: from (seed, epoch, case), and the partner among those in the batch, in any order.
+    """Draw the mix of each case from (seed, epoch, case), and its partner from the batch, whatever its order.
 
     Args:
         config: Probabilities of mixup and cutmix.
@@ -37,28 +37,28 @@ def draw_mixes(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: 
     """
     if len(case_ids) < 2 or not config.mixup + config.cutmix:
         return [None] * len(case_ids)
-    places = sorted(range(len(case_ids)), key=lambda i: case_ids[i])
-    return [_drawn(config, case_ids[i], [j for j in places if j != i], seed, epoch) for i in range(len(case_ids))]
+    by_name = sorted(range(len(case_ids)), key=lambda i: case_ids[i])
+    return [_draw_mix(config, case_ids[i], [j for j in by_name if j != i], seed, epoch) for i in range(len(case_ids))]
 
 
-def _drawn(config: AugmentConfig, case_id: str, others: list[int], seed: int, epoch: int) -> Mix | None:
+def _draw_mix(config: AugmentConfig, case_id: str, others: list[int], seed: int, epoch: int) -> Mix | None:
     random = generator(seed, epoch, case_id, "mix")
-    which, whom, z, y, x = random.random(5).tolist()
+    kind, choice, z, y, x = random.random(5).tolist()
     share = float(random.beta(config.mix_alpha, config.mix_alpha))
-    whole, box = which < config.mixup, which >= 1 - config.cutmix  # from both ends: one does not move the other
-    if not (whole or box):
+    is_mixup = kind < config.mixup
+    is_cutmix = kind >= 1 - config.cutmix  # from the other end, so that one probability does not move the other
+    if not (is_mixup or is_cutmix):
         return None
-    partner = others[int(whom * len(others))]
-    return Mix(partner=partner, share=share, box=None if whole else (z, y, x))
+    return Mix(partner=others[int(choice * len(others))], share=share, box=None if is_mixup else (z, y, x))
 
 
 def mix(
     x: Float[Tensor, "b c z y x"], targets: Float[Tensor, "b k"], mixes: list[Mix | None]
 ) -> tuple[Float[Tensor, "b c z y x"], Float[Tensor, "b k"]]:
-    """The batch with its mixes; a target is the mean of both by how much of each is there.
+    """The mixed batch; a target is the mean of the targets of both cases, weighted by their shares.
 
     Args:
-        x: Any channels; masks that are mixed become shares.
+        x: Any channels; mixed masks become shares.
         targets: A probability for each class.
         mixes: From ``draw_mixes``.
     """
@@ -72,16 +72,17 @@ def mix(
         if one.box is None:
             out[i] = torch.lerp(x[one.partner], x[i], share)
         else:
-            box = _box(one, x.shape[2:])
+            box = _box(one.box, share, x.shape[2:])
             out[i][box] = x[one.partner][box]
             share = 1 - out[i][box].numel() / out[i].numel()
         labels[i] = torch.lerp(targets[one.partner], targets[i], share)
     return out, labels
 
 
-def _box(one: Mix, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """A box of the share that goes in all channels, of the grid's own form, cut where it leaves the grid."""
-    assert one.box is not None  # noqa: S101
-    edge = (1 - one.share) ** (1 / 3)
-    bounds = [(round((at - edge / 2) * n), round((at + edge / 2) * n)) for at, n in zip(one.box, shape, strict=True)]
-    return (slice(None), *(slice(max(low, 0), min(high, n)) for (low, high), n in zip(bounds, shape, strict=True)))
+def _box(middle: Triple, share: float, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The replaced box, with the grid's proportions and clipped to the grid, in all channels."""
+    edge = (1 - share) ** (1 / 3)
+    box = [slice(None)]
+    for at, n in zip(middle, shape, strict=True):
+        box.append(slice(max(round((at - edge / 2) * n), 0), min(round((at + edge / 2) * n), n)))
+    return tuple(box)

@@ -1,4 +1,4 @@
-"""Counts of the classes in the training labels, and the weights that follow from them."""
+"""Counts of the classes in the training labels, and the class weights that follow from them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from hilum.errors import CohortError, ConfigError, require
 
 
 def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = ()) -> Int64[np.ndarray, "..."]:
-    """Cases of each class, (c,); of multi-label findings cases without and with each, (c, 2).
+    """Number of cases of each class, (c,); multi-label: of cases without and with each label, (c, 2).
 
     Args:
         labels: Of the training cases, and of no others.
@@ -19,7 +19,7 @@ def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = 
         names: Of the classes, for the error's text.
 
     Raises:
-        CohortError: If a class has no case, or of a finding no case has it or all have it.
+        CohortError: If a class has no case, or no case or every case has a label.
     """
     labels = whole(labels, "labels", axes=(1, 2))
     named = list(names) if len(names) == num_classes else [str(k) for k in range(num_classes)]
@@ -28,9 +28,7 @@ def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = 
         counts = np.stack([len(labels) - present, present], axis=1)
         for name, (without, having) in zip(named, counts.tolist(), strict=True):
             if not (without and having):
-                msg = (
-                    f"training cases must be with and without each finding; got {having} with {name}, {without} without"
-                )
+                msg = f"training cases must be with and without each label; got {having} with {name}, {without} without"
                 raise CohortError(msg)
         return counts
     if len(labels) and labels.min() < 0:
@@ -39,9 +37,8 @@ def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = 
     counts = np.bincount(labels, minlength=num_classes)
     if len(counts) > num_classes or not counts.all():
         absent = [name for name, count in zip(named, counts, strict=False) if not count]
-        msg = f"every class from 0 to {num_classes - 1} must have training cases; got counts " + (
-            f"{counts.tolist()}" + (f", none of class {', '.join(absent)}" if absent else "")
-        )
+        none = f", none of class {', '.join(absent)}" if absent else ""
+        msg = f"every class from 0 to {num_classes - 1} must have training cases; got counts {counts.tolist()}{none}"
         raise CohortError(msg)
     return counts
 
@@ -56,19 +53,19 @@ def class_weights(
 ) -> Float64[np.ndarray, "..."]:
     """One weight for each class, summing to the number of classes; multi-label: absent and present of each, (c, 2).
 
-    Those of a finding have a mean of 1 over the cases: the rarer of two findings must not count less in their mean.
+    The weights of a label have a mean of 1 over the cases: the rarer of two labels must not count less in their mean.
 
     Args:
         labels: Of the training cases, and of no others.
         method: ``inverse``: 1 / n. ``sqrt``: 1 / sqrt(n). ``effective``: (1 - beta) / (1 - beta^n), Cui et al. 2019
             (arXiv:1901.05555). ``none``: 1.
         num_classes: Outputs of the model.
-        beta: Of the effective number; near 1 it is 1 / n, 0 is no weight.
+        beta: Of the effective number; near 1 it is 1 / n, at 0 all weights are the same.
         names: Of the classes, for the error's text.
 
     Raises:
         CohortError: If a class has no case.
-        ConfigError: If the method is not known, or beta not at least 0 and below 1.
+        ConfigError: If the method is unknown, or beta is below 0 or at least 1.
 
     Example:
         >>> class_weights([0, 0, 0, 1], num_classes=2)
@@ -87,9 +84,7 @@ def class_weights(
         msg = f"method must be one of {', '.join(formulas)}, got {method}"
         raise ConfigError(msg)
     weights = formulas[method]
-    if labels.ndim == 2:
-        total = (weights * counts).sum(-1, keepdims=True) / len(labels)
-    else:
-        total = weights.sum() / len(weights)
-    scaled: np.ndarray = weights / total
+    is_multi_label = labels.ndim == 2
+    mean = (weights * counts).sum(-1, keepdims=True) / len(labels) if is_multi_label else weights.sum() / len(weights)
+    scaled: np.ndarray = weights / mean
     return scaled

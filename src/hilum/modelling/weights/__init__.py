@@ -1,1 +1,5 @@
-"""Weights from files, other projects' among them."""
+"""Weights from files, also of other projects."""
+
+from hilum.modelling.weights.matching import load_weights
+
+__all__ = ["load_weights"]

@@ -16,8 +16,8 @@ from hilum.cli import main
 from hilum.cli.augment import LookAtAugmentation
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
-from hilum.planning.augment_page import CASE, alone_at_its_furthest, page, planes
-from hilum.planning.describe import in_words, settings_in_words
+from hilum.planning.augment_page import CASE, alone_at_its_furthest, augment_page, planes
+from hilum.planning.describe import describe, describe_settings
 from hilum.preparing.lungs.overlay import FIELD_RGB
 from hilum.settings.augmentation import PROBABILITIES
 from hilum.settings.presets import preset
@@ -43,7 +43,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def strong(sample):
-    return page(sample, RECIPE, STRONG, number=5, seed=3)
+    return augment_page(sample, RECIPE, STRONG, number=5, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,11 @@ def run(*words):
 
 
 def test_the_same_seed_gives_the_same_page_and_another_seed_another(sample, strong):
-    assert page(sample, RECIPE, STRONG, number=5, seed=3) == strong
+    assert augment_page(sample, RECIPE, STRONG, number=5, seed=3) == strong
     level = AugmentConfig(**OFF | {"level": 1.0})
-    assert page(sample, RECIPE, level, number=1, seed=4) != page(sample, RECIPE, level, number=1, seed=5)
+    assert augment_page(sample, RECIPE, level, number=1, seed=4) != augment_page(
+        sample, RECIPE, level, number=1, seed=5
+    )
 
 
 def test_a_draw_on_the_page_is_what_training_would_see_in_that_epoch(sample, strong):
@@ -112,7 +114,7 @@ def test_pictures_have_the_proportions_of_the_body_whatever_the_voxels(strong):
 @pytest.mark.parametrize("name", ["tutorial", "standard", "strong"])
 def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_are_listed(sample, name):
     config = replace(preset(name, RECIPE), flip=(0.0, 0.0, 0.5), thickness_mm=(11.0, 16.0))
-    html = page(sample, RECIPE, config, number=1)
+    html = augment_page(sample, RECIPE, config, number=1)
     wanted = {one for one in PROBABILITIES if getattr(config, one)} | {"flip"}
     assert set(listed(html)) == wanted
     for one in sorted(wanted - {"mixup", "cutmix"}):
@@ -120,7 +122,7 @@ def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_
         for change in alone_at_its_furthest(config, one, seed=0):
             before, after = (planes(changed(sample, c), (-1024.0, 3071.0)) for c in (Change(), change))
             assert any((a != b).any() for a, b in zip(before, after, strict=True)), one
-            assert len(in_words(change, SHAPE, SPACING)) == (2 if one == "zoom" else 1), one
+            assert len(describe(change, SHAPE, SPACING)) == (2 if one == "zoom" else 1), one
     assert ("mixup and cutmix, which need two" in html) == (name == "strong")
 
 
@@ -142,7 +144,7 @@ def test_alone_a_change_goes_nearly_as_far_as_the_config_lets_it_and_both_ways()
 
 
 def test_a_config_that_does_nothing_shows_only_draws_that_are_the_sample(sample):
-    html = page(sample, RECIPE, preset("none", RECIPE), number=2)
+    html = augment_page(sample, RECIPE, preset("none", RECIPE), number=2)
     assert "Nothing has a probability above 0" in html
     assert html.count("nothing happens") == 2
     first, *others = pictures(html)
@@ -170,8 +172,8 @@ def test_a_turn_goes_as_far_and_the_way_that_the_words_say(axis, start, down, ep
     """Clockwise takes what is on the right of a picture down: to the back on axial ones, to the feet on others."""
     most = tuple(30.0 * (a == axis) for a in range(3))
     change = draw(AugmentConfig(**OFF | {"rotation": 1.0}, rotation_deg=most), ["a"], seed=0, epoch=epoch)[0]
-    (words,) = in_words(change, (33, 33, 33), (1.0, 1.0, 1.0))
-    degrees, name, way = re.fullmatch(r"turned ([\d.]+)° about (\w) \((\w+)\)", words).groups()
+    (words,) = describe(change, (33, 33, 33), (1.0, 1.0, 1.0))
+    degrees, name, way = re.fullmatch(r"rotated ([\d.]+)° about (\w) \((\w+)\)", words).groups()
     moved = middle(apply(spot(start), [change], np.ones((1, 3)), RECIPE))
     assert name == "zyx"[axis]
     downwards = moved[down] if axis == 0 else -moved[down]
@@ -184,7 +186,7 @@ def test_a_turn_goes_as_far_and_the_way_that_the_words_say(axis, start, down, ep
 def test_what_the_words_say_moved_was_moved(epoch):
     config = AugmentConfig(**OFF | {"rotation": 1.0, "translation": 1.0})
     change = draw(config, ["a"], seed=1, epoch=epoch)[0]
-    _, words = in_words(change, (33, 33, 33), (1.0, 1.0, 1.0))
+    _, words = describe(change, (33, 33, 33), (1.0, 1.0, 1.0))
     sides = {"head": (0, 1), "feet": (0, -1), "back": (1, 1), "front": (1, -1), "left": (2, 1), "right": (2, -1)}
     said = np.zeros(3)
     for mm, side in re.findall(r"([\d.]+) mm to the (\w+)", words):
@@ -197,7 +199,7 @@ def test_the_parts_that_the_words_name_make_the_map_again():
     config = AugmentConfig(**OFF | {"rotation": 1.0, "scaling": 1.0, "shear": 1.0}, rotation_deg=(40.0, 40.0, 40.0))
     for epoch in range(20):
         change = draw(config, ["a"], seed=0, epoch=epoch)[0]
-        turned, sized, sheared = in_words(change, SHAPE, SPACING)
+        turned, sized, sheared = describe(change, SHAPE, SPACING)
         matrix = np.eye(3)
         for axis, name in enumerate("zyx"):
             if found := re.search(rf"([\d.]+)° about {name} \((\w+)\)", turned):
@@ -224,12 +226,12 @@ def test_every_number_of_a_change_is_in_its_words():
         slope=1.012, offset_hu=-6.2, level_hu=12.0, width=1.08, gamma=0.91, cutout_mm=(20.0, 999.0, 15.0),
         cutout_at=(0.4, 0.1, 0.9),
     )  # fmt: skip
-    assert in_words(change, SHAPE, SPACING) == [
-        "cut to the middle 60.0 % of z",
+    assert describe(change, SHAPE, SPACING) == [
+        "cropped to the middle 60.0 % of z",
         "front and back flipped",
         "a box 1.15 times smaller fills the grid",
         "its middle 3.3 mm to the head",  # 25 (1 - 1 / 1.15)
-        "bent, points 44 mm apart by up to 3.2 mm along each axis",
+        "deformed, points 44 mm apart by up to 3.2 mm along each axis",
         "noise of 18 HU, strongest at 0.31 lp/mm (the grid ends at 0.25)",
         "smoother kernel: 40 % of a blur of 0.9 mm",
         "slices 7.7 mm thick",
@@ -240,25 +242,25 @@ def test_every_number_of_a_change_is_in_its_words():
         "a box of 20 x 28 x 15 mm (z, y, x) filled with its mean",
         "its middle 5.0 mm to the feet, 10.5 mm to the left",  # as far as the grid goes
     ]
-    assert in_words(Change(), SHAPE, SPACING) == []
-    assert in_words(Change(level_hu=0.3, width=1.001, gamma=0.999), SHAPE, SPACING) == []
-    assert in_words(Change(thickness_mm=4.0), SHAPE, SPACING)[0].endswith("nothing changes)")
+    assert describe(Change(), SHAPE, SPACING) == []
+    assert describe(Change(level_hu=0.3, width=1.001, gamma=0.999), SHAPE, SPACING) == []
+    assert describe(Change(thickness_mm=4.0), SHAPE, SPACING)[0].endswith("nothing changes)")
 
 
 @pytest.mark.parametrize(("change", "darker"), [(Change(level_hu=50.0), True), (Change(gamma=0.7), False)])
 def test_darker_is_darker_and_brighter_brighter(sample, change, darker):
-    (words,) = in_words(change, SHAPE, SPACING)
+    (words,) = describe(change, SHAPE, SPACING)
     assert ("darker" in words) == darker
     inside = sample.voxels_hu > -900
     assert (changed(sample, change)[0].numpy()[inside].mean() < sample.voxels_hu[inside].mean()) == darker
 
 
 def test_settings_are_said_with_their_probability_and_their_range():
-    said = {one.name: (one.how_often, one.how_far) for one in settings_in_words(replace(STRONG, flip=(0.0, 0.2, 0.5)))}
-    assert said["rotation"] == ("80 %", "turned by up to 20° about z, 15° about y, 15° about x")
+    said = {one.name: (one.how_often, one.how_far) for one in describe_settings(replace(STRONG, flip=(0.0, 0.2, 0.5)))}
+    assert said["rotation"] == ("80 %", "rotated by up to 20° about z, 15° about y, 15° about x")
     assert said["translation"] == ("80 %", "moved by up to 15 mm along each axis")
     assert said["noise"] == ("50 %", "0 to 36 HU (15 to 100 % of the dose), strongest at 0.15 to 0.45 lp/mm")
-    tutorial = {one.name: one.how_far for one in settings_in_words(preset("tutorial", RECIPE))}
+    tutorial = {one.name: one.how_far for one in describe_settings(preset("tutorial", RECIPE))}
     assert tutorial["scaling"] == "0.9 to 1.1 times as large"
     assert tutorial["noise"].startswith("70 HU (50 % of the dose)")
     assert said["width"] == ("50 %", "the window's width times 0.83 to 1.20 (contrast)")
@@ -269,7 +271,7 @@ def test_settings_are_said_with_their_probability_and_their_range():
 
 def test_a_bent_sample_is_shown_with_its_smallest_jacobian(sample):
     config = AugmentConfig(**OFF | {"elastic": 1.0})
-    html = page(sample, RECIPE, config, number=2)
+    html = augment_page(sample, RECIPE, config, number=2)
     found = [float(value) for value in re.findall(r"<li>smallest Jacobian ([\d.]+)", html)]
     assert len(found) == 3  # two draws, and alone
     assert all(0 < value < 1 for value in found)
@@ -280,7 +282,7 @@ def test_the_lungs_of_a_recipe_that_sees_them_are_outlined_and_move_with_the_sca
     inside = np.zeros(SHAPE, np.uint8)
     inside[2:8, 4:11, 3:9] = 1
     flipped = replace(preset("none", recipe), flip=(0.0, 0.0, 1.0))
-    html = page(replace(sample, lungs=inside), recipe, flipped, number=1)
+    html = augment_page(replace(sample, lungs=inside), recipe, flipped, number=1)
     assert "the lungs outlined" in html
     before, after, _ = pictures(html)
     for axial, columns in ((before[0], (3, 9)), (after[0], (9, 15))):
@@ -293,7 +295,7 @@ def test_the_lungs_of_a_recipe_that_sees_them_are_outlined_and_move_with_the_sca
 
 def test_with_sub_volumes_one_grid_of_the_sample_is_shown(sample):
     recipe = Recipe(region="whole", size=(6, 8, 8), spacing_mm=SPACING, sub_volumes=True)
-    html = page(sample, recipe, preset("none", recipe), number=1)
+    html = augment_page(sample, recipe, preset("none", recipe), number=1)
     assert [one.shape for one in pictures(html)[0]] == [(8, 8), (6, 8), (6, 8)]
 
 
@@ -323,7 +325,7 @@ def test_no_tag_of_a_dicom_series_is_on_the_page(tmp_path):
 
 def test_findings_are_on_the_page_by_their_codes_alone(sample):
     found = Finding(code="padding", severity="note", message="SMITH has padding", where="SMITH/0001.dcm")
-    html = page(replace(sample, findings=(found,)), RECIPE, preset("none", RECIPE), number=1)
+    html = augment_page(replace(sample, findings=(found,)), RECIPE, preset("none", RECIPE), number=1)
     assert "findings: padding" in html
     assert "SMITH" not in html
 

@@ -1,7 +1,6 @@
-"""How many cases fit into the memory of a machine at a time, and how a batch that does not is cut into parts."""
+"""The largest batch that fits into the memory of a machine, and how a larger batch is split to fit."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,20 +10,20 @@ from hilum.planning.resources import training_memory
 from hilum.settings.imbalance import OF_THE_BATCH
 from hilum.settings.run import RunConfig
 
-__all__ = ["MOST", "fitted", "largest_batch", "usable_bytes"]
+__all__ = ["MOST", "fit_into_memory", "largest_batch", "usable_bytes"]
 
 _USED = 0.85
-"""Share of the free memory that may be planned with: what is estimated was measured to be up to 17 % more."""
+"""Usable share of the free memory: measured use was up to 17 % above the estimate."""
 
 _FEW = 4
-"""Batch norm on fewer cases is worse than computing blocks twice."""
+"""With batch norm, computing blocks twice is preferred to micro batches of fewer cases."""
 
 MOST = 1024
-"""Cases at which the search for the largest batch ends."""
+"""The search for the largest batch ends here."""
 
 
 def usable_bytes(device: torch.device) -> float | None:
-    """Memory of a device that a plan may count on, with a margin; None: it is not known."""
+    """Memory of a device that a plan may use, with a margin; None: unknown."""
     if device.type == "cuda":
         return _USED * torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -33,14 +32,14 @@ def usable_bytes(device: torch.device) -> float | None:
     return _USED * free if math.isfinite(free) else None
 
 
-def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = False) -> RunConfig | None:
-    """The config with a micro batch, and only then with checkpointing, such that training fits; None: it cannot.
+def fit_into_memory(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = False) -> RunConfig | None:
+    """The config with a micro batch, or with checkpointing as well, so that training fits; None: it cannot.
 
-    The batch is kept, and so is what is learned; but batch norm sees a micro batch, and gets few cases last of all. A
-    loss of the whole batch, such as Dice, leaves checkpointing alone.
+    The batch size stays, so the result of training is the same, but for batch norm, which sees micro batches; small
+    ones are tried last. With a loss of the whole batch, such as Dice, only checkpointing can help.
 
     Args:
-        config: All settings; comes back as it is where it fits.
+        config: All settings; returned unchanged if it fits.
         num_classes: Outputs.
         limit: Bytes that training may take.
         bf16: Under autocast.
@@ -61,24 +60,19 @@ def fitted(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = Fa
 
 
 def largest_batch(config: RunConfig, num_classes: int, limit: float, *, bf16: bool = False) -> int:
-    """Most cases that can be trained on at a time; 0: not even the fewest, 1024: that many or more."""
+    """Most cases that can be trained on at once; 0: not even the fewest, 1024: that many or more."""
 
     def fits(cases: int) -> bool:
         whole = replace(config, training=replace(config.training, batch_size=max(cases, 2), micro_batch=0))
         return training_memory(whole, num_classes, bf16=bf16).total <= limit
 
-    return _largest(fits, config.model.least_cases)
-
-
-def _largest(fits: Callable[[int], bool], least: int) -> int:
-    """By doubling, then by halves."""
-    if not fits(least):
+    good = config.model.least_cases
+    if not fits(good):
         return 0
-    good = least
-    while good < MOST and fits(min(2 * good, MOST)):
+    while good < MOST and fits(min(2 * good, MOST)):  # by doubling
         good = min(2 * good, MOST)
     bad = 2 * good
-    while good < MOST and bad - good > 1:
+    while good < MOST and bad - good > 1:  # by halving the interval
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good
