@@ -98,7 +98,7 @@ def test_the_loss_follows_the_share_of_the_rarest_class(tmp_path, monkeypatch, p
 
 def test_a_table_of_unreadable_scans_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.nii,0\nb.nii,1\n")
-    with pytest.raises(CohortError, match="none of the 2 scans looked at can be read; the last: .*no file or folder"):
+    with pytest.raises(CohortError, match=r"none of the 2 scans looked at can be read; the last: .*no file or folder"):
         planned(tmp_path / "t.csv")
 
 
