@@ -209,6 +209,15 @@ def test_a_decoder_loads_only_the_libraries_that_its_files_need(image, tmp_path,
         decoder_pool._pool.end()
 
 
+def test_a_decoder_starts_without_what_the_parent_needs():
+    code = """
+import sys
+import hilum.reading.decoder_child
+print({"pydicom", "scipy", "torch", "pandas", "tqdm", "SimpleITK", "nibabel"} & set(sys.modules))
+"""
+    assert _run(code).stdout.strip() == "set()"
+
+
 def test_the_parent_holds_the_voxels_once(tmp_path):
     hu = np.tile(_voxels(), (20, 1, 1))  # 100 MB
     sitk.WriteImage(sitk.GetImageFromArray(hu[:, ::-1]), str(tmp_path / "scan.nii.gz"), True, 1)

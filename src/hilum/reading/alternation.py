@@ -1,4 +1,4 @@
-"""Finds two reconstructions that interleave in one stack, by slices that alternate in content."""
+"""Finds two interleaved reconstructions in one stack, by slices that alternate in sharpness or brightness."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Num
 from hilum.findings import Finding, Policy
 
 _ROWS = 16
-"""So many rows tell as much as all, in a few milliseconds."""
+"""Rows of each slice that are sampled: enough to decide, in a few milliseconds."""
 
 _LEAST_SLICES, _LEAST_PIXELS = 8, 1024
 """Fewer slices, or smaller ones, alternate by chance."""
@@ -32,7 +32,7 @@ def alternation_findings(
     places: Sequence[int] | Int[np.ndarray, " n"],
     rules: Policy,
 ) -> list[Finding]:
-    """Whether a stack is two reconstructions, or two phases, half a step apart, that nothing in the header tells apart.
+    """Findings on a stack of two reconstructions, or two phases, half a step apart, that the headers do not separate.
 
     Slices that overlap are alike. Where two kernels interleave, every second slice is sharper; where two phases do,
     every second one is brighter, or slices are more like the next but one than like their neighbours.

@@ -1,6 +1,6 @@
-"""What a decoder's process runs: native libraries, kept within limits, that turn files into voxels on a pipe.
+"""The program of a decoder's process: native libraries, within limits, turn files into voxels on a pipe.
 
-It imports no more of Hilum than it needs, as it is started for each process that reads.
+It imports as little of Hilum as it can, as it is started for each process that reads.
 """
 
 import importlib
@@ -253,7 +253,7 @@ def _limit(computed_s: float, more_bytes: int) -> None:
         return
     _lower(resource.RLIMIT_CPU, math.ceil(computed_s))
     mapped = Path("/proc/self/statm")
-    if mapped.is_file():  # elsewhere nobody says how much is mapped already
+    if mapped.is_file():  # other systems do not tell how much is mapped already
         now = int(mapped.read_text().split()[0]) * resource.getpagesize()
         _lower(resource.RLIMIT_AS, now + more_bytes + _ROOM)
 

@@ -1,4 +1,4 @@
-"""Native decoders in processes of their own: a crash, a hang or an absurd allocation of theirs is a ReadError."""
+"""Native decoders in child processes: a crash, a hang or an absurd allocation in one becomes a ReadError."""
 
 import atexit
 import contextlib
@@ -277,7 +277,7 @@ class _Pool:
                 child = self._idle.pop()
                 if child.process.poll() is None:
                     return child
-                self.children.discard(child)  # somebody ended it while it waited
+                self.children.discard(child)  # it was ended while it waited
                 child.end()
         try:
             child = _Child()

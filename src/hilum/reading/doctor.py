@@ -68,7 +68,7 @@ Look: TypeAlias = Callable[[Volume], Inspection]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Examined:
-    """One series or image file as it was found.
+    """The result for one series or image file.
 
     Attributes:
         where: Path relative to the one examined.
@@ -82,7 +82,7 @@ class Examined:
         findings: All that was noticed.
         score: Points as the one to take, see ``select.rate``; None for image files.
         reasons: What the points are given for.
-        levels: What air, fat and muscle measure; None for crops and what cannot be read.
+        levels: HU of air, fat and muscle; None for crops and what cannot be read.
         planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
             only the middle slice of what forms no volume; empty unless asked for.
         inspection: What the inspection callback found; None without one, and for what is refused.
@@ -146,7 +146,7 @@ def examine(
         reading: What is done about odd scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
         pictures: Whether three planes of each are wanted.
-        look: Is handed each scan that can be read.
+        look: Inspection callback, called with each scan that can be read.
         progress: Whether a bar on standard error shows how far it is.
 
     Raises:
@@ -178,7 +178,7 @@ def examine(
 
 
 def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Examined], list[Finding]]:
-    """The same without names of files and folders, which can be names of patients: numbers and hashes instead."""
+    """The same with numbers and hashes in place of names of files and folders, which can be names of patients."""
     hidden = []
     for number, one in enumerate(found, 1):
         findings = tuple(replace(f, where="") for f in one.findings)
@@ -239,7 +239,7 @@ def _failure(error: HilumError | MemoryError, where: str, rules: Policy) -> Find
 
 
 def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool, look: Look | None) -> Examined:
-    """What only the voxels tell."""
+    """Add what depends on the voxels: levels, pictures and the result of the inspection callback."""
     levels, findings = check_hu(volume, rules)
     planes = _planes(volume) if pictures else ()
     examined = replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
@@ -263,9 +263,9 @@ def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
 
 
 def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
-    """A picture of the middle slice alone, of what forms no volume; none where it cannot be decoded.
+    """A picture of the middle slice of a series that forms no volume; none where it cannot be decoded.
 
-    None either of what may be a page of text or a photograph of a screen: names are burned into those.
+    None either of what may be a page of text or a picture of a screen: names may be burned in.
     """
     order = series.stack.order
     frame = series.frames[order[len(order) // 2]]

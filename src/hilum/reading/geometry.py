@@ -1,4 +1,4 @@
-"""Judges whether slices form one volume: their order along the normal, their steps, what is wrong, what is repaired."""
+"""Orders slices along their normal, judges their steps, and makes one regular grid of them where it can."""
 
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -55,7 +55,7 @@ class Stack:
             3.5 half-way to the fifth.
         made: Slices of the grid that were missing.
         affine: Index (z, y, x) to LPS mm; None where there is no regular grid.
-        findings: What is wrong or worth knowing.
+        findings: On the geometry.
     """
 
     order: Int[np.ndarray, " n"]
@@ -173,7 +173,7 @@ class _Steps:
     positions: Float[np.ndarray, "n 3"]
 
     def place(self, index: int) -> str:
-        """Where a slice lies, in words."""
+        """The position of a slice for messages."""
         x, y, z = self.positions[index].tolist()
         is_axial = abs(self.along[-1] - self.along[0]) < 1.2 * abs(self.positions[-1, 2] - self.positions[0, 2])
         return f"z = {z:.1f} mm" if is_axial else f"({x:.1f}, {y:.1f}, {z:.1f}) mm"
@@ -317,7 +317,7 @@ def _tolerance(step: float) -> float:
 
 
 def usual_step(steps: Float[np.ndarray, " k"]) -> float:
-    """The step that most others are alike; the smaller one of two that are equally common."""
+    """The step to which most others are equal within the tolerance; the smaller one of two that are equally common."""
     ordered = np.sort(steps)
     width = np.maximum(0.02, 0.02 * ordered)
     alike = np.searchsorted(ordered, ordered + width, "right") - np.searchsorted(ordered, ordered - width, "left")
@@ -327,7 +327,7 @@ def usual_step(steps: Float[np.ndarray, " k"]) -> float:
 
 
 def _runs(steps: Float[np.ndarray, " k"]) -> list[list[float]]:
-    """Steps in a row that are alike."""
+    """Runs of consecutive steps that are equal within the tolerance."""
     runs: list[list[float]] = []
     for step in steps.tolist():
         if runs and abs(step - np.mean(runs[-1])) <= _tolerance(float(np.mean(runs[-1]))):
@@ -338,7 +338,7 @@ def _runs(steps: Float[np.ndarray, " k"]) -> list[list[float]]:
 
 
 def _thickness(thickness: list[float], step: float, rules: Policy) -> list[Finding]:
-    """What SliceThickness says beside the step: gaps, overlap, several values. It never makes geometry."""
+    """Findings on SliceThickness beside the step: gaps, overlap, several values. It never decides the geometry."""
     if not thickness:
         return []
     findings = []

@@ -1,4 +1,4 @@
-"""Checks whether a scan's numbers can be HU: air, airways and soft tissue must lie where physics puts them."""
+"""Checks whether a scan's values can be HU: air, airways and soft tissue must have their known HU."""
 
 from dataclasses import dataclass
 
@@ -10,26 +10,29 @@ from hilum.findings import Finding, Policy
 from hilum.volume import AIR_HU, Affine, Volume
 
 _CELL_MM = 8.0
-"""Distance of the voxels looked at: some hundred thousand of a scan tell as much as all, in a few milliseconds."""
+"""Distance of the voxels that are sampled: some hundred thousand of a scan suffice, in a few milliseconds."""
 
 _LEAST_MM = (100.0, 150.0)
-"""A scan shorter than the first, or with sides shorter than the second, may be a crop of anything: its numbers decide
-nothing."""
+"""Shortest extent and side of a scan that is checked: a smaller one may be a crop of any tissue."""
 
 _SOFT_HU = (-150, 150)
 """Fat (-100) and muscle (50), or the one peak that noise makes of them."""
 
 _AIRWAY_HU = (-1024, -800)
+"""Air in trachea and bronchi: -1000 HU, brighter by noise and by walls in the same voxel."""
+
 _LUNG_HU = (-930, -400)
+"""Aerated lung, from emphysema to expiration."""
 _DENSE_HU, _DENSE_SHARE = 700, 0.15
 """Bone and metal are never this much of a scan: soft tissue is, where 1024 was not taken off."""
 
 _LEAST_LUNG_ML = 20.0
+"""Every chest has more air than this within tissue; a head has less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """What the parts of a scan measure, in HU; None where there are too few voxels to say.
+    """HU of the parts of a scan; None where there are too few voxels.
 
     Attributes:
         air: Median of the air that reaches the sides, padding left out; lungs too, in a field that cuts them.
@@ -47,7 +50,7 @@ class Levels:
 
 
 def check_hu(volume: Volume, rules: Policy) -> tuple[Levels | None, list[Finding]]:
-    """The levels of a scan and what is wrong with them; None and nothing for small crops."""
+    """The levels of a scan and findings on them; None and no findings for small crops."""
     shortest, side, _ = sorted(volume.extent_mm)
     if shortest < _LEAST_MM[0] or side < _LEAST_MM[1]:
         return None, []
@@ -66,7 +69,7 @@ def check_hu(volume: Volume, rules: Policy) -> tuple[Levels | None, list[Finding
 
 
 def cell_strides(affine: Affine) -> tuple[int, int, int]:
-    """Every how many voxels one is looked at, along each axis of a grid."""
+    """Every how many voxels one is sampled, along each axis of a grid."""
     z, y, x = (max(1, round(_CELL_MM / float(s))) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return z, y, x
 
@@ -99,7 +102,7 @@ def _peak(smooth: Shaped[np.ndarray, " n"], low: int, high: int) -> float | None
 
 
 def _problem(measured: Shaped[np.ndarray, " n"], levels: Levels) -> str:
-    """A sentence on what cannot be HU; empty where nothing speaks against it."""
+    """A sentence on why the values cannot be HU; empty where they can."""
     dark, dense = float(np.mean(measured < -50)), float(np.mean(measured > _DENSE_HU))
     soft = float(np.mean((measured > -200) & (measured < 300)))
     if dense > _DENSE_SHARE:

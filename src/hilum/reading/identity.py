@@ -18,11 +18,11 @@ test noid no_id no_name noname unnamed x xx xxx - -- ? . 0 00 000 0000
 """
 
 PLACEHOLDERS = frozenset(_WORDS.split())
-"""Patient ids, in lower case, that many patients share."""
+"""Patient ids, in lower case, that identify no patient."""
 
 
 def is_placeholder(identifier: str) -> bool:
-    """True for blank ids and words like ANONYMOUS, which name nobody and would merge everybody.
+    """True for blank ids and words like ANONYMOUS, which many patients share.
 
     Example:
         >>> is_placeholder(" Anonymous "), is_placeholder("LIDC-IDRI-0314")
@@ -35,10 +35,10 @@ def is_placeholder(identifier: str) -> bool:
 def hashed(kind: str, identifier: str) -> str:
     """HMAC-SHA256 of an identifier under the site's key, such as ``patient-1f0c...``; empty stays empty.
 
-    What is hashed already stays as it is, so that a table written by Hilum and one with the plain ids agree.
+    A hash stays as it is, so that a table written by Hilum and one with the plain ids agree.
 
     Args:
-        kind: What is identified, such as ``patient``: equal texts of two kinds get different hashes.
+        kind: The kind of identifier, such as ``patient``: equal texts of two kinds get different hashes.
         identifier: The text in the file or table.
     """
     return hashed_all(kind, [identifier])[0]
@@ -61,7 +61,7 @@ def hashed_all(kind: str, identifiers: Iterable[str]) -> list[str]:
 
 
 def key_fingerprint() -> str:
-    """What tells one key from another; the key cannot be computed from it."""
+    """A fingerprint of the key, from which the key cannot be computed."""
     return hashed("key", "fingerprint")
 
 

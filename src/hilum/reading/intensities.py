@@ -13,7 +13,7 @@ from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 _INT16 = np.iinfo(np.int16)
 
 PADDED = int(_INT16.min)
-"""What is known to be padding, until it becomes air: lower than any HU."""
+"""The value of padding until it becomes air: lower than any HU."""
 
 _ONE_VALUE, _NEAR_HU, _LEAST = 0.9, (5, 100), 10
 """A value is a constant where it is at least this share of all voxels near it, and so many voxels. Near is three times
@@ -28,8 +28,8 @@ def slice_into(
     Args:
         out: Where they go: int16 where slope and intercept are whole, else float32.
         words: Stored words in native byte order; may be overwritten.
-        header: How they are stored.
-        unpack: Whether bits above HighBit have to be masked; what GDCM decoded has none.
+        header: Of the slice.
+        unpack: Whether bits above HighBit have to be masked; pixels decoded by GDCM have none.
 
     Returns:
         How many pixels lie below a scanner's range, where they stay until ``settle`` has seen all slices, and how many
@@ -112,7 +112,7 @@ def unpacked(words: Num[np.ndarray, "*shape"], header: Header) -> Num[np.ndarray
 
 def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], int, int]:
     """HU up to 3071, ``PADDED`` for what is no number, and how many voxels lie below the range and above it (metal)."""
-    if hu.dtype.kind == "u":  # has no word for air
+    if hu.dtype.kind == "u":  # cannot hold HU of air
         hu = hu.astype(np.int64 if hu.dtype.itemsize > 2 else np.int32)
     low = hu < LOWEST_HU if hu.dtype.kind == "i" else ~(hu >= LOWEST_HU)
     metal = hu > HIGHEST_HU
@@ -149,7 +149,7 @@ def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) 
 
 
 def _place(low: Num[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Where values below the range are counted; fractions count with the nearest whole number below it."""
+    """The bins of values below the range; fractions are counted with the nearest whole number below it."""
     place: np.ndarray = np.minimum(np.rint(low), LOWEST_HU - 1).astype(np.int64) - PADDED
     return place
 

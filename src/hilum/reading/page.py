@@ -1,4 +1,4 @@
-"""What the doctor found as one page to look at: a picture of each scan, its verdict and its findings."""
+"""An examination as one HTML page: a picture of each scan, its verdict and its findings."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ def inspection_page(found: list[Examined], loose: list[Finding]) -> str:
 
 
 def facts(one: Examined) -> str:
-    """What a scan is, in one line: modality, grid, thickness, kernel and what air, fat and muscle measure."""
+    """One line on a scan: modality, grid, thickness, kernel and the HU of air, fat and muscle."""
     parts = [one.modality, _grid(one)]
     if one.spacing_mm:
         parts.append(" x ".join(f"{s:.4g}" for s in one.spacing_mm) + " mm (z, y, x)")

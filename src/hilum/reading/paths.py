@@ -3,16 +3,20 @@
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from hilum.errors import ReadError
-from hilum.findings import STANDARD, Finding, Policy, printable
+from hilum.findings import STANDARD, Finding, printable
 from hilum.reading.archives.unpack import has_archive_name, is_archive, shown_name, unpack
 from hilum.reading.dicom.dicomdir import is_dicomdir, lost_files
 from hilum.settings.run import ReadingConfig
+
+_Note: TypeAlias = Callable[[Path, str, str], None]
+"""Takes what is left out: path, code of the finding, sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +92,13 @@ def source_files(path: Path, left_out: list[Finding] | None = None) -> list[Path
     path = _meant(path)
     if path.is_file():
         return [path]
-    walked = _walk(path)
-    found = walked.findings(path, STANDARD)
+    found: list[Finding] = []
+    files = _walk(path, lambda file, code, why: found.append(STANDARD.find(code, why, _name(file, path))))
     if left_out is None and found:
         raise ReadError(str(found[0]), path=path)
     if left_out is not None:
         left_out += found
-    return walked.files
+    return files
 
 
 def _meant(path: Path) -> Path:
@@ -125,34 +129,18 @@ def _is_folder(path: Path) -> bool:
     return kind == stat.S_IFDIR
 
 
-@dataclass(slots=True, kw_only=True)
-class _Walked:
-    """What lies below a folder.
+def _walk(folder: Path, note: _Note, *, follow: bool = True) -> list[Path]:
+    """The regular files below a folder, in order of their names: a folder's files before its folders.
 
-    Attributes:
-        files: Regular files, also by links, in order of their names: a folder's files before its folders, and what
-            links to folders lead to at the end.
-        left_out: Folders that cannot be listed and links that lead to nothing: path, code and sentence.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    left_out: list[tuple[Path, str, str]] = field(default_factory=list)
-
-    def findings(self, root: Path, rules: Policy) -> list[Finding]:
-        """One for each thing that is left out, named relative to a folder."""
-        return [rules.find(code, message, _name(path, root)) for path, code, message in self.left_out]
-
-
-def _walk(folder: Path, *, follow: bool = True) -> _Walked:
-    """All below a folder. Links to folders are followed, after all else, but to none that is walked anyway.
-
-    A link to a folder that holds this one leads back here, and is not followed either.
+    Links to folders are followed, after all else, but to none that is walked anyway. A link to a folder that holds this
+    one leads back here, and is not followed either.
 
     Args:
         folder: Where to begin.
-        follow: Whether links are followed at all; where not, they are left out.
+        note: Is told each folder that cannot be listed and each link that leads to nothing.
+        follow: Whether links are followed at all; where not, they are noted.
     """
-    walked = _Walked()
+    files: list[Path] = []
     known = {_identity(one) for one in folder.resolve().parents}
     waiting, links = [os.fspath(folder)], list[str]()
     while waiting or links:
@@ -164,20 +152,23 @@ def _walk(folder: Path, *, follow: bool = True) -> _Walked:
             with os.scandir(here) as entries:
                 visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         except OSError as exc:
-            why = f"the folder cannot be listed: {exc.strerror or 'a damaged disk'}"
-            walked.left_out.append((Path(here), "unreadable-file", why))
+            note(Path(here), "unreadable-file", f"the folder cannot be listed: {exc.strerror or 'a damaged disk'}")
             continue
         known.add(identity)
         folders = []
         for entry in visible:
-            if entry.is_symlink():
-                links += _follow(entry, walked, follow=follow)
+            if entry.is_symlink() and not follow:
+                note(Path(entry.path), "unsafe-archive", "a link in an archive is not followed")
+            elif entry.is_symlink():
+                mode = _mode_of_target(entry, note)
+                files += [Path(entry.path)] if stat.S_ISREG(mode) else []
+                links += [entry.path] if stat.S_ISDIR(mode) else []
             elif entry.is_dir():
                 folders.append(entry.path)
             elif entry.is_file():  # a pipe would be waited for, for ever
-                walked.files.append(Path(entry.path))
+                files.append(Path(entry.path))
         waiting += reversed(folders)
-    return walked
+    return files
 
 
 def _identity(folder: str | Path) -> tuple[int, int] | None:
@@ -189,22 +180,16 @@ def _identity(folder: str | Path) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def _follow(entry: "os.DirEntry[str]", walked: _Walked, *, follow: bool) -> list[str]:
-    """The folder that a link leads to, if it is one; a file is noted, and so is what cannot be followed."""
-    if not follow:
-        walked.left_out.append((Path(entry.path), "unsafe-archive", "a link in an archive is not followed"))
-        return []
+def _mode_of_target(entry: "os.DirEntry[str]", note: _Note) -> int:
+    """The mode of what a link leads to; 0, and a note, where it cannot be followed."""
     try:
-        mode = entry.stat().st_mode
+        return entry.stat().st_mode
+    except FileNotFoundError:
+        note(Path(entry.path), "missing-file", "a link that leads to nothing")
     except OSError as exc:
-        why = "a link that leads to nothing"
-        if not isinstance(exc, FileNotFoundError):
-            why = f"a link that cannot be followed: {exc.strerror or 'a damaged disk'}"
-        walked.left_out.append((Path(entry.path), "missing-file", why))
-        return []
-    if stat.S_ISREG(mode):
-        walked.files.append(Path(entry.path))
-    return [entry.path] if stat.S_ISDIR(mode) else []
+        why = f"a link that cannot be followed: {exc.strerror or 'a damaged disk'}"
+        note(Path(entry.path), "missing-file", why)
+    return 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -236,14 +221,13 @@ class _Opening:
 
     def take_folder(self, folder: Path) -> None:
         """All below a folder; archives in it by their names."""
-        walked = _walk(folder)
-        self.findings += walked.findings(self.root, self.reading.rules)
-        for file in walked.files:
+        files = _walk(folder, lambda file, code, why: self._find(code, why, _name(file, self.root)))
+        for file in files:
             if has_archive_name(file.name) and is_archive(file):
                 self.take_archive(file)
             else:
                 self.files.append(file)
-        self._note_lost_files(walked.files)
+        self._note_lost_files(files)
 
     def take_archive(self, archive: Path) -> None:
         """What an archive unpacks to."""
@@ -253,11 +237,13 @@ class _Opening:
         for trouble in unpack(archive, folder, max_bytes=self.reading.max_bytes):
             member = f"/{shown_name(trouble.path)}" if trouble.path else ""
             self._find(trouble.code or "unreadable-file", trouble.message, f"{label}{member}")
-        walked = _walk(folder, follow=False)
-        for path, code, message in walked.left_out:
-            self._find(code, message, f"{label}/{path.relative_to(folder).as_posix()}")
-        self.files += walked.files
-        self._note_lost_files(walked.files)
+
+        def note(path: Path, code: str, why: str) -> None:
+            self._find(code, why, f"{label}/{path.relative_to(folder).as_posix()}")
+
+        files = _walk(folder, note, follow=False)
+        self.files += files
+        self._note_lost_files(files)
 
     def _note_lost_files(self, files: list[Path]) -> None:
         """A finding for each DICOMDIR among files that names others which are not there."""

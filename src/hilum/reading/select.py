@@ -1,4 +1,4 @@
-"""Which of several series to take: by rules whose points and reasons anyone can read, by UID, or by one rule alone."""
+"""Chooses one of several series: by points with stated reasons, by UID, or by one named rule."""
 
 import re
 from collections.abc import Callable
@@ -28,12 +28,12 @@ _LUNG_HU, _LUNG_SHARE = (-950, -500), 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesChoice:
-    """A series with what speaks for it.
+    """A series with its points.
 
     Attributes:
         series: The series.
         score: Points; -1 for one that is refused.
-        reasons: What they are given for, points first.
+        reasons: What the points are given for, such as ``+2 axial``.
     """
 
     series: Series
@@ -42,11 +42,11 @@ class SeriesChoice:
 
 
 def rate(series: Series, volume: Volume | None = None) -> SeriesChoice:
-    """What speaks for a series as the one chest CT to take of a study.
+    """Points for a series as the chest CT to take of a study, with reasons.
 
     Args:
         series: Any.
-        volume: The same, where it is loaded already; else a slice every 8 mm is looked at.
+        volume: The same, where it is loaded already; else a slice every 8 mm is read.
     """
     refused = refusals(series.findings)
     if refused:
@@ -88,7 +88,7 @@ RULES: dict[str, _Key] = {
     "soft": lambda choice: choice.score - 100 * is_sharp(choice.series.tags.kernel),
     "sharp": lambda choice: choice.score + 100 * is_sharp(choice.series.tags.kernel),
 }
-"""What to take by one rule: the series for which it gives the largest number; equals are settled by points."""
+"""Named rules: the series with the largest number is taken; ties are settled by points."""
 
 
 def _step(series: Series) -> float:
@@ -143,7 +143,7 @@ def _best(found: list[Series], rule: str | None) -> tuple[Series, list[Finding]]
     for one in usable:
         choices.append(rate(one) if len(usable) > 1 else SeriesChoice(series=one, score=0, reasons=()))
         first = max(choices, key=rank)
-        for choice in choices:  # what is not taken must not keep its decoded pixels
+        for choice in choices:  # other series must not keep their decoded pixels
             if choice is not first:
                 choice.series.opened.clear()
     ranked = sorted(choices, key=rank, reverse=True)
@@ -175,7 +175,7 @@ def _body_part(named: str) -> int:
 
 
 def _lungs(series: Series, volume: Volume | None) -> tuple[float, bool]:
-    """How much of the field measures what lungs do, and whether it is nothing like lungs, as ``check_hu`` finds it.
+    """Share of the field with HU of lungs, and whether ``check_hu`` finds no lungs (``no-air``).
 
     A head has skin, cushions and sinuses of such HU, but no 20 ml of air within tissue.
     """
@@ -190,7 +190,7 @@ def _lungs(series: Series, volume: Volume | None) -> tuple[float, bool]:
 
 
 def _thinned(series: Series) -> Volume:
-    """The series with only those of its slices that ``check_hu`` would look at."""
+    """The series with only those of its slices that ``check_hu`` samples."""
     affine = series.stack.affine
     assert affine is not None  # else a finding refuses it  # noqa: S101
     stride = cell_strides(affine)[0]

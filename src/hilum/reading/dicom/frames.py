@@ -44,10 +44,10 @@ class Frame:
         index: Which frame of the file, from 0.
         header: What it says about itself.
         values: Elements as they are stored, identifiers among them: they never leave this room.
-        position_mm: Centre of the first pixel, LPS mm; None where the file does not say.
+        position_mm: Centre of the first pixel, LPS mm; None where the file lacks it.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
         is_one_of_many: Whether the file has other frames.
-        inflated_bytes: Where that is counted in an inflated file, how much of it has to be; else 0.
+        inflated_bytes: In a deflated file, how much must be inflated to reach the end of the pixels; else 0.
         missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
@@ -195,7 +195,7 @@ def _frames(
     is_deflated = elements.syntax == DeflatedExplicitVRLittleEndian
     if not elements.has_pixels or (is_native and elements.pixels is None):
         missing = sum(sizes)
-    elif not is_native or (is_deflated and needed > max_bytes):  # its decoder says, or it is too large in any case
+    elif not is_native or (is_deflated and needed > max_bytes):  # the decoder checks it, or it is too large in any case
         missing = 0
     else:
         missing = max(0, needed - (len(inflated(whole(), needed)) if is_deflated else elements.size))
@@ -240,8 +240,8 @@ def _placed(
     """The tables of all frames, and where each lies.
 
     Frames without functional groups share their header. They lie along its normal where the file says how far each is
-    from the first (GridFrameOffsetVector, PS3.3 C.8.8.3.2; the sign of a SliceLocation is nobody's rule); else nobody
-    knows where any but the first would lie, and so none of them has a position.
+    from the first (GridFrameOffsetVector, PS3.3 C.8.8.3.2; no standard fixes the sign of SliceLocation). Else only the
+    first frame's position would be known, and none of them gets one.
 
     Raises:
         ReadError: If there are more frames than can be.

@@ -1,4 +1,4 @@
-"""Sorts the frames of a folder into what could each be one volume, by what they say, never by where they lie."""
+"""Groups frames into candidate volumes by their headers, not by their folders."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from itertools import combinations, pairwise, permutations
 import numpy as np
 
 from hilum.reading.dicom.frames import Frame
-from hilum.reading.dicom.values import number
+from hilum.reading.dicom.values import number, trimmed_time
 from hilum.reading.geometry import MIN_SLICES, SAME_POSITION_MM, are_parallel, usual_step
 
 _IMAGE_TYPE_VALUES = 4
@@ -20,13 +20,13 @@ _MOMENTS = (
     "FrameAcquisitionDateTime", "AcquisitionTime",
     "TriggerTime", "NominalPercentageOfCardiacPhase", "KVP", "ContentTime",
 )  # fmt: skip
-"""What tells the phases of a series apart that lie at the same positions, in the order in which they are tried."""
+"""Elements that separate phases at the same positions, in the order in which they are tried."""
 
 _ACQUISITIONS = ("StackID", "FrameOfReferenceUID", "AcquisitionNumber", "AcquisitionDateTime", "AcquisitionTime")
-"""What tells apart series that an anonymiser gave one UID, where their slices interleave."""
+"""Elements that separate series to which an anonymiser gave one UID, where their slices interleave."""
 
 _RECONSTRUCTIONS = ("SliceThickness", "ReconstructionDiameter", "SeriesNumber", "SeriesDescription")
-"""What then tells the reconstructions of one acquisition apart, beside image type and kernel."""
+"""Elements that then separate the reconstructions of one acquisition, beside image type and kernel."""
 
 _NUMBERS = frozenset(
     [
@@ -49,7 +49,7 @@ class Group:
     Attributes:
         frames: In the order in which they were found.
         num_orientations: How many orientations its series has.
-        told_apart_by: What tells it from other volumes of its series: ``image type``, ``kernel``, keywords of
+        told_apart_by: What separates it from other volumes of its series: ``image type``, ``kernel``, keywords of
             elements; empty where the series is one volume.
     """
 
@@ -67,7 +67,7 @@ def group_frames(frames: Iterable[Frame]) -> list[list[Group]]:
     series: dict[bytes, dict[tuple[bytes, ...], list[Frame]]] = {}
     for frame in frames:
         uid, *study = (frame.values.get(keyword, b"") for keyword in _SERIES)
-        if not uid and not any(study):  # nothing but the folder says what belongs together
+        if not uid and not any(study):  # only the folder is left to separate them
             study.append(os.fsencode(frame.path.parent))
         series.setdefault(uid, {}).setdefault(tuple(study), []).append(frame)
     return [_groups(list(studies.values())) for studies in series.values()]
@@ -84,11 +84,11 @@ def _groups_of_one(frames: list[Frame], names: list[str]) -> list[Group]:
 
     Args:
         frames: Of one patient and study.
-        names: What tells this study apart from others.
+        names: Elements that separate this study from others.
     """
     kinds: list[list[Frame]] = []
     orientations: list[Frame] = []
-    for alike in sorted(_by_header(frames), key=lambda one: _num_blanks(one[0])):  # what says most comes first
+    for alike in sorted(_by_header(frames), key=lambda one: _num_blanks(one[0])):  # the most complete headers first
         first = alike[0]
         if not any(are_parallel(first, one) for one in orientations):
             orientations.append(first)
@@ -125,7 +125,7 @@ def _num_blanks(frame: Frame) -> int:
 
 
 def _fits(silent: list[Frame], others: list[Frame]) -> bool:
-    """True where slices that say less than others lie in their gaps or go on after them, and not half-way between."""
+    """True where slices with blank tags fill the gaps of others or continue them, and do not lie half-way between."""
     steps = np.diff(_along(others)), np.diff(_along([*others, *silent]))
     if min(map(len, steps)) < MIN_SLICES:
         return True
@@ -133,7 +133,7 @@ def _fits(silent: list[Frame], others: list[Frame]) -> bool:
 
 
 def _are_one_kind(one: Frame, other: Frame) -> bool:
-    """True where nothing tells two slices apart; what one does not say tells nothing."""
+    """True where image type, kernel and orientation of two slices agree; a blank value agrees with any."""
     a, b = one.header, other.header
     types = a.image_type[:_IMAGE_TYPE_VALUES], b.image_type[:_IMAGE_TYPE_VALUES]
     same_type = types[0] == types[1] or not all(types)
@@ -142,7 +142,7 @@ def _are_one_kind(one: Frame, other: Frame) -> bool:
 
 
 def _phases(frames: list[Frame]) -> tuple[tuple[str, ...], list[list[Frame]]]:
-    """The volumes of frames that repeat their positions or interleave, and the keywords that tell them apart.
+    """The volumes of frames that repeat their positions or interleave, and the keywords that separate them.
 
     Acquisitions that follow one another along the stack are one volume, even where they meet in a slice: a scanner may
     count its rotations so.
@@ -154,7 +154,7 @@ def _phases(frames: list[Frame]) -> tuple[tuple[str, ...], list[list[Frame]]]:
     varying = [k for k in keywords if 1 < len(set(said[k])) <= most]
     for count in (1, 2):  # two phases of two thicknesses are four volumes
         for chosen in combinations(varying, count):
-            parts: dict[tuple[bytes | float, ...], list[Frame]] = {}
+            parts: dict[tuple[str | float, ...], list[Frame]] = {}
             for frame, *values in zip(frames, *(said[k] for k in chosen), strict=True):
                 parts.setdefault(tuple(values), []).append(frame)
             places = [_along(part) for part in parts.values()]
@@ -165,14 +165,13 @@ def _phases(frames: list[Frame]) -> tuple[tuple[str, ...], list[list[Frame]]]:
     return (), [frames]
 
 
-def spelt(keyword: str, raw: bytes) -> bytes | float:
+def spelt(keyword: str, raw: bytes) -> str | float:
     """A value in one spelling: 1.25 and 1.250, 101010 and 101010.000, CHEST and Chest are the same."""
     value = number(raw) if keyword in _NUMBERS and raw else None
     if value is not None:
         return value
-    if keyword in _TIMES and b"." in raw:
-        return raw.rstrip(b"0").rstrip(b".")
-    return b" ".join(raw.upper().split())
+    text = raw.decode("latin-1")
+    return trimmed_time(text) if keyword in _TIMES else " ".join(text.upper().split())
 
 
 def _is_even(places: list[float]) -> bool:
@@ -183,7 +182,7 @@ def _is_even(places: list[float]) -> bool:
 
 
 def _along(frames: list[Frame]) -> list[float]:
-    """Where frames lie along their normal, sorted, in mm; none where the file does not say."""
+    """Positions of frames along their normal, sorted, in mm; none where the file has none."""
     header = frames[0].header
     if header.directions is None:
         return []

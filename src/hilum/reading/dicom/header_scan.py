@@ -1,7 +1,8 @@
-"""Finds the wanted elements in the bytes of a DICOM file, without its pixels and without interpreting them.
+"""Fast scan of DICOM headers: finds the elements that Hilum needs by walking over tags and lengths.
 
-A walk over lengths and tags takes a twentieth of a parser's time, which matters where a scan has hundreds of files, and
-cannot be led astray: what does not go forward is damaged.
+It takes a seventh to a tenth of the time of ``pydicom.dcmread(specific_tags=...)`` for the same elements: measured,
+29 ms against 192 ms for the 275 slices of a scan that is read within 300 ms. Values stay bytes, which ``values`` and
+``headers`` interpret, and pixels are not read. The walk only goes forward, so that no damaged length can make it loop.
 """
 
 import struct
@@ -66,7 +67,7 @@ _TOP = {**_NAMES, _PER_FRAME: "", _SHARED: ""}
 NATIVE = frozenset(
     [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
-"""Transfer syntaxes whose pixels are not compressed one by one."""
+"""Transfer syntaxes whose pixels are not compressed; deflate compresses the file as a whole."""
 
 _SHORT_VRS = frozenset(
     [
@@ -119,7 +120,7 @@ class Elements:
 
 
 class _DamagedError(Exception):
-    """What is there cannot be walked through."""
+    """The elements cannot be walked through."""
 
 
 def scan(head: bytes, size: int, whole: Callable[[], bytes]) -> Elements:
@@ -202,9 +203,9 @@ def named(keyword: str) -> str:
 
 
 def begins_bare(head: bytes) -> bool:
-    """True where a file begins with an element of group 2 or 8, without the preamble: old files and some programs do.
+    """True where a file begins with an element of group 2 or 8, without a preamble, as old files do.
 
-    Its VR must follow the tag, or a length behind which the next element begins: other files may begin so, too.
+    A VR must follow the tag, or a length behind which the next element begins: other files may begin so, too.
     """
     if head[:2] not in (b"\x02\0", b"\x08\0") or len(head) < 132:
         return False
@@ -227,7 +228,7 @@ _NOWHERE: _Place = (0, 0, b"")
 
 
 class _Walk:
-    """A way through the elements of one encoding (PS3.5 7)."""
+    """Walks over the elements of one encoding (PS3.5 7)."""
 
     def __init__(self, content: bytes, order: str, *, explicit: bool) -> None:
         self.content, self.explicit = content, explicit
@@ -304,7 +305,7 @@ class _Walk:
         return values
 
     def items(self, sequence: _Place) -> Iterator[tuple["_Walk", _Place]]:
-        """Where the elements of each item of a sequence lie, and a way through them."""
+        """For each item of a sequence, a walk over its elements and where they lie."""
         at, end, vr = sequence
         inner = self._within(at, vr)
         while at + 8 <= end:
@@ -320,7 +321,7 @@ class _Walk:
             yield inner, (start, at, b"")
 
     def _within(self, at: int, vr: bytes) -> "_Walk":
-        """The way through a sequence whose first item begins at byte ``at``.
+        """The walk over a sequence whose first item begins at byte ``at``.
 
         A program that does not know a sequence writes it as UN, with implicit elements in little endian whatever the
         file does (PS3.5 6.2.2); some leave the elements explicit as they were.

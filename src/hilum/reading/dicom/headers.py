@@ -1,4 +1,4 @@
-"""What a DICOM slice says about its kind, its grid and how its pixels are stored, as a Header."""
+"""The header of a DICOM slice: its kind of image, its grid and how its pixels are stored."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ KIND = (
     "RescaleIntercept", "RescaleSlope", "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio",
     "PhotometricInterpretation",
 )  # fmt: skip
-"""What the slices of a series usually share."""
+"""Elements that the slices of a series usually share."""
 
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
@@ -42,7 +42,7 @@ _SHORT = re.compile(r"[A-Z_]{0,8}")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Header:
-    """What a slice says about its kind, its grid and how its pixels are stored; slices that agree share one.
+    """The header of a slice: kind of image, grid and storage of pixels; slices that agree share one.
 
     Attributes:
         modality: Modality.
@@ -51,7 +51,7 @@ class Header:
         kernel: ConvolutionKernel.
         thickness_mm: SliceThickness; None where it is absent or no positive number.
         body_part: BodyPartExamined, in capitals.
-        directions: Unit vectors (row, column) of the image in LPS, shape (2, 3); None where the file does not say.
+        directions: Unit vectors (row, column) of the image in LPS, shape (2, 3); None where the file lacks them.
         pixel_mm: Distance between rows and between columns, in mm; None likewise.
         shape: Rows and columns.
         num_samples: SamplesPerPixel.
@@ -89,7 +89,7 @@ class Header:
     @property
     def normal(self) -> Float[np.ndarray, "3"]:
         """Unit vector at right angles to the slice."""
-        assert self.directions is not None  # only slices with geometry come here  # noqa: S101
+        assert self.directions is not None  # callers check the geometry first  # noqa: S101
         normal: np.ndarray = np.cross(self.directions[0], self.directions[1])
         return normal
 
@@ -103,7 +103,7 @@ T = TypeVar("T")
 
 
 def value_of(keyword: str, read: Callable[[bytes], T], raw: bytes) -> T:
-    """What an element says.
+    """The value of an element.
 
     Raises:
         ReadError: If it is damaged. The text names the element, and quotes nothing: names may stand in it.
@@ -137,11 +137,7 @@ def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool)
             raise ReadError(msg)
         return value_of(keyword, partial(integer, order=order), stored[keyword])
 
-    allocated, used = whole("BitsAllocated"), whole("BitsStored")
-    high = whole("HighBit") if stored.get("HighBit") else used - 1
-    if allocated not in (8, 16, 32) or not 0 < used <= allocated or not used - 1 <= high < allocated:
-        msg = f"a damaged header: {used} bits stored up to bit {high} of {allocated}"
-        raise ReadError(msg)
+    bits = _bits(whole("BitsAllocated"), whole("BitsStored"), whole("HighBit") if stored.get("HighBit") else None)
     shape = whole("Rows"), whole("Columns")
     if min(shape) < 1:
         msg = f"a damaged header: {shape[0]} rows and {shape[1]} columns"
@@ -173,7 +169,7 @@ def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool)
         num_samples=num_samples,
         is_grey=num_samples == 1
         and (codes("PhotometricInterpretation") or ("MONOCHROME2",))[0].startswith("MONOCHROME"),
-        bits=(allocated, used, high),
+        bits=bits,
         is_signed=representation == 1,
         order=order,
         padding=_padding(stored, order, signed=representation == 1),
@@ -182,6 +178,15 @@ def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool)
         rescale_type="\\".join(word if _SHORT.fullmatch(word) else "?" for word in codes("RescaleType")),
         is_lossy=syntax_loses or "01" in words("LossyImageCompression") or _ratio(stored) > 1,
     )
+
+
+def _bits(allocated: int, used: int, high: int | None) -> tuple[int, int, int]:
+    """BitsAllocated, BitsStored and HighBit, which the highest bit in use replaces where it is absent."""
+    high = used - 1 if high is None else high
+    if allocated not in (8, 16, 32) or not 0 < used <= allocated or not used - 1 <= high < allocated:
+        msg = f"a damaged header: {used} bits stored up to bit {high} of {allocated}"
+        raise ReadError(msg)
+    return allocated, used, high
 
 
 def _ratio(stored: dict[str, bytes]) -> float:

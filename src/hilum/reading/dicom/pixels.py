@@ -1,4 +1,4 @@
-"""A series to its Volume: pixels are read or decoded in threads, rescaled, and put where they belong."""
+"""A series to its Volume: pixels are read or decoded in threads, rescaled, and written to their places."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ _THREADS = 8
 
 
 def load_series(series: Series) -> Volume:
-    """The voxels of a series in HU, canonically oriented; its findings may still refuse it for what its HU are.
+    """The voxels of a series in HU, canonically oriented; its findings may still refuse it because of its HU.
 
     Raises:
         GeometryError: If a finding refuses the series; the message names all that do.
@@ -75,7 +75,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
 
 
 def _why_two(frame: Frame, twin: Frame, series: Series) -> str:
-    """Why two slices that differ may lie at one position, as far as the headers tell."""
+    """Why two slices that differ may lie at one position, as far as the headers show."""
     telling = [k for k in TELLING if spelt(k, frame.values.get(k, b"")) != spelt(k, twin.values.get(k, b""))]
     repeated = series.stack.repeated
     num_places, num_again = repeated.count(False), repeated.count(True)
@@ -103,7 +103,7 @@ def _are_whole(frames: list[Frame]) -> bool:
 
 
 def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> list[Finding]:
-    """Write the slices of the grid: measured ones as they are, what lies between by linear interpolation."""
+    """Write the slices of the grid: measured ones as they are, those between by linear interpolation."""
     at = series.stack.at
     on_grid = np.flatnonzero(at == np.rint(at))
     in_place = np.array_equal(at[on_grid], np.arange(len(frames)))  # each measured slice is one of the grid
@@ -135,7 +135,7 @@ def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: S
         try:
             counts = np.array(list(pool.map(fill, range(len(frames)))))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # the first damaged slice is reason enough
+            pool.shutdown(cancel_futures=True)  # one damaged slice refuses the scan
             raise
     series.opened.clear()
     return int(counts[:, 0].sum()), int(counts[:, 1].sum())

@@ -1,4 +1,4 @@
-"""DICOM files to series whose geometry is judged, with all that is wrong with them, before any pixel is read."""
+"""DICOM files to series with their geometry and findings, before any pixel is read."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -13,7 +13,7 @@ from hilum.errors import ReadError
 from hilum.findings import Finding, Policy, refusals
 from hilum.reading.dicom.frames import Frame, claimed_series, file_name, read_frames
 from hilum.reading.dicom.grouping import Group, group_frames
-from hilum.reading.dicom.values import number
+from hilum.reading.dicom.values import number, trimmed_time
 from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.settings.run import ReadingConfig
@@ -41,16 +41,16 @@ Opened: TypeAlias = bytes | bytearray | Num[np.ndarray, "n y x"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """What could be one volume: frames of one DICOM series, their geometry judged, their pixels still on disk.
+    """Frames of one DICOM series that could be one volume: their geometry is judged, their pixels are still on disk.
 
     Attributes:
         uid: SeriesInstanceUID; never leaves this room unhashed.
         part: Which volume with its UID, from 1; 0 where it is the only one.
         frames: In the order in which they were found.
-        tags: What the first file says.
+        tags: Of the first file.
         stack: Order and affine of the slices.
-        findings: All that was noticed before the pixels were read.
-        reading: The settings under which they were.
+        findings: What was noticed before the pixels were read.
+        reading: The settings.
         opened: Files with several frames that are held in memory until it is loaded: inflated, or as GDCM decoded them.
     """
 
@@ -65,13 +65,13 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What to pick it by: the hash of its UID, and its part where several volumes have that UID."""
+        """Its name in reports and flags: the hash of its UID, and its part where several volumes have that UID."""
         name = self.tags.series or "series-without-uid"
         return f"{name}.{self.part}" if self.part else name
 
     @property
     def uid_name(self) -> str:
-        """The same for a site that wants UIDs; a part follows a sign that no UID has."""
+        """The same with the UID itself; the part follows a character that no UID has."""
         uid = self.uid or self.tags.series or "series-without-uid"
         return f"{uid}#{self.part}" if self.part else uid
 
@@ -151,7 +151,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]]) -> Series:
-    """A gap beside files that are damaged, or in no volume, is theirs: it must not be interpolated.
+    """Refuse to interpolate a gap beside files that are damaged or in no volume: they may be the missing slices.
 
     Args:
         series: Any.
@@ -174,9 +174,9 @@ def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]
 
 
 def _with_damage(series: Series, damaged: dict[tuple[Path, str], list[Path]]) -> Series:
-    """A damaged DICOM file in the folder of a series may be one of its slices, at an end where no gap would show it.
+    """Note damaged DICOM files in the folder of a series: one may be its first or last slice, which leaves no gap.
 
-    Unless it still names another series.
+    Files that still name another series are not counted.
     """
     here = {f.path.parent for f in series.frames}
     files = [file for folder in here for uid in (series.uid, "") for file in damaged.get((folder, uid), ())]
@@ -191,7 +191,7 @@ def _series(group: Group, part: int, num_parts: int, reading: ReadingConfig) -> 
     rules = reading.rules
     frames, findings = _whole(group.frames, rules)
     judged = stack(frames, rules)
-    findings += _kind(frames, rules)
+    findings += _kind_findings(frames, rules)
     if group.num_orientations > 1:
         message = f"its series has slices of {group.num_orientations} orientations; those of one are taken together"
         findings.append(rules.find("mixed-orientation", message))
@@ -231,8 +231,8 @@ def _whole(frames: list[Frame], rules: Policy) -> tuple[list[Frame], list[Findin
     return whole, [replace(found, message=f"{message}; left out")]
 
 
-def _kind(frames: list[Frame], rules: Policy) -> list[Finding]:
-    """Whether the slices are what they must be: CT, original, in HU."""
+def _kind_findings(frames: list[Frame], rules: Policy) -> list[Finding]:
+    """Findings on modality, kind of image, compression and rescale: slices must be CT, original, in HU."""
     where = frames[0].name
     headers = {id(f.header): f.header for f in frames}.values()
     words = {word for h in headers for value in h.image_type for word in (value, *re.split(r"[ _]", value))}
@@ -300,25 +300,26 @@ def _tags(frames: list[Frame]) -> Tags:
 
 
 def _acquisition(frames: list[Frame]) -> str:
-    """What reconstructions of one acquisition share, and no two acquisitions do; empty where that cannot be told.
+    """An identifier that the reconstructions of one acquisition share; empty where the tags do not suffice for one.
 
-    A blank identifies nothing, and neither does a study or a frame of reference that is another one in each slice.
+    A blank identifies nothing, and neither does a study or a frame of reference that differs from slice to slice.
     """
 
-    def said(keyword: str) -> list[str]:
+    def values(keyword: str) -> list[str]:
         different = {f.values.get(keyword, b""): f for f in frames}  # few are, however many slices
         return sorted({f.text(keyword) for f in different.values()} - {""})
 
-    study, place = said("StudyInstanceUID"), said("FrameOfReferenceUID")
-    numbers = said("FrameAcquisitionNumber") or said("AcquisitionNumber")
+    study, place = values("StudyInstanceUID"), values("FrameOfReferenceUID")
+    numbers = values("FrameAcquisitionNumber") or values("AcquisitionNumber")
     began = min(filter(None, map(_began, {_moments(f): f for f in frames}.values())), default="")
-    patient = said("PatientID")
-    nobody = len(patient) != 1 or is_placeholder(patient[0])  # then a number alone, which is often 1, tells nothing
-    if len(study) != 1 or len(place) != 1 or not (began or (numbers and not nobody)):
+    patient = values("PatientID")
+    has_patient = len(patient) == 1 and not is_placeholder(patient[0])  # without, a number, often 1, is not enough
+    if len(study) != 1 or len(place) != 1 or not (began or (numbers and has_patient)):
         return ""
-    exposures = said("Exposure")  # of a modulated tube another one in each slice
-    told = [patient, study, place, numbers, [began], said("KVP"), exposures[: len(exposures) == 1]]
-    return "|".join("\\".join(values) for values in [*told, said("ContrastBolusAgent")])
+    exposures = values("Exposure")  # with a modulated tube current they differ from slice to slice
+    exposure = exposures if len(exposures) == 1 else []
+    parts = [patient, study, place, numbers, [began], values("KVP"), exposure, values("ContrastBolusAgent")]
+    return "|".join("\\".join(part) for part in parts)
 
 
 _MOMENTS = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
@@ -333,11 +334,6 @@ def _began(frame: Frame) -> str:
     for keyword in _MOMENTS[:2]:
         moment = re.split("[+-]", frame.text(keyword))[0]
         if len(moment) > len("20240131"):  # a date alone tells no acquisition from another
-            return _without_zeros(moment)
+            return trimmed_time(moment)
     time = frame.text("AcquisitionTime").replace(":", "")
-    return _without_zeros(frame.text("AcquisitionDate").replace(".", "") + time) if time else ""
-
-
-def _without_zeros(moment: str) -> str:
-    """A time that is spelt one way, with its fraction or without."""
-    return moment.rstrip("0").rstrip(".") if "." in moment else moment
+    return trimmed_time(frame.text("AcquisitionDate").replace(".", "") + time) if time else ""

@@ -115,7 +115,7 @@ def first(raw: bytes) -> float | None:
 
 
 def number(raw: bytes) -> float | None:
-    """``first`` for what nothing depends on: None where it is no number."""
+    """``first`` for values that are only reported: None where it is no number."""
     try:
         value = first(raw)
     except ValueError:
@@ -123,18 +123,23 @@ def number(raw: bytes) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def trimmed_time(text: str) -> str:
+    """A date or time in one spelling, whether it has a fraction or not."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def shown(text: str) -> str:
-    """A text that may stand in a report: one with a damaged length holds what follows it, names among that."""
+    """A text for reports, ``?`` if it is too long: a damaged length takes in what follows, and names may be in that."""
     return text if len(text) <= LONGEST and text.isprintable() else "?"
 
 
 def position(raw: bytes) -> tuple[float, float, float] | None:
-    """A point in LPS mm; None where it is empty, incomplete or out of this world.
+    """A point in LPS mm; None where it is empty, incomplete or implausibly far away.
 
     Raises:
         ValueError: If a value is no number.
     """
-    values = numbers.__wrapped__(raw, 3)  # another one for each slice: not worth remembering
+    values = numbers.__wrapped__(raw, 3)  # differs in each slice: not worth caching
     if len(values) != 3 or not all(abs(v) <= _FARTHEST_MM for v in values):
         return None
     x, y, z = values
