@@ -1,10 +1,10 @@
-"""Figures with 95 % intervals that respect that cases of one patient are alike.
+"""Figures with 95 % intervals that account for the correlation of cases of one patient.
 
 Patients, not cases, are resampled. The interval is normal on the logit scale, with the standard error of the
 bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
-91.6 to 93.3 % (simulated at AUC 0.95). Where a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
-is Wilson's (JASA 22, 1927), with the number of patients that the figure rests on as its n: those with a positive for
-sensitivity, those with a case decided positive for the positive predictive value, the fewer of the two for AUC.
+91.6 to 93.3 % (simulated at AUC 0.95). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
+is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
+those with a case decided positive for the positive predictive value, the smaller class for AUC.
 """
 
 import math
@@ -18,7 +18,6 @@ from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, who
 from hilum.errors import CohortError
 from hilum.measuring.metrics import (
     Figures,
-    Labels,
     Probs,
     ap_from,
     auc_from,
@@ -35,20 +34,20 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 _LARGEST_BLOCK = 4_000_000
-"""Resampled weights held at one time; bounds the memory for large cohorts."""
+"""Resampled weights in memory at a time, for large cohorts."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
-"""Figures of which the mean over the findings is given."""
+"""Figures whose mean over the labels is reported."""
 
 Resample = Float[np.ndarray, "b n"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure and its 95 % interval; all nan where it does not exist.
+    """A figure and its 95 % interval; all nan if it does not exist.
 
     Attributes:
-        value: On the cases as they are.
+        value: On all cases.
         low: Lower end.
         high: Upper end.
     """
@@ -64,7 +63,7 @@ class Figure:
 def with_intervals(
     y: ArrayLike, p: ArrayLike, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
-    """Figures of a classifier of two classes, a case being decided positive at ``p >= threshold``.
+    """Figures of a classifier of two classes that decides positive at ``p >= threshold``.
 
     Args:
         y: 1 where positive.
@@ -90,7 +89,7 @@ def with_called_intervals(
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> dict[str, Figure]:
-    """The figures of ``with_intervals`` where cases are called positive by some other rule than one threshold."""
+    """The figures of ``with_intervals`` for decisions that were not made by one threshold."""
     y, p = labelled(y, p)
     index = _patient_index(patients, len(y))
     yes = flags(called, "decisions")
@@ -98,7 +97,7 @@ def with_called_intervals(
     return {name: _interval(one) for name, one in _of_two(y, p, yes, index, seed, num_resamples).items()}
 
 
-def with_finding_intervals(
+def with_label_intervals(
     y: ArrayLike,
     probs: ArrayLike,
     *,
@@ -107,23 +106,22 @@ def with_finding_intervals(
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> tuple[dict[str, Figure], tuple[dict[str, Figure], ...]]:
-    """Figures over findings that do not exclude one another, and of each finding on its own.
+    """Mean figures over the labels of a multi-label classifier, and the figures of each label.
 
-    The same patients are resampled for all findings. A mean over the findings does not exist where one of them has no
-    such figure.
+    The same patients are resampled for all labels. A mean does not exist if one of the labels has no such figure.
 
     Args:
-        y: 1 where a finding is present.
-        probs: That it is.
-        called: Whether it is called.
+        y: 1 where a label is present.
+        probs: Probability that it is.
+        called: Whether it is decided to be.
         patients: Patient of each case.
         seed: Of the bootstrap.
         num_resamples: Of the patients.
 
     Returns:
-        The means over the findings macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
-        subset_accuracy, the share of the cases of which every finding is decided rightly; then, of each finding, the
-        figures of ``with_intervals``.
+        The means over the labels macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
+        subset_accuracy, the share of the cases with correct decisions on all labels; then the figures of
+        ``with_intervals`` for each label.
     """
     y, probs, called = (
         whole(y, "labels", axes=(2,)),
@@ -141,14 +139,14 @@ def with_finding_intervals(
         seed,
         num_resamples,
     )
-    by_finding = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
-    return {name: _interval(one) for name, one in drawn.items()}, by_finding
+    by_label = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
+    return {name: _interval(one) for name, one in drawn.items()}, by_label
 
 
 def with_class_intervals(
     y: ArrayLike, probs: ArrayLike, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
-    """Figures of a classifier of any number of classes, a case being decided for its most probable class.
+    """Figures of a classifier of any number of classes that decides for the most probable one.
 
     Returns:
         accuracy, balanced_accuracy, macro_auc (each class against the rest) and macro_f1.
@@ -177,7 +175,7 @@ def with_class_intervals(
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that rests on n independent observations."""
+    """Wilson's 95 % interval of a share of n independent observations."""
     if n < 1 or math.isnan(value):
         return math.nan, math.nan
     centre = (value + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
@@ -186,10 +184,10 @@ def wilson(value: float, n: int) -> tuple[float, float]:
 
 
 def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: float = 0.85) -> float:
-    """Half of the 95 % interval that an AUC will have, before any model is trained.
+    """Expected half width of the 95 % interval of an AUC, before any model is trained.
 
     Hanley & McNeil, "The meaning and use of the area under a ROC curve", Radiology 143 (1982), with their
-    exponential approximation of Q1 and Q2. It counts independent cases: give numbers of patients.
+    exponential approximation of Q1 and Q2. It assumes independent cases: pass numbers of patients.
     """
     if num_positives < 1 or num_negatives < 1:
         return math.nan
@@ -211,13 +209,13 @@ def _count(index: Int[np.ndarray, " n"], rows: Bool[np.ndarray, " n"]) -> int:
 
 
 def _of_two(
-    y: Labels,
+    y: Int[np.ndarray, " n"],
     p: Probs,
     called: Bool[np.ndarray, " n"],
     index: Int[np.ndarray, " n"],
     seed: int,
     num_resamples: int,
-) -> "dict[str, _Drawn]":
+) -> "dict[str, _Resampled]":
     p = p.astype(np.float64)
     squares = np.square(p - (y == 1))
 
@@ -254,17 +252,17 @@ def _of_two(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """A figure, the same of each resample, and the number of patients that it rests on."""
+class _Resampled:
+    """A figure, its values on the resamples, and the number of patients on which it rests."""
 
     value: float
     resampled: Float[np.ndarray, " b"]
     rests_on: int
 
 
-def _mean_of(each: "Sequence[_Drawn]") -> "_Drawn":
-    """The mean of figures of the same resamples; it rests on as many patients as the one that rests on the fewest."""
-    return _Drawn(
+def _mean_of(each: "Sequence[_Resampled]") -> "_Resampled":
+    """The mean of figures on the same resamples; it rests on as few patients as the figure with the fewest."""
+    return _Resampled(
         value=float(np.mean([one.value for one in each])),
         resampled=np.mean([one.resampled for one in each], axis=0),
         rests_on=min(one.rests_on for one in each),
@@ -277,8 +275,8 @@ def _bootstrap(
     rests_on: dict[str, int],
     seed: int,
     num_resamples: int,
-) -> dict[str, _Drawn]:
-    """The same seed and patients give the same resamples, whatever the figures."""
+) -> dict[str, _Resampled]:
+    """Figures on all cases and on resamples, which depend only on the seed and the patients."""
     values = figures(np.ones((1, len(index))))
     num_patients = int(index.max()) + 1
     rng = generator(seed, "bootstrap")
@@ -290,13 +288,13 @@ def _bootstrap(
         for name, resampled in figures(times[:, index].astype(np.float64)).items():
             drawn[name].append(resampled)
     return {
-        name: _Drawn(value=float(np.squeeze(value)), resampled=np.concatenate(drawn[name]), rests_on=rests_on[name])
+        name: _Resampled(value=float(np.squeeze(value)), resampled=np.concatenate(drawn[name]), rests_on=rests_on[name])
         for name, value in values.items()
     }
 
 
-def _interval(drawn: _Drawn) -> Figure:
-    """Normal on the logit scale with the bootstrap's standard error, or Wilson's where that says nothing."""
+def _interval(drawn: _Resampled) -> Figure:
+    """The interval: normal on the logit scale with the bootstrap's standard error, or Wilson's without a spread."""
     value = drawn.value
     if math.isnan(value):
         return Figure(value=value, low=math.nan, high=math.nan)
