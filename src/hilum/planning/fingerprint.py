@@ -18,7 +18,7 @@ from hilum.settings.run import ReadingConfig
 _log = logging.getLogger("hilum")
 
 _LOOKED_AT = 12
-"""Scans that are read for a plan: enough for the quantiles of sizes, in seconds."""
+"""Scans that are read for a plan: the sizes of chests vary little, so that a dozen describes a cohort."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

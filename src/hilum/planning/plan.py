@@ -18,22 +18,22 @@ from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, Train
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128
-"""Voxels of a grid with which a network trains in hours."""
+"""Voxels of a planned grid; rules of thumb for what a CPU or a GPU trains on in hours."""
 
 _POINT_MM = 40.0
-"""Edge of the box around a point: a nodule, at most 30 mm by definition, and its surroundings."""
+"""Edge of the box around a point: it holds a nodule, at most 30 mm by definition, with its surroundings."""
 
 _CROP_MM = 100.0
 """Scans smaller than this along every axis are crops around a lesion: a chest is larger."""
 
 _SUB_VOLUME_MM = 1.5
-"""Spacing of sub-volumes, of which a few cover the lungs."""
+"""Spacing of sub-volumes, unless it is given; a rule of thumb."""
 
 _LEAST_VOXELS = 4.0
-"""Voxels across a lesion below which it can hardly be found."""
+"""Voxels in the plane that a target should span; a rule of thumb."""
 
 _STEPS = 1200
-"""Training steps after which small networks stopped improving on LIDC nodules and simulated cohorts."""
+"""Training steps of a planned run, within 20 to 100 epochs; a rule of thumb."""
 
 _SMALL_GRID = 48
 """Smaller grids get the small stem: the full one leaves a few voxels in the last stage."""
@@ -102,7 +102,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
         if spanned < _LEAST_VOXELS:
             warnings.append(
                 f"the median target of {found.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
-                f"under {_LEAST_VOXELS:g} it can hardly be found. Use region point, or a finer recipe.spacing_mm"
+                f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
             )
     return Plan(config=replace(planned, augment=augment, loss=loss), reasons=tuple(reasons), warnings=tuple(warnings))
 
