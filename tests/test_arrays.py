@@ -92,18 +92,18 @@ def test_functions_of_numbers_alone_take_lists():
     assert np.array_equal(
         calibration.probabilities([[0, 1], [2, 3]]), calibration.probabilities(np.array([[0.0, 1], [2, 3]]))
     )
-    assert np.array_equal(calibration.log_odds([[0, 1]]), [[-1, 1]])
+    assert np.array_equal(calibration.class_log_odds([[0, 1]]), [[-1, 1]])
     assert calibration.Calibration().probabilities([[0, 0]]).tolist() == [[0.5, 0.5]]
     assert metrics.macro_recall([[3, 1], [0, 4]]) == 0.875
     assert metrics.macro_f1([[1, 0], [0, 1]]) == 1
-    of_findings = intervals.with_finding_intervals(
+    of_findings = intervals.with_label_intervals(
         [[0, 1], [1, 0]], [[0.2, 0.9], [0.6, 0.1]], called=[[0, 1], [1, 0]], patients=["a", "b"]
     )
     assert of_findings[0]["subset_accuracy"].value == 1
     with pytest.raises(ConfigError, match=r"logits must be an array, .* of numbers, \(n, c\); got float64 of shape"):
-        calibration.log_odds([0.0, 1.0])
+        calibration.class_log_odds([0.0, 1.0])
     with pytest.raises(ConfigError, match="got what is no array"):
-        calibration.log_odds([[0.0], [1.0, 2.0]])
+        calibration.class_log_odds([[0.0], [1.0, 2.0]])
 
 
 def test_class_weights_of_a_list_are_those_of_an_array():

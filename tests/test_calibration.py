@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import metrics
 from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error, reliability
-from hilum.measuring.calibration import Calibration, log_odds, probabilities
+from hilum.measuring.calibration import Calibration, class_log_odds, probabilities
 from hilum.measuring.fitting import HIGHEST_T, LOWEST_T, fit_calibration, fit_temperature
 from hilum.measuring.prevalence import prior_bias, threshold_at
 from hilum.measuring.regression import rising_corners, softmax_regression
@@ -287,8 +287,8 @@ def test_platt_and_temperature_leave_the_auc_as_it_is_and_isotonic_moves_it_by_t
 def test_the_log_odds_of_a_class_are_those_of_its_probability_however_sure():
     logits = np.random.default_rng(0).normal(size=(20, 4)) * 3
     p = probabilities(logits)
-    np.testing.assert_allclose(log_odds(logits), np.log(p / (1 - p)), atol=1e-9)
-    np.testing.assert_allclose(log_odds(np.array([[1e4, 0.0, 0.0]])), [[1e4 - math.log(2), -1e4, -1e4]])
+    np.testing.assert_allclose(class_log_odds(logits), np.log(p / (1 - p)), atol=1e-9)
+    np.testing.assert_allclose(class_log_odds(np.array([[1e4, 0.0, 0.0]])), [[1e4 - math.log(2), -1e4, -1e4]])
 
 
 @pytest.mark.parametrize(

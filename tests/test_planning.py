@@ -69,7 +69,7 @@ def test_points_in_the_table_are_planned_as_points_within_what_the_crops_hold(cr
     assert recipe.outside == "edge"
     assert recipe.grid_extent_mm[0] <= 20
     assert recipe.grid_extent_mm[1] <= 36
-    assert any("nothing is learned from where a crop ends" in reason for reason in made.reasons)
+    assert any("the network cannot learn from where a crop ends" in reason for reason in made.reasons)
 
 
 def test_a_target_that_the_grid_hardly_shows_is_a_warning(crops):

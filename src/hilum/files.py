@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hilum.errors import HilumError
@@ -76,18 +76,36 @@ def write_whole(
     Raises:
         HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
     """
-    if follow or not path.is_symlink():
-        _check_is_file(path)
     if mark:
         check_output(path, mark)
     parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    rights = 0o600 if private else 0o666
+    with (
+        new_file(path, follow=follow) as new,
+        open(new, "xb", opener=lambda name, flags: os.open(name, flags, rights)) as file,
+    ):
+        file.writelines(parts)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
+    """A path beside a file to write its new content to; it replaces the file at the end, if nothing was raised.
+
+    Args:
+        path: The file.
+        follow: Whether a link there is followed, or replaced.
+
+    Raises:
+        HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
+    """
+    if follow or not path.is_symlink():
+        _check_is_file(path)
     try:
         path = path.resolve() if follow and path.is_symlink() else path
         new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
-                file.writelines(parts)
+            yield new
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """``hilum plan``: what a config will take on this machine, before anything is read."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,13 +41,13 @@ class MakePlan:
             named = self.write.suffix.lower() == ".toml"  # hilum train takes any other name for a table
             require(named and not self.write.exists(), "--write", "a new file NAME.toml", self.write)
         num_classes, num_train, num_drawn = _cases(config)
-        outlook = plan_resources(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
+        plan = plan_resources(config, num_classes, num_train, num_drawn=num_drawn, timed=self.time)
         if self.write is not None:
-            if outlook.fits is None:
+            if plan.fits is None:
                 msg = f"{self.config} cannot fit into this machine's memory, so there is nothing to write"
                 raise ConfigError(msg)
-            save(outlook.fits, self.write)
-        print(json.dumps(outlook.as_dict(), indent=2) if self.json else _page(config, outlook))
+            save(plan.fits, self.write)
+        print(json.dumps(plan.as_dict(), indent=2) if self.json else _page(config, plan))
         return 0
 
 
@@ -66,64 +67,70 @@ def _cases(config: RunConfig) -> tuple[int, int | None, int | None]:
     return len(cohort.classes), len(labels), num_draws(labels, config.sampling.method)
 
 
-def _page(config: RunConfig, seen: "ResourcePlan") -> str:
+def _page(config: RunConfig, plan: "ResourcePlan") -> str:
+    lines = [*_network_lines(config, plan), *_memory_lines(config, plan), *_time_lines(config, plan)]
+    return "\n".join(f"{label:<9}{text}" for label, text in lines)
+
+
+def _network_lines(config: RunConfig, plan: "ResourcePlan") -> Iterator[tuple[str, str]]:
+    model, recipe, cost = config.model, config.recipe, plan.cost
+    frozen = f" {cost.trained:,} of them trained," if cost.trained < cost.parameters else ""
+    yield (
+        "network",
+        f"ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
+        f"{cost.parameters:,} parameters,{frozen}",
+    )
+    yield "", f"{_flop(cost.forward_flop)} for each case predicted, {_flop(cost.step_flop)} trained on"
+    has_spacing = recipe.spacing_mm or recipe.extent_mm
+    step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if has_spacing else ""
+    channels = f"{recipe.num_channels} channel{'s' if recipe.num_channels > 1 else ''}"
+    yield "input", f"{' x '.join(map(str, recipe.size))} voxels (z, y, x){step_mm}, {channels}"
+    usable = "its free memory is not known" if plan.usable_bytes is None else f"{_gb(plan.usable_bytes)} may be used"
+    yield "device", f"{plan.device}, {plan.precision}: {usable}"
+
+
+def _memory_lines(config: RunConfig, plan: "ResourcePlan") -> Iterator[tuple[str, str]]:
     from hilum.planning.resource_plan import config_of_a_step
 
-    model, recipe, training, cost = config.model, config.recipe, config.training, seen.cost
-    free = seen.usable_bytes
-    usable = "its free memory is not known" if free is None else f"{_gb(free)} may be used"
-    spacing = recipe.spacing_mm or recipe.extent_mm
-    step_mm = f" of {' x '.join(f'{s:.3g}' for s in recipe.grid_spacing_mm)} mm" if spacing else ""
-    grid, plural = " x ".join(map(str, recipe.size)), "s" if recipe.num_channels > 1 else ""
-    own = seen.own
-    frozen = f" {cost.trained:,} of them trained," if cost.trained < cost.parameters else ""
-    lines = [
-        f"network  ResNet-{model.depth} of width {model.width}, {model.stem} stem, {model.norm} norm: "
-        f"{cost.parameters:,} parameters,{frozen}",
-        f"         {_flop(cost.forward_flop)} for each case predicted, {_flop(cost.step_flop)} trained on",
-        f"input    {grid} voxels (z, y, x){step_mm}, {recipe.num_channels} channel{plural}",
-        f"device   {seen.device}, {seen.precision}: {usable}",
-        "memory   at a time   training   checkpointing   prediction",
-    ]
-    for row in seen.rows:
-        cells = (_cell(n, seen.usable_bytes) for n in (row.training, row.checkpointing, row.prediction))
-        lines.append("         {:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells))
-    batch = config_of_a_step(config, seen.num_train).training.batch_size
-    lines.append(
-        f"config   {batch} cases in a batch, {config.at_once(batch)} at a time: {_gb(own.total)} = "
+    yield "memory", "at a time   training   checkpointing   prediction"
+    for row in plan.rows:
+        cells = (_cell(n, plan.usable_bytes) for n in (row.training, row.checkpointing, row.prediction))
+        yield "", "{:>9}   {:>8}   {:>13}   {:>10}".format(row.cases, *cells)
+    own, batch = plan.own, config_of_a_step(config, plan.num_train).training.batch_size
+    yield (
+        "config",
+        f"{batch} cases in a batch, {config.at_once(batch)} at a time: {_gb(own.total)} = "
         f"weights {_gb(2 * own.weights)} + optimizer {_gb(own.optimizer)} + "
-        f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}"
+        f"the rest {_gb(own.total - 2 * own.weights - own.optimizer)}",
     )
-    if training.micro_batch >= batch:
-        lines.append(
-            f"         training.micro_batch = {training.micro_batch} cuts nothing: a batch is of {batch} cases"
-        )
-    if seen.usable_bytes is not None:
-        lines.append(f"         {_verdict(config, seen)}")
-    if seen.steps is not None:
-        lines.append(
-            f"steps    {seen.num_train} training cases: {seen.steps} step{'s' if seen.steps > 1 else ''} in an epoch"
-        )
+    micro = config.training.micro_batch
+    if micro >= batch:
+        yield "", f"training.micro_batch = {micro} cuts nothing: a batch is of {batch} cases"
+    if plan.usable_bytes is not None:
+        yield "", _verdict(config, plan)
+
+
+def _time_lines(config: RunConfig, plan: "ResourcePlan") -> Iterator[tuple[str, str]]:
+    if plan.steps is None:
+        yield "steps", "not known: the config's table is not there"
     else:
-        lines.append("steps    not known: the config's table is not there")
-    for way, seconds in seen.step_s.items():
-        lines.append(f"time     {seconds:.3g} s for a step, measured ({way})")
-    if seen.epoch_s is not None:
-        whole = _clock(seen.epoch_s * training.epochs)
-        lines.append(
-            f"         {_clock(seen.epoch_s)} for an epoch and {whole} for all {training.epochs}, "
-            "beside loading, augmenting and validating"
-        )
-    return "\n".join(lines)
+        steps = f"{plan.steps} step{'s' if plan.steps > 1 else ''}"
+        yield "steps", f"{plan.num_train} training cases: {steps} in an epoch"
+    for way, seconds in plan.step_s.items():
+        yield "time", f"{seconds:.3g} s for a step, measured ({way})"
+    if plan.epoch_s is not None:
+        epochs = config.training.epochs
+        whole = f"{_clock(plan.epoch_s)} for an epoch and {_clock(plan.epoch_s * epochs)} for all {epochs}"
+        yield "", f"{whole}, beside loading, augmenting and validating"
 
 
-def _verdict(config: RunConfig, seen: "ResourcePlan") -> str:
-    if seen.fits == config:
-        most = f"{seen.largest} cases or more" if seen.more_may_fit else f"at most {seen.largest} cases"
+def _verdict(config: RunConfig, plan: "ResourcePlan") -> str:
+    if plan.fits == config:
+        most = f"{plan.largest} cases or more" if plan.more_may_fit else f"at most {plan.largest} cases"
         return f"that fits; {most} at a time would"
-    if seen.fits is None:
+    if plan.fits is None:
         return "that does not fit, in whatever parts: take a coarser recipe, a smaller model.width or depth"
-    now = seen.fits.training
+    now = plan.fits.training
     settings = [f"training.micro_batch = {now.micro_batch}"] if now.micro_batch != config.training.micro_batch else []
     settings += ["training.checkpointing = true"] if now.checkpointing != config.training.checkpointing else []
     return f"that does not fit; set {' and '.join(settings)}"

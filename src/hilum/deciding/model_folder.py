@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from hilum.deciding.decision import Decisions
 from hilum.deciding.tta import Views
 from hilum.errors import CheckpointError, ConfigError
 from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.weights.file import write_tensors
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
@@ -62,8 +63,7 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
     """Write a model folder; ``model.json`` last, so that a folder with it is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
-    weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    write_whole(folder / _WEIGHTS, save(weights))
+    write_tensors(folder / _WEIGHTS, network.state_dict())
     about = {"format": MODEL_FORMAT, **to_dict(card), "version": version("hilum")}
     write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 

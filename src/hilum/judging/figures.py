@@ -13,8 +13,8 @@ from hilum.measuring.intervals import (
     Figure,
     with_called_intervals,
     with_class_intervals,
-    with_finding_intervals,
     with_intervals,
+    with_label_intervals,
 )
 from hilum.measuring.metrics import confusion_matrix, log_loss
 
@@ -135,7 +135,7 @@ def judge_labels(
 ) -> Judgement:
     """Several labels that do not exclude one another: means over them, then each."""
     called = probs >= np.array(thresholds)
-    over_all, figures = with_finding_intervals(labels, probs, called=called, patients=patients, seed=seed)
+    over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, seed=seed)
     each = tuple(
         Judged(name=name, y=y, p=p, threshold=float(cut), figures=found, log_loss=log_loss(y, p))
         for name, y, p, cut, found in zip(names, labels.T, probs.T, thresholds, figures, strict=True)

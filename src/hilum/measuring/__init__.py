@@ -1,1 +1,1 @@
-"""Measuring: arrays of labels and probabilities to figures with intervals; NumPy only."""
+"""Figures with intervals from arrays of labels and probabilities; NumPy only."""

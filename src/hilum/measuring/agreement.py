@@ -1,4 +1,4 @@
-"""How well probabilities agree with what happened: bins, calibration error and its floor, slope and intercept."""
+"""Agreement of probabilities with outcomes: bins, calibration error and its floor, slope and intercept."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hilum.measuring.metrics import Probs
 from hilum.measuring.regression import softmax_regression
 
 _SMALLEST = float(np.finfo(np.float64).eps)
-"""Probabilities are kept this far from 0 and 1 in a logarithm, as in the metrics."""
+"""Distance of probabilities from 0 and 1 in logarithms, as in the metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +19,9 @@ class Bin:
     """Cases of similar probability.
 
     Attributes:
-        num_cases: How many.
+        num_cases: Number of cases.
         predicted: Their mean probability.
-        observed: The share of them that is positive.
+        observed: Share of positives.
     """
 
     num_cases: int
@@ -30,9 +30,9 @@ class Bin:
 
 
 def reliability(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> tuple[Bin, ...]:
-    """Bins of nearly equally many cases, lowest probabilities first; equal probabilities are never parted.
+    """Bins of nearly equal numbers of cases, lowest probabilities first; equal probabilities share a bin.
 
-    At most ``num_bins``, and so few that there are about 15 cases or more in each.
+    There are at most ``num_bins``, and so few that each has about 15 cases or more.
     """
     y, p = labelled(y, p)
     bin_of, sizes = _bins(p, num_bins)
@@ -45,10 +45,10 @@ def reliability(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> tuple[Bin,
 
 
 def expected_calibration_error(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean distance of predicted from observed share in the bins of ``reliability``, by their cases; nan without cases.
+    """Mean distance of predicted and observed share in the bins of ``reliability``; nan without cases.
 
-    The expected calibration error of Naeini et al. (AAAI 2015) and Guo et al. (ICML 2017), but in bins of equally many
-    cases and not of equal width, most of which would be empty with a rare class. Of more than two classes give it
+    The expected calibration error of Naeini et al. (AAAI 2015) and Guo et al. (ICML 2017), but in bins of equal
+    numbers of cases: of bins of equal width most would be empty with a rare class. For more than two classes pass
     whether the most probable one was right, and its probability. It is never 0: see ``ece_floor``.
 
     Example:
@@ -61,16 +61,16 @@ def expected_calibration_error(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10
 
 
 def ece_floor(p: ArrayLike, *, num_bins: int = 10, num_draws: int = 500, seed: int = 0) -> float:
-    """The calibration error that a perfect model has on average with so few cases; nan without cases.
+    """The mean calibration error of a perfect model on this number of cases; nan without cases.
 
-    Outcomes are drawn with exactly the probabilities p, and binned as they would be. An error near it says nothing
-    against a model.
+    Outcomes are drawn with exactly the probabilities p and binned in the same way. An error near the floor is no
+    evidence against a model.
 
     Args:
         p: The model's probabilities.
         num_bins: As given to ``expected_calibration_error``.
         num_draws: Sets of outcomes.
-        seed: Of their random numbers.
+        seed: Of the outcomes.
     """
     p = real(p, "probabilities")
     rng = np.random.default_rng(seed)
@@ -80,28 +80,28 @@ def ece_floor(p: ArrayLike, *, num_bins: int = 10, num_draws: int = 500, seed: i
 
 
 def calibration_line(y: ArrayLike, p: ArrayLike) -> tuple[float, float]:
-    """Intercept and slope of the logistic regression of what happened on the log odds of p (Cox, Biometrika 1958).
+    """Intercept and slope of the logistic regression of outcomes on the log odds of p (Cox, Biometrika 1958).
 
-    (0, 1) is perfect. A slope below 1: too sure, above 1: too unsure. An intercept below 0, at a slope of 1: too high.
-    Both are nan where no line is the most likely: one class only, probabilities all the same, or some threshold that
-    parts positives from negatives (Albert & Anderson, Biometrika 1984). Beware: of the cases that Platt's fit used,
-    they are (0, 1) up to its smoothing.
+    (0, 1) is perfect. A slope below 1 means too sure, above 1 too unsure; an intercept below 0 at a slope of 1 means
+    too high. Both are nan if the likelihood has no maximum: only one class, equal probabilities, or a threshold that
+    separates positives from negatives (Albert & Anderson, Biometrika 1984). Note that on the cases of Platt's fit
+    they are (0, 1) except for its smoothing.
     """
     y, p = labelled(y, p)
     kept = np.clip(p.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-    log_odds, positive = np.log(kept) - np.log1p(-kept), y == 1
-    above, below = log_odds[positive], log_odds[~positive]
+    odds, positive = np.log(kept) - np.log1p(-kept), y == 1
+    above, below = odds[positive], odds[~positive]
     if not len(above) or not len(below) or below.max() <= above.min() or above.max() <= below.min():
         return math.nan, math.nan
     features = np.zeros((len(y), 2, 2))
-    features[:, 1] = np.stack([np.ones(len(y)), log_odds], axis=1)
+    features[:, 1] = np.stack([np.ones(len(y)), odds], axis=1)
     targets = np.stack([~positive, positive], axis=1).astype(np.float64)
     intercept, slope = softmax_regression(features, targets).tolist()
     return intercept, slope
 
 
 def _bins(p: Probs, num_bins: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " b"]]:
-    """The bin of each case, and how many cases each bin has."""
+    """The bin of each case, and the number of cases in each bin."""
     left = max(1, min(num_bins, len(p) // 15))
     levels, level = np.unique(p, return_inverse=True)
     sizes = np.bincount(level.reshape(-1), minlength=len(levels))
@@ -119,7 +119,7 @@ def _bins(p: Probs, num_bins: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarra
 
 
 def _gap(bin_of: Int[np.ndarray, " n"], sizes: Int[np.ndarray, " b"], missed: Probs) -> float:
-    """Mean over the cases of the distance in their bin, from what each case missed."""
+    """Mean over the cases of the distance in their bin, from each case's outcome minus its probability."""
     if not len(bin_of):
         return math.nan
     return float(np.abs(np.bincount(bin_of, weights=missed, minlength=len(sizes))).sum() / len(bin_of))

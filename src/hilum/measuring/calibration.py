@@ -1,4 +1,4 @@
-"""Logits to probabilities that mean what they say, stated at a prevalence: what a model keeps of its calibration."""
+"""The calibration that a model keeps: it turns logits into probabilities, stated at a prevalence."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,19 +20,19 @@ Logits: TypeAlias = Float[np.ndarray, "n c"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How a model's logits become probabilities: softmax(logits / temperature + bias), or a rising curve.
+    """Turns a model's logits into probabilities: softmax(logits / temperature + bias), or a rising curve.
 
     Attributes:
-        method: How it was found.
-        temperature: The logits are divided by it.
-        bias: Added to the logarithm of each class's probability before they are normalised: to the logits after the
-            division, and to the logarithms of what the curves say. Empty: nothing.
+        method: By which it was fitted.
+        temperature: Divides the logits.
+        bias: Added to the logarithm of each class's probability before normalisation: to the divided logits, or to the
+            logarithms of the curves' values. Empty: nothing.
         curves: Of isotonic calibration: for each class its corners (log odds of the class against the rest in the
             softmax of the plain logits, probability); of two classes, those of the second alone. Linear between
             corners, constant beyond the ends; of more than two classes the probabilities are then normalised.
-        prevalence: Share of each class for which the probabilities are stated: among the cases that fitted it, unless
-            it was restated. Empty: unknown.
-        rule: The sentence that says how it was found.
+        prevalence: Share of each class at which the probabilities are stated: that of the cases on which it was fitted,
+            unless it was restated. Empty: unknown.
+        rule: A sentence about how it was fitted.
     """
 
     method: MethodName = "none"
@@ -48,9 +48,9 @@ class Calibration:
         require(scaled, "calibration.temperature", f"1 with method {self.method}", self.temperature)
         finite = len(self.bias) != 1 and all(map(math.isfinite, self.bias))
         require(finite, "calibration.bias", "empty, or a finite number for each class", self.bias)
-        drawn = bool(self.curves) == (self.method == "isotonic") and len(self.curves) != 2
+        as_many = bool(self.curves) == (self.method == "isotonic") and len(self.curves) != 2
         must = "one for two classes or one for each of more, with method isotonic, and none without"
-        require(drawn, "calibration.curves", must, f"{len(self.curves)} with method {self.method}")
+        require(as_many, "calibration.curves", must, f"{len(self.curves)} with method {self.method}")
         for curve in self.curves:
             rising = all(left[0] < right[0] and left[1] <= right[1] for left, right in pairwise(curve))
             within = bool(curve) and all(math.isfinite(at) and 0 < value < 1 for at, value in curve)
@@ -66,7 +66,7 @@ class Calibration:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes that it is for; None: any number."""
+        """Number of classes that it fits; None: any."""
         return next(iter(self._numbers_of_classes()), None)
 
     def probabilities(self, logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
@@ -82,8 +82,8 @@ class Calibration:
         return softmax(scores + np.array(self.bias)) if self.bias else softmax(scores)
 
     def _on_curves(self, logits: Logits) -> Float64[np.ndarray, "n c"]:
-        """Logarithm of what the curves say of each class."""
-        odds, curves = log_odds(logits), [np.array(curve).T for curve in self.curves]
+        """Logarithms of the curves' values of each class."""
+        odds, curves = class_log_odds(logits), [np.array(curve).T for curve in self.curves]
         if len(curves) == 1:
             second = np.interp(odds[:, 1], *curves[0])
             shares = [1 - second, second]
@@ -92,7 +92,7 @@ class Calibration:
         return np.asarray(np.log(np.stack(shares, axis=1)))
 
     def at(self, prevalence: Shares) -> "Calibration":
-        """The same, stated for cases of which another share is of each class, whose scans look alike within a class.
+        """The calibration at another prevalence, assuming that scans within a class look the same as before.
 
         Odds are multiplied by the ratio of the new to the old odds; see ``hilum.measuring.prevalence``, also for the
         threshold that goes with it. Probabilities of exactly 0 and 1 stay.
@@ -111,8 +111,8 @@ def probabilities(logits: ArrayLike, *, temperature: float = 1.0) -> Float[np.nd
     return softmax(real(logits, "logits", axes=(2,)).astype(np.float64) / temperature)
 
 
-def log_odds(logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
-    """Log odds of each class against the rest in the softmax of the logits; exact however sure they are."""
+def class_log_odds(logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
+    """Log odds of each class against the rest in the softmax of the logits, exact also for very sure logits."""
     wide = real(logits, "logits", axes=(2,)).astype(np.float64)
     if wide.shape[1] == 2:
         second = wide[:, 1] - wide[:, 0]

@@ -1,4 +1,4 @@
-"""Validation cases to the calibration under which they are most likely: temperature, Platt, isotonic."""
+"""Fits temperature, Platt or isotonic calibration on validation logits by maximum likelihood."""
 
 import math
 from typing import Literal
@@ -8,26 +8,25 @@ from jaxtyping import Bool, Float64, Int
 
 from hilum.arrays import ArrayLike, labelled
 from hilum.errors import CohortError
-from hilum.measuring.calibration import Calibration, Logits, log_odds
-from hilum.measuring.metrics import Labels
+from hilum.measuring.calibration import Calibration, Logits, class_log_odds
 from hilum.measuring.regression import rising_corners, softmax_regression
 
 FEWEST_CASES = 30
-"""Fewer validation cases than this cannot tell even a temperature."""
+"""Fewer validation cases do not determine even a temperature."""
 
 FEWEST_OF_A_CLASS = {"none": 0, "temperature": 5, "platt": 5, "isotonic": 30}
-"""Simulated, with a model that tells 0.10 nats (AUC 0.80, a fifth of the cases positive): Platt's fit loses 0.026 of
-them with 3 positives, 0.017 with 5, 0.009 with 10; isotonic 0.037 with 5, 0.024 with 30. An offset of 2 that is left
-alone costs 0.31, so few cases are soon better than none; but 0.10 is what the same probability for everybody loses."""
+"""From a simulation with a model that gains 0.10 nats (AUC 0.80, a fifth of the cases positive): Platt's fit loses
+0.026 of them with 3 positives, 0.017 with 5, 0.009 with 10; isotonic 0.037 with 5, 0.024 with 30. An uncorrected offset
+of 2 costs 0.31, so few cases are better than none; the same probability for every case costs 0.10."""
 
 LOWEST_T, HIGHEST_T = 0.25, 5.0
-"""A temperature outside says that the validation part is too small or too easy to fit one."""
+"""A temperature outside these bounds means that the validation part is too small or too easy to fit one."""
 
 _HIGHEST_SLOPE = 1000.0
-"""Of Platt: LDAM's logits need 30 and a little more or less; logits that differ by rounding alone stay equal."""
+"""Of Platt's fit: LDAM's logits need about 30; logits that differ only by rounding must not be separated."""
 
 _LEAST_SPREAD = 0.01
-"""Of Platt's log odds (root of their mean square): ranks are kept where the validation cases contradict them."""
+"""Of Platt's log odds (root of their mean square): ranks are kept even if the validation cases contradict them."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -35,21 +34,21 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 def fit_calibration(
     logits: ArrayLike, labels: ArrayLike, *, method: Literal["none", "temperature", "platt", "isotonic"]
 ) -> Calibration:
-    """The calibration under which validation cases are most likely; they must not have been trained on.
+    """The calibration with the greatest likelihood on validation cases, which must not have been trained on.
 
     temperature
-        One factor: for a model that is too sure or too unsure. See ``fit_temperature``.
+        One factor, for a model that is too sure or too unsure. See ``fit_temperature``.
     platt
-        A positive factor and an offset for each class: also for one that learned from other shares of the classes.
-        Of two classes it is Platt's sigmoid (1999) on the difference of the logits, of more the bias-corrected
+        A positive factor and an offset for each class, also for a model trained on other shares of the classes.
+        For two classes it is Platt's sigmoid (1999) on the difference of the logits, for more the bias-corrected
         temperature of Alexandari, Kundaje, Shrikumar (arXiv:1901.06852).
     isotonic
-        Any rising curve, by pooling adjacent violators (Zadrozny & Elkan, KDD 2002); of more than two classes one for
-        each against the rest, normalised. Cases may become ties; of two classes their order never turns.
+        Any rising curve, by pooling adjacent violators (Zadrozny & Elkan, KDD 2002); for more than two classes one for
+        each against the rest, normalised. Cases may become ties; with two classes their order is never reversed.
 
-    The targets of platt and isotonic are not 0 and 1 but Platt's, so that a small part without errors makes no model
-    sure of itself: among c classes a case of a class with n cases counts (n + 1) / (n + c) for its own class and
-    1 / (n + c) for each other, as if one case of each had been seen more (Lin, Lin, Weng 2007 for c = 2).
+    The targets of platt and isotonic are not 0 and 1 but Platt's, so that a small part without errors does not make
+    the model too sure: among c classes a case of a class with n cases counts (n + 1) / (n + c) for its own class and
+    1 / (n + c) for each other, as if there were one more case of each (Lin, Lin, Weng 2007 for c = 2).
 
     Args:
         logits: Of validation cases.
@@ -58,7 +57,7 @@ def fit_calibration(
 
     Raises:
         CohortError: If there are too few cases, of all (30) or of a class (5; 30 for isotonic), a logit is
-            not finite or a label is none of the classes.
+            not finite or a label is not one of the classes.
     """
     if method == "none":
         return Calibration()
@@ -81,7 +80,7 @@ def fit_calibration(
         temperature, bias = _fit_platt(logits.astype(np.float64), targets)
         rule = f"temperature {temperature:.3g} and offsets {', '.join(f'{b:+.3g}' for b in bias)} (Platt), {on}"
         return Calibration(method=method, temperature=temperature, bias=bias, prevalence=prevalence, rule=rule)
-    odds = log_odds(logits)
+    odds = class_log_odds(logits)
     curves = tuple(rising_corners(odds[:, k], _smoothed(labels == k)) for k in ([1] if c == 2 else range(c)))
     return Calibration(method=method, curves=curves, prevalence=prevalence, rule=f"rising curve (isotonic), {on}")
 
@@ -89,7 +88,7 @@ def fit_calibration(
 def _fit_platt(
     logits: Float64[np.ndarray, "n c"], targets: Float64[np.ndarray, "n c"]
 ) -> tuple[float, tuple[float, ...]]:
-    """Temperature and bias of greatest likelihood; the loss is convex, so a slope out of bounds ends at the bound."""
+    """Temperature and bias of greatest likelihood; the loss is convex, so a slope out of bounds is set to the bound."""
     num_classes = logits.shape[1]
     centred = logits - logits.mean(1, keepdims=True)
     middle = centred.mean(0)
@@ -104,8 +103,8 @@ def _fit_platt(
     return 1 / slope, tuple((bias - bias.mean()).tolist())
 
 
-def _counts(logits: Logits, labels: Labels) -> Int[np.ndarray, " c"]:
-    """Cases of each class, once logits and labels are seen to fit together."""
+def _counts(logits: Logits, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
+    """Cases of each class, after checking that logits and labels fit together."""
     num_classes = logits.shape[1]
     if len(labels) != len(logits) or num_classes < 2:
         got = f"{len(labels)} labels, logits of shape {logits.shape}"
@@ -127,11 +126,11 @@ def _smoothed(positive: Bool[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature under which validation labels are most likely (Guo et al., ICML 2017).
+    """The temperature of greatest likelihood on validation cases (Guo et al., ICML 2017).
 
-    The mean negative log likelihood is convex in 1 / T, so it has one valley in log T, which golden sections find to
-    six digits. It lies between 0.25 and 5: a small validation part that happens to be perfectly separated must not
-    make the model sure of itself.
+    The mean negative log likelihood is convex in 1 / T, so it has one minimum in log T, which golden section finds to
+    six digits. It is limited to 0.25 to 5: a small validation part that happens to be perfectly separated must not
+    make the model too sure.
 
     Raises:
         CohortError: If there are no cases, or a logit is not finite.
@@ -158,6 +157,6 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     best = (low + high) / 2
     ends = {value: loss(value) for value in (math.log(LOWEST_T), best, math.log(HIGHEST_T), 0.0)}
     lowest = min(ends.values())
-    if ends[0.0] <= lowest + 1e-12:  # a flat valley: leave the logits alone
+    if ends[0.0] <= lowest + 1e-12:  # a flat minimum: keep the logits
         return 1.0
     return math.exp(min(ends, key=lambda value: ends[value]))

@@ -1,10 +1,10 @@
-"""Figures with 95 % intervals that respect that cases of one patient are alike.
+"""Figures with 95 % intervals that account for the correlation of cases of one patient.
 
 Patients, not cases, are resampled. The interval is normal on the logit scale, with the standard error of the
 bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
-91.6 to 93.3 % (simulated at AUC 0.95). Where a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
-is Wilson's (JASA 22, 1927), with the number of patients that the figure rests on as its n: those with a positive for
-sensitivity, those with a case decided positive for the positive predictive value, the fewer of the two for AUC.
+91.6 to 93.3 % (simulated at AUC 0.95). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
+is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
+those with a case decided positive for the positive predictive value, the smaller class for AUC.
 """
 
 import math
@@ -18,7 +18,6 @@ from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, who
 from hilum.errors import CohortError
 from hilum.measuring.metrics import (
     Figures,
-    Labels,
     Probs,
     ap_from,
     auc_from,
@@ -35,20 +34,21 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 _LARGEST_BLOCK = 4_000_000
-"""Resampled weights held at one time; bounds the memory for large cohorts."""
+"""Resampled weights in memory at a time, for large cohorts."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
-"""Figures of which the mean over the findings is given."""
+"""Figures whose mean over the labels is reported."""
 
-Resample = Float[np.ndarray, "b n"]
+Resamples = Float[np.ndarray, "b n"]
+"""For each resample the number of times that each case is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure and its 95 % interval; all nan where it does not exist.
+    """A figure and its 95 % interval; all nan if it does not exist.
 
     Attributes:
-        value: On the cases as they are.
+        value: On all cases.
         low: Lower end.
         high: Upper end.
     """
@@ -64,7 +64,7 @@ class Figure:
 def with_intervals(
     y: ArrayLike, p: ArrayLike, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
-    """Figures of a classifier of two classes, a case being decided positive at ``p >= threshold``.
+    """Figures of a classifier of two classes that decides positive at ``p >= threshold``.
 
     Args:
         y: 1 where positive.
@@ -82,23 +82,17 @@ def with_intervals(
 
 
 def with_called_intervals(
-    y: ArrayLike,
-    p: ArrayLike,
-    *,
-    called: ArrayLike,
-    patients: Sequence[str],
-    seed: int = 0,
-    num_resamples: int = 2000,
+    y: ArrayLike, p: ArrayLike, *, called: ArrayLike, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
-    """The figures of ``with_intervals`` where cases are called positive by some other rule than one threshold."""
+    """The figures of ``with_intervals`` for decisions that were not made by one threshold."""
     y, p = labelled(y, p)
-    index = _patient_index(patients, len(y))
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
-    return {name: _interval(one) for name, one in _of_two(y, p, yes, index, seed, num_resamples).items()}
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    return {name: _interval(one) for name, one in _binary_figures(y, p, yes, bootstrap).items()}
 
 
-def with_finding_intervals(
+def with_label_intervals(
     y: ArrayLike,
     probs: ArrayLike,
     *,
@@ -107,48 +101,41 @@ def with_finding_intervals(
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> tuple[dict[str, Figure], tuple[dict[str, Figure], ...]]:
-    """Figures over findings that do not exclude one another, and of each finding on its own.
+    """Mean figures over the labels of a multi-label classifier, and the figures of each label.
 
-    The same patients are resampled for all findings. A mean over the findings does not exist where one of them has no
-    such figure.
+    The same patients are resampled for all labels. A mean does not exist if one of the labels has no such figure.
 
     Args:
-        y: 1 where a finding is present.
-        probs: That it is.
-        called: Whether it is called.
+        y: 1 where a label is present.
+        probs: Probability that it is.
+        called: Whether it is decided to be.
         patients: Patient of each case.
         seed: Of the bootstrap.
         num_resamples: Of the patients.
 
     Returns:
-        The means over the findings macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
-        subset_accuracy, the share of the cases of which every finding is decided rightly; then, of each finding, the
-        figures of ``with_intervals``.
+        The means over the labels macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
+        subset_accuracy, the share of the cases with correct decisions on all labels; then the figures of
+        ``with_intervals`` for each label.
     """
-    y, probs, called = (
-        whole(y, "labels", axes=(2,)),
-        real(probs, "probabilities", axes=(2,)),
-        flags(called, "decisions", axes=(2,)),
-    )
-    index = _patient_index(patients, len(y))
-    each = [_of_two(*columns, index, seed, num_resamples) for columns in zip(y.T, probs.T, called.T, strict=True)]
-    drawn = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
+    y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
+    called = flags(called, "decisions", axes=(2,))
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    each = [_binary_figures(*columns, bootstrap) for columns in zip(y.T, probs.T, called.T, strict=True)]
+    means = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
     right = ((y == 1) == called).all(axis=1).astype(np.float64)
-    drawn |= _bootstrap(
+    means |= bootstrap.resample(
         lambda weights: {"subset_accuracy": ratio(weights @ right, weights.sum(-1))},
-        index,
-        {"subset_accuracy": int(index.max()) + 1},
-        seed,
-        num_resamples,
+        {"subset_accuracy": bootstrap.num_patients},
     )
-    by_finding = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
-    return {name: _interval(one) for name, one in drawn.items()}, by_finding
+    by_label = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
+    return {name: _interval(one) for name, one in means.items()}, by_label
 
 
 def with_class_intervals(
     y: ArrayLike, probs: ArrayLike, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
-    """Figures of a classifier of any number of classes, a case being decided for its most probable class.
+    """Figures of a classifier of any number of classes that decides for the most probable one.
 
     Returns:
         accuracy, balanced_accuracy, macro_auc (each class against the rest) and macro_f1.
@@ -160,7 +147,7 @@ def with_class_intervals(
     cells = np.eye(num_classes**2)[y * num_classes + decided]
     right = (decided == y).astype(np.float64)
 
-    def figures(weights: Resample) -> dict[str, Figures]:
+    def figures(weights: Resamples) -> dict[str, Figures]:
         matrix = (weights @ cells).reshape(-1, num_classes, num_classes)
         return {
             "accuracy": ratio(weights @ right, weights.sum(-1)),
@@ -169,15 +156,15 @@ def with_class_intervals(
             "macro_f1": macro_f1(matrix),
         }
 
-    index = _patient_index(patients, len(y))
-    rarest = min(_count(index, y == k) for k in range(num_classes))
-    rests_on = {"balanced_accuracy": rarest, "macro_auc": rarest, "macro_f1": rarest, "accuracy": int(index.max()) + 1}
-    drawn = _bootstrap(figures, index, rests_on, seed, num_resamples)
-    return {name: _interval(one) for name, one in drawn.items()}
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    rarest = min(bootstrap.count(y == k) for k in range(num_classes))
+    rests_on = dict.fromkeys(("balanced_accuracy", "macro_auc", "macro_f1"), rarest)
+    resampled = bootstrap.resample(figures, rests_on | {"accuracy": bootstrap.num_patients})
+    return {name: _interval(one) for name, one in resampled.items()}
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that rests on n independent observations."""
+    """Wilson's 95 % interval of a share of n independent observations."""
     if n < 1 or math.isnan(value):
         return math.nan, math.nan
     centre = (value + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
@@ -186,10 +173,10 @@ def wilson(value: float, n: int) -> tuple[float, float]:
 
 
 def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: float = 0.85) -> float:
-    """Half of the 95 % interval that an AUC will have, before any model is trained.
+    """Expected half width of the 95 % interval of an AUC, before any model is trained.
 
     Hanley & McNeil, "The meaning and use of the area under a ROC curve", Radiology 143 (1982), with their
-    exponential approximation of Q1 and Q2. It counts independent cases: give numbers of patients.
+    exponential approximation of Q1 and Q2. It assumes independent cases: pass numbers of patients.
     """
     if num_positives < 1 or num_negatives < 1:
         return math.nan
@@ -198,30 +185,58 @@ def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: floa
     return Z95 * math.sqrt(variance / (num_positives * num_negatives))
 
 
-def _patient_index(patients: Sequence[str], num_cases: int) -> Int[np.ndarray, " n"]:
-    if num_cases == 0 or len(patients) != num_cases:
-        msg = f"figures need at least one case and a patient for each, got {num_cases} cases, {len(patients)} patients"
-        raise CohortError(msg)
-    return np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resampled:
+    """A figure, its values on the resamples, and the number of patients on which it rests."""
+
+    value: float
+    resampled: Float[np.ndarray, " b"]
+    rests_on: int
 
 
-def _count(index: Int[np.ndarray, " n"], rows: Bool[np.ndarray, " n"]) -> int:
-    """Number of different patients in some of the rows."""
-    return len(np.unique(index[rows]))
+class _Bootstrap:
+    """Resamples patients; the resamples depend only on the seed and the patients."""
+
+    def __init__(self, patients: Sequence[str], num_cases: int, seed: int, num_resamples: int) -> None:
+        if num_cases == 0 or len(patients) != num_cases:
+            got = f"{num_cases} cases, {len(patients)} patients"
+            msg = f"figures need at least one case and a patient for each, got {got}"
+            raise CohortError(msg)
+        self.index = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+        self.num_patients = int(self.index.max()) + 1
+        self.seed, self.num_resamples = seed, num_resamples
+
+    def count(self, rows: Bool[np.ndarray, " n"]) -> int:
+        """Number of different patients in some of the cases."""
+        return len(np.unique(self.index[rows]))
+
+    def resample(
+        self, figures: Callable[[Resamples], dict[str, Figures]], rests_on: dict[str, int]
+    ) -> dict[str, _Resampled]:
+        """Figures on all cases and on the resamples."""
+        rng, shares = generator(self.seed, "bootstrap"), np.full(self.num_patients, 1 / self.num_patients)
+        block = max(1, _LARGEST_BLOCK // len(self.index))
+        blocks = []
+        for start in range(0, self.num_resamples, block):
+            times = rng.multinomial(self.num_patients, shares, size=min(block, self.num_resamples - start))
+            blocks.append(figures(times[:, self.index].astype(np.float64)))
+        return {
+            name: _Resampled(
+                value=float(np.squeeze(value)),
+                resampled=np.concatenate([one[name] for one in blocks]),
+                rests_on=rests_on[name],
+            )
+            for name, value in figures(np.ones((1, len(self.index)))).items()
+        }
 
 
-def _of_two(
-    y: Labels,
-    p: Probs,
-    called: Bool[np.ndarray, " n"],
-    index: Int[np.ndarray, " n"],
-    seed: int,
-    num_resamples: int,
-) -> "dict[str, _Drawn]":
+def _binary_figures(
+    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: _Bootstrap
+) -> dict[str, _Resampled]:
     p = p.astype(np.float64)
     squares = np.square(p - (y == 1))
 
-    def figures(weights: Resample) -> dict[str, Figures]:
+    def figures(weights: Resamples) -> dict[str, Figures]:
         table = confusion(y, called, weights=weights)
         tps, fps = ranked_counts(y, p, weights=weights)
         return {
@@ -237,74 +252,33 @@ def _of_two(
             "brier": ratio(weights @ squares, weights.sum(-1)),
         }
 
-    everyone, positive, negative = len(np.unique(index)), _count(index, y == 1), _count(index, y != 1)
-    rests_on = {
-        "accuracy": everyone,
-        "auc": min(positive, negative),
-        "average_precision": positive,
-        "sensitivity": positive,
-        "specificity": negative,
-        "ppv": _count(index, called),
-        "npv": _count(index, ~called),
-        "balanced_accuracy": min(positive, negative),
-        "f1": positive,
-        "brier": everyone,
-    }
-    return _bootstrap(figures, index, rests_on, seed, num_resamples)
+    positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
+    rests_on = dict.fromkeys(("accuracy", "brier"), bootstrap.num_patients)
+    rests_on |= dict.fromkeys(("auc", "balanced_accuracy"), min(positive, negative))
+    rests_on |= dict.fromkeys(("average_precision", "sensitivity", "f1"), positive)
+    rests_on |= {"specificity": negative, "ppv": bootstrap.count(called), "npv": bootstrap.count(~called)}
+    return bootstrap.resample(figures, rests_on)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """A figure, the same of each resample, and the number of patients that it rests on."""
-
-    value: float
-    resampled: Float[np.ndarray, " b"]
-    rests_on: int
-
-
-def _mean_of(each: "Sequence[_Drawn]") -> "_Drawn":
-    """The mean of figures of the same resamples; it rests on as many patients as the one that rests on the fewest."""
-    return _Drawn(
+def _mean_of(each: Sequence[_Resampled]) -> _Resampled:
+    """The mean of figures on the same resamples; it rests on as few patients as the figure with the fewest."""
+    return _Resampled(
         value=float(np.mean([one.value for one in each])),
         resampled=np.mean([one.resampled for one in each], axis=0),
         rests_on=min(one.rests_on for one in each),
     )
 
 
-def _bootstrap(
-    figures: Callable[[Resample], dict[str, Figures]],
-    index: Int[np.ndarray, " n"],
-    rests_on: dict[str, int],
-    seed: int,
-    num_resamples: int,
-) -> dict[str, _Drawn]:
-    """The same seed and patients give the same resamples, whatever the figures."""
-    values = figures(np.ones((1, len(index))))
-    num_patients = int(index.max()) + 1
-    rng = generator(seed, "bootstrap")
-    block = max(1, _LARGEST_BLOCK // len(index))
-    drawn: dict[str, list[Figures]] = {name: [] for name in values}
-    for start in range(0, num_resamples, block):
-        rows = min(block, num_resamples - start)
-        times = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=rows)
-        for name, resampled in figures(times[:, index].astype(np.float64)).items():
-            drawn[name].append(resampled)
-    return {
-        name: _Drawn(value=float(np.squeeze(value)), resampled=np.concatenate(drawn[name]), rests_on=rests_on[name])
-        for name, value in values.items()
-    }
-
-
-def _interval(drawn: _Drawn) -> Figure:
-    """Normal on the logit scale with the bootstrap's standard error, or Wilson's where that says nothing."""
-    value = drawn.value
+def _interval(figure: _Resampled) -> Figure:
+    """The interval: normal on the logit scale with the bootstrap's standard error, or Wilson's without a spread."""
+    value = figure.value
     if math.isnan(value):
         return Figure(value=value, low=math.nan, high=math.nan)
-    defined = drawn.resampled[np.isfinite(drawn.resampled)]
-    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(drawn.resampled) // 2) else 0.0
+    defined = figure.resampled[np.isfinite(figure.resampled)]
+    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(figure.resampled) // 2) else 0.0
     inner = 1e-12 < value < 1 - 1e-12
     if not inner or error < 1e-12:
-        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), drawn.rests_on)
+        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), figure.rests_on)
         return Figure(value=value, low=low, high=high)
     logit = math.log(value / (1 - value))
     half = min(Z95 * error / (value * (1 - value)), 500.0)

@@ -1,6 +1,6 @@
-"""Labels and probabilities to figures; each takes weights, so that a resample is only another set of weights.
+"""Figures of a classifier; all take weights of the cases, so that a resample is just another set of weights.
 
-A figure whose denominator is zero does not exist, and is nan, never 0. Definitions as in Fawcett, "An introduction to
+A figure with a denominator of zero does not exist: it is nan, never 0. Definitions as in Fawcett, "An introduction to
 ROC analysis", Pattern Recognition Letters 27 (2006), and in scikit-learn, unless a docstring says otherwise.
 """
 
@@ -12,20 +12,18 @@ from jaxtyping import Float, Int
 
 from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 
-Labels: TypeAlias = Int[np.ndarray, " n"]
 Probs: TypeAlias = Float[np.ndarray, " n"]
 ClassProbs: TypeAlias = Float[np.ndarray, "n c"]
-Weights: TypeAlias = Float[np.ndarray, " n"]
 Figures: TypeAlias = float | Float[np.ndarray, "..."]
-"""One figure, or one for each of many sets of weights."""
+"""One figure, or one for each set of weights."""
 
 _SMALLEST = float(np.finfo(np.float64).eps)
-"""Probabilities are kept this far from 0 and 1 in a logarithm, as in scikit-learn."""
+"""Distance of probabilities from 0 and 1 in logarithms, as in scikit-learn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """How many cases of two classes were decided how; sums of weights, for one set of weights or many.
+    """Counts of decisions on two classes, as sums of weights, for one or several sets of weights.
 
     Attributes:
         tn: Negatives decided negative.
@@ -41,7 +39,7 @@ class Confusion:
 
     @property
     def accuracy(self) -> Figures:
-        """Share of the cases that are decided rightly."""
+        """Share of correct decisions."""
         return ratio(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn)
 
     @property
@@ -51,17 +49,17 @@ class Confusion:
 
     @property
     def specificity(self) -> Figures:
-        """Share of the negatives that are left alone."""
+        """Share of the negatives that are decided negative."""
         return ratio(self.tn, self.tn + self.fp)
 
     @property
     def ppv(self) -> Figures:
-        """Share of the cases decided positive that are; also called precision. True for this prevalence only."""
+        """Share of true positives among positive decisions, also called precision; it depends on the prevalence."""
         return ratio(self.tp, self.tp + self.fp)
 
     @property
     def npv(self) -> Figures:
-        """Share of the cases decided negative that are. True for this prevalence only."""
+        """Share of true negatives among negative decisions; it depends on the prevalence."""
         return ratio(self.tn, self.tn + self.fn)
 
     @property
@@ -76,7 +74,7 @@ class Confusion:
 
 
 def ratio(part: Figures, whole: Figures) -> Figures:
-    """Part by whole; nan where the whole is nothing."""
+    """Part divided by whole; nan if the whole is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         figures = np.where(np.asarray(whole) > 0, np.divide(part, whole), np.nan)
     return figures if figures.ndim else float(figures)
@@ -185,7 +183,7 @@ def _mean(values: Probs, weights: ArrayLike | None) -> float:
     return float(ratio(known @ values, known.sum()))
 
 
-def _weights(weights: ArrayLike | None) -> Weights | None:
+def _weights(weights: ArrayLike | None) -> Probs | None:
     return None if weights is None else real(weights, "weights")
 
 
@@ -198,14 +196,14 @@ def confusion_matrix(y: ArrayLike, decided: ArrayLike, *, num_classes: int) -> I
 
 
 def macro_recall(matrix: ArrayLike) -> Figures:
-    """Mean over the classes of the share found: balanced accuracy. nan if a class has no cases."""
+    """Mean recall of the classes: balanced accuracy. nan if a class has no cases."""
     matrix = real(matrix, "a confusion matrix", axes=(2, 3))
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     return _average(ratio(diagonal, matrix.sum(-1).astype(np.float64)))
 
 
 def macro_f1(matrix: ArrayLike) -> Figures:
-    """Mean of the classes' F1. nan if a class is neither there nor ever decided."""
+    """Mean of the classes' F1. nan if a class has neither cases nor decisions."""
     matrix = real(matrix, "a confusion matrix", axes=(2, 3))
     diagonal = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     return _average(ratio(2 * diagonal, (matrix.sum(-1) + matrix.sum(-2)).astype(np.float64)))

@@ -1,4 +1,4 @@
-"""What another share of the classes does to probabilities and thresholds, and what weights and sampling did."""
+"""Restates probabilities and thresholds at another prevalence, and undoes class weights and sampling."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def check_shares(shares: Shares, what: str) -> None:
 
 
 def log_shift(*, of: Shares, to: Shares) -> Shares:
-    """What is added to the log probability of each class when its share becomes another, before they are normalised.
+    """What to add to the log probability of each class, before normalisation, if the shares of the classes change.
 
     Only the shares change, not what the scans of a class look like ("label shift"): then the odds of two classes are
     multiplied by the ratio of their new to their old odds (Saerens, Latinne, Decaestecker, Neural Computation 2002).
@@ -36,11 +36,11 @@ def log_shift(*, of: Shares, to: Shares) -> Shares:
 
 
 def threshold_at(threshold: float, *, of: Shares, to: Shares) -> float:
-    """The threshold that decides every case as before, once the probabilities are stated at another prevalence.
+    """The threshold that decides every case as before, after the probabilities are restated at another prevalence.
 
     Args:
         threshold: Of the probability of the second of two classes. 0 and 1 stay.
-        of: Shares that the probabilities stand for: of the negatives, of the positives.
+        of: Shares at which the probabilities are stated: of the negatives, of the positives.
         to: The new ones.
 
     Raises:
@@ -64,19 +64,19 @@ def prior_bias(
     draws: Sequence[int | float] = (),
     tau: float = 0.0,
 ) -> tuple[float, ...]:
-    """What is added to logits to undo class weights, sampling or logit adjustment; sums to 0.
+    """What to add to logits to undo class weights, sampling or logit adjustment; sums to 0.
 
     A network that minimises cross entropy learns log p(x | c) + log of the share of class c in what it saw. With n_c
     cases, drawn r_c times in an epoch, each weighing w_c, that share is proportional to w_c r_c and not to n_c: the
-    offset is log n_c - log(w_c r_c). Logit adjustment (Menon et al. 2021, arXiv:2007.07314) takes tau log(n_c / N)
-    out of the logits, which is given back.
+    offset is log n_c - log(w_c r_c). Logit adjustment (Menon et al. 2021, arXiv:2007.07314) removes tau log(n_c / N)
+    from the logits, which is added again.
 
-    It holds for cross entropy, weighted or logit-adjusted, only: its minimum is the posterior probability. Focal,
-    poly-1, LDAM, asymmetric, Dice, Tversky and combined losses have theirs elsewhere, by an amount that depends on
-    the probability itself, so no constant undoes them. It holds for weights that multiply each case's loss before a
-    mean over cases, as in Hilum's training. A mean over the weights of each small batch is not that: among 8 cases with
+    It holds only for cross entropy, weighted or logit-adjusted, whose minimum is the posterior probability. Focal,
+    poly-1, LDAM, asymmetric, Dice, Tversky and combined losses have other minima, by an amount that depends on the
+    probability itself, so no constant undoes them. It holds for weights that multiply each case's loss before a
+    mean over cases, as in Hilum's training, not for a mean over the weights of each small batch: among 8 cases with
     10 % positives, weights of 9 to 1 act like 5.0 to 1; alone in its batch a case weighs the same whatever its class.
-    And it trusts the network to have reached its minimum, which a fit on validation cases need not.
+    And it assumes that the network has reached its minimum; a fit on validation cases does not.
 
     Args:
         counts: Training cases of each class.

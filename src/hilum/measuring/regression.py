@@ -1,11 +1,11 @@
-"""The two fits behind calibration: a softmax regression by Newton's method, and the best rising curve."""
+"""The two fits behind calibration: softmax regression by Newton's method, and isotonic regression."""
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 _MOST_STEPS = 200
 _SMALL = 1e-9
-"""Twice what a Newton step still lowers the loss, in nats: from here on a full step is safe, and the last."""
+"""Twice the decrease of the loss by a Newton step, in nats, at which a full step is safe and the last one."""
 
 
 def softmax(scores: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
@@ -20,15 +20,15 @@ def softmax_regression(
     *,
     offset: Float64[np.ndarray, "n c"] | float = 0.0,
 ) -> Float64[np.ndarray, " k"]:
-    """The k coefficients under which the targets are most likely, for scores = offset + features @ coefficients.
+    """The k coefficients of greatest likelihood for scores = offset + features @ coefficients.
 
-    The loss is convex: Newton's method with halved steps finds its minimum from 0. There must be one: with targets
+    The loss is convex: Newton's method with halved steps finds its minimum from 0. A minimum must exist: with targets
     of exactly 0 and 1, the classes must overlap. A feature that never varies keeps the coefficient 0.
 
     Args:
         features: Of each case, for each class.
         targets: Probability of each class; rows sum to 1.
-        offset: A part of the scores that is given.
+        offset: A fixed part of the scores.
     """
 
     def loss(of: Float64[np.ndarray, " k"]) -> float:
@@ -42,7 +42,7 @@ def softmax_regression(
         gradient = np.einsum("nc,nck->k", probs - targets, features)
         around = features - np.einsum("nc,nck->nk", probs, features)[:, None, :]
         curvature = np.einsum("nc,nck,ncl->kl", probs, around, around)
-        ridge = 1e-12 * (np.trace(curvature) + 1)  # turns the step a little where all is sure, never the minimum
+        ridge = 1e-12 * (np.trace(curvature) + 1)  # changes the step a little if all cases are sure, never the minimum
         step = np.linalg.solve(curvature + ridge * np.eye(len(found)), gradient)
         gain = float(gradient @ step)
         if gain < _SMALL:
@@ -55,11 +55,11 @@ def softmax_regression(
 
 
 def rising_corners(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float], ...]:
-    """Corners (x, value) of the rising curve with the least squared distance to y, by pooling adjacent violators.
+    """Corners (x, value) of the rising curve with the least squared distance to y, by pool adjacent violators.
 
-    Equal x are one point with the mean of their y. Where neighbours fall, they are pooled to a block of one value
-    (Ayer et al. 1955; Barlow et al. 1972); a block has one corner at each end, or one if it is a single x. Between
-    blocks the curve is meant to be linear, beyond the ends constant, as in scikit-learn.
+    Equal x are one point with the mean of their y. Falling neighbours are pooled to a block of one value
+    (Ayer et al. 1955; Barlow et al. 1972); a block has one corner at each end, or one if it is a single x. The curve
+    is linear between blocks and constant beyond the ends, as in scikit-learn.
     """
     levels, level = np.unique(x, return_inverse=True)
     sizes = np.bincount(level.reshape(-1), minlength=len(levels))

@@ -1,4 +1,4 @@
-"""Validation probabilities to the one threshold at which a case is decided positive, frozen from then on."""
+"""Chooses the threshold at which a case is decided positive, from validation probabilities."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from hilum.settings.run import DecisionConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """Where positive begins, and why.
+    """A threshold, and the rule that chose it.
 
     Attributes:
         value: A case is positive at ``p >= value``, p in double precision.
-        rule: In words.
-        sensitivity: On the cases that chose it; on others it will be a little worse.
-        specificity: On the cases that chose it.
+        rule: A description of the rule and the cases.
+        sensitivity: On the cases from which it was chosen; on others it will be a little lower.
+        specificity: On the cases from which it was chosen.
     """
 
     value: float
@@ -31,18 +31,18 @@ class Threshold:
 def choose_threshold(y: ArrayLike, p: ArrayLike, *, rule: DecisionConfig) -> Threshold:
     """Choose the threshold by a rule.
 
-    Candidates lie midway between neighbouring probabilities, so that a last bit decides nothing, and midway between
-    0 and the lowest, where every case is positive. Of equally good candidates the one with the higher sensitivity is
-    taken. A demand on sensitivity takes the highest specificity that keeps it, and the other way round.
+    Candidates lie midway between neighbouring probabilities, so that rounding decides nothing, and midway between
+    0 and the lowest, so that every case is positive. Of equally good candidates the one with the higher sensitivity is
+    taken. With a required sensitivity the highest specificity is taken, and the other way round.
 
     Args:
         y: 1 where positive.
         p: Probability of the positive class, calibrated as it will be in use.
-        rule: And the demand that goes with it.
+        rule: With its required value.
 
     Raises:
         CohortError: If the cases are of one class only.
-        ConfigError: If the demand can only be met by deciding all cases alike.
+        ConfigError: If the requirement can only be met by deciding all cases alike.
     """
     y, p = labelled(y, p)
     num_positives = int(np.sum(y == 1))
@@ -56,7 +56,7 @@ def choose_threshold(y: ArrayLike, p: ArrayLike, *, rule: DecisionConfig) -> Thr
     best = _best(sensitivity, specificity, 2 * tps / (tps + fps + tps[-1]), rule)
     return Threshold(
         value=float(values[best]),
-        rule=f"{_in_words(rule)}, on {len(y)} validation cases with {num_positives} positives",
+        rule=f"{_describe(rule)}, on {len(y)} validation cases with {num_positives} positives",
         sensitivity=float(sensitivity[best]),
         specificity=float(specificity[best]),
     )
@@ -67,7 +67,7 @@ def _candidates(p: Probs) -> Float[np.ndarray, " k"]:
     levels = np.unique(p)[::-1]
     below = np.append(levels[1:], 0.0)
     middle = (levels + below) / 2
-    return np.where((middle > below) | (levels == below), middle, levels)  # two neighbours in double precision
+    return np.where((middle > below) | (levels == below), middle, levels)  # adjacent double-precision numbers
 
 
 def _best(
@@ -80,11 +80,11 @@ def _best(
         return _last_highest(sensitivity + specificity)
     if rule.rule == "f1":
         return _last_highest(f1)
-    demanded, other = (sensitivity, specificity) if rule.rule == "sensitivity" else (specificity, sensitivity)
-    meets = (demanded >= rule.at - 1e-12) & (other > 0)
+    required, other = (sensitivity, specificity) if rule.rule == "sensitivity" else (specificity, sensitivity)
+    meets = (required >= rule.at - 1e-12) & (other > 0)
     if not meets.any():
         other_name = "specificity" if rule.rule == "sensitivity" else "sensitivity"
-        useful = demanded[other > 0]
+        useful = required[other > 0]
         reached = f"at most {useful.max():.3f}" if len(useful) else f"no {other_name}"
         msg = f"decision.at must be a {rule.rule} that leaves any {other_name}, got {rule.at}; here {reached}"
         raise ConfigError(msg)
@@ -92,11 +92,11 @@ def _best(
 
 
 def _last_highest(values: Float[np.ndarray, " k"]) -> int:
-    """The last of the highest: with equal merit, the lower threshold, which finds more."""
+    """The last of the highest values: among equally good thresholds the lowest, which is the most sensitive."""
     return int(np.flatnonzero(values >= values.max() - 1e-12)[-1])
 
 
-def _in_words(rule: DecisionConfig) -> str:
+def _describe(rule: DecisionConfig) -> str:
     if rule.rule == "youden":
         return "largest sensitivity + specificity (Youden)"
     if rule.rule == "f1":

@@ -1,1 +1,1 @@
-"""A table and the scans it names to settings for training, each with its reason."""
+"""Plans settings for training from a table and its scans, each with its reason."""

@@ -1,4 +1,4 @@
-"""What a cohort looks like: its scans' grids, and how large its lungs and targets are."""
+"""Measures a cohort: the grids of its scans, and the sizes of lungs and targets."""
 
 import logging
 import statistics
@@ -18,20 +18,20 @@ from hilum.settings.run import ReadingConfig
 _log = logging.getLogger("hilum")
 
 _LOOKED_AT = 12
-"""Scans that are read for a plan; their sizes vary far less than their number matters."""
+"""Scans that are read for a plan: the sizes of chests vary little, so that a dozen describes a cohort."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Figures of a cohort that settings follow from.
+    """Measurements of a cohort that settings are planned from.
 
     Attributes:
         num_cases: All cases.
-        spacing_mm: Median spacing (z, y, x) of the scans looked at; None for .npy volumes.
-        extents_mm: Extent (z, y, x) of each scan looked at.
-        lungs_mm: Extent (z, y, x) of the box of the lungs, or of a part of them, in each; empty if not looked for.
-        npy_size: Shape of the .npy volumes, where the cohort has those.
-        target_mm: Median of the table's column ``diameter_mm``, where it has one.
+        spacing_mm: Median spacing (z, y, x) of the scans that were read; None for .npy volumes.
+        extents_mm: Extent (z, y, x) of each scan that was read.
+        lungs_mm: Extent (z, y, x) of the box of the lungs, or of a part of them, in each; empty if not segmented.
+        npy_size: Shape of the .npy volumes, if the cohort has those.
+        target_mm: Median of the table's column ``diameter_mm``, if it has one.
     """
 
     num_cases: int
@@ -43,15 +43,15 @@ class Fingerprint:
 
 
 def fingerprint(cohort: Cohort, part: Part | None, reading: ReadingConfig | None = None) -> Fingerprint:
-    """Look at the table, and at a dozen of its scans drawn by a fixed seed.
+    """Measure the table, and a dozen of its scans drawn with a fixed seed.
 
     Args:
         cohort: The cases.
-        part: The part of the lungs that is measured; None: they are not looked for.
-        reading: What is done about odd scans.
+        part: The part of the lungs that is measured; None: no segmentation.
+        reading: Handling of irregular scans.
 
     Raises:
-        CohortError: If none of the scans looked at can be read.
+        CohortError: If none of the drawn scans can be read.
     """
     npy = [case for case in cohort.cases if case.path.suffix.lower() == ".npy"]
     spacings, extents, lungs = [], [], []

@@ -1,4 +1,4 @@
-"""Settings for a cohort without a config, each with the reason for it."""
+"""Plans the settings of a run for a cohort without a config, each with its reason."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,29 +18,40 @@ from hilum.settings.run import LossConfig, ModelConfig, Recipe, RunConfig, Train
 
 _VOXELS_CPU = 64 * 64 * 64
 _VOXELS_GPU = 128 * 128 * 128
+"""Voxels of a planned grid; rules of thumb for what a CPU or a GPU trains on in hours."""
+
 _POINT_MM = 40.0
+"""Edge of the box around a point: it holds a nodule, at most 30 mm by definition, with its surroundings."""
+
 _CROP_MM = 100.0
-"""Scans smaller than this along every axis are crops around a finding."""
+"""Scans smaller than this along every axis are crops around a lesion: a chest is larger."""
 
 _SUB_VOLUME_MM = 1.5
+"""Spacing of sub-volumes, unless it is given; a rule of thumb."""
+
 _LEAST_VOXELS = 4.0
+"""Voxels in the plane that a target should span; a rule of thumb."""
+
 _STEPS = 1200
+"""Training steps of a planned run, within 20 to 100 epochs; a rule of thumb."""
+
 _SMALL_GRID = 48
+"""Smaller grids get the small stem: the full one leaves a few voxels in the last stage."""
 
 _WHY_STANDARD = {
-    "point": "flips and turns, for a finding has no side; its size is kept within 3 %",
-    "chest": "small turns, shifts and noise; no flips, for the heart has a side",
+    "point": "flips and rotations, for a lesion has no side; its size is kept within 3 %",
+    "chest": "small rotations, shifts and noise; no flips, for the heart has a side",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Settings, and sentences that say why.
+    """Planned settings.
 
     Attributes:
         config: All settings.
-        reasons: One for each choice.
-        warnings: What the plan cannot mend.
+        reasons: A sentence for each choice.
+        warnings: Problems that no setting solves.
     """
 
     config: RunConfig
@@ -49,24 +60,24 @@ class Plan:
 
 
 def draft(cohort: Cohort, config: RunConfig) -> RunConfig:
-    """The settings with the region that the table's columns suggest: a point where it gives points, else the lungs."""
+    """The settings with the region that the table suggests: a point if it has points, else the lungs."""
     region: Literal["point", "lungs"] = "point" if any(case.point_mm for case in cohort.cases) else "lungs"
     return replace(config, recipe=replace(config.recipe, region=region))
 
 
 def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
-    """Plan a run from its table and a look at a dozen of its scans.
+    """Plan a run from its table and a dozen of its scans.
 
     Args:
         cohort: The cases.
-        config: Keeps its cohort, split, sampling, head and decision sections, a loss that is not cross entropy, and
-            what its recipe gives; the rest is planned.
+        config: Its cohort, split, sampling, head and decision sections are kept, as are a loss that is not cross
+            entropy and the given settings of its recipe; the rest is planned.
         gpu: Whether there is a GPU to train on.
     """
-    seen = fingerprint(cohort, config.recipe.part, config.reading)
+    found = fingerprint(cohort, config.recipe.part, config.reading)
     reasons: list[str] = []
     warnings: list[str] = []
-    recipe = _recipe(seen, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)
+    recipe = _recipe(found, config.recipe, _VOXELS_GPU if gpu else _VOXELS_CPU, reasons)
     table = class_table(cohort, config.split)
     small = min(recipe.size[1:]) < _SMALL_GRID or min(recipe.size) < _SMALL_GRID // 3
     model = ModelConfig(depth=18, width=64 if gpu else 16, stem="small" if small else "full")
@@ -74,7 +85,7 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
         f"model: ResNet-18, width {model.width} ({'GPU' if gpu else 'CPU'}), {model.stem} stem for this grid"
     )
     batch = 16 if math.prod(recipe.size) <= _VOXELS_CPU else 8
-    steps = math.ceil(0.7 * seen.num_cases / batch)
+    steps = math.ceil(0.7 * found.num_cases / batch)
     epochs = int(np.clip(round(_STEPS / steps), 20, 100))
     training = TrainingConfig(epochs=epochs, batch_size=batch, schedule="one-cycle", keep="best", stop_patience=0)
     reasons.append(f"training: {epochs} epochs of about {steps} batches of {batch}, {epochs * steps} steps in all")
@@ -86,18 +97,18 @@ def plan(cohort: Cohort, config: RunConfig, *, gpu: bool = False) -> Plan:
     reasons.append(f"augment: {why}" if augment.preset == "standard" else f"augment: {augment.preset}, as given")
     reasons.append(f"sample size: {table.sample_size()}")
     warnings.extend(table.warnings())
-    known = seen.target_mm is not None and recipe.fit == "fixed"
-    spanned = seen.target_mm / max(recipe.grid_spacing_mm[1:]) if known and seen.target_mm else math.inf
-    if spanned < _LEAST_VOXELS:
-        warnings.append(
-            f"the median target of {seen.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
-            f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
-        )
+    if found.target_mm and recipe.fit == "fixed":
+        spanned = found.target_mm / max(recipe.grid_spacing_mm[1:])
+        if spanned < _LEAST_VOXELS:
+            warnings.append(
+                f"the median target of {found.target_mm:.1f} mm spans {spanned:.1f} voxels in the plane; "
+                f"under {_LEAST_VOXELS:g} it can hardly be seen. Use region point, or a finer recipe.spacing_mm"
+            )
     return Plan(config=replace(planned, augment=augment, loss=loss), reasons=tuple(reasons), warnings=tuple(warnings))
 
 
 def _loss(table: ClassTable, config: RunConfig, reasons: list[str]) -> LossConfig:
-    """As hilum advise says for the table; another that was given is kept."""
+    """The loss that ``hilum advise`` chooses for the table; a given one is kept."""
     choice = choose_loss(table, config)
     if config.loss.name == "auto":
         reasons.append(f"loss: auto, by the training part when the run begins; of the whole table {choice.reason}")
@@ -112,7 +123,7 @@ def _loss(table: ClassTable, config: RunConfig, reasons: list[str]) -> LossConfi
 def _that_fits(
     config: RunConfig, num_classes: int, gpu: bool, reasons: list[str], warnings: list[str]
 ) -> TrainingConfig:
-    """The batch in as many parts as memory asks for; in float32, which takes more than bfloat16."""
+    """Training settings with a micro batch that fits into memory, in float32, which takes more than bfloat16."""
     if gpu and not torch.cuda.is_available():
         return config.training
     limit = usable_bytes(torch.device("cuda" if gpu else "cpu"))
@@ -129,11 +140,11 @@ def _that_fits(
     return fits.training
 
 
-def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -> Recipe:
-    """The box that holds what the region asks for, as fine as the budget allows; what was given is kept."""
-    if seen.npy_size is not None:
-        reasons.append(f"recipe: .npy volumes of {seen.npy_size} are taken as they are; their spacing is not known")
-        return replace(given, region="whole", size=seen.npy_size, spacing_mm=(1.0, 1.0, 1.0), extent_mm=None)
+def _recipe(found: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -> Recipe:
+    """The box of the region, as fine as the budget of voxels allows; given settings are kept."""
+    if found.npy_size is not None:
+        reasons.append(f"recipe: .npy volumes of {found.npy_size} are taken as they are; their spacing is not known")
+        return replace(given, region="whole", size=found.npy_size, spacing_mm=(1.0, 1.0, 1.0), extent_mm=None)
     if given.fit == "region":
         what = PART_NAMES[given.part] if given.part else "scan"
         reasons.append(f"recipe: one scale for each case, at which its {what} just fit {given.size} voxels, as given")
@@ -142,13 +153,13 @@ def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -
         reasons.append(f"recipe: sub-volumes of {given.size} voxels, as given")
         return given if given.spacing_mm or given.extent_mm else replace(given, spacing_mm=(_SUB_VOLUME_MM,) * 3)
     if given.region == "point":
-        return _point_recipe(seen, given, reasons)
+        return _point_recipe(found, given, reasons)
     if given.extent_mm is not None:
         extent, what = np.array(given.extent_mm), "a box as given"
-    elif given.part is not None and len(seen.lungs_mm):
-        extent, what = np.quantile(seen.lungs_mm, 0.9, axis=0) * 1.05, f"the {PART_NAMES[given.part]} of 9 scans in 10"
+    elif given.part is not None and len(found.lungs_mm):
+        extent, what = np.quantile(found.lungs_mm, 0.9, axis=0) * 1.05, f"the {PART_NAMES[given.part]} of 9 scans in 10"
     else:
-        extent, what = np.quantile(seen.extents_mm, 0.9, axis=0), "9 scans in 10"
+        extent, what = np.quantile(found.extents_mm, 0.9, axis=0), "9 scans in 10"
     finest = max(1.0, math.ceil(2 * (float(np.prod(extent)) / budget) ** (1 / 3)) / 2)
     spacing = given.spacing_mm or (finest, finest, finest)
     size = given.size if given.size != Recipe().size else _size(extent, spacing)
@@ -160,22 +171,22 @@ def _recipe(seen: Fingerprint, given: Recipe, budget: int, reasons: list[str]) -
     return replace(given, size=size, spacing_mm=spacing)
 
 
-def _point_recipe(seen: Fingerprint, given: Recipe, reasons: list[str]) -> Recipe:
-    """A cube around the point; where the scans are crops, no more than nearly all of them hold."""
+def _point_recipe(found: Fingerprint, given: Recipe, reasons: list[str]) -> Recipe:
+    """A cube around the point; of crops no more than nearly all of them contain."""
     extent = np.array(given.extent_mm) if given.extent_mm is not None else np.full(3, _POINT_MM)
-    shortest = np.quantile(seen.extents_mm, 0.1, axis=0)
-    crops = bool(np.all(np.median(seen.extents_mm, axis=0) < _CROP_MM))
+    shortest = np.quantile(found.extents_mm, 0.1, axis=0)
+    crops = bool(np.all(np.median(found.extents_mm, axis=0) < _CROP_MM))
     if given.extent_mm is None and crops and np.any(shortest < extent):
         extent = np.floor(np.minimum(extent, shortest))
         reasons.append(
             f"recipe: the scans are crops; the box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) is inside "
-            "9 of 10 of them, so that nothing is learned from where a crop ends"
+            "9 of 10 of them, so that the network cannot learn from where a crop ends"
         )
     else:
         reasons.append(f"recipe: a box of {' x '.join(f'{e:g}' for e in extent)} mm (z, y, x) around each point")
-    assert seen.spacing_mm is not None  # there are scans, or npy_size would be set  # noqa: S101
-    in_plane = max(0.65, min(1.0, round(seen.spacing_mm[1], 2)))
-    spacing = given.spacing_mm or (max(in_plane, min(seen.spacing_mm[0], 1.25)), in_plane, in_plane)
+    assert found.spacing_mm is not None  # there are scans, or npy_size would be set  # noqa: S101
+    in_plane = max(0.65, min(1.0, round(found.spacing_mm[1], 2)))
+    spacing = given.spacing_mm or (max(in_plane, min(found.spacing_mm[0], 1.25)), in_plane, in_plane)
     z, y, x = (max(2, round(e / s)) for e, s in zip(extent.tolist(), spacing, strict=True))
     size = given.size if given.size != Recipe().size else (z, y, x)
     if given.spacing_mm is not None:

@@ -10,13 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hilum.errors import CheckpointError
-from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.weights.file import write_tensors
 from hilum.training.run_folder import STATE
 from hilum.training.schedule import Schedule
-
-_KINDS = {"<f8": "F64", "<f4": "F32", "<i8": "I64"}
-"""Safetensors' names for the types of weights, moments and counts."""
 
 Tensors = dict[str, Tensor]
 
@@ -79,7 +76,8 @@ class TrainingState:
         """Write the state into ``last/`` of a run; the old one stays until the new one is whole."""
         optimizer = self.schedule.optimizer.state_dict()
         tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
-        tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        if self.progress.best_epoch:
+            tensors |= {f"best.{name}": t for name, t in self.best.items()}
         numbers: dict[str, dict[str, Any]] = {}
         for key, state in optimizer["state"].items():
             for name, value in state.items():
@@ -92,7 +90,7 @@ class TrainingState:
             "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
             "plateau": self.schedule.plateau.state_dict(),
         }
-        write_whole(folder / STATE, _parts(tensors, {"hilum": json.dumps(about)}))
+        write_tensors(folder / STATE, tensors, {"hilum": json.dumps(about)})
 
     def restore(self, folder: Path) -> None:
         """Go back to what ``save`` wrote.
@@ -116,22 +114,8 @@ class TrainingState:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
             msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
             raise CheckpointError(msg) from exc
-        self.best = _named(tensors, "best.")
+        self.best = _named(tensors, "best.") or self.network.state_dict()
 
 
 def _named(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _parts(tensors: Tensors, metadata: dict[str, str]) -> tuple[Any, ...]:
-    """A safetensors file as it lies in memory; its own writer holds all tensors three times more."""
-    arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
-    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # each where a processor likes it
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, array in arrays.items():
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": _KINDS[array.dtype.str], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())

@@ -16,7 +16,7 @@ from hilum.settings.augmentation import AugmentConfig
 from hilum.settings.recipe import Recipe
 from hilum.volume import HIGHEST_HU, LOWEST_HU
 
-Batch: TypeAlias = Float[Tensor, "b c z y x"]
+Samples: TypeAlias = Float[Tensor, "b c z y x"]
 
 
 class Augment:
@@ -45,8 +45,14 @@ class Augment:
         self.seed = seed
 
     def __call__(
-        self, x: Batch, spacing_mm: Float64[np.ndarray, "b 3"], case_ids: list[str], *, epoch: int, num_images: int = 1
-    ) -> Batch:
+        self,
+        x: Samples,
+        spacing_mm: Float64[np.ndarray, "b 3"],
+        case_ids: list[str],
+        *,
+        epoch: int,
+        num_images: int = 1,
+    ) -> Samples:
         """The changed batch; the given batch is not modified.
 
         Args:
@@ -60,8 +66,8 @@ class Augment:
         return apply(x, changes, spacing_mm, self.recipe, num_images=num_images)
 
     def mixed(
-        self, x: Batch, targets: Float[Tensor, "b k"], case_ids: list[str], *, epoch: int
-    ) -> tuple[Batch, Float[Tensor, "b k"]]:
+        self, x: Samples, targets: Float[Tensor, "b k"], case_ids: list[str], *, epoch: int
+    ) -> tuple[Samples, Float[Tensor, "b k"]]:
         """The batch after mixup and cutmix, and its soft labels; partners come from the batch.
 
         Args:
@@ -75,8 +81,8 @@ class Augment:
 
 @torch.no_grad()
 def apply(
-    x: Batch, changes: list[Change], spacing_mm: Float64[np.ndarray, "b 3"], recipe: Recipe, *, num_images: int = 1
-) -> Batch:
+    x: Samples, changes: list[Change], spacing_mm: Float64[np.ndarray, "b 3"], recipe: Recipe, *, num_images: int = 1
+) -> Samples:
     """Apply a change to each sample of a batch: first the positions of voxels, then their HU, clipped to a scanner's.
 
     Samples are computed one by one, so that a result cannot depend on the batch. A sample without a change comes back

@@ -1,5 +1,6 @@
-"""A file of weights to tensors by the names of this network, and who wrote them; no code in a file is run."""
+"""Reads weights of any origin as tensors with this network's names, without running code, and writes tensors."""
 
+import errno
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,21 +11,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hilum.errors import CheckpointError
+from hilum.files import new_file
 from hilum.modelling.memory import within_memory
-from hilum.modelling.weights.foreign import what_else
+from hilum.modelling.weights.foreign import not_weights
 
 _FOLDERS_FILE = "weights.safetensors"
-"""What a model folder calls its weights."""
+"""The name of the weights in a model folder."""
 
 _FIRST = re.compile(r"^(.*?)layer1\.0\.conv1\.(?:0\.)?weight$")
-"""Every ResNet has it; what stands before it stands before all names of the network."""
+"""A weight that every ResNet has; its prefix is the prefix of all names of the network."""
 
 _ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9+]+):/+(.+)$")
-"""A path has lost one of its slashes, and may stand below a folder."""
+"""An address that was taken for a path: it has lost a slash, and a folder may have been put before it."""
 
 _VIDEO = (
     (r"^stem\.0\.", "conv1."),
@@ -32,17 +34,17 @@ _VIDEO = (
     (r"conv(\d)\.0\.", r"conv\1."),
     (r"conv(\d)\.1\.", r"bn\1."),
 )
-"""Names of torchvision's video networks, as ours."""
+"""Names in torchvision's video networks, and ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsFile:
-    """What a file holds.
+    """The content of a file of weights.
 
     Attributes:
-        tensors: Of the network, by our names.
-        outside: Names of what lies beside the network: the state of an optimizer, say.
-        source: Who wrote it, by its names and shapes.
+        tensors: Of the network, by this network's names.
+        outside: Names of tensors outside the network, such as the state of an optimizer.
+        source: The project that wrote it, recognised by names and shapes.
     """
 
     tensors: dict[str, Tensor]
@@ -50,25 +52,39 @@ class WeightsFile:
     source: str
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, which replaces an older one only when it is complete.
+
+    Raises:
+        HilumError: If it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with new_file(path) as new:
+        try:
+            save_file(plain, new, metadata)  # from memory to disk, without a copy
+        except SafetensorError as exc:
+            raise OSError(errno.EIO, str(exc)) from exc
+
+
 def read_weights(path: Path) -> WeightsFile:
     """The tensors of the one ResNet in a file, or in Hilum's model folder.
 
     Raises:
-        CheckpointError: If it cannot be read, or holds none or several.
+        CheckpointError: If it cannot be read, or does not hold exactly one ResNet.
     """
     return _recognised(_read(path), path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, with dotted names where they lie in tables of tables."""
+    """All tensors of a file; those in nested dictionaries get dotted names."""
     file = path / _FOLDERS_FILE if path.is_dir() else path
     cause: Exception | None = None
     try:
-        what = what_else(file)
+        what = not_weights(file)
         if not what:
             advice = "give weights without the state of an optimizer, or free memory"
             with within_memory(f"reading {file}", advice), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's, of old kinds of files and tensors
+                warnings.simplefilter("ignore")  # of PyTorch, about old kinds of files and tensors
                 if file.suffix == ".safetensors":
                     return dict(load_file(file))
                 return dict(_flat(torch.load(file, map_location="cpu", weights_only=True), ""))
@@ -81,7 +97,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         what = "it is damaged, or holds more than tensors and plain values, and code is not run"
     except (EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
         cause = exc
-        what = "it is damaged or cut off; fetch it again"  # PyTorch's own words advise to run the code in it
+        what = "it is damaged or cut off; fetch it again"  # PyTorch's message advises to run the code in it
     msg = f"{file} cannot be loaded: {what}"
     raise CheckpointError(msg) from cause
 

@@ -1,5 +1,6 @@
-"""What a file is that was given as weights and is none: by its first bytes, or by the names in an archive."""
+"""Recognises files that are not weights, by their first bytes or by the names in an archive, for a clear error."""
 
+import codecs
 import zipfile
 from pathlib import Path
 
@@ -11,11 +12,11 @@ _STARTS = (
     (b"\x1f\x8b", "it is compressed by gzip; unpack it first"),
 )
 _ENOUGH = 1024
-"""Bytes that tell."""
+"""Bytes that are read to recognise a file."""
 
 
-def what_else(file: Path) -> str:
-    """What a file is instead of weights, as a clause; empty where it may be weights.
+def not_weights(file: Path) -> str:
+    """What a file is instead of weights, as a clause; empty if it may be weights.
 
     Raises:
         OSError: If it cannot be read.
@@ -24,7 +25,7 @@ def what_else(file: Path) -> str:
         start = opened.read(_ENOUGH)
     if not start:
         return "it is empty"
-    if start[4:10] == b'\0\0\0\0{"':  # the length of a header, and the header
+    if start[4:10] == b'\0\0\0\0{"':  # the length of the header, and its beginning
         return "" if file.suffix == ".safetensors" else "it is a safetensors file; name it .safetensors"
     if start[:4] == b"PK\x03\x04":
         return _archive(file) or ("it is a file of torch.save; name it .pth" if file.suffix == ".safetensors" else "")
@@ -36,7 +37,7 @@ def what_else(file: Path) -> str:
 
 
 def _archive(file: Path) -> str:
-    """What a zip archive is where ``torch.save`` did not write it; PyTorch's own files are all zip archives."""
+    """What a zip archive is if ``torch.save`` did not write it; PyTorch's own files are zip archives too."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
@@ -52,9 +53,7 @@ def _archive(file: Path) -> str:
 
 def _is_text(start: bytes) -> bool:
     try:
-        text = start.decode()
-    except UnicodeDecodeError as exc:
-        if exc.start < len(start) - 3:  # not a character that the end of what was read has cut
-            return False
-        text = start[: exc.start].decode()
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut off
+    except UnicodeDecodeError:
+        return False
     return all(character.isprintable() or character in "\t\r\n\f" for character in text)

@@ -1,10 +1,8 @@
-"""Parts of a network, and those of them that stay as their file has them."""
+"""The parts of a network, and how some of them are frozen."""
 
 from torch import nn
 
 from hilum.modelling.resnet import ResNet3D
-
-__all__ = ["freeze", "parts", "train_what_learns"]
 
 
 def parts(network: ResNet3D) -> tuple[nn.ModuleList, ...]:
@@ -14,18 +12,18 @@ def parts(network: ResNet3D) -> tuple[nn.ModuleList, ...]:
 
 
 def freeze(network: ResNet3D, number: int) -> None:
-    """No gradients for the first parts of a network; before its optimizer is made.
+    """Freeze the first parts of a network: no gradients; call it before the optimizer is made.
 
     Args:
-        network: Its weights stay where they are.
-        number: How many parts: 1 the stem, ... 5 all but the head.
+        network: Its weights stay unchanged.
+        number: Number of parts: 1 for the stem, ... 5 for all but the head.
     """
     for part in parts(network)[:number]:
         part.requires_grad_(False)
 
 
 def train_what_learns(model: nn.Module) -> None:
-    """Training mode, but for frozen modules: their norms use the statistics that they have, and keep them."""
+    """Set training mode, except for frozen modules, whose norms keep using their stored statistics."""
     model.train()
     for module in model.modules():
         learns = [p.requires_grad for p in module.parameters()]

@@ -1,4 +1,4 @@
-"""Weights from a file into a network, whoever trained them, with a report of what fits, what does not and why."""
+"""Loads weights of any origin into a network, and reports which tensors fit, which do not, and why."""
 
 import re
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ from hilum.modelling.weights.file import read_weights
 
 _STATISTICS = ("running_mean", "running_var")
 
+_INFLATED = "inflated along z, repeated and divided by the kernel's depth"
+
 _NOTES = {
     "MedicalNet": "MedicalNet dilates its last two stages, this network strides: the same weights see a coarser grid",
     "torchvision video": "r3d_18 strides (1, 2, 2) in its stem and does not pool; a full stem pools: its stages see "
@@ -24,16 +26,16 @@ _NOTES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsReport:
-    """What became of a file's tensors, by the network's names; counters of batch norms are left out.
+    """What happened to a file's tensors, by the network's names; counters of batch norms are left out.
 
     Attributes:
-        source: Who wrote the file, by its names and shapes.
-        holds: The network in it.
-        matched: Loaded as they are.
-        changed: Loaded otherwise, and how.
-        skipped: Not loaded, and why; by the file's names.
-        missing: Of the network, not in the file: as fresh as before.
-        notes: What the same weights mean otherwise in this network.
+        source: The project that wrote the file, recognised by names and shapes.
+        holds: A description of the network in it.
+        matched: Tensors that are loaded unchanged.
+        changed: Tensors that are loaded after a change, and the change.
+        skipped: Tensors that are not loaded, by the file's names, and the reason.
+        missing: Tensors of the network that are not in the file: they keep their values.
+        notes: Differences to the network for which the weights were trained.
     """
 
     source: str
@@ -46,23 +48,22 @@ class WeightsReport:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """Plain values for a training card: the source and numbers of tensors."""
+        """Source and numbers of tensors, for a training card."""
         numbers = {name: len(getattr(self, name)) for name in ("matched", "changed", "skipped", "missing")}
         return {"source": self.source, "holds": self.holds, **numbers}
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors as they are"]
-        parts += [f"changed {_several(names)}: {how}" for how, names in _by_second(self.changed).items()]
-        parts += [f"skipped {_several(names)}: {why}" for why, names in _by_second(self.skipped).items()]
-        parts += [f"fresh {_several(list(self.missing))}"] if self.missing else []
-        return "\n".join(
-            [f"weights of {self.source}, a {self.holds}", *(f"  {line}" for line in (*parts, *self.notes))]
-        )
+        lines = [f"weights of {self.source}, a {self.holds}", f"{len(self.matched)} tensors as they are"]
+        for verb, pairs in (("changed", self.changed), ("skipped", self.skipped)):
+            by_reason = {reason: [name for name, why in pairs if why == reason] for _, reason in pairs}
+            lines += [f"{verb} {_several(names)}: {reason}" for reason, names in by_reason.items()]
+        lines += [f"fresh {_several(list(self.missing))}"] if self.missing else []
+        return "\n  ".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True, slots=True)
-class _Holds:
-    """What network a state dict is of."""
+class _Structure:
+    """The structure of the network that a state dict belongs to."""
 
     depth: int | tuple[int, ...]
     width: int
@@ -73,7 +74,7 @@ class _Holds:
         return f"{name} of width {self.width}, shortcut {self.shortcut}"
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "_Holds":
+    def of(cls, tensors: Mapping[str, Tensor]) -> "_Structure":
         stages = [[int(m[1]) for name in tensors if (m := re.match(rf"layer{i}\.(\d+)\.", name))] for i in range(1, 5)]
         blocks = tuple(max(numbers, default=-1) + 1 for numbers in stages)
         block = Bottleneck3D if "layer1.0.conv3.weight" in tensors else BasicBlock3D
@@ -85,26 +86,25 @@ class _Holds:
 def load_weights(network: ResNet3D, path: str | Path) -> WeightsReport:
     """Load a file's weights into a network.
 
-    Known are Hilum's model folders and weights, the tutorial's, MedicalNet's and MONAI's ResNets, torchvision's video
+    It takes Hilum's model folders and weights, ResNets of the tutorial, MedicalNet and MONAI, torchvision's video
     ``r3d_18``, and ResNets for 2D images, which are inflated: repeated along z and divided by the kernel's depth
     (Carreira 2017, arXiv:1705.07750).
 
     Args:
-        network: Of the depth, width and shortcut of the file's.
-        path: A model folder, .safetensors, or what ``torch.save`` wrote (.pth, .pt, .pth.tar), read without running
-            code in it.
+        network: Of the same depth, width and shortcut as the file's.
+        path: A model folder, .safetensors, or a file of ``torch.save`` (.pth, .pt, .pth.tar); no code in it is run.
 
     Raises:
-        CheckpointError: If the file cannot be read, or its residual layers are not all of the network's. The network
-            is untouched then.
+        CheckpointError: If the file cannot be read, or its residual layers are not those of the network, which is
+            unchanged then.
     """
     tensors, report = matched_weights(network, path)
-    network.load_state_dict(network.state_dict() | tensors)  # copies into the memory that is there: contiguous
+    network.load_state_dict(network.state_dict() | tensors)  # copies into the existing, contiguous memory
     return report
 
 
 def matched_weights(network: ResNet3D, path: str | Path) -> tuple[dict[str, Tensor], WeightsReport]:
-    """The tensors that ``load_weights`` would load, and its report; the network may be on the meta device.
+    """The tensors that ``load_weights`` loads, and its report; the network may be on the meta device.
 
     Raises:
         CheckpointError: As ``load_weights``.
@@ -112,7 +112,7 @@ def matched_weights(network: ResNet3D, path: str | Path) -> tuple[dict[str, Tens
     path = Path(path)
     found = read_weights(path)
     fitting = _Fitting(found.tensors, network, path)
-    own, theirs = _Holds.of(fitting.wanted), _Holds.of(fitting.inner)
+    own, theirs = _Structure.of(fitting.wanted), _Structure.of(fitting.inner)
     differ = [
         f"model.{name} is {getattr(own, name)}"
         for name in ("depth", "width", "shortcut")
@@ -136,7 +136,7 @@ def matched_weights(network: ResNet3D, path: str | Path) -> tuple[dict[str, Tens
 
 
 class _Fitting:
-    """Finds a place in the network for each tensor of a file, or a reason why it has none."""
+    """Finds for each tensor of a file its place in the network, or the reason why it has none."""
 
     def __init__(self, given: dict[str, Tensor], network: ResNet3D, path: Path) -> None:
         self.path = path
@@ -147,20 +147,15 @@ class _Fitting:
         self.skipped: list[tuple[str, str]] = []
 
     def fit(self) -> None:
-        reason = self._stem()
-        if reason:
-            self.skipped += [(name, reason) for name in self.inner if name.startswith(("conv1.", "bn1."))]
-        head = self._head()
-        if head:
-            self.skipped += [(name, head) for name in self.inner if name.startswith("fc.")]
-        left = {name for name, _ in self.skipped}
+        for prefixes, reason in ((("conv1.", "bn1."), self._stem()), (("fc.",), self._head())):
+            self.skipped += [(name, reason) for name in self.inner if reason and name.startswith(prefixes)]
+        done = {name for name, _ in self.skipped} | set(self.tensors)
         for name in self.inner:
-            if name not in left and name not in self.tensors:
-                self._one(name)
+            if name not in done and name not in self.tensors:
+                self._fit_one(name)
         for name in self.wanted:
-            if name.startswith("layer") and name not in self.tensors and ".se." not in name:
-                if name.rsplit(".", 1)[1] in _STATISTICS:
-                    continue
+            is_optional = ".se." in name or name.endswith(_STATISTICS)
+            if name.startswith("layer") and name not in self.tensors and not is_optional:
                 self._stop(f"holds no {name}, which this network has")
         for name, tensor in self.tensors.items():
             if not tensor.isfinite().all():
@@ -177,13 +172,12 @@ class _Fitting:
             self._stop(f"must hold finite real numbers, {name} has others")
         return tensor.float()
 
-    def _one(self, name: str) -> None:
+    def _fit_one(self, name: str) -> None:
         if name in self.wanted:
             tensor, wanted = self._real(name), self.wanted[name].shape
             if tensor.ndim == 4 and len(wanted) == 5:
                 tensor = _inflated(tensor, wanted[2])
-                how = "inflated along z, repeated and divided by the kernel's depth"
-                self.changed.append((name, how))
+                self.changed.append((name, _INFLATED))
             if tensor.shape != wanted:
                 self._stop(f"holds {name} of shape {tuple(tensor.shape)}, this network's is {tuple(wanted)}")
             self.tensors[name] = tensor
@@ -200,7 +194,7 @@ class _Fitting:
         return name in self.inner and self.inner[name].ndim in (4, 5)
 
     def _fold_bias(self, name: str) -> None:
-        """A convolution's bias before a batch norm moves the mean that the norm subtracts, and nothing else."""
+        """Subtract a convolution's bias from the running mean of its batch norm, which is equivalent."""
         module = name.removesuffix(".bias")
         norm = f"{module[:-1]}1" if module.endswith("downsample.0") else re.sub(r"conv(\d)$", r"bn\1", module)
         mean = f"{norm}.running_mean"
@@ -212,7 +206,7 @@ class _Fitting:
         self.changed.append((mean, "less the bias of the convolution before it"))
 
     def _stem(self) -> str:
-        """Fit the first convolution; or why it cannot be."""
+        """Fit the first convolution; returns the reason if that is impossible."""
         name = "conv1.weight"
         if name not in self.inner or self.inner[name].ndim not in (4, 5):
             return "the file has no first convolution"
@@ -222,7 +216,7 @@ class _Fitting:
             self._stop(f"holds {name} of shape {tuple(weight.shape)}, this network's is {tuple(wanted)}")
         if weight.ndim == 4:
             weight = _inflated(weight, wanted[2])
-            how.append("inflated along z, repeated and divided by the kernel's depth")
+            how.append(_INFLATED)
         kernel, room = weight.shape[2:], wanted[2:]
         if kernel[1:] != room[1:] or kernel[0] > room[0]:
             return f"its stem's kernel is {_times(given)}, this network's {_times(room)}"
@@ -245,16 +239,15 @@ class _Fitting:
         return ""
 
     def _head(self) -> str:
-        """Why the last layer cannot be loaded, if it cannot."""
+        """The reason why the last layer cannot be loaded, if there is one."""
         names = ("fc.weight", "fc.bias")
         held = [self.inner[name].shape for name in names if name in self.inner]
         wanted = [self.wanted[name].shape for name in names]
         if not held or held == wanted:
             return ""
         if len(held) == 1:
-            return (
-                f"the file has no {next(name for name in names if name not in self.inner)}, and a head is loaded whole"
-            )
+            absent = next(name for name in names if name not in self.inner)
+            return f"the file has no {absent}, and a head is loaded whole"
         if len(held[0]) == 2 and held[0][0] != wanted[0][0]:
             return f"of {held[0][0]} classes, this network has {wanted[0][0]}"
         return f"of shapes {_shapes(held)}, this network's are {_shapes(wanted)}"
@@ -265,7 +258,7 @@ class _Fitting:
 
 
 def _inflated(weight: Tensor, depth: int) -> Tensor:
-    """A 2D kernel that sees volumes constant along z as it saw the image."""
+    """A 3D kernel that gives on volumes that are constant along z what the 2D kernel gives on the image."""
     return weight.float()[:, :, None].expand(-1, -1, depth, -1, -1) / depth
 
 
@@ -275,13 +268,6 @@ def _times(kernel: Size) -> str:
 
 def _shapes(shapes: list[Size]) -> str:
     return " and ".join(str(tuple(shape)) for shape in shapes)
-
-
-def _by_second(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for name, reason in pairs:
-        grouped.setdefault(reason, []).append(name)
-    return grouped
 
 
 def _several(names: list[str]) -> str:
