@@ -7,6 +7,7 @@ from typing import TypeVar
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.volume import Triple
 
 PARTS = ("train", "val", "test")
 
@@ -22,7 +23,6 @@ _HEAVIEST = 1e4
 _MOST_CLASSES = 50
 """More distinct labels than this are measurements or names, not classes."""
 
-Point = tuple[float, float, float]
 Value = TypeVar("Value")
 
 
@@ -125,12 +125,12 @@ def parts_in(sheet: Sheet, column: str) -> list[str | None]:
     return _converted(sheet, column, part, f"one of {', '.join(PARTS)}, or empty")
 
 
-def points_in(sheet: Sheet, columns: ColumnsConfig) -> list[Point | None]:
+def points_in(sheet: Sheet, columns: ColumnsConfig) -> list[Triple | None]:
     """LPS mm (x, y, z), None where the cells are empty."""
     names = (columns.x_mm, columns.y_mm, columns.z_mm)
     if not any(name in sheet.cells for name in names):
         return [None] * len(sheet)
-    points: list[Point | None] = []
+    points: list[Triple | None] = []
     for number, *cells in zip(sheet.numbers, *map(sheet.column, names), strict=True):
         try:
             x, y, z = map(float, cells)

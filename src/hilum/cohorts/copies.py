@@ -11,7 +11,7 @@ from hilum.errors import CohortError
 _SHOWN = 8
 """At most this many groups, and this many cases of each, stand in one line."""
 
-Group: TypeAlias = tuple[Case, ...]
+CaseGroup: TypeAlias = tuple[Case, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,9 @@ class Copies:
         shared: All cases of each scan that stands under several patients: these are one.
     """
 
-    opposed: tuple[Group, ...] = ()
-    alike: tuple[Group, ...] = ()
-    shared: tuple[Group, ...] = ()
+    opposed: tuple[CaseGroup, ...] = ()
+    alike: tuple[CaseGroup, ...] = ()
+    shared: tuple[CaseGroup, ...] = ()
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -68,9 +68,9 @@ def find_copies(cases: Iterable[Case], scans: Mapping[str, str], *, at_points: b
     for case in cases:
         if scans.get(case.case_id):
             by_scan.setdefault(scans[case.case_id], []).append(case)
-    opposed: list[Group] = []
-    alike: list[Group] = []
-    shared: list[Group] = []
+    opposed: list[CaseGroup] = []
+    alike: list[CaseGroup] = []
+    shared: list[CaseGroup] = []
     for group in by_scan.values():
         if len({case.patient_id for case in group}) > 1:
             shared.append(tuple(group))
@@ -131,7 +131,7 @@ def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> No
         raise CohortError(msg)
 
 
-def _listed(groups: list[Group], *, with_split: bool = False) -> str:
+def _listed(groups: list[CaseGroup], *, with_split: bool = False) -> str:
     shown = "; ".join(_named(group, with_split=with_split) for group in groups[:_SHOWN])
     return shown + (f"; and {len(groups) - _SHOWN} more scans" if len(groups) > _SHOWN else "")
 

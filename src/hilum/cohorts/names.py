@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from hilum.cohorts.cells import Point
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
 from hilum.reading.identity import is_placeholder
+from hilum.volume import Triple
 
 _SCANS = """
 .nii.gz .tar.gz .tar.bz2 .tar.xz .hdr.gz .seg.nrrd .nii .hdr .nrrd .nhdr .mha .mhd .npy .npz .dcm .dicom .ima .zip
@@ -36,7 +36,7 @@ def _normal_path(text: str, folder: Path) -> str:
     return posixpath.normpath(path.as_posix())
 
 
-def derive_names(files: list[str], points: Iterable[Point | None]) -> list[str]:
+def derive_names(files: list[str], points: Iterable[Triple | None]) -> list[str]:
     """A name for each case: its relative path without suffix; with suffix or point where that is not enough.
 
     The names do not depend on the order of the table, and equal files at equal points get equal names. Folders and
@@ -54,7 +54,7 @@ def derive_names(files: list[str], points: Iterable[Point | None]) -> list[str]:
     ]
 
 
-def with_point(name: str, point: Point | None) -> str:
+def with_point(name: str, point: Triple | None) -> str:
     """The whole name of a case."""
     if point is None or not name.endswith("@"):
         return name

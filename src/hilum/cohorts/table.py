@@ -12,7 +12,6 @@ from hilum.cohorts.cells import (
     PARTS as PARTS,
 )
 from hilum.cohorts.cells import (
-    Point,
     class_names,
     filled,
     labelled_rows,
@@ -28,6 +27,7 @@ from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.errors import CohortError
 from hilum.reading.identity import hashed_all
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.volume import Triple
 
 PRESENT = 0.5
 """Share of the readers from which on a finding counts as present."""
@@ -256,7 +256,7 @@ def _names(columns: ColumnsConfig, what: str) -> tuple[str, ...]:
 
 
 def _case_ids(
-    sheet: Sheet, columns: ColumnsConfig, files: list[str], points: list[Point | None], warnings: list[str]
+    sheet: Sheet, columns: ColumnsConfig, files: list[str], points: list[Triple | None], warnings: list[str]
 ) -> tuple[list[str], list[str]]:
     """The id of each case; and the name that it is a keyed hash of, where the table has no ids."""
     names = [""] * len(sheet)

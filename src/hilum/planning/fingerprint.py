@@ -12,7 +12,7 @@ from hilum.errors import CohortError, HilumError
 from hilum.preparing import locate_lungs
 from hilum.randomness import generator
 from hilum.reading.reader import read
-from hilum.settings.recipe import Part
+from hilum.settings.recipe import LungPart
 from hilum.settings.run import ReadingConfig
 
 _log = logging.getLogger("hilum")
@@ -42,7 +42,7 @@ class Fingerprint:
     target_mm: float | None
 
 
-def fingerprint(cohort: Cohort, part: Part | None, reading: ReadingConfig | None = None) -> Fingerprint:
+def fingerprint(cohort: Cohort, part: LungPart | None, reading: ReadingConfig | None = None) -> Fingerprint:
     """Measure the table, and a dozen of its scans drawn with a fixed seed.
 
     Args:

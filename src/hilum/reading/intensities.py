@@ -7,7 +7,7 @@ from jaxtyping import Int, Num
 from scipy import ndimage
 
 from hilum.findings import Finding, Policy
-from hilum.reading.dicom.headers import Header
+from hilum.reading.dicom.headers import FileHeader
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU
 
 _INT16 = np.iinfo(np.int16)
@@ -21,7 +21,7 @@ the smallest difference of values, within these bounds."""
 
 
 def slice_into(
-    out: Num[np.ndarray, "y x"], words: Num[np.ndarray, "y x"], header: Header, *, unpack: bool = True
+    out: Num[np.ndarray, "y x"], words: Num[np.ndarray, "y x"], header: FileHeader, *, unpack: bool = True
 ) -> tuple[int, int]:
     """Writes the HU of one slice to its place in a volume.
 
@@ -54,7 +54,7 @@ def slice_into(
     return num_low, num_metal
 
 
-def _padding_ranges(header: Header) -> list[tuple[int, int]]:
+def _padding_ranges(header: FileHeader) -> list[tuple[int, int]]:
     """Stored values that are padding; the tag's sign may not be the pixels'."""
     if header.padding is None:
         return []
@@ -62,7 +62,7 @@ def _padding_ranges(header: Header) -> list[tuple[int, int]]:
     return [(low + shift, high + shift) for shift in (0, 1 << header.bits[0], -(1 << header.bits[0]))]
 
 
-def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header, high_hu: int) -> bool:
+def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: FileHeader, high_hu: int) -> bool:
     """True where padding may be brighter than air: a corner is, or it is named and something is brighter than metal."""
     if header.padding is None:
         return False
@@ -73,7 +73,7 @@ def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: Header, high_hu:
     return bright or high_hu > HIGHEST_HU
 
 
-def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, "y x"]:
+def frame_hu(stored: Num[np.ndarray, "y x"], header: FileHeader) -> Num[np.ndarray, "y x"]:
     """Rescaled HU of one slice; pixels marked as padding are ``PADDED``, or air as they are.
 
     PixelPaddingValue is a stored value (PS3.3 C.7.5.1.1.2), often written with the wrong sign. Within the range of a
@@ -92,7 +92,7 @@ def frame_hu(stored: Num[np.ndarray, "y x"], header: Header) -> Num[np.ndarray, 
     return rescaled
 
 
-def unpacked(words: Num[np.ndarray, "*shape"], header: Header) -> Num[np.ndarray, "*shape"]:
+def unpacked(words: Num[np.ndarray, "*shape"], header: FileHeader) -> Num[np.ndarray, "*shape"]:
     """Stored values out of allocated words: bits above HighBit are masked, the sign is extended."""
     allocated, stored, high = header.bits
     if stored == allocated:

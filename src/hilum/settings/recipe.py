@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 from hilum.errors import ConfigError, require
+from hilum.volume import Triple as Triple
 
 Size: TypeAlias = tuple[int, int, int]
-Triple: TypeAlias = tuple[float, float, float]
 Range: TypeAlias = tuple[float, float]
 Window: TypeAlias = Literal["lung", "mediastinum", "bone"]
-Part: TypeAlias = Literal["lungs", "lung-field", "left", "right"]
+LungPart: TypeAlias = Literal["lungs", "lung-field", "left", "right"]
 
 WINDOWS: dict[str, Range] = {"lung": (-1000.0, 400.0), "mediastinum": (-160.0, 240.0), "bone": (-500.0, 1300.0)}
 """HU of black and of white. Mediastinum (level 40, width 400) and bone (level 400, width 1800) are the usual reading
@@ -133,9 +133,9 @@ class Recipe:
         )
 
     @property
-    def part(self) -> Part | None:
+    def part(self) -> LungPart | None:
         """The part of the lungs that the region is; None for points and whole scans."""
-        return cast("Part", self.region) if self.region in get_args(Part) else None
+        return cast("LungPart", self.region) if self.region in get_args(LungPart) else None
 
     @property
     def needs_lungs(self) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from hilum.simulating.lesions import Lesion, lesion_distance
-from hilum.simulating.trees import Point, Tube
+from hilum.simulating.trees import Tube
+from hilum.volume import Triple
 
 Box = tuple[slice, slice, slice]
 
@@ -38,7 +39,7 @@ class Axes:
         """Width of an edge: a pixel, which stands for the partial volume in it."""
         return max(float(self.x_mm[1] - self.x_mm[0]), 0.6)
 
-    def within(self, low: Point, high: Point) -> Box | None:
+    def within(self, low: Triple, high: Triple) -> Box | None:
         """The part of the grid between two corners (x, y, z), or None where they do not meet."""
         # Thousands of tubes ask; most lie above or below a slab.
         z = _span(self.z_mm, low[2], high[2])

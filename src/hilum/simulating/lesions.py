@@ -9,7 +9,8 @@ from hilum.errors import ConfigError
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.pleura import aerated_distance
-from hilum.simulating.trees import Point, Tube
+from hilum.simulating.trees import Tube
+from hilum.volume import Triple
 
 Kind = Literal[
     "solid nodule", "part-solid nodule", "ground-glass nodule", "calcified nodule", "scar",
@@ -74,7 +75,7 @@ class Lesion:
     """
 
     kind: Kind
-    centre_mm: Point
+    centre_mm: Triple
     diameter_mm: float
     hu: float
     axes: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -186,7 +187,7 @@ def spicules_of(lesion: Lesion) -> tuple[Tube, ...]:
     return tuple(strands)
 
 
-def _place(anatomy: Anatomy, depth_mm: float, rng: np.random.Generator) -> Point:
+def _place(anatomy: Anatomy, depth_mm: float, rng: np.random.Generator) -> Triple:
     """A point that lies about this deep inside a lung, or as deep as a small lung allows."""
     width, depth = anatomy.cavity_mm
     box = rng.random((4000, 3)) * [2 * width, 2 * depth, anatomy.height_mm]

@@ -9,7 +9,8 @@ from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.draw import Axes
 from hilum.simulating.lesions import Lesion
 from hilum.simulating.pleura import rotation
-from hilum.simulating.trees import Point, Tube
+from hilum.simulating.trees import Tube
+from hilum.volume import Triple
 
 
 def is_upright(anatomy: Anatomy) -> bool:
@@ -17,7 +18,7 @@ def is_upright(anatomy: Anatomy) -> bool:
     return anatomy.roll_deg == 0 and anatomy.tilt_deg == 0
 
 
-def to_scanner(anatomy: Anatomy, point_mm: Point) -> Point:
+def to_scanner(anatomy: Anatomy, point_mm: Triple) -> Triple:
     """A point (x, y, z) of the patient's frame in the scanner's; both turn about the middle of the lungs."""
     if is_upright(anatomy):
         return point_mm

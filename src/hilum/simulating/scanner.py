@@ -14,8 +14,7 @@ from hilum.simulating.draw import Axes
 from hilum.simulating.pose import is_upright
 from hilum.simulating.render import Scene, render_hu
 from hilum.simulating.streaks import add_streaks
-from hilum.simulating.trees import Point
-from hilum.volume import HIGHEST_HU, LOWEST_HU
+from hilum.volume import HIGHEST_HU, LOWEST_HU, Triple
 
 PADDING_HU = -2000
 _SLAB_VOXELS = 2_000_000
@@ -136,7 +135,7 @@ def stretches(scanner: Scanner, height_mm: float) -> list[Axes]:
     ]
 
 
-def seen_at(scanner: Scanner, height_mm: float, point_mm: Point) -> Point:
+def seen_at(scanner: Scanner, height_mm: float, point_mm: Triple) -> Triple:
     """Where the scan shows a point (x, y, z) of the patient, who may have moved."""
     x, y, z = point_mm
     moved_z, moved_y = scanner.breath_mm

@@ -8,8 +8,7 @@ import numpy as np
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy, heart_centre
 from hilum.simulating.pleura import aerated_distance
-
-Point = tuple[float, float, float]
+from hilum.volume import Triple
 
 _LEAVES = 150
 """Twigs of each tree in each lung: eight generations, from 15 down to 1.5 mm in diameter."""
@@ -28,8 +27,8 @@ class Tube:
         wall_mm: Thickness of the wall around it; 0 for vessels.
     """
 
-    start_mm: Point
-    end_mm: Point
+    start_mm: Triple
+    end_mm: Triple
     radii_mm: tuple[float, float]
     wall_mm: float = 0.0
 

@@ -29,7 +29,7 @@ from hilum.training.micro_batches import micro_batches, within_memory_of
 from hilum.training.schedule import Schedule
 
 
-class Part:
+class PartLoader:
     """The cases of one part and how they come: sampled and shuffled where there is a seed, else in order and whole."""
 
     def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
@@ -86,7 +86,7 @@ class Learner:
     loss: Loss
 
 
-def run_epoch(learner: Learner, part: Part, schedule: Schedule, epoch: int) -> EpochFigures:
+def run_epoch(learner: Learner, part: PartLoader, schedule: Schedule, epoch: int) -> EpochFigures:
     """Train on the batches of an epoch; returns its figures.
 
     Raises:
@@ -157,7 +157,7 @@ def _check_finite(what: str, value: Tensor | None, where: str) -> None:
 
 @torch.no_grad()
 def validate(
-    learner: Learner, part: Part, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
+    learner: Learner, part: PartLoader, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
 ) -> tuple[EpochFigures, Float[np.ndarray, "n c"]]:
     """Loss and figures on cases that are never augmented, and their logits.
 
@@ -185,7 +185,7 @@ def validate(
     return metrics.figures(), metrics.all_logits()
 
 
-def sampled_shares(train: Part, val: Part, epoch: int) -> Float[Tensor, " n"] | None:
+def sampled_shares(train: PartLoader, val: PartLoader, epoch: int) -> Float[Tensor, " n"] | None:
     """Weights of validation cases that give the classes the shares with which an epoch samples them; None: equal.
 
     Without them the validation loss would favour epochs that have learned the rare class least. Those of one epoch

@@ -8,13 +8,15 @@ from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction
 from hilum.training.card import model_card
-from hilum.training.epoch import Learner, Part, validate
+from hilum.training.epoch import Learner, PartLoader, validate
 from hilum.training.run_folder import Run
 from hilum.training.second_stage import retrain_head
 from hilum.training.state import TrainingState
 
 
-def finish(learner: Learner, state: TrainingState, data: SplitCohort, train: Part, val: Part, run: Run) -> Path:
+def finish(
+    learner: Learner, state: TrainingState, data: SplitCohort, train: PartLoader, val: PartLoader, run: Run
+) -> Path:
     """Make the model of a run from its last state; returns the model folder.
 
     Args:

@@ -20,7 +20,7 @@ from hilum.modelling.weights.freezing import freeze
 from hilum.modelling.weights.matching import load_weights
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig, TrainingConfig
-from hilum.training.epoch import Learner, Part, run_epoch, sampled_shares, validate
+from hilum.training.epoch import Learner, PartLoader, run_epoch, sampled_shares, validate
 from hilum.training.finish import finish
 from hilum.training.optimizer import make_optimizer
 from hilum.training.run_folder import Run
@@ -47,8 +47,8 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
         ResourceError: If memory does not suffice.
     """
     settings = config.training
-    train = Part(data.dataset("train", config.recipe, seed=settings.seed), config, seed=settings.seed)
-    val = Part(data.dataset("val", config.recipe), config)
+    train = PartLoader(data.dataset("train", config.recipe, seed=settings.seed), config, seed=settings.seed)
+    val = PartLoader(data.dataset("val", config.recipe), config)
     network, began = _network(config, len(data.cohort.classes), load=not resume)
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
     network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were

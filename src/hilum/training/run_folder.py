@@ -175,7 +175,7 @@ class Run:
             config: All settings, nothing left to be decided.
             cohort: The table as it was read.
             prepared: Its cases that can be used.
-            parts: Part of each case of the table.
+            parts: PartLoader of each case of the table.
         """
         self.clear()
         save(config, self.settings_file, comment=_COMMENT)

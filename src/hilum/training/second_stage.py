@@ -24,13 +24,13 @@ from hilum.settings.run import HeadConfig, RunConfig
 
 _log = logging.getLogger("hilum")
 
-Features = Float64[np.ndarray, "_ d"]
-Mask = Bool[np.ndarray, " _"]
-Places = Int[np.ndarray, " _"]
-Owners = Int[np.ndarray, " _"]
+_Features = Float64[np.ndarray, "_ d"]
+_Mask = Bool[np.ndarray, " _"]
+_Places = Int[np.ndarray, " _"]
+_Owners = Int[np.ndarray, " _"]
 """Patient of each case, as a number."""
 
-Maker = Callable[[Features, Mask, Owners, int, int, np.random.RandomState], Features]
+_Maker = Callable[[_Features, _Mask, _Owners, int, int, np.random.RandomState], _Features]
 
 _BORDER = 10
 """Nearest cases among which borderline SMOTE looks for another class; imbalanced-learn's number."""
@@ -78,9 +78,9 @@ def retrain_head(network: ResNet3D, dataset: CohortDataset, config: RunConfig, d
 
 
 def fit_head(
-    features: Features,
+    features: _Features,
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
-    owners: Owners,
+    owners: _Owners,
     config: HeadConfig,
     *,
     seed: int,
@@ -109,7 +109,7 @@ def fit_head(
 
 
 def _fit(
-    features: Features, labels: Int[np.ndarray, " n"], owners: Owners, config: HeadConfig, seed: int
+    features: _Features, labels: Int[np.ndarray, " n"], owners: _Owners, config: HeadConfig, seed: int
 ) -> tuple[Float64[np.ndarray, "k d"], Float64[np.ndarray, " k"]]:
     weights, num_cases = "balanced" if config.retrain == "balanced" else None, len(features)
     if weights is None:
@@ -120,7 +120,7 @@ def _fit(
 
 
 def balanced_features(
-    features: Features, labels: Int[np.ndarray, " n"], owners: Owners, config: HeadConfig, *, seed: int
+    features: _Features, labels: Int[np.ndarray, " n"], owners: _Owners, config: HeadConfig, *, seed: int
 ) -> tuple[Float64[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
     """The features and synthetic ones, until all classes are equally many; with ADASYN about.
 
@@ -132,7 +132,7 @@ def balanced_features(
     state = torch_seed(seed, "head") % 2**32
     make = {"smote": _smote, "borderline-smote": _borderline_smote, "adasyn": _adasyn}[config.retrain]
 
-    def made_by(method: Maker) -> list[Features]:
+    def made_by(method: _Maker) -> list[_Features]:
         random = (np.random.RandomState(state) for _ in rare)
         return [
             method(features, labels == k, owners, int(counts.max() - counts[k]), config.neighbours, rng)
@@ -148,15 +148,15 @@ def balanced_features(
 
 
 def _smote(
-    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
-) -> Features:
-    """Features between random cases of a class and their neighbours in it (Chawla et al. 2002)."""
+    features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> _Features:
+    """_Features between random cases of a class and their neighbours in it (Chawla et al. 2002)."""
     return _between(features[is_rare], owners[is_rare], np.arange(is_rare.sum()), missing, neighbours, random)
 
 
 def _borderline_smote(
-    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
-) -> Features:
+    features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> _Features:
     """As SMOTE, from the cases of which half or more of the neighbours, but not all, are others (Han et al. 2005)."""
     others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), _BORDER)].sum(1)
     border = np.flatnonzero((others >= _BORDER / 2) & (others < _BORDER))
@@ -164,8 +164,8 @@ def _borderline_smote(
 
 
 def _adasyn(
-    features: Features, is_rare: Mask, owners: Owners, missing: int, neighbours: int, random: np.random.RandomState
-) -> Features:
+    features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
+) -> _Features:
     """As SMOTE, from each case as often as others are among its neighbours (He et al. 2008)."""
     others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), neighbours)].mean(1)
     times = np.rint(others / max(others.sum(), 1e-300) * missing).astype(int)
@@ -177,8 +177,8 @@ def _adasyn(
 
 
 def _between(
-    rare: Features, owners: Owners, bases: Places, missing: int, neighbours: int, random: np.random.RandomState
-) -> Features:
+    rare: _Features, owners: _Owners, bases: _Places, missing: int, neighbours: int, random: np.random.RandomState
+) -> _Features:
     """So many features between bases among the cases of a class and their neighbours; none without a base."""
     if not len(bases):
         return rare[:0]
@@ -190,8 +190,8 @@ def _between(
     return made
 
 
-def _near(features: Features, owners: Owners, of: Places, number: int) -> Int[np.ndarray, "_ {number}"]:
-    """Places of the nearest features of other patients, for the features at some places.
+def _near(features: _Features, owners: _Owners, of: _Places, number: int) -> Int[np.ndarray, "_ {number}"]:
+    """_Places of the nearest features of other patients, for the features at some places.
 
     Where there are fewer of other patients than asked for they repeat; where there is none, it is the case itself.
     """

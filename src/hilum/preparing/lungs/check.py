@@ -75,7 +75,7 @@ def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
     return LungFigures(**{name: float(value) for name, value in values.items()})
 
 
-def judge(figures: LungFigures) -> tuple[Finding, ...]:
+def judge_lungs(figures: LungFigures) -> tuple[Finding, ...]:
     """What speaks against a mask; nothing for healthy lungs that were seen whole."""
     if not figures.litres:
         return (find("no-lungs", "no lungs found: nothing like them in the field of view"),)

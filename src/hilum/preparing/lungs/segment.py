@@ -14,12 +14,12 @@ from hilum.files import cores
 from hilum.findings import Finding
 from hilum.preparing.lungs.airways import LUNG_HU, find_airways
 from hilum.preparing.lungs.body import find_body, leftward_mm
-from hilum.preparing.lungs.check import LungFigures, judge, measure
+from hilum.preparing.lungs.check import LungFigures, judge_lungs, measure
 from hilum.preparing.lungs.field import Chest, lung_field
 from hilum.preparing.lungs.morphology import IN_SLICE, filled_slices, squares_to
 from hilum.preparing.lungs.sides import LEFT, RIGHT, right_and_left
 from hilum.preparing.resample import grid_around, sample, sample_mask
-from hilum.settings.recipe import MOST_VOXELS
+from hilum.settings.recipe import MOST_VOXELS, LungPart
 from hilum.volume import Affine, Volume, canonical, reorient
 
 COARSE_MM = 3.0
@@ -31,8 +31,7 @@ _LUNGMASK = {1, 2, 3, 4, 5}
 _TOTALSEGMENTATOR, _TOTALSEGMENTATOR_1 = {10, 11, 12, 13, 14}, {13, 14, 15, 16, 17}
 _MOST_NUMBER = 255
 
-Part = Literal["lungs", "lung-field", "right", "left"]
-Verdict = Literal["good", "doubtful", "no-lungs"]
+LungVerdict = Literal["good", "doubtful", "no-lungs"]
 
 _Labels = UInt8[np.ndarray, "z y x"]
 _Mask = Bool[np.ndarray, "z y x"]
@@ -54,7 +53,7 @@ class Lungs:
     labels: _Labels
     field: _Labels
     affine: Affine
-    verdict: Verdict
+    verdict: LungVerdict
     figures: LungFigures
     findings: tuple[Finding, ...]
 
@@ -76,7 +75,7 @@ class Lungs:
         """True inside either lung."""
         return self.part("lungs")
 
-    def part(self, part: Part) -> _Mask:
+    def part(self, part: LungPart) -> _Mask:
         """True inside a part: both lungs, both lung fields, or one lung."""
         if part == "lung-field":
             return np.asarray(self.field > 0)
@@ -84,7 +83,7 @@ class Lungs:
             return np.asarray(self.labels > 0)
         return np.asarray(self.labels == (RIGHT if part == "right" else LEFT))
 
-    def box_mm(self, part: Part = "lungs") -> np.ndarray | None:
+    def box_mm(self, part: LungPart = "lungs") -> np.ndarray | None:
         """Corners (2, 3) of a part's box in LPS mm, (x, y, z), outer voxels counted whole; None where it is empty."""
         mask = self.part(part)
         surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
@@ -215,7 +214,7 @@ def _judged(chest: Chest, coarse: Volume) -> Lungs:
     """Lungs with their fields and what speaks against them."""
     field = lung_field(chest)
     figures = measure(chest, field)
-    findings = judge(figures)
+    findings = judge_lungs(figures)
     return Lungs(
         labels=chest.labels,
         field=field,

@@ -18,7 +18,7 @@ from pydicom.uid import (
 
 from hilum.errors import ReadError
 from hilum.reading.dicom.header_scan import NATIVE, Elements, Values, begins_bare, inflated, scan
-from hilum.reading.dicom.headers import KIND, Header, header_of, value_of
+from hilum.reading.dicom.headers import KIND, FileHeader, header_of, value_of
 from hilum.reading.dicom.values import DAMAGED, number, numbers, position, shown, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
@@ -55,7 +55,7 @@ class Frame:
     path: Path = field(repr=False)
     where: Callable[[Path], str] = field(repr=False)
     index: int
-    header: Header
+    header: FileHeader
     values: Values = field(repr=False)
     position_mm: tuple[float, float, float] | None
     offset: int | None
@@ -235,7 +235,7 @@ def _tables(elements: Elements) -> list[Values]:
 
 
 def _placed(
-    tables: list[Values], headers: list[Header], elements: Elements
+    tables: list[Values], headers: list[FileHeader], elements: Elements
 ) -> tuple[list[Values], list[tuple[float, float, float] | None]]:
     """The tables of all frames, and where each lies.
 

@@ -41,7 +41,7 @@ _SHORT = re.compile(r"[A-Z_]{0,8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Header:
+class FileHeader:
     """The header of a slice: kind of image, grid and storage of pixels; slices that agree share one.
 
     Attributes:
@@ -116,7 +116,7 @@ def value_of(keyword: str, read: Callable[[bytes], T], raw: bytes) -> T:
 
 
 @lru_cache(1024)
-def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -> Header:
+def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool) -> FileHeader:
     """The header of stored elements, in the order of ``KIND``; remembered, since hundreds of slices share one.
 
     Raises:
@@ -154,7 +154,7 @@ def header_of(kind: tuple[bytes | None, ...], order: str, *, syntax_loses: bool)
         raise ReadError(msg)
     thickness = number(stored.get("SliceThickness", b""))
     pixel = value_of("PixelSpacing", partial(numbers, count=2), stored.get("PixelSpacing", b""))
-    return Header(
+    return FileHeader(
         modality="\\".join(word if _SHORT.fullmatch(word) else "?" for word in codes("Modality")),
         sop_class="".join(words("SOPClassUID")),
         image_type=codes("FrameType") or codes("ImageType"),
