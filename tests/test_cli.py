@@ -506,3 +506,21 @@ def test_a_preset_by_flag_is_all_of_that_preset_for_the_recipe(tmp_path, text, f
     args = [str(tmp_path / "c.toml"), *flags]
     settings = tyro.cli(Train, args=args).with_file(args).settings
     assert settings.augment == expected(settings.recipe)
+
+
+UNUSED_BY_PREDICT = (
+    "torch._dynamo", "torch.distributed.fsdp", "pandas", "sklearn", "matplotlib", "lightning_fabric", "tensorboard",
+    "jinja2", "SimpleITK", "nibabel", "scipy.optimize",
+)  # fmt: skip
+
+
+def test_predicting_one_scan_imports_nothing_that_it_does_not_need(trained_run, tmp_path):
+    write_dicom(chest(), tmp_path / "scan", header=Header())
+    code = (
+        "import sys; from hilum.cli import main\n"
+        "status = main(sys.argv[2:])\nnames = sys.argv[1].split(',')\n"
+        "sys.exit(f'{status} {[name for name in names if name in sys.modules]}')"
+    )
+    words = [",".join(UNUSED_BY_PREDICT), "predict", trained_run / "model", tmp_path / "scan"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "0 []", done.stderr

@@ -255,7 +255,7 @@ class ResNet3D(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
+            if isinstance(module, nn.Conv3d) and not module.weight.is_meta:  # else PyTorch imports its compiler
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init and isinstance(module, _Block):
                 nn.init.zeros_(module.get_parameter(f"{module.last_norm}.weight"))
