@@ -57,11 +57,7 @@ def changes_of(node):
         new = ast.And if isinstance(node.op, ast.Or) else ast.Or
         yield node.lineno, f"{type(node.op).__name__} -> {new.__name__}", lambda: setattr(node, "op", new())
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield (
-            node.lineno,
-            "not X -> X",
-            lambda: setattr(node, "op", ast.UAdd()) or setattr(node, "operand", bool_of(node)),
-        )
+        yield node.lineno, "not X -> bool(X)", lambda: affirm(node)
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield node.lineno, f"{node.value} -> {not node.value}", lambda: setattr(node, "value", not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
