@@ -216,7 +216,7 @@ class TarBytes:
 
     Attributes:
         last: What was read last.
-        is_in_header: Whether it is ``tarfile`` that reads, and not whoever wants the bytes of a member.
+        is_in_header: Whether ``tarfile`` reads a header now, and not the bytes of a member.
     """
 
     def __init__(self, path: Path, allowance: Allowance) -> None:

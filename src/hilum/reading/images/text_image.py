@@ -63,7 +63,7 @@ _NO_POINTS = "points in mm cannot be trusted"
 _NOTHING_LACKS = np.zeros(3, bool)
 
 MM_PER_UNIT = {
-    **dict.fromkeys(["", "?", "???", "none", "unknown"], 1.0),  # mm, as everybody takes it
+    **dict.fromkeys(["", "?", "???", "none", "unknown"], 1.0),  # mm, as other readers take it
     **dict.fromkeys(["mm", "millimeter", "millimeters", "millimetre", "millimetres"], 1.0),
     **dict.fromkeys(["cm", "centimeter", "centimeters", "centimetre", "centimetres"], 10.0),
     **dict.fromkeys(["m", "meter", "meters", "metre", "metres"], 1000.0),
