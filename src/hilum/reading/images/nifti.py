@@ -13,10 +13,9 @@ import numpy as np
 
 from hilum.errors import GeometryError, ReadError
 from hilum.reading.images.files import image_suffix, nifti_voxel_file, unreadable_image
+from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflated_parts
 from hilum.reading.images.placement import (
-    INFLATION_ERRORS,
     MISSING,
-    NOT_INFLATED,
     UNCLEAR,
     Doubt,
     Placement,
@@ -40,7 +39,6 @@ _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
 """A quaternion may be this much longer than 1: many are written in single precision."""
 
-_CHUNK = 1 << 20
 _BEHIND = 1 << 20
 """Bytes behind deflated voxels that are still inflated, for the checksum at the end."""
 
@@ -96,14 +94,16 @@ class NiftiVoxels:
                 return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
             raise truncated(self.num_bytes - max(0, held), self.num_bytes)
         voxels = np.empty(self.shape, self.dtype)
-        rest = voxels.reshape(-1).view(np.uint8).data
+        rest, before, behind = voxels.reshape(-1).view(np.uint8).data, self.offset, _BEHIND
         try:
-            with gzip.open(self.path) as file:
-                file.seek(self.offset)
-                while rest and (part := file.read(min(_CHUNK, len(rest)))):
-                    rest[: len(part)] = part
-                    rest = rest[len(part) :]
-                file.read(_BEHIND)
+            for part in inflated_parts(self.path):
+                own = memoryview(part)[before:]
+                before = max(0, before - len(part))
+                cut = min(len(own), len(rest))
+                rest[:cut] = own[:cut]
+                rest, behind = rest[cut:], behind - (len(own) - cut)
+                if behind < 0:
+                    break
         except INFLATION_ERRORS as exc:
             raise ReadError(NOT_INFLATED) from exc
         if rest:

@@ -1,8 +1,6 @@
 """Checks that the header of an image file describes one volume that can be, and notes what it leaves unsaid."""
 
-import gzip
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +16,6 @@ Doubt = tuple[str, str]
 
 MISSING, UNPLACED, UNCLEAR = "geometry-missing", "position-missing", "geometry-unclear"
 LONGEST_AXIS = 65536
-
-NOT_INFLATED = "is damaged: it cannot be inflated to its end"
-INFLATION_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
-"""What the standard library raises on a damaged stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

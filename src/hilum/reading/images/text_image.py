@@ -3,22 +3,17 @@
 The formats are defined at https://teem.sourceforge.net/nrrd/format.html and https://docs.itk.org/en/latest/learn/metaio.html.
 """
 
-import gzip
 import re
-import zlib
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
 from hilum.reading.images.files import TextHeader, detached_files, image_format, unreadable_image
+from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflated_parts
 from hilum.reading.images.placement import (
-    INFLATION_ERRORS,
     LONGEST_AXIS,
-    NOT_INFLATED,
     UNCLEAR,
     UNPLACED,
     Doubt,
@@ -35,11 +30,8 @@ from hilum.reading.images.placement import (
 _INFLATION = 1032
 """Deflate makes nothing smaller than by this factor (https://zlib.net/zlib_tech.html)."""
 
-_CHUNK = 1 << 20
 _BEHIND = 1 << 20
 """Bytes behind the voxels that are still inflated, for the checksum at the end."""
-
-_GZIP = b"\x1f\x8b"
 
 _META_TYPES = frozenset(
     [
@@ -129,30 +121,16 @@ def check_length(files: list[Path], header: TextHeader, num_voxels: int, num_byt
 
 
 def _inflated_bytes(path: Path, start: int, wanted: int) -> int:
-    """How many bytes a gzip or zlib stream inflates to, little more than wanted; its checksum is looked at."""
+    """How many bytes a stream inflates to, little more than wanted; its checksum is looked at."""
     num_bytes = 0
-    with path.open("rb") as file:
-        file.seek(start)
-        is_gzip = file.read(2) == _GZIP
-        file.seek(start)
-        try:
-            for part in iter(partial(gzip.GzipFile(fileobj=file).read, _CHUNK), b"") if is_gzip else _inflated(file):
-                num_bytes += len(part)
-                if num_bytes > wanted + _BEHIND:
-                    break
-        except INFLATION_ERRORS as exc:
-            raise ReadError(NOT_INFLATED) from exc
+    try:
+        for part in inflated_parts(path, start):
+            num_bytes += len(part)
+            if num_bytes > wanted + _BEHIND:
+                break
+    except INFLATION_ERRORS as exc:
+        raise ReadError(NOT_INFLATED) from exc
     return num_bytes
-
-
-def _inflated(file: BinaryIO) -> Iterator[bytes]:
-    """The parts that a zlib stream inflates to."""
-    stream = zlib.decompressobj()
-    while not stream.eof:
-        packed = stream.unconsumed_tail or file.read(_CHUNK)
-        if not packed:
-            raise EOFError
-        yield stream.decompress(packed, _CHUNK)
 
 
 def _packing(header: TextHeader) -> str:
