@@ -12,7 +12,7 @@ from hilum.volume import Triple
 PARTS = ("train", "val", "test")
 
 NOTHING, AND = "no finding", " + "
-"""How decisions say that no finding is called, and join those that are."""
+"""How decisions say that no label is called, and join those that are."""
 
 _NO_LABEL = ("", "na", "n/a", "nan", "null")
 """What programs write into a cell that they have nothing for; a class may be named so only in cohort.classes."""
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
-    """The names given, or the sorted labels of the table: by value if all are numbers; or the columns of findings."""
+    """The names given, or the sorted labels of the table: by value if all are numbers; or the columns of labels."""
     if config.columns.labels:
         if config.classes and len(config.classes) != len(config.columns.labels):
             must = f"as many names as columns.labels, {len(config.columns.labels)}"
@@ -36,7 +36,7 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
         names = config.classes or config.columns.labels
         unclear = [name for name in names if name == NOTHING or AND in name]
         if unclear:
-            msg = f"a finding must not be named {NOTHING!r} or hold {AND!r}, as decisions do, got {unclear[0]!r}"
+            msg = f"a label must not be named {NOTHING!r} or hold {AND!r}, as decisions do, got {unclear[0]!r}"
             raise CohortError(msg)
         return names
     if config.classes:
@@ -57,7 +57,7 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
 
 
 def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sheet:
-    """The rows that have their label, or all of their findings; a warning counts the others."""
+    """The rows that have their label, or all of several; a warning counts the others."""
     columns = config.columns.labels or (config.columns.label,)
     lacking: dict[int, str] = {}  # the first column without a label, by the row
     for column in columns:
@@ -96,7 +96,7 @@ def presence_in(sheet: Sheet, column: str) -> list[float]:
     def presence(text: str) -> float:
         return words[text.lower()] if text.lower() in words else _share(text)
 
-    return _converted(sheet, column, presence, "1 where the finding is present, 0 where not, or a share between")
+    return _converted(sheet, column, presence, "1 where the label is present, 0 where not, or a share between")
 
 
 def shares_in(sheet: Sheet, column: str) -> list[float | None]:

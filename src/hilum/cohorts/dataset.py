@@ -63,7 +63,7 @@ class CohortDataset(Dataset[Sample]):
     Attributes:
         indices: Places of this part's cases in the cohort.
         names: What their random numbers go by.
-        labels: Their classes, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c).
+        labels: Their classes, (n,); of a multi-label cohort 1 where a label is present, 0 where not, (n, c).
         targets: Their labels as a probability for each class; soft where the table has soft labels.
         weights: How much each counts in the loss.
     """

@@ -74,9 +74,9 @@ def from_spreadsheet(
 
     Args:
         folder: The scans, at any depth.
-        labels: CSV, Excel or Parquet with a column for the key and one for the label, or one for each finding.
+        labels: CSV, Excel or Parquet with a column for the key and one for the label, or one for each of several labels.
         key: Which tag joins them.
-        columns: Name of the label's column, or of those of the findings, which keep their names.
+        columns: Name of the label's column, or of several labels, which keep their names.
         reading: Which scans are usable.
 
     Raises:
@@ -92,7 +92,7 @@ def from_spreadsheet(
         raise CohortError(msg)
     taken = sorted({*columns} & {*_WRITTEN, "series"}) if len(columns) > 1 else []
     if taken:
-        msg = f"{labels}: a finding must have a name of its own, got {taken[0]!r}, which the table uses itself"
+        msg = f"{labels}: a label must have a name of its own, got {taken[0]!r}, which the table uses itself"
         raise CohortError(msg)
     tag = _TAG_OF[key]
     label_of: dict[str, tuple[tuple[str, ...], int]] = {}

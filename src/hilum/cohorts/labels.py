@@ -1,4 +1,4 @@
-"""Cases to arrays of labels: classes, findings that do not exclude one another, and soft labels."""
+"""Cases to arrays of labels: one class, several labels at once, and soft labels."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -9,11 +9,11 @@ from jaxtyping import Float64, Int
 from hilum.cohorts.table import PRESENT, Case
 
 Labels: TypeAlias = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
-"""Class of each case; of a multi-label cohort 0 or 1 for each finding."""
+"""Class of each case; of a multi-label cohort 0 or 1 for each label."""
 
 
 def labels_of(cases: Sequence[Case]) -> Labels:
-    """Class of each case, (n,); of a multi-label cohort 1 where a finding is present, 0 where not, (n, c)."""
+    """Class of each case, (n,); of a multi-label cohort 1 where a label is present, 0 where not, (n, c)."""
     if cases and cases[0].present:
         return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
     return np.array([case.label for case in cases], np.int64)

@@ -87,7 +87,7 @@ def rarest(has: Bool[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
 
 
 def drawn_by(labels: Labels) -> Int[np.ndarray, " n"]:
-    """The class of each case that sampling goes by: its own, or of several findings its stratum."""
+    """The class of each case that sampling goes by: its own, or of several labels its stratum."""
     return labels if labels.ndim == 1 else strata(labels)
 
 

@@ -30,7 +30,7 @@ class Scan:
         path: Its folder or file.
         series: Hash of its series, where the folder holds several; else empty.
         tags: Of a DICOM series; empty for other formats.
-        labels: Its class, or a cell for each finding, once they are known.
+        labels: Its class, or a cell for each of several labels, once they are known.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Listing:
     Attributes:
         scans: In the order of their paths.
         notes: The sentences.
-        columns: Names of the labels' columns: label, or one for each finding.
+        columns: Names of the labels' columns: label, or one for each of several.
         num_refused: Series, files, folders and links that could be scans, and cannot be used.
         num_passed_over: Series that are no CT scans: localizers, pages of text, other modalities.
     """
