@@ -349,7 +349,7 @@ def test_findings_may_have_other_names_than_their_columns(table):
     [
         (
             "2",
-            "row 2, column 'nodule' must be 1 where the finding is present, 0 where not, or a share between, got '2'",
+            "row 2, column 'nodule' must be 1 where the label is present, 0 where not, or a share between, got '2'",
         ),
         ("perhaps", "or a share between, got 'perhaps'"),
         ("", r"row 2, column 'nodule' must be filled, got an empty cell \(1 of 3 rows have none\)"),
@@ -390,7 +390,7 @@ def test_what_programs_write_for_nothing_is_no_label(table, cell):
 @pytest.mark.parametrize("name", ["no finding", "nodule + mass"])
 def test_a_finding_is_not_named_as_decisions_are_written(table, name):
     path = table(f"path,{name},effusion\na.nii,1,0\nb.nii,0,1\n")
-    with pytest.raises(CohortError, match="a finding must not be named 'no finding' or hold"):
+    with pytest.raises(CohortError, match="a label must not be named 'no finding' or hold"):
         read(path, columns=ColumnsConfig(labels=(name, "effusion")))
 
 

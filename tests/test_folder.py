@@ -149,7 +149,7 @@ def test_a_spreadsheet_may_have_a_column_for_each_finding(tmp_path, capsys):
 def test_a_finding_cannot_be_called_as_the_table_calls_its_own_columns(tmp_path):
     series(tmp_path / "scans", AccessionNumber="A001")
     (tmp_path / "ris.csv").write_text("accession,kernel,effusion\nA001,1,0\n")
-    with pytest.raises(CohortError, match="a finding must have a name of its own, got 'kernel'"):
+    with pytest.raises(CohortError, match="a label must have a name of its own, got 'kernel'"):
         from_spreadsheet(tmp_path / "scans", tmp_path / "ris.csv", key="accession", columns=("kernel", "effusion"))
 
 

@@ -492,7 +492,7 @@ def test_shares_of_readers_train_as_they_are_and_judge_from_a_half_on(folder, tm
 
 @pytest.mark.parametrize("cell", ["2", "-0.1", "yes", "inf", "1e-400x"])
 def test_a_cell_that_says_neither_presence_nor_absence_is_named(tmp_path, cell):
-    with pytest.raises(CohortError, match=f"row 3, column 'e' must be 1 where the finding is present.* got '{cell}'"):
+    with pytest.raises(CohortError, match=f"row 3, column 'e' must be 1 where the label is present.* got '{cell}'"):
         Cohort.read(table_of(tmp_path, "a.npy,0,1", f"b.npy,1,{cell}"), CohortConfig(columns=TWO))
 
 
@@ -534,7 +534,7 @@ def test_a_finding_that_no_case_has_or_all_have_is_named_before_any_scan_is_prep
     (tmp_path / "config.toml").write_text(CONFIG)
     assert main(["train", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().err
-    assert f"there must be cases with and without each finding, got none of {says}\n" in said
+    assert f"there must be cases with and without each label, got none of {says}\n" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort.csv", "config.toml"]
 
 

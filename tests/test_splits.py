@@ -351,7 +351,7 @@ def test_the_order_of_the_rows_is_irrelevant_for_findings_too():
 
 def test_a_finding_that_no_case_has_or_all_have_is_named():
     rows = [[(n % 2, 0, 1)] for n in range(30)]
-    with pytest.raises(CohortError, match=r"without each finding, got none of 'b', present; 'c', absent$"):
+    with pytest.raises(CohortError, match=r"without each label, got none of 'b', present; 'c', absent$"):
         split(findings_of(rows), SplitConfig())
 
 

@@ -22,7 +22,7 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
 
     All cases of a patient are in one part. Every class is in every part. The result depends on the cases, the
     settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases, or of
-    findings the rarest that one of them has.
+    several labels the rarest that one of them has.
 
     - With ``split`` values in the table, these are used; rows without one follow their patient, or train. If no row
       says val, it is taken out of train.
@@ -48,7 +48,7 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
 
 
 def check_classes(cohort: Cohort) -> None:
-    """Make sure that a model can be trained: of each class, or with and without each finding, there are cases.
+    """Make sure that a model can be trained: of each class, or with and without each of several labels, there are cases.
 
     Raises:
         CohortError: If not.
@@ -61,7 +61,7 @@ def check_classes(cohort: Cohort) -> None:
     if cohort.multi_label:
         missing = "; ".join(cohort.name_of(side) for side in cohort.sides if side not in found)
         if missing:
-            msg = f"{cohort.source}: there must be cases with and without each finding, got none of {missing}"
+            msg = f"{cohort.source}: there must be cases with and without each label, got none of {missing}"
             raise CohortError(msg)
     elif len(found) < 2:
         names = ", ".join(cohort.classes[k] for k, _ in found) or "none"
@@ -99,7 +99,7 @@ def _num_patients(patients: Patients, side: Side) -> int:
 
 
 def _stratum(cohort: Cohort) -> Callable[[Iterable[Case]], int]:
-    """Of a patient's cases the highest label; of findings the rarest that one of them has, from 1, or 0 for none."""
+    """Of a patient's cases the highest label; of several labels the rarest that one of them has, from 1, or 0 for none."""
     if not cohort.multi_label:
         return lambda cases: max(case.label or 0 for case in cases)
     often = [sum((k, True) in case.sides for case in cohort.cases) for k in range(len(cohort.classes))]
@@ -189,7 +189,7 @@ def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
     groups = np.array([number for number, _ in cases])
     for attempt in range(_ATTEMPTS):
         state = (config.seed + attempt * 7919) % 2**32
-        with warnings.catch_warnings():  # of strata of few cases: whether each finding is in each fold is seen below
+        with warnings.catch_warnings():  # of strata of few cases: whether each label is in each fold is seen below
             warnings.simplefilter("ignore", UserWarning)
             folds = list(
                 StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)

@@ -30,10 +30,10 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Triple
 
 PRESENT = 0.5
-"""Share of the readers from which on a finding counts as present."""
+"""Share of the readers from which on a label of several counts as present."""
 
 Side = tuple[int, bool]
-"""A class, or a finding and whether it is present: of each a part of the cohort must have cases."""
+"""A class; or a label of several and whether it is present. Each part of a split must have cases of all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Case:
         case_id: Unique in the cohort; where the table names none, a keyed hash of the path (and point).
         path: Where the scan lies.
         label: Index of its class; None if it is not known, or where the classes do not exclude one another.
-        present: Of a multi-label cohort how present each finding is, 0 to 1; else empty.
+        present: Of a multi-label cohort how present each label is, 0 to 1; else empty.
         patient_id: Cases with the same one may never be in different parts. Never written to any output.
         point_mm: LPS mm (x, y, z); None if the table has none.
         split: Its part as the table demands: train, val or test; None if the table does not say.
@@ -79,12 +79,12 @@ class Case:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether its class, or its findings, are known."""
+        """Whether its class, or its labels, are known."""
         return self.label is not None or bool(self.present)
 
     @property
     def sides(self) -> frozenset["Side"]:
-        """What it is a case of: its class, or each finding, present or absent; a finding is present from 0.5 on."""
+        """What it is a case of: its class, or each label, present or absent; present from 0.5 on."""
         if self.label is not None:
             return frozenset({(self.label, True)})
         return frozenset((k, share >= PRESENT) for k, share in enumerate(self.present))
@@ -97,7 +97,7 @@ class Cohort:
     Attributes:
         cases: In the order of the table.
         classes: Names in the order of the model's outputs.
-        multi_label: Whether the classes are findings that do not exclude one another.
+        multi_label: Whether the classes are labels that do not exclude one another.
         source: The table.
         warnings: Sentences that a user must see.
         named_by_path: Whether the table names no cases, so that their ids are keyed hashes of their paths.
@@ -112,11 +112,12 @@ class Cohort:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Of what there must be cases: each class; of findings, present ones and absent ones."""
-        return tuple((k, side) for k in range(len(self.classes)) for side in ((True, False)[: 1 + self.multi_label]))
+        """Of what there must be cases: each class; of several labels, each present and each absent."""
+        states = (True, False) if self.multi_label else (True,)
+        return tuple((k, state) for k in range(len(self.classes)) for state in states)
 
     def name_of(self, side: Side) -> str:
-        """A class, or a finding and how it is, in words."""
+        """A class, or a label and whether it is present, in words."""
         name = self.classes[side[0]]
         return f"{name!r}" + (f", {'present' if side[1] else 'absent'}" if self.multi_label else "")
 
@@ -250,7 +251,7 @@ def _check_columns(sheet: Sheet, columns: ColumnsConfig, labelled: bool) -> None
 
 
 def _names(columns: ColumnsConfig, what: str) -> tuple[str, ...]:
-    """The columns that hold something: one, or as many as there are findings."""
+    """The columns that hold something: one, or as many as there are labels."""
     name: str | tuple[str, ...] = getattr(columns, what)
     return (name,) if isinstance(name, str) else name
 
