@@ -274,7 +274,7 @@ def test_class_weights_weigh_what_they_say_in_small_batches(npy_cohort, tmp_path
     )
 
     class WeightAlone(WeightedCrossEntropyLoss):
-        def of_heads(self, odds, label):
+        def head_losses(self, odds, label):
             return self.weighted(label).sum(dim=2) + 0 * odds.sum(dim=2)
 
     values = []

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="li
 LIMITED = """
 import os, re, resource, sys
 from pathlib import Path
-import hilum.training, hilum.judging
+import hilum.training.train, hilum.judging.evaluate, hilum.predicting.predictor, hilum.cli.predict
 from hilum.cli import main
 import numpy, scipy.linalg, torch
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""An empty picture in the house's look, and how it is written; for every room that draws, without global state."""
+"""The look of all plots: an empty figure with its panels, and how it is written; no global state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
 BLUE, ORANGE, GREEN, INK, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#1F2933", "#7B8794", "#E4E7EB"
-"""Okabe and Ito's colours, which colour-blind readers tell apart, and greys."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart, and greys."""
 
 _DPI = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
-    """A picture with its axes, ready to be drawn on.
+class Panels:
+    """A figure and its axes.
 
     Attributes:
         picture: matplotlib's figure.
-        axes: Its panels, row by row.
+        axes: Row by row.
     """
 
     picture: Any
     axes: Sequence[Any]
 
 
-def sheet(
+def empty_panels(
     *,
     rows: int = 1,
     columns: int = 1,
     inches: tuple[float, float] = (5.2, 5.2),
     heights: tuple[float, ...] | None = None,
-) -> Sheet:
-    """A white picture with light grids; ``heights`` are the rows' shares of it."""
+) -> Panels:
+    """A white figure with light grids; ``heights`` are the ratios of the rows."""
     picture: Any = Picture(figsize=inches, dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(picture)
     picture.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -47,18 +47,18 @@ def sheet(
         axes.tick_params(colors=INK, labelsize=9, length=3)
         axes.grid(visible=True, color=PALE, linewidth=0.8)
         axes.set_axisbelow(True)
-    return Sheet(picture=picture, axes=panels)
+    return Panels(picture=picture, axes=panels)
 
 
 def label(axes: Any, *, title: str, x: str, y: str) -> None:
-    """Name a panel and its axes; a title is text, whatever dollar signs are in it."""
+    """Name a panel and its axes; dollar signs in a title are not parsed as mathematics."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10, parse_math=False)
     axes.set_xlabel(x, fontsize=10, color=INK)
     axes.set_ylabel(y, fontsize=10, color=INK)
 
 
 def unit_square(axes: Any) -> None:
-    """Both axes from 0 to 1, equally long, with room for the line's width."""
+    """Both axes from 0 to 1, of equal length, with room for the line width."""
     axes.set_xlim(-0.015, 1.015)
     axes.set_ylim(-0.015, 1.015)
     axes.set_aspect("equal")
@@ -68,23 +68,23 @@ def unit_square(axes: Any) -> None:
 
 
 def legend(axes: Any, where: str) -> None:
-    """A legend that hides as little as it can."""
+    """A legend with a translucent background."""
     axes.legend(loc=where, fontsize=9, frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK)
 
 
 def note(axes: Any, text: str) -> None:
-    """A sentence in place of a curve that does not exist."""
+    """A sentence instead of a curve that does not exist."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=10, color=GREY, wrap=True)
 
 
-def write(drawn: Sheet, path: Path, *, foot: str = "") -> None:
+def write(panels: Panels, path: Path, *, foot: str = "") -> None:
     """Write a PNG that is the same bytes for the same plot: no version and no date inside.
 
     Args:
-        drawn: The plot.
+        panels: The plot.
         path: The file.
         foot: A sentence below it.
     """
     if foot:
-        drawn.picture.supxlabel(foot, fontsize=8, color=INK, wrap=True)
-    drawn.picture.savefig(path, format="png", metadata={"Software": "Hilum"})  # see files.PNG_MARK
+        panels.picture.supxlabel(foot, fontsize=8, color=INK, wrap=True)
+    panels.picture.savefig(path, format="png", metadata={"Software": "Hilum"})  # see files.PNG_MARK

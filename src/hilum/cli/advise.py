@@ -24,7 +24,7 @@ _LABEL = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Advise:
-    """What a table of cases asks for: its classes, what so many patients can show, and what to do about rare classes.
+    """The classes of a table, the precision that its patients allow, and what to do about rare classes.
 
     No scan is read.
     """
@@ -85,20 +85,17 @@ def _page(source: Path, advice: "Advice") -> str:
     from hilum.findings import printable
 
     table = advice.table
-    head = (
-        f"{source.name}: {_number(table.num_cases)} cases of {_number(table.num_patients)} patients, "
-        f"{len(table.rows)} {table.plural}"
-    )
-    lines = [head, "", *_classes(table), ""]
-    lines += _said("imbalance", _ratio(table))
-    lines += _said("sample size", table.sample_size())
+    counts = f"{table.num_cases:,} cases of {table.num_patients:,} patients, {len(table.rows)} {table.plural}"
+    lines = [f"{source.name}: {counts}", "", *_classes(table), ""]
+    lines += _paragraph("imbalance", _ratio(table))
+    lines += _paragraph("sample size", table.sample_size())
     for warning in advice.warnings:
-        lines += _said("warning", warning)
+        lines += _paragraph("warning", warning)
     lines.append("")
     for what, reason in advice.reasons.items():
-        lines += _said(what, reason)
+        lines += _paragraph(what, reason)
     for number, line in enumerate(_evidence(advice)):
-        lines += _said("" if number else "evidence", line)
+        lines += _paragraph("" if number else "evidence", line)
     lines += ["", "In config.toml that is", "", *tomli_w.dumps(advice.sections).rstrip().split("\n")]
     if advice.alternative is not None:
         lines += ["", *textwrap.wrap(_INSTEAD, _WIDTH), "", *tomli_w.dumps({"loss": _tversky(advice)}).split("\n")]
@@ -119,7 +116,7 @@ def _tversky(advice: "Advice") -> dict[str, Any] | None:
 
 
 def _classes(table: "ClassTable") -> Iterator[str]:
-    """The class table: shares in per cent, and what an AUC of each class against the rest can be shown to."""
+    """The class table: shares in per cent, and the expected precision of the AUC of each class against the rest."""
     from hilum.planning.classes import percent
 
     width = max(8, min(_NAME, max(len(row.name) for row in table.rows)))
@@ -130,12 +127,12 @@ def _classes(table: "ClassTable") -> Iterator[str]:
         name = row.name if len(row.name) <= width else f"{row.name[: width - 3]}..."
         cells = [
             f"{name:<{width}}",
-            f"{_number(row.patients):>8}",
+            f"{row.patients:>8,}",
             f"{percent(row.patients / table.num_patients):>6}",
-            f"{_number(row.cases):>8}",
+            f"{row.cases:>8,}",
             f"{percent(row.cases / table.num_cases):>6}",
         ]
-        cells += [f"{_number(row.drawn):>8}"] if row.drawn is not None else []
+        cells += [f"{row.drawn:>8,}"] if row.drawn is not None else []
         yield "  ".join([*cells, f"{_half(row.auc_all):>17}", f"{_half(row.auc_test):>9}"])
 
 
@@ -147,7 +144,7 @@ def _ratio(table: "ClassTable") -> str:
 
 
 def _evidence(advice: "Advice") -> list[str]:
-    """What the advice rests on, in sentences."""
+    """The evidence behind the advice, in sentences."""
     from hilum.planning.classes import percent
 
     near = advice.evidence
@@ -155,24 +152,20 @@ def _evidence(advice: "Advice") -> list[str]:
     if not near:
         return [f"none near {share}: this is the tutorial's rule of thumb and no more"]
     places = "; ".join(dict.fromkeys(one.place for one in near))
-    said = [f"AUC of {len(near)} methods beside cross entropy without weights, 95 %, measured {places}"]
+    lines = [f"AUC of {len(near)} methods beside cross entropy without weights, 95 %, measured {places}"]
     for verdict in ("better", "worse"):
         some = [str(one) for one in near if one.verdict == verdict]
-        said += [f"{verdict}: {'; '.join(some)}"] if some else []
+        lines += [f"{verdict}: {'; '.join(some)}"] if some else []
     alike = sum(one.verdict == "cannot tell" for one in near)
-    said += [f"the interval of {alike} includes 0"] if alike else []
-    return [*said, f"of {len(near)} such intervals some may miss 0 by chance"] if len(near) > alike else said
+    lines += [f"the interval of {alike} includes 0"] if alike else []
+    return [*lines, f"of {len(near)} such intervals some may miss 0 by chance"] if len(near) > alike else lines
 
 
-def _said(label: str, text: str) -> list[str]:
+def _paragraph(label: str, text: str) -> list[str]:
     """A paragraph beside its label; a number and its unit stay on one line."""
     whole = re.sub(r" (?=%)|(?<=\+-) ", "\N{NO-BREAK SPACE}", text)
     lines = textwrap.wrap(whole, _WIDTH, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-
-
-def _number(count: int) -> str:
-    return f"{count:,}"
 
 
 def _half(width: float) -> str:

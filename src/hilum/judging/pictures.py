@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from hilum.drawing import BLUE, GREY, INK, ORANGE, Sheet, label, legend, note, sheet, unit_square, write
+from hilum.drawing import BLUE, GREY, INK, ORANGE, Panels, empty_panels, label, legend, note, unit_square, write
 from hilum.judging.figures import Judged
 from hilum.measuring.agreement import reliability
 from hilum.measuring.intervals import wilson
@@ -43,7 +43,7 @@ def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None
             write(_confusion_page(page), folder / f"confusion{number}.png", foot=note)
 
 
-def _roc_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
+def _roc_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     """The ROC curve with its area, and the frozen threshold's point with the intervals of both its rates."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -80,7 +80,7 @@ def _roc(axes: Any, one: Judged) -> None:
     )
 
 
-def _pr_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
+def _pr_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     """Precision over recall, with the prevalence, which is the precision of a guess."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -118,7 +118,7 @@ def _pr(axes: Any, one: Judged) -> None:
         )
 
 
-def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Sheet:
+def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     """Observed against predicted share of positives in bins of equally many cases, above where the cases lie."""
     drawn = _panels(each, alone=alone, below=True)
     for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
@@ -171,13 +171,13 @@ def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple
     """Counts by true and decided class; the shade is the share of the true class."""
     size = len(classes)
     edge = min(3.2 + 0.75 * size, 14.0)
-    drawn = sheet(inches=(edge, edge))
+    drawn = empty_panels(inches=(edge, edge))
     _confusion(drawn.axes[0], matrix, classes)
     label(drawn.axes[0], title="Confusion matrix", x="Decided", y="True")
     write(drawn, path, foot=note)
 
 
-def _confusion_page(each: Sequence[Judged]) -> Sheet:
+def _confusion_page(each: Sequence[Judged]) -> Panels:
     """Counts of the cases without and with each label, not called and called."""
     drawn = _panels(each, alone=False, inches=(3.6, 3.6))
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -211,21 +211,23 @@ def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ..
 
 def _panels(
     each: Sequence[Judged], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
-) -> Sheet:
+) -> Panels:
     """One panel, or one for each label, row by row; with ``below`` each is followed by a low one beneath it."""
     if alone:
-        return sheet(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0)) if below else sheet()
+        return empty_panels(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0)) if below else empty_panels()
     columns = 2 if len(each) == 4 else min(len(each), 3)
     rows = math.ceil(len(each) / columns)
     wide, high = inches
     size = (wide * columns, (high + below) * rows)
-    drawn = sheet(rows=rows * (1 + below), columns=columns, inches=size, heights=(6.0, 1.0) * rows if below else None)
+    drawn = empty_panels(
+        rows=rows * (1 + below), columns=columns, inches=size, heights=(6.0, 1.0) * rows if below else None
+    )
     grid = np.array(drawn.axes, object).reshape(rows, 1 + below, columns)
     places = [tuple(grid[divmod(k, columns)[0], :, k % columns]) for k in range(rows * columns)]
     for place in places[len(each) :]:
         for axes in place:
             axes.remove()
-    return Sheet(picture=drawn.picture, axes=[axes for place in places[: len(each)] for axes in place])
+    return Panels(picture=drawn.picture, axes=[axes for place in places[: len(each)] for axes in place])
 
 
 def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:

@@ -16,18 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 from hilum.errors import CohortError
-from hilum.measuring.metrics import (
-    Figures,
-    Probs,
-    ap_from,
-    auc_from,
-    confusion,
-    macro_auc,
-    macro_f1,
-    macro_recall,
-    ranked_counts,
-    ratio,
-)
+from hilum.measuring import metrics
+from hilum.measuring.metrics import Figures, Probs, ratio
 from hilum.randomness import generator
 
 Z95 = 1.959963984540054
@@ -151,9 +141,9 @@ def with_class_intervals(
         matrix = (weights @ cells).reshape(-1, num_classes, num_classes)
         return {
             "accuracy": ratio(weights @ right, weights.sum(-1)),
-            "balanced_accuracy": macro_recall(matrix),
-            "macro_auc": macro_auc(y, probs, weights=weights),
-            "macro_f1": macro_f1(matrix),
+            "balanced_accuracy": metrics.macro_recall(matrix),
+            "macro_auc": metrics.macro_auc(y, probs, weights=weights),
+            "macro_f1": metrics.macro_f1(matrix),
         }
 
     bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
@@ -237,12 +227,12 @@ def _binary_figures(
     squares = np.square(p - (y == 1))
 
     def figures(weights: Resamples) -> dict[str, Figures]:
-        table = confusion(y, called, weights=weights)
-        tps, fps = ranked_counts(y, p, weights=weights)
+        table = metrics.confusion(y, called, weights=weights)
+        tps, fps = metrics.ranked_counts(y, p, weights=weights)
         return {
             "accuracy": table.accuracy,
-            "auc": auc_from(tps, fps),
-            "average_precision": ap_from(tps, fps),
+            "auc": metrics.auc_from(tps, fps),
+            "average_precision": metrics.ap_from(tps, fps),
             "sensitivity": table.sensitivity,
             "specificity": table.specificity,
             "ppv": table.ppv,

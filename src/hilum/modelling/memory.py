@@ -50,7 +50,7 @@ def can_keep() -> bool:
 
 @contextmanager
 def kept_memory(on: bool = True) -> Iterator[None]:
-    """A context in which freed memory stays with the process; otherwise glibc unmaps each large tensor at once.
+    """A context in which freed memory stays with the process; by default glibc unmaps each large tensor.
 
     The kernel clears each page that is mapped again: that takes a seventh of a training step.
     """

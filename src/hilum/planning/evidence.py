@@ -74,9 +74,9 @@ def _read_benchmark() -> tuple[Evidence, ...]:
     found = []
     for row in rows:
         if row["arm"] != "plain":
-            auc, where = row["auc"], "LIDC nodules (docs/concepts/imbalance.md)"
-            figures = dict(zip(("difference", "low", "high"), (auc["difference"], *auc["difference_ci"]), strict=True))
-            found.append(Evidence(**row["method"], **figures, prevalence=row["rate"], where=where))
+            low, high = row["auc"]["difference_ci"]
+            numbers = {"prevalence": row["rate"], "difference": row["auc"]["difference"], "low": low, "high": high}
+            found.append(Evidence(**row["method"], **numbers, where="LIDC nodules (docs/concepts/imbalance.md)"))
     return tuple(found)
 
 

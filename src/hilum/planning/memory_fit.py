@@ -10,8 +10,6 @@ from hilum.planning.resources import training_memory
 from hilum.settings.imbalance import OF_THE_BATCH
 from hilum.settings.run import RunConfig
 
-__all__ = ["MOST", "fit_into_memory", "largest_batch", "usable_bytes"]
-
 _USED = 0.85
 """Usable share of the free memory: measured use was up to 17 % above the estimate."""
 

@@ -14,8 +14,6 @@ from hilum.planning.resources import Cost, Memory, cost_of, network_of, predicti
 from hilum.planning.timing import step_seconds
 from hilum.settings.run import RunConfig
 
-__all__ = ["MemoryRow", "ResourcePlan", "config_of_a_step", "plan_resources"]
-
 _CASES = (1, 2, 4, 8, 16, 32)
 """Numbers of cases at once for which memory is listed."""
 

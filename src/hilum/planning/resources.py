@@ -17,8 +17,6 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights.freezing import freeze, train_what_learns
 from hilum.settings.run import RunConfig
 
-__all__ = ["Cost", "Memory", "cost_of", "network_of", "prediction_bytes", "training_memory"]
-
 _OVERHEAD = 0.4
 """Memory that an allocator holds in addition, as a share of the temporary tensors: measured 0.12 to 0.9 with glibc."""
 

@@ -12,8 +12,6 @@ from hilum.modelling.speed import apply_speed, autocast
 from hilum.modelling.weights.freezing import train_what_learns
 from hilum.settings.run import SpeedConfig
 
-__all__ = ["step_seconds"]
-
 _STEPS = 3
 _ENOUGH_S = 15.0
 """After this time no further step is begun, if one has been counted."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hilum.drawing import BLUE, GREEN, GREY, label, legend, sheet, write
+from hilum.drawing import BLUE, GREEN, GREY, empty_panels, label, legend, write
 
 _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1", "auc": "AUC"}
 
@@ -19,7 +19,7 @@ def draw_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> 
         kept_epoch: The epoch whose weights were kept.
     """
     epochs = np.array([int(row["epoch"]) for row in rows])
-    drawn = sheet(rows=2, columns=2, inches=(9.6, 6.6))
+    drawn = empty_panels(rows=2, columns=2, inches=(9.6, 6.6))
     for axes, (name, title) in zip(drawn.axes, _TITLES.items(), strict=True):
         for who, part, colour in (("training", "train", GREY), ("validation", "val", BLUE)):
             values = np.array([float(row[f"{part}_{name}"]) for row in rows])

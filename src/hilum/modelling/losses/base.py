@@ -171,8 +171,8 @@ class CaseLoss(Loss):
 
     def case_losses(self, logits: BatchLogits, target: Target) -> Float[Tensor, " b"]:
         """Loss of each case, class weights applied, before any mean."""
-        label = label_probs(target, logits, multi_label=self.multi_label)
-        return self.head_losses(self.odds(logits), label).mean(dim=1)
+        odds = self.odds(logits)
+        return self.head_losses(odds, label_probs(target, logits, multi_label=self.multi_label)).mean(dim=1)
 
     def weights(self, logits: BatchLogits, target: Target, case_weight: CaseWeight = None) -> Float[Tensor, " b"]:
         """How much each case counts in the mean."""

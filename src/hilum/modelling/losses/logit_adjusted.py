@@ -3,15 +3,7 @@
 from torch import Tensor
 
 from hilum.errors import require
-from hilum.modelling.losses.base import (
-    BatchLogits,
-    ClassNumbers,
-    Heads,
-    as_float,
-    class_numbers,
-    log_odds,
-    positive_counts,
-)
+from hilum.modelling.losses.base import BatchLogits, ClassNumbers, Heads, as_float, log_odds, positive_counts
 from hilum.modelling.losses.cross_entropy import WeightedCrossEntropyLoss
 
 
@@ -34,8 +26,8 @@ class LogitAdjustedLoss(WeightedCrossEntropyLoss):
     def __init__(self, counts: ClassNumbers, tau: float = 1.0, *, multi_label: bool = False) -> None:
         super().__init__(multi_label=multi_label)
         require(tau >= 0, "tau", "at least 0", tau)
-        total = class_numbers(counts, "counts").sum(-1, keepdim=True)
-        log_prior = tau * (positive_counts(counts) / total).log()
+        cases = positive_counts(counts)
+        log_prior = tau * (cases / cases.sum(-1, keepdim=True)).log()
         self.register_buffer("shift", log_prior[:, 1] - log_prior[:, 0] if multi_label else log_prior)
 
     def odds(self, logits: BatchLogits) -> Heads:
