@@ -74,7 +74,7 @@ def from_spreadsheet(
 
     Args:
         folder: The scans, at any depth.
-        labels: CSV, Excel or Parquet with a column for the key and one for the label, or one for each of several labels.
+        labels: CSV, Excel or Parquet with a column for the key and one for the label, or for each of several labels.
         key: Which tag joins them.
         columns: Name of the label's column, or of several labels, which keep their names.
         reading: Which scans are usable.

@@ -48,7 +48,7 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
 
 
 def check_classes(cohort: Cohort) -> None:
-    """Make sure that a model can be trained: of each class, or with and without each of several labels, there are cases.
+    """Make sure that a model can be trained: there are cases of each class, or with and without each label.
 
     Raises:
         CohortError: If not.
@@ -99,7 +99,7 @@ def _num_patients(patients: Patients, side: Side) -> int:
 
 
 def _stratum(cohort: Cohort) -> Callable[[Iterable[Case]], int]:
-    """Of a patient's cases the highest label; of several labels the rarest that one of them has, from 1, or 0 for none."""
+    """Of a patient's cases the highest label; or the rarest of several labels, from 1, or 0 for none."""
     if not cohort.multi_label:
         return lambda cases: max(case.label or 0 for case in cases)
     often = [sum((k, True) in case.sides for case in cohort.cases) for k in range(len(cohort.classes))]
