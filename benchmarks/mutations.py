@@ -93,7 +93,7 @@ def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             found = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {node.module, *found, *(f"hilum.{API[name[6:]]}" for name in found if name[6:] in API)}
+            names |= {node.module, *found, *(API[name[6:]] for name in found if name[6:] in API)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names

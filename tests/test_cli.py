@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def test_importing_hilum_imports_no_torch():
 
 
 def test_the_python_api_is_what_it_says():
-    assert len(hilum.__all__) == 29
+    assert len(hilum.__all__) == len(set(hilum.__all__)) > 40
+    assert hilum.__version__ == version("hilum")
+    assert (Path(hilum.__file__).parent / "py.typed").is_file()
     assert {"read", "Recipe", "Cohort", "ResNet3D", "train", "evaluate", "Predictor"} <= set(hilum.__all__)
     for name in hilum.__all__:
         assert getattr(hilum, name).__module__.startswith("hilum."), name

@@ -1,62 +1,34 @@
 """Hilum: chest CT scans and a table of labels to a 3D ResNet classifier that can be trusted.
 
-The names below are the Python API; each is loaded when it is first used, so that ``import hilum`` is quick.
+The names of the Python API stand in ``__init__.pyi``, which type checkers read; each is loaded when it is first
+used, so that ``import hilum`` is quick.
 """
 
+import ast
 import importlib
+from pathlib import Path
 from typing import Any
 
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 _HOME = {
-    "Augment": "modelling.augmenting.augment",
-    "AsymmetricLoss": "modelling.losses",
-    "AugmentConfig": "settings.augmentation",
-    "Cohort": "cohorts.table",
-    "CombinedLoss": "modelling.losses",
-    "DiceLoss": "modelling.losses",
-    "Finding": "findings",
-    "FocalLoss": "modelling.losses",
-    "HilumError": "errors",
-    "LDAMLoss": "modelling.losses",
-    "LogitAdjustedLoss": "modelling.losses",
-    "PolyLoss": "modelling.losses",
-    "Prediction": "predicting",
-    "Predictor": "predicting",
-    "ReadingConfig": "settings.run",
-    "Recipe": "settings.run",
-    "ResNet3D": "modelling.resnet",
-    "RunConfig": "settings.run",
-    "Store": "preparing",
-    "TverskyLoss": "modelling.losses",
-    "Volume": "volume",
-    "WeightedCrossEntropyLoss": "modelling.losses",
-    "advise": "planning.advise",
-    "class_weights": "modelling.losses",
-    "evaluate": "judging",
-    "examine": "reading.doctor",
-    "prepare": "preparing",
-    "read": "reading.reader",
-    "resample": "preparing",
-    "segment_lungs": "preparing",
-    "simulate_scan": "simulating",
-    "load_weights": "modelling.weights",
-    "resnet10_3d": "modelling.resnet",
-    "resnet18_3d": "modelling.resnet",
-    "resnet34_3d": "modelling.resnet",
-    "resnet50_3d": "modelling.resnet",
-    "resnet101_3d": "modelling.resnet",
-    "resnet152_3d": "modelling.resnet",
-    "resnet200_3d": "modelling.resnet",
-    "train": "training.train",
+    alias.name: node.module
+    for node in _STUB.body
+    if isinstance(node, ast.ImportFrom) and node.module
+    for alias in node.names
 }
 
-__all__ = sorted(_HOME)
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hilum")
     if name not in _HOME:
         msg = f"module 'hilum' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"hilum.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
