@@ -56,7 +56,7 @@ def test_findings_are_calibrated_and_called_one_by_one():
     probs = decisions.probabilities(logits)
     expected = 1 / (1 + np.exp(-(logits - 2 * np.array([0.5, 0.0, -1.0]))))
     assert probs == pytest.approx(expected)
-    assert decisions.in_words(decisions.decided(probs)) == [
+    assert decisions.described(decisions.decided(probs)) == [
         "nodule + fibrosis",
         "no finding",
         "nodule + effusion + fibrosis",
