@@ -334,7 +334,7 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["predict", "MODEL", "x.npy", "--point", "1", "2", "3"], "--point is for models of region point"),
         (["predict", "MODEL", "x.npy", "--out", "p.csv"], "--out is for a table"),
         (["predict", "MODEL", "t.csv", "--series", "abcd"], "--point and --series are for one scan"),
-        (["predict", "MODEL", "t.csv", "--out", "full"], "full cannot be written: it must be a file, is a folder"),
+        (["predict", "MODEL", "t.csv", "--out", "full"], "full: cannot be written: it must be a file, is a folder"),
         (["predict", "MODEL", "x.npy", "--device", "tpu"], "device must be auto, cpu, cuda"),
         (["evaluate", "MODEL", "t.csv", "--out", "t.csv"], "t.csv is a file"),
         (["train", "misspelt.toml", "--resume", "--out", "full"], "--resume needs --out with a run folder"),

@@ -225,7 +225,7 @@ def test_with_nothing_found_the_command_fails_and_says_so(tmp_path, capsys):
 def test_a_page_replaces_no_device_and_follows_a_link(tmp_path, capsys):
     write_series(tmp_path / "s", scan_hu(12))
     assert main(["inspect", str(tmp_path / "s"), "--html", "/dev/stdout"]) == 1
-    assert "/dev/stdout cannot be written: it must be a file" in capsys.readouterr().err
+    assert "/dev/stdout: cannot be written: it must be a file" in capsys.readouterr().err
     (tmp_path / "real.html").write_text('<meta name="generator" content="hilum inspect">')
     (tmp_path / "page.html").symlink_to(tmp_path / "real.html")
     assert main(["inspect", str(tmp_path / "s"), "--html", str(tmp_path / "page.html")]) == 0

@@ -156,7 +156,7 @@ def test_an_error_while_writing_leaves_nothing_behind(scan, store, monkeypatch):
 
 def test_a_store_that_is_a_file_is_one_clear_error(scan, tmp_path):
     (tmp_path / "store").write_text("")
-    with pytest.raises(HilumError, match=r"store.*\.safetensors cannot be written"):
+    with pytest.raises(HilumError, match=r"store.*\.safetensors: cannot be written"):
         Store(tmp_path / "store").ensure(scan, RECIPE)
 
 

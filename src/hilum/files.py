@@ -46,8 +46,8 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
 def _check_is_file(path: Path) -> None:
     is_special = path.absolute().parts[1:2] in (("dev",), ("proc",))
     if is_special or (path.exists() and not path.is_file()):
-        msg = f"{path} cannot be written: it must be a file{', is a folder' if path.is_dir() else ''}"
-        raise HilumError(msg)
+        msg = f"cannot be written: it must be a file{', is a folder' if path.is_dir() else ''}"
+        raise HilumError(msg, path=path)
 
 
 def holds(path: Path, mark: str) -> bool:
@@ -100,18 +100,23 @@ def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
     """
     if follow or not path.is_symlink():
         _check_is_file(path)
-    try:
-        path = path.resolve() if follow and path.is_symlink() else path
-        new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if follow and path.is_symlink():
         try:
-            yield new
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as exc:  # RuntimeError: a link that leads in a circle
-        msg = f"{path} cannot be written: {getattr(exc, 'strerror', None) or 'it is a link that leads in a circle'}"
-        raise HilumError(msg) from exc
+            path = path.resolve()
+        except (OSError, RuntimeError) as exc:
+            msg = "cannot be written: it is a link that leads in a circle"
+            raise HilumError(msg, path=path) from exc
+    new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield new
+        new.replace(path)
+    except OSError as exc:
+        msg = f"cannot be written: {exc.strerror or exc}"
+        raise HilumError(msg, path=path) from exc
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
 
 
 _sharers = 1

@@ -115,7 +115,7 @@ class Store:
         try:
             save_sample(volume, file)
         except HilumError as exc:
-            raise StoreError(str(exc)) from exc
+            raise StoreError(exc.message, path=exc.path) from exc
         return Fetched(file, volume, made=True)
 
     def find(
