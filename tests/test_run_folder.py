@@ -97,6 +97,14 @@ def test_formats_have_numbers_and_newer_ones_are_refused_in_one_line(trained_run
         path.write_text(text)
 
 
+def test_a_run_folder_stands_for_the_model_in_it(trained_run, npy_cohort, capsys):
+    shown = []
+    for folder in (trained_run, trained_run / "model"):
+        assert main(["predict", str(folder), str(npy_cohort / "00.npy")]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
 # resuming
 
 

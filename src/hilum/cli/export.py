@@ -12,7 +12,7 @@ class Export:
     """A model as one file that other programs run: HU in, probabilities out; checked against the model."""
 
     model: ModelPath
-    """The model folder of a run."""
+    """A run folder, or the model folder in it."""
 
     format: Literal["onnx", "pt2"]
     """onnx: ONNX. pt2: PyTorch's exported program (torch.export)."""

@@ -15,7 +15,7 @@ class Predict:
     """A model on one scan, or on a whole table without labels; exits with 3 if some scans of a table were refused."""
 
     model: ModelPath
-    """The model folder of a run."""
+    """A run folder, or the model folder in it."""
 
     path: ScanPath
     """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a table (.csv, .xlsx, .parquet), with --out."""

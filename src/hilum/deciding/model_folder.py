@@ -71,9 +71,13 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
 def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     """The network, in evaluation mode on the CPU, and its card.
 
+    Args:
+        folder: A model folder, or a run folder that holds one.
+
     Raises:
         CheckpointError: If the folder is no whole model folder, or the weights do not fit or are not float32.
     """
+    folder = folder / "model" if (folder / "model" / _ABOUT).is_file() else folder
     try:
         about = _as_now(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
         card = from_dict(ModelCard, about, _ABOUT)

@@ -92,7 +92,7 @@ def evaluate(
         raise ConfigError(msg)
     out = (run.evaluation if out is None else Path(out)).absolute()
     check_folder(out)
-    predictor = Predictor(run.model if run.folder == Path(model) else model, device=device)
+    predictor = Predictor(model, device=device)
     if table is None:
         asked = _own_cases(run, predictor)
         store = store or run.store

@@ -75,7 +75,13 @@ def setting_lines(names: tuple[str, ...]) -> list[str]:
         for part in path:
             config = getattr(config, part)
         value = getattr(config, last)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
-        lines.append(f"  --{name.replace('_', '-')} {shown}".rstrip())
+        lines.append(f"  --{name.replace('_', '-')} {' '.join(_words(value))}".rstrip())
         lines += textwrap.wrap(field_docs(type(config))[last], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines
+
+
+def _words(value: Any) -> list[str]:
+    """A value as its flag takes it."""
+    if isinstance(value, tuple):
+        return [word for one in value for word in _words(one)]
+    return [] if value is None else [str(value)]
