@@ -1,5 +1,6 @@
 """The look of all plots: an empty figure with its panels, and how it is written; no global state."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ BLUE, ORANGE, GREEN, INK, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#1F2933
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and greys."""
 
 _DPI = 150
+_FOOT_LETTERS = 72
+"""Of a line at the foot of the narrowest picture, 5 inches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,5 +89,5 @@ def write(panels: Panels, path: Path, *, foot: str = "") -> None:
         foot: A sentence below it.
     """
     if foot:
-        panels.picture.supxlabel(foot, fontsize=8, color=INK, wrap=True)
+        panels.picture.supxlabel(textwrap.fill(foot, _FOOT_LETTERS), fontsize=8, color=INK)
     panels.picture.savefig(path, format="png", metadata={"Software": "Hilum"})  # see files.PNG_MARK
