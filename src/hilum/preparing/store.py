@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError, StoreError
-from hilum.files import here
+from hilum.files import machine_id
 from hilum.preparing.prepare import prepare_path
 from hilum.preparing.sample_file import SUFFIX, load_sample, read_sample, save_sample
 from hilum.preparing.sources import INDEX, Sources
@@ -182,7 +182,7 @@ class Store:
             match = _LEFTOVER.fullmatch(entry.name)
             with contextlib.suppress(FileNotFoundError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if match and (age > _LONGEST_WRITE_S or (match[2] == here() and not _is_alive(int(match[1])))):
+                if match and (age > _LONGEST_WRITE_S or (match[2] == machine_id() and not _is_alive(int(match[1])))):
                     found.append(Path(entry.path))
         return found
 
