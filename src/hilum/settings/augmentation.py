@@ -116,7 +116,7 @@ class AugmentConfig:
     """Probability of an elastic deformation."""
 
     elastic_mm: float = 4.0
-    """Largest displacement of a control point along each axis; at most 0.4 of elastic_grid_mm, so that nothing folds."""
+    """Largest displacement of a control point along each axis; at most 0.4 of elastic_grid_mm, else tissue folds."""
 
     elastic_grid_mm: float = 40.0
     """Distance between the control points of the B-spline."""

@@ -49,7 +49,7 @@ class Recipe:
     """Margin around the region's box, if the grid is fitted to it, and around its mask, if outside_lungs is air."""
 
     interpolation: Literal["linear", "cubic", "nearest"] = "linear"
-    """linear stays within the range of the scan; cubic is sharper and overshoots a little; nearest, without low-pass."""
+    """linear stays within the range of the scan; cubic is sharper and overshoots a little; nearest has no low-pass."""
 
     windows_hu: tuple[Range | Window, ...] = ((-1000.0, 400.0),)
     """One channel for each window: HU of black and of white, or lung, mediastinum or bone."""

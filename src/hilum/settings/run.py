@@ -401,7 +401,7 @@ class RunConfig:
             require(right, "decision.calibration", f"another with {what}, which no offsets undo", "prior")
 
     def parts_of(self, cases: int) -> int:
-        """Number of micro batches of a batch: the fewest that ``micro_batch`` allows, each large enough for the norm."""
+        """Number of micro batches in a batch: as few as ``micro_batch`` allows, each large enough for the norm."""
         count = math.ceil(cases / self.training.micro_batch) if self.training.micro_batch else 1
         return max(1, min(count, cases // self.model.least_cases))
 
