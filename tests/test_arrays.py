@@ -102,7 +102,7 @@ def test_functions_of_numbers_alone_take_lists():
     assert of_findings[0]["subset_accuracy"].value == 1
     with pytest.raises(ConfigError, match=r"logits must be an array, .* of numbers, \(n, c\); got float64 of shape"):
         calibration.class_log_odds([0.0, 1.0])
-    with pytest.raises(ConfigError, match="got what is no array"):
+    with pytest.raises(ConfigError, match="got something else"):
         calibration.class_log_odds([[0.0], [1.0, 2.0]])
 
 

@@ -459,7 +459,7 @@ def test_config_prints_every_setting_with_its_docstring_and_is_read_back(npy_coh
     assert main(["config", "--out", str(out)]) == 0
     text = out.read_text()
     assert relative_to(load(out), tmp_path) == RunConfig()
-    assert "# Channels of the first stage; 64 is the tutorial's, fewer is faster.\nwidth = 64" in text
+    assert "# Channels of the first stage; 64 as in the tutorial, fewer are faster.\nwidth = 64" in text
     assert main(["config", "--out", str(out)]) == 2 or out.read_text() == text
     capsys.readouterr()
     assert main(["config", "--from", str(npy_cohort / "cohort.csv")]) == 0

@@ -8,7 +8,7 @@ import pytest
 from dicom_files import scan_hu, write_series
 from hilum.cli import main
 from hilum.preparing import segment_lungs
-from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB, overlay, see_lungs
+from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB, inspect_lungs, overlay
 from hilum.simulating import Scanner, simulate_scan
 
 QUICK = Scanner(pixel_mm=3.0, pixels=128, thickness_mm=4.0, increment_mm=4.0, noise_hu=10.0)
@@ -52,7 +52,7 @@ def test_the_planes_meet_where_they_are_told_to(chest):
 
 
 def test_a_scan_without_lungs_is_drawn_plain_and_says_so(chest):
-    seen = see_lungs(type(chest)(voxels_hu=np.full((20, 40, 40), 40, np.int16), affine=chest.affine))
+    seen = inspect_lungs(type(chest)(voxels_hu=np.full((20, 40, 40), 40, np.int16), affine=chest.affine))
     assert (seen.verdict, seen.summary) == ("no-lungs", "no lungs found")
     assert [picture.ndim for picture in seen.pictures] == [3, 3, 3]
 

@@ -21,7 +21,7 @@ from hilum.cohorts.dataset import CohortDataset
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.table import Cohort
 from hilum.errors import HilumError, PrepareError, ReadError, StoreError
-from hilum.files import here
+from hilum.files import machine_id
 from hilum.preparing import Store, load_sample, prepare, prepare_path, sample_file, save_sample, sources
 from hilum.preparing import store as store_module
 from hilum.reading.reader import read
@@ -409,13 +409,14 @@ def test_leftovers_of_killed_writers_are_removed_and_those_of_living_ones_not(st
     (path,) = _filled(store, tmp_path, 1)
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     killed, living, old = (
-        path.with_name(f".{path.name}.{pid}.{here()}{letter * 4}")
+        path.with_name(f".{path.name}.{pid}.{machine_id()}{letter * 4}")
         for pid, letter in ((int(done.stdout), "a"), (os.getpid(), "b"), (os.getpid(), "c"))
     )
     for one in (killed, living, old):
         one.write_bytes(b"half")
     os.utime(old, (0, time.time() - 3601))
-    elsewhere = path.with_name(f".{path.name}.{int(done.stdout)}.{'0' if here()[0] != '0' else '1'}{here()[1:]}aaaa")
+    other = ("0" if machine_id()[0] != "0" else "1") + machine_id()[1:]
+    elsewhere = path.with_name(f".{path.name}.{int(done.stdout)}.{other}aaaa")
     elsewhere.write_bytes(b"half")  # the writer's process is on another machine
     assert store.sweep() == 2
     assert [one.exists() for one in (killed, living, old, elsewhere)] == [False, True, False, True]

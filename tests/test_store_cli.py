@@ -15,7 +15,7 @@ import pytest
 
 from hilum.cli import main
 from hilum.cohorts import worker_limit as workers
-from hilum.files import here
+from hilum.files import machine_id
 from hilum.preparing import Store
 from hilum.simulating import plan_cohort, simulate_case
 
@@ -96,7 +96,7 @@ def test_the_refused_are_listed_in_the_store_until_they_are_well(cohort, capsys)
 
 def test_what_killed_writers_left_is_removed_by_the_next_prepare(cohort, capsys):
     run("prepare", cohort / "config.toml")
-    left = samples(cohort)[0].with_name(f".{samples(cohort)[0].name}.999999999.{here()}2c3d")
+    left = samples(cohort)[0].with_name(f".{samples(cohort)[0].name}.999999999.{machine_id()}2c3d")
     left.write_bytes(b"half")
     assert run("store", "verify", cohort / "config.toml") == 0
     assert "0 damaged, 1 left over" in capsys.readouterr().out
@@ -165,7 +165,7 @@ def test_repair_removes_what_is_damaged_and_the_next_prepare_makes_it_anew(cohor
     run("prepare", cohort / "config.toml")
     good = samples(cohort)[5].read_bytes()
     damage(samples(cohort)[5])
-    left = samples(cohort)[0].with_name(f".{samples(cohort)[0].name}.999999999.{here()}2c3d")
+    left = samples(cohort)[0].with_name(f".{samples(cohort)[0].name}.999999999.{machine_id()}2c3d")
     left.write_bytes(b"half")
     assert run("store", "verify", cohort / "config.toml", "--repair") == 0
     assert not left.exists()

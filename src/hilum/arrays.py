@@ -1,4 +1,4 @@
-"""Lists, tuples, columns of tables and tensors become arrays; for what cannot, an error says what must come."""
+"""Converts lists, table columns and tensors to checked NumPy arrays."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -11,24 +11,24 @@ from hilum.errors import ConfigError, GeometryError
 
 @runtime_checkable
 class HasArray(Protocol):
-    """A column of a table, a tensor and whatever else NumPy can ask for an array."""
+    """Table columns, tensors and other objects that NumPy can convert."""
 
     def __array__(self) -> np.ndarray:
-        """Its values."""
+        """The values as an array."""
 
 
 _LARGEST_WHOLE = 2.0**53
-"""Beyond this not each whole number is a float64."""
+"""Above this, float64 cannot represent every whole number."""
 
 ArrayLike: TypeAlias = np.ndarray | Sequence[Any] | HasArray
-"""As ``numpy.typing.ArrayLike``, which does not know tuples when it is checked at run time."""
+"""Replaces ``numpy.typing.ArrayLike``, which rejects tuples when it is checked at run time."""
 
 
 def whole(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Int[np.ndarray, "..."]:
-    """Whole numbers, such as labels; also given as booleans or as floats without fractions.
+    """Convert to whole numbers, such as labels; booleans and floats without fractions are accepted.
 
     Raises:
-        ConfigError: If they are others, or of another number of axes.
+        ConfigError: If the values are not whole numbers, or have another number of axes.
     """
     array = _array(values)
     if array is not None and array.dtype.kind in "bf" and _are_whole(array):
@@ -37,10 +37,10 @@ def whole(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Int[
 
 
 def real(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Float[np.ndarray, "..."]:
-    """Floating-point numbers, such as probabilities and logits; whole numbers become float64.
+    """Convert to floating-point numbers, such as probabilities and logits; whole numbers become float64.
 
     Raises:
-        ConfigError: If they are none, or of another number of axes.
+        ConfigError: If the values are not numbers, or have another number of axes.
     """
     array = _array(values)
     if array is not None and array.dtype.kind in "biu":
@@ -49,19 +49,19 @@ def real(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Float
 
 
 def flags(values: ArrayLike, what: str, *, axes: tuple[int, ...] = (1,)) -> Bool[np.ndarray, "..."]:
-    """Decisions: booleans, or whole numbers of which 0 alone stands for no.
+    """Convert decisions to booleans; of whole numbers, 0 alone is False.
 
     Raises:
-        ConfigError: If they are none, or of another number of axes.
+        ConfigError: If the values are neither, or have another number of axes.
     """
     return whole(values, what, axes=axes).astype(bool)
 
 
 def three(values: ArrayLike, what: str) -> Float[np.ndarray, "3"]:
-    """Three numbers, as an array.
+    """Convert to an array of three numbers.
 
     Raises:
-        GeometryError: If they are not.
+        GeometryError: If the values are not three numbers.
     """
     try:
         numbers = np.asarray(values, np.float64)
@@ -76,10 +76,10 @@ def three(values: ArrayLike, what: str) -> Float[np.ndarray, "3"]:
 def labelled(
     y: ArrayLike, p: ArrayLike, *, what: str = "probabilities", axes: tuple[int, ...] = (1,)
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ..."]]:
-    """Labels (n,), and probabilities or logits of the same cases.
+    """Convert labels (n,), and probabilities or logits of the same cases.
 
     Raises:
-        ConfigError: If they are no such numbers, or not of the same cases.
+        ConfigError: If the values are not such numbers, or their lengths differ.
     """
     labels, numbers = whole(y, "labels"), real(p, what, axes=axes)
     check_same_cases(labels, numbers, what)
@@ -87,14 +87,14 @@ def labelled(
 
 
 def check_same_cases(labels: np.ndarray, numbers: np.ndarray, what: str) -> None:
-    """Raise a ConfigError unless there are as many labels as other numbers."""
+    """Raise a ConfigError unless there is one label for each case."""
     if len(labels) != len(numbers):
         msg = f"there must be a label for each case, got {len(labels)} labels for {what} of {len(numbers)} cases"
         raise ConfigError(msg)
 
 
 def _are_whole(array: np.ndarray) -> bool:
-    """Whether floats, or booleans, are whole numbers that int64 can hold."""
+    """Whether floats or booleans are whole numbers that int64 can hold."""
     return bool(np.all(np.abs(array.astype(np.float64)) < _LARGEST_WHOLE) and np.array_equal(array, np.rint(array)))
 
 
@@ -109,7 +109,7 @@ def _array(values: ArrayLike) -> np.ndarray | None:
 
 def _checked(array: np.ndarray | None, what: str, must: str, kinds: str, axes: tuple[int, ...]) -> np.ndarray:
     if array is None or array.dtype.kind not in kinds or array.ndim not in axes:
-        got = "what is no array" if array is None else f"{array.dtype} of shape {array.shape}"
+        got = "something else" if array is None else f"{array.dtype} of shape {array.shape}"
         shape = " or ".join({1: "(n,)", 2: "(n, c)"}.get(n, f"of {n} axes") for n in axes)
         msg = f"{what} must be an array, or something like one, of {must}, {shape}; got {got}"
         raise ConfigError(msg)

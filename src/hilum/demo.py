@@ -1,4 +1,4 @@
-"""The whole way of the data on a simulated cohort: scans on disk to a trained, judged model and a prediction."""
+"""The whole pipeline on a simulated cohort: scans on disk to a trained, judged model and a prediction."""
 
 import json
 import logging
@@ -36,15 +36,15 @@ NUM_CASES = 220
 
 
 def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, object]:
-    """Simulate chest CTs as DICOM series, train a 3D ResNet to tell the diseased from the healthy, and judge it.
+    """Simulate chest CTs as DICOM series, train a 3D ResNet to detect disease, and judge it.
 
     Args:
-        out: A new or empty folder: the cohort, ``config.toml`` and ``run/`` are made in it.
-        seed: Of the cohort, the split and the training.
-        num_cases: Scans to simulate; a fifth of them is diseased.
+        out: A new or empty folder, which gets the cohort, ``config.toml`` and ``run/``.
+        seed: Seed of the cohort, the split and the training.
+        num_cases: Scans to simulate; a fifth of them are diseased.
 
     Returns:
-        What ``run/evaluation/evaluation.json`` holds.
+        The content of ``run/evaluation/evaluation.json``.
 
     Raises:
         ConfigError: If the folder is not empty.
@@ -70,9 +70,9 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
 
     _log.info("4. Judging on patients that the model has never seen ...")
     pictures = out / "run" / "evaluation"
-    answer = evaluate(out / "run")
+    evaluation = evaluate(out / "run")
     mean_hu = _mean_hu_auc(cohort, read_splits(out / "run" / "splits.csv").parts)
-    answer["mean_lung_hu_auc"] = mean_hu
+    evaluation["mean_lung_hu_auc"] = mean_hu
     write_whole(pictures / "mean_lung_hu.json", json.dumps({"auc": mean_hu}) + "\n")
 
     new = simulate_cohort(out / "new", num_cases=1, seed=seed + 1, diseased=1.0)
@@ -84,14 +84,14 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
         prediction.decision,
     )  # fmt: skip
 
-    _log.info("test: %s", headline(answer))
+    _log.info("test: %s", headline(evaluation))
     _log.info("the mean HU of the lungs alone, on the same cases: AUC %.3f", mean_hu)
     _log.info("figures and pictures: %s", pictures)
-    return answer
+    return evaluation
 
 
 def _config(table: Path, seed: int) -> RunConfig:
-    """Settings that a laptop's CPU trains in minutes."""
+    """Settings with which a laptop's CPU trains in minutes."""
     return RunConfig(
         cohort=CohortConfig(table=table.name, classes=("0", "1")),
         split=SplitConfig(val=0.15, test=0.3, seed=seed),
@@ -99,12 +99,12 @@ def _config(table: Path, seed: int) -> RunConfig:
         model=ModelConfig(depth=18, width=16),
         loss=LossConfig(class_weights="inverse"),
         training=TrainingConfig(epochs=40, batch_size=8, schedule="one-cycle", stop_patience=0, seed=seed),
-        speed=PLAIN,  # the same figures on as many machines as can be
+        speed=PLAIN,  # without faster paths, so that machines give the same figures as far as possible
     )
 
 
 def _mean_hu_auc(cohort: Cohort, parts: dict[str, str]) -> float:
-    """How well one number tells the test cases apart: the mean HU inside the lungs, denser counting as diseased."""
+    """AUC of the mean HU inside the lungs on the test cases, denser counting as diseased: a baseline."""
     cases = [case for case in cohort.cases if parts.get(case.case_id) == "test"]
     means = []
     for case in cases:

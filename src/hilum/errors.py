@@ -4,7 +4,7 @@ HilumError                 base; the command line prints its text in one line an
 ├── ReadError              a file or series cannot be read
 │   └── GeometryError      slices do not form one volume, or a point lies outside it
 ├── PrepareError           a scan was read but cannot be prepared for the model
-├── StoreError             a sample cannot be written: no case's fault, and so the end of the command
+├── StoreError             a sample cannot be written: not the fault of a case, so the command ends
 ├── ConfigError            a setting is not allowed (also a ValueError)
 ├── CohortError            the table or a split is not usable
 ├── CheckpointError        a model folder is incomplete, damaged or does not fit
@@ -16,13 +16,13 @@ from pathlib import Path
 
 
 class HilumError(Exception):
-    """Base of all errors that a user can act on; its text is ``PATH: message (hint)``, as far as they are given.
+    """Base of all errors that a user can act on; prints as ``PATH: message (hint)``, as far as these are given.
 
     Attributes:
-        message: What must be, what is, and where; without the path.
+        message: The rule and the value that breaks it; without the path.
         path: The file or folder at fault, so that a caller can name it relative to another one.
-        code: The finding behind it, a key of ``findings.POLICY``.
-        hint: What to do about it.
+        code: Code of the finding behind the error, a key of ``findings.POLICY``.
+        hint: What the user can do.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class HilumError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.told(self.path)
+        return self.text(self.path)
 
-    def told(self, path: Path | str | None) -> str:
-        """The text with the path spelt otherwise, such as relative to a table."""
+    def text(self, path: Path | str | None) -> str:
+        """The full text with another spelling of the path, such as relative to a table."""
         return (f"{path}: " if path is not None else "") + self.message + (f" ({self.hint})" if self.hint else "")
 
 
@@ -55,7 +55,7 @@ class PrepareError(HilumError):
 
 
 class StoreError(HilumError):
-    """A sample cannot be written: no case's fault, and so the end of the command."""
+    """A sample cannot be written: not the fault of a case, so the command ends."""
 
 
 class ConfigError(HilumError, ValueError):
@@ -79,7 +79,7 @@ class ResourceError(HilumError):
 
 
 def require(rule: bool, what: str, must: str, got: object) -> None:
-    """Raise a ConfigError that says what must be what, unless the rule holds."""
+    """Raise a ConfigError with the setting, what it must be and its value, unless the rule holds."""
     if not rule:
         msg = f"{what} must be {must}, got {got}"
         raise ConfigError(msg)

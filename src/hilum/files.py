@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, never over other people's; cores and memory of this process."""
+"""Atomic writing that never overwrites files of other programs; cores and memory of this process."""
 
 import contextlib
 import hashlib
@@ -13,24 +13,24 @@ from pathlib import Path
 from hilum.errors import HilumError
 
 PNG_MARK = "Software\\x00Hilum"
-"""What a picture of Hilum has among its first bytes."""
+"""Pattern that Hilum's PNG files contain near their beginning."""
 
 
-def here() -> str:
-    """Four hexadecimal digits that tell this machine from another one that writes to the same folder."""
+def machine_id() -> str:
+    """Four hexadecimal digits from the host name, which distinguish machines that write to one folder."""
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
 
 
 def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iterable[Path | None] = ()) -> None:
-    """Make sure that an output is new, or what the same command wrote before: known by its content, not by its name.
+    """Make sure that an output is new, or was written by the same command: judged by its content, not its name.
 
     Args:
         path: The file to write; a link is followed.
-        mark: A regular expression that the first 64 KiB of such a file match, or what tells whether it is one.
-        inputs: Files that are read, whatever is in them.
+        mark: A regular expression that the first 64 KiB of such a file match, or a function that recognises it.
+        inputs: Input files, which are never overwritten.
 
     Raises:
-        HilumError: If another file or an input would be lost, or the path is a folder.
+        HilumError: If another file or an input would be overwritten, or the path is a folder.
     """
     _check_is_file(path)
     if not path.exists():
@@ -64,17 +64,17 @@ def write_whole(
     private: bool = False,
     mark: str = "",
 ) -> None:
-    """Write a file beside its place first and move it there; what was there before stays until then.
+    """Write a file atomically: to a temporary file beside it, which then replaces it.
 
     Args:
         path: The file.
-        content: What it will hold.
-        follow: Whether a link there is followed, or replaced.
-        private: Whether only its owner can read it, whoever could read what was there before.
-        mark: Where it is given, only such a file is overwritten, see ``check_output``.
+        content: Its new content.
+        follow: Whether a link is followed; else it is replaced.
+        private: Whether only the owner can read the file, whatever the rights of the old one.
+        mark: If given, only a file with this mark is overwritten, see ``check_output``.
 
     Raises:
-        HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
+        HilumError: If the file cannot be written, or is a folder or a device; no temporary file remains.
     """
     if mark:
         check_output(path, mark)
@@ -89,14 +89,14 @@ def write_whole(
 
 @contextlib.contextmanager
 def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
-    """A path beside a file to write its new content to; it replaces the file at the end, if nothing was raised.
+    """Yield a temporary path beside a file; it replaces the file at the end, if nothing was raised.
 
     Args:
         path: The file.
-        follow: Whether a link there is followed, or replaced.
+        follow: Whether a link is followed; else it is replaced.
 
     Raises:
-        HilumError: If it cannot be written, or is a folder or a device; nothing is left behind.
+        HilumError: If the file cannot be written, or is a folder or a device; no temporary file remains.
     """
     if follow or not path.is_symlink():
         _check_is_file(path)
@@ -106,7 +106,7 @@ def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
         except (OSError, RuntimeError) as exc:
             msg = "cannot be written: it is a link that leads in a circle"
             raise HilumError(msg, path=path) from exc
-    new = path.with_name(f".{path.name}.{os.getpid()}.{here()}{secrets.token_hex(2)}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{machine_id()}{secrets.token_hex(2)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield new
@@ -129,13 +129,13 @@ def cores() -> int:
 
 
 def share_cores(sharers: int) -> None:
-    """From now on this process uses no more than its share of the cores beside others like it."""
+    """Limit this process to its share of the cores, next to other worker processes."""
     global _sharers
     _sharers = sharers
 
 
 def free_bytes() -> float:
-    """Memory that this process and its children may still take: of the machine, within a container's limit."""
+    """Memory that is still available on this machine, within the limit of a container."""
     free = math.inf
     for name, own in (
         ("memory.max", "memory.current"),

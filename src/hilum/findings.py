@@ -1,4 +1,4 @@
-"""What was noticed about a scan, and the policy table that says how severe each kind of finding is."""
+"""Findings about a scan, and the policy table that gives each code its severity."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -70,7 +70,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "point-outside": (_R, _R, _R),
     "point-interpolated": (_N, _N, _N),
 }
-"""Severity by code and policy. ``refused``: no volume. ``repaired``: a volume, changed. ``note``: as it is."""
+"""Severity by code and policy. ``refused``: no volume. ``repaired``: a changed volume. ``note``: unchanged."""
 
 _NO_VOLUME = frozenset(
     [
@@ -78,18 +78,18 @@ _NO_VOLUME = frozenset(
         "mixed-shape", "no-lungs", "point-outside",
     ]
 )  # fmt: skip
-"""Codes of what cannot be made into a volume or a sample, whatever a policy says."""
+"""Codes that are always refused, for no volume or sample can be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing noticed about a scan.
+    """One observation about a scan that the user should know.
 
     Attributes:
         code: The kind, a key of ``POLICY``.
-        severity: What was done about it.
+        severity: Whether the scan was left as it is, repaired or refused.
         message: A sentence with the numbers in it; never a path.
-        where: A file's name, a position or a series; empty if it concerns the whole scan.
+        where: A file name, a position or a series; empty if it concerns the whole scan.
     """
 
     code: str
@@ -103,14 +103,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One column of ``POLICY``, with what a site decides otherwise.
+    """One column of ``POLICY``, with a site's own overrides.
 
     Attributes:
         name: The column.
         override: Severities that differ from it, as ``code=severity``.
 
     Raises:
-        ConfigError: If a code or severity is unknown, or a code can have no such severity.
+        ConfigError: If a code or severity is unknown, or not allowed for the code.
     """
 
     name: PolicyName = "standard"
@@ -134,7 +134,7 @@ class Policy:
                 raise ConfigError(msg)
 
     def severity(self, code: str) -> Severity:
-        """What this policy does about a code."""
+        """The severity that this policy gives a code."""
         for entry in self.override:
             if entry.partition("=")[0] == code:
                 severity: Severity = entry.partition("=")[2]  # type: ignore[assignment]  # checked above
@@ -142,20 +142,20 @@ class Policy:
         return POLICY[code][get_args(PolicyName).index(self.name)]
 
     def find(self, code: str, message: str, where: str = "", *, repairable: bool = True) -> Finding:
-        """A finding with the severity of its code; refused, whatever the policy says, where it is beyond repair."""
+        """Make a finding with the severity of its code; always refused if not ``repairable``."""
         severity = self.severity(code) if repairable else "refused"
         return Finding(code=code, severity=severity, message=message, where=printable(where))
 
 
 def _allowed(code: str) -> list[str]:
-    """Severities that a code can have: a note leaves the scan as it is, so what is repaired cannot be one."""
+    """Severities that a code can have; a repaired finding changes the scan, so it cannot be a note."""
     if code in _NO_VOLUME:
         return ["refused"]
     return ["repaired" if "repaired" in POLICY[code] else "note", "refused"]
 
 
 def printable(name: str) -> str:
-    """A file's name as it can stand in a report: names can hold line ends, and bytes that are no text."""
+    """Replace what cannot be printed in a file name by ``?``: line ends, and bytes that are not text."""
     return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
@@ -164,7 +164,7 @@ find = STANDARD.find
 
 
 def refusals(findings: Iterable[Finding]) -> list[Finding]:
-    """Those findings that forbid the use of the scan."""
+    """The findings of severity ``refused``."""
     return [finding for finding in findings if finding.severity == "refused"]
 
 

@@ -21,10 +21,10 @@ _RIGHT_ANGLE = 1e-6
 
 
 def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]:
-    """Three-dimensional numbers as HU: whole ones that fit as int16, others as float32.
+    """Convert a three-dimensional array to HU: int16 where all are whole numbers that fit, else float32.
 
     Raises:
-        GeometryError: If they are no such array.
+        GeometryError: If it is not a three-dimensional array of numbers.
     """
     array = np.asarray(values)
     if array.ndim != 3 or array.dtype.kind not in "iufb":
@@ -37,10 +37,10 @@ def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z
 
 
 def to_sitk(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
-    """A ``SimpleITK.Image`` of the same grid; its world is LPS like ours.
+    """Convert to a ``SimpleITK.Image``, whose coordinates are LPS too.
 
     Raises:
-        GeometryError: If the grid is sheared, which ITK cannot hold.
+        GeometryError: If the grid is sheared, which ITK cannot represent.
     """
     import SimpleITK as sitk
 
@@ -60,7 +60,7 @@ def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarr
     """HU and affine of a ``SimpleITK.Image``.
 
     Raises:
-        GeometryError: If it is no three-dimensional image of single numbers.
+        GeometryError: If it is not a three-dimensional image with one number per voxel.
     """
     import SimpleITK as sitk
 
@@ -77,14 +77,14 @@ def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarr
 
 
 def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"], path: Path) -> None:
-    """Write an image file by its suffix, as a whole; numbers are stored as they are, without a slope.
+    """Write an image file atomically, in the format of its suffix; voxels are stored unscaled.
 
-    NIfTI-1 stores the affine as float32 in its sform, with shear if there is any; NRRD and MetaImage store it as
-    float64, and cannot hold shear.
+    NIfTI-1 stores the affine as float32 in its sform, including shear; NRRD and MetaImage store it as float64 and
+    cannot represent shear.
 
     Raises:
         ConfigError: If the suffix is unknown.
-        GeometryError: If the format cannot hold the grid.
+        GeometryError: If the format cannot represent the grid.
         HilumError: If the file exists or cannot be written.
     """
     suffix = next((one for one in (".nii.gz", *WRITTEN_SUFFIXES) if path.name.lower().endswith(one)), None)
@@ -121,7 +121,7 @@ def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), None)
     image.header.set_xyzt_units("mm")
     image.set_sform(_RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]], code="scanner")
-    image.set_qform(None, code="unknown")  # it could not hold shear, and would say the same otherwise
+    image.set_qform(None, code="unknown")  # a qform cannot represent shear, and would repeat the sform otherwise
     image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
     image.header.set_slope_inter(1, 0)
     nibabel.save(image, path)

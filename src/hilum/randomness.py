@@ -1,4 +1,4 @@
-"""Every random number comes from (seed, epoch, case), so that nothing depends on workers, batches or a resume."""
+"""Random generators keyed by (seed, epoch, case), so that nothing depends on workers, batches or a resume."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ def generator(seed: int, *key: int | str) -> np.random.Generator:
 
     Args:
         seed: The run's seed.
-        key: What the numbers are for, for example ``(epoch, case_id)``.
+        key: Purpose of the numbers, for example ``(epoch, case_id)``.
 
     Example:
         >>> float(generator(0, 3, "case-7").random()) == float(generator(0, 3, "case-7").random())

@@ -1,4 +1,4 @@
-"""Volume: voxels in HU with an affine to patient coordinates, and the pure functions that keep both true."""
+"""Volume: voxels in HU with an affine to patient coordinates, and pure functions that keep both consistent."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -24,19 +24,20 @@ LOWEST_HU, HIGHEST_HU = -1024, 3071
 """The range of a 12-bit CT scanner; below it lies padding, above it metal."""
 
 _SLAB = 1 << 22
+"""Voxels hashed at a time: a constant, so that the digest does not depend on the number of cores."""
 _NEARLY_WHOLE_HU = 0.05
-"""Voxels that are hashed at a time: a constant, so that the digest does not depend on the number of cores."""
+"""Largest distance from a whole number that counts as the rounding of a rescaled copy (rule of thumb)."""
 
 _SNAP = 1e-4
-"""Directions this close to an axis are that axis: file formats store them in single precision."""
+"""Directions this close to an axis are snapped to it: file formats store them in single precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tags:
-    """What the file says about the acquisition. Identifiers are keyed hashes, never names, ids or dates.
+    """Acquisition tags of a file. Identifiers are keyed hashes; names, ids and dates are never kept.
 
     Attributes:
-        modality: DICOM Modality; empty for formats that do not say.
+        modality: DICOM Modality; empty for formats without it.
         kernel: ConvolutionKernel.
         thickness_mm: SliceThickness. Never used for geometry.
         manufacturer: Manufacturer.
@@ -71,15 +72,15 @@ class Volume:
     Attributes:
         voxels_hu: Array (z, y, x), int16 or float32.
         affine: 4x4 float64, from index (z, y, x, 1) to LPS mm (x, y, z, 1), at voxel centres.
-        tags: What the file said about the acquisition.
-        findings: What was noticed on the way.
-        interpolated: (axis, index) of slices that were missing and are made from their neighbours.
-        lungs: 1 inside the lungs, else 0, on the same grid; only of prepared samples whose recipe asks for them.
-        scan: Of a prepared sample ``hu_digest`` of the scan that it was made from; empty where that is not known.
+        tags: Acquisition tags.
+        findings: Findings of reading and preparing.
+        interpolated: (axis, index) of missing slices that were interpolated from their neighbours.
+        lungs: Lung mask (0 or 1) on the same grid; only for prepared samples whose recipe asks for it.
+        scan: For a prepared sample, ``hu_digest`` of its scan; empty if unknown.
 
     Raises:
         GeometryError: If the voxels or the affine are not such arrays, the affine is singular or not finite, there are
-            no voxels, or the lungs are on another grid.
+            no voxels, or the lung mask is on another grid.
     """
 
     voxels_hu: Voxels
@@ -118,16 +119,16 @@ class Volume:
         origin_mm: ArrayLike = (0.0, 0.0, 0.0),
         direction: ArrayLike | None = None,
     ) -> "Volume":
-        """A volume from numbers: whole ones that fit are kept as int16, others as float32.
+        """Make a volume from an array: int16 where all are whole numbers that fit, else float32.
 
         Args:
             hu: Array (z, y, x).
             spacing_mm: (z, y, x).
-            origin_mm: Of the first voxel, LPS (x, y, z).
-            direction: 3 x 3; the columns are the LPS directions of the axes z, y and x. Without it axial.
+            origin_mm: Position of the first voxel, LPS (x, y, z).
+            direction: 3 x 3; the columns are the LPS directions of the axes z, y and x. None: axial.
 
         Raises:
-            GeometryError: If they are no such numbers.
+            GeometryError: If the arguments are not such numbers.
         """
         affine = affine_from(spacing_mm=spacing_mm, origin_mm=origin_mm)
         if direction is not None:
@@ -140,31 +141,31 @@ class Volume:
 
     @classmethod
     def from_sitk(cls, image: Any) -> "Volume":
-        """A volume from a three-dimensional ``SimpleITK.Image`` in HU.
+        """Make a volume from a three-dimensional ``SimpleITK.Image`` in HU.
 
         Raises:
-            GeometryError: If it is none.
+            GeometryError: If the image is not three-dimensional, or has several numbers per voxel.
         """
         voxels, affine = imagefile.from_sitk(image)
         return cls(voxels_hu=voxels, affine=affine)
 
     def to_sitk(self) -> Any:
-        """A ``SimpleITK.Image`` of the same HU on the same grid.
+        """Convert to a ``SimpleITK.Image`` with the same HU and grid.
 
         Raises:
-            GeometryError: If the grid is sheared, which ITK cannot hold.
+            GeometryError: If the grid is sheared, which ITK cannot represent.
         """
         return imagefile.to_sitk(self.voxels_hu, self.affine)
 
     def write(self, path: str | Path) -> None:
-        """Write the HU and the affine to a new file, which ``hilum.read`` reads back: .nii, .nii.gz, .nrrd or .mha.
+        """Write HU and affine to a new .nii, .nii.gz, .nrrd or .mha file, which ``hilum.read`` reads back.
 
-        HU are stored as they are, int16 or float32. NIfTI holds the affine as float32, shear included; NRRD and
-        MetaImage as float64, without shear. Tags, findings and lungs are not written.
+        HU are stored as int16 or float32. NIfTI stores the affine as float32, including shear; NRRD and MetaImage as
+        float64, without shear. Tags, findings and lungs are not written.
 
         Raises:
             ConfigError: If the suffix is another one.
-            GeometryError: If the format cannot hold the grid.
+            GeometryError: If the format cannot represent the grid.
             HilumError: If the file exists or cannot be written.
         """
         imagefile.write_image(self.voxels_hu, self.affine, Path(path))
@@ -183,13 +184,13 @@ class Volume:
 
     @property
     def extent_mm(self) -> Triple:
-        """Edge lengths of the grid along (z, y, x), in mm, voxels counted whole."""
+        """Edge lengths of the grid along (z, y, x), in mm, between the outer faces of its voxels."""
         z, y, x = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
         return z, y, x
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of one voxel, in mm^3; true for sheared grids too."""
+        """Volume of one voxel, in mm^3; correct for sheared grids too."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property
@@ -198,19 +199,19 @@ class Volume:
         return self.index_to_mm((np.array(self.shape) - 1) / 2)
 
     def index_to_mm(self, index: Any) -> Float[np.ndarray, "*n 3"]:
-        """Voxel indices (..., 3) as (z, y, x) to LPS mm (x, y, z)."""
+        """Convert voxel indices (..., 3) in order (z, y, x) to LPS mm (x, y, z)."""
         mm: np.ndarray = np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
         return mm
 
     def mm_to_index(self, point_mm: Any) -> Float[np.ndarray, "*n 3"]:
-        """LPS mm (..., 3) as (x, y, z) to continuous voxel indices (z, y, x)."""
+        """Convert LPS mm (..., 3) in order (x, y, z) to continuous voxel indices (z, y, x)."""
         index: np.ndarray = (np.asarray(point_mm, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(
             self.affine[:3, :3]
         ).T
         return index
 
     def contains_mm(self, point_mm: Any) -> bool:
-        """True where a point, LPS mm, lies inside the grid, outer half voxels included."""
+        """Whether a point, LPS mm, lies inside the grid, outer half voxels included."""
         index = self.mm_to_index(point_mm)
         return bool(np.all(index >= -0.5) and np.all(index <= np.array(self.shape) - 0.5))
 
@@ -220,12 +221,12 @@ class Volume:
 
 
 def hu_digest(voxels_hu: Num[np.ndarray, "*shape"]) -> str:
-    """Hash of a scan's HU, by which a copy of it is recognised, whatever its format, name or recipe.
+    """Hash of a scan's HU that identifies copies of it, whatever their format, name or recipe.
 
-    Shape and voxels decide, the affine does not. Voxels count as int16 where all lie within 0.05 of whole numbers, as
-    in a copy that a program saved with a slope of its own, else as float32; what lies below -1000 HU is air. Voxels
-    that are all the same identify nothing: then the digest is empty.
-    SHA-256: of the hashes in Python's own library the fastest here (144 MB in 0.1 s, in two threads 0.06 s).
+    The hash depends on shape and voxels, not on the affine. Voxels are hashed as int16 where all lie within 0.05 HU of
+    whole numbers, as in a copy that was saved with another slope, else as float32; values below -1000 HU count as
+    air. A constant volume identifies nothing: its digest is empty.
+    SHA-256 is the fastest hash in Python's library (measured: 144 MB in 0.1 s, in two threads 0.06 s).
     """
     flat = np.ascontiguousarray(voxels_hu).reshape(-1)
     if flat.size == 0 or (flat == flat[0]).all():
@@ -265,12 +266,12 @@ def affine_from(*, spacing_mm: ArrayLike, origin_mm: ArrayLike) -> Affine:
 
 
 def _described(value: object) -> str:
-    """What came instead of an array, in short."""
+    """Data type and shape of an array, or the type of another value."""
     return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Volume:
-    """The voxels from index ``start`` up to, not including, ``stop``, both (z, y, x); the affine follows.
+    """Crop from index ``start`` up to, not including, ``stop``, both (z, y, x); the affine is updated.
 
     Raises:
         GeometryError: If the box is empty or reaches outside the volume.
@@ -288,7 +289,7 @@ def crop(volume: Volume, start: tuple[int, int, int], stop: tuple[int, int, int]
 
 
 def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
-    """Limit the voxels to [low_hu, high_hu]."""
+    """Clip the voxels to [low_hu, high_hu]."""
     dtype = volume.voxels_hu.dtype
     if dtype.kind == "i":
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
@@ -297,11 +298,11 @@ def clip(volume: Volume, low_hu: float, high_hu: float) -> Volume:
 
 
 def reorient(volume: Volume) -> Volume:
-    """The same scan with axes running feet to head, front to back and right to left, without interpolation.
+    """Reorient a scan so that its axes run feet to head, front to back and right to left, without interpolation.
 
-    Axes are permuted and flipped so that each runs along the world axis it is nearest to. An oblique or sheared
-    grid stays so. Directions, spacing and origin are rounded to what every file format can store, so that one scan
-    has one affine whatever it was read from.
+    Axes are permuted and flipped so that each runs along its nearest world axis. An oblique or sheared grid stays so.
+    Directions, spacing and origin are rounded to what every file format can store, so that one scan has the same
+    affine in all formats.
     """
     turn, affine = canonical(volume.affine, volume.shape)
     made = tuple(turn.moved(axis, index) for axis, index in volume.interpolated)
@@ -312,12 +313,12 @@ def reorient(volume: Volume) -> Volume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A permutation of array axes, then flips.
+    """A permutation of array axes, followed by flips.
 
     Attributes:
-        shape: Of the array before it is turned.
-        order: For each axis afterwards, which one it was.
-        flipped: For each axis afterwards, whether it runs the other way.
+        shape: Shape of the array before.
+        order: For each new axis, the old axis.
+        flipped: For each new axis, whether it is reversed.
     """
 
     shape: tuple[int, int, int]
@@ -326,29 +327,29 @@ class Turn:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is moved."""
+        """Whether the array stays as it is."""
         return self.order == (0, 1, 2) and not any(self.flipped)
 
     def turned(self, array: np.ndarray) -> np.ndarray:
-        """A view of the array, turned."""
+        """A view of the array, permuted and flipped."""
         flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
         view: np.ndarray = array.transpose(self.order)[flips]
         return view
 
     def unturned(self, array: np.ndarray) -> np.ndarray:
-        """A view of a turned array as it was before: the inverse of ``turned``."""
+        """A view of a turned array in its old orientation: the inverse of ``turned``."""
         flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
         view: np.ndarray = array[flips].transpose(np.argsort(self.order))
         return view
 
     def moved(self, axis: int, index: int) -> tuple[int, int]:
-        """Where a slice goes: its axis and its index afterwards."""
+        """New axis and index of a slice."""
         new = self.order.index(axis)
         return new, self.shape[axis] - 1 - index if self.flipped[new] else index
 
 
 def canonical(affine: Affine, shape: tuple[int, int, int]) -> tuple[Turn, Affine]:
-    """How a grid is turned to run feet to head, front to back and right to left, and its affine afterwards, rounded."""
+    """The turn that makes a grid run feet to head, front to back and right to left, and the new affine, rounded."""
     rounded = _rounded(affine)  # before the flips, which would carry a format's rounding to the other corner
     steps = rounded[:3, :3]
     order = _nearest_axes(steps / np.linalg.norm(steps, axis=0))
@@ -367,7 +368,7 @@ def canonical(affine: Affine, shape: tuple[int, int, int]) -> tuple[Turn, Affine
 
 
 def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
-    """For world z, y and x, the array axis that runs most nearly along it; each axis is used once."""
+    """For world z, y and x, the array axis most nearly parallel to it; each axis is used once."""
     left = [0, 1, 2]
     chosen: dict[int, int] = {}
     strength = np.abs(directions)
@@ -381,8 +382,8 @@ def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
 def _rounded(affine: Affine) -> Affine:
     """Snap directions within 1e-4 of an axis to it; round spacing to 1e-6 mm and origin to 1e-3 mm.
 
-    Both go through single precision first, as they do in NIfTI: a number half-way between two roundings would
-    otherwise go up in one format and down in another.
+    Both are first rounded to single precision, as NIfTI stores them: a number half-way between two roundings would
+    otherwise be rounded up in one format and down in another.
     """
     out = np.eye(4)
     for axis in range(3):

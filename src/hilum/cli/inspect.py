@@ -50,7 +50,7 @@ class Inspect:
         """Examine and print; 0 if any series was found, even a refused one."""
         from hilum.files import check_output, write_whole
         from hilum.findings import as_records
-        from hilum.preparing.lungs.overlay import see_lungs
+        from hilum.preparing.lungs.overlay import inspect_lungs
         from hilum.reading.doctor import examine, without_paths
 
         if self.html is not None:
@@ -60,7 +60,7 @@ class Inspect:
             self.reading,
             keep_uids=self.keep_uids,
             pictures=self.html is not None,
-            look=see_lungs if self.lungs else None,
+            look=inspect_lungs if self.lungs else None,
             progress=sys.stderr.isatty(),
         )
         if self.hide_paths:

@@ -1,4 +1,4 @@
-"""Batches of an epoch: who is drawn in which, on one process or on several, from the seed and the epoch."""
+"""Batches of an epoch, on one process or several, from the seed and the epoch alone."""
 
 import math
 from collections.abc import Iterator
@@ -12,39 +12,39 @@ from hilum.errors import ConfigError, require
 from hilum.randomness import generator
 
 Drawn = tuple[int, int, int]
-"""A case's place in its part, the epoch in which it is drawn (processes that load samples outlive one), and which of
-its copies in this epoch it is, from 0."""
+"""Index of a case in its part, the epoch (loader processes outlive an epoch), and the number of its copy in this
+epoch, from 0."""
 
 Batch = tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]
-"""Places of a batch's cases, and which of their copies they are."""
+"""Indices of a batch's cases, and the numbers of their copies."""
 
 
 class EpochBatches(Sampler[list[int]]):
     """Batches of an epoch, shuffled by (seed, epoch) alone; without a seed in order.
 
-    A last batch of one case joins the batch before it: batch normalisation cannot be computed on one.
+    A last batch of one case joins the batch before it, for batch normalisation needs two cases.
 
-    With several ranks the draws of an epoch are shared out: each is on one rank, all draws of a case on the same. Every
-    rank has as many batches as the others, of sizes that differ by one at most and are never 1: nothing is added,
-    repeated or left out, and no rank waits for another's batch. Where there would be a batch of one, batches are
-    larger by one, as with one process; with a ``batch_size`` of 1 or 2 they may be of up to 4.
+    With several ranks the draws of an epoch are distributed: each draw on one rank, all draws of a case on the same.
+    Every rank has the same number of batches, of sizes that differ by one at most and are never 1: nothing is added,
+    repeated or left out, and no rank waits for another. Where there would be a batch of one, batches are larger by
+    one, as with one process; with a ``batch_size`` of 1 or 2 they may hold up to 4 cases.
 
     Args:
-        num_cases: Of the part.
-        batch_size: Of one rank.
-        seed: Of the run.
-        decks: How often each case is drawn in an epoch; by default once.
-        rank: Which of the processes that train together this one is.
-        world_size: How many they are.
+        num_cases: Cases of the part.
+        batch_size: Cases in a batch of one rank.
+        seed: Seed of the run.
+        decks: How often each case is drawn in an epoch; None: once.
+        rank: Number of this process among those that train together.
+        world_size: Number of processes that train together.
 
     Attributes:
         epoch: Set before each epoch.
-        first: The batch with which the epoch begins, to go on after a stop: the number of steps that were taken. (What
-            loads samples is ahead of the steps, so batches do not count themselves.) Set it to 0 for the next epoch.
+        first: First batch of the epoch, to continue after a stop: the number of steps already taken. (Loaders run
+            ahead of the steps, so batches are not counted as they are loaded.) Set it to 0 for the next epoch.
 
     Raises:
-        ConfigError: If there are decks without a seed or of other cases, the rank is none of them, ``first`` lies
-            behind the epoch, or the draws of an epoch cannot be shared out so.
+        ConfigError: If decks are given without a seed or for other cases, the rank is out of range, ``first`` lies
+            beyond the epoch, or the draws of an epoch cannot be distributed in this way.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class EpochBatches(Sampler[list[int]]):
 
     @property
     def num_batches(self) -> int:
-        """Batches of the whole epoch, wherever it begins."""
+        """Batches of the whole epoch, whatever ``first`` is."""
         return len(self._batches())
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class EpochBatches(Sampler[list[int]]):
         return batches[self.first :]
 
     def _batches(self) -> list[Batch]:
-        """Those of the epoch, computed once."""
+        """All batches of the epoch, computed once."""
         if self._kept is None or self._kept[0] != self.epoch:
             self._kept = self.epoch, self._computed()
         return self._kept[1]
@@ -119,7 +119,7 @@ class EpochBatches(Sampler[list[int]]):
         return [(places[batch], copies[batch]) for batch in batches]
 
     def _num_steps(self, loads: Int[np.ndarray, " ranks"]) -> int:
-        """Batches of each rank, where they have so many draws."""
+        """Batches of each rank, given the number of draws of each."""
         least, most = int(loads.min()), int(loads.max())
         steps = min(math.ceil(most / self.batch_size), least // 2)
         if not steps or most > steps * max(self.batch_size + 1, 4):
@@ -133,7 +133,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class DrawnBatches(Sampler[list[Drawn]]):
-    """The same batches, each case with the epoch and the number of its copy, for a data set that draws."""
+    """The same batches, each case with the epoch and the number of its copy, for a randomly cropping data set."""
 
     def __init__(self, batches: EpochBatches) -> None:
         self.batches = batches

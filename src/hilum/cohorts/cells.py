@@ -1,4 +1,4 @@
-"""Columns of a table to labels, points, shares and parts, each cell checked."""
+"""Converts columns of a table to labels, points, shares and parts, and checks each cell."""
 
 import math
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from hilum.volume import Triple
 PARTS = ("train", "val", "test")
 
 NOTHING, AND = "no finding", " + "
-"""How decisions say that no label is called, and join those that are."""
+"""The decision of a multi-label model if no label is called, and the separator between called labels."""
 
 _NO_LABEL = ("", "na", "n/a", "nan", "null")
-"""What programs write into a cell that they have nothing for; a class may be named so only in cohort.classes."""
+"""Texts that programs write into empty cells; a class may have such a name only if cohort.classes lists it."""
 
 _HEAVIEST = 1e4
-"""A case that counts more than this is a slip of the pen; a sum of losses would lose all others."""
+"""Largest weight of a case (rule of thumb): a larger one is a typing error and would swamp all others in the loss."""
 
 _MOST_CLASSES = 50
-"""More distinct labels than this are measurements or names, not classes."""
+"""Largest number of distinct labels (rule of thumb): more are measurements or names, not classes."""
 
 Value = TypeVar("Value")
 
 
 def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
-    """The names given, or the sorted labels of the table: by value if all are numbers; or the columns of labels."""
+    """The configured class names, or the sorted labels of the table (by value if all are numbers), or label columns."""
     if config.columns.labels:
         if config.classes and len(config.classes) != len(config.columns.labels):
             must = f"as many names as columns.labels, {len(config.columns.labels)}"
@@ -57,7 +57,7 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
 
 
 def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sheet:
-    """The rows that have their label, or all of several; a warning counts the others."""
+    """The rows whose labels are filled; a warning counts the others."""
     columns = config.columns.labels or (config.columns.label,)
     lacking: dict[int, str] = {}  # the first column without a label, by the row
     for column in columns:
@@ -85,27 +85,27 @@ def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sh
 
 
 def labels_in(sheet: Sheet, column: str, classes: tuple[str, ...]) -> list[int]:
-    """The place of each row's label among the classes."""
+    """Class index of each row."""
     return _converted(sheet, column, lambda text: classes.index(plain(text)), f"one of {', '.join(classes)}")
 
 
 def presence_in(sheet: Sheet, column: str) -> list[float]:
-    """1 or 0, true or false, or a share between."""
-    words = {"true": 1.0, "false": 0.0}
+    """Presence of a label in each row: 1 or 0, true or false, or a share between."""
+    known = {"true": 1.0, "false": 0.0}
 
     def presence(text: str) -> float:
-        return words[text.lower()] if text.lower() in words else _share(text)
+        return known[text.lower()] if text.lower() in known else _share(text)
 
     return _converted(sheet, column, presence, "1 where the label is present, 0 where not, or a share between")
 
 
 def shares_in(sheet: Sheet, column: str) -> list[float | None]:
-    """A probability, None where the cell is empty."""
+    """Probability in each row, None where the cell is empty."""
     return _converted(sheet, column, lambda text: _share(text) if text else None, "a number from 0 to 1")
 
 
 def weights_in(sheet: Sheet, column: str) -> list[float]:
-    """How much each case counts, 1 where the cell is empty."""
+    """Weight of each case, 1 where the cell is empty."""
 
     def weight(text: str) -> float:
         value = _finite(text) if text else 1.0
@@ -117,7 +117,7 @@ def weights_in(sheet: Sheet, column: str) -> list[float]:
 
 
 def parts_in(sheet: Sheet, column: str) -> list[str | None]:
-    """The part of the split, None where the cell is empty."""
+    """Part of the split in each row, None where the cell is empty."""
 
     def part(text: str) -> str | None:
         return PARTS[PARTS.index(text.lower())] if text else None
@@ -126,7 +126,7 @@ def parts_in(sheet: Sheet, column: str) -> list[str | None]:
 
 
 def points_in(sheet: Sheet, columns: ColumnsConfig) -> list[Triple | None]:
-    """LPS mm (x, y, z), None where the cells are empty."""
+    """Point of each row, LPS mm (x, y, z), None where the cells are empty."""
     names = (columns.x_mm, columns.y_mm, columns.z_mm)
     if not any(name in sheet.cells for name in names):
         return [None] * len(sheet)
@@ -145,11 +145,7 @@ def points_in(sheet: Sheet, columns: ColumnsConfig) -> list[Triple | None]:
 
 
 def _check_empty(number: int, names: tuple[str, str, str], cells: list[str]) -> None:
-    """Make sure that cells which are no point are all empty.
-
-    Raises:
-        CohortError: If not.
-    """
+    """Raise a CohortError unless all three cells of a row without a point are empty."""
     given = [name for name, cell in zip(names, cells, strict=True) if cell]
     if not given:
         return
@@ -161,7 +157,7 @@ def _check_empty(number: int, names: tuple[str, str, str], cells: list[str]) -> 
 
 
 def filled(sheet: Sheet, column: str) -> list[str]:
-    """The cells' texts, which must not be empty."""
+    """The texts of a column that must be filled in every row."""
     texts = sheet.column(column)
     if not all(texts):
         raise _wrong(sheet.numbers[texts.index("")], column, "", "filled")
@@ -169,7 +165,7 @@ def filled(sheet: Sheet, column: str) -> list[str]:
 
 
 def _converted(sheet: Sheet, column: str, convert: Callable[[str], Value], must: str) -> list[Value]:
-    """Each cell as a value; each text is converted once.
+    """Convert the cells of a column, each distinct text once.
 
     Raises:
         CohortError: If a text cannot be converted (ValueError); it names the first such row, and the column.

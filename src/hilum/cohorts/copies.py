@@ -1,4 +1,4 @@
-"""Finds the same scan under several cases, by its voxels in HU, whatever its file, format, point or patient id."""
+"""Finds cases that share a scan, by its voxels in HU, whatever its file, format, point or patient id."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from hilum.cohorts.table import Case
 from hilum.errors import CohortError
 
 _SHOWN = 8
-"""At most this many groups, and this many cases of each, stand in one line."""
+"""Largest number of groups, and of cases of a group, that a message lists."""
 
 CaseGroup: TypeAlias = tuple[Case, ...]
 
@@ -19,9 +19,9 @@ class Copies:
     """Cases that share their scan.
 
     Attributes:
-        opposed: Groups of one scan and one point whose labels differ: at least one of them is wrong.
-        alike: Groups of one scan without those, which stand at one point, or belong to several patients.
-        shared: All cases of each scan that stands under several patients: these are one.
+        opposed: Groups with the same scan and point but different labels, of which at least one is wrong.
+        alike: Other groups with the same scan, at the same point or under several patients.
+        shared: All cases of each scan that has several patient ids, which must be one patient.
     """
 
     opposed: tuple[CaseGroup, ...] = ()
@@ -30,7 +30,7 @@ class Copies:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why a case is refused, by its id."""
+        """Reason for refusing a case, by its id."""
         return {
             case.case_id: f"the same scan, by its voxels, as {_named(c for c in group if c is not case)}, "
             "with another label"
@@ -43,26 +43,26 @@ class Copies:
         """Sentences that name the cases that share a scan."""
         across = [group for group in self.alike if len({case.patient_id for case in group}) > 1]
         within = [group for group in self.alike if len({case.patient_id for case in group}) == 1]
-        said = []
+        warnings = []
         if across:
-            said.append(
+            warnings.append(
                 f"the same scan, by its voxels, stands under several patients: {_listed(across)}; these count as one "
                 "patient"
             )
         if within:
-            said.append(f"the same scan, by its voxels, is several cases of one patient: {_listed(within)}")
-        return said
+            warnings.append(f"the same scan, by its voxels, is several cases of one patient: {_listed(within)}")
+        return warnings
 
 
 def find_copies(cases: Iterable[Case], scans: Mapping[str, str], *, at_points: bool) -> Copies:
-    """Cases whose scans have the same voxels.
+    """Find cases whose scans have the same voxels.
 
-    Several points of one scan under one patient are no copies, nor have their labels to agree.
+    Several points of one scan under one patient are not copies, and their labels may differ.
 
     Args:
-        cases: In the order in which they are named.
-        scans: Digest of each case's scan by its id, or a keyed hash of it; those without one are passed over.
-        at_points: Whether the recipe looks at a case's point alone; else its whole scan has one label.
+        cases: In the order in which messages list them.
+        scans: Digest of each case's scan by its id, or a keyed hash of it; cases without one are ignored.
+        at_points: Whether the region of the recipe is a point; else the whole scan has one label.
     """
     by_scan: dict[str, list[Case]] = {}
     for case in cases:
@@ -77,7 +77,7 @@ def find_copies(cases: Iterable[Case], scans: Mapping[str, str], *, at_points: b
         by_point: dict[tuple[float, ...], list[Case]] = {}
         for case in group:
             by_point.setdefault(_place(case, at_points), []).append(case)
-        wrong = [tuple(here) for here in by_point.values() if len({c.sides for c in here if c.is_labelled}) > 1]
+        wrong = [tuple(same) for same in by_point.values() if len({c.sides for c in same if c.is_labelled}) > 1]
         opposed += wrong
         refused = {case.case_id for one in wrong for case in one}
         left = tuple(case for case in group if case.case_id not in refused)
@@ -87,35 +87,35 @@ def find_copies(cases: Iterable[Case], scans: Mapping[str, str], *, at_points: b
 
 
 def _place(case: Case, at_points: bool) -> tuple[float, ...]:
-    """What of its scan a case is: a point, to a tenth of a mm, or all of it."""
+    """The point of a case, to a tenth of a mm; empty for a whole scan."""
     return tuple(round(v, 1) for v in case.point_mm) if at_points and case.point_mm else ()
 
 
 def join_patients(cases: Iterable[Case], copies: Copies) -> tuple[Case, ...]:
-    """The cases, with one patient id for all patients that share a scan, directly or through others."""
-    leader: dict[str, str] = {}
+    """Give all patients that share a scan, directly or through others, the same patient id."""
+    parent: dict[str, str] = {}
 
-    def of(patient: str) -> str:
-        while patient in leader:
-            patient = leader[patient]
+    def root(patient: str) -> str:
+        while patient in parent:
+            patient = parent[patient]
         return patient
 
     for group in copies.shared:
-        first = of(group[0].patient_id)
+        first = root(group[0].patient_id)
         for case in group[1:]:
-            other = of(case.patient_id)
+            other = root(case.patient_id)
             if other != first:
-                leader[other] = first
-    if not leader:
+                parent[other] = first
+    if not parent:
         return tuple(cases)
-    return tuple(replace(c, patient_id=of(c.patient_id)) if c.patient_id in leader else c for c in cases)
+    return tuple(replace(c, patient_id=root(c.patient_id)) if c.patient_id in parent else c for c in cases)
 
 
 def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> None:
-    """Make sure that the table's own split puts no copy of a scan into another part.
+    """Check that the table's own split puts all copies of a scan into one part.
 
     Raises:
-        CohortError: If it does; the text names the cases.
+        CohortError: If it does not; the text names the cases.
     """
     parts: dict[str, set[str]] = {}
     patient_of = {case.case_id: case.patient_id for case in join_patients(cases, copies)}

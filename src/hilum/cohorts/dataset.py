@@ -1,4 +1,4 @@
-"""Prepared samples as a torch data set: HU, class and place; nothing random but the grids that are sampled."""
+"""Prepared samples as a torch data set: HU, spacing and index; nothing random but the positions of sub-volumes."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -21,11 +21,11 @@ from hilum.volume import Volume
 
 
 class Sample(TypedDict):
-    """What the data set gives for one case.
+    """One item of the data set.
 
-    ``hu`` holds HU and, where the recipe asks for them, the lungs (0 or 1) as a second channel; ``starts`` is where the
-    model's grids begin in it, (z, y, x); ``index`` is the case's place in its part; ``name`` is for its random numbers:
-    the case's name, and another for each copy of it in an epoch.
+    ``hu`` holds HU and, if the recipe asks for it, the lung mask (0 or 1) as a second channel; ``starts`` are the first
+    voxels (z, y, x) of the model's grids in it; ``index`` is the case's index in its part; ``name`` keys its random
+    numbers: the case's name, with a suffix for each further copy in an epoch.
     """
 
     hu: Int16[Tensor, "c z y x"]
@@ -36,7 +36,7 @@ class Sample(TypedDict):
 
 
 def as_sample(volume: Volume, recipe: Recipe, index: int = 0, *, name: str = "") -> Sample:
-    """A prepared volume as the network takes it: whole, with where its grids begin."""
+    """Convert a whole prepared volume to a sample, with the starts of its grids."""
     starts = all_starts(volume, recipe) if recipe.sub_volumes else np.zeros((1, 3), np.int64)
     return {
         "hu": torch.from_numpy(channels(volume, recipe)),
@@ -50,22 +50,22 @@ def as_sample(volume: Volume, recipe: Recipe, index: int = 0, *, name: str = "")
 class CohortDataset(Dataset[Sample]):
     """The cases of a prepared cohort that are in one part.
 
-    Augmentation is the training loop's, so that validation and test cases can never be augmented.
+    The training loop augments, not the data set, so that validation and test cases can never be augmented.
 
     Args:
         prepared: The cohort.
         parts: Part of each case, by its id.
-        part: The part that is wanted.
+        part: The part of this data set.
         num_classes: Classes of the cohort.
-        recipe: With which it was prepared.
-        seed: Of the sub-volumes that are drawn.
+        recipe: The recipe with which the cohort was prepared.
+        seed: Seed of the random sub-volumes.
 
     Attributes:
-        indices: Places of this part's cases in the cohort.
-        names: What their random numbers go by.
-        labels: Their classes, (n,); of a multi-label cohort 1 where a label is present, 0 where not, (n, c).
-        targets: Their labels as a probability for each class; soft where the table has soft labels.
-        weights: How much each counts in the loss.
+        indices: Indices of this part's cases in the cohort.
+        names: Names of the cases, which key their random numbers.
+        labels: Class of each case, (n,); for a multi-label cohort 1 or 0 for each label, (n, c).
+        targets: Probability of each class; soft where the table has soft labels.
+        weights: Weight of each case in the loss.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class CohortDataset(Dataset[Sample]):
         return len(self.indices)
 
     def targets_of(self, places: list[int]) -> Float32[Tensor, "n c"]:
-        """Targets of the cases at these places."""
+        """Targets of the cases with these indices."""
         return torch.from_numpy(self.targets[places]).float()
 
     def weights_of(self, places: list[int]) -> Float32[Tensor, " n"]:
-        """How much the cases at these places count in the loss."""
+        """Weights in the loss of the cases with these indices."""
         return torch.from_numpy(self.weights[places]).float()
 
     def __getitem__(self, item: int | Drawn) -> Sample:
-        """The case at a place of this part; as drawn, with ``sub_volumes``, the grid of this epoch and this copy."""
+        """The case of an index; with ``sub_volumes``, an item with epoch and copy gives a random grid of the case."""
         place, epoch, copy = item if isinstance(item, tuple) else (item, None, 0)
         name = self.names[place] + (f"\0{copy}" if copy else "")  # no name has the character: names come from text
         volume = load_sample(self.prepared.samples[self.indices[place]])
@@ -117,17 +117,17 @@ class CohortDataset(Dataset[Sample]):
 
 
 def to_float(hu: Int16[Tensor, "b c z y x"], device: torch.device) -> Float32[Tensor, "b c z y x"]:
-    """A batch of HU as the network's number type, on its device: int16 travels, half as many bytes."""
+    """Move a batch of HU to a device and convert it to float32 there; int16 halves the transfer."""
     return hu.to(device, non_blocking=True).float()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitCohort:
-    """A prepared cohort and its split: what a run is trained and validated on.
+    """A prepared cohort and its split.
 
     Attributes:
-        cohort: The table's classes and columns.
-        prepared: The cases that can be used.
+        cohort: The cases and classes of the table.
+        prepared: The usable cases.
         parts: Part of each case, by its id.
     """
 

@@ -1,4 +1,4 @@
-"""A folder of scans, one sub-folder for each class or a hospital's spreadsheet beside it, to a table of cases."""
+"""Makes a table of cases from a folder of scans with one sub-folder per class, or with labels in a spreadsheet."""
 
 import csv
 import io
@@ -28,18 +28,19 @@ _COLUMNS_OF: dict[str, tuple[str, ...]] = {
     "patient-id": ("patientid", "patient", "pid", "mrn"),
 }
 _WRITTEN = ("case_id", "path", "patient_id", "kernel", "thickness_mm", "manufacturer")
-"""Columns of the table that is written; the labels come after the path."""
+"""Columns of the written table; the labels follow the path."""
 
 _TABLES = (".csv", ".xlsx", ".parquet")
 _MAP_MARK = "^case_id,row,path"
 
-_AS_USUAL = ReadingConfig()
+_DEFAULT_READING = ReadingConfig()
 _SHARED_CASES, _SHARED_SHARE = 10, 0.5
-"""An id that this many studies and this share of all have names nobody: it was filled in by a machine."""
+"""A PatientID in at least this many studies, and in more than this share of all, is a default that a program filled in
+and identifies nobody (rule of thumb)."""
 
 
-def from_class_folders(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
-    """The scans below a folder whose sub-folders, or links to folders, are the classes.
+def from_class_folders(folder: Path, reading: ReadingConfig = _DEFAULT_READING) -> Listing:
+    """List the scans below a folder whose sub-folders, or links to folders, are the classes.
 
     Raises:
         CohortError: If fewer than two sub-folders hold scans.
@@ -66,18 +67,23 @@ def from_class_folders(folder: Path, reading: ReadingConfig = _AS_USUAL) -> List
 
 
 def from_spreadsheet(
-    folder: Path, labels: Path, *, key: Key, columns: tuple[str, ...] = ("label",), reading: ReadingConfig = _AS_USUAL
+    folder: Path,
+    labels: Path,
+    *,
+    key: Key,
+    columns: tuple[str, ...] = ("label",),
+    reading: ReadingConfig = _DEFAULT_READING,
 ) -> Listing:
-    """The DICOM scans below a folder, with labels from a table without paths, joined by a tag.
+    """List the DICOM scans below a folder, with labels from a table without paths, joined by a tag.
 
-    Both sides are hashed before they are compared, so that no identifier leaves the reader.
+    Identifiers of both are hashed before they are compared, so that none leaves the reader.
 
     Args:
         folder: The scans, at any depth.
         labels: CSV, Excel or Parquet with a column for the key and one for the label, or for each of several labels.
-        key: Which tag joins them.
-        columns: Name of the label's column, or of several labels, which keep their names.
-        reading: Which scans are usable.
+        key: The DICOM tag that joins scans and rows.
+        columns: Name of the label column, or of several label columns, which keep their names.
+        reading: The policy that decides which scans are usable.
 
     Raises:
         CohortError: If a column is missing, a key has two labels, or nothing matches.
@@ -123,10 +129,10 @@ def from_spreadsheet(
 
 
 def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("label",)) -> Path:
-    """Write the table, its paths relative to it; it is there as a whole or not at all. Returns the map beside it.
+    """Write the table, with paths relative to it, and a map from case ids to scans; returns the path of the map.
 
-    Case ids go to every output, so they are keyed hashes: folders are often named after patients. The map leads from
-    them back to the scans, and only its owner can read it. The table has the paths too: it is for its owner as well.
+    Case ids are keyed hashes, since they appear in every output and folders are often named after patients. Only the
+    owner can read the map. The table holds the paths as well, so it must stay private too.
 
     Raises:
         HilumError: If either cannot be written.
@@ -160,15 +166,15 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
 
 
 def map_of(out: Path) -> Path:
-    """The file beside a table that leads from case ids back to scans."""
+    """Path of the file beside a table that maps case ids to scans."""
     return out.with_name(f"{out.name.removesuffix('.csv')}.map.csv")
 
 
 def check_table(out: Path, *inputs: Path | None) -> None:
-    """Make sure that a table can be written: of a known format, and over nothing but one that ``hilum cohort`` wrote.
+    """Check, before any scan is read, that a table can be written and overwrites only one from ``hilum cohort``.
 
     Raises:
-        HilumError: If not; before any scan is read.
+        HilumError: If the format is unknown, or another file would be overwritten.
     """
     if out.suffix.lower() not in _TABLES:
         msg = f"must be named {', '.join(_TABLES[:-1])} or {_TABLES[-1]}"
@@ -204,7 +210,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _checked(scans: list[Scan], notes: Notes) -> Listing:
-    """Patient ids that name nobody are named and taken out, so that they are not used to split."""
+    """Report patient ids that identify nobody and remove them, so that they do not join patients in the split."""
     dicom = [scan for scan in scans if scan.tags.series]
     blank = [scan for scan in dicom if not scan.tags.patient]
     if blank:
@@ -216,7 +222,7 @@ def _checked(scans: list[Scan], notes: Notes) -> Listing:
     for scan in dicom:
         if scan.tags.patient:
             studies.setdefault(scan.tags.patient, set()).add(scan.tags.study)
-    shared = {p for p, of in studies.items() if len(of) >= _SHARED_CASES and len(of) > _SHARED_SHARE * len(dicom)}
+    shared = {p for p, uids in studies.items() if len(uids) >= _SHARED_CASES and len(uids) > _SHARED_SHARE * len(dicom)}
     notes.lines += [
         f"one PatientID ({patient}) stands in {len(studies[patient])} studies, more than half of all: it names nobody, "
         "and each of these scans counts as its own patient"

@@ -1,4 +1,4 @@
-"""Cases to arrays of labels: one class, several labels at once, and soft labels."""
+"""Arrays of labels and targets from cases: classes, multiple labels and soft labels."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -9,18 +9,18 @@ from jaxtyping import Float64, Int
 from hilum.cohorts.table import PRESENT, Case
 
 Labels: TypeAlias = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
-"""Class of each case; of a multi-label cohort 0 or 1 for each label."""
+"""Class of each case; for a multi-label cohort 0 or 1 for each label."""
 
 
 def labels_of(cases: Sequence[Case]) -> Labels:
-    """Class of each case, (n,); of a multi-label cohort 1 where a label is present, 0 where not, (n, c)."""
+    """Class of each case, (n,); for a multi-label cohort 1 where a label is present, else 0, (n, c)."""
     if cases and cases[0].present:
         return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
     return np.array([case.label for case in cases], np.int64)
 
 
 def targets_of(cases: Sequence[Case], num_classes: int) -> Float64[np.ndarray, "n c"]:
-    """A probability for each class; soft where the table has soft labels, or shares of readers."""
+    """Target probability of each class; soft where the table has soft labels or shares of readers."""
     if cases and cases[0].present:
         return np.array([case.present for case in cases], np.float64)
     targets = np.eye(num_classes)[labels_of(cases)]

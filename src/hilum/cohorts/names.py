@@ -1,4 +1,4 @@
-"""Names of cases from their paths, and patients from ids that may be placeholders."""
+"""Derives names of cases from their paths, and groups cases by patient ids, which may be placeholders."""
 
 import posixpath
 import unicodedata
@@ -19,11 +19,11 @@ _SCANS = """
 _SUFFIXES = tuple(_SCANS.split())
 
 _MOST_ROWS = 8
-"""So many rows, or groups of rows, are named in a warning."""
+"""Largest number of rows, or of groups of rows, that a warning lists."""
 
 
 def normal_paths(texts: list[str], folder: Path) -> list[str]:
-    """Paths as the table has them, spelt one way and relative to the table where they can be, for comparing files."""
+    """Normalise the table's paths, relative to the table where possible, so that files can be compared."""
     spelt = {text: _normal_path(text, folder) for text in set(texts)}
     return [spelt[text] for text in texts]
 
@@ -37,11 +37,11 @@ def _normal_path(text: str, folder: Path) -> str:
 
 
 def derive_names(files: list[str], points: Iterable[Triple | None]) -> list[str]:
-    """A name for each case: its relative path without suffix; with suffix or point where that is not enough.
+    """A name for each case: its relative path without suffix; with suffix or point if that is not unique.
 
     The names do not depend on the order of the table, and equal files at equal points get equal names. Folders and
-    files are often named after patients: only keyed hashes of the names are ever written. A name that ends in ``@``
-    wants the point behind it, see ``with_point``: half a million points in a thousand files need a thousand names.
+    files are often named after patients, so only keyed hashes of the names are ever written. A name that ends in ``@``
+    is completed by ``with_point`` later: half a million points in a thousand files then need a thousand strings.
     """
     short = {file: _without_suffix(file) for file in set(files)}
     owners = Counter(short.values())
@@ -55,7 +55,7 @@ def derive_names(files: list[str], points: Iterable[Triple | None]) -> list[str]
 
 
 def with_point(name: str, point: Triple | None) -> str:
-    """The whole name of a case."""
+    """Complete the name of a case by its point, if it ends in ``@``."""
     if point is None or not name.endswith("@"):
         return name
     x, y, z = point
@@ -75,10 +75,10 @@ def _without_suffix(file: str) -> str:
 
 
 def group_patients(sheet: Sheet, column: str, files: list[str], warnings: list[str]) -> list[str]:
-    """The patient of each row. A row without a usable id belongs to its file's patient, or else to its file alone.
+    """Group key of the patient of each row; a row without a usable id takes that of its file, or the file itself.
 
     Raises:
-        CohortError: If one file is said to belong to two patients.
+        CohortError: If one file has two patient ids.
     """
     if column not in sheet.cells:
         warnings.append(
@@ -107,7 +107,7 @@ def group_patients(sheet: Sheet, column: str, files: list[str], warnings: list[s
         "these files counts as its own patient"
         for text, numbers in unknown.items()
     )
-    warnings.extend(_look_alikes(sheet, column, given, placeholders))
+    warnings.extend(_spelling_warnings(sheet, column, given, placeholders))
     named = {patient: f"id:{patient}" for patient in set(given) - placeholders}
     groups = []
     for patient, file in zip(given, files, strict=True):
@@ -116,8 +116,8 @@ def group_patients(sheet: Sheet, column: str, files: list[str], warnings: list[s
     return groups
 
 
-def _look_alikes(sheet: Sheet, column: str, given: list[str], placeholders: set[str]) -> Iterable[str]:
-    """Warnings on ids that may be one patient's, spelt in several ways; by rows, since ids go to no output."""
+def _spelling_warnings(sheet: Sheet, column: str, given: list[str], placeholders: set[str]) -> Iterable[str]:
+    """Warnings on ids that may be spellings of one id; they name rows, since ids appear in no output."""
     first: dict[tuple[str, str, bool], int] = {}  # the first row of each spelling
     padded = sheet.padded.get(column, frozenset())
     for number, text, patient in zip(sheet.numbers, sheet.cells[column], given, strict=True):
@@ -141,7 +141,7 @@ def _look_alikes(sheet: Sheet, column: str, given: list[str], placeholders: set[
 
 
 def _folded(patient: str) -> str:
-    """What is left of an id without upper and lower case, blanks, and zeros in front of a number."""
+    """An id in one case, without blanks and leading zeros."""
     text = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
     return text.lstrip("+0") or "0" if text.lstrip("+").isdecimal() else text
 
@@ -152,7 +152,7 @@ def _groups(groups: list[list[int]]) -> str:
 
 
 def _placeholders(given: set[str]) -> set[str]:
-    """Those of the ids that name nobody; zero names somebody where the patients are counted from zero."""
+    """The placeholder ids; 0 is not one if the table also has a patient 1."""
     counted = any(text.isdecimal() and int(text) == 1 for text in given)
     return {text for text in given if is_placeholder(text) and not (counted and text.isdecimal() and int(text) == 0)}
 

@@ -1,4 +1,4 @@
-"""One case brought into the store: what each worker does; without what reads tables, so that workers start quickly."""
+"""The task of a worker that prepares one case; imports no table readers, so that workers start quickly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ from hilum.settings.run import Recipe, Triple
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A scan and what of it is wanted.
+    """A scan to prepare.
 
     Attributes:
-        path: The scan; absolute, as a worker may have another working folder.
+        path: The scan; absolute, for a worker may have another working folder.
         point_mm: Centre of the grid, for region ``point``.
-        series: Which series, where the path holds several.
-        mask: A mask of its lungs; absolute likewise.
+        series: The series to read, if the path holds several.
+        mask: A lung mask; absolute too.
     """
 
     path: Path
@@ -26,19 +26,19 @@ class Task:
 
     @property
     def which(self) -> dict[str, Any]:
-        """What of the scan, as ``Store.fetch`` takes it."""
+        """Keyword arguments of ``Store.fetch``."""
         return {"point_mm": self.point_mm, "series": self.series, "mask": self.mask}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A case's sample.
+    """The sample of a case.
 
     Attributes:
-        file: Where it lies.
-        codes: Of its findings.
-        made: Whether it was made only now.
-        scan: Digest of its scan's HU.
+        file: Its file in the store.
+        codes: Codes of its findings.
+        made: Whether it was made now; else it was in the store.
+        scan: Digest of the scan's HU.
     """
 
     file: Path
@@ -48,16 +48,16 @@ class Done:
 
 
 def find_case(task: Task, recipe: Recipe, store: Store) -> Done | None:
-    """A case's sample if it is there and its scan is known by its files' times; else None."""
+    """Look up the sample of a case without reading the scan; None if it is missing or the scan may have changed."""
     got = store.find(task.path, recipe, **task.which)
     return None if got is None else _done(got)
 
 
 def prepare_case(task: Task, recipe: Recipe, store: Store) -> Done:
-    """A case's sample, which is made if it is not there.
+    """Look up the sample of a case, or make it.
 
     Raises:
-        HilumError: If there is none.
+        HilumError: If the scan cannot be read or prepared.
     """
     return _done(store.fetch(task.path, recipe, **task.which))
 

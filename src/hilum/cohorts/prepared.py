@@ -1,4 +1,4 @@
-"""Brings every case of a cohort into the store, and lists those that had to be refused."""
+"""Prepares every case of a cohort into the store, and lists the refused ones."""
 
 import csv
 import io
@@ -24,17 +24,17 @@ from hilum.working.stop import Stop
 from hilum.working.tasks import Failed, run_tasks
 
 _FEW = 16
-"""Up to this many cases threads are quicker than starting processes."""
+"""Up to this many cases threads are faster, for processes take time to start (rule of thumb)."""
 
 _log = logging.getLogger("hilum")
 
 REFUSALS_MARK = "^case_id,row,reason"
-"""How a list of refused cases begins."""
+"""Pattern at the beginning of a list of refused cases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A case that cannot be used, and why."""
+    """A case that cannot be used, with the reason."""
 
     case_id: str
     row: int
@@ -43,15 +43,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCohort:
-    """The cases that can be used, with their samples on disk.
+    """The usable cases of a cohort, with their samples on disk.
 
     Attributes:
         cases: In the order of the table.
-        samples: For each of them, its file in the store.
-        refusals: The cases left out.
-        findings: How many of the cases have a finding of each code.
-        num_there: Samples that were in the store already.
-        scans: Digest of the HU of each case's scan by its id, also of those refused as copies.
+        samples: File in the store of each case.
+        refusals: The refused cases.
+        findings: Number of cases with a finding, by its code.
+        num_there: Number of samples that were in the store already.
+        scans: Digest of the scan's HU by case id, including cases refused as copies.
         copies: Cases that share their scan.
     """
 
@@ -78,23 +78,22 @@ def prepare_cohort(
     workers: int = 0,
     listed: Path | None = None,
 ) -> PreparedCohort:
-    """Prepare all cases, on all cores, with a progress bar; samples already in the store are only checked.
+    """Prepare all cases on all cores, with a progress bar; samples already in the store are only checked.
 
-    A case that cannot be read or prepared is refused and left out, and so is one whose scan stands in the table again
-    with another label. On Ctrl-C and other signals to end, the scans under way are finished first: all that is done is
-    kept, and the next call goes on from there. Samples that were not used for longest are removed at the end where the
-    store is bounded.
+    A case is refused if it cannot be read or prepared, or if its scan occurs again in the table with another label. On
+    Ctrl-C and other signals to end, the scans in progress are finished first: all finished samples are kept, and the
+    next call continues from there. If the store is bounded, the longest unused samples are removed at the end.
 
     Args:
         cohort: The cases.
         recipe: The model's input.
-        store: Where the samples lie.
+        store: The store of the samples.
         max_refused: Largest share of the cases that may be refused.
-        workers: Scans at once, where memory allows; 0: one for each core.
-        listed: Where the refused are listed, however many they are.
+        workers: Scans at once, if memory allows; 0: one for each core.
+        listed: CSV file for the list of refused cases; None: not written.
 
     Raises:
-        CohortError: If more than the share ``max_refused`` of the cases is refused, or all are.
+        CohortError: If more than the share ``max_refused`` of the cases, or all of them, are refused.
         StoreError: If a sample cannot be written.
         ConfigError: If the cohort does not fit within the bound of the store.
     """
@@ -138,17 +137,17 @@ def prepare_cohort(
 def check_refusals(
     source: Path, num_cases: int, refusals: Sequence[Refusal], max_refused: float, setting: str = "cohort.max_refused"
 ) -> None:
-    """Make sure that not too many cases of a table are refused.
+    """Check that not too many cases of a table are refused.
 
     Args:
         source: The table.
-        num_cases: How many cases were asked for.
-        refusals: Those that cannot be used.
-        max_refused: Largest share of them that is allowed.
-        setting: What sets that share, for the error.
+        num_cases: Number of cases in all.
+        refusals: The refused cases.
+        max_refused: Largest allowed share of refused cases.
+        setting: Name of the setting of that share, for the error.
 
     Raises:
-        CohortError: If more are refused, or all.
+        CohortError: If more than that share, or all, are refused.
     """
     if refusals and (len(refusals) == num_cases or len(refusals) > max_refused * num_cases):
         allowed = f"allowed are {max_refused:.0%} ({setting})" if max_refused < 1 else "at least one must be usable"
@@ -161,10 +160,10 @@ def check_refusals(
 
 
 def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
-    """List the refused cases as ``case_id,row,reason``; without any, the list of an earlier call is removed.
+    """Write the refused cases as ``case_id,row,reason``; if there are none, remove the list of an earlier call.
 
     Raises:
-        HilumError: If another file would be lost.
+        HilumError: If another file would be overwritten.
     """
     check_output(path, REFUSALS_MARK)
     if not refusals:
@@ -178,16 +177,16 @@ def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
 
 
 def _reason(error: Exception, table: Path) -> str:
-    """Why a case is refused; a file is named relative to the table."""
+    """Reason for refusing a case, with a path relative to the table."""
     if isinstance(error, HilumError):
-        return error.told(error.path and os.path.relpath(error.path, table.parent))
+        return error.text(error.path and os.path.relpath(error.path, table.parent))
     return f"{type(error).__name__}: {error}"[:200]
 
 
 def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | Failed]:
-    """What became of each case, in their order; ends the process where a signal asked for it.
+    """Sample or failure of each case, in order; ends the process if a signal requested it.
 
-    Samples that are there are checked first, in threads; only what is missing then is worth starting processes for.
+    Existing samples are looked up first, in threads; processes are started only for the missing ones.
     """
     left = {
         number: Task(

@@ -1,4 +1,4 @@
-"""Who is drawn in an epoch and how often, so that rare classes are seen enough: exact, from the seed and the epoch."""
+"""How often each case is sampled in an epoch, by class: exact, from the seed and the epoch."""
 
 import math
 from heapq import heapreplace
@@ -12,13 +12,13 @@ from hilum.randomness import generator
 from hilum.settings.imbalance import SamplingName
 
 _NEW = 0, 0, np.empty(0, int)
-"""Nothing is dealt: no hand, no deck, no card left of it."""
+"""State of a class before its first epoch: no epoch done, no deck shuffled, no case left in the deck."""
 
 
 def draws(
     method: SamplingName, counts: Int[np.ndarray, " c"], *, epoch: int = 1, epochs: int = 1
 ) -> Int[np.ndarray, " c"]:
-    """How many draws each class has in an epoch; their sum is the same in every epoch.
+    """Number of draws of each class in an epoch; their sum is the same in every epoch.
 
     - ``none``: n_c, as many as it has cases.
     - ``over``: max n; ``under``: min n; ``combined``: sqrt(min n * max n), rounded.
@@ -26,14 +26,14 @@ def draws(
     - ``progressive``: (1 - t) n_c + t N / C, with t from 0 in the first epoch to 1 in the last (Kang et al. 2020,
       arXiv:1910.09217); N draws in all. A run of one epoch has a first epoch alone.
 
-    Shares of N that are no whole numbers are rounded down, and what is left goes by the largest remainder, one draw
-    each; of equal ones to the rarer class, then to the first. Nothing is computed in floating point.
+    Fractional shares of N are rounded down, and the remaining draws go to the classes with the largest remainders, one
+    each; ties go to the rarer class, then to the first. Nothing is computed in floating point.
 
     Args:
-        method: Of ``SamplingConfig``.
+        method: Method of ``SamplingConfig``.
         counts: Cases of each class.
-        epoch: From 1; it matters to ``progressive`` alone.
-        epochs: Of the run.
+        epoch: From 1; used by ``progressive`` only.
+        epochs: Epochs of the run.
 
     Raises:
         CohortError: If a class has no case.
@@ -56,10 +56,10 @@ def draws(
 
 
 def strata(present: Shaped[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
-    """One class for each case of a multi-label cohort, to sample by: the rarest label that it has, or none of them.
+    """Stratum of each case of a multi-label cohort, for sampling: its rarest label, or a stratum of cases without any.
 
-    Of labels that are equally rare it is the first. Classes are numbered from 0 without a gap: there is none for a
-    label that never comes without a rarer one, nor for cases without a label where all have one.
+    Of equally rare labels the first counts. Strata are numbered from 0 without gaps: a label that never occurs without
+    a rarer one has none.
 
     Args:
         present: 1 or True where a case (row) has a label (column), else 0 or False.
@@ -81,35 +81,35 @@ def strata(present: Shaped[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
 
 
 def rarest(has: Bool[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
-    """The rarest label that each case has, the first of equally rare ones; -1 where it has none."""
+    """Index of the rarest label of each case, the first of equally rare ones; -1 for cases without labels."""
     often = np.where(has, has.sum(axis=0), len(has) + 1)
     return np.where(has.any(axis=1), often.argmin(axis=1), -1)
 
 
 def drawn_by(labels: Labels) -> Int[np.ndarray, " n"]:
-    """The class of each case that sampling goes by: its own, or of several labels its stratum."""
+    """The class by which each case is sampled: its own, or for several labels its stratum."""
     return labels if labels.ndim == 1 else strata(labels)
 
 
 def num_draws(labels: Labels, method: SamplingName) -> int:
-    """Draws of an epoch of these training cases; every epoch has as many."""
+    """Number of draws in each epoch of these training cases."""
     return len(labels) if method == "none" else int(draws(method, np.bincount(drawn_by(labels))).sum())
 
 
 class Decks:
     """How often each case is drawn in each epoch.
 
-    A class is a deck of cards. As long as it has a draw for each of its cases, all of them are drawn; the rest is a
-    hand that is dealt from a shuffled deck, epoch after epoch, and a deck that is through is shuffled anew. So two
-    cases of a class differ by one draw at most, in an epoch and after any number of epochs. Any epoch can be asked for
-    without the earlier ones: their hands are dealt again then, and nothing else of them is computed.
+    The cases of a class are a deck of cards. Each epoch takes every case as often as the draws divide evenly; the
+    remaining draws take the next cards of a shuffled deck, epoch after epoch, and an empty deck is shuffled anew. So
+    two cases of a class differ by one draw at most, in an epoch and after any number of epochs. Any epoch can be
+    computed directly; only the shuffles of the earlier ones are repeated.
 
     Args:
-        labels: Class of each case; where a case has several labels, what ``strata`` says.
-        method: Of ``SamplingConfig``.
-        seed: Of the run.
-        epochs: Of the run.
-        num_classes: Of the cohort; by default as many as there are in the labels.
+        labels: Class of each case; for several labels, its stratum.
+        method: Method of ``SamplingConfig``.
+        seed: Seed of the run.
+        epochs: Epochs of the run.
+        num_classes: Classes of the cohort; 0: as many as the labels have.
 
     Raises:
         CohortError: If a class has no case.
@@ -134,11 +134,11 @@ class Decks:
         self.num_cases = len(labels)
         self.counts: Int[np.ndarray, " c"] = np.bincount(labels, minlength=num_classes)
         _check_counts("class", self.counts)
-        self._dealt: dict[int, tuple[int, int, np.ndarray]] = {}  # where the last hand ended: the next begins there
+        self._dealt: dict[int, tuple[int, int, np.ndarray]] = {}  # state of each class after the last hand
         self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])
 
     def draws(self, epoch: int) -> Int[np.ndarray, " c"]:
-        """How many draws each class has in an epoch."""
+        """Number of draws of each class in an epoch."""
         return draws(self.method, self.counts, epoch=epoch, epochs=self.epochs)
 
     def times(self, epoch: int) -> Int[np.ndarray, " n"]:
@@ -153,9 +153,10 @@ class Decks:
         return times
 
     def _hand(self, number: int, sizes: list[int]) -> Int[np.ndarray, " h"]:
-        """The last of the hands of these sizes that a class is dealt.
+        """Deal hands of these sizes to a class; returns the last one.
 
-        Where a deck ends, the hand goes on in the next one with whom it does not hold yet; these stay in that deck.
+        A hand that a deck cannot fill continues with the next deck, skipping cases already in the hand; these stay in
+        that deck.
         """
         dealt, num_decks, deck = self._dealt.get(number, _NEW)
         if dealt >= len(sizes):
@@ -174,14 +175,14 @@ class Decks:
 
 
 def shared_out(times: Int[np.ndarray, " n"], world_size: int, random: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """The rank on which each case is drawn: all its draws on one, and as many draws on each rank as can be.
+    """Distribute cases over ranks, with all draws of a case on one rank and the ranks as even as possible.
 
-    Who is drawn most often goes first, in random order, each to the rank that has the fewest draws so far.
+    Cases are assigned in descending number of draws, each to the rank with the fewest draws so far.
 
     Args:
-        times: How often each case is drawn.
+        times: Number of draws of each case.
         world_size: Processes that train together.
-        random: For the order of those who are drawn equally often.
+        random: Orders cases with equally many draws.
     """
     order = random.permutation(len(times))
     order = order[np.argsort(-times[order], kind="stable")]

@@ -1,4 +1,4 @@
-"""Finds the usable scans below a folder, each acquisition once, and says what was left out and why."""
+"""Finds the usable scans below a folder, each acquisition once, with notes on what was left out."""
 
 import os
 from collections import Counter
@@ -17,9 +17,9 @@ from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
 
 _NO_SCANS = frozenset(["localizer", "secondary-capture", "wrong-modality"])
-"""Findings on what nobody asked for: it lies beside the scans of nearly every study."""
+"""Findings of series that are not CT scans and accompany nearly every study."""
 
-_AS_USUAL = ReadingConfig()
+_DEFAULT_READING = ReadingConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class Scan:
 
     Attributes:
         path: Its folder or file.
-        series: Hash of its series, where the folder holds several; else empty.
-        tags: Of a DICOM series; empty for other formats.
-        labels: Its class, or a cell for each of several labels, once they are known.
+        series: Hash of its series, if the folder holds several; else empty.
+        tags: Tags of a DICOM series; empty for other formats.
+        labels: Its class, or the cells of several labels; empty until known.
     """
 
     path: Path
@@ -41,14 +41,14 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Scans with labels, and sentences on what was left out and why.
+    """Scans with labels, and notes on what was left out.
 
     Attributes:
         scans: In the order of their paths.
-        notes: The sentences.
-        columns: Names of the labels' columns: label, or one for each of several.
-        num_refused: Series, files, folders and links that could be scans, and cannot be used.
-        num_passed_over: Series that are no CT scans: localizers, pages of text, other modalities.
+        notes: A sentence for each thing left out, with the reason.
+        columns: Names of the label columns.
+        num_refused: Number of series, files, folders and links that may be scans but cannot be used.
+        num_passed_over: Number of series that are not CT scans: localizers, pages of text, other modalities.
     """
 
     scans: tuple[Scan, ...]
@@ -58,10 +58,10 @@ class Listing:
     num_passed_over: int = 0
 
 
-def find_scans(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
-    """Every usable scan below a folder; of several reconstructions of one acquisition the one that ``read`` would take.
+def find_scans(folder: Path, reading: ReadingConfig = _DEFAULT_READING) -> Listing:
+    """Find the usable scans below a folder; of several reconstructions of one acquisition, the one ``read`` prefers.
 
-    An archive is a folder of its own: its scans have the archive's path.
+    An archive counts as a folder: its scans have the path of the archive.
     """
     notes = Notes()
     return notes.listing(scans_below(folder, reading, notes))
@@ -69,30 +69,30 @@ def find_scans(folder: Path, reading: ReadingConfig = _AS_USUAL) -> Listing:
 
 @dataclass(slots=True, kw_only=True)
 class Notes:
-    """What is said about a folder, as it grows."""
+    """Collects the notes and counts of a listing."""
 
     lines: list[str] = field(default_factory=list)
     num_refused: int = 0
     num_passed_over: int = 0
 
     def add(self, line: str) -> None:
-        """A sentence on what is no fault."""
+        """Add a note that counts nothing."""
         self.lines.append(line)
 
     def refuse(self, findings: Iterable[Finding], folder: str = "") -> None:
-        """Files, folders and links that cannot be used."""
+        """Note and count files, folders and links that cannot be used."""
         for one in findings:
             self.lines.append(f"{folder}{one.where}: {one.message}")
             self.num_refused += 1
 
     def leave_out(self, series: Series, place: str, why: Finding) -> None:
-        """A series that cannot be used, or is no CT scan."""
+        """Note and count a series that cannot be used or is not a CT scan."""
         self.lines.append(f"series {series.summary}, in {place}, is left out: {why.message}")
         self.num_passed_over += why.code in _NO_SCANS
         self.num_refused += why.code not in _NO_SCANS
 
     def listing(self, scans: Iterable[Scan]) -> Listing:
-        """The scans with all that was said."""
+        """The listing of these scans with the notes so far."""
         return Listing(
             scans=tuple(scans),
             notes=tuple(self.lines),
@@ -103,14 +103,14 @@ class Notes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """A scan, with the series to rate it by; images have none."""
+    """A scan with its series; image files have none. ``points`` are score, number of slices and reasons."""
 
     scan: Scan
     series: Series | None = None
     points: "tuple[int, int, str] | None" = None
 
     def rated(self) -> "_Found":
-        """With its points, its number of slices and the reasons: the same as where one series of a study is read."""
+        """The scan with its points, scored as when ``read`` chooses among the series of a study."""
         if self.series is None or self.points is not None:
             return self
         choice = rate(self.series)
@@ -119,7 +119,7 @@ class _Found:
 
 
 def scans_below(folder: Path, reading: ReadingConfig, notes: Notes) -> list[Scan]:
-    """``scans_among`` the files below a folder."""
+    """Find the usable scans among the files below a folder, see ``scans_among``."""
     left_out: list[Finding] = []
     files = source_files(folder, left_out)
     notes.refuse(left_out)
@@ -127,13 +127,13 @@ def scans_below(folder: Path, reading: ReadingConfig, notes: Notes) -> list[Scan
 
 
 def scans_among(files: Sequence[Path], root: Path, reading: ReadingConfig, notes: Notes) -> list[Scan]:
-    """The usable scans among files, each acquisition once, in the order of their paths.
+    """Find the usable scans among files, each acquisition once, in the order of their paths.
 
     Args:
-        files: Below the root.
-        root: What the user named; notes name files relative to it.
-        reading: Which scans are usable.
-        notes: Takes what is left out and why.
+        files: Files below the root.
+        root: The folder that the user named; notes give paths relative to it.
+        reading: The policy that decides which scans are usable.
+        notes: Receives a note for each thing left out.
     """
 
     def where(file: Path) -> str:
@@ -146,7 +146,7 @@ def scans_among(files: Sequence[Path], root: Path, reading: ReadingConfig, notes
         with opened_tree(archive, reading) as tree:
             notes.refuse(tree.findings, parent)
             inside = _found(tree.files, archive, reading, partial(_inside, tree, parent), notes)
-            found += [one.rated() if one.scan.tags.acquisition else one for one in inside]  # while it is unpacked
+            found += [one.rated() if one.scan.tags.acquisition else one for one in inside]  # before it is removed
     usable: dict[str, list[_Found]] = {}
     for one in found:
         alone = f"{one.scan.path} {one.scan.series}"
@@ -156,7 +156,7 @@ def scans_among(files: Sequence[Path], root: Path, reading: ReadingConfig, notes
 
 
 def _once(group: list[_Found], notes: Notes) -> Scan:
-    """Of the reconstructions of one acquisition the one with the most points, then the most slices, as in ``read``."""
+    """Choose among reconstructions of one acquisition: most points, then most slices, as ``read`` does."""
     if len(group) == 1:
         return group[0].scan
     best, second, *_ = sorted(
@@ -188,7 +188,7 @@ def _found(
     where: Callable[[Path], str],
     notes: Notes,
 ) -> list[_Found]:
-    """The usable scans among files, those of an archive if it is given; why others are left out is noted."""
+    """The usable scans among files, which may be those of an archive; notes why others are left out."""
     series, unreadable = find_series(files, reading, where=where)
     notes.refuse(unreadable)
     crowded = Counter(path for one in series for path in {f.path.parent for f in one.frames})

@@ -1,4 +1,4 @@
-"""Reads and writes splits.csv: the part of each case of a run, and what its patients and scans are recognised by."""
+"""Reads and writes splits.csv: the part of each case of a run, its hashed patient and the digest of its scan."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ _OLDER: dict[tuple[str, ...], int] = {
     ("case_id", "split", "patient", "scan"): 1,
     ("case_id", "split", "patient", "scan_hu"): 2,
 }
-"""1: case ids may be paths, and scans are only known under one recipe. 2: digests of scans are hashed with the key."""
+"""1: case ids may be paths, and digests of scans depend on the recipe. 2: digests of scans are hashed with the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedOn:
-    """The patients and scans that trained or validated a model.
+    """Patients and scans of a model's training and validation parts.
 
     Attributes:
         patients: Keyed hashes, see ``patient_key``.
@@ -33,20 +33,20 @@ class TrainedOn:
     scans: frozenset[str] = frozenset()
 
     def has(self, case: Case, digest: str) -> bool:
-        """Whether a case's patient or scan is among them; ``digest`` is that of the scan's HU, or empty."""
+        """Whether the patient or scan of a case is among them; ``digest`` is that of the scan's HU, or empty."""
         by_scan = digest in self.scans or hashed("scan", digest) in self.scans
         return by_scan or patient_key(case) in self.patients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """What a ``splits.csv`` holds, each by case id.
+    """Content of a ``splits.csv``, by case id.
 
     Attributes:
         parts: train, val or test.
-        patients: Keyed hash of the patient; absent where the table has no id.
-        scans: Digest of the scan's HU, or in files of format 2 its keyed hash; absent in format 1.
-        format: Of the file.
+        patients: Keyed hash of the patient; missing if the table has no id.
+        scans: Digest of the scan's HU, in files of format 2 its keyed hash; missing in format 1.
+        format: Format of the file.
     """
 
     parts: dict[str, str]
@@ -58,12 +58,14 @@ class Splits:
     def trained_on(self) -> TrainedOn:
         """Patients and scans of all parts but test."""
         used = {case_id for case_id, part in self.parts.items() if part != "test"}
-        patients, scans = (frozenset(of[i] for i in used & of.keys()) for of in (self.patients, self.scans))
+        patients, scans = (
+            frozenset(by_case[i] for i in used & by_case.keys()) for by_case in (self.patients, self.scans)
+        )
         return TrainedOn(patients=patients, scans=scans)
 
 
 def patient_key(case: Case) -> str:
-    """The keyed hash by which a patient is recognised in another table of this site; empty where there is no id."""
+    """Keyed hash that identifies a patient in all tables of a site; empty without an id."""
     kind, _, identifier = case.patient_id.partition(":")
     return hashed("patient", identifier) if kind == "id" else ""
 
@@ -71,14 +73,14 @@ def patient_key(case: Case) -> str:
 def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> None:
     """Write ``case_id,split,patient,scan_hu,format``, sorted by case.
 
-    Patients are keyed hashes. Scans are plain digests of their HU, so that anybody who has the same scan can recognise
-    it without the key; nothing of the scan can be computed from them.
+    Patients are keyed hashes. Scans are plain digests of their HU, so that the same scan is recognised without the
+    key; the scan cannot be computed from its digest.
 
     Args:
-        path: The file; it is whole or not there.
+        path: The file, written atomically.
         cohort: The cases.
         parts: Part of each case.
-        scans: The digest of the HU of each case's scan, where it is known.
+        scans: Digest of the HU of each case's scan, if known.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -91,14 +93,14 @@ def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Ma
 
 
 def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
-    """What ``write_splits`` of this or an older Hilum wrote.
+    """Read a file that ``write_splits`` of this or an older version wrote.
 
     Args:
         path: The file.
-        named_by_path: Whether the table names no cases: paths that stand as case ids in format 1 are then hashed.
+        named_by_path: Whether the table has no case ids: in format 1 they are then paths, which are hashed.
 
     Raises:
-        CohortError: If the file is missing, of a newer Hilum, or holds anything else.
+        CohortError: If the file is missing, damaged or of a newer format.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

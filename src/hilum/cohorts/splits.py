@@ -12,7 +12,7 @@ from hilum.randomness import generator
 from hilum.settings.run import SplitConfig
 
 _ATTEMPTS = 50
-"""A draw may leave a part without a class, where patients have cases of several; then the next draw is taken."""
+"""Random splits that are tried: one may leave a part without a class, where patients have cases of several."""
 
 Patients = dict[str, list[Case]]
 
@@ -21,13 +21,13 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
     """The part of each case: ``{case_id: "train" | "val" | "test"}``.
 
     All cases of a patient are in one part. Every class is in every part. The result depends on the cases, the
-    settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases, or of
-    several labels the rarest that one of them has.
+    settings and the seed, not on the order of the table. A patient's stratum is the highest label of its cases, or for
+    several labels the rarest label of its cases.
 
-    - With ``split`` values in the table, these are used; rows without one follow their patient, or train. If no row
-      says val, it is taken out of train.
-    - With ``config.folds``, the fold numbered ``config.fold`` of a stratified, grouped k-fold tests.
-    - Otherwise, ``config.val`` and ``config.test`` are shares of the patients, met to the nearest patient.
+    - With ``split`` values in the table, these are used; rows without one take their patient's, or train. If there is
+      no val, it is taken out of train.
+    - With ``config.folds``, fold ``config.fold`` of a stratified, grouped k-fold is the test part.
+    - Otherwise, ``config.val`` and ``config.test`` are shares of the patients, rounded to whole patients.
 
     Raises:
         CohortError: If there are too few patients of a class, or the table's own split lacks one.
@@ -40,19 +40,15 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
     _check_counts(cohort, patients, needed, "folds" if config.folds > len(PARTS) else "parts (train, val, test)")
     if not config.folds:
         shares = {"test": config.test, "val": config.val}
-        return _draw(cohort, patients, shares, config.seed)
+        return _random_parts(cohort, patients, shares, config.seed)
     tested = _fold(cohort, patients, config)
     rest = {patient: cases for patient, cases in patients.items() if patient not in tested}
-    parts = _draw(cohort, rest, {"val": config.val}, config.seed)
+    parts = _random_parts(cohort, rest, {"val": config.val}, config.seed)
     return dict(sorted((parts | {case.case_id: "test" for patient in tested for case in patients[patient]}).items()))
 
 
 def check_classes(cohort: Cohort) -> None:
-    """Make sure that a model can be trained: there are cases of each class, or with and without each label.
-
-    Raises:
-        CohortError: If not.
-    """
+    """Raise a CohortError unless there are labelled cases of at least two classes, or with and without each label."""
     for case in cohort.cases:
         if not case.is_labelled:
             msg = f"{cohort.source}: every case must have a label to be split, got none for {case.case_id!r}"
@@ -70,10 +66,10 @@ def check_classes(cohort: Cohort) -> None:
 
 
 def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort) -> None:
-    """Make sure that the cases that are left have every class in every part.
+    """Check that every class is still in every part after unusable cases were left out.
 
     Raises:
-        CohortError: If not; the text says which class is missing where.
+        CohortError: If not; the text names the class and the part.
     """
     found = {(parts[case.case_id], side) for case in cases for side in case.sides}
     for part in PARTS:
@@ -87,7 +83,7 @@ def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort)
 
 
 def _by_patient(cohort: Cohort) -> Patients:
-    """Cases by patient; both in the order of the cases' names, so that neither rows, patient ids nor keys decide."""
+    """Cases by patient, in the order of the cases' names, so that rows, patient ids and keys do not matter."""
     patients: Patients = {}
     for case in sorted(cohort.cases, key=lambda case: case.name):
         patients.setdefault(case.patient_id, []).append(case)
@@ -99,7 +95,7 @@ def _num_patients(patients: Patients, side: Side) -> int:
 
 
 def _stratum(cohort: Cohort) -> Callable[[Iterable[Case]], int]:
-    """Of a patient's cases the highest label; or the rarest of several labels, from 1, or 0 for none."""
+    """A function from a patient's cases to their stratum: highest class, or rank of their rarest label (0: none)."""
     if not cohort.multi_label:
         return lambda cases: max(case.label or 0 for case in cases)
     often = [sum((k, True) in case.sides for case in cohort.cases) for k in range(len(cohort.classes))]
@@ -120,7 +116,7 @@ def _check_counts(cohort: Cohort, patients: Patients, needed: int, what: str) ->
 
 
 def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) -> tuple[str, Side] | None:
-    """The first part that lacks a class, and the class."""
+    """The first part without a class, and the class; None if every part has all."""
     seen = {(parts[case.case_id], side) for case in cohort.cases if case.case_id in parts for side in case.sides}
     for part in wanted:
         for side in cohort.sides:
@@ -129,8 +125,8 @@ def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) 
     return None
 
 
-def _draw(cohort: Cohort, patients: Patients, shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Divide patients into parts of these shares; what is left trains."""
+def _random_parts(cohort: Cohort, patients: Patients, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Divide patients at random into parts of these shares; the rest is the training part."""
     strata: dict[int, list[str]] = {}
     stratum = _stratum(cohort)
     for patient, cases in patients.items():
@@ -181,7 +177,7 @@ def _round(sizes: list[float], most: list[int]) -> list[int]:
 
 
 def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
-    """Patients of the fold that tests. The folds are the same whichever of them is asked for."""
+    """Patients of the test fold; the folds do not depend on ``config.fold``."""
     names = list(patients)
     cases = [(number, case) for number, name in enumerate(names) for case in patients[name]]
     stratum = _stratum(cohort)
@@ -189,7 +185,7 @@ def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
     groups = np.array([number for number, _ in cases])
     for attempt in range(_ATTEMPTS):
         state = (config.seed + attempt * 7919) % 2**32
-        with warnings.catch_warnings():  # of strata of few cases: whether each label is in each fold is seen below
+        with warnings.catch_warnings():  # about strata with few cases; the folds are checked below
             warnings.simplefilter("ignore", UserWarning)
             folds = list(
                 StratifiedGroupKFold(config.folds, shuffle=True, random_state=state).split(labels, labels, groups)
@@ -210,7 +206,7 @@ def _from_table(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict
     parts = {case.case_id: chosen[p] for p, cases in patients.items() for case in cases}
     if "val" not in chosen.values():
         rest = {p: cases for p, cases in patients.items() if chosen[p] == "train"}
-        parts |= _draw(cohort, rest, {"val": config.val}, config.seed)
+        parts |= _random_parts(cohort, rest, {"val": config.val}, config.seed)
     missing = _missing(cohort, parts, PARTS)
     if missing is not None:
         part, side = missing

@@ -1,4 +1,4 @@
-"""A CSV, Excel or Parquet file to columns of text, with the numbers that a spreadsheet shows for the rows."""
+"""Reads a CSV, Excel or Parquet file as columns of text, with row numbers as a spreadsheet shows them."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hilum.errors import CohortError
 
-if TYPE_CHECKING:  # it takes a quarter of a second to import, and one scan needs no table
+if TYPE_CHECKING:  # pandas takes 0.25 s to import, and predicting one scan needs no table
     import pandas as pd
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet")
@@ -22,11 +22,11 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A table as text, column by column: equal texts of a column are one object, so that large tables stay small.
+    """A table as columns of text; equal texts of a column are one object, to save memory.
 
     Attributes:
-        cells: For each column the text of each row, without blanks around it; empty where the cell is.
-        numbers: Of each row, as a spreadsheet counts: the header is row 1.
+        cells: For each column the text of each row, without blanks around it.
+        numbers: Number of each row, as a spreadsheet counts: the header is row 1.
         padded: For each column the numbers of the rows whose text had blanks around it.
     """
 
@@ -39,11 +39,11 @@ class Sheet:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Their names, in order."""
+        """Names of the columns, in order."""
         return tuple(self.cells)
 
     def column(self, name: str) -> list[str]:
-        """The text of each row; empty everywhere where there is no such column."""
+        """The text of each row; all empty if there is no such column."""
         return self.cells[name] if name in self.cells else [""] * len(self)
 
     def without(self, rows: Collection[int]) -> "Sheet":
@@ -54,13 +54,13 @@ class Sheet:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Read a table with every cell as text, so that an id such as 007 stays one.
+    """Read a table with every cell as text, so that an id such as 007 keeps its zeros.
 
-    The first row is the header; of a workbook the first sheet is read; rows without any text are passed over.
-    A CSV file is UTF-8, separated by commas, semicolons or tabs, whichever its header has most of.
+    The first row is the header; the first sheet of a workbook is read; rows without any text are skipped. A CSV file
+    is UTF-8, separated by the most frequent of comma, semicolon and tab in its header.
 
     Raises:
-        CohortError: If there is no such file, its suffix is unknown, it is not what its suffix says, or it is empty.
+        CohortError: If the file is missing, empty, of an unknown suffix or not of the format of its suffix.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -71,7 +71,7 @@ def read_sheet(path: Path) -> Sheet:
         raise CohortError(msg)
     try:
         header, columns = {".xlsx": _excel, ".parquet": _parquet}.get(suffix, _text)(path)
-        return _sheet(path, header, columns)  # its columns are read one by one
+        return _sheet(path, header, columns)
     except ImportError as exc:
         msg = f"{path}: reading {suffix} tables needs: pip install 'hilum[tables]'"
         raise CohortError(msg) from exc
@@ -84,7 +84,7 @@ def read_sheet(path: Path) -> Sheet:
 
 
 def _sheet(path: Path, header: list[str], columns: Iterable[list[str]]) -> Sheet:
-    """Name the cells; columns without a name may only be empty."""
+    """Make a sheet from a header and columns; a column without a name must be empty."""
     names = [name.strip() for name in header]
     if not any(names):
         msg = f"{path}: row 1 must hold the names of the columns, got an empty row"
@@ -136,7 +136,7 @@ def _text(path: Path) -> tuple[list[str], Iterator[list[str]]]:
             path,
             sep=separator,
             header=None,
-            dtype=object,  # texts as they are: half the time and memory of pandas' own type of text
+            dtype=object,  # half the time and memory of pandas' string type
             keep_default_na=False,
             skip_blank_lines=False,
             encoding="utf-8-sig",
@@ -178,13 +178,13 @@ def _as_text(cell: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """One spelling for 1, 1.0 and 1.; spreadsheets turn the first into the others."""
+    """Spell whole numbers without a decimal point: spreadsheets turn 1 into 1.0 or 1."""
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
 
 
 def sheet_bytes(rows: Sequence[Sequence[str]], suffix: str) -> bytes:
-    """An Excel or Parquet file of texts, the first row being the header.
+    """Content of an Excel or Parquet file with these texts; the first row is the header.
 
     Raises:
         CohortError: If the library for it is missing.

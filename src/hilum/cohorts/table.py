@@ -1,4 +1,4 @@
-"""A table of cases to a cohort: where each scan lies, what its label is and which patient it belongs to."""
+"""Reads a table of cases as a cohort: path, label, patient and further columns of each case."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,10 +30,10 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Triple
 
 PRESENT = 0.5
-"""Share of the readers from which on a label of several counts as present."""
+"""Smallest share of readers at which a label of a multi-label cohort counts as present."""
 
 Side = tuple[int, bool]
-"""A class; or a label of several and whether it is present. Each part of a split must have cases of all of them."""
+"""A class and True; or a label of several and whether it is present. Each part of a split must have cases of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +41,20 @@ class Case:
     """One row of the table.
 
     Attributes:
-        case_id: Unique in the cohort; where the table names none, a keyed hash of the path (and point).
-        path: Where the scan lies.
-        label: Index of its class; None if it is not known, or where the classes do not exclude one another.
-        present: Of a multi-label cohort how present each label is, 0 to 1; else empty.
-        patient_id: Cases with the same one may never be in different parts. Never written to any output.
+        case_id: Unique in the cohort; without such a column, a keyed hash of the path (and point).
+        path: Path of the scan.
+        label: Index of its class; None if unknown, or in a multi-label cohort.
+        present: In a multi-label cohort the presence of each label, 0 to 1; else empty.
+        patient_id: Cases with the same id are never in different parts. Never written to any output.
         point_mm: LPS mm (x, y, z); None if the table has none.
-        split: Its part as the table demands: train, val or test; None if the table does not say.
-        series: Which series of the path, where it holds several; else empty.
-        mask: A mask of the lungs in a file; None if the table names none.
-        soft_label: Probability of the second class; None if the table does not say.
-        weight: How much it counts in the loss.
+        split: train, val or test, if the table has a split; else None.
+        series: The series to read, if the path holds several; else empty.
+        mask: File of a lung mask; None if the table has none.
+        soft_label: Probability of the second class; None if the table has none.
+        weight: Weight in the loss.
         groups: All other columns, for figures by subgroup.
-        row: Where it stands in the table; the header is row 1.
-        path_name: What a hashed case id was made from, without the point; else empty. Never written to any output.
+        row: Row number in the table; the header is row 1.
+        path_name: The path from which a hashed case id was made; else empty. Never written to any output.
     """
 
     case_id: str
@@ -74,17 +74,17 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What its random numbers and its place in a split go by: the same under every site's key. Never written."""
+        """Key of its random numbers and its place in a split; independent of the site's key. Never written."""
         return with_point(self.path_name, self.point_mm) if self.path_name else self.case_id
 
     @property
     def is_labelled(self) -> bool:
-        """Whether its class, or its labels, are known."""
+        """Whether its class or labels are known."""
         return self.label is not None or bool(self.present)
 
     @property
     def sides(self) -> frozenset["Side"]:
-        """What it is a case of: its class, or each label, present or absent; present from 0.5 on."""
+        """Its class, or for several labels each label with whether it is present (from 0.5 on)."""
         if self.label is not None:
             return frozenset({(self.label, True)})
         return frozenset((k, share >= PRESENT) for k, share in enumerate(self.present))
@@ -98,9 +98,9 @@ class Cohort:
         cases: In the order of the table.
         classes: Names in the order of the model's outputs.
         multi_label: Whether the classes are labels that do not exclude one another.
-        source: The table.
-        warnings: Sentences that a user must see.
-        named_by_path: Whether the table names no cases, so that their ids are keyed hashes of their paths.
+        source: Path of the table.
+        warnings: Warnings to show to the user.
+        named_by_path: Whether the table has no case ids, so that they are keyed hashes of the paths.
     """
 
     cases: tuple[Case, ...]
@@ -112,12 +112,12 @@ class Cohort:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Of what there must be cases: each class; of several labels, each present and each absent."""
+        """All sides that need cases: each class; for several labels, each label present and absent."""
         states = (True, False) if self.multi_label else (True,)
         return tuple((k, state) for k in range(len(self.classes)) for state in states)
 
     def name_of(self, side: Side) -> str:
-        """A class, or a label and whether it is present, in words."""
+        """Name of a class, or of a label with present or absent."""
         name = self.classes[side[0]]
         return f"{name!r}" + (f", {'present' if side[1] else 'absent'}" if self.multi_label else "")
 
@@ -125,13 +125,13 @@ class Cohort:
     def read(cls, path: str | Path, config: CohortConfig | None = None, *, labelled: bool = True) -> "Cohort":
         """Read a table of cases.
 
-        Columns are found by the names in ``config.columns``; ``path`` must be there and, if labelled, ``label``.
-        Without ``case_id`` keyed hashes of the paths name the cases. Without ``patient_id`` each file is its own
-        patient, and so is each case whose id is a placeholder such as ANONYMOUS. Every other column becomes a subgroup.
+        Columns are found by the names in ``config.columns``; ``path`` and, if labelled, ``label`` are required.
+        Without ``case_id`` the ids are keyed hashes of the paths. Without ``patient_id`` each file is its own patient,
+        as is each file whose id is a placeholder such as ANONYMOUS. Every other column becomes a subgroup.
 
         Args:
             path: CSV, TSV, Excel (.xlsx) or Parquet; its paths are relative to its folder.
-            config: Columns, classes, and what to do without a label.
+            config: Columns, classes, and how to treat rows without a label.
             labelled: False: labels, soft labels and splits are not read.
 
         Raises:
@@ -140,7 +140,7 @@ class Cohort:
         path, config = Path(path), config or CohortConfig()
         sheet = [read_sheet(path)]
         try:
-            with _uncollected():
+            with _without_garbage_collection():
                 return cls._from_sheet(sheet.pop(), path, config, labelled)  # popped, so that its text can be freed
         except CohortError as exc:
             msg = f"{path}: {exc}"
@@ -164,7 +164,7 @@ class Cohort:
             sheet.cells.pop(name, None)
         patients = group_patients(sheet, columns.patient_id, files, warnings)
         case_ids, names = _case_ids(sheet, columns, files, points, warnings)
-        told = sheet if labelled else Sheet(cells={}, numbers=sheet.numbers)
+        labels = sheet if labelled else Sheet(cells={}, numbers=sheet.numbers)
         by_field: dict[str, Iterable[Any]] = {
             "case_id": case_ids,
             "path": _below(folder, paths),
@@ -172,11 +172,11 @@ class Cohort:
             "present": repeat((), count),
             "patient_id": patients,
             "point_mm": points,
-            "split": _given(told, columns.split, parts_in, None),
+            "split": _given(labels, columns.split, parts_in, None),
             "series": series,
             "mask": _below(folder, sheet.column(columns.mask)),
-            "soft_label": repeat(None, count) if many else _given(told, columns.soft_label, shares_in, None),
-            "weight": _given(told, columns.case_weight, weights_in, 1.0),
+            "soft_label": repeat(None, count) if many else _given(labels, columns.soft_label, shares_in, None),
+            "weight": _given(labels, columns.case_weight, weights_in, 1.0),
             "groups": _groups(sheet, columns),
             "row": sheet.numbers,
             "path_name": names,
@@ -185,7 +185,7 @@ class Cohort:
             by_field["present"] = zip(*(presence_in(sheet, name) for name in columns.labels), strict=True)
         elif labelled:
             by_field["label"] = labels_in(sheet, columns.label, classes)
-        del sheet, told, paths, files  # the text of a large table takes as much memory as its cases
+        del sheet, labels, paths, files  # the text of a large table takes as much memory as its cases
         cases = tuple(Case(**dict(zip(by_field, row, strict=True))) for row in zip(*by_field.values(), strict=True))
         _check_parts(cases)
         return cls(
@@ -199,8 +199,8 @@ class Cohort:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Switches the garbage collector off: it would visit all new cases again and again without any garbage."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Switch the garbage collector off: it would traverse all new cases again and again and free nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -211,18 +211,18 @@ def _uncollected() -> Iterator[None]:
 
 
 def _given(sheet: Sheet, column: str, read: Callable[[Sheet, str], Iterable[Any]], otherwise: Any) -> Iterable[Any]:
-    """What a column holds; the same for each row where there is no such column."""
+    """Values of a column; a default for every row if there is no such column."""
     return read(sheet, column) if column in sheet.cells else repeat(otherwise, len(sheet))
 
 
 def _below(folder: Path, texts: list[str]) -> list[Any]:
-    """Paths relative to the table's folder, one object for each text; None for an empty one."""
+    """Paths relative to the table's folder, one object for each distinct text; None for an empty one."""
     paths = {text: folder / text if text else None for text in set(texts)}
     return [paths[text] for text in texts]
 
 
 def _groups(sheet: Sheet, columns: ColumnsConfig) -> Iterable[Mapping[str, str]]:
-    """For each row the cells of the columns that nothing else is read from; equal ones are one object."""
+    """For each row the cells of all other columns; equal ones are one object."""
     known = {name for f in fields(columns) for name in _names(columns, f.name)}
     others = [name for name in sheet.columns if name not in known]
     if not others:
@@ -235,7 +235,7 @@ def _groups(sheet: Sheet, columns: ColumnsConfig) -> Iterable[Mapping[str, str]]
 
 
 def _check_columns(sheet: Sheet, columns: ColumnsConfig, labelled: bool) -> None:
-    """A required column, and any that the user named, must be there."""
+    """Raise a CohortError if a required column, or one that the user named, is missing."""
     unread = set() if labelled else {"label", "labels", "soft_label", "split", "case_weight"}
     if columns.labels:
         unread |= {"label", "soft_label"}
@@ -251,7 +251,7 @@ def _check_columns(sheet: Sheet, columns: ColumnsConfig, labelled: bool) -> None
 
 
 def _names(columns: ColumnsConfig, what: str) -> tuple[str, ...]:
-    """The columns that hold something: one, or as many as there are labels."""
+    """Column names of a setting: one, or one for each label."""
     name: str | tuple[str, ...] = getattr(columns, what)
     return (name,) if isinstance(name, str) else name
 
@@ -259,7 +259,7 @@ def _names(columns: ColumnsConfig, what: str) -> tuple[str, ...]:
 def _case_ids(
     sheet: Sheet, columns: ColumnsConfig, files: list[str], points: list[Triple | None], warnings: list[str]
 ) -> tuple[list[str], list[str]]:
-    """The id of each case; and the name that it is a keyed hash of, where the table has no ids."""
+    """Id of each case, and its path name if the id is a keyed hash of it."""
     names = [""] * len(sheet)
     if columns.case_id in sheet.cells:
         ids = filled(sheet, columns.case_id)
@@ -284,7 +284,7 @@ def _case_ids(
 
 
 def _check_parts(cases: tuple[Case, ...]) -> None:
-    """No patient may be in two parts; said by rows, since ids go to no output."""
+    """Raise a CohortError if a patient is in two parts; it names rows, since ids appear in no output."""
     rows: dict[str, dict[str, int]] = {}
     for case in cases:
         if case.split is not None:

@@ -1,4 +1,4 @@
-"""How many scans are worked on at once, within memory."""
+"""Limits the number of scans prepared at once by the free memory."""
 
 import os
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from hilum.files import cores, free_bytes
 from hilum.reading.paths import source_files
 
 _PROCESS_BYTES = 300e6
-"""What a process holds before it reads anything (230 MB measured, and some to spare)."""
+"""Memory of a process before it reads a scan: 230 MB measured, plus a reserve."""
 
 _BYTES_FOR_SOURCE = 6.0
-"""Most that preparing holds for each byte of a scan's files: 1.1 to 2.5 measured; compressed ones more."""
+"""Peak memory of preparing for each byte of a scan's files: 1.1 to 2.5 measured; more for compressed files."""
 
 _ASKED = 64
-"""The sizes of so many scans, spread over the cohort, are looked up; of thousands it would take minutes on a share."""
+"""Scans, spread over the cohort, whose sizes are looked up; thousands would take minutes on a network share."""
 
 
 def worker_limit(paths: Sequence[Path], wanted: int = 0) -> tuple[int, str]:
-    """How many scans are worked on at once, and why not more where memory allows fewer than were wanted.
+    """Number of scans to prepare at once, and a warning if memory allows fewer than wanted.
 
     Args:
         paths: The scans.
-        wanted: How many the user wants; 0: as many as there are cores.
+        wanted: The number that the user wants; 0: one for each core.
     """
     wanted = max(1, min(wanted or cores(), len(paths)))
     step = max(1, len(paths) // _ASKED)
@@ -39,7 +39,7 @@ def worker_limit(paths: Sequence[Path], wanted: int = 0) -> tuple[int, str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a scan's files; 0 where that cannot be known, as reading will say why."""
+    """Bytes of a scan's files; 0 if they cannot be listed, for reading reports that."""
     try:
         return sum(os.stat(file).st_size for file in source_files(path, []))  # noqa: PTH116
     except (OSError, HilumError):

@@ -1,4 +1,4 @@
-"""Second step: a Volume to the sample that the model sees, in HU on the model's grid."""
+"""Prepares a Volume as the sample that the model sees, in HU on the model's grid."""
 
 from hilum.preparing.lungs.segment import FindLungs, Lungs, locate_lungs, lungs_from_mask, segment_lungs
 from hilum.preparing.prepare import normalize, prepare, prepare_path, window

@@ -1,4 +1,4 @@
-"""Where a recipe's grid lies in a scan: its centre, spacing and shape, and what is worth knowing about them."""
+"""Places a recipe's grid in a scan: its centre, spacing and shape, with findings about what it cuts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from hilum.settings.recipe import MOST_VOXELS, Recipe
 from hilum.volume import Affine, Volume
 
 _BEYOND_MM = 1.0
-"""A box that sticks out by less than this is not worth a finding."""
+"""Smallest excess that gives a finding (rule of thumb)."""
 
 PART_NAMES = {"lungs": "lungs", "lung-field": "lung fields", "left": "left lung", "right": "right lung"}
 
@@ -27,7 +27,7 @@ class Place:
     Attributes:
         affine: Index (z, y, x) to LPS mm; axes run feet to head, front to back, right to left.
         shape: Voxels (z, y, x).
-        findings: What is cut, or lies outside the scan.
+        findings: Parts that the grid cuts off, or that lie outside the scan.
     """
 
     affine: Affine
@@ -36,17 +36,17 @@ class Place:
 
 
 def place(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Lungs | None = None) -> Place:
-    """The grid of a recipe in a scan.
+    """Place the grid of a recipe in a scan.
 
     Args:
         volume: The scan.
-        recipe: The region, and how its grid is made.
+        recipe: The region, and the spacing and size of its grid.
         point_mm: For region ``point``, LPS mm (x, y, z).
-        lungs: For regions that are a part of them.
+        lungs: For regions that are a part of the lungs.
 
     Raises:
         GeometryError: If the point lies outside the scan.
-        PrepareError: If a point is missing, or the part of the lungs is not there.
+        PrepareError: If a point is missing, or the part of the lungs was not found.
     """
     if recipe.region == "point":
         centre, findings = _around_point(volume, recipe, point_mm)
@@ -115,7 +115,7 @@ def _around_point(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.nda
 
 
 def _beyond(extent_mm: np.ndarray, recipe: Recipe, what: str) -> list[Finding]:
-    """A note where something larger than the model's box is cut by it."""
+    """A note if the region is larger than the model's box."""
     cut = extent_mm - np.array(recipe.grid_extent_mm)[::-1]
     if cut.max() <= _BEYOND_MM:
         return []

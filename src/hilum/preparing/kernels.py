@@ -1,4 +1,4 @@
-"""Weights of old voxels in new ones along one axis: the interpolated scan, averaged over each new voxel."""
+"""Resampling weights along one axis: the interpolated scan, averaged over each new voxel."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -10,22 +10,23 @@ Interpolation: TypeAlias = Literal["linear", "cubic", "nearest"]
 Outside: TypeAlias = Literal["air", "edge"]
 
 _ROWS = 8
-"""New voxels that share a block of weights: few, so that blocks are narrow; enough for a matrix product to pay."""
+"""New voxels in a block of weights: few, so that blocks are narrow, but enough for a matrix product to be fast."""
 
 _AVERAGED = 0.2
-"""Voxels this much larger or smaller, as a logarithm, are averaged over their whole length; equal ones not at all."""
+"""Logarithm of the ratio of voxel sizes from which new voxels are averaged over their whole length (rule of thumb);
+below it the length shrinks in proportion, to none for equal sizes."""
 
 _REACH = {"linear": 1.0, "cubic": 2.0}
-"""The distance at which a kernel ends, in old voxels."""
+"""Half width of a kernel, in old voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Weights:
-    """A matrix from old to new voxels along one axis, of which only the blocks around the diagonal are kept.
+    """A banded matrix from old to new voxels along one axis, stored as blocks around the diagonal.
 
     Attributes:
-        blocks: For each run of new voxels: which they are, which old ones they need, and the weights.
-        inside: For each new voxel, the sum of its weights: below 1 where a part of it lies outside the scan.
+        blocks: For each run of new voxels: their range, the range of old voxels that they need, and the weights.
+        inside: Sum of the weights of each new voxel: below 1 where a part of it lies outside the scan.
     """
 
     blocks: tuple[tuple[slice, slice, Float32[np.ndarray, "_ _"]], ...]
@@ -38,19 +39,19 @@ class Weights:
 def weights(
     centres: Float[np.ndarray, " n"], step: float, num_source: int, *, interpolation: Interpolation, outside: Outside
 ) -> Weights:
-    """Weight of each old voxel for each new one along one axis.
+    """Weight of each old voxel in each new one along one axis.
 
-    A new voxel is the mean of the interpolated scan over its length, which is the low-pass where resolution is lost.
-    The weights so sum to 1 and balance about the centre, and each old voxel has the same weight in all new ones
-    together: linear ramps come back exactly, and a nodule keeps its mass wherever it lies between the voxels. Where
-    the voxels are equally large nothing is averaged: the same grid gives the same voxels.
+    A new voxel is the mean of the interpolated scan over its length, which is a low-pass where resolution is lost. The
+    weights sum to 1 and are balanced about the centre, and each old voxel has the same total weight in the new ones:
+    linear ramps are reproduced exactly, and a nodule keeps its mass wherever it lies between the voxels. Voxels of
+    equal size are not averaged: the same grid gives the same voxels.
 
     Args:
-        centres: Where the new voxels lie, in old voxels.
-        step: From one new voxel to the next, in old voxels; may be negative.
-        num_source: Old voxels.
+        centres: Centres of the new voxels, in old voxels.
+        step: Distance between new voxels, in old voxels; may be negative.
+        num_source: Number of old voxels.
         interpolation: ``linear``, ``cubic`` (Keys 1981 with a = -0.5, doi:10.1109/TASSP.1981.1163711) or ``nearest``.
-        outside: What lies beyond the scan: its weights are dropped (air) or given to the nearest voxel (edge).
+        outside: Weights beyond the scan are dropped (air) or given to the nearest voxel (edge).
     """
     if interpolation == "nearest":
         taps = np.floor(centres + 0.5).astype(int)[:, None]
@@ -76,15 +77,15 @@ def weights(
 
 
 def averaged(step: float) -> float:
-    """Over which length a new voxel is averaged, in old voxels: its own, but less where it is as large as an old one.
+    """Length over which a new voxel is averaged, in old voxels: its own, or less if both are of similar size.
 
-    Averaging over another length than its own gives some old voxels more weight than others, by less than 2 % here.
+    Averaging over less than the full length gives some old voxels more weight than others, here by less than 2 %.
     """
     return step * min(1.0, abs(float(np.log(step))) / _AVERAGED)
 
 
 def _mean(distance: np.ndarray, length: float, *, cubic: bool) -> np.ndarray:
-    """The kernel averaged over a length around each distance."""
+    """Mean of the kernel over a length around each distance."""
     if length < 1e-3:
         return _keys(distance) if cubic else np.maximum(0.0, 1.0 - np.abs(distance))
     integral = _keys_integral if cubic else _tent_integral
@@ -100,14 +101,14 @@ def _keys(distance: np.ndarray) -> np.ndarray:
 
 
 def _tent_integral(x: np.ndarray) -> np.ndarray:
-    """From 0 to x."""
+    """Integral of the linear kernel from 0 to x."""
     d = np.minimum(np.abs(x), 1.0)
     integral: np.ndarray = np.sign(x) * (d - d * d / 2)
     return integral
 
 
 def _keys_integral(x: np.ndarray) -> np.ndarray:
-    """From 0 to x."""
+    """Integral of Keys' cubic kernel from 0 to x."""
     d = np.minimum(np.abs(x), 2.0)
     near = ((0.375 * d - 2.5 / 3) * d * d + 1) * d
     far = (((-0.125 * d + 2.5 / 3) * d - 2) * d + 2) * d - 1 / 6

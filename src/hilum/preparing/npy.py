@@ -1,6 +1,5 @@
-"""Volumes that come as plain .npy arrays: they count as prepared already, on the recipe's grid."""
+"""Reads .npy arrays, which count as prepared already, on the recipe's grid."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,19 @@ from hilum.settings.recipe import Recipe
 from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from, hu_digest
 
 _UNIT = 1000
-"""By which values in [0, 1] are multiplied for their digest: the HU that they stand for is the recipe's matter."""
+"""Factor of values in [0, 1] for their digest, which must not depend on the recipe's window."""
 
 
 def from_npy(path: Path, recipe: Recipe) -> Volume:
-    """A ``.npy`` array as a sample around the origin, its values made HU.
+    """Read a ``.npy`` array as a sample centred on the origin, with its values converted to HU.
 
     Args:
-        path: An array of shape ``recipe.size``; with ``sub_volumes`` of at least that along each axis.
-        recipe: Gives size, spacing and what the values mean.
+        path: An array of shape ``recipe.size``; with ``sub_volumes`` at least that along each axis.
+        recipe: Gives size, spacing and the range of the values.
 
     Raises:
-        ReadError: If it is no plain array.
-        PrepareError: If its shape or its values do not fit, or the recipe needs to know where the lungs are.
+        ReadError: If the file is not a plain array.
+        PrepareError: If its shape or values do not fit, or the recipe needs the lungs.
     """
     unknown = {
         "recipe.lung_channel": recipe.lung_channel,
@@ -58,9 +57,9 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
             raise PrepareError(msg, path=path)
         low, high = recipe.windows[0]
         hu = low + hu * (high - low)
-    volume = Volume(
+    steps = affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0))[:3, :3]
+    return Volume(
         voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
-        affine=affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0)),
+        affine=grid_around(np.zeros(3), steps, array.shape),
         scan=hu_digest(array if recipe.npy_range == "hu" else array.astype(np.float64) * _UNIT),
     )
-    return replace(volume, affine=grid_around(np.zeros(3), volume.affine[:3, :3], volume.shape))

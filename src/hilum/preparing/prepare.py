@@ -1,4 +1,4 @@
-"""Applies a Recipe: a scan becomes the HU of the model's grid in one interpolation."""
+"""Applies a Recipe to a scan: HU on the model's grid, in one interpolation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,29 +20,29 @@ from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip, hu_digest
 
 
 def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: GivenLungs = None) -> Volume:
-    """The part of a scan that the model sees, on the model's grid, in int16 HU.
+    """Resample the part of a scan that the model sees to the model's grid, in int16 HU.
 
     Args:
         volume: The scan, any orientation.
-        recipe: Where the grid lies, how fine it is, what lies outside.
+        recipe: Position and spacing of the grid, and the filling outside the scan.
         point_mm: Centre of the grid for region ``point``, LPS mm (x, y, z).
-        lungs: Lungs from elsewhere, or a function that finds them; None: they are found as ``segment_lungs`` does.
+        lungs: Known lungs, or a function that segments them; None: ``segment_lungs``.
 
     Returns:
-        A volume of shape ``recipe.size`` (with ``sub_volumes`` of that or more) with axes feet to head, front to back,
-        right to left, the findings of the scan and of its preparation and, where the recipe asks, the lungs.
+        A volume of shape ``recipe.size`` (with ``sub_volumes`` at least that) with axes feet to head, front to back,
+        right to left, the findings of reading and preparing and, if the recipe asks for it, the lung mask.
 
     Raises:
         GeometryError: If the point lies outside the scan.
         PrepareError: If the region cannot be found, or a point is missing.
-        ConfigError: If lungs are given and the recipe does not look for them.
+        ConfigError: If lungs are given and the recipe does not need them.
     """
-    found, noticed = lungs_of(volume, recipe, lungs)
+    found, lung_findings = lungs_of(volume, recipe, lungs)
     grid = place(volume, recipe, point_mm=point_mm, lungs=found)
     hu = sample(volume, grid.affine, grid.shape, outside=recipe.outside, interpolation=recipe.interpolation)
     inside = None
     if found is not None and (recipe.keeps_lungs or recipe.outside_lungs == "air"):
-        # A box needs the coarse lungs only; voxels are told by those with the border on the scan's grid.
+        # Coarse lungs suffice for a box; a mask needs their border on the scan's own grid.
         fine = refine_lungs(volume, found) if lungs is None else found
         inside = mask_on(fine, recipe, grid.affine, grid.shape)
         if recipe.outside_lungs == "air":
@@ -51,7 +51,7 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Give
         voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
         affine=grid.affine,
         tags=volume.tags,
-        findings=(*volume.findings, *noticed, *grid.findings),
+        findings=(*volume.findings, *lung_findings, *grid.findings),
         lungs=inside.astype(np.uint8) if inside is not None and recipe.keeps_lungs else None,
         scan=volume.scan,
     )
@@ -66,15 +66,15 @@ def prepare_path(
     mask: Path | None = None,
     reading: ReadingConfig | None = None,
 ) -> Volume:
-    """``prepare`` for a scan on disk; a ``.npy`` volume counts as already prepared. The digest of its HU is kept.
+    """Read and prepare a scan, keeping the digest of its HU; a ``.npy`` volume counts as prepared already.
 
     Args:
-        path: Whatever ``read`` takes, or a ``.npy`` array of shape ``recipe.size``.
+        path: A path that ``read`` accepts, or a ``.npy`` array of shape ``recipe.size``.
         recipe: The model's input.
         point_mm: See ``prepare``.
-        series: Which series, where the path holds several.
-        mask: A mask of the lungs in a file, not 0 inside, for recipes that look for them; None: they are found.
-        reading: What is done about odd scans; None: the defaults.
+        series: The series to read, if the path holds several.
+        mask: File of a lung mask, not 0 inside, for recipes that need the lungs; None: they are segmented.
+        reading: Policy of reading; None: the defaults.
     """
     if path.suffix.lower() == ".npy":
         return from_npy(path, recipe)
@@ -88,12 +88,12 @@ def prepare_path(
 
 
 def window(volume: Volume, window_hu: Range) -> Volume:
-    """HU limited to a window; what is darker is black, what is brighter is white."""
+    """Clip HU to a window."""
     return clip(volume, *window_hu)
 
 
 def normalize(volume: Volume, window_hu: Range) -> Float32[np.ndarray, "z y x"]:
-    """Voxels scaled to [0, 1] within a window: fixed numbers, never the scan's own extremes."""
+    """Scale voxels to [0, 1] within a window, never by the scan's own minimum and maximum."""
     low, high = window_hu
     scaled = (volume.voxels_hu.astype(np.float32) - low) / (high - low)
     limited: np.ndarray = np.clip(scaled, 0, 1, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Samples a scan on another grid in one interpolation, with a low-pass along axes that lose resolution."""
+"""Resamples a scan to another grid in one interpolation, with a low-pass along axes that lose resolution."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -17,29 +17,29 @@ from hilum.preparing.kernels import Interpolation, Outside, Weights, averaged, w
 from hilum.volume import AIR_HU, Affine, Volume, Voxels
 
 _ALIGNED_VOXELS = 1e-3
-"""Grids whose axes stray by less than this many voxels over their length count as parallel."""
+"""Largest deviation of the axes over the length of the grids, in voxels, at which they count as parallel."""
 
 _COLUMNS = 1024
-"""Of a matrix product at a time: small ones stay on the core that asks, large ones OpenBLAS would spread over all."""
+"""Columns of a matrix product: OpenBLAS computes small products on one core and would spread larger ones over all."""
 
 _TILE = (16, 64, 64)
 """Voxels of an oblique grid that are sampled at a time: few, so that they need a small box of the scan."""
 
 _SPLINE_REACH = 16
-"""Old voxels beyond a box that still count for a cubic spline inside it: the rest is below 1e-9."""
+"""Margin of a box, in old voxels, for the prefilter of a cubic spline, whose response beyond it is below 1e-9."""
 
 
 def resample(
     volume: Volume, spacing_mm: ArrayLike, *, outside: Outside = "air", interpolation: Interpolation = "linear"
 ) -> Volume:
-    """The scan at a new voxel spacing on the same axes, keeping its centre.
+    """Resample a scan to a new voxel spacing along the same axes, keeping its centre.
 
-    Each new voxel is the mean of the interpolated scan over its length, so that nothing small is missed.
+    Each new voxel is the mean of the interpolated scan over its length, so that small structures are not missed.
 
     Args:
         volume: Any orientation.
-        spacing_mm: Wanted (z, y, x) spacing, in mm.
-        outside: What lies beyond the scan.
+        spacing_mm: New (z, y, x) spacing, in mm.
+        outside: Filling beyond the scan.
         interpolation: See ``sample``.
 
     Returns:
@@ -85,23 +85,23 @@ def sample(
     interpolation: Interpolation = "linear",
     air: float = float(AIR_HU),
 ) -> Float32[np.ndarray, "z y x"]:
-    """HU of a scan at the voxels of another grid.
+    """Sample the HU of a scan on another grid.
 
-    Parallel grids, nearly all of them, take one small matrix for each axis; oblique and sheared ones a general
+    Parallel grids, the usual case, need one small matrix for each axis; oblique and sheared ones a general
     interpolation of the part of the scan that they need.
 
     Args:
         volume: The scan.
         affine: The other grid, index (z, y, x) to LPS mm.
         shape: Its voxels (z, y, x).
-        outside: What lies beyond the scan: air, or the nearest voxel.
-        interpolation: ``linear``; ``cubic``, sharper and with a slight overshoot at edges; ``nearest``, which makes
-            no new values and has no low-pass: for labels.
-        air: What air is; 0 for masks.
+        outside: Filling beyond the scan: air, or the nearest voxel.
+        interpolation: ``linear``; ``cubic``, sharper, with a slight overshoot at edges; ``nearest``, for labels,
+            without new values and without low-pass.
+        air: Value of air; 0 for masks.
     """
     to_source = np.linalg.inv(volume.affine) @ affine
     matrix, offset = to_source[:3, :3], to_source[:3, 3]
-    order = np.abs(matrix).argmax(axis=0)  # for each new axis, the old one that it runs along
+    order = np.abs(matrix).argmax(axis=0)  # for each new axis, the old axis most nearly parallel to it
     along = matrix[order, range(3)]
     stray = np.abs(matrix)
     stray[order, range(3)] = 0
@@ -125,14 +125,14 @@ def sample(
 def sample_mask(
     mask: Bool[np.ndarray, "_ _ _"] | UInt8[np.ndarray, "_ _ _"], own: Affine, affine: Affine, shape: tuple[int, ...]
 ) -> Bool[np.ndarray, "z y x"]:
-    """Where a mask on a grid of its own covers at least half of a voxel of another grid; nothing lies outside it."""
+    """Voxels of another grid of which a mask covers at least half; the mask is 0 outside its own grid."""
     inside = Volume(voxels_hu=mask.astype(np.int16), affine=own)
     share = sample(inside, affine, shape, air=0.0)
     return np.asarray(share >= 0.5)
 
 
 def _separable(voxels: Voxels, axes: list[Weights], air: float) -> Float32[np.ndarray, "_ _ _"]:
-    """In the plane slice by slice, then along z; runs of new slices side by side, each with the old ones it needs."""
+    """Resample in the plane, then along z; blocks of new slices run in parallel, each on the old slices it needs."""
     along_z, along_y, along_x = axes
     out = np.zeros((len(along_z), len(along_y), len(along_x)), np.float32)
     if not (along_z.blocks and along_y.blocks and along_x.blocks):
@@ -157,16 +157,16 @@ def _separable(voxels: Voxels, axes: list[Weights], air: float) -> Float32[np.nd
             part = slice(start, start + _COLUMNS)
             np.matmul(weight, flat[:, part], out=done[:, part])
 
-    _side_by_side(run, along_z.blocks)
-    lacking = [1 - axis.inside for axis in axes]
-    if any(np.abs(each).max() > 1e-6 for each in lacking):  # dropped weights are air's
+    _in_parallel(run, along_z.blocks)
+    missing = [1 - axis.inside for axis in axes]
+    if any(np.abs(each).max() > 1e-6 for each in missing):  # dropped weights stand for air
         z, y, x = (axis.inside.astype(np.float32) for axis in axes)
         out += np.float32(air) * (1 - z[:, None, None] * y[:, None] * x)
     return out
 
 
-def _side_by_side(run: Any, blocks: Any) -> None:
-    """Independent pieces of work on all cores: NumPy's matrix products release the interpreter."""
+def _in_parallel(run: Any, blocks: Any) -> None:
+    """Process independent blocks on all cores: NumPy's matrix products release the interpreter lock."""
     if len(blocks) == 1 or cores() == 1:
         for block in blocks:
             run(block)
@@ -185,7 +185,7 @@ def _general(
     interpolation: Interpolation,
     air: float,
 ) -> Float32[np.ndarray, "_ _ _"]:
-    """A rotated or sheared grid, tile by tile; new voxels longer than wide are sampled at several places along them."""
+    """Sample a rotated or sheared grid, tile by tile; anisotropic new voxels at several positions along them."""
     out = np.zeros(shape, np.float32)
     times = np.round(edges_mm / edges_mm.min()).astype(int)
     times[(np.linalg.norm(matrix, axis=0) <= 1) | (interpolation == "nearest")] = 1
@@ -208,7 +208,7 @@ def _general(
         part = tuple(slice(first, first + most) for first, most in zip(start, _TILE, strict=True))
         sampled(out[part], offsets=[offset + matrix @ (place + start) for place in places])
 
-    _side_by_side(run, tiles)
+    _in_parallel(run, tiles)
     return out
 
 
@@ -223,7 +223,7 @@ def _tile(
     order: int,
     air: float,
 ) -> None:
-    """Some voxels of an oblique grid: the box of the scan that they need, averaged along its axes, interpolated."""
+    """Sample a tile of an oblique grid: crop the box of the scan that it needs, average along its axes, interpolate."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(out.shape) - 1) @ matrix.T
     around = (1, 2, 0, _SPLINE_REACH)[order] + np.ceil(lengths / 2)
     last = np.array(voxels.shape) - 1
@@ -231,7 +231,7 @@ def _tile(
     high = np.clip(np.ceil(corners.max(axis=0) + np.max(offsets, axis=0) + around), low, last).astype(int) + 1
     box = voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float32)
     if outside == "air":
-        box -= np.float32(air)  # so that nothing is air
+        box -= np.float32(air)  # so that zero padding is air
     for axis, length in enumerate(lengths):
         if length > 1:
             reach = int(np.ceil((length - 1) / 2))
@@ -239,7 +239,7 @@ def _tile(
             box = ndimage.correlate1d(box, share, axis, mode="nearest" if outside == "edge" else "constant")
     mode = "nearest" if outside == "edge" else "grid-constant"
     if order == 3:
-        padding = 0 if outside == "edge" else _SPLINE_REACH  # of air, which the spline must see
+        padding = 0 if outside == "edge" else _SPLINE_REACH  # air that the spline must include
         box = ndimage.spline_filter(np.pad(box, padding), order=3, output=np.float32, mode="mirror")
         low = low - padding
     for offset in offsets:

@@ -1,8 +1,8 @@
-"""One prepared sample as a file: raw int16 HU behind a short header, mapped into memory, checked before it is believed.
+"""Writes and reads prepared samples: raw int16 HU after a short header, memory-mapped and verified by a checksum.
 
-The layout is that of safetensors (eight bytes with the header's length, JSON, then the arrays as they lie in memory):
-other programs can open a sample without Hilum, and nothing is decoded to read a part of it. It is written here, as
-safetensors' own writer copies the arrays first and takes three times as long.
+The layout is that of safetensors (eight bytes with the header's length, JSON, then the raw arrays): other programs can
+open a sample, and a part of it is read without decoding. The library's own writer copies the arrays first and takes
+three times as long.
 """
 
 import json
@@ -26,17 +26,17 @@ from hilum.volume import Tags, Volume
 SUFFIX = ".safetensors"
 
 _KINDS: dict[str, np.dtype] = {"I16": np.dtype("<i2"), "U8": np.dtype("u1")}
-"""How safetensors calls the types that a sample may hold."""
+"""Names in safetensors of the data types in a sample."""
 
 _checked: set[tuple[int, int, int, int]] = set()
-"""Files whose bytes this process has checked: device, inode, size, time of change. A changed file is checked again."""
+"""Files that this process has verified: device, inode, size, time of change. A changed file is verified again."""
 
 
 def save_sample(volume: Volume, path: Path) -> None:
-    """Write a sample so that it is there as a whole or not at all.
+    """Write a sample atomically.
 
     Args:
-        volume: Voxels in int16.
+        volume: The sample, with int16 voxels.
         path: The file; its name without the suffix is the sample's key.
     """
     arrays = _arrays(volume)
@@ -45,7 +45,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         "shape": list(volume.shape),
         "affine": volume.affine.tolist(),
         "tags": asdict(volume.tags),
-        "findings": [asdict(replace(f, where="")) for f in volume.findings],  # names of files can be patients'
+        "findings": [asdict(replace(f, where="")) for f in volume.findings],  # file names can be names of patients
         "scan": volume.scan,
     }
     about["checksum"] = _checksum(about, arrays)
@@ -56,30 +56,35 @@ def save_sample(volume: Volume, path: Path) -> None:
         begin, end = end, end + array.nbytes
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the arrays lie where a processor likes them
+    text += b" " * (-len(text) % 8)  # aligns the arrays
     write_whole(path, (len(text).to_bytes(8, "little"), text, *(array.data for array in arrays.values())), follow=False)
 
 
 def load_sample(path: Path) -> Volume:
-    """A sample as a view of its file: what is not looked at is not read; the file may be removed meanwhile.
+    """Load a sample as a view of its memory-mapped file, which may be removed meanwhile.
 
-    All its bytes are checked the first time that a process loads it, afterwards only that it is the same file. Notes
-    in the file's time of access that it was used.
+    A process verifies all bytes when it first loads the file, afterwards only that the file is unchanged. The time of
+    access of the file is set to now.
 
     Returns:
-        A volume whose voxels cannot be written to.
+        A volume with read-only voxels.
 
     Raises:
-        PrepareError: If it is not there or damaged.
+        PrepareError: If the file is missing or damaged.
     """
     return read_sample(path, fully=False, use=True)
 
 
 def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
-    """``load_sample`` that checks all bytes each time on request, and leaves the time of access as it is.
+    """Load a sample as ``load_sample`` does.
+
+    Args:
+        path: The file.
+        fully: Verify all bytes even if this process has verified the file before.
+        use: Set the time of access to now; else keep it.
 
     Raises:
-        PrepareError: If it is not there or damaged.
+        PrepareError: If the file is missing or damaged.
     """
     try:
         if path.is_symlink():
@@ -122,12 +127,12 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
     ) as exc:
         msg = f"the sample {path.name} is damaged"
         raise PrepareError(msg) from exc
-    _note(path, time.time_ns() if use else found.st_atime_ns, found.st_mtime_ns)
+    _set_access_time(path, time.time_ns() if use else found.st_atime_ns, found.st_mtime_ns)
     return volume
 
 
 def _arrays(volume: Volume) -> dict[str, np.ndarray]:
-    """What is written, those of larger numbers first: the voxels, and the lungs' labels where the volume has them."""
+    """The arrays of a sample, those of larger numbers first: the voxels, and the lung mask if there is one."""
     arrays = {"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}
     if volume.lungs is not None:
         arrays["lungs"] = np.ascontiguousarray(volume.lungs)
@@ -154,15 +159,15 @@ def _view(content: mmap.mmap, start: int, place: dict[str, Any]) -> np.ndarray:
 
 
 def _checksum(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """CRC-32 of everything that counts: five times as fast as a cryptographic hash, and damage is no adversary."""
+    """CRC-32 of header and arrays: five times as fast as a cryptographic hash, and sufficient against damage."""
     value = zlib.crc32(json.dumps(about).encode())
     for _, array in sorted(arrays.items()):
         value = zlib.crc32(array.data, value)
     return f"{value:08x}"
 
 
-def _note(path: Path, used_ns: int, changed_ns: int) -> None:
-    """Set the time of access; a store that cannot be written to keeps none."""
+def _set_access_time(path: Path, used_ns: int, changed_ns: int) -> None:
+    """Set the time of access, unless the store is read-only."""
     try:
         os.utime(path, ns=(used_ns, changed_ns))
     except OSError:

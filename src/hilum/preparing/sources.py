@@ -1,4 +1,4 @@
-"""What a scan's files hold, as a hash of their bytes; files that have not changed are not read again to know it."""
+"""Hashes the bytes of a scan's files, and caches the hashes of unchanged files."""
 
 import hashlib
 import json
@@ -14,18 +14,19 @@ INDEX = "sources.txt"
 
 _CHUNK = 1 << 20
 _SETTLED_NS = 10 * 10**9
-"""A file that was changed this short a time ago could be changed again within the clock of its file system."""
+"""Least age of a file whose hash is cached: a younger one could change again within the resolution of its file
+system's clock (2 s on FAT)."""
 
 
 class Sources:
-    """Digests of scans, and a file in which they are remembered: one line for each state of a scan's files.
+    """Digests of scans, cached in a file with one line for each state of a scan's files.
 
-    A line is found by a hash of the names, sizes, inodes and times (of content and of status) of all files: whoever
-    changes a file changes its time of status too, even where its other times are set back. The file is only appended
-    to; a line that was not written whole is no line.
+    A line is keyed by a hash of the names, sizes, inodes and times (of content and of status) of all files: any change
+    to a file updates its time of status, even if its other times are set back. The cache is only appended to;
+    incomplete lines are ignored.
 
     Attributes:
-        file: Where they are remembered; holds no names.
+        file: The cache; holds no names.
     """
 
     def __init__(self, file: Path) -> None:
@@ -36,10 +37,10 @@ class Sources:
         return Sources, (self.file,)  # another process reads the file itself
 
     def digest(self, path: Path) -> str:
-        """Hash of a scan's bytes; of all files below a folder, whatever their names and order.
+        """Hash of a scan's bytes; for a folder of all files below it, whatever their names and order.
 
         Raises:
-            ReadError: If there is nothing, or it cannot be read.
+            ReadError: If there are no files, or they cannot be read.
         """
         state, settled = _state(path)
         known = self._lines().get(state)
@@ -50,18 +51,18 @@ class Sources:
         return known
 
     def known(self, path: Path) -> str | None:
-        """What ``digest`` says where that is remembered; None where the files would have to be read.
+        """The cached digest of a scan; None if the files would have to be read.
 
         Raises:
-            ReadError: If there is nothing, or it cannot be read.
+            ReadError: If there are no files, or they cannot be read.
         """
         return self._lines().get(_state(path)[0])
 
     def state(self, path: Path) -> str:
-        """A hash that is another one when any of a scan's files is changed; reads none of them.
+        """A hash that changes when any of a scan's files changes, without reading them.
 
         Raises:
-            ReadError: If there is nothing, or it cannot be read.
+            ReadError: If there are no files, or they cannot be read.
         """
         return _state(path)[0]
 
@@ -80,10 +81,10 @@ class Sources:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             if self.file.is_symlink():
                 return
-            with self.file.open("a", encoding="ascii") as file:  # so short a line is appended at once
+            with self.file.open("a", encoding="ascii") as file:  # a line this short is appended atomically
                 file.write(f"{state} {digest} {_check(state, digest)}\n")
         except OSError:
-            return  # then it is hashed again next time
+            return  # the files are hashed again next time
 
 
 def _check(state: str, digest: str) -> str:
@@ -91,7 +92,7 @@ def _check(state: str, digest: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    files = [*source_files(path, left_out=[]), *detached_files(path)]  # what is left out, reading says
+    files = [*source_files(path, left_out=[]), *detached_files(path)]  # reading reports what is left out
     if not files or not path.exists():
         msg = "no file or folder" if not path.exists() else "an empty folder"
         raise ReadError(msg, path=path)
@@ -99,10 +100,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _state(path: Path) -> tuple[str, bool]:
-    """A hash of names, sizes, inodes and times; and whether all files are old enough to be known by it."""
+    """A hash of names, sizes, inodes and times, and whether all files are old enough to be cached."""
     files = _files(path)
     try:
-        found = [(str(f.absolute()), os.stat(f)) for f in files]  # noqa: PTH116 - also what a link leads to
+        found = [(str(f.absolute()), os.stat(f)) for f in files]  # noqa: PTH116 - of the target of a link
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     about = sorted((n, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
@@ -112,7 +113,7 @@ def _state(path: Path) -> tuple[str, bool]:
 
 
 def _digest(path: Path) -> str:
-    """Of the files of a scan in no order, and of voxel files that a header names in that header's order."""
+    """Hash the files of a scan in any order, and detached voxel files in the order of their header."""
     detached = detached_files(path)
     try:
         digests = sorted(_file_digest(f) for f in _files(path)[: -len(detached) or None])

@@ -1,4 +1,4 @@
-"""Prepared samples on disk, addressed by what they were made from, so that no work is done twice."""
+"""A store of prepared samples on disk, addressed by the content of their sources, so that no work is done twice."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError, StoreError
-from hilum.files import here
+from hilum.files import machine_id
 from hilum.preparing.prepare import prepare_path
 from hilum.preparing.sample_file import SUFFIX, load_sample, read_sample, save_sample
 from hilum.preparing.sources import INDEX, Sources
@@ -22,22 +22,22 @@ from hilum.settings.toml import to_dict
 from hilum.volume import Volume
 
 _VERSION = 6
-"""Raised whenever reading or preparing gives another sample for the same scan and recipe."""
+"""Increased whenever reading or preparing gives another sample for the same scan and recipe."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _SAMPLE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 _LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(SUFFIX)}\.(\d{{1,10}})\.([0-9a-f]{{4}})[0-9a-f]{{4}}")
-"""Names that only a store gives; nothing else is ever counted or removed."""
+"""Names of a store's own files; no other file is ever counted or removed."""
 
 _HEADER_BYTES = 4096
-"""About what a sample's header takes."""
+"""Approximate size of a sample's header."""
 
 _LONGEST_WRITE_S = 3600.0
-"""No sample takes this long to write: an older leftover has no writer, here or on another machine."""
+"""Age from which a temporary file is a leftover on any machine: no sample takes that long to write (rule of thumb)."""
 
 
 class Fetched(NamedTuple):
-    """A scan's sample: its file, what it holds, and whether it was made only now."""
+    """A scan's sample: its file, its content, and whether it was made by this call."""
 
     file: Path
     volume: Volume
@@ -46,12 +46,12 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A sample's file as it lies in a store.
+    """File of a sample in a store.
 
     Attributes:
-        file: Where it lies.
+        file: Its path.
         num_bytes: Its size.
-        used: When it was used last, in seconds since 1970.
+        used: Time of its last use, in seconds since 1970.
     """
 
     file: Path
@@ -63,9 +63,9 @@ class Store:
     """A folder of prepared samples, one file each; safe under concurrent writers and readers.
 
     Attributes:
-        folder: Where the samples lie; made on first use.
-        reading: What is done about odd scans.
-        max_gb: Most that the samples may take after a command, in GB (10^9 bytes); 0: no bound.
+        folder: Folder of the samples; made on first use.
+        reading: Policy of reading.
+        max_gb: Largest size of the samples after a command, in GB (10^9 bytes); 0: no bound.
     """
 
     def __init__(self, folder: Path, reading: ReadingConfig | None = None, *, max_gb: float = 0.0) -> None:
@@ -85,14 +85,14 @@ class Store:
     def fetch(
         self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
     ) -> Fetched:
-        """A scan's prepared sample and its file, made if it is not there or damaged; read once.
+        """Look up a scan's prepared sample, or make it if it is missing or damaged.
 
         Args:
-            path: Whatever ``prepare_path`` takes, and so the other arguments.
+            path: A path that ``prepare_path`` accepts.
             recipe: The model's input.
             point_mm: Centre of the grid, for region ``point``.
-            series: Which series, where the path holds several.
-            mask: A mask of the lungs; not read where the recipe does not look for them.
+            series: The series to read, if the path holds several.
+            mask: A lung mask; not read if the recipe does not need the lungs.
 
         Raises:
             HilumError: If the scan cannot be read or prepared, or changes meanwhile.
@@ -121,9 +121,9 @@ class Store:
     def find(
         self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
     ) -> Fetched | None:
-        """The sample of a scan whose files have not changed since it was made; None if that is not sure or not so.
+        """Look up the sample of a scan without reading the scan; None if it is missing or the scan may have changed.
 
-        Arguments as for ``fetch``. The scan's files are not read, only the sample.
+        Arguments as for ``fetch``.
         """
         with contextlib.suppress(ReadError, PrepareError):
             read = [path] if mask is None or not recipe.needs_lungs else [path, mask]
@@ -134,10 +134,10 @@ class Store:
         return None
 
     def _path_of(self, sources: list[str], recipe: Recipe, *, is_array: bool, point_mm: Any, series: str) -> Path:
-        """Where a sample lies: by the bytes of scan and mask, and by all that decides what becomes of them.
+        """Path of a sample: a hash of the bytes of scan and mask, and of all settings that preparing depends on.
 
-        What is done to a sample later, its windows among it, is no part of that; only a ``.npy`` in [0, 1] depends on
-        the window that it was made with.
+        Settings that are applied to samples later, such as windows, are left out; but a ``.npy`` in [0, 1] depends on
+        its window.
         """
         settings = to_dict(recipe.in_numbers)
         for name in ("overlap", "aggregate", *(() if is_array else ("windows_hu", "npy_range"))):
@@ -167,7 +167,7 @@ class Store:
         return sorted(found, key=lambda one: (one.used, one.file.name))
 
     def damaged(self, samples: list[Stored]) -> Iterator[tuple[Path, str]]:
-        """Those of the samples that are not what was written, each with the reason; all bytes are read."""
+        """Yield the damaged samples with the reason; all bytes are read."""
         for one in samples:
             try:
                 read_sample(one.file, fully=True, use=False)
@@ -176,29 +176,29 @@ class Store:
                     yield one.file, str(exc)
 
     def leftovers(self) -> list[Path]:
-        """Files whose writers were killed: no process here has their number, or they are older than any write takes."""
+        """Temporary files of killed writers: their process does not exist on this machine, or they are too old."""
         found = []
         for entry in self._entries(_LEFTOVER):
             match = _LEFTOVER.fullmatch(entry.name)
             with contextlib.suppress(FileNotFoundError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if match and (age > _LONGEST_WRITE_S or (match[2] == here() and not _is_alive(int(match[1])))):
+                if match and (age > _LONGEST_WRITE_S or (match[2] == machine_id() and not _is_alive(int(match[1])))):
                     found.append(Path(entry.path))
         return found
 
     def sweep(self) -> int:
-        """Remove what killed writers left; how many files."""
+        """Remove temporary files of killed writers; returns their number."""
         return self.remove(self.leftovers())
 
     def remove(self, files: list[Path]) -> int:
-        """Remove files that ``damaged`` or ``leftovers`` named; how many."""
+        """Remove files that ``damaged`` or ``leftovers`` listed; returns their number."""
         return sum(_remove(path) for path in files)
 
     def require_room(self, number: int, recipe: Recipe) -> None:
-        """Raise unless so many samples fit within the bound.
+        """Check that a number of samples fits within the bound, for a command must not remove samples that it needs.
 
         Raises:
-            ConfigError: If they do not: a command must not remove what it needs itself.
+            ConfigError: If they do not fit.
         """
         each = (2 + recipe.keeps_lungs) * math.prod(recipe.size)  # with sub_volumes at least
         need = number * (each + _HEADER_BYTES) / 1e9
@@ -210,12 +210,12 @@ class Store:
             raise ConfigError(msg)
 
     def trim(self, *, keep: Collection[Path] = ()) -> int:
-        """Remove the longest unused samples until the rest is within the bound; how many.
+        """Remove the longest unused samples until the rest is within the bound; returns their number.
 
-        A process that has a sample's file mapped keeps what it maps.
+        A process that has mapped a removed file can still read it.
 
         Args:
-            keep: Files that are kept in any case.
+            keep: Files that are never removed.
         """
         if self.max_gb <= 0:
             return 0
@@ -230,7 +230,7 @@ class Store:
         return removed
 
     def _entries(self, name: re.Pattern[str]) -> Iterator["os.DirEntry[str]"]:
-        """Regular files of the store that are called so; no link is followed out of the folder."""
+        """Regular files of the store whose names match; links are not followed."""
         for folder in _listed(self.folder):
             if _FOLDER.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
                 for entry in _listed(Path(folder.path)):
@@ -251,7 +251,7 @@ def _listed(folder: Path) -> list["os.DirEntry[str]"]:
 
 
 def _remove(path: Path) -> bool:
-    """Whether it is gone now by us; another process may have been quicker, or hold it open on Windows."""
+    """Remove a file; False if another process removed it first, or holds it open on Windows."""
     try:
         path.unlink()
     except OSError:
@@ -261,7 +261,7 @@ def _remove(path: Path) -> bool:
 
 def _is_alive(pid: int) -> bool:
     if os.name == "nt":
-        return True  # there a signal 0 would end it; its leftovers go by their age
+        return True  # on Windows signal 0 would end the process, so leftovers are judged by their age
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""Cuts a sample that is larger than the model's grid into grids: a random one, or all that cover it."""
+"""Crops grids of the model's size from a larger sample: a random one, or all that cover it."""
 
 import numpy as np
 from jaxtyping import Int, Int16
@@ -7,12 +7,12 @@ from hilum.settings.recipe import Recipe, Size
 from hilum.volume import Volume
 
 _TRIES = 200
-"""Places that are tried before all voxels of the lungs are listed, which takes far longer."""
+"""Random voxels that are tried before all voxels of the lungs are listed, which takes far longer."""
 
 
 def channels(volume: Volume, recipe: Recipe) -> Int16[np.ndarray, "c z y x"]:
-    """A sample's HU and, where the recipe asks for them as a channel, its lungs."""
-    hu = np.array(volume.voxels_hu, np.int16)  # a copy: those of a stored sample cannot be written to
+    """HU of a sample and, if the recipe asks for it, the lung mask as a second channel."""
+    hu = np.array(volume.voxels_hu, np.int16)  # a copy, for a stored sample is read-only
     if not recipe.lung_channel:
         return hu[None]
     lungs = np.zeros(hu.shape, np.int16) if volume.lungs is None else volume.lungs.astype(np.int16)
@@ -28,10 +28,10 @@ def cut(volume: Volume, recipe: Recipe, start: Size) -> Int16[np.ndarray, "c z y
 
 
 def all_starts(volume: Volume, recipe: Recipe) -> Int[np.ndarray, "n 3"]:
-    """Where the grids of a sample begin, (z, y, x): every voxel is in one, but those without lung are left out.
+    """First voxels (z, y, x) of the grids that cover a sample; grids without lung are left out.
 
-    They lie evenly, the last flush with the border, and each shares at least ``recipe.overlap`` with the next. Where
-    the lungs are not known, or not there, none is left out.
+    The grids are evenly spaced, the last ends at the border, and each shares at least ``recipe.overlap`` with the next.
+    If the lung mask is unknown or empty, none is left out.
     """
     axes = []
     for length, size in zip(volume.shape, recipe.size, strict=True):
@@ -47,10 +47,10 @@ def all_starts(volume: Volume, recipe: Recipe) -> Int[np.ndarray, "n 3"]:
 
 
 def random_start(volume: Volume, recipe: Recipe, random: np.random.Generator) -> Size:
-    """Where a random grid begins, (z, y, x): around a random voxel of the lungs, where they are known.
+    """First voxel (z, y, x) of a random grid around a random voxel of the lungs, if these are known.
 
-    The voxel lies in the middle of the grid, or as near to it as the sample's border lets it, so that the border of the
-    lungs is seen too. Without lungs all grids are equally likely.
+    The voxel lies in the centre of the grid, or as near to it as the sample's border allows. Without lungs all grids
+    are equally likely.
     """
     size, shape = np.array(recipe.size), np.array(volume.shape)
     voxel = None if volume.lungs is None else _random_voxel(volume.lungs, random)
@@ -60,7 +60,7 @@ def random_start(volume: Volume, recipe: Recipe, random: np.random.Generator) ->
 
 
 def _random_voxel(mask: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
-    """Index of a random true voxel; None where there is none."""
+    """Index of a random true voxel; None if there is none."""
     for voxel in random.integers(mask.shape, size=(_TRIES, 3)):
         if mask[tuple(voxel)]:
             return np.asarray(voxel)

@@ -1,4 +1,4 @@
-"""What may happen to a training sample, how probably and how far; imports no torch."""
+"""Settings of the random changes to training samples; imports no torch."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,22 +10,22 @@ from hilum.settings.recipe import Range, Recipe, Triple
 PresetName: TypeAlias = Literal["none", "tutorial", "standard", "strong"]
 
 LARGEST_ELASTIC = 0.4
-"""Of a control point's way, as a share of the distance between control points: a cubic B-spline field folds nowhere if
-each component stays below 1 / 2.48 = 0.403 of it (Choi and Lee 2000, Injectivity conditions of 2D and 3D uniform cubic
-B-spline functions, doi:10.1006/gmod.2000.0531)."""
+"""Largest displacement of a control point over the distance between control points: a cubic B-spline field folds
+nowhere if each component stays below 1 / 2.48 = 0.403 of it (Choi and Lee 2000, Injectivity conditions of 2D and 3D
+uniform cubic B-spline functions, doi:10.1006/gmod.2000.0531)."""
 
 LARGEST_POINT_ELASTIC = 0.1
-"""The same around a point, where much bending would be a change of size and margin."""
+"""The same for region point, where a stronger deformation would change a lesion's size and margin (rule of thumb)."""
 
 POINT_SIZE = 0.03
-"""Largest change of size around a point: a nodule's size is the strongest sign of what it is."""
+"""Largest change of size for region point (rule of thumb): its size is the strongest sign of what a nodule is."""
 
 GEOMETRY = ("rotation", "scaling", "translation", "shear", "elastic")
 PROBABILITIES = (
     "extent", *GEOMETRY, "zoom", "noise", "kernel", "thickness", "calibration", "level", "width", "gamma", "cutout",
     "mixup", "cutmix",
 )  # fmt: skip
-"""The settings that are one probability; flips have three."""
+"""The settings that are a single probability; ``flip`` has three."""
 
 PRESETS = f"one of {', '.join(get_args(PresetName))}"
 
@@ -54,36 +54,36 @@ _LIMITS: dict[str, Range] = {
     "cutout_mm": (1.0, 500.0),
     "mix_alpha": (0.05, 100.0),
 }
-"""Of each setting: what lies beyond is a slip of the pen, or more than the machine can do."""
+"""Allowed range of each setting (rules of thumb): other values are typing errors, or too expensive to compute."""
 
 _RANGES = ("zoom_by", "dose", "noise_lp_mm", "thickness_mm", "cutout_mm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """Random changes to training samples in HU and mm: of each its probability and how far it goes.
+    """Random changes to training samples in HU and mm: the probability and the range of each.
 
-    The defaults are the preset ``standard`` for whole chests. A name without a unit is a probability, one with a unit
-    or ``_by`` is how far: drawn evenly up to it in both directions, or between two numbers.
+    The defaults are the preset ``standard`` for whole chests. A name without a unit is a probability; one with a unit
+    or ``_by`` is a range: sampled uniformly up to it in both directions, or between two numbers.
     """
 
     preset: PresetName = "standard"
-    """Where what is not given comes from: none, tutorial (its seven, its ranges), standard or strong."""
+    """Source of the settings that are not given: none, tutorial (its seven changes and ranges), standard or strong."""
 
     extent: float = 0.0
-    """A sample that ends early, as crops do: nothing can be read from where a crop ends."""
+    """Probability that a sample ends early, as crops do, so that nothing can be learned from where a crop ends."""
 
     extent_by: Triple = (0.5, 1.0, 1.0)
-    """Least share of the grid's extent (z, y, x) that is kept, around its middle; beyond lies recipe.outside."""
+    """Least share of the grid's extent (z, y, x) that is kept, around its centre; the rest becomes recipe.outside."""
 
     flip: Triple = (0.0, 0.0, 0.0)
-    """A flip along (z, y, x), each on its own. The heart has a side: none for whole chests."""
+    """Probability of a flip along each of (z, y, x). None for whole chests, for the heart lies left."""
 
     rotation: float = 0.5
     """Probability of a rotation."""
 
     rotation_deg: Triple = (10.0, 10.0, 10.0)
-    """About the (z, y, x) axis, in degrees: of the body, not of voxels."""
+    """Largest angle about the (z, y, x) axis, in degrees of the body, not of the voxel grid."""
 
     scaling: float = 0.5
     """Probability of a change of size."""
@@ -92,37 +92,37 @@ class AugmentConfig:
     """Change of size of all axes together: 0.05 is 0.95 to 1.05."""
 
     stretch_by: float = 0.02
-    """Further change of each axis on its own, drawn with scaling."""
+    """Further change of each axis on its own, sampled with scaling."""
 
     translation: float = 0.5
     """Probability of a shift."""
 
     translation_mm: Triple = (5.0, 5.0, 5.0)
-    """Along (z, y, x)."""
+    """Largest shift along (z, y, x)."""
 
     shear: float = 0.0
     """Probability of a shear."""
 
     shear_deg: float = 5.0
-    """Of each axis against the next ones."""
+    """Largest angle of each axis against the next ones."""
 
     zoom: float = 0.0
     """Probability of a random crop."""
 
     zoom_by: Range = (1.0, 1.2)
-    """A box so many times smaller, anywhere inside the grid, fills it: a random crop."""
+    """Factor by which a random box inside the grid is magnified to fill it."""
 
     elastic: float = 0.2
     """Probability of an elastic deformation."""
 
     elastic_mm: float = 4.0
-    """Largest way of a control point along each axis; at most 0.4 of elastic_grid_mm, so that nothing folds."""
+    """Largest displacement of a control point along each axis; at most 0.4 of elastic_grid_mm, else tissue folds."""
 
     elastic_grid_mm: float = 40.0
     """Distance between the control points of the B-spline."""
 
     noise: float = 0.3
-    """Quantum noise of a lower dose, correlated as a reconstruction kernel leaves it; none in padding."""
+    """Probability of the quantum noise of a lower dose, correlated as by a reconstruction kernel; none in padding."""
 
     noise_hu: float = 10.0
     """Standard deviation in the sample's voxels at the scan's own dose; at a share d of it, noise_hu * sqrt(1/d - 1) is
@@ -135,25 +135,25 @@ class AugmentConfig:
     """Line pairs per mm at which the noise is strongest: low for smooth kernels, high for sharp ones."""
 
     kernel: float = 0.2
-    """Another reconstruction kernel: smoother or sharper, in the plane of the slices."""
+    """Probability of another reconstruction kernel: smoother or sharper, in the plane of the slices."""
 
     blur_mm: float = 0.8
-    """Standard deviation of the smoothest."""
+    """Standard deviation of the smoothest kernel."""
 
     sharpen_by: float = 0.5
-    """How much of what that blur takes away the sharpest adds."""
+    """Strength of the sharpest kernel: the share of the detail removed by blur_mm that is added."""
 
     thickness: float = 0.1
     """Probability of thicker slices."""
 
     thickness_mm: Range = (3.0, 5.0)
-    """Slices this thick: averaged along z and repeated."""
+    """Thickness of the new slices: averaged along z and repeated."""
 
     calibration: float = 0.3
-    """Another scanner's calibration."""
+    """Probability of another scanner's calibration."""
 
     offset_hu: float = 10.0
-    """Offset of all HU, up to this in both directions."""
+    """Largest offset of all HU, in both directions."""
 
     slope_by: float = 0.01
     """Change of the HU scale about water: 0.01 moves air by 10 HU."""
@@ -162,34 +162,34 @@ class AugmentConfig:
     """Probability of another level of the window."""
 
     level_hu: float = 30.0
-    """The window's level: brightness."""
+    """Largest shift of the window's level (brightness)."""
 
     width: float = 0.3
     """Probability of another width of the window."""
 
     width_by: float = 0.1
-    """The window's width: contrast. 0.1 is divided or multiplied by 1.1."""
+    """Largest change of the window's width (contrast): 0.1 is divided or multiplied by 1.1."""
 
     gamma: float = 0.1
     """Probability of another gamma."""
 
     gamma_by: float = 0.15
-    """Power within the first window, 0.15 is divided or multiplied by 1.15; its ends stay."""
+    """Largest change of the power within the first window: 0.15 is divided or multiplied by 1.15."""
 
     cutout: float = 0.0
-    """Probability of a box that is blotted out."""
+    """Probability that a box is filled with its mean."""
 
     cutout_mm: Range = (15.0, 40.0)
-    """Edges of a box that is filled with its mean."""
+    """Edges of that box."""
 
     mixup: float = 0.0
-    """Mixed with another case of the batch, labels too (Zhang 2018)."""
+    """Probability that a sample and its label are mixed with another case of the batch (Zhang 2018)."""
 
     cutmix: float = 0.0
-    """A box of another case of the batch put in, labels by its volume (Yun 2019)."""
+    """Probability that a box is replaced by that of another case of the batch, labels by volume (Yun 2019)."""
 
     mix_alpha: float = 0.4
-    """Of the Beta distribution of the share: small leaves most of one case."""
+    """Parameter of the Beta distribution of the mixing share; a small one keeps most of one case."""
 
     def __post_init__(self) -> None:
         require(self.preset in get_args(PresetName), "augment.preset", PRESETS, self.preset)
@@ -205,17 +205,17 @@ class AugmentConfig:
             require(first <= last, f"augment.{name}", "(from, to)", (first, last))
 
     def check(self) -> None:
-        """Raise a ConfigError where settings do not go together; not sooner, for flags come one by one."""
+        """Raise a ConfigError where settings are inconsistent; not in __post_init__, for flags come one by one."""
         most = LARGEST_ELASTIC * self.elastic_grid_mm
         limits = f"at most {LARGEST_ELASTIC:g} of elastic_grid_mm, {most:g} (beyond, tissue could fold)"
         require(self.elastic_mm <= most, "augment.elastic_mm", limits, self.elastic_mm)
         require(self.mixup + self.cutmix <= 1, "augment.mixup + cutmix", "at most 1", self.mixup + self.cutmix)
 
     def check_for(self, recipe: Recipe) -> None:
-        """Raise a ConfigError also where a change would destroy what the recipe's region is looked at for.
+        """Raise a ConfigError also where a change would destroy the signs of disease in the recipe's region.
 
         Args:
-            recipe: Of the samples.
+            recipe: Recipe of the samples.
         """
         self.check()
         if recipe.region != "point":
@@ -237,6 +237,6 @@ class AugmentConfig:
 
     @property
     def geometry(self) -> "AugmentConfig":
-        """The same without any change of HU and without mixing: what test-time augmentation does."""
+        """The geometric changes alone, without changes of HU and mixing, as test-time augmentation uses them."""
         off: dict[str, Any] = {name: 0.0 for name in PROBABILITIES if name not in GEOMETRY}
         return replace(self, **off)

@@ -1,4 +1,4 @@
-"""Every setting with its own docstring: as a commented TOML file, and as lines of help."""
+"""Documents the settings by their docstrings: as a commented TOML file and as lines of help."""
 
 import ast
 import dataclasses
@@ -34,13 +34,13 @@ def field_docs(config: type) -> dict[str, str]:
 def commented_toml(config: RunConfig) -> str:
     """The settings as TOML that ``settings.toml.load`` reads, each below its docstring.
 
-    Settings that are not given, for which TOML has no value, are comments themselves.
+    Settings that are None, for which TOML has no value, are comments themselves.
     """
     return "\n".join(_section(config, "", to_dict(config))).strip() + "\n"
 
 
 def _section(config: Any, path: str, values: dict[str, Any]) -> Iterator[str]:
-    """A table of the file: first its own keys, then its tables."""
+    """Lines of one TOML table: first its own keys, then its sub-tables."""
     kind = type(config)
     if path:
         yield from ("", *_comment(" ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())), f"[{path}]")
@@ -65,7 +65,7 @@ def setting_lines(names: tuple[str, ...]) -> list[str]:
     """A line of help for each setting, such as ``--training.epochs 50``, with its docstring below.
 
     Args:
-        names: As flags have them, without dashes.
+        names: Names of flags without the leading dashes.
     """
     lines = []
     for name in names:
@@ -75,13 +75,13 @@ def setting_lines(names: tuple[str, ...]) -> list[str]:
         for part in path:
             config = getattr(config, part)
         value = getattr(config, last)
-        lines.append(f"  --{name.replace('_', '-')} {' '.join(_words(value))}".rstrip())
+        lines.append(f"  --{name.replace('_', '-')} {' '.join(_flag_values(value))}".rstrip())
         lines += textwrap.wrap(field_docs(type(config))[last], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines
 
 
-def _words(value: Any) -> list[str]:
-    """A value as its flag takes it."""
+def _flag_values(value: Any) -> list[str]:
+    """A value as the arguments of its flag."""
     if isinstance(value, tuple):
-        return [word for one in value for word in _words(one)]
+        return [text for one in value for text in _flag_values(one)]
     return [] if value is None else [str(value)]

@@ -1,4 +1,4 @@
-"""What is done about rare classes: the loss, how often cases are drawn, and a second look at the head; no torch."""
+"""Settings against class imbalance: the loss, the sampling of cases and the second stage; no torch."""
 
 import math
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ WeightsName: TypeAlias = Literal["auto", "none", "inverse", "sqrt", "effective"]
 RetrainName: TypeAlias = Literal["none", "balanced", "smote", "borderline-smote", "adasyn"]
 
 OF_THE_BATCH = ("dice", "tversky", "combined")
-"""Losses that are no mean over cases: they need all cases of a batch at a time."""
+"""Losses that are not a mean over cases: they need all cases of a batch at once."""
 
 AT_THE_PROBABILITY = ("cross-entropy", "logit-adjusted")
-"""Losses that are smallest at the probabilities under the shares of the classes that they saw."""
+"""Proper losses: smallest at the true probabilities under the class shares of the training cases."""
 
 WEIGHTED = ("cross-entropy", "focal", "poly1", "ldam", "combined")
-"""Losses that take class weights; the others have their own answer to rare classes."""
+"""Losses that take class weights; the others have their own means against imbalance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """What training minimises."""
+    """The loss that training minimises."""
 
     name: LossName = "cross-entropy"
     """auto: by the share of the rarest class in the training part, as hilum advise says; class_weights is chosen with
@@ -42,10 +42,10 @@ class LossConfig:
 
     class_weights: WeightsName = "auto"
     """Weight of each class, from the training labels: 1/n, 1/sqrt(n) or effective number (Cui 2019). auto: 1/n for
-    cross entropy, focal and poly1 where cases are drawn as they are, else none."""
+    cross entropy, focal and poly1 without sampling by class, else none."""
 
     beta: float = 0.999
-    """Of the effective number: near 1 it is 1/n, at 0 it is no weight at all."""
+    """Parameter of the effective number: near 1 the weights are 1/n, at 0 all are equal."""
 
     gamma: float = 2.0
     """Focusing of the focal loss (Lin 2017); 0 is cross entropy."""
@@ -54,13 +54,13 @@ class LossConfig:
     """Focusing of the asymmetric loss (Ridnik 2021) on cases with the label."""
 
     gamma_neg: float = 4.0
-    """The same on cases without it."""
+    """Focusing of the asymmetric loss on cases without the label."""
 
     clip: float = 0.05
     """Probability below which a negative costs nothing in the asymmetric loss."""
 
     smooth: float = 1.0
-    """Added to both sides of the fraction of Dice and Tversky."""
+    """Added to numerator and denominator of Dice and Tversky."""
 
     tversky_alpha: float = 0.3
     """Cost of false positives in Tversky (Salehi 2017)."""
@@ -69,7 +69,7 @@ class LossConfig:
     """Cost of false negatives in Tversky; above tversky_alpha it favours recall."""
 
     dice_share: float = 0.5
-    """Of the combined loss; the rest is focal."""
+    """Share of Dice in the combined loss; the rest is focal."""
 
     tau: float = 1.0
     """Strength of the logit adjustment (Menon 2021)."""
@@ -100,27 +100,27 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
-    """How often cases of each class are drawn in an epoch of training; exact, from the seed and the epoch."""
+    """How often cases of each class are sampled in an epoch of training; exact, from the seed and the epoch."""
 
     method: SamplingName = "none"
-    """none: each case once. over: every class as often as the commonest. under: as often as the rarest. combined: both
-    meet at the geometric mean. balanced: as many draws as there are cases, the same for each class. progressive: from
-    none in the first epoch to balanced in the last (Kang 2020)."""
+    """none: each case once. over: every class as often as the commonest. under: as often as the rarest. combined: the
+    geometric mean of both. balanced: as many draws as there are cases, the same for each class. progressive: from none
+    in the first epoch to balanced in the last (Kang 2020)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """A second stage: the last layer is fitted anew on balanced features of the training cases (Kang 2020)."""
+    """The second stage: the last layer is refitted on balanced features of the training cases (Kang 2020)."""
 
     retrain: RetrainName = "none"
-    """none: no second stage. balanced: rare cases weigh more. The others make synthetic features between neighbours of
-    different patients."""
+    """none: no second stage. balanced: cases of rare classes weigh more. The others make synthetic features between
+    neighbours of different patients."""
 
     neighbours: int = 5
     """Nearest cases of the same class between which features are made."""
 
     penalty: float = 1.0
-    """Of the squared weights of the new layer, on features of unit variance; larger is smoother."""
+    """L2 penalty on the weights of the new layer, for features of unit variance."""
 
     def __post_init__(self) -> None:
         require(self.neighbours >= 1, "head.neighbours", "at least 1", self.neighbours)

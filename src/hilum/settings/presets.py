@@ -1,4 +1,4 @@
-"""Named augmentations that know whole chests from points; imports no torch."""
+"""Presets of augmentation, for whole chests and for points; imports no torch."""
 
 from dataclasses import fields, replace
 from typing import get_args
@@ -11,11 +11,11 @@ _NONE = AugmentConfig(preset="none", **dict.fromkeys(PROBABILITIES, 0.0))  # typ
 
 
 def preset(name: PresetName, recipe: Recipe) -> AugmentConfig:
-    """A preset for what a recipe looks at: whole chests, or small things around a point.
+    """The preset of a name for the region of a recipe: whole chests, or lesions around a point.
 
     Args:
         name: none, tutorial, standard or strong.
-        recipe: Its region and the shape of its box decide.
+        recipe: Its region and the shape of its box matter.
 
     Raises:
         ConfigError: If there is no such preset.
@@ -28,9 +28,9 @@ def preset(name: PresetName, recipe: Recipe) -> AugmentConfig:
 
 
 def _around_point(chest: AugmentConfig, recipe: Recipe) -> AugmentConfig:
-    """A lesion has no side and any pose, and its size is kept; a thin box is turned in its plane alone."""
+    """Adapt a preset to lesions: any flip and rotation, but nearly no change of size; a thin box turns in its plane."""
     sized = replace(chest, scaling_by=0.02, stretch_by=0.009, zoom=0.0, cutout=0.0)
-    if chest.preset == "tutorial":  # in voxels of its 128 cubed: here of a box of 40 mm
+    if chest.preset == "tutorial":  # the tutorial's voxels of 128 cubed, in mm of a box of 40 mm
         return replace(sized, scaling_by=0.03, stretch_by=0.0, translation_mm=(1.5, 1.5, 1.5), elastic_mm=1.6,
                        elastic_grid_mm=20.0)  # fmt: skip
     known = recipe.spacing_mm or recipe.extent_mm
@@ -39,7 +39,7 @@ def _around_point(chest: AugmentConfig, recipe: Recipe) -> AugmentConfig:
     tilt = 0.0 if thin else 30.0 if strong else 15.0
     return replace(
         sized,
-        extent=1.0 if thin and recipe.outside == "edge" else 0.0,  # ends of air would show how thick it is
+        extent=1.0 if thin and recipe.outside == "edge" else 0.0,  # with air outside, the thickness would show
         flip=(0.5, 0.5, 0.5),
         rotation=1.0,
         rotation_deg=(180.0, tilt, tilt),
@@ -66,7 +66,7 @@ _TUTORIAL = replace(
     translation=0.5,
     translation_mm=(12.5, 12.5, 12.5),  # 5 voxels of a chest of 320 mm in 128 cubed
     elastic=0.2,
-    elastic_mm=13.0,  # even, with the standard deviation of its normal: 3 voxels
+    elastic_mm=13.0,  # uniform, with the standard deviation of the tutorial's normal: 3 voxels
     elastic_grid_mm=160.0,  # 3 points along 128 voxels
     noise=0.3,
     noise_hu=70.0,  # 0.05 of the window
@@ -115,13 +115,13 @@ _STRONG = replace(
 
 
 def under_flags(own: AugmentConfig, recipe: Recipe, name: PresetName, now: Recipe) -> AugmentConfig:
-    """What flags start from: the preset for the recipe they ask for, with what a file has set otherwise.
+    """Defaults of the augmentation flags: a preset for the new recipe, with the settings that a file overrides.
 
     Args:
-        own: The file's.
-        recipe: The file's.
-        name: The preset that is named; where it is not the file's, the file's own settings do not stay.
-        now: The recipe with the flags.
+        own: The file's augmentation.
+        recipe: The file's recipe.
+        name: The preset that the flags name; if it is not the file's, the file's own settings are dropped.
+        now: The recipe with the flags applied.
     """
     before, after = preset(own.preset, recipe), preset(name, now)
     if name != own.preset:

@@ -19,7 +19,7 @@ customary for classifying nodules since LUNA16 (Setio 2017, doi:10.1016/j.media.
 
 
 MOST_VOXELS = 2**29
-"""Of a sample: 1 GB in int16."""
+"""Largest sample: 1 GB in int16."""
 
 _MM = (1e-2, 1e4)
 _MOST_MARGIN_MM = 1000.0
@@ -30,26 +30,26 @@ class Recipe:
     """The input contract of a model: where its grid lies in the scan, how fine it is, and how HU become numbers."""
 
     region: Literal["lungs", "lung-field", "left", "right", "point", "whole"] = "lungs"
-    """Centre of the grid: of the box around the lungs, the lung fields (dense disease included) or one lung, a point
-    given with each case, or of the whole scan."""
+    """The grid is centred on the box around the lungs, the lung fields (dense disease included) or one lung, on a point
+    given with each case, or on the whole scan."""
 
     size: Size = (64, 96, 96)
     """Voxels (z, y, x) that the model sees."""
 
     spacing_mm: Triple | None = None
-    """Distance between voxels (z, y, x) in mm. Give this or extent_mm; neither: it is planned, from a table alone."""
+    """Distance between voxels (z, y, x) in mm. Give this or extent_mm; hilum train of a table plans it."""
 
     extent_mm: Triple | None = None
     """Edges of the box (z, y, x) in mm. Give this or spacing_mm."""
 
     fit: Literal["fixed", "region"] = "fixed"
-    """fixed: one spacing for all cases. region: each case's box just fits, at one scale for all axes, not squeezed."""
+    """fixed: one spacing for all cases. region: each case's box just fits, with the same scale along all axes."""
 
     margin_mm: float = 0.0
-    """Kept around the region's box, where the grid is fitted to it, and around its mask, where air lies beyond."""
+    """Margin around the region's box, if the grid is fitted to it, and around its mask, if outside_lungs is air."""
 
     interpolation: Literal["linear", "cubic", "nearest"] = "linear"
-    """linear never leaves the range of the scan; cubic is sharper and overshoots a little; nearest mixes nothing."""
+    """linear stays within the range of the scan; cubic is sharper and overshoots a little; nearest has no low-pass."""
 
     windows_hu: tuple[Range | Window, ...] = ((-1000.0, 400.0),)
     """One channel for each window: HU of black and of white, or lung, mediastinum or bone."""
@@ -58,23 +58,23 @@ class Recipe:
     """One more channel: 1 inside the lungs, or inside the region's part of them, else 0."""
 
     outside: Literal["air", "edge"] = "air"
-    """What lies beyond the scan: air (-1000 HU) or the nearest voxel."""
+    """Filling beyond the scan: air (-1000 HU) or the nearest voxel."""
 
     outside_lungs: Literal["keep", "air"] = "keep"
-    """What lies beyond the region's mask; only for regions lungs, lung-field, left and right."""
+    """Filling beyond the region's mask; only for regions lungs, lung-field, left and right."""
 
     npy_range: Literal["unit", "hu"] = "unit"
-    """What .npy volumes hold: [0, 1] within the first window (the tutorial's format), or HU."""
+    """Range of .npy volumes: [0, 1] within the first window (the tutorial's format), or HU."""
 
     sub_volumes: bool = False
-    """The sample is the whole region at spacing_mm; the model sees grids of size: a random one in training, all that
-    cover it, overlapping, in prediction."""
+    """The sample is the whole region at spacing_mm; the model sees grids of size: a random one in training, all
+    overlapping ones that cover it in prediction."""
 
     overlap: float = 0.5
-    """Share of a grid that the next one covers again; with sub_volumes."""
+    """Share of a grid that overlaps with the next one; with sub_volumes."""
 
     aggregate: Literal["mean", "max"] = "mean"
-    """The case's probabilities: their mean over its grids, or those of the grid least like the first class."""
+    """The case's probabilities: mean over its grids, or those of the grid where the first class is least probable."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -101,7 +101,7 @@ class Recipe:
         self._check_together()
 
     def _check_together(self) -> None:
-        """A setting that would have no effect beside the others is an error."""
+        """Raise a ConfigError where a setting would have no effect beside the others."""
         require(
             self.spacing_mm is None or self.extent_mm is None,
             "recipe",
@@ -139,7 +139,7 @@ class Recipe:
 
     @property
     def needs_lungs(self) -> bool:
-        """Whether the lungs are looked for."""
+        """Whether the lungs must be segmented."""
         return self.part is not None or self.lung_channel
 
     @property
@@ -159,7 +159,7 @@ class Recipe:
 
     @property
     def in_numbers(self) -> "Recipe":
-        """The same recipe without names of windows, which a later version might understand otherwise."""
+        """The same recipe with windows as numbers, for a later version might define their names otherwise."""
         return replace(self, windows_hu=self.windows)
 
     @property
@@ -167,7 +167,7 @@ class Recipe:
         """Distance between the model's voxels (z, y, x), in mm.
 
         Raises:
-            ConfigError: If it is not given, or differs by case (fit = region): then it is the sample's own.
+            ConfigError: If it is not given, or differs by case (fit = region).
         """
         if self.spacing_mm is not None:
             return self.spacing_mm
@@ -186,6 +186,6 @@ class Recipe:
         return z, y, x
 
     def check_complete(self) -> None:
-        """Raise a ConfigError if the recipe cannot be used yet: where the spacing has still to be planned."""
+        """Raise a ConfigError if the recipe has no spacing yet."""
         if self.fit == "fixed":
             _ = self.grid_spacing_mm

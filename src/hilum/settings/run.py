@@ -20,13 +20,13 @@ from hilum.settings.recipe import Triple as Triple
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingConfig:
-    """What is done about odd scans, and how much memory one may take."""
+    """The policy for unusual scans, and a limit of memory."""
 
     policy: PolicyName = "standard"
-    """strict: odd geometry is refused. standard: repaired where safe. lenient: doubtful scans are let through."""
+    """strict: unusual geometry is refused. standard: repaired where safe. lenient: doubtful scans are accepted."""
 
     override: tuple[str, ...] = ()
-    """Findings to treat otherwise, as code=severity: slice-gap=note, few-slices=refused."""
+    """Findings with another severity, as code=severity: slice-gap=note, few-slices=refused."""
 
     max_gb: float = 8.0
     """Largest scan, as voxels, and largest unpacked archive, in GB (10^9 bytes); decoders may take three times that."""
@@ -48,47 +48,47 @@ class ReadingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnsConfig:
-    """Which column of the table holds what. A name given here must exist; a default name may be absent."""
+    """Names of the table's columns. A column named here must exist; a default name may be absent."""
 
     case_id: str = "case_id"
-    """Name of a case; without such a column made from its path."""
+    """Id of a case; without this column a keyed hash of its path."""
 
     path: str = "path"
-    """Where the scan lies; relative to the table."""
+    """Path of the scan; relative to the table."""
 
     label: str = "label"
     """The class."""
 
     patient_id: str = "patient_id"
-    """Cases of one patient stay in one part; without such a column each file counts as a patient."""
+    """Cases of one patient stay in one part; without this column each file counts as a patient."""
 
     x_mm: str = "x_mm"
-    """A point's place in LPS mm, towards the patient's left."""
+    """Coordinate of a point in LPS mm, towards the patient's left."""
 
     y_mm: str = "y_mm"
-    """Towards the patient's back."""
+    """Coordinate towards the patient's back."""
 
     z_mm: str = "z_mm"
-    """Towards the patient's head."""
+    """Coordinate towards the patient's head."""
 
     split: str = "split"
-    """train, val or test, where the table decides that itself."""
+    """train, val or test, if the table has its own split."""
 
     mask: str = "mask"
-    """A mask of the lungs that another program made, for recipes that look for them; not 0 inside."""
+    """Lung mask from another program, for recipes that need the lungs; not 0 inside."""
 
     series: str = "series"
-    """Which series of path, where it holds several: a SeriesInstanceUID, or the hash that Hilum lists."""
+    """Series to read, if path holds several: a SeriesInstanceUID, or the hash that hilum inspect lists."""
 
     soft_label: str = "soft_label"
-    """Probability of the second class, for example the share of readers who saw it; trained on instead of label."""
+    """Probability of the second class, for example the share of readers; trained on instead of label."""
 
     labels: tuple[str, ...] = ()
-    """Instead of label: a column for each label, 1 where it is present, 0 where not, or a share of readers. The
-    labels are then learned side by side (multi-label). Flag: --columns.labels nodule effusion"""
+    """Instead of label, for multi-label cohorts: a column for each label, 1 if present, 0 if absent, or a share of
+    readers. Flag: --columns.labels nodule effusion"""
 
     case_weight: str = "case_weight"
-    """How much a case counts in the loss; 1 without it."""
+    """Weight of a case in the loss; 1 without this column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,19 +128,19 @@ class SplitConfig:
     """How patients are split into training, validation and test parts, stratified by label."""
 
     val: float = 0.15
-    """Share of the patients that validate; with folds, of those that do not test."""
+    """Share of the patients in the validation part; with folds, of the patients outside the test fold."""
 
     test: float = 0.15
-    """Share of the patients that test; unused with folds."""
+    """Share of the patients in the test part; unused with folds."""
 
     folds: int = 0
     """Number of folds for cross-validation; 0: one split by val and test."""
 
     fold: int = 0
-    """The fold that tests, from 0."""
+    """Number of the test fold, from 0."""
 
     seed: int = 0
-    """Of the split alone: another one gives other parts."""
+    """Seed of the split alone."""
 
     def __post_init__(self) -> None:
         require(0 < self.val < 1, "split.val", "between 0 and 1", self.val)
@@ -157,19 +157,19 @@ class ModelConfig:
     """Layers of the ResNet."""
 
     width: int = 64
-    """Channels of the first stage; 64 is the tutorial's, fewer is faster."""
+    """Channels of the first stage; 64 as in the tutorial, fewer are faster."""
 
     stem: Literal["full", "small"] = "full"
     """full: 7x7x7, stride 2 and pooling. small: 3x3x3, stride 1, for grids under about 48 voxels."""
 
     stem_stride: tuple[int, int, int] | None = None
-    """Z Y X: stride of the stem's convolution, 1 or 2 each, for voxels longer than wide; without it the stem's own."""
+    """Stride of the stem's convolution along Z Y X, 1 or 2 each, for anisotropic voxels; by default the stem's own."""
 
     norm: Literal["batch", "group", "instance"] = "batch"
-    """Normalisation, everywhere; group and instance do not depend on the batch."""
+    """Normalisation layers; group and instance do not depend on the batch."""
 
     shortcut: Literal["A", "B"] = "B"
-    """Where the shape changes. B: a projection. A: no parameters, as in MedicalNet's ResNet-18 and 34."""
+    """Shortcut where the shape changes. B: projection. A: no parameters, as in MedicalNet's ResNet-18 and 34."""
 
     squeeze_excite: bool = False
     """Weigh the channels of each block (Hu 2018)."""
@@ -206,7 +206,7 @@ class ModelConfig:
         return tuple(-(-n // (s * later)) for n, s in zip(size, strides, strict=True))
 
     def check_for(self, size: tuple[int, int, int]) -> None:
-        """Raise a ConfigError where a norm would be of single numbers: all that the network sees would be lost."""
+        """Raise a ConfigError where a norm would be computed over a single number, which it sets to 0."""
         for stage in (1, 2, 3, 4):
             channels = self.width * 2 ** (stage - 1)
             together = {"instance": 1, "group": channels // math.gcd(32, channels), "batch": 2}[self.norm]
@@ -217,22 +217,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How long, how fast and on what."""
+    """The training loop: epochs, batches, optimizer, schedule and device."""
 
     epochs: int = 50
     """Largest number of passes over the training cases."""
 
     batch_size: int = 8
-    """Cases of a step."""
+    """Cases in an optimizer step."""
 
     micro_batch: int = 0
     """Cases that are computed at a time; 0: the whole batch. The gradient is that of the whole batch."""
 
     checkpointing: bool = False
-    """Keep less for the gradient and compute it again: less memory, about a third more time, the same result."""
+    """Recompute activations in the backward pass: less memory, about a third more time, the same result."""
 
     optimizer: Literal["adam", "adamw"] = "adamw"
-    """How steps follow from gradients; adamw decays weights apart from them."""
+    """Optimizer; adamw decouples weight decay from the gradient."""
 
     lr: float = 1e-3
     """Highest learning rate, of the head."""
@@ -244,19 +244,19 @@ class TrainingConfig:
     """File or model folder whose weights training begins with; relative to the config file."""
 
     freeze: int = 0
-    """Parts that stay as the weights have them. 1: the stem; 2: and layer1; ... 5: all but the head."""
+    """Number of frozen parts. 1: the stem; 2: and layer1; ... 5: all but the head."""
 
     weight_decay: float = 1e-2
-    """Share of the weights that is taken away with each step, times the rate."""
+    """Share of the weights that each step subtracts, times the rate."""
 
     schedule: Literal["plateau", "one-cycle"] = "plateau"
     """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
 
     keep: Literal["best", "last"] = "best"
-    """Which weights become the model: of the lowest validation loss, or of the last epoch."""
+    """Epoch whose weights become the model: that of the lowest validation loss, or the last."""
 
     plateau_factor: float = 0.5
-    """What the rate is multiplied by when validation loss stalls."""
+    """Factor by which the rate is multiplied when validation loss stalls."""
 
     plateau_patience: int = 5
     """Epochs without a better validation loss before the rate is multiplied by plateau_factor."""
@@ -274,7 +274,7 @@ class TrainingConfig:
     """auto, cpu, cuda, cuda:1, mps. Flag: --device cuda"""
 
     seed: int = 0
-    """Of weights, order, sampling and augmentation: the same seed gives the same run."""
+    """Seed of weights, order, sampling and augmentation: the same seed gives the same run."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "plateau_patience"):
@@ -296,16 +296,16 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedConfig:
-    """How the network is computed; auto is decided by measuring, and the run folder's config says what it was."""
+    """How the network is computed; auto is chosen by measuring and written into the run folder's config."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: convolutions and products in bfloat16, everything else and all weights in float32."""
 
     channels_last: Switch = "auto"
-    """Channels innermost in memory."""
+    """Memory layout with channels innermost."""
 
     folded_stem: Literal["auto", "off", "pairs", "blocks"] = "auto"
-    """The stem as space to depth, with the same weights: pairs of voxels along x, or 2 x 2 x 2, become channels."""
+    """Space to depth in the stem, with the same weights: pairs of voxels along x, or 2 x 2 x 2, become channels."""
 
     products: Switch = "auto"
     """Convolutions on grids of a few voxels as one matrix product."""
@@ -314,20 +314,20 @@ class SpeedConfig:
     """torch.compile; takes a minute or more before the first step, and a compiler on CPUs."""
 
     keep_memory: Switch = "auto"
-    """Memory that was freed is kept for the next step; Linux, CPU."""
+    """Keep freed memory for the next step; Linux, CPU."""
 
     @property
     def is_resolved(self) -> bool:
-        """Whether nothing is left to be measured."""
+        """Whether no setting is auto."""
         return not any(getattr(self, one.name) == "auto" for one in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionConfig:
-    """How the threshold is chosen, on the validation part."""
+    """Calibration, threshold and test-time augmentation, fitted on the validation part."""
 
     rule: Literal["youden", "sensitivity", "specificity", "f1"] = "youden"
-    """Largest sensitivity + specificity; at least `at` sensitivity or specificity; or largest F1."""
+    """youden: largest sensitivity + specificity. sensitivity, specificity: at least `at`. f1: largest F1."""
 
     at: float = 0.9
     """The sensitivity or specificity that the rule asks for."""
@@ -338,7 +338,7 @@ class DecisionConfig:
     cross entropy only. auto: platt after weights, sampling or a loss that moves probabilities, else temperature."""
 
     tta: int = 0
-    """Test-time augmentation: so many moved views of a case, beside the case itself, whose mean probability decides."""
+    """Test-time augmentation: number of moved views of a case that are averaged with the case itself."""
 
     def __post_init__(self) -> None:
         require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
@@ -365,13 +365,13 @@ class RunConfig:
     """Folder of the prepared samples; relative to the config file."""
 
     store_gb: float = 0.0
-    """Most that the store may hold after a command, in GB (10^9 bytes): the longest unused go first; 0: no bound."""
+    """Largest size of the store after a command, in GB (10^9 bytes); removes the longest unused first; 0: no bound."""
 
     def __post_init__(self) -> None:
         require(0 <= self.store_gb < math.inf, "store_gb", "at least 0 (0: no bound)", self.store_gb)
 
     def check_together(self) -> None:
-        """Raise a ConfigError where sections do not go together; not sooner, for flags come one by one."""
+        """Raise a ConfigError where sections are inconsistent; not in __post_init__, for flags come one by one."""
         self.recipe.check_complete()
         frozen = self.training.freeze
         require(frozen == 0 or self.training.weights != "", "training.freeze", "0 without training.weights", frozen)
@@ -388,7 +388,7 @@ class RunConfig:
         self.augment.check_for(self.recipe)
 
     def _check_prior(self) -> None:
-        """Offsets must not be asked for where they undo nothing, or not all."""
+        """Raise a ConfigError where prior offsets cannot undo what moved the probabilities."""
         if self.decision.calibration != "prior":
             return
         rules = {
@@ -401,10 +401,10 @@ class RunConfig:
             require(right, "decision.calibration", f"another with {what}, which no offsets undo", "prior")
 
     def parts_of(self, cases: int) -> int:
-        """In how many parts a batch is computed: as few as ``micro_batch`` allows, none of one case with batch norm."""
+        """Number of micro batches in a batch: as few as ``micro_batch`` allows, each large enough for the norm."""
         count = math.ceil(cases / self.training.micro_batch) if self.training.micro_batch else 1
         return max(1, min(count, cases // self.model.least_cases))
 
     def at_once(self, cases: int) -> int:
-        """Cases in the largest part of a batch; the parts are as even as can be."""
+        """Cases in the largest micro batch; their sizes differ by one at most."""
         return math.ceil(cases / self.parts_of(cases))

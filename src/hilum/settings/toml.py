@@ -1,4 +1,4 @@
-"""Settings to and from the plain values of TOML and JSON, strictly: what is misspelt or of a wrong type is an error."""
+"""Converts settings to and from TOML and JSON; unknown names and wrong types are errors."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ Config = TypeVar("Config")
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
-    """A config from plain values as TOML and JSON hold them.
+    """Make a config from the plain values of TOML or JSON.
 
     Raises:
         ConfigError: On an unknown name, a wrong type or a value that is not allowed.
@@ -41,7 +41,7 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type that the field wants; dataclasses, tuples, literals, numbers and None."""
+    """Convert a TOML value to the type of its field: dataclass, tuple, literal, number or None."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, where)
     origin, args = get_origin(hint), get_args(hint)
@@ -77,7 +77,7 @@ def _names(hint: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain values, without those that are None; the inverse of ``from_dict``."""
+    """Convert a config to plain values, leaving out None; the inverse of ``from_dict``."""
     values = dataclasses.asdict(config)
 
     def plain(value: Any) -> Any:
@@ -90,7 +90,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def load(path: Path) -> RunConfig:
-    """Read a config from a TOML file, or that of a run folder; its paths become absolute.
+    """Read a config from a TOML file or a run folder; its paths become absolute.
 
     Raises:
         ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
@@ -112,7 +112,7 @@ def load(path: Path) -> RunConfig:
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """What [augment] does not give, as its preset has it for this recipe."""
+    """Complete the [augment] table by the settings of its preset for this recipe."""
     given = values.get("augment", {})
     if not isinstance(given, dict):
         return values
@@ -122,9 +122,9 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def beside(base: Path, path: str) -> Path:
-    """A path that is relative to a folder, as an absolute one; ``~`` is the home folder.
+    """Make a path absolute that is relative to a folder; ``~`` is the home folder.
 
-    Where it leads upwards, links in the folder are resolved first, as the system does.
+    If the path contains ``..``, links in the folder are resolved first, as the operating system does.
     """
     given = Path(path).expanduser()
     folder = base.resolve() if ".." in given.parts and not given.is_absolute() else base.absolute()
@@ -132,12 +132,12 @@ def beside(base: Path, path: str) -> Path:
 
 
 def located(config: RunConfig, base: str | Path) -> RunConfig:
-    """The settings with absolute paths instead of those relative to a folder; empty ones stay so."""
+    """The settings with absolute paths instead of paths relative to a folder; empty paths stay empty."""
     return _with_paths(config, lambda path: str(beside(Path(base), path)))
 
 
 def relative_to(config: RunConfig, folder: Path) -> RunConfig:
-    """The settings as a file in that folder has them: with relative paths instead of absolute ones."""
+    """The settings with paths relative to a folder instead of absolute paths."""
     at = folder.resolve()
 
     def from_folder(given: str) -> str:
@@ -160,12 +160,12 @@ def _with_paths(config: RunConfig, change: Callable[[str], str]) -> RunConfig:
 
 
 def save(config: RunConfig, path: Path, *, comment: str = "") -> None:
-    """Write a config as TOML, its paths relative to the file; ``load`` gives it back.
+    """Write a config as TOML, with paths relative to the file; ``load`` reads it back.
 
     Args:
         config: Settings; relative paths in them are relative to the file already.
         path: The file.
-        comment: A line on top.
+        comment: First line of the file.
     """
     text = tomli_w.dumps(to_dict(relative_to(config, path.parent)))
     write_whole(path, (f"# {comment}\n" if comment else "") + text)

@@ -1,4 +1,4 @@
-"""Make chest CT scans whose truth is known: anatomy, trees, lesions, a scanner, files, a cohort."""
+"""Simulates chest CT scans with known truth: anatomy, trees, lesions, a scanner, files, a cohort."""
 
 from hilum.simulating.anatomy import Anatomy, Pleura, sample_anatomy
 from hilum.simulating.cohort import SimulatedCase, plan_cohort, simulate_case, simulate_cohort

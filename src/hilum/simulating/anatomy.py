@@ -1,8 +1,8 @@
-"""First step of a simulated scan: who lies in the scanner; body and lungs as distances that any grid can evaluate.
+"""Samples the anatomy of a simulated patient; body and lungs are distance functions that any grid can evaluate.
 
-The patient's frame is LPS mm with x = 0 at the spine, y = 0 in the middle of the body and z = 0 at the deepest point
-of the lungs; right is x < 0. Shapes are separable wherever possible, so that a grid of millions of voxels costs a few
-array operations.
+The patient's frame is LPS mm with x = 0 at the spine, y = 0 in the middle of the body and z = 0 at the lowest point of
+the lungs; right is x < 0. Shapes are separable wherever possible, so that a grid of millions of voxels costs a few
+array operations. Sizes and densities are rules of thumb unless a source is given.
 """
 
 import math
@@ -15,24 +15,25 @@ from hilum.errors import ConfigError
 
 SMALLEST_LUNGS_L, LARGEST_LUNGS_L = 1.2, 7.5
 RIGHT_SHARE = (0.525, 0.575)
-"""Sampled right share of the lung volume; a little inside 52-58 %, for what a coarse grid rounds."""
+"""Sampled right share of the lung volume; a little inside 52-58 % (anatomy), to allow for rounding on a coarse grid."""
 
 _EXPONENT = 2.3
-"""Of the superellipses of body and rib cage: between an ellipse (2) and a box."""
+"""Exponent of the superellipse of the rib cage: between an ellipse (2) and a box."""
 _RIDGE = 0.3
 """Share of the half width over which the top of the rib cage is flat, so that each lung has its own apex."""
 _COARSE_MM = 8.0
+"""Grid on which lung volumes are measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pleura:
-    """What lies between chest wall and lung; (right, left).
+    """Fluid and air in the pleural spaces, (right, left).
 
     Attributes:
-        effusion_ml: Fluid on the side that lies down, higher at the wall than in the middle.
-        pneumothorax_mm: Air on the side away from the table: how far the lung has come off the wall where it is most.
+        effusion_ml: Volume of fluid in the dependent part, with a meniscus at the wall.
+        pneumothorax_mm: Largest distance of the lung from the wall, in the part away from the table.
         fluid_hu: Density of the fluid.
-        missing: The lung that was taken out; fluid fills its place.
+        missing: The lung that was resected; fluid fills its space.
     """
 
     effusion_ml: tuple[float, float] = (0.0, 0.0)
@@ -60,35 +61,35 @@ class Pleura:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
-    """All that is drawn at random about a patient.
+    """The random parameters of a simulated patient.
 
     Attributes:
         body_mm: Half width and half depth of the trunk.
-        fat_mm: Thickness of the fat under the skin.
+        fat_mm: Thickness of the subcutaneous fat.
         cavity_mm: Half width and half depth inside the ribs.
-        height_mm: From the deepest point of the lungs to their apex.
-        domes_mm: Tops of the right and the left dome of the diaphragm, above the deepest point.
-        shift_mm: How far the mediastinum lies to the left.
-        mediastinum_mm: Its half width at the hila.
-        front_gap_mm: Distance between the lungs in front.
-        heart: Size of the heart, 1 is usual.
-        lung_hu: Parenchyma without vessels, in the middle of the chest.
-        gradient_hu_cm: How much denser the lung becomes towards the side that lies down.
-        texture_hu: Standard deviation of its 1-3 mm texture.
-        patchiness_hu: Amplitude of its variation over centimetres.
+        height_mm: From the lowest point of the lungs to their apex.
+        domes_mm: Tops of the right and the left dome of the diaphragm, above the lowest point.
+        shift_mm: Shift of the mediastinum to the left.
+        mediastinum_mm: Half width of the mediastinum at the hila.
+        front_gap_mm: Anterior distance between the lungs.
+        heart: Scale of the heart, 1 is usual.
+        lung_hu: Density of parenchyma without vessels, in the middle of the chest.
+        gradient_hu_cm: Increase of lung density towards the dependent side.
+        texture_hu: Standard deviation of the 1-3 mm texture of the lung.
+        patchiness_hu: Amplitude of density variation over centimetres.
         emphysema: Number of emphysematous holes.
-        blood_hu: Vessels and heart chambers; 150-350 with contrast.
-        muscle_hu: Muscle, liver, spleen.
-        fat_hu: Fat.
+        blood_hu: Density of vessels and heart chambers; 150-350 with contrast.
+        muscle_hu: Density of muscle, liver and spleen.
+        fat_hu: Density of fat.
         trachea_mm: Inner diameter of the trachea.
-        arms: Beside the head or beside the trunk.
-        prone: Lying on the front.
-        seed: Of the trees, the texture and the small shapes.
-        pleura: Fluid, air or nothing in the place of a lung.
-        bowel_gas_mm: Width of a stomach full of gas, with colon beside it under both domes; 0 for what is usual.
-        metal: A pacemaker under the left collar bone with its leads, or two rods with screws at the spine.
-        roll_deg: How far the body is turned about its long axis, on the table; its right side rises if positive.
-        tilt_deg: How far it leans in the coronal plane; its head goes to its left if positive.
+        arms: Up beside the head, or down beside the trunk.
+        prone: Whether the patient lies prone.
+        seed: Seed of the trees, the texture and the small shapes.
+        pleura: Fluid and air in the pleural spaces.
+        bowel_gas_mm: Width of a stomach full of gas, with gas-filled colon under both domes; 0 for usual gas.
+        metal: A pacemaker below the left clavicle with its leads, or two rods with screws at the spine.
+        roll_deg: Rotation about the body's long axis; the right side rises if positive.
+        tilt_deg: Rotation in the coronal plane; the head moves to the patient's left if positive.
     """
 
     body_mm: tuple[float, float]
@@ -120,7 +121,7 @@ class Anatomy:
 
     @property
     def cavity_y_mm(self) -> float:
-        """Middle of the rib cage from front to back; the spine's muscles push it forward."""
+        """Centre of the rib cage from front to back; the muscles of the back shift it forwards."""
         return -0.1 * self.cavity_mm[1]
 
     @property
@@ -135,18 +136,18 @@ class Anatomy:
 
 
 def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: float | None = None) -> Anatomy:
-    """A patient drawn at random, whose lungs have the drawn volume and right share.
+    """Sample a patient whose lungs have the sampled volume and right share.
 
     Args:
-        rng: Source of all numbers.
-        prone: Lying on the front: the dense side of the lung is the front.
-        volume_l: Volume of both lungs; drawn if not given.
+        rng: Random generator.
+        prone: Whether the patient lies prone: the lung is then denser in front.
+        volume_l: Volume of both lungs; None: sampled.
 
     Raises:
         ConfigError: If the volume lies outside 1.2 to 7.5 litres.
     """
-    drawn_l = float(np.clip(4.2 * math.exp(rng.normal(0, 0.28)), 1.6, 7.2))
-    litres = drawn_l if volume_l is None else volume_l
+    sampled_l = float(np.clip(4.2 * math.exp(rng.normal(0, 0.28)), 1.6, 7.2))
+    litres = sampled_l if volume_l is None else volume_l
     if not SMALLEST_LUNGS_L <= litres <= LARGEST_LUNGS_L:
         msg = f"lung volume must be {SMALLEST_LUNGS_L} to {LARGEST_LUNGS_L} litres, got {litres}"
         raise ConfigError(msg)
@@ -154,7 +155,7 @@ def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: f
     width, depth = 130 * size * rng.uniform(0.95, 1.05), 92 * size * rng.uniform(0.92, 1.08)
     fat = rng.uniform(10, 32)
     dome = rng.uniform(42, 62) * size
-    # A deep breath makes the lung darker; emphysema and disease come on top.
+    # Deep inspiration makes the lung darker; emphysema and disease are added later.
     lung_hu = float(np.clip(-852 - 16 * (litres - 4.2) + rng.normal(0, 20), -905, -740))
     anatomy = Anatomy(
         body_mm=(width + 22 + fat, depth + 16 + fat),
@@ -183,7 +184,7 @@ def sample_anatomy(rng: np.random.Generator, *, prone: bool = False, volume_l: f
 
 
 def cavity_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """About the distance to the rib cage in mm, negative inside; coordinates broadcast."""
+    """Approximate signed distance to the rib cage in mm, negative inside; coordinates broadcast."""
     width, depth = anatomy.cavity_mm
     flat, level = _RIDGE * width, 0.3 * anatomy.height_mm
     scale = 0.5 * (width - flat + depth) / _EXPONENT
@@ -194,7 +195,7 @@ def cavity_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarra
 
 
 def heart_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """About the distance to the heart in mm, negative inside; its apex points left, forward and down."""
+    """Approximate signed distance to the heart in mm, negative inside; the apex points left, forward and down."""
     cx, cy, cz = heart_centre(anatomy)
     down = z - cz
     along, across = np.cos(0.7), np.sin(0.7)
@@ -212,7 +213,7 @@ def heart_centre(anatomy: Anatomy) -> tuple[float, float, float]:
 
 
 def lung_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """About the distance to the lungs in mm, negative inside; coordinates broadcast."""
+    """Approximate signed distance to the lungs in mm, negative inside; coordinates broadcast."""
     distance = cavity_distance(anatomy, z, y, x)
     np.maximum(distance, 0.8 * (diaphragm_height(anatomy, y, x) - z), out=distance)
     np.maximum(distance, -heart_distance(anatomy, z, y, x), out=distance)
@@ -224,7 +225,7 @@ def lung_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray)
 
 
 def diaphragm_height(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Height of the diaphragm above the deepest point of the lungs, in mm."""
+    """Height of the diaphragm above the lowest point of the lungs, in mm."""
     width, depth = anatomy.cavity_mm
     right, left = anatomy.domes_mm
     top = np.where(x < anatomy.shift_mm, x.dtype.type(right), x.dtype.type(left))
@@ -234,7 +235,7 @@ def diaphragm_height(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarr
 
 
 def _mediastinum(anatomy: Anatomy, y: np.ndarray) -> np.ndarray:
-    """Half width of what lies between the lungs, by depth: narrow in front, wide at the hila, narrow behind."""
+    """Half width of the mediastinum by y: narrow in front, wide at the hila, narrow behind."""
     depth = anatomy.cavity_mm[1]
     where = (y - anatomy.cavity_y_mm) / depth
     front, wide, behind = anatomy.front_gap_mm / 2, anatomy.mediastinum_mm, 8.0
@@ -250,13 +251,13 @@ def lung_volumes_l(anatomy: Anatomy) -> tuple[float, float]:
     x = np.arange(-width, width + 1, _COARSE_MM).astype(np.float32)
     inside = np.clip(0.5 - lung_distance(anatomy, z, y, x) / _COARSE_MM, 0, 1)
     columns = inside.sum((0, 1), dtype=np.float64) * _COARSE_MM**3 / 1e6
-    # A column that the midline crosses belongs to both sides by share: the volume must not jump with the shift.
+    # A column that the midline crosses is shared by both sides, so that the volume is continuous in the shift.
     right = np.clip(0.5 + (anatomy.shift_mm - x) / _COARSE_MM, 0, 1)
     return float(columns @ right), float(columns @ (1 - right))
 
 
 def _with_volume(anatomy: Anatomy, *, litres: float, right_share: float) -> Anatomy:
-    """The same patient, taller or shorter and with the mediastinum shifted until volume and share are as drawn."""
+    """Adapt height and shift of the mediastinum until lung volume and right share are as sampled."""
     for _ in range(3):
         low, high = -45.0, 45.0
         for _ in range(7):

@@ -1,4 +1,7 @@
-"""Fourth step of a simulated scan, its first part: the trunk, bones, arms, table, gas in the bowel, metal."""
+"""Renders the trunk of a simulated patient: soft tissue, bones, arms, table, bowel gas and metal.
+
+Shapes, sizes and densities are rules of thumb.
+"""
 
 from itertools import pairwise
 
@@ -6,10 +9,10 @@ import numpy as np
 
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy, cavity_distance, diaphragm_height
-from hilum.simulating.draw import Axes, blend, draw_tube, share_inside
 from hilum.simulating.lesions import Lesion
 from hilum.simulating.pleura import rotation
 from hilum.simulating.pose import is_upright
+from hilum.simulating.rasterize import Axes, blend, render_tube, share_inside
 from hilum.simulating.trees import Tube
 from hilum.volume import AIR_HU
 
@@ -17,7 +20,7 @@ BONE_HU, MARROW_HU, METAL_HU = 750.0, 220.0, 9000.0
 
 
 def cross_section(anatomy: Anatomy, axes: Axes) -> np.ndarray:
-    """Trunk without lungs, spine, breastbone, and the table of who lies straight: the same at every height."""
+    """Cross-section of trunk, spine and sternum, and of the table for a straight patient: the same at every height."""
     _, y, x = (a[0] for a in axes.open)
     blur = axes.blur_mm
     hu = np.full((len(axes.y_mm), len(axes.x_mm)), AIR_HU, np.float32)
@@ -44,19 +47,19 @@ def cross_section(anatomy: Anatomy, axes: Axes) -> np.ndarray:
 
 
 def table_share(anatomy: Anatomy, axes: Axes) -> np.ndarray:
-    """Share of each pixel (y, x), in the scanner's frame, that the table fills; it lies under the lowest edge."""
+    """Share of each pixel (y, x), in the scanner's frame, that the table fills; it supports the lowest edge."""
     _, y, x = (a[0] for a in axes.open)
     width, depth = anatomy.body_mm
     turned = rotation(anatomy)
-    # The corners of a rolled trunk are round: it reaches less far down than its box.
+    # The corners of a rolled trunk are rounded: it reaches less far down than its box.
     lowest = depth if is_upright(anatomy) else float(np.hypot(0.9 * width * turned[1, 0], depth * turned[1, 1]))
     behind = -1 if anatomy.prone else 1
     table = np.abs(behind * y - lowest - 9 + 0.0009 * x * x) - 1.5
     return share_inside(np.maximum(table, np.abs(x) - 230), axes.blur_mm)
 
 
-def draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
-    """Arms beside the trunk or beside the head, with their bones, and collar bones."""
+def render_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
+    """Render arms beside the trunk or the head, with their bones, and clavicles."""
     top, width = anatomy.height_mm, anatomy.body_mm[0]
     for side in (-1, 1):
         joint = (side * (width + 6.0), 5.0, top - 8.0)
@@ -67,7 +70,7 @@ def draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
             (44.0, anatomy.muscle_hu),
         ):
             arm = Tube(start_mm=joint, end_mm=hand, radii_mm=(radius, 0.8 * radius))
-            draw_tube(hu, arm, axes, hu_inside=filling, only_air=filling == anatomy.fat_hu)
+            render_tube(hu, arm, axes, hu_inside=filling, only_air=filling == anatomy.fat_hu)
         bones = [
             Tube(start_mm=joint, end_mm=hand, radii_mm=(21.0, 11.0)),
             Tube(
@@ -82,19 +85,19 @@ def draw_shoulders(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
             ),
         ]
         for bone in bones:
-            draw_tube(hu, bone, axes, hu_inside=BONE_HU)
-            draw_tube(hu, bone, axes, hu_inside=MARROW_HU, extra_mm=-3.0)
+            render_tube(hu, bone, axes, hu_inside=BONE_HU)
+            render_tube(hu, bone, axes, hu_inside=MARROW_HU, extra_mm=-3.0)
 
 
-def draw_ribs(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
-    """Bands in the shell around the lungs that fall from the spine to the front."""
+def render_ribs(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
+    """Render ribs: bands in the shell around the lungs that descend from the spine to the front."""
     z, y, x = axes.open
     shell = cavity_distance(anatomy, z, y, x) - 6.5
     np.abs(shell, out=shell)
     turn = (z + 0.55 * y) * np.float32(2 * np.pi / 26)
     band = np.clip((np.cos(turn) - 0.25) * (4 / axes.blur_mm), 0, 1)
     band = band * (z < anatomy.height_mm - 8)
-    # In front the ribs end in cartilage.
+    # Anteriorly the ribs end in cartilage.
     band = band * np.clip((y - anatomy.cavity_y_mm + 0.75 * anatomy.cavity_mm[1]) / 12, 0.1, 1)
     cortex = share_inside(shell - 4.0, axes.blur_mm)
     cortex *= band
@@ -102,7 +105,7 @@ def draw_ribs(hu: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
 
 
 def bowel_gas(anatomy: Anatomy) -> list[Lesion]:
-    """Gas in stomach and colon, close under the left dome, where a threshold takes it for lung."""
+    """Gas in stomach and colon, close below the left dome, where a threshold mistakes it for lung."""
     rng = generator(anatomy.seed, "gas")
     width, _ = anatomy.cavity_mm
     gas = []
@@ -116,7 +119,7 @@ def bowel_gas(anatomy: Anatomy) -> list[Lesion]:
 
 
 def _full_bowel(anatomy: Anatomy) -> list[Lesion]:
-    """A stomach full of gas under the left dome, and colon under both."""
+    """A stomach full of gas below the left dome, and gas-filled colon below both."""
     size = anatomy.bowel_gas_mm
     if size == 0:
         return []
@@ -133,7 +136,7 @@ def _full_bowel(anatomy: Anatomy) -> list[Lesion]:
 
 
 def metal_tubes(anatomy: Anatomy) -> tuple[Tube, ...]:
-    """The pieces of what is implanted."""
+    """Tubes of an implant: pacemaker with leads, or rods with screws."""
     front, top = anatomy.cavity_y_mm - anatomy.cavity_mm[1], anatomy.height_mm
     if anatomy.metal == "pacemaker":
         x, y, z = 0.55 * anatomy.cavity_mm[0], front - 8.0, top - 55.0

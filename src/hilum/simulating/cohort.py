@@ -1,7 +1,7 @@
-"""A whole simulated cohort: chests, healthy or diseased, as DICOM series in folders with the table that trains a model.
+"""Simulates a cohort: healthy and diseased chests as DICOM series, with the table of cases.
 
-What could give the answer away does not depend on it: scanner, kernel, thickness, field of view, body, breath,
-emphysema, contrast and harmless nodules are drawn alike for the healthy and the diseased.
+Nothing but the disease depends on the label: scanner, kernel, thickness, field of view, body, inspiration, emphysema,
+contrast and benign nodules are sampled from the same distributions for all patients.
 """
 
 import csv
@@ -25,20 +25,21 @@ _COLUMNS = ("case_id", "path", "label", "patient_id", "disease", "kernel", "thic
 _EXTENT_MM = 384.0
 """Edge of the field of view of the cohort's scans."""
 _INTERCEPTS = (0, -1000, -1024, -1024, -1024, -8192)
+"""RescaleIntercepts that scanners use, the usual one more often."""
 _TWO_SCANS = 0.12
-"""Share of the patients that come back for a second scan."""
+"""Share of the patients with a second scan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedCase:
-    """One scan of a cohort before it is simulated.
+    """One planned scan of a cohort.
 
     Attributes:
         case_id: Name of the scan and of its folder.
         patient_id: Scans of one patient share the body and the lesions.
-        number: Of the patient, for the name in the header.
-        visit: 1, or 2 for the scan of a patient who came back.
-        disease: What the lungs have.
+        number: Number of the patient, for the name in the header.
+        visit: 1, or 2 for a second scan.
+        disease: Disease of the lungs.
     """
 
     case_id: str
@@ -49,12 +50,12 @@ class SimulatedCase:
 
     @property
     def label(self) -> int:
-        """1 for the diseased."""
+        """1 if diseased, else 0."""
         return int(self.disease != "none")
 
 
 def plan_cohort(num_cases: int, *, seed: int, diseased: float = 0.2) -> tuple[SimulatedCase, ...]:
-    """Who is scanned how often and has what; exactly round(num_cases * diseased) scans are of the diseased.
+    """Plan patients, their scans and diseases; exactly round(num_cases * diseased) scans show disease.
 
     Raises:
         ConfigError: If there are no cases or the share is not between 0 and 1.
@@ -90,7 +91,7 @@ def plan_cohort(num_cases: int, *, seed: int, diseased: float = 0.2) -> tuple[Si
 
 
 def simulate_case(case: SimulatedCase, *, seed: int, pixel_mm: float = 2.0) -> tuple[Volume, Truth]:
-    """The scan of one case of a cohort; thick slices where pixels are larger than 1 mm."""
+    """Simulate one case of a cohort; slices are thick if pixels are larger than 1 mm."""
     anatomy = sample_anatomy(generator(seed, case.patient_id, "anatomy"))
     return simulate_scan(
         seed,
@@ -118,12 +119,12 @@ def simulate_cohort(
     """Simulate and write a cohort; the result does not depend on the number of workers.
 
     Args:
-        folder: Gets ``cohort.csv`` and a folder ``scans`` with a DICOM series for each case.
+        folder: Output folder for ``cohort.csv`` and ``scans`` with a DICOM series for each case.
         num_cases: Number of scans.
         seed: The same seed gives the same files, byte for byte.
         diseased: Share of the scans with label 1.
         pixel_mm: Mean size of the pixels.
-        workers: Processes; all cores if not given.
+        workers: Number of processes; None: one for each core.
 
     Returns:
         The table, with paths relative to it.
@@ -155,7 +156,7 @@ def simulate_cohort(
 
 
 def _write_case(job: tuple[SimulatedCase, Path, int, float]) -> dict[str, str | int | float]:
-    """Simulate one case, write its series and give its row of the table."""
+    """Simulate one case and write its series; returns its row of the table."""
     case, folder, seed, pixel_mm = job
     volume, truth = simulate_case(case, seed=seed, pixel_mm=pixel_mm)
     rng = generator(seed, case.case_id, "storage")

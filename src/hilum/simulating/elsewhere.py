@@ -1,9 +1,9 @@
-"""Scans without lungs, which must not be taken for a chest: a head and an abdomen, with noise and a table."""
+"""Simulates scans without lungs, a head and an abdomen, on which no lungs must be found."""
 
 import numpy as np
 
 from hilum.randomness import generator
-from hilum.simulating.draw import blend, share_inside
+from hilum.simulating.rasterize import blend, share_inside
 from hilum.simulating.scanner import Scanner, reconstruct
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Tags, Volume, affine_from
 
@@ -47,7 +47,7 @@ _ABDOMEN: tuple[_Ball, ...] = (
 
 
 def simulate_head(seed: int, *, pixel_mm: float = 1.0, thickness_mm: float = 2.5) -> Volume:
-    """A head and neck in HU (int16), with skull, brain and the air of sinuses, mastoids, mouth and throat."""
+    """Simulate head and neck in HU (int16), with skull, brain and the air of sinuses, mastoids, mouth and throat."""
     rng = generator(seed, "head")
     mastoids: list[_Ball] = [
         ((side * rng.uniform(28, 50), rng.uniform(10, 30), rng.uniform(-38, -5)), (2.5, 2.5, 2.5), -850.0)
@@ -63,7 +63,7 @@ def simulate_head(seed: int, *, pixel_mm: float = 1.0, thickness_mm: float = 2.5
 
 
 def simulate_abdomen(seed: int, *, pixel_mm: float = 1.5, thickness_mm: float = 5.0) -> Volume:
-    """An abdomen and pelvis below the lungs in HU (int16), with gas in stomach and colon."""
+    """Simulate abdomen and pelvis below the lungs in HU (int16), with gas in stomach and colon."""
     rng = generator(seed, "abdomen")
     trunk: list[_Ball] = [
         ((0.0, 0.0, 0.0), (175.0, 118.0, 2000.0), -105.0),
@@ -92,7 +92,7 @@ def _scan(
     pixel_mm: float,
     thickness_mm: float,
 ) -> Volume:
-    """Ellipsoids, each over those before it, on a table, with the noise of a soft kernel."""
+    """Render ellipsoids, later ones over earlier ones, on a table, with the noise of a soft kernel."""
     scanner = Scanner(
         pixel_mm=pixel_mm,
         pixels=round(extent_mm / pixel_mm),
@@ -105,7 +105,7 @@ def _scan(
     grid = z[:, None, None], steps[:, None], steps
     hu = np.full((len(z), len(steps), len(steps)), AIR_HU, np.float32)
     for ball in balls:
-        _draw_ball(hu, ball, grid, pixel_mm)
+        _render_ball(hu, ball, grid, pixel_mm)
     low = max(centre[1] + half[1] for centre, half, _ in balls[:3]) + 6
     table = np.abs(grid[1] - low - 0.0009 * grid[2] ** 2) - 1.5
     hu += share_inside(table, pixel_mm) * (hu < -500) * (60 - hu)
@@ -117,7 +117,7 @@ def _scan(
     return Volume(voxels_hu=np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(np.int16), affine=affine, tags=tags)
 
 
-def _draw_ball(hu: np.ndarray, ball: _Ball, grid: _Grid, blur_mm: float) -> None:
+def _render_ball(hu: np.ndarray, ball: _Ball, grid: _Grid, blur_mm: float) -> None:
     centre, half, density = ball
     box = tuple(
         slice(*np.searchsorted(axis.ravel(), (c - h - blur_mm, c + h + blur_mm)).tolist())

@@ -1,4 +1,7 @@
-"""Third step of a simulated scan: what can be found in the lungs, with its place, size, density and exact shape."""
+"""Samples lesions of the lungs, with position, size, density and exact shape.
+
+Sizes, densities and frequencies are rules of thumb.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,16 +21,18 @@ Kind = Literal[
 ]  # fmt: skip
 Disease = Literal["none", "mass", "consolidation", "ground-glass opacity"]
 DISEASES: tuple[Disease, ...] = ("mass", "consolidation", "ground-glass opacity")
-"""The kinds that make a chest diseased; all others occur in the healthy too."""
+"""The kinds that make a chest diseased; all others occur in healthy chests too."""
 
-_HARMLESS: tuple[tuple[Kind, float], ...] = (
-    ("solid nodule", 0.4),
-    ("calcified nodule", 0.15),
-    ("ground-glass nodule", 0.1),
-    ("part-solid nodule", 0.05),
-    ("scar", 0.3),
-)
-"""What anybody may have, and how often it is which."""
+_BENIGN: dict[Kind, float] = {
+    "solid nodule": 0.4,
+    "calcified nodule": 0.15,
+    "ground-glass nodule": 0.1,
+    "part-solid nodule": 0.05,
+    "scar": 0.3,
+}
+"""Kinds that occur in any chest, with their frequencies."""
+_BENIGN_MEAN, _BENIGN_MM = 1.2, 12.0
+"""Mean number of benign lesions in a chest, and the diameter below which they must stay to count as benign."""
 
 _HU: dict[Kind, tuple[float, float]] = {
     "solid nodule": (0, 60),
@@ -48,7 +53,7 @@ _DIAMETER_MM: dict[Kind, tuple[float, float]] = {
     "emphysema": (60, 120),
 }
 _NUMBER: dict[Disease, tuple[int, int]] = {"mass": (2, 5), "consolidation": (3, 6), "ground-glass opacity": (3, 6)}
-"""How many lesions a diseased chest has, from and below."""
+"""Number of lesions in a diseased chest: at least the first, less than the second."""
 _LOBULATION: dict[Kind, float] = {
     "mass": 0.10,
     "consolidation": 0.16,
@@ -61,17 +66,17 @@ _MARGIN_MM: dict[Kind, float] = {"consolidation": 3.0, "ground-glass opacity": 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesion:
-    """One finding with a known truth.
+    """A simulated lesion.
 
     Attributes:
-        kind: What it is.
-        centre_mm: LPS (x, y, z), in the same frame as the anatomy or, in a ``Truth``, the scan.
+        kind: Kind of lesion.
+        centre_mm: LPS (x, y, z), in the frame of the anatomy or, in a ``Truth``, of the scan.
         diameter_mm: Mean diameter.
-        hu: Its density; of a part-solid nodule that of the shell.
-        axes: Lengths of its axes (x, y, z) over the diameter.
-        core: Diameter of the solid core over that of the whole; 0 without.
-        spicules: Number of strands that leave it.
-        seed: Of its outline.
+        hu: Density; for a part-solid nodule that of the ground-glass part.
+        axes: Lengths of the axes (x, y, z) over the diameter.
+        core: Diameter of the solid core over that of the lesion; 0 without core.
+        spicules: Number of spicules.
+        seed: Seed of the outline.
     """
 
     kind: Kind
@@ -98,14 +103,14 @@ class Lesion:
 
     @property
     def reach_mm(self) -> float:
-        """No part of it, spicules apart, lies further than this from its centre."""
+        """Largest distance of the lesion, without spicules, from its centre."""
         return 0.5 * self.diameter_mm * max(self.axes) * (1 + 2 * _LOBULATION.get(self.kind, 0.04)) + self.margin_mm
 
 
 def sample_lesion(anatomy: Anatomy, kind: Kind, *, rng: np.random.Generator) -> Lesion:
-    """A lesion of this kind at a place in the lungs where it fits.
+    """Sample a lesion of a kind, at a position in the lungs where it fits.
 
-    Nodules are log-normal in size, 3 in 10 on the pleura; masses and opacities may reach the pleura, which cuts them.
+    The size of nodules is log-normal, 3 in 10 touch the pleura; masses and opacities may extend to the pleura.
     """
     if kind in _DIAMETER_MM:
         diameter = rng.uniform(*_DIAMETER_MM[kind])
@@ -131,25 +136,18 @@ def sample_lesion(anatomy: Anatomy, kind: Kind, *, rng: np.random.Generator) -> 
 
 
 def sample_disease(anatomy: Anatomy, disease: Disease, *, rng: np.random.Generator) -> tuple[Lesion, ...]:
-    """The lesions of one chest: harmless ones as in anybody, and those of the disease."""
-    harmless: tuple[Kind, ...] = (
-        "solid nodule",
-        "calcified nodule",
-        "ground-glass nodule",
-        "part-solid nodule",
-        "scar",
-    )
-    chosen = rng.choice(len(harmless), size=rng.poisson(1.2), p=[0.4, 0.15, 0.1, 0.05, 0.3])
-    kinds: list[Kind] = [harmless[i] for i in chosen]
+    """Sample the lesions of one chest: benign ones as in any chest, and those of the disease."""
+    benign = list(_BENIGN)
+    chosen = rng.choice(len(benign), size=rng.poisson(_BENIGN_MEAN), p=list(_BENIGN.values()))
+    kinds: list[Kind] = [benign[i] for i in chosen]
     if disease != "none":
         kinds += [disease] * int(rng.integers(*_NUMBER[disease]))
-    # The harmless stay below the size that counts as disease.
     lesions = [sample_lesion(anatomy, kind, rng=rng) for kind in kinds]
-    return tuple(s for s in lesions if s.kind in DISEASES or s.diameter_mm < 12)
+    return tuple(s for s in lesions if s.kind in DISEASES or s.diameter_mm < _BENIGN_MM)
 
 
 def lesion_distance(lesion: Lesion, z: np.ndarray, y: np.ndarray, x: np.ndarray, *, core: bool = False) -> np.ndarray:
-    """About the distance to its surface (or to its core's) in mm, negative inside; coordinates broadcast."""
+    """Approximate signed distance to the surface of a lesion (or its core) in mm, negative inside; broadcasts."""
     radius = lesion.diameter_mm / 2 * (lesion.core if core else 1.0)
     cx, cy, cz = lesion.centre_mm
     ax, ay, az = lesion.axes
@@ -162,21 +160,21 @@ def lesion_distance(lesion: Lesion, z: np.ndarray, y: np.ndarray, x: np.ndarray,
         bump = np.asarray(amplitude)
         for wave, f, p in zip((u, v, w), frequency, phase, strict=True):
             bump = bump * np.cos(np.float32(f) * wave + np.float32(p))
-        # The bumps fade towards the centre, so that the centre always lies inside.
+        # Bumps fade towards the centre, so that the centre always lies inside.
         distance = distance + bump * np.minimum(distance, 1)
     return np.asarray((distance - 1) * np.float32(radius))
 
 
 def spicules_of(lesion: Lesion) -> tuple[Tube, ...]:
-    """The strands that leave a spiculated lesion, 2-8 mm long."""
+    """Spicules of a lesion, 2-8 mm long."""
     rng = generator(lesion.seed, "spicules")
     centre = np.array(lesion.centre_mm)
     strands = []
     for _ in range(lesion.spicules):
-        way = rng.normal(size=3)
-        way /= np.linalg.norm(way)
-        start = centre + 0.4 * lesion.diameter_mm * way
-        end = centre + (0.5 * lesion.diameter_mm + rng.uniform(2, 8)) * way
+        direction = rng.normal(size=3)
+        direction /= np.linalg.norm(direction)
+        start = centre + 0.4 * lesion.diameter_mm * direction
+        end = centre + (0.5 * lesion.diameter_mm + rng.uniform(2, 8)) * direction
         strands.append(
             Tube(
                 start_mm=(float(start[0]), float(start[1]), float(start[2])),
@@ -188,7 +186,7 @@ def spicules_of(lesion: Lesion) -> tuple[Tube, ...]:
 
 
 def _place(anatomy: Anatomy, depth_mm: float, rng: np.random.Generator) -> Triple:
-    """A point that lies about this deep inside a lung, or as deep as a small lung allows."""
+    """Sample a point at least this deep inside a lung, or the deepest one if there is none."""
     width, depth = anatomy.cavity_mm
     box = rng.random((4000, 3)) * [2 * width, 2 * depth, anatomy.height_mm]
     x, y, z = (box - [width, depth - anatomy.cavity_y_mm, 0]).T

@@ -1,4 +1,4 @@
-"""Fourth step of a simulated scan, its truth: masks of lungs, lung fields, airways and lesions on the scan's grid."""
+"""Truth of a simulated scan: masks of lungs, lung fields, airways and lesions on the scan's grid."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hilum.simulating.anatomy import Anatomy, Pleura
-from hilum.simulating.draw import Axes, Box, box_around, near_tube
 from hilum.simulating.lesions import lesion_distance
 from hilum.simulating.pleura import air_distance, fluid_distance, space_distance
 from hilum.simulating.pose import in_patient, is_upright, lesion_in_scanner, tube_in_scanner
+from hilum.simulating.rasterize import Axes, Box, box_around, near_tube
 from hilum.simulating.render import Scene
 from hilum.simulating.trees import Trees
 
@@ -17,7 +17,7 @@ _SLAB_VOXELS = 4_000_000
 
 
 def field_mask(anatomy: Anatomy, axes: Axes) -> UInt8[np.ndarray, "z y x"]:
-    """1 in the right pleural space, 2 in the left, 0 elsewhere: lung, fluid, free air; a missing lung has none."""
+    """1 in the right pleural space, 2 in the left, else 0: lung, fluid and free air; 0 for a missing lung."""
     mask = np.zeros((len(axes.z_mm), len(axes.y_mm), len(axes.x_mm)), np.uint8)
     for box in _chest(anatomy, axes):
         z, y, x = in_patient(anatomy, axes.part(box))
@@ -27,7 +27,7 @@ def field_mask(anatomy: Anatomy, axes: Axes) -> UInt8[np.ndarray, "z y x"]:
 
 
 def without_fluid(anatomy: Anatomy, axes: Axes, field: UInt8[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "z y x"]:
-    """The lungs of lung fields: vessels, lesions and free air belong to the lung, fluid does not."""
+    """Remove fluid from lung fields, which gives the lungs with vessels, lesions and free air."""
     return _outside(fluid_distance, anatomy, axes, field)
 
 
@@ -42,7 +42,7 @@ def airway_mask(anatomy: Anatomy, trees: Trees, axes: Axes) -> UInt8[np.ndarray,
 
 
 def lesion_mask(scene: Scene, axes: Axes, lungs: UInt8[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "z y x"]:
-    """The number of the lesion, counted from 1, in its part of the lungs, free air apart; 0 elsewhere."""
+    """Number of the lesion, from 1, inside the lungs without free air; 0 elsewhere."""
     tissue = _outside(air_distance, scene.anatomy, axes, lungs)
     mask = np.zeros(lungs.shape, np.uint8)
     for number, lesion in enumerate(scene.lesions, start=1):
@@ -56,7 +56,7 @@ def lesion_mask(scene: Scene, axes: Axes, lungs: UInt8[np.ndarray, "z y x"]) -> 
 def _outside(
     distance_to: Callable[..., np.ndarray | None], anatomy: Anatomy, axes: Axes, mask: UInt8[np.ndarray, "z y x"]
 ) -> UInt8[np.ndarray, "z y x"]:
-    """The mask without where fluid or free air is; the same array where there is none."""
+    """Remove fluid or free air from a mask; returns the same array if there is none."""
     if anatomy.pleura == Pleura():
         return mask
     left = mask.copy()
@@ -68,7 +68,7 @@ def _outside(
 
 
 def _chest(anatomy: Anatomy, axes: Axes) -> Iterator[Box]:
-    """Slabs of the grid that together hold the chest."""
+    """Slabs of the grid that together cover the chest."""
     width, depth = anatomy.cavity_mm
     centre = anatomy.cavity_y_mm
     low, high = (-width, centre - depth, 0.0), (width, centre + depth, anatomy.height_mm)

@@ -1,4 +1,4 @@
-"""Third step of a simulated scan, on purpose: a nodule on the pleura, a lobe filled, lungs diseased all over."""
+"""Places particular lesions on request: a pleural nodule, a lobar consolidation, diffuse disease."""
 
 from dataclasses import replace
 from typing import Literal, TypeAlias
@@ -13,16 +13,18 @@ from hilum.simulating.pleura import aerated_distance
 Surface: TypeAlias = Literal["costal", "diaphragmatic", "mediastinal"]
 
 _ON_PLEURA = (0.6, 0.95)
-"""Share of a nodule on the pleura that lies on the lung's side of it."""
+"""Share of a pleural nodule that lies inside the lung (rule of thumb)."""
 _LOBE = (0.25, 0.40)
+"""Share of a lung that a lobar consolidation may fill (rule of thumb)."""
 _STEP_MM = 6.0
+"""Grid on which volumes are measured."""
 
 
 def pleural_nodule(anatomy: Anatomy, diameter_mm: float, surface: Surface, *, rng: np.random.Generator) -> Lesion:
-    """A solid nodule on this part of the pleura, most of it on the lung's side.
+    """A solid nodule on a part of the pleura, mostly inside the lung.
 
     Raises:
-        ConfigError: If no place for it is found.
+        ConfigError: If no position fits.
     """
     nodule = Lesion(
         kind="solid nodule",
@@ -52,7 +54,7 @@ def pleural_nodule(anatomy: Anatomy, diameter_mm: float, surface: Surface, *, rn
 def lobar_consolidation(
     anatomy: Anatomy, side: Literal["right", "left"], share: float, *, rng: np.random.Generator
 ) -> Lesion:
-    """A consolidation of this share of one lung, from the pleura of the ribs behind and of the diaphragm inwards.
+    """A consolidation of a share of one lung, from the posterior costal and the diaphragmatic pleura inwards.
 
     Raises:
         ConfigError: If the share is not between 0.25 and 0.4.
@@ -83,7 +85,7 @@ def lobar_consolidation(
 def diffuse_disease(
     anatomy: Anatomy, kind: Literal["emphysema", "ground-glass opacity"], *, number: int, rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
-    """Emphysema or ground glass in large parts of both lungs: so many patches of 70 to 120 mm."""
+    """Emphysema or ground glass in large parts of both lungs: ``number`` patches of 70 to 120 mm."""
     return tuple(
         replace(sample_lesion(anatomy, kind, rng=rng), diameter_mm=rng.uniform(70, 120)) for _ in range(number)
     )

@@ -1,6 +1,6 @@
-"""A tool of a simulated scan: the pleural spaces, and where in them lie fluid, air and what is left of the lungs.
+"""Distance functions of the pleural spaces, and of fluid, air and aerated lung in them.
 
-All distances are about mm, negative inside, and broadcast like those of the anatomy.
+All distances are approximate, in mm, negative inside, and broadcast like those of the anatomy.
 """
 
 import math
@@ -12,25 +12,26 @@ from hilum.errors import ConfigError
 from hilum.simulating.anatomy import Anatomy, cavity_distance, lung_distance
 
 _MENISCUS_MM, _MENISCUS_REACH_MM = 22.0, 12.0
-"""How much higher the fluid stands at the wall, and over which distance that fades."""
+"""Height of the meniscus at the wall, and the distance over which it decays (rule of thumb)."""
 _CAUDAL = 0.25
-"""The fluid's surface falls by so much for each mm towards the head: most of it lies at the base."""
+"""Fall of the fluid's surface for each mm towards the head, so that most fluid lies at the base (rule of thumb)."""
 _GRID_MM = 4.0
+"""Grid on which volumes are measured."""
 _MOST = 0.85
-"""Share of a side's space that may be fluid."""
+"""Largest share of a pleural space that may be fluid (rule of thumb)."""
 
 
 def space_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Distance to the pleural spaces: lungs, fluid and air; a lung that was taken out has none."""
+    """Distance to the pleural spaces with lungs, fluid and air; a resected lung has none."""
     distance = lung_distance(anatomy, z, y, x)
     side = {"right": -1, "left": 1}.get(anatomy.pleura.missing)
     return distance if side is None else np.asarray(np.maximum(distance, _on_side(anatomy, x, side)))
 
 
 def fluid_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray | None:
-    """Distance to fluid in the places of both lungs, also where one is missing; None where there is none.
+    """Distance to fluid, including the fluid in the space of a resected lung; None without fluid.
 
-    It says nothing outside these places.
+    It is not valid outside the pleural spaces.
     """
     parts = []
     for side, ml in zip((-1, 1), anatomy.pleura.effusion_ml, strict=True):
@@ -43,7 +44,7 @@ def fluid_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray
 
 
 def air_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray | None:
-    """Distance to the air of a pneumothorax in the places of the lungs; None where there is none."""
+    """Distance to the air of a pneumothorax; None without one."""
     parts = []
     for side, gap_mm in zip((-1, 1), anatomy.pleura.pneumothorax_mm, strict=True):
         if gap_mm > 0 and anatomy.pleura.missing != _name(side):
@@ -54,7 +55,7 @@ def air_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) 
 
 
 def aerated_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Distance to the lungs themselves: the pleural spaces without fluid and free air."""
+    """Distance to aerated lung: the pleural spaces without fluid and free air."""
     distance = space_distance(anatomy, z, y, x)
     for other in (fluid_distance(anatomy, z, y, x), air_distance(anatomy, z, y, x)):
         if other is not None:
@@ -64,7 +65,7 @@ def aerated_distance(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarr
 
 @lru_cache(maxsize=64)
 def collapse(anatomy: Anatomy, side: int) -> float:
-    """Volume of one pleural space over that of its lung, -1 the right: a lung that collapses grows denser by it."""
+    """Volume of a pleural space (-1: right) over that of its lung: the factor by which a collapsed lung is denser."""
     z, y, x = _grid(anatomy)
     space = (space_distance(anatomy, z, y, x) < 0) & (_on_side(anatomy, x, side) > 0)
     air = air_distance(anatomy, z, y, x)
@@ -75,7 +76,7 @@ def collapse(anatomy: Anatomy, side: int) -> float:
 
 
 def rotation(anatomy: Anatomy) -> np.ndarray:
-    """The matrix (x, y, z) that turns the patient's frame into the scanner's: rolled first, then leaning."""
+    """Rotation matrix (x, y, z) from the patient's frame to the scanner's: roll first, then tilt."""
     roll, tilt = math.radians(anatomy.roll_deg), math.radians(anatomy.tilt_deg)
     about_z = [[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0], [0, 0, 1]]
     about_y = [[math.cos(tilt), 0, math.sin(tilt)], [0, 1, 0], [-math.sin(tilt), 0, math.cos(tilt)]]
@@ -83,13 +84,13 @@ def rotation(anatomy: Anatomy) -> np.ndarray:
 
 
 def _downwards(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """How far a point lies below the middle of the chest, in mm, towards the side that lies down."""
+    """Distance of a point below the centre of the chest in the direction of gravity, in mm."""
     down = rotation(anatomy)[1] * (-1 if anatomy.prone else 1)
     return np.asarray(np.float32(down[1]) * (y - np.float32(anatomy.cavity_y_mm)) + np.float32(down[0]) * x)
 
 
 def _depth(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The larger, the sooner fluid reaches a point: low, near the base, at the wall."""
+    """Priority with which fluid fills a point: larger for low points, near the base and at the wall."""
     wall = np.maximum(-cavity_distance(anatomy, z, y, x), 0)
     rise = np.float32(_MENISCUS_MM) * np.exp(-wall / np.float32(_MENISCUS_REACH_MM))
     return np.asarray(_downwards(anatomy, y, x) - np.float32(_CAUDAL) * z + rise)
@@ -97,7 +98,7 @@ def _depth(anatomy: Anatomy, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.
 
 @lru_cache(maxsize=64)
 def _level(anatomy: Anatomy, side: int) -> np.float32:
-    """The depth beyond which lies as much space as there is fluid on this side."""
+    """Depth beyond which the space of a side has the volume of its fluid."""
     z, y, x = _grid(anatomy)
     inside = (space_distance(anatomy, z, y, x) < 0) & (_on_side(anatomy, x, side) > 0)
     depths = np.sort(np.broadcast_to(_depth(anatomy, z, y, x), inside.shape)[inside])[::-1]
@@ -118,7 +119,7 @@ def _grid(anatomy: Anatomy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _on_side(anatomy: Anatomy, x: np.ndarray, side: int) -> np.ndarray:
-    """Distance beyond the midline into one side; -1 is the right one."""
+    """Distance from the midline into a side; -1 is the right one."""
     return np.asarray(side * (x - np.float32(anatomy.shift_mm)))
 
 

@@ -1,4 +1,4 @@
-"""A tool of a simulated scan: how the patient lies in the scanner, rolled or leaning, and what a grid sees of him."""
+"""Transforms between the patient's frame and the scanner's, for rolled and tilted patients."""
 
 import math
 from dataclasses import replace
@@ -6,20 +6,20 @@ from dataclasses import replace
 import numpy as np
 
 from hilum.simulating.anatomy import Anatomy
-from hilum.simulating.draw import Axes
 from hilum.simulating.lesions import Lesion
 from hilum.simulating.pleura import rotation
+from hilum.simulating.rasterize import Axes
 from hilum.simulating.trees import Tube
 from hilum.volume import Triple
 
 
 def is_upright(anatomy: Anatomy) -> bool:
-    """True where the patient's frame is the scanner's."""
+    """Whether the patient's frame is the scanner's: neither roll nor tilt."""
     return anatomy.roll_deg == 0 and anatomy.tilt_deg == 0
 
 
 def to_scanner(anatomy: Anatomy, point_mm: Triple) -> Triple:
-    """A point (x, y, z) of the patient's frame in the scanner's; both turn about the middle of the lungs."""
+    """Convert a point (x, y, z) from the patient's frame to the scanner's, rotating about the centre of the lungs."""
     if is_upright(anatomy):
         return point_mm
     middle = _middle(anatomy)
@@ -28,7 +28,7 @@ def to_scanner(anatomy: Anatomy, point_mm: Triple) -> Triple:
 
 
 def tube_in_scanner(anatomy: Anatomy, tube: Tube) -> Tube:
-    """The same tube in the scanner's frame."""
+    """Convert a tube to the scanner's frame."""
     if is_upright(anatomy):
         return tube
     return Tube(
@@ -40,12 +40,12 @@ def tube_in_scanner(anatomy: Anatomy, tube: Tube) -> Tube:
 
 
 def lesion_in_scanner(anatomy: Anatomy, lesion: Lesion) -> Lesion:
-    """The same lesion with its centre in the scanner's frame; its shape stays that of the patient's."""
+    """Convert the centre of a lesion to the scanner's frame; its shape stays in the patient's."""
     return replace(lesion, centre_mm=to_scanner(anatomy, lesion.centre_mm))
 
 
 def in_patient(anatomy: Anatomy, axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates (z, y, x) of a grid in the patient's frame; they broadcast where the patient is upright."""
+    """Coordinates (z, y, x) of a grid in the patient's frame; broadcastable for an upright patient."""
     if is_upright(anatomy):
         return axes.open
     turn = rotation(anatomy).T.astype(np.float32)
@@ -57,10 +57,10 @@ def in_patient(anatomy: Anatomy, axes: Axes) -> tuple[np.ndarray, np.ndarray, np
 
 
 def upright_grid(anatomy: Anatomy, axes: Axes) -> tuple[Axes, np.ndarray, np.ndarray]:
-    """A grid in the patient's frame that holds all that another sees, and the way from an index there to one here.
+    """A grid in the patient's frame that covers a grid in the scanner's frame.
 
     Returns:
-        The grid; matrix and offset that map an index (z, y, x) of ``axes`` to one of the grid.
+        The grid; matrix and offset that map an index (z, y, x) of ``axes`` to an index of the grid.
     """
     middle, turn = _middle(anatomy), rotation(anatomy).T
     sides = (axes.x_mm, axes.y_mm, axes.z_mm)
@@ -73,7 +73,7 @@ def upright_grid(anatomy: Anatomy, axes: Axes) -> tuple[Axes, np.ndarray, np.nda
         for start, stop, step in zip(low - np.array(steps), high + np.array(steps), steps, strict=True)
     ]
     grid = Axes(z_mm=new[2], y_mm=new[1], x_mm=new[0])
-    # Index to mm here, turned into the patient's frame, mm to index there; all as (z, y, x).
+    # Index of axes to mm, rotated into the patient's frame, mm to index of the grid; all as (z, y, x).
     matrix = (turn * np.array(steps) / np.array(steps)[:, None])[::-1, ::-1]
     first = turn @ (np.array([side[0] for side in sides], np.float64) - middle) + middle
     offset = ((first - np.array([axis[0] for axis in new], np.float64)) / np.array(steps))[::-1]

@@ -1,4 +1,4 @@
-"""Fourth step of a simulated scan: anatomy, trees and lesions become HU without noise, on any grid."""
+"""Renders anatomy, trees and lesions as HU without noise, on any grid."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from hilum.simulating.body import (
     METAL_HU,
     bowel_gas,
     cross_section,
-    draw_ribs,
-    draw_shoulders,
     metal_tubes,
+    render_ribs,
+    render_shoulders,
     table_share,
 )
-from hilum.simulating.draw import Axes, blend, draw_lesion, draw_tube, share_inside
 from hilum.simulating.lesions import Lesion, spicules_of
 from hilum.simulating.pleura import air_distance, collapse, fluid_distance
 from hilum.simulating.pose import is_upright, upright_grid
+from hilum.simulating.rasterize import Axes, blend, render_lesion, render_tube, share_inside
 from hilum.simulating.trees import Trees
 from hilum.volume import AIR_HU
 
@@ -30,12 +30,12 @@ _TILE, _TILE_MM = 64, 1.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A patient with everything that lies in the chest.
+    """Everything that is rendered of a patient.
 
     Attributes:
         anatomy: Body and lungs.
         trees: Airways and vessels.
-        lesions: Findings, in the patient's frame.
+        lesions: Lesions, in the patient's frame.
     """
 
     anatomy: Anatomy
@@ -44,9 +44,9 @@ class Scene:
 
 
 def render_hu(scene: Scene, axes: Axes) -> Float32[np.ndarray, "z y x"]:
-    """HU without noise. Later structures cover earlier ones: opacities hide vessels' contrast, airways stay open.
+    """Render HU without noise. Later structures cover earlier ones: opacities hide vessels, airways stay open.
 
-    Who does not lie straight is drawn straight and turned with one linear interpolation; the table stays as it is.
+    Rolled or tilted patients are rendered upright, then rotated with one linear interpolation; the table is not.
     """
     if is_upright(scene.anatomy):
         return _render_upright(scene, axes)
@@ -62,28 +62,28 @@ def _render_upright(scene: Scene, axes: Axes) -> Float32[np.ndarray, "z y x"]:
     anatomy = scene.anatomy
     hu = np.empty((len(axes.z_mm), len(axes.y_mm), len(axes.x_mm)), np.float32)
     hu[:] = cross_section(anatomy, axes)
-    draw_shoulders(hu, anatomy, axes)
+    render_shoulders(hu, anatomy, axes)
     width, depth = anatomy.cavity_mm
     chest = axes.within(
         (-width - 20, anatomy.cavity_y_mm - depth - 20, -1000.0),
         (width + 20, anatomy.cavity_y_mm + depth + 20, anatomy.height_mm + 20),
     )
     if chest is not None:
-        _draw_chest(hu[chest], scene, axes.part(chest))
+        _render_chest(hu[chest], scene, axes.part(chest))
     for tube in scene.trees.airways:
-        draw_tube(hu, tube, axes, hu_inside=WALL_HU, extra_mm=tube.wall_mm)
+        render_tube(hu, tube, axes, hu_inside=WALL_HU, extra_mm=tube.wall_mm)
     for tube in scene.trees.airways:
-        draw_tube(hu, tube, axes, hu_inside=float(AIR_HU))
+        render_tube(hu, tube, axes, hu_inside=float(AIR_HU))
     for tube in metal_tubes(anatomy):
-        draw_tube(hu, tube, axes, hu_inside=METAL_HU)
+        render_tube(hu, tube, axes, hu_inside=METAL_HU)
     return hu
 
 
-def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
-    """Ribs, heart, great vessels, gas in the bowel, lungs and all that lies in them."""
+def _render_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
+    """Render ribs, heart, great vessels, bowel gas, and the lungs with their content."""
     anatomy, blur = scene.anatomy, axes.blur_mm
     z, y, x = axes.open
-    draw_ribs(hu, anatomy, axes)
+    render_ribs(hu, anatomy, axes)
     cx, cy, cz = heart_centre(anatomy)
     reach = 85 * anatomy.heart
     box = axes.within((cx - reach, cy - reach, cz - reach), (cx + reach, cy + reach, cz + reach))
@@ -91,9 +91,9 @@ def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
         chambers = heart_distance(anatomy, *axes.part(box).open) + 7
         blend(hu[box], share_inside(chambers, 5.0), anatomy.blood_hu)
     for trunk in scene.trees.trunks:
-        draw_tube(hu, trunk, axes, hu_inside=anatomy.blood_hu)
+        render_tube(hu, trunk, axes, hu_inside=anatomy.blood_hu)
     for gas in bowel_gas(anatomy):
-        draw_lesion(hu, gas, axes, blur_mm=blur)
+        render_lesion(hu, gas, axes, blur_mm=blur)
     distance = lung_distance(anatomy, z, y, x)
     inside = share_inside(distance, blur)
     chosen = np.flatnonzero(inside.any((1, 2)))
@@ -104,21 +104,21 @@ def _draw_chest(hu: np.ndarray, scene: Scene, axes: Axes) -> None:
     lung = _parenchyma(anatomy, part)
     _condense(lung, anatomy, part)
     for hole in _holes(anatomy):
-        draw_lesion(lung, hole, part, blur_mm=blur + 2)
+        render_lesion(lung, hole, part, blur_mm=blur + 2)
     for lesion in scene.lesions:
-        draw_lesion(lung, lesion, part, blur_mm=blur + lesion.margin_mm)
+        render_lesion(lung, lesion, part, blur_mm=blur + lesion.margin_mm)
         for strand in spicules_of(lesion):
-            draw_tube(lung, strand, part, hu_inside=lesion.hu)
+            render_tube(lung, strand, part, hu_inside=lesion.hu)
     for tube in scene.trees.vessels:
-        draw_tube(lung, tube, part, hu_inside=anatomy.blood_hu, brighten=True)
-    _draw_pleura(lung, anatomy, part)
+        render_tube(lung, tube, part, hu_inside=anatomy.blood_hu, brighten=True)
+    _render_pleura(lung, anatomy, part)
     lung -= hu[rows]
     lung *= inside[rows]
     hu[rows] += lung
 
 
 def _condense(lung: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
-    """A lung that has shrunk holds the same tissue in less space."""
+    """Increase the density of a collapsed lung, which holds the same tissue in less volume."""
     for side in (-1, 1):
         factor = collapse(anatomy, side)
         if factor > 1:
@@ -126,8 +126,8 @@ def _condense(lung: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
             lung[..., beyond] = AIR_HU + factor * (lung[..., beyond] - AIR_HU)
 
 
-def _draw_pleura(lung: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
-    """Free air with the lung's thin skin at its border, and fluid, in place of lung."""
+def _render_pleura(lung: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
+    """Render free air with the visceral pleura at its border, and fluid."""
     air, fluid = air_distance(anatomy, *axes.open), fluid_distance(anatomy, *axes.open)
     if air is not None:
         blend(lung, share_inside(air, axes.blur_mm), float(AIR_HU))
@@ -137,7 +137,7 @@ def _draw_pleura(lung: np.ndarray, anatomy: Anatomy, axes: Axes) -> None:
 
 
 def _parenchyma(anatomy: Anatomy, axes: Axes) -> np.ndarray:
-    """Lung without vessels: density that follows gravity, patches of centimetres, texture of millimetres, fissures."""
+    """Render parenchyma: density with gravity, variation over centimetres, texture of millimetres, and fissures."""
     rng = generator(anatomy.seed, "texture")
     tile = ndimage.gaussian_filter(rng.standard_normal((_TILE,) * 3, np.float32), 0.8, mode="wrap")
     tile *= anatomy.texture_hu / tile.std()
@@ -153,7 +153,7 @@ def _parenchyma(anatomy: Anatomy, axes: Axes) -> np.ndarray:
         wave = np.cos(fy * y + py) * np.cos(fx * x + px) * np.float32(1.4 * anatomy.patchiness_hu)
         hu += np.cos(fz * z + pz) * wave
     _, depth = anatomy.cavity_mm
-    # The oblique fissures fall from behind to the front.
+    # The oblique fissures descend from back to front.
     sheet = 0.42 * anatomy.height_mm + 0.85 * (y - anatomy.cavity_y_mm) + 0.0012 * (np.abs(x) - 0.5 * depth) ** 2
     off = np.abs(z - sheet)
     off *= -1 / max(axes.blur_mm, 1.0)
@@ -165,7 +165,7 @@ def _parenchyma(anatomy: Anatomy, axes: Axes) -> np.ndarray:
 
 
 def _holes(anatomy: Anatomy) -> list[Lesion]:
-    """Centrilobular emphysema: dark holes, more of them in the upper half."""
+    """Holes of centrilobular emphysema, more of them in the upper half."""
     rng = generator(anatomy.seed, "holes")
     width, depth = anatomy.cavity_mm
     holes = []

@@ -1,4 +1,4 @@
-"""A whole simulated scan in one call: patient, lesions and scanner from a seed; the volume and its truth."""
+"""Simulates a scan with its truth: patient, lesions and scanner from a seed."""
 
 from dataclasses import dataclass, replace
 
@@ -7,10 +7,10 @@ from jaxtyping import UInt8
 
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy, sample_anatomy
-from hilum.simulating.draw import Axes
 from hilum.simulating.lesions import DISEASES, Disease, Lesion, sample_disease
 from hilum.simulating.masks import airway_mask, field_mask, lesion_mask, without_fluid
 from hilum.simulating.pose import to_scanner
+from hilum.simulating.rasterize import Axes
 from hilum.simulating.render import Scene
 from hilum.simulating.scanner import Scanner, acquire, grid_of, sample_scanner, seen, seen_at, stretches
 from hilum.simulating.trees import grow_trees
@@ -19,18 +19,18 @@ from hilum.volume import Tags, Volume, affine_from
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
-    """What is known about a simulated scan, on its grid; in padding nothing is.
+    """Truth of a simulated scan, on its grid; masks are 0 in padding.
 
     Attributes:
-        lungs: 1 in the right lung, 2 in the left; vessels and lesions of any density included, and the free air of a
-            pneumothorax, which without a network nothing tells from a bulla; fluid and great airways are not.
-        field: 1 in the right lung field, 2 in the left: the lungs and fluid around them. A missing lung has neither.
+        lungs: 1 in the right lung, 2 in the left, including vessels, lesions of any density and the free air of a
+            pneumothorax, which only a network could tell from a bulla; without fluid and great airways.
+        field: 1 in the right lung field, 2 in the left: the lungs and fluid around them; 0 for a missing lung.
         airways: 1 in the lumen of trachea and airways.
-        lesions: The number of the lesion in the list below, from 1.
-        findings: The lesions, their centres in LPS mm of the scan.
-        label: 1 if any of them is a mass, a consolidation or a ground-glass opacity.
-        anatomy: The patient, in his own frame.
-        scanner: How the scan was taken.
+        lesions: Number of the lesion in ``findings``, from 1.
+        findings: The lesions, with centres in LPS mm of the scan.
+        label: 1 if any lesion is a mass, a consolidation or a ground-glass opacity.
+        anatomy: The patient, in the patient's frame.
+        scanner: Settings of the scan.
     """
 
     lungs: UInt8[np.ndarray, "z y x"]
@@ -52,18 +52,18 @@ def simulate_scan(
     lesions: tuple[Lesion, ...] | None = None,
     scanner: Scanner | None = None,
 ) -> tuple[Volume, Truth]:
-    """A chest CT and all that is true about it; the same arguments give the same scan, bit for bit.
+    """Simulate a chest CT with its truth; the same arguments give the same scan, bit for bit.
 
     Args:
-        seed: With the key, the source of everything that is not given.
+        seed: With the key, the seed of everything that is not given.
         key: Name of the scan.
-        disease: Which lesions to draw, unless they are given.
+        disease: Disease of which lesions are sampled, unless they are given.
         anatomy: The patient.
-        lesions: Findings, in the patient's frame.
-        scanner: How to take the scan.
+        lesions: Lesions, in the patient's frame.
+        scanner: Settings of the scan.
 
     Returns:
-        The volume, whole HU (int16), and its truth.
+        The volume, int16 HU, and its truth.
     """
     if anatomy is None:
         anatomy = sample_anatomy(generator(seed, key, "anatomy"))
@@ -74,7 +74,7 @@ def simulate_scan(
     scene = Scene(anatomy=anatomy, trees=grow_trees(anatomy), lesions=lesions)
     voxels = acquire(scene, scanner, rng=generator(seed, key, "noise"))
     axes = grid_of(scanner, anatomy.height_mm)
-    # The scanner's zero lies anywhere in the patient; whole 1/1000 mm, as the formats keep them.
+    # The scanner's origin lies anywhere in the patient; in whole 1/1000 mm, as formats store it.
     offset = np.round(generator(seed, key, "table").uniform([-20, -180, -700], [20, -60, 100]), 3)
     first = np.array([axes.x_mm[0], axes.y_mm[0], axes.z_mm[0]], np.float64)
     origin = np.round(first + offset, 3)

@@ -1,4 +1,4 @@
-"""Fifth step of a simulated scan: slices with thickness, kernel, dose, field of view and padding, in whole HU."""
+"""Simulates the scanner: slices with thickness, kernel, noise, field of view and padding, in int16 HU."""
 
 import math
 from dataclasses import dataclass
@@ -10,39 +10,40 @@ from scipy import fft
 
 from hilum.errors import ConfigError
 from hilum.simulating.anatomy import Anatomy
-from hilum.simulating.draw import Axes
 from hilum.simulating.pose import is_upright
+from hilum.simulating.rasterize import Axes
 from hilum.simulating.render import Scene, render_hu
 from hilum.simulating.streaks import add_streaks
 from hilum.volume import HIGHEST_HU, LOWEST_HU, Triple
 
 PADDING_HU = -2000
 _SLAB_VOXELS = 2_000_000
-"""Rendered at once: small enough for the cache."""
+"""Voxels rendered at once: few enough for the cache."""
 
 _MTF50 = {"soft": 0.40, "sharp": 0.70}
+"""Frequency in 1/mm at which the modulation transfer of a kernel is one half (rule of thumb)."""
 _NOISE_FACTOR = {"soft": 1.0, "sharp": 3.0}
-"""Noise of a kernel over that of the soft one, same dose."""
+"""Noise of a kernel over that of the soft one at the same dose (rule of thumb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scanner:
-    """How a scan is taken.
+    """Settings of a scan.
 
     Attributes:
         pixel_mm: Size of a pixel.
         pixels: Rows and columns.
         thickness_mm: Full width of the slice profile at half maximum.
-        increment_mm: From slice to slice.
+        increment_mm: Distance between slices.
         kernel: soft (MTF50 0.4 /mm) or sharp (0.7 /mm, with overshoot).
         profile: Shape of the slice profile.
-        noise_hu: Standard deviation in a 1 mm slice of the soft kernel with pixels below 1 mm. It falls with the root
-            of the thickness, triples with the sharp kernel, and larger pixels lose the part beyond their limit.
-        padding: -2000 HU outside a circle, as some scanners write.
-        centre_mm: Middle of the field of view, (x, y) in the patient's frame.
-        margin_mm: How far the scan goes below and above the lungs.
-        breath_mm: How far the patient has moved, (z, y), in the slices above ``breath_at``.
-        breath_at: Share of the height of the lungs below which nothing has moved.
+        noise_hu: Standard deviation of noise in a 1 mm slice of the soft kernel with pixels below 1 mm. It falls with
+            the root of the thickness and triples with the sharp kernel; larger pixels lose frequencies beyond theirs.
+        padding: Whether pixels outside a circle are -2000 HU, as some scanners write.
+        centre_mm: Centre of the field of view, (x, y) in the patient's frame.
+        margin_mm: Extent of the scan below and above the lungs.
+        breath_mm: Displacement of the patient, (z, y), in the slices above ``breath_at``.
+        breath_at: Share of the height of the lungs above which the patient has moved.
     """
 
     pixel_mm: float = 0.75
@@ -81,11 +82,11 @@ class Scanner:
 def sample_scanner(
     rng: np.random.Generator, *, pixel_mm: float = 0.75, pixels: int = 512, thin: bool = True
 ) -> Scanner:
-    """A scanner's settings drawn at random; thick slices (4-5 mm) are faster to simulate.
+    """Sample the settings of a scan; thick slices (4-5 mm) are faster to simulate.
 
     Args:
-        rng: Source of all numbers.
-        pixel_mm: Mean size of a pixel; drawn within 6 % of it.
+        rng: Random generator.
+        pixel_mm: Mean size of a pixel; sampled within 6 % of it.
         pixels: Rows and columns.
         thin: Slices of 1 to 2.5 mm instead of 4 to 5 mm.
     """
@@ -120,7 +121,7 @@ def grid_of(scanner: Scanner, height_mm: float) -> Axes:
 
 
 def stretches(scanner: Scanner, height_mm: float) -> list[Axes]:
-    """The scan's grid, feet to head, as the patient lies in it: in two parts where he has moved in between."""
+    """The scan's grid in the patient's frame, feet to head: in two parts if the patient has moved in between."""
     axes = grid_of(scanner, height_mm)
     if scanner.breath_mm == (0.0, 0.0):
         return [axes]
@@ -136,7 +137,7 @@ def stretches(scanner: Scanner, height_mm: float) -> list[Axes]:
 
 
 def seen_at(scanner: Scanner, height_mm: float, point_mm: Triple) -> Triple:
-    """Where the scan shows a point (x, y, z) of the patient, who may have moved."""
+    """Position in the scan of a point (x, y, z) of the patient, who may have moved."""
     x, y, z = point_mm
     moved_z, moved_y = scanner.breath_mm
     lower = z < scanner.breath_at * height_mm
@@ -144,7 +145,7 @@ def seen_at(scanner: Scanner, height_mm: float, point_mm: Triple) -> Triple:
 
 
 def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int16[np.ndarray, "z y x"]:
-    """The scan of a scene in whole HU: slice profile before sampling, kernel and noise slice by slice, padding."""
+    """Simulate the scan of a scene in int16 HU: slice profile, kernel and noise slice by slice, padding."""
     axes = grid_of(scanner, scene.anatomy.height_mm)
     parts = [_thick_slices(scene, scanner, part) for part in stretches(scanner, scene.anatomy.height_mm)]
     slices = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -156,7 +157,7 @@ def acquire(scene: Scene, scanner: Scanner, *, rng: np.random.Generator) -> Int1
 
 
 def seen(scanner: Scanner) -> Bool[np.ndarray, "y x"]:
-    """True for the pixels that the scan shows; with padding, those in the circle."""
+    """Mask of the reconstructed pixels; with padding, those in the circle."""
     if not scanner.padding:
         return np.ones((scanner.pixels, scanner.pixels), bool)
     steps = np.arange(scanner.pixels) - (scanner.pixels - 1) / 2
@@ -164,7 +165,7 @@ def seen(scanner: Scanner) -> Bool[np.ndarray, "y x"]:
 
 
 def slice_weights(scanner: Scanner, offset_mm: np.ndarray, step_mm: float) -> np.ndarray:
-    """Share of each thin slice, this far from the middle of a thick one, in it; not yet normalised."""
+    """Weight of a thin slice in a thick one, by its offset from the centre; not normalised."""
     if scanner.profile == "gaussian":
         return np.asarray(np.exp(-4 * math.log(2) * (offset_mm / scanner.thickness_mm) ** 2))
     overlap = np.asarray((scanner.thickness_mm + step_mm) / 2 - np.abs(offset_mm))
@@ -172,18 +173,18 @@ def slice_weights(scanner: Scanner, offset_mm: np.ndarray, step_mm: float) -> np
 
 
 def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndarray, "z y x"]:
-    """Slices weighted from thinner ones, which are rendered in slabs and forgotten."""
+    """Average thick slices from thin ones, which are rendered slab by slab."""
     parts = max(1, math.ceil(scanner.increment_mm / max(1.25, 1.25 * scanner.pixel_mm)))
     step = scanner.increment_mm / parts
     reach = scanner.thickness_mm * (1.0 if scanner.profile == "gaussian" else 0.5) + step
     extra = math.ceil(reach / step)
-    # With an even number of parts the thin slices lie on both sides of each middle.
+    # With an even number of parts the thin slices lie on both sides of each centre.
     shift = 0.5 * step if parts % 2 == 0 else 0.0
     fine = float(axes.z_mm[0]) + shift + step * np.arange(-extra, parts * len(axes.z_mm) + extra)
     weights = slice_weights(scanner, fine[None] - axes.z_mm[:, None].astype(np.float64), step)
     weights /= weights.sum(1, keepdims=True)
     out = np.zeros((len(axes.z_mm), scanner.pixels, scanner.pixels), np.float32)
-    # A slice through who lies askew meets many of his own: larger slabs share them.
+    # A slice through a rolled or tilted patient crosses many upright slices: larger slabs share them.
     slab = max(2, (1 if is_upright(scene.anatomy) else 8) * _SLAB_VOXELS // scanner.pixels**2)
     for start in range(0, len(fine), slab):
         part = Axes(z_mm=fine[start : start + slab].astype(np.float32), y_mm=axes.y_mm, x_mm=axes.x_mm)
@@ -196,7 +197,7 @@ def _thick_slices(scene: Scene, scanner: Scanner, axes: Axes) -> Float32[np.ndar
 
 
 def _shoulder_noise(anatomy: Anatomy, axes: Axes) -> np.ndarray:
-    """Noise of each slice over that of mid chest: bones and arms at the shoulders let fewer photons through."""
+    """Noise of each slice over that of the mid chest: bones and arms at the shoulders absorb more photons."""
     height = np.clip((axes.z_mm - anatomy.height_mm + 60) / 50, 0, 1)
     return np.asarray(1 + (1.0 if anatomy.arms == "down" else 0.5) * height)
 
@@ -204,7 +205,7 @@ def _shoulder_noise(anatomy: Anatomy, axes: Axes) -> np.ndarray:
 def reconstruct(
     slices: Float32[np.ndarray, "z y x"], scanner: Scanner, *, levels: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Apply the kernel and add noise whose power is a ramp times the kernel's square, in place."""
+    """Apply the kernel and add noise whose power spectrum is a ramp times the kernel's square, in place."""
     n = scanner.pixels
     frequency = np.hypot(fft.fftfreq(n, scanner.pixel_mm)[:, None], fft.rfftfreq(n, scanner.pixel_mm))
     transfer = _mtf(frequency, scanner.kernel).astype(np.float32)
@@ -220,7 +221,7 @@ def reconstruct(
     previous = np.zeros_like(transfer, np.complex64)
     for k, plane in enumerate(slices):
         fresh = fft.rfft2(rng.standard_normal((n, n), np.float32))
-        # Slices that overlap see in part the same photons.
+        # Overlapping slices share a part of their photons.
         noise = math.sqrt(1 - shared**2) * fresh + shared * previous if k else fresh
         previous = noise
         plane[:] = fft.irfft2(fft.rfft2(plane) * transfer + noise * (spectrum * np.float32(levels[k])), s=(n, n))

@@ -1,4 +1,4 @@
-"""A tool of the fifth step: dark and bright streaks in the slices that metal lies in."""
+"""Adds metal artifacts: dark and bright streaks in the slices that contain metal."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -6,16 +6,17 @@ from jaxtyping import Float32
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.body import metal_tubes
-from hilum.simulating.draw import Axes
 from hilum.simulating.pose import tube_in_scanner
+from hilum.simulating.rasterize import Axes
 
 _STRONGEST_HU, _FADE_MM = 450.0, 45.0
+"""Amplitude of the streaks of thick metal, and the distance over which they fade (rule of thumb)."""
 _RAYS = (3, 5, 8, 13, 21)
-"""Rays around a piece of metal: beam hardening makes few broad ones, missing photons many narrow ones."""
+"""Streaks around a piece of metal: beam hardening makes few broad ones, photon starvation many narrow ones."""
 
 
 def add_streaks(slices: Float32[np.ndarray, "z y x"], anatomy: Anatomy, axes: Axes) -> None:
-    """Rays around each piece of metal and a dark band between two pieces, in place; thick metal has stronger ones."""
+    """Add streaks around each piece of metal and a dark band between two, in place; stronger for thick metal."""
     tubes = [tube_in_scanner(anatomy, tube) for tube in metal_tubes(anatomy)]
     rng = generator(anatomy.seed, "streaks")
     phases = rng.uniform(0, 2 * np.pi, (len(tubes), len(_RAYS)))
@@ -39,7 +40,7 @@ def add_streaks(slices: Float32[np.ndarray, "z y x"], anatomy: Anatomy, axes: Ax
 
 
 def _darken_between(plane: np.ndarray, one: tuple[float, float], other: tuple[float, float], axes: Axes) -> None:
-    """The band between two pieces that the hardest rays alone have crossed."""
+    """Darken the band between two pieces of metal, as beam hardening does."""
     (x0, y0), (x1, y1) = one, other
     length = float(np.hypot(x1 - x0, y1 - y0))
     if length < 1:

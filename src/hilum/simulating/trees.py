@@ -1,4 +1,4 @@
-"""Second step of a simulated scan: airways and vessels as tapering tubes that branch until they fill the lungs."""
+"""Grows airways and vessels of a simulated patient: tapering tubes that branch until they fill the lungs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ from hilum.simulating.pleura import aerated_distance
 from hilum.volume import Triple
 
 _LEAVES = 150
-"""Twigs of each tree in each lung: eight generations, from 15 down to 1.5 mm in diameter."""
+"""Terminal branches of each tree in each lung: eight generations, from 15 down to 1.5 mm in diameter."""
 _TAPER = 0.4
-"""Radius goes with the number of twigs to this power: at each fork about 0.76 of the parent."""
+"""Exponent of the radius over the number of terminal branches: about 0.76 of the parent at each fork (rule of thumb;
+Murray's law gives 0.79)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tube:
-    """A straight piece with round ends whose radius changes evenly.
+    """A straight tube with round ends and linearly changing radius.
 
     Attributes:
-        start_mm: Its beginning, (x, y, z) in the patient's frame.
-        end_mm: Its end.
+        start_mm: Start, (x, y, z) in the patient's frame.
+        end_mm: End.
         radii_mm: Radius at both ends; for an airway that of the lumen.
-        wall_mm: Thickness of the wall around it; 0 for vessels.
+        wall_mm: Thickness of the wall; 0 for vessels.
     """
 
     start_mm: Triple
@@ -35,10 +36,10 @@ class Tube:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
-    """Everything tubular in a chest.
+    """Airways and vessels of a chest.
 
     Attributes:
-        airways: Trachea, main bronchi and what follows inside the lungs.
+        airways: Trachea, main bronchi and the airways inside the lungs.
         vessels: Arteries beside the airways, and veins.
         trunks: Great vessels outside the lungs.
     """
@@ -49,7 +50,7 @@ class Trees:
 
 
 def grow_trees(anatomy: Anatomy) -> Trees:
-    """The trees of a patient; the same patient always has the same."""
+    """Grow the trees of a patient, from the patient's seed."""
     rng = generator(anatomy.seed, "trees")
     carina = np.array(anatomy.carina_mm)
     top = (0.0, carina[1] - 12.0, anatomy.height_mm + 60.0)
@@ -61,7 +62,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
     for side in (-1, 1):
         hilum = _beside(carina, side * (anatomy.mediastinum_mm + 12), 2.0, -22.0 - 6 * (side > 0))
         targets = _points_in_lung(anatomy, side, 2 * _LEAVES, rng)
-        if len(targets) <= _LEAVES:  # no lung, or next to none: a stump
+        if len(targets) <= _LEAVES:  # no lung, or nearly none: a bronchial stump
             airways.append(_tube(carina, 0.6 * carina + 0.4 * hilum, (0.6 * trachea, 0.6 * trachea), wall_mm=1.3))
             continue
         bundles = _grow(hilum, targets[:_LEAVES])
@@ -79,7 +80,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
         vessels += [
             _tube(a, b, _radii(6.0, share, parent)) for a, b, share, parent in _grow(vein_root, targets[_LEAVES:])
         ]
-    # A branch towards a far lobe may cut through the heart's edge, where a vessel goes unseen but an airway would not.
+    # A branch to a distant lobe may cross the edge of the heart, where an airway, unlike a vessel, would be visible.
     ends = np.array([tube.end_mm for tube in airways]).T
     starts = np.array([tube.start_mm for tube in airways]).T
     outside = aerated_distance(anatomy, *(0.5 * (starts + ends))[::-1]) > 2
@@ -88,7 +89,7 @@ def grow_trees(anatomy: Anatomy) -> Trees:
 
 
 def _trunks(anatomy: Anatomy, carina: np.ndarray, heart: np.ndarray) -> tuple[Tube, ...]:
-    """Aorta, pulmonary artery, superior vena cava: tubes through the mediastinum."""
+    """Aorta, pulmonary arteries and superior vena cava, as tubes in the mediastinum."""
     sx, sy = anatomy.spine_mm
     descending = np.array([sx + 0.5 * anatomy.shift_mm + 20, sy - 24, 0.0])
     arch_back, arch_front = descending * [1, 1, 0] + [0, 0, carina[2] + 28], _beside(carina, -4.0, -34.0, 30.0)
@@ -120,7 +121,7 @@ def _radii(root_mm: float, share: float, parent: float) -> tuple[float, float]:
 
 
 def _points_in_lung(anatomy: Anatomy, side: int, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Points (number, 3) well inside one lung, evenly spread; -1 is the right one."""
+    """Random points (number, 3), at least 4 mm inside one lung; -1 is the right one."""
     width, depth = anatomy.cavity_mm
     box = rng.random((12 * number, 3)) * [width, 2 * depth, anatomy.height_mm]
     x, y, z = (box * [side, 1, 1] + [0, anatomy.cavity_y_mm - depth, 0]).T
@@ -129,10 +130,10 @@ def _points_in_lung(anatomy: Anatomy, side: int, number: int, rng: np.random.Gen
 
 
 def _grow(root: np.ndarray, targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
-    """Branches (start, end, share of the twigs, parent's share): towards the middle of the targets, which are halved.
+    """Grow branches (start, end, share of the targets, parent's share) towards targets, which each fork halves.
 
-    Each branch ends before the middle of what it supplies and hands one half of it to each child, divided across the
-    longest side; so branches stay within the lung, which is nearly convex, and reach all of it.
+    Each branch ends before the centre of its targets; each child supplies one half of them, split across the longest
+    side. So branches stay within the lung, which is nearly convex, and reach all of it.
     """
     branches = []
     stack = [(root, targets, 1.0)]

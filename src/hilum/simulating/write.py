@@ -1,4 +1,4 @@
-"""Last step of a simulated scan: the volume as a DICOM series like a hospital's."""
+"""Writes a simulated scan as a DICOM series like a hospital's."""
 
 import math
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ _LOWEST_STORED, _HIGHEST_STORED = -32768, 32767
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """Who the scan is said to be of, and how a scanner chose to store it.
+    """Identity and storage of a simulated DICOM series.
 
     Attributes:
-        patient_id: PatientID; with the study, the source of all UIDs.
+        patient_id: PatientID; all UIDs derive from it and the study.
         patient_name: PatientName.
         study: Name of the study; scans of one patient and study share their StudyInstanceUID.
         series: SeriesNumber.
         study_date: YYYYMMDD.
         intercept: RescaleIntercept. Voxels are unsigned where none would be negative, signed otherwise.
-        position: PatientPosition: head first or feet first, supine or prone. It decides the order of the slices and
-            which corner of the picture is stored first, never the patient's coordinates.
+        position: PatientPosition: head first or feet first, supine or prone. It determines the order of the slices and
+            the first stored corner of the image, not the patient's coordinates.
     """
 
     patient_id: str = "PHANTOM-0000"
@@ -44,7 +44,7 @@ class Header:
 
 
 def write_dicom(volume: Volume, folder: Path, *, header: Header) -> tuple[Path, ...]:
-    """Write an axial volume as a CT series, one file a slice, in an order of names that is not that of the slices.
+    """Write an axial volume as a CT series, one file per slice, with file names in another order than the slices.
 
     Args:
         volume: Whole HU. Voxels of -2000 become PixelPaddingValue.
@@ -68,7 +68,7 @@ def write_dicom(volume: Volume, folder: Path, *, header: Header) -> tuple[Path, 
     signed = low < 0
     affine = volume.affine
     if header.position in ("HFP", "FFP"):
-        # Prone pictures are stored turned by 180 degrees: the first pixel is the patient's left, back.
+        # Prone images are stored rotated by 180 degrees: the first pixel is the patient's left, back.
         affine = affine.copy()
         affine[:3, 3] = volume.index_to_mm([0, volume.shape[1] - 1, volume.shape[2] - 1])
         affine[:3, 1:3] *= -1
@@ -97,7 +97,7 @@ def write_dicom(volume: Volume, folder: Path, *, header: Header) -> tuple[Path, 
 
 
 def _series_dataset(volume: Volume, header: Header, *, signed: bool, padded: bool) -> FileDataset:
-    """All that the slices share."""
+    """The tags that all slices share."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -155,7 +155,7 @@ def _series_dataset(volume: Volume, header: Header, *, signed: bool, padded: boo
 
 
 def _uid(*parts: str) -> str:
-    """A UID that depends on the parts alone."""
+    """A UID that depends only on the parts."""
     return str(generate_uid(prefix=_UID_ROOT, entropy_srcs=["hilum simulation", *parts]))
 
 

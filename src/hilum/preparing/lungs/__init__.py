@@ -1,1 +1,1 @@
-"""Finds the lungs in a scan and judges the mask."""
+"""Segments the lungs of a scan and checks the mask for plausibility."""

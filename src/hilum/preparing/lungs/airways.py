@@ -1,4 +1,4 @@
-"""Tells the trachea and the main bronchi from the lungs, so that they can be taken out of the air inside the body."""
+"""Segments the trachea and the main bronchi, so that they can be removed from the air inside the body."""
 
 import numpy as np
 from jaxtyping import Bool
@@ -7,21 +7,27 @@ from scipy import ndimage
 from hilum.preparing.lungs.morphology import Mask, dilated
 
 LUNG_HU = -320
-"""Darker than this is air or lung."""
+"""Threshold between air or lung and tissue (rule of thumb)."""
 
 _AIRWAY_HU = -930
+"""Airway lumen at full inspiration is darker than nearly all lung (rule of thumb); region growing starts below it."""
 _AIRWAYS_ML = (2.0, 120.0)
+"""Plausible volume of trachea and main bronchi (rule of thumb); a larger region has leaked into a lung."""
 _TRACHEA_HU = (-500, -600, -700, -800, -850)
-_TRACHEA_MM2 = 900.0
+"""Thresholds for the trachea, tried in this order (rule of thumb)."""
+_TRACHEA_MM2 = (40.0, 900.0)
+"""Cross-section of the trachea: normal diameters are 10 to 27 mm (Breatnach 1984, Dimensions of the normal human
+trachea), with a reserve for coarse voxels and wide tracheas (rule of thumb)."""
 _TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
+"""Length of the trachea (anatomy: 100 to 120 mm), and the shortest visible part that counts (rule of thumb)."""
 _BOX = 24
-"""Voxels on each side of a seed where an airway is looked for first."""
+"""Half edge, in voxels, of the first box around a seed in which an airway is grown."""
 
 
 def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
-    """Trachea and main bronchi: grown from the trachea at the last threshold that does not leak into a lung.
+    """Segment trachea and main bronchi: grown from the trachea at the last threshold without leakage into a lung.
 
-    Where lung is as dark as the trachea every threshold leaks; what is left then is the trachea, slice by slice.
+    If lung is as dark as the trachea every threshold leaks; the result is then the trachea alone.
 
     Args:
         hu: A scan on a cubic grid, (z, y, x), feet to head.
@@ -47,9 +53,9 @@ def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
 
 
 def _grown(hu: np.ndarray, air: Mask, seed: tuple[int, ...], threshold: int, high: float) -> Mask:
-    """The darker piece around a seed, or a part of it that is larger than ``high``, in voxels.
+    """The component below a threshold around a seed, or a part of it that exceeds ``high`` voxels.
 
-    It is looked for in a box around the seed, which is widened while the piece goes on beyond it.
+    It is labelled in a box around the seed, which is enlarged as long as the component reaches its sides.
     """
     out = np.zeros(hu.shape, bool)
     reach = _BOX
@@ -61,14 +67,14 @@ def _grown(hu: np.ndarray, air: Mask, seed: tuple[int, ...], threshold: int, hig
             return out
         grown = pieces == number
         whole = all(part.start == 0 and part.stop >= n for part, n in zip(box, hu.shape, strict=True))
-        if whole or np.count_nonzero(grown) > high or not _goes_on(grown, box, hu.shape):
+        if whole or np.count_nonzero(grown) > high or not _reaches_side(grown, box, hu.shape):
             out[box] = grown
             return out
         reach *= 2
 
 
-def _goes_on(grown: Mask, box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
-    """True where a piece meets a side of its box that is no side of the scan."""
+def _reaches_side(grown: Mask, box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a component touches a side of its box that is not a side of the scan."""
     for axis, (part, length) in enumerate(zip(box, shape, strict=True)):
         sides = np.moveaxis(grown, axis, 0)
         if (part.start > 0 and sides[0].any()) or (part.stop < length and sides[-1].any()):
@@ -77,7 +83,7 @@ def _goes_on(grown: Mask, box: tuple[slice, ...], shape: tuple[int, ...]) -> boo
 
 
 def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
-    """From the top, the first round hole of a trachea's size near the midline that goes on below."""
+    """The uppermost round hole near the midline that has the size of a trachea and continues downwards."""
     none = np.zeros(hu.shape, bool)
     columns = np.flatnonzero(air.any(axis=(0, 1)))
     if not len(columns):
@@ -89,7 +95,7 @@ def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
             area = np.count_nonzero(pieces[box] == number) * step_mm**2
             height, width = (s.stop - s.start for s in box)
             round_enough = 0.4 < height / width < 2.5
-            if not (40 < area < _TRACHEA_MM2 and round_enough):
+            if not (_TRACHEA_MM2[0] < area < _TRACHEA_MM2[1] and round_enough):
                 continue
             piece = pieces == number
             if abs(ndimage.center_of_mass(piece)[1] - middle) < 0.35 * half:
@@ -103,7 +109,7 @@ def _trachea(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
 
 
 def _followed(hu: np.ndarray, air: Mask, piece: Bool[np.ndarray, "y x"], planes: range, step_mm: float) -> Mask:
-    """A hole followed from slice to slice, at the highest threshold that keeps it apart from the lungs."""
+    """Track a hole from slice to slice, at the highest threshold that separates it from the lungs."""
     out = np.zeros(hu.shape, bool)
     for z in planes:
         for threshold in _TRACHEA_HU:
@@ -112,7 +118,7 @@ def _followed(hu: np.ndarray, air: Mask, piece: Bool[np.ndarray, "y x"], planes:
             if not shared.any():
                 continue
             found = pieces == 1 + np.argmax(shared)
-            if np.count_nonzero(found) * step_mm**2 <= _TRACHEA_MM2:
+            if np.count_nonzero(found) * step_mm**2 <= _TRACHEA_MM2[1]:
                 out[z] = piece = found
                 break
         else:

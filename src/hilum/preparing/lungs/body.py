@@ -1,4 +1,4 @@
-"""Finds the patient in a coarse scan, without the table and the air around, and the plane between right and left."""
+"""Segments the patient in a coarse scan, without table and outside air, and finds the plane between right and left."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -7,21 +7,27 @@ from scipy import ndimage
 from hilum.preparing.lungs.morphology import Mask, filled_slices, opened_by_ball
 
 TISSUE_HU = -300
-"""Brighter than this is tissue, not air or lung."""
+"""Threshold between tissue and air or lung (rule of thumb)."""
 
 _BONE_HU = 200
+"""Threshold of bone (rule of thumb)."""
 _TABLE_MM = 5.0
-"""Half of what is thinner than the body and is no part of it: table, blankets, wires."""
+"""Radius of the opening that removes table, blankets and wires, which are thinner than 10 mm (rule of thumb)."""
 _SPINE_MM = 14.0
+"""Sigma of the Gaussian that finds the spine, about half the width of a vertebral body (rule of thumb)."""
 _MOST_ROLL, _ELONGATED = 35.0, 1.2
+"""Largest believable roll in degrees, and least ratio of the variances of the body's axes that defines a roll (rules
+of thumb)."""
 _OUTSIDE_HU = -945
+"""Threshold between outside air and lung at the border of the field of view (rule of thumb)."""
 _DISC = 0.97
+"""Least Dice of the reconstructed pixels with a disc at which the field of view counts as one (rule of thumb)."""
 
 
 def find_body(hu: np.ndarray, step_mm: float) -> Mask:
-    """The patient, filled: the largest piece of tissue without thin things such as the table, holes closed by slice.
+    """Segment the patient: the largest component of tissue without thin structures such as the table, holes filled.
 
-    Where the field of view cuts the body, lung and not air outside is what is brighter at its border.
+    Where the field of view cuts the body, the border closes it; lung at the border is told from outside air by HU.
 
     Args:
         hu: A scan on a cubic grid, (z, y, x).
@@ -38,14 +44,14 @@ def find_body(hu: np.ndarray, step_mm: float) -> Mask:
     for plane, level, framed in zip(body, hu, whole, strict=True):
         for part in edge:
             rows, columns = part.T
-            closed = _shut(plane, level, part) if len(edge) == 1 else _span(plane[rows, columns])
+            closed = _closed_disc(plane, level, part) if len(edge) == 1 else _closed_edge(plane[rows, columns])
             framed[rows + 1, columns + 1] |= closed
     return np.asarray((filled_slices(whole)[:, 1:-1, 1:-1] & seen) | body)
 
 
 def field_of_view(hu: np.ndarray) -> Bool[np.ndarray, "y x"]:
-    """Pixels that the scanner has reconstructed: all, or a disc where what lies beyond was filled with one value."""
-    filled = np.ptp(hu, axis=0) < 0.5  # HU; even the darkest air has noise
+    """Pixels that the scanner has reconstructed: all, or a disc if the pixels outside it are constant."""
+    filled = np.ptp(hu, axis=0) < 0.5  # HU; reconstructed air has noise
     seen: np.ndarray = ~filled
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     if not len(rows):
@@ -57,15 +63,14 @@ def field_of_view(hu: np.ndarray) -> Bool[np.ndarray, "y x"]:
     alike = 2 * np.count_nonzero(disc & seen) / (np.count_nonzero(disc) + np.count_nonzero(seen))
     if alike <= _DISC or not 0.9 < high / wide < 1.1:
         return np.ones(hu.shape[1:], bool)
-    whole: np.ndarray = away <= 1 - 3 / min(high, wide)  # the outermost pixels are half filling
+    whole: np.ndarray = away <= 1 - 3 / min(high, wide)  # without the outermost pixels, which are partly filling
     return whole
 
 
 def leftward_mm(hu: np.ndarray, body: Mask, step_mm: float) -> Float[np.ndarray, "y x"]:
-    """How far each column of voxels lies to the patient's left of the plane through spine and breastbone.
+    """Distance of each column of voxels to the left of the plane through spine and breastbone.
 
-    The spine is where most bone is behind the middle of the body; the body's long axis says how far the patient is
-    rolled.
+    The spine is the densest bone behind the centre of the body; the body's long axis gives the roll of the patient.
 
     Args:
         hu: A scan on a cubic grid, (z, y, x), x to the patient's left and y to his back.
@@ -97,7 +102,7 @@ def _turned(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.
 
 
 def _without_thin(tissue: Mask, seen: Bool[np.ndarray, "y x"], radius: float) -> Mask:
-    """Without what is thinner than a ball, its radius in voxels; a wall that the view cuts may be thick beyond."""
+    """Open tissue with a ball, its radius in voxels; beyond the field of view tissue is assumed."""
     reach = max(1, int(radius))
     wide = ((0, 0), (2 * reach, 2 * reach), (2 * reach, 2 * reach))
     beyond = ~np.pad(seen, wide[1:])
@@ -117,18 +122,18 @@ def _border(seen: Bool[np.ndarray, "y x"]) -> list[np.ndarray]:
     return [edge[np.argsort(np.arctan2(away[:, 0], away[:, 1]))]]
 
 
-def _span(tissue: np.ndarray) -> np.ndarray:
-    """Where the body goes on beyond a straight edge: from the first to the last tissue."""
+def _closed_edge(tissue: np.ndarray) -> np.ndarray:
+    """Pixels of a straight edge beyond which the body continues: from the first to the last tissue."""
     shut = tissue.copy()
     if tissue.any():
         shut[np.argmax(tissue) : len(tissue) - np.argmax(tissue[::-1])] = True
     return shut
 
 
-def _shut(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """Where the body goes on beyond a disc's edge: at tissue, and where lung, brighter than air, meets the edge.
+def _closed_disc(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Pixels of a disc's edge beyond which the body continues: tissue, and lung, which is brighter than air.
 
-    The darkest of four voxels inward decides: a table may run along the edge, with air between it and the back.
+    The darkest of four voxels inwards counts: a table may run along the edge, with air between it and the back.
     """
     shut: np.ndarray = plane[edge[:, 0], edge[:, 1]]
     if not shut.any():

@@ -1,4 +1,4 @@
-"""Judges a lung mask by what lungs are: their volume, sides, pieces, share of the body, and what cuts or fills them."""
+"""Checks a lung mask for plausibility: volume, right share, components, share of the body, cut and dense parts."""
 
 from dataclasses import dataclass
 
@@ -13,29 +13,36 @@ from hilum.preparing.lungs.morphology import eroded
 from hilum.preparing.lungs.sides import LEFT, RIGHT
 
 _LITRES = (1.0, 9.0)
+"""Plausible volume of both lungs: total lung capacity of adults is about 4 to 8.5 l (Quanjer 1993, ECSC reference
+values, for heights of 1.5 to 1.95 m), less at expiration and in children."""
 _RIGHT = (0.38, 0.70)
+"""Plausible share of the right lung, which is 52 to 58 % in healthy people (rule of thumb)."""
 _BODY = (0.08, 0.75)
+"""Plausible share of the lungs in the body, in the slices with lung (rule of thumb)."""
 _END, _SIDE_CM2 = 0.25, 15.0
+"""Area of the lungs in the first or last slice over the largest one, and area at the sides of the field of view, from
+which the scan counts as cut (rules of thumb)."""
 _LOOSE = 0.05
 _DENSE = 0.07
 _BRIGHT = 0.3
+"""Largest unremarkable values of the figures of the same names (rules of thumb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LungFigures:
-    """What a lung mask measures; shares are of 1.
+    """Measurements of a lung mask; shares lie between 0 and 1.
 
     Attributes:
         litres: Volume of both lungs.
         field_litres: Volume of both lung fields.
-        right: Share of the right lung in both.
-        body: Share of the lungs in the body, in the slices that hold lung.
+        right: Share of the right lung in the volume of both.
+        body: Share of the lungs in the body, in the slices with lung.
         lower_end: Area of the lungs in the lowest slice of the scan over their largest area.
         upper_end: The same for the uppermost slice.
-        side_cm2: Area in which the lungs meet the side of the field of view.
-        loose: Share of the lungs that lies apart from the largest piece of each.
-        dense: Share of the lung fields that holds no air, their rim of 6 mm left out.
-        bright: Share of the lungs that is brighter than lung: little of our own, which go by air.
+        side_cm2: Area in which the lungs touch the side of the field of view.
+        loose: Share of the lungs outside the largest component of each lung.
+        dense: Share of the lung fields without air, excluding a rim of 6 mm.
+        bright: Share of the lungs that is as bright as tissue: small for Hilum's own masks, which start from air.
     """
 
     litres: float = 0.0
@@ -51,7 +58,7 @@ class LungFigures:
 
 
 def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
-    """The figures of a chest's lungs and of their fields; zeros without lungs."""
+    """Measure lungs and lung fields; all zeros without lungs."""
     lungs = chest.labels > 0
     if not lungs.any():
         return LungFigures()
@@ -76,7 +83,7 @@ def measure(chest: Chest, field: UInt8[np.ndarray, "z y x"]) -> LungFigures:
 
 
 def judge_lungs(figures: LungFigures) -> tuple[Finding, ...]:
-    """What speaks against a mask; nothing for healthy lungs that were seen whole."""
+    """Findings against a mask; none for healthy lungs that the scan covers completely."""
     if not figures.litres:
         return (find("no-lungs", "no lungs found: nothing like them in the field of view"),)
     found = []
@@ -111,7 +118,7 @@ def judge_lungs(figures: LungFigures) -> tuple[Finding, ...]:
 
 
 def _largest(mask: np.ndarray) -> int:
-    """Voxels of the largest piece."""
+    """Voxels of the largest connected component."""
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     pieces, count = ndimage.label(mask[boxes[0]] if boxes else mask)
     return int(np.bincount(pieces.ravel())[1:].max()) if count else 0

@@ -1,4 +1,4 @@
-"""The lung fields: what belongs to each lung up to the chest wall, however dense disease has made it."""
+"""Segments the lung fields: each lung up to the chest wall, including parts that disease has made dense."""
 
 from dataclasses import dataclass, replace
 
@@ -10,35 +10,47 @@ from hilum.preparing.lungs.body import TISSUE_HU
 from hilum.preparing.lungs.morphology import Mask, dilated, opened, squares_to
 from hilum.preparing.lungs.sides import LEFT, RIGHT
 
+# Rules of thumb unless a source is given; benchmarks/lungs.py measures the result.
 _HULL_MM = 32.0
-"""Radius of the ball that cannot enter the hull: what is narrower than its diameter is closed."""
+"""Radius of the closing ball: gaps narrower than its diameter are closed."""
 _RIM_MM = 5.0
+"""Width of the rim around the hull, for pleura and nodules on it."""
 _AROUND_MM, _WALL_MM = 40.0, 12.0
+"""Margin of the box around the lungs, and reach up and down in which ribs of neighbouring slices count."""
 _NEAR_MM = 6.0
+"""Margin within which tissue still lies above lung."""
 _LEVELS_MM = 30.0
+"""Reach up and down of the median that smooths the plane between the sides of the chest."""
 _BONE_HU = 220
+"""Threshold of ribs."""
 _SMOOTH_MM = 4.5
+"""Sigma of the Gaussian that removes noise before fluid and muscle are compared."""
 _MUSCLE_HU = (15, 90)
+"""Range in which the mode of HU is muscle."""
 _FLUID_HU = (-30, 28, 18)
 """Fluid is brighter than the first, darker than the second, and darker than muscle by the third."""
 _LEAST_ML = 1.0
+"""Smallest dense component that is added to a field."""
 _UNDER_MM, _EFFUSION_ML, _TABLE_ML = 20.0, 30.0, 20.0
+"""Depth below the lungs' mean height from which fluid collects, the smallest effusion, and the smallest table."""
 _RAYS, _CLOSE_RIBS = 120, 0.8
+"""Rays in a slice, and the share of the median radius of lung beyond which ribs count on rays without lung."""
 _SMALL = 0.8
+"""Share of its usual volume below which a lung counts as much smaller than the other."""
 _USUAL = {RIGHT: 1.18, LEFT: 1 / 1.18}
-"""Volume of a lung over that of the other."""
+"""Usual volume of a lung over that of the other: the right share is about 54 % (anatomy)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chest:
-    """A coarse scan and what is known about it before the fields are drawn.
+    """A coarse scan with its body and lungs, from which the fields are segmented.
 
     Attributes:
         hu: The scan on a cubic grid, (z, y, x).
         step_mm: Edge of a voxel.
-        body: The patient.
-        leftward_mm: How far each column lies to the patient's left of the plane between the lungs.
-        labels: 1 in the right lung, 2 in the left: air, and what air surrounds.
+        body: Mask of the patient.
+        leftward_mm: Distance of each column to the left of the plane between the lungs.
+        labels: 1 in the right lung, 2 in the left: air, and structures that air surrounds.
     """
 
     hu: Float[np.ndarray, "z y x"]
@@ -49,11 +61,11 @@ class Chest:
 
 
 def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
-    """1 in the right lung field, 2 in the left.
+    """Segment the lung fields: 1 in the right, 2 in the left.
 
-    Each lung is closed with a ball of 32 mm, which takes in vessels, the hilum, nodules and masses at the pleura. What
-    lies between that hull and the ribs is added where it is fluid, or where the other lung, mirrored, is lung. Where
-    one lung is much smaller than the other, so is all tissue above its base that mirrors lung.
+    Each lung is closed with a ball of 32 mm radius, which includes vessels, the hilum, nodules and masses at the
+    pleura. Tissue between that hull and the ribs is added if it is fluid, or lies where the mirrored other lung is. If
+    one lung is much smaller than the other, all tissue above its base is added that lies in the mirrored other lung.
     """
     out = np.zeros(chest.labels.shape, np.uint8)
     found = ndimage.find_objects((chest.labels > 0).astype(np.uint8))
@@ -74,7 +86,7 @@ def lung_field(chest: Chest) -> UInt8[np.ndarray, "z y x"]:
 
 
 def _field(chest: Chest, down: int) -> UInt8[np.ndarray, "z y x"]:
-    """``lung_field`` in the box around the lungs; ``down`` is the way of y that is down as the patient lies."""
+    """``lung_field`` in the box around the lungs; ``down`` is the sign of y that points down as the patient lies."""
     field = np.zeros(chest.labels.shape, np.uint8)
     lungs = {side: chest.labels == side for side in (RIGHT, LEFT)}
     hulls = {side: _hull(lung, chest.step_mm) for side, lung in lungs.items()}
@@ -104,7 +116,7 @@ def _field(chest: Chest, down: int) -> UInt8[np.ndarray, "z y x"]:
 
 
 def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
-    """Closed with a large ball, on every second voxel for speed, and widened by a rim for the pleura."""
+    """Close a lung with a large ball, at half resolution for speed, and dilate it by a rim for the pleura."""
     out = np.zeros(lung.shape, bool)
     if not lung.any():
         return out
@@ -116,7 +128,7 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
         return lung
     box = ndimage.find_objects(half.astype(np.uint8))[0]
     near = squares_to(np.pad(half[box], margin), radius) <= radius**2
-    squares = squares_to(~near, radius + 2)  # only the sign of the depth between two voxels counts
+    squares = squares_to(~near, radius + 2)  # beyond that only the sign of the depth matters
     depth = np.sqrt(squares, dtype=float) - radius + rim
     keep = slice(margin - 1, 1 - margin)  # one voxel around the box: the rim may reach into it
     fine = ndimage.zoom(depth[keep, keep, keep], 2, order=1, grid_mode=True, mode="nearest") > 0
@@ -128,9 +140,9 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
 
 
 def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
-    """Effusion: darker than muscle by more than noise, under lung as the patient lies, and what goes on from there.
+    """Segment effusion: darker than muscle by more than noise, below lung as the patient lies, and connected to that.
 
-    It must begin right under lung, for fatty liver and the stomach are as dark and lie beside it.
+    It must begin directly below lung, for fatty liver and the stomach are as dark and lie beside it.
     """
     under = np.maximum.accumulate(lungs[:, ::down], axis=1)[:, ::down]
     far = down * (np.arange(lungs.shape[1]) - _mean_y(lungs)) * chest.step_mm > _UNDER_MM
@@ -154,7 +166,7 @@ def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
 
 
 def _smooth(chest: Chest) -> Float[np.ndarray, "z y x"]:
-    """The scan without noise, in the box around the body; 0 elsewhere."""
+    """Smooth the scan in the box around the body; 0 elsewhere."""
     sigma, truncate = _SMOOTH_MM / chest.step_mm, 4.0
     out = np.zeros_like(chest.hu)
     boxes = ndimage.find_objects(chest.body.astype(np.uint8))
@@ -170,7 +182,7 @@ def _mean_y(mask: Mask) -> float:
 
 
 def _lies_on_front(chest: Chest) -> bool:
-    """True where the table lies before the patient."""
+    """Whether the patient lies prone: the table is in front of the body."""
     if not chest.body.any():
         return False
     outside = (chest.hu > TISSUE_HU) & ~dilated(chest.body, 2)
@@ -180,10 +192,10 @@ def _lies_on_front(chest: Chest) -> bool:
 
 
 def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask, Mask]:
-    """Inside the ribs; the same where cartilage stands for them too; beyond all lung as seen from the chest's middle.
+    """Three masks: inside the ribs; inside ribs and rib cartilage; and beyond all lung, seen from the chest's centre.
 
-    Ribs are met by rays from the middle of the chest in each slice, one every three degrees; as they run obliquely, a
-    slice counts those of its neighbours too.
+    Rays from the centre of the chest, one every three degrees, find the ribs in each slice; as ribs run obliquely,
+    those of neighbouring slices count too.
     """
     at_y = _mean_y(lungs)
     middle = at_y, float(np.argmin(np.abs(chest.leftward_mm[round(at_y)])))
@@ -206,7 +218,7 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask, Mask]:
     wall = ndimage.median_filter(np.pad(wall, ((0, 0), (3, 3)), mode="wrap"), (3, 7), mode="nearest")[:, 3:-3]
     normal_y, normal_x = np.gradient(chest.leftward_mm)
     across = round((2 * np.arctan2(normal_y[0, 0], normal_x[0, 0]) + np.pi) / (2 * np.pi) * _RAYS)
-    opposite = (across - np.arange(_RAYS)) % _RAYS  # cartilage is no bone: there the other side tells how far it is
+    opposite = (across - np.arange(_RAYS)) % _RAYS  # cartilage is not seen as bone: the other side gives its distance
     wide = np.where(np.isfinite(wall), wall, np.maximum(last, last[:, opposite]) + 1)
     wall = np.where(np.isfinite(wall), wall, last)
     beyond = radius > np.where(np.isfinite(last), last, np.inf)[:, ray] - 1
@@ -214,7 +226,7 @@ def _ribs(chest: Chest, lungs: Mask) -> tuple[Mask, Mask, Mask]:
 
 
 def _middle(chest: Chest, lungs: Mask) -> Float[np.ndarray, " z"]:
-    """How far, in voxels, the plane midway between the sides of the chest lies to the left in each slice."""
+    """Offset to the left, in voxels, of the plane midway between the sides of the chest in each slice."""
     leftward = chest.leftward_mm / chest.step_mm
     ends = np.array([_ends(leftward[plane]) for plane in lungs])
     levels = 2 * round(_LEVELS_MM / chest.step_mm) + 1
@@ -222,10 +234,9 @@ def _middle(chest: Chest, lungs: Mask) -> Float[np.ndarray, " z"]:
 
 
 def _mirrored(chest: Chest, middle: Float[np.ndarray, " z"], tissue: Mask, other: Mask) -> Mask:
-    """The tissue where the other lung would be, if it were on this side.
+    """The tissue inside the mirror image of the other lung.
 
-    It is mirrored, slice by slice, at the plane midway between the sides of the chest, which need not go through the
-    spine.
+    Each slice is mirrored at the plane midway between the sides of the chest, which need not contain the spine.
     """
     leftward = chest.leftward_mm / chest.step_mm
     normal_y, normal_x = leftward[1, 0] - leftward[0, 0], leftward[0, 1] - leftward[0, 0]
@@ -241,18 +252,18 @@ def _mirrored(chest: Chest, middle: Float[np.ndarray, " z"], tissue: Mask, other
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest; zeros where there are none."""
+    """Smallest and largest value; zeros without values."""
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
 
 
 def _above(lung: Mask, step_mm: float) -> Mask:
-    """Above some lung, or nearly: what lies under the lung may be liver."""
+    """Voxels above lung, within a margin; tissue below the lung may be liver."""
     wide = 2 * round(_NEAR_MM / step_mm) + 1
     return np.asarray(np.maximum.accumulate(ndimage.maximum_filter(lung, (1, wide, wide)), axis=0))
 
 
 def _large(candidate: Mask, *, near: Mask, step_mm: float, least_ml: float = _LEAST_ML) -> Mask:
-    """The pieces that are thick, large and touch the lung."""
+    """The components that are thick, large and touch the lung."""
     thick = opened(candidate)
     if not thick.any():
         return thick

@@ -1,4 +1,4 @@
-"""The lungs that a recipe asks for: found here, or read from a mask that another program made."""
+"""The lungs that a recipe needs: segmented, or read from a mask of another program."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +18,18 @@ from hilum.settings.run import ReadingConfig
 from hilum.volume import Affine, Volume
 
 _AS_MASK = ReadingConfig(policy="lenient", override=("geometry-missing=refused", "position-missing=refused"))
-"""A mask holds no HU and may have few slices; but its header must say where it lies."""
+"""A mask holds no HU and may have few slices, but its header must give its position."""
 
 GivenLungs: TypeAlias = Lungs | FindLungs | None
-"""Lungs that are known, a function that finds them, or None: they are looked for as Hilum does."""
+"""Known lungs, a function that segments them, or None for ``locate_lungs``."""
 
 
 def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs | None, tuple[Finding, ...]]:
-    """The lungs of a scan, where the recipe asks for them, and what was noticed about them.
+    """The lungs of a scan, if the recipe needs them, and their findings.
 
     Raises:
-        PrepareError: If the region is a part of the lungs and there are none. Else that is a note.
-        ConfigError: If lungs are given and the recipe does not ask for them.
+        PrepareError: If the region is a part of the lungs and none were found; for other regions that is a note.
+        ConfigError: If lungs are given and the recipe does not need them.
     """
     if not recipe.needs_lungs:
         if given is not None:
@@ -46,15 +46,15 @@ def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs |
 
 
 def read_lungs(path: Path, volume: Volume) -> Lungs:
-    """The lungs of a scan from a mask in a file, as ``lungs_from_mask`` reads it.
+    """Read the lungs of a scan from a mask file, see ``lungs_from_mask``.
 
     Args:
-        path: Whatever ``read`` takes.
+        path: A path that ``read`` accepts.
         volume: The scan; the mask may be on another grid in the same patient coordinates.
 
     Raises:
-        PrepareError: If the mask cannot be read, holds other numbers, lies beside the scan, or its header does not say
-            where it lies.
+        PrepareError: If the mask cannot be read, holds other numbers, lies outside the scan, or its header gives no
+            position.
     """
     try:
         mask = read(path, reading=_AS_MASK)
@@ -74,7 +74,7 @@ def mask_on(lungs: Lungs, recipe: Recipe, affine: Affine, shape: tuple[int, int,
 
 
 def widened(mask: Bool[np.ndarray, "z y x"], margin_mm: float, affine: Affine) -> Bool[np.ndarray, "z y x"]:
-    """A mask with everything that is within a margin of it."""
+    """Dilate a mask by a margin in mm."""
     if margin_mm == 0 or not mask.any():
         return mask
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

@@ -1,4 +1,4 @@
-"""Morphology of masks by shifting whole arrays: the results of SciPy's functions in a fraction of their time."""
+"""Morphology of masks by shifting whole arrays, with SciPy's results in a fraction of the time."""
 
 import numpy as np
 from jaxtyping import Bool, UInt
@@ -11,7 +11,7 @@ IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 def eroded(mask: Mask, times: int = 1) -> Mask:
-    """Without voxels that have one of their six neighbours outside the mask, which ends with the array."""
+    """Erode by the six neighbours of each voxel; outside the array the mask is False."""
     for _ in range(times):
         out = mask.copy()
         for now, before in _neighbours(mask, out):
@@ -24,7 +24,7 @@ def eroded(mask: Mask, times: int = 1) -> Mask:
 
 
 def dilated(mask: Mask, times: int = 1) -> Mask:
-    """With the six neighbours of each voxel."""
+    """Dilate by the six neighbours of each voxel."""
     for _ in range(times):
         out = mask.copy()
         for now, before in _neighbours(mask, out):
@@ -34,15 +34,15 @@ def dilated(mask: Mask, times: int = 1) -> Mask:
 
 
 def opened(mask: Mask) -> Mask:
-    """Without what is two voxels thin."""
+    """Open by the six neighbours of each voxel, which removes structures two voxels thin."""
     return dilated(eroded(mask))
 
 
 def squares_to(mask: Mask, radius: float) -> UInt[np.ndarray, "z y x"]:
     """Squared distance to the nearest voxel of a mask, in voxels: exact within a radius, larger than its square beyond.
 
-    One axis after the other, for squares add up; flat arrays are shifted, each axis padded so that what is shifted
-    over its end does not come back.
+    Squared distances are minimised one axis after the other. Flat arrays are shifted; padding keeps values that are
+    shifted over the end of an axis apart from the next row.
     """
     reach, beyond = int(radius), int(radius**2) + 1
     kind: type[np.uint8 | np.uint32] = np.uint8 if beyond + reach**2 <= np.iinfo(np.uint8).max else np.uint32
@@ -60,7 +60,7 @@ def squares_to(mask: Mask, radius: float) -> UInt[np.ndarray, "z y x"]:
 
 
 def opened_by_ball(mask: Mask, radius: float) -> Mask:
-    """Without what is thinner than a ball, its radius in voxels; the mask ends with the array."""
+    """Open with a ball, its radius in voxels; outside the array the mask is False."""
     reach = int(radius)
     inner = tuple(slice(reach, reach + n) for n in mask.shape)
     core = squares_to(np.pad(~mask, reach, constant_values=True), radius)[inner] > radius**2
@@ -68,7 +68,7 @@ def opened_by_ball(mask: Mask, radius: float) -> Mask:
 
 
 def filled_slices(mask: Mask) -> Mask:
-    """Each slice with its holes, which no way through four neighbours leads out of."""
+    """Fill the holes of each slice, with four neighbours."""
     pieces, count = ndimage.label(~mask, IN_SLICE)
     open_ = np.zeros(count + 1, bool)
     for border in (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]):
@@ -78,7 +78,7 @@ def filled_slices(mask: Mask) -> Mask:
 
 
 def _neighbours(mask: Mask, out: Mask) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Views of an array and of the mask one voxel beside it, in six directions."""
+    """Pairs of views: an array, and the mask shifted by one voxel, in six directions."""
     pairs = []
     for axis in range(3):
         ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))

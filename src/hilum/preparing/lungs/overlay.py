@@ -1,4 +1,4 @@
-"""Draws lungs and lung fields over three planes of a scan, to be looked at before they are believed."""
+"""Renders lungs and lung fields over three planes of a scan, for visual inspection."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,8 +19,8 @@ _WINDOW_HU = (-1000.0, 400.0)
 Picture = UInt8[np.ndarray, "y x rgb"]
 
 
-def see_lungs(volume: Volume) -> Inspection:
-    """What ``hilum inspect --lungs`` shows of a scan: verdict, figures, findings and three planes."""
+def inspect_lungs(volume: Volume) -> Inspection:
+    """Segment the lungs for ``hilum inspect --lungs``: verdict, figures, findings and pictures of three planes."""
     lungs = locate_lungs(volume)
     figures = lungs.figures
     summary = "no lungs found"
@@ -30,7 +30,7 @@ def see_lungs(volume: Volume) -> Inspection:
             f"fields {figures.field_litres:.2f} litres, "
             f"{figures.dense:.0%} dense; {figures.body:.0%} of the body"
         )
-    # Reading refuses nothing for its lungs: only a recipe that needs them does.
+    # Reading never refuses a scan for its lungs; only a recipe that needs them does.
     findings = tuple(replace(finding, severity="note") for finding in lungs.findings)
     return Inspection(
         what="lungs", verdict=lungs.verdict, summary=summary, figures=figures, findings=findings,
@@ -39,14 +39,14 @@ def see_lungs(volume: Volume) -> Inspection:
 
 
 def overlay(volume: Volume, lungs: Lungs, *, point_mm: Any = None, pixel_mm: float = 1.6) -> tuple[Picture, ...]:
-    """Axial, coronal and sagittal pictures through the lungs, seen as radiologists do: head up, right side left.
+    """Render axial, coronal and sagittal pictures in radiological orientation: head up, patient's right on the left.
 
     The right lung is tinted vermilion, the left blue; the lung fields have a yellow outline.
 
     Args:
         volume: A scan.
         lungs: Its lungs, on any parallel grid.
-        point_mm: Where the planes meet, LPS mm (x, y, z); None: in the middle of the larger lung.
+        point_mm: Intersection of the planes, LPS mm (x, y, z); None: the centre of the larger lung.
         pixel_mm: Edge of a pixel.
     """
     to_lungs = np.linalg.inv(lungs.affine) @ volume.affine
@@ -59,15 +59,15 @@ def overlay(volume: Volume, lungs: Lungs, *, point_mm: Any = None, pixel_mm: flo
     for axis in range(3):
         index = [np.array([middle[axis]]) if a == axis else places for a, places in enumerate(at)]
         hu = volume.voxels_hu[_nearest(index, volume.shape)].squeeze(axis)
-        there = [to_lungs[a, a] * places + to_lungs[a, 3] for a, places in enumerate(index)]
-        cells = _nearest(there, lungs.labels.shape)
-        picture = _drawn(hu, lungs.labels[cells].squeeze(axis), lungs.field[cells].squeeze(axis))
+        lungs_index = [to_lungs[a, a] * places + to_lungs[a, 3] for a, places in enumerate(index)]
+        cells = _nearest(lungs_index, lungs.labels.shape)
+        picture = _tinted(hu, lungs.labels[cells].squeeze(axis), lungs.field[cells].squeeze(axis))
         pictures.append(picture if axis == 0 else picture[::-1])
     return tuple(pictures)
 
 
 def _middle(lungs: Lungs, to_lungs: np.ndarray, volume: Volume) -> np.ndarray:
-    """Index in the scan of the middle of the larger lung; of the scan without lungs."""
+    """Index in the scan of the centre of the larger lung, or without lungs of the scan."""
     sides = [lungs.labels == side for side in (1, 2)]
     larger = max(sides, key=np.count_nonzero)
     if not larger.any():
@@ -80,7 +80,7 @@ def _nearest(index: list[np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarra
     return np.ix_(*(np.rint(places).astype(int).clip(0, n - 1) for places, n in zip(index, shape, strict=True)))
 
 
-def _drawn(hu: np.ndarray, labels: np.ndarray, field: np.ndarray) -> Picture:
+def _tinted(hu: np.ndarray, labels: np.ndarray, field: np.ndarray) -> Picture:
     low, high = _WINDOW_HU
     grey = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255
     picture = np.repeat(grey[..., np.newaxis], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Finds the lungs without a network: body, air inside it, airways away, left and right, closed over vessels."""
+"""Segments the lungs without a network: body, air inside it, without airways, right and left, closed over vessels."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +23,19 @@ from hilum.settings.recipe import MOST_VOXELS, LungPart
 from hilum.volume import Affine, Volume, canonical, reorient
 
 COARSE_MM = 3.0
+"""Edge of the coarse voxels: fine enough for a box, and fast (rule of thumb)."""
 _CLOSE_MM = 9.0
+"""Diameter of the closing ball: wider than most vessels outside the hilum (rule of thumb)."""
 _HOLE_MM2 = 2500.0
+"""Largest hole in a slice that is filled: a mass may be, the mediastinum may not (rule of thumb)."""
 _BORDER_HU = -400
+"""Threshold of the refined border, midway between lung at -850 HU and tissue at 50 HU."""
 _PARENCHYMA_HU = -850
+"""HU that voxels of a given mask are taken to have, those of healthy lung."""
 _LUNGMASK = {1, 2, 3, 4, 5}
+"""Labels of lungmask: right and left lung, or five lobes."""
 _TOTALSEGMENTATOR, _TOTALSEGMENTATOR_1 = {10, 11, 12, 13, 14}, {13, 14, 15, 16, 17}
+"""Lobes of the lungs in TotalSegmentator 2, and in version 1."""
 _MOST_NUMBER = 255
 
 LungVerdict = Literal["good", "doubtful", "no-lungs"]
@@ -39,15 +46,15 @@ _Mask = Bool[np.ndarray, "z y x"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lungs:
-    """Where the lungs are.
+    """Segmented lungs and lung fields.
 
     Attributes:
-        labels: 0 elsewhere, 1 right lung, 2 left lung (the patient's right and left): air, and what air surrounds.
-        field: The same for the lung fields: each lung's smooth hull to the chest wall, dense disease included.
+        labels: 1 in the patient's right lung, 2 in the left, else 0: air, and structures that air surrounds.
+        field: The same for the lung fields: each lung's smooth hull up to the chest wall, including dense disease.
         affine: Index (z, y, x) of ``labels`` to LPS mm.
-        verdict: ``good``, ``doubtful`` where a finding speaks against them, or ``no-lungs``.
-        figures: What the verdict rests on, measured on cubic voxels of 3 mm.
-        findings: What speaks against them: codes ``no-lungs`` and ``lungs-...``.
+        verdict: ``good``, ``doubtful`` if there are findings, or ``no-lungs``.
+        figures: Measurements on cubic voxels of 3 mm, on which the verdict is based.
+        findings: Findings against the mask: codes ``no-lungs`` and ``lungs-...``.
     """
 
     labels: _Labels
@@ -84,7 +91,7 @@ class Lungs:
         return np.asarray(self.labels == (RIGHT if part == "right" else LEFT))
 
     def box_mm(self, part: LungPart = "lungs") -> np.ndarray | None:
-        """Corners (2, 3) of a part's box in LPS mm, (x, y, z), outer voxels counted whole; None where it is empty."""
+        """Corners (2, 3) of a part's box in LPS mm, (x, y, z), at the outer faces of voxels; None if it is empty."""
         mask = self.part(part)
         surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
         if not len(surface):
@@ -95,19 +102,19 @@ class Lungs:
 
 
 FindLungs: TypeAlias = Callable[[Volume], Lungs]
-"""What may be plugged in instead of ``locate_lungs``."""
+"""A function that can replace ``locate_lungs``."""
 
 
 def segment_lungs(volume: Volume) -> Lungs:
-    """The lungs of a scan on the scan's own grid, vessels included, main airways not.
+    """Segment the lungs on the scan's own grid, including vessels, excluding the main airways.
 
-    They are found on a coarse grid; the border is then drawn on the fine one.
+    They are segmented on a coarse grid; the border is then refined on the fine one.
     """
     return refine_lungs(volume, locate_lungs(volume))
 
 
 def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
-    """The lungs that ``locate_lungs`` found in a scan, with their border on the scan's own grid."""
+    """Refine the border of lungs from ``locate_lungs`` on the scan's own grid."""
     turn, _ = canonical(volume.affine, volume.shape)
     turned = volume if turn.is_identity else reorient(volume)
     labels, field = (np.ascontiguousarray(turn.unturned(one)) for one in _refined(turned, coarse))
@@ -115,7 +122,7 @@ def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
 
 
 def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
-    """Labels and fields, slice by slice; the grids are parallel."""
+    """Labels and fields on the grid of a scan, slice by slice; both grids are parallel."""
     index = np.linalg.inv(coarse.affine) @ volume.affine
     near = ndimage.grey_dilation(coarse.labels, size=(3, 3, 3))
     core = np.where(ndimage.binary_erosion(coarse.mask), coarse.labels, 0)
@@ -123,10 +130,10 @@ def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
         np.clip(np.rint(index[a, 3] + index[a, a] * np.arange(volume.shape[a])), 0, near.shape[a] - 1).astype(int)
         for a in range(3)
     )
-    half = int(max(0.0, index[0, 0] - 1) / 2)  # coarse planes beside the nearest that a thick slice covers too
+    half = int(max(0.0, index[0, 0] - 1) / 2)  # coarse planes on each side of the nearest that a thick slice covers
     labels, field = (np.zeros(volume.shape, np.uint8) for _ in range(2))
 
-    def draw(z: int) -> None:
+    def refine_slice(z: int) -> None:
         at = at_z[z]
         hull = coarse.field[max(0, at - half) : at + half + 1].max(axis=0)
         seen = near[at] | hull
@@ -138,12 +145,12 @@ def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
             field[box] = np.maximum(hull[pick], labels[box])
 
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(draw, range(volume.shape[0])))
+        list(pool.map(refine_slice, range(volume.shape[0])))
     return labels, field
 
 
 def locate_lungs(volume: Volume) -> Lungs:
-    """The lungs on cubic voxels of 3 mm: enough for a box, and quick."""
+    """Segment the lungs on cubic voxels of 3 mm, which suffices for a box and is fast."""
     coarse = _coarse(volume)
     hu = coarse.voxels_hu
     body = find_body(hu, COARSE_MM)
@@ -154,21 +161,21 @@ def locate_lungs(volume: Volume) -> Lungs:
     for side in (RIGHT, LEFT):
         closed = _closed(labels == side, COARSE_MM) & (labels == 0) & body
         labels[closed] = side
-    return _judged(Chest(hu=hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse)
+    return _with_field(Chest(hu=hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse)
 
 
 def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
-    """The lungs of a scan from a mask that another program made, on the mask's grid.
+    """Convert a lung mask from another program to lungs, on the mask's grid.
 
-    Right and left are told by where they lie, whatever the numbers say; fields and findings are Hilum's own.
+    Right and left are determined by position, not by the mask's numbers; fields and findings are computed as usual.
 
     Args:
         volume: The scan.
-        mask: In the same patient coordinates, on any grid: one number for all that is lung; lungmask's 1 and 2, or its
-            lobes 1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
+        mask: In the same patient coordinates, on any grid: one number for both lungs; lungmask's 1 and 2, or its lobes
+            1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
 
     Raises:
-        PrepareError: If the mask holds other numbers, or lies beside the scan.
+        PrepareError: If the mask holds other numbers, or lies outside the scan.
     """
     ends = volume.mm_to_index(mask.index_to_mm(list(np.ndindex(2, 2, 2)) * (np.array(mask.shape) - 1)))
     if np.any(ends.max(axis=0) < 0) or np.any(ends.min(axis=0) > np.array(volume.shape) - 1):
@@ -179,10 +186,10 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
     lung = np.isin(mask.voxels_hu, list(_lung_numbers(mask.voxels_hu, numbers, coarse.voxels_hu)))
     body = find_body(coarse.voxels_hu, COARSE_MM)
     leftward = leftward_mm(coarse.voxels_hu, body, COARSE_MM)
-    parenchyma = np.full(coarse.shape, _PARENCHYMA_HU, np.float32)  # the mask has decided what is lung
+    parenchyma = np.full(coarse.shape, _PARENCHYMA_HU, np.float32)  # so that no part of the mask counts as bowel gas
     inside = sample_mask(lung, mask.affine, coarse.affine, coarse.shape)
     labels = right_and_left(parenchyma, inside, leftward, step_mm=COARSE_MM)
-    found = _judged(
+    found = _with_field(
         Chest(hu=coarse.voxels_hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse
     )
     nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
@@ -196,7 +203,7 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
 
 
 def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set[int]:
-    """The numbers that say lung in a label map of a known coding; TotalSegmentator's is told by what is dark."""
+    """Numbers of lung in a label map; the version of TotalSegmentator is recognised by which labels are dark."""
     found = np.unique(voxels).tolist()
     numbers = {int(n) for n in found} - {0}
     if found[0] >= 0 and found[-1] <= _MOST_NUMBER and all(n == int(n) for n in found):
@@ -210,8 +217,8 @@ def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set
     raise PrepareError(msg)
 
 
-def _judged(chest: Chest, coarse: Volume) -> Lungs:
-    """Lungs with their fields and what speaks against them."""
+def _with_field(chest: Chest, coarse: Volume) -> Lungs:
+    """Lungs with their fields, figures and findings."""
     field = lung_field(chest)
     figures = measure(chest, field)
     findings = judge_lungs(figures)
@@ -226,7 +233,7 @@ def _judged(chest: Chest, coarse: Volume) -> Lungs:
 
 
 def _coarse(volume: Volume) -> Volume:
-    """The scan on cubic voxels of 3 mm, along its own axes, which run feet to head, front to back, right to left."""
+    """Resample a scan to cubic voxels of 3 mm along its own axes, feet to head, front to back, right to left."""
     turn, own = canonical(volume.affine, volume.shape)
     spacing = np.linalg.norm(own[:3, :3], axis=0)
     extent = spacing * turn.turned(np.empty(volume.shape, bool)).shape
@@ -243,7 +250,7 @@ def _coarse(volume: Volume) -> Volume:
 
 
 def _closed(lung: _Mask, step_mm: float) -> _Mask:
-    """Vessels and nodules inside a lung or at its border closed, in mm; and holes, in a slice small ones."""
+    """Close vessels and nodules in a lung or at its border; fill holes in 3D, and small ones in each slice."""
     if not lung.any():
         return lung
     radius = _CLOSE_MM / 2 / step_mm

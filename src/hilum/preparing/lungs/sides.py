@@ -1,4 +1,4 @@
-"""Tells which pieces of air inside the body are the right and the left lung, and parts lungs that touch."""
+"""Assigns components of air inside the body to the right and the left lung, and separates lungs that touch."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,26 @@ from scipy import ndimage
 from hilum.preparing.lungs.morphology import Mask, dilated, eroded, squares_to
 
 RIGHT, LEFT = 1, 2
-"""The patient's."""
+"""The patient's right and left."""
 
+# Rules of thumb; benchmarks/lungs.py measures the result.
 _LEAST_ML = 30.0
+"""Smallest component that may be lung."""
 _GAS_HU, _GAS_ML = -960, 600.0
-"""Pieces smaller than this whose median is darker are gas in bowel or stomach, or air outside the patient."""
+"""Components smaller than this whose median is darker are gas in bowel or stomach, or air outside the patient."""
 _BOWEL_HU, _BOWEL_ML = -930, (5.0, 1500.0)
+"""Threshold and volume of bowel gas that touches lung."""
 _DIAPHRAGM_HU, _LOW, _SHUT_IN = -600, 0.3, 0.6
+"""Bowel gas lies in the lowest 30 % of the air, and at least 60 % of its shell is brighter than -600 HU."""
 _MINOR = 0.25
+"""Share of the largest component below which another one is small."""
 _MOST_EROSIONS = 10
+"""Erosions after which lungs that touch count as inseparable: contacts of up to 60 mm on voxels of 3 mm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Piece:
-    """A part of a grid: its box, what of it is true, how large it is and how far it lies to the left on average."""
+    """A component: its box, its mask in the box, its voxels, and its mean distance to the left of the midplane."""
 
     box: tuple[slice, ...]
     mask: np.ndarray
@@ -33,12 +39,12 @@ class _Piece:
 def right_and_left(
     hu: np.ndarray, air: Mask, leftward_mm: Float[np.ndarray, "y x"], *, step_mm: float
 ) -> UInt8[np.ndarray, "z y x"]:
-    """1 in the right lung, 2 in the left.
+    """Label the lungs: 1 in the right, 2 in the left.
 
     Args:
         hu: A scan on a cubic grid, (z, y, x), feet to head.
         air: Air inside the body, without trachea and main bronchi.
-        leftward_mm: How far each column lies to the left of the midplane.
+        leftward_mm: Distance of each column to the left of the midplane.
         step_mm: Edge of a voxel.
     """
     labels = np.zeros(air.shape, np.uint8)
@@ -56,14 +62,14 @@ def right_and_left(
             continue
         piece = _piece(box, inside, leftward_mm)
         if not (pieces and _under(piece, pieces[0])):
-            pieces += _parted(piece, leftward_mm)
-    for piece, side in zip(pieces, _named(pieces), strict=True):
+            pieces += _separated(piece, leftward_mm)
+    for piece, side in zip(pieces, _sides(pieces), strict=True):
         labels[piece.box][piece.mask] = side
     return labels
 
 
 def _gas(hu: np.ndarray, air: Mask, step_mm: float) -> Mask:
-    """Gas in bowel and stomach: dark, low and shut in by tissue, be it only the diaphragm between it and the lung."""
+    """Segment gas in bowel and stomach: dark, low and enclosed by tissue, at least by the diaphragm below the lung."""
     gas = np.zeros(air.shape, bool)
     heights = np.flatnonzero(air.any(axis=(1, 2)))
     if not len(heights):
@@ -90,20 +96,20 @@ def _piece(box: tuple[slice, ...], mask: np.ndarray, leftward_mm: np.ndarray) ->
 
 
 def _at_the_side(box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
-    """True where a piece meets the border of the field of view, in a slice."""
+    """Whether a component touches a side of the field of view."""
     return any(s.start == 0 or s.stop == n for s, n in zip(box[1:], shape[1:], strict=True))
 
 
 def _under(piece: _Piece, lung: _Piece) -> bool:
-    """True for a small piece at the bottom of the largest: gas and stool in the colon under the diaphragm."""
+    """Whether a component is small and low beside the largest: gas and stool in the colon below the diaphragm."""
     heights = piece.mask.sum(axis=(1, 2))
     height = piece.box[0].start + float(np.average(np.arange(len(heights)), weights=heights))
     low, high = lung.box[0].start, lung.box[0].stop
     return piece.voxels < _MINOR * lung.voxels and height < low + 0.25 * (high - low)
 
 
-def _parted(piece: _Piece, leftward_mm: np.ndarray) -> list[_Piece]:
-    """Two lungs that touch, parted: eroded until they separate, then each voxel goes to the nearer core."""
+def _separated(piece: _Piece, leftward_mm: np.ndarray) -> list[_Piece]:
+    """Separate two lungs that touch: erode until they come apart, then assign each voxel to the nearer core."""
     left = leftward_mm[piece.box[1:]] > 0
     share = np.count_nonzero(piece.mask & left) / piece.voxels
     if not 0.2 < share < 0.8:
@@ -115,18 +121,18 @@ def _parted(piece: _Piece, leftward_mm: np.ndarray) -> list[_Piece]:
         sizes = np.bincount(numbers.ravel())[1:]
         if count >= 2 and np.sort(sizes)[-2] > 0.15 * sizes.sum():
             first, second = 1 + np.argsort(-sizes)[:2]
-            reach = float(erosions + 3)  # what lies further from both cores goes to the side on which it lies
+            reach = float(erosions + 3)  # voxels further from both cores are assigned by their side of the midplane
             away = [squares_to(numbers == one, reach).astype(int) for one in (first, second)]
             means = [_piece(piece.box, numbers == one, leftward_mm).leftward_mm for one in (first, second)]
             nearer = np.where(away[0] == away[1], left == (means[0] > means[1]), away[0] < away[1])
             return [_piece(piece.box, piece.mask & own, leftward_mm) for own in (nearer, ~nearer)]
-    if not 0.35 < share < 0.65:  # one lung that has grown across the middle
+    if not 0.35 < share < 0.65:  # one lung that extends across the midplane
         return [piece]
     return [_piece(piece.box, piece.mask & side, leftward_mm) for side in (left, ~left)]
 
 
-def _named(pieces: list[_Piece]) -> list[int]:
-    """RIGHT or LEFT for each piece: of two large ones the one further left is the left, wherever the middle lies."""
+def _sides(pieces: list[_Piece]) -> list[int]:
+    """RIGHT or LEFT for each component; of two large ones the one further left is LEFT, wherever the midplane lies."""
     large = [p for p in pieces if p.voxels >= _MINOR * pieces[0].voxels][:2]
     middle = 0.0
     if (

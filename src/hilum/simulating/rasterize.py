@@ -1,6 +1,6 @@
-"""A tool of the fourth step: grids in the patient's frame, and how tubes and lesions are drawn into them.
+"""Renders tubes and lesions into grids in the patient's frame.
 
-Every small structure is drawn in its own box, with edges one pixel wide that stand for partial volume.
+Every small structure is rendered in its own box, with edges one pixel wide as partial volume.
 """
 
 import math
@@ -16,14 +16,14 @@ from hilum.volume import Triple
 Box = tuple[slice, slice, slice]
 
 CORE_HU = 30.0
-"""The solid core of a part-solid nodule."""
+"""Density of the solid core of a part-solid nodule (rule of thumb)."""
 _NEGLIGIBLE = 0.35
-"""Tubes thinner than this share of a pixel are left out of coarse grids."""
+"""Diameter of a tube over a pixel below which it is not rendered (rule of thumb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Axes:
-    """Where the voxels of a grid lie in the patient's frame: three evenly spaced, rising axes, in mm."""
+    """Voxel centres of a grid in the patient's frame: three evenly spaced, ascending axes, in mm."""
 
     z_mm: Float32[np.ndarray, " z"]
     y_mm: Float32[np.ndarray, " y"]
@@ -31,17 +31,17 @@ class Axes:
 
     @property
     def open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The axes shaped so that they broadcast to the grid."""
+        """The axes, shaped to broadcast to the grid."""
         return self.z_mm[:, None, None], self.y_mm[None, :, None], self.x_mm[None, None, :]
 
     @property
     def blur_mm(self) -> float:
-        """Width of an edge: a pixel, which stands for the partial volume in it."""
+        """Width of an edge: one pixel, as partial volume blurs it."""
         return max(float(self.x_mm[1] - self.x_mm[0]), 0.6)
 
     def within(self, low: Triple, high: Triple) -> Box | None:
-        """The part of the grid between two corners (x, y, z), or None where they do not meet."""
-        # Thousands of tubes ask; most lie above or below a slab.
+        """The part of the grid between two corners (x, y, z), or None if it is empty."""
+        # Called for thousands of tubes, of which most lie above or below a slab.
         z = _span(self.z_mm, low[2], high[2])
         if z.stop <= z.start:
             return None
@@ -49,7 +49,7 @@ class Axes:
         return (z, y, x) if y.stop > y.start and x.stop > x.start else None
 
     def part(self, box: Box) -> "Axes":
-        """A smaller grid."""
+        """The part of the grid in a box."""
         return Axes(z_mm=self.z_mm[box[0]], y_mm=self.y_mm[box[1]], x_mm=self.x_mm[box[2]])
 
 
@@ -60,8 +60,8 @@ def _span(axis: np.ndarray, low: float, high: float) -> slice:
     return slice(min(max(start, 0), number), max(min(stop, number), 0))
 
 
-def draw_lesion(hu: np.ndarray, lesion: Lesion, axes: Axes, *, blur_mm: float) -> None:
-    """Blend a lesion and its core in, fading over this width."""
+def render_lesion(hu: np.ndarray, lesion: Lesion, axes: Axes, *, blur_mm: float) -> None:
+    """Render a lesion and its core, with an edge of this width, in place."""
     box = box_around(lesion, axes)
     if box is None:
         return
@@ -73,13 +73,13 @@ def draw_lesion(hu: np.ndarray, lesion: Lesion, axes: Axes, *, blur_mm: float) -
 
 
 def box_around(lesion: Lesion, axes: Axes) -> Box | None:
-    """The part of the grid that a lesion may reach, spicules apart."""
+    """The part of the grid that a lesion may reach, without spicules."""
     x, y, z = lesion.centre_mm
     reach = lesion.reach_mm + axes.blur_mm
     return axes.within((x - reach, y - reach, z - reach), (x + reach, y + reach, z + reach))
 
 
-def draw_tube(
+def render_tube(
     hu: np.ndarray,
     tube: Tube,
     axes: Axes,
@@ -89,7 +89,7 @@ def draw_tube(
     brighten: bool = False,
     only_air: bool = False,
 ) -> None:
-    """Blend a tube in; one thinner than a pixel gets the share of the pixel that it fills."""
+    """Render a tube in place; one thinner than a pixel is weighted by the share of the pixel that it fills."""
     blur = axes.blur_mm
     thin = (max(tube.radii_mm) + extra_mm) * 2 / blur
     near = None if thin < _NEGLIGIBLE else near_tube(tube, axes, margin_mm=extra_mm + 0.5 * blur)
@@ -103,14 +103,14 @@ def draw_tube(
     if only_air:
         share *= hu[box] < -500
     if brighten:
-        # Beside a denser lesion a vessel adds nothing.
+        # A vessel does not darken a denser lesion.
         np.maximum(hu[box], hu[box] + share * (hu_inside - hu[box]), out=hu[box])
     else:
         blend(hu[box], share, hu_inside)
 
 
 def near_tube(tube: Tube, axes: Axes, *, margin_mm: float) -> tuple[Box, np.ndarray] | None:
-    """The box around a tube and in it the distance to its surface in mm, negative inside."""
+    """The box around a tube, and the signed distance to its surface in the box in mm, negative inside."""
     (x0, y0, z0), (x1, y1, z1) = tube.start_mm, tube.end_mm
     reach = max(tube.radii_mm) + margin_mm
     box = axes.within(
@@ -144,5 +144,5 @@ def share_inside(distance: np.ndarray, blur_mm: float) -> np.ndarray:
 
 
 def blend(hu: np.ndarray, share: np.ndarray, hu_inside: float) -> None:
-    """Replace a share of every voxel by another density, in place."""
+    """Mix another density into every voxel by its share, in place."""
     hu += share * (np.float32(hu_inside) - hu)
