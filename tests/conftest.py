@@ -4,11 +4,38 @@ import importlib.util
 import os
 from pathlib import Path
 
+# jaxtyping's import hook compiles anew whatever is first imported from within Hilum, so these come before it
+import beartype  # noqa: F401
+import jinja2  # noqa: F401
+import lightning_fabric  # noqa: F401
+import loky  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import numpy as np
+import pandas  # noqa: F401
+import pydicom  # noqa: F401
 import pytest
+import scipy.ndimage  # noqa: F401
+import sklearn.model_selection  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
+import tyro  # noqa: F401
 from hypothesis import settings
 
 from hilum.cli import main
+from hilum.planning import resources
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out tests marked slow, unless --slow, -m or the name of a test asks for them."""
+    if config.option.slow or config.option.markexpr or any("::" in str(one) for one in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
+
 
 settings.register_profile("hilum", deadline=None, derandomize=True)  # a busy machine is no failure; repeatable
 settings.load_profile("hilum")
@@ -26,6 +53,55 @@ def _speed_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_races():
+    """Ways to compute a network race for a moment: tests need a choice, not the right one for this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hilum.modelling.speed._SECONDS", 0.1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _memory_is_estimated_once():
+    """Plans ask for the memory of the same few networks, on a machine of 16 GB."""
+
+    def once(estimate):
+        known = {}
+
+        def look_up(config, *counts, **how):
+            training = config.training
+            cut = (training.batch_size, training.micro_batch, training.checkpointing, training.freeze)
+            key = (config.model, config.recipe, config.speed, cut, counts, *sorted(how.items()))
+            if key not in known:
+                known[key] = estimate(config, *counts, **how)
+            return known[key]
+
+        return look_up
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in [
+            ("resource_plan", "cost_of"),
+            ("resource_plan", "training_memory"),
+            ("resource_plan", "prediction_bytes"),
+            ("memory_fit", "training_memory"),
+        ]:
+            patch.setattr(f"hilum.planning.{module}.{name}", once(getattr(resources, name)))
+        for module in ("hilum.planning.resource_plan", "hilum.planning.plan"):
+            patch.setattr(importlib.import_module(module), "usable_bytes", lambda device: 16e9)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _charts_are_left_blank(request, monkeypatch):
+    """Charts are plotted but not rendered, which takes half of a short training, unless a test is marked so.
+
+    Fixtures of a module or a session come before this one: their charts are rendered.
+    """
+    if not request.node.get_closest_marker("charts"):
+        for module in ("training.history", "judging.pictures"):
+            monkeypatch.setattr(f"hilum.{module}.write", lambda panels, path, **_: path.write_bytes(BLANK))
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +127,9 @@ def tutorial(shared_data):
         pytest.skip(f"the tutorial's listings need {error.name}")
     return module
 
+
+BLANK = b"\x89PNG\r\n\x1a\nSoftware\0Hilum"
+"""What stands for a chart that no test looks at."""
 
 CONFIG = """
 [cohort]

@@ -60,11 +60,6 @@ def test_the_ground_and_the_settings_import_no_torch():
         assert not {n for n in names if n.split(".")[0] in ("torch", "lightning_fabric")}, module
 
 
-def test_the_data_set_never_augments():
-    assert "augment" not in imported(Path("cohorts/dataset.py"))
-    assert "modelling" not in imported(Path("cohorts/dataset.py"))
-
-
 def test_nothing_is_pickled():
     for module in MODULES:
         text = (ROOT / module).read_text()

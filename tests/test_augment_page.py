@@ -111,7 +111,7 @@ def test_pictures_have_the_proportions_of_the_body_whatever_the_voxels(strong):
     assert [one.shape for one in pictures(strong)[2]] == [(14, 18), (10, 18), (10, 14)]
 
 
-@pytest.mark.parametrize("name", ["tutorial", "standard", "strong"])
+@pytest.mark.parametrize("name", ["tutorial", pytest.param("standard", marks=pytest.mark.slow), "strong"])
 def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_are_listed(sample, name):
     config = replace(preset(name, RECIPE), flip=(0.0, 0.0, 0.5), thickness_mm=(11.0, 16.0))
     html = augment_page(sample, RECIPE, config, number=1)

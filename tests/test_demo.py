@@ -15,9 +15,9 @@ def test_the_demo_goes_the_whole_way(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(hilum.demo, "_config", short)
     with caplog.at_level("INFO", "hilum"):
-        answer = demo(tmp_path / "demo", num_cases=20)
+        answer = demo(tmp_path / "demo", num_cases=15)
     folder = tmp_path / "demo"
-    assert len(list((folder / "scans").iterdir())) == 20
+    assert len(list((folder / "scans").iterdir())) == 15
     assert next((folder / "scans").rglob("*.dcm")).read_bytes()[128:132] == b"DICM"
     assert {"config.toml", "cohort.csv", "run", "store", "new", "scans"} == {path.name for path in folder.iterdir()}
     assert json.loads((folder / "run" / "evaluation" / "evaluation.json").read_text())["auc"] == answer["auc"]

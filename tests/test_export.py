@@ -1,5 +1,8 @@
 """Models as one file for other programs: the same probabilities, what a reader must know, and nothing else."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import re
@@ -61,7 +64,9 @@ def files(trained_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     for kind in FORMATS:
         words = ["export", str(trained_run / "model"), "--format", kind, "--out", str(folder / f"model.{kind}")]
-        assert main(words) == 0
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(words) == 0
+        (folder / f"{kind}.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -110,28 +115,44 @@ def test_no_path_of_this_machine_no_case_and_no_patient_is_in_a_file(trained_run
         assert secret.encode() not in content, secret
 
 
-def test_the_command_prints_the_largest_difference(trained_run, tmp_path, capsys):
-    assert main(["export", str(trained_run / "model"), "--format", "pt2", "--out", str(tmp_path / "m.pt2")]) == 0
-    shown = capsys.readouterr().out
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_command_prints_the_largest_difference(files, kind):
+    shown = (files / f"{kind}.txt").read_text()
     assert float(shown.split("within ")[1].split(" ")[0]) <= 1e-4
     assert shown.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+CALIBRATIONS = {
+    "temperature": {"method": "temperature", "temperature": 2.5},
+    "platt": {"method": "platt", "temperature": 0.04, "bias": [1.5, -1.5]},
+    "isotonic": {
+        "method": "isotonic",
+        "curves": [[[-3.0, 0.01], [0.0, 0.2], [0.5, 0.2], [4.0, 0.97]]],
+        "bias": [-0.5, 0.5],
+    },
+    "one corner": {"method": "isotonic", "curves": [[[0.0, 0.3]]]},
+}
+
+
 @pytest.mark.parametrize(
-    "calibration",
+    ("calibration", "kind"),
     [
-        {"method": "temperature", "temperature": 2.5},
-        {"method": "platt", "temperature": 0.04, "bias": [1.5, -1.5]},
-        {"method": "isotonic", "curves": [[[-3.0, 0.01], [0.0, 0.2], [0.5, 0.2], [4.0, 0.97]]], "bias": [-0.5, 0.5]},
-        {"method": "isotonic", "curves": [[[0.0, 0.3]]]},
+        ("isotonic", "onnx"),
+        ("platt", "pt2"),
+        *(
+            pytest.param(calibration, kind, marks=pytest.mark.slow)
+            for calibration, kind in itertools.product(CALIBRATIONS, FORMATS)
+            if (calibration, kind) not in (("isotonic", "onnx"), ("platt", "pt2"))
+        ),
     ],
-    ids=["temperature", "platt", "isotonic", "one corner"],
 )
 def test_windows_the_lungs_and_the_calibration_are_in_the_file(trained_run, tmp_path, kind, calibration):
     windows = {"windows_hu": [[-1000.0, 400.0], [-160.0, 240.0]], "lung_channel": True, "region": "lungs"}
     folder = changed(
-        trained_run / "model", tmp_path / "m", recipe=windows, decisions={"each": [{"calibration": calibration}]}
+        trained_run / "model",
+        tmp_path / "m",
+        recipe=windows,
+        decisions={"each": [{"calibration": CALIBRATIONS[calibration]}]},
     )
     weights = load_file(folder / "weights.safetensors")
     weights["conv1.weight"] = weights["conv1.weight"].repeat(1, 3, 1, 1, 1)
@@ -143,13 +164,20 @@ def test_windows_the_lungs_and_the_calibration_are_in_the_file(trained_run, tmp_
     assert run_file(tmp_path / f"m.{kind}", np.zeros((5, 2, 12, 12, 12), np.float32)).shape == (5, 2)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+GROUPS = {"norm": "group", "squeeze_excite": True, "shortcut": "A", "stem_stride": (1, 2, 2)}
+INSTANCES = {"norm": "instance", "pooling": "attention", "stem": "small", "dropout": 0.3, "stochastic_depth": 0.2}
+DEEP = {"depth": 50, "zero_init": True}
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "kind"),
     [
-        {"norm": "group", "squeeze_excite": True, "shortcut": "A", "stem_stride": (1, 2, 2)},
-        {"norm": "instance", "pooling": "attention", "stem": "small", "dropout": 0.3, "stochastic_depth": 0.2},
-        {"depth": 50, "zero_init": True},
+        pytest.param(GROUPS, "onnx", marks=pytest.mark.slow),
+        (GROUPS, "pt2"),
+        (INSTANCES, "onnx"),
+        pytest.param(INSTANCES, "pt2", marks=pytest.mark.slow),
+        pytest.param(DEEP, "onnx", marks=pytest.mark.slow),
+        pytest.param(DEEP, "pt2", marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -91,6 +91,7 @@ def test_the_folder_holds_the_pictures_and_nothing_half_made(judged):
         assert b"Matplotlib" not in file.read_bytes()
 
 
+@pytest.mark.charts
 def test_judging_again_gives_the_same_bytes(judged, tmp_path):
     folder, _ = judged
     judge(**answers(), folder=tmp_path / "again", extra={"shape_auc": math.nan, "card": {"sizes": (1, 2)}})
@@ -103,6 +104,7 @@ def test_no_window_is_opened_and_no_global_state_is_touched():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.charts
 def test_many_classes_have_macro_figures_and_a_matrix(tmp_path):
     given = answers(num_classes=4)
     answer = judge(**given, folder=tmp_path / "evaluation")
@@ -120,6 +122,7 @@ def test_many_classes_have_macro_figures_and_a_matrix(tmp_path):
     }
 
 
+@pytest.mark.charts
 @pytest.mark.parametrize("label", [0, 1])
 def test_cases_of_one_class_are_judged_as_far_as_they_can_be(tmp_path, label):
     given = answers() | {"labels": np.full(60, label)}
@@ -274,6 +277,7 @@ def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
     assert "SECRET" not in (folder / "cases.csv").read_text() + (folder / "evaluation.json").read_text()
 
 
+@pytest.mark.charts
 def test_findings_have_a_panel_each_whatever_they_are_called_and_go_on_in_further_pictures(tmp_path, monkeypatch):
     """Names are no file names, and no formulas: a mathematical one that cannot be parsed would end the drawing."""
     monkeypatch.setattr("hilum.judging.pictures._ON_A_PAGE", 2)
@@ -294,6 +298,7 @@ def test_pictures_of_another_model_do_not_stay_beside_the_figures_of_this_one(tm
     assert {file.name for file in folder.glob("*.png")} == {"confusion.png", "roc-of-mine.png"}
 
 
+@pytest.mark.charts
 def test_a_class_with_a_name_like_a_formula_is_drawn(tmp_path):
     judge(**(answers() | {"classes": ("benign", r"$\frac$")}), folder=tmp_path / "evaluation")
     assert (tmp_path / "evaluation" / "confusion.png").read_bytes().startswith(PNG)

@@ -100,6 +100,7 @@ def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
     assert done.stderr.startswith("hilum: out of memory while predicting 1 scan on"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
 def test_an_export_beyond_the_memory_ends_in_one_line_and_leaves_no_file(tmp_path, kind):
     if kind == "onnx":
@@ -137,6 +138,7 @@ except Exception as exc:
 """
 
 
+@pytest.mark.slow
 def test_what_onnx_runtime_says_of_memory_is_translated(tmp_path):
     pytest.importorskip("onnxruntime")
     recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))

@@ -37,16 +37,18 @@ def far(first, second):
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
-@pytest.mark.parametrize("micro", [1, 3])
-def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, tmp_path, monkeypatch, micro):
+def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, tmp_path, monkeypatch):
     """By plain steps: Adam makes a whole one of a gradient that is zero but for rounding, on some processors."""
     plain = lambda settings, network, device: torch.optim.SGD(network.parameters(), lr=settings.lr)  # noqa: E731
     monkeypatch.setattr(fit, "make_optimizer", plain)
     config = config_of(npy_cohort, lr=0.05)
     whole, _ = trained(config, npy_cohort, tmp_path / "whole")
     once, _ = trained(replace(config, training=replace(config.training, epochs=1)), npy_cohort, tmp_path / "once")
-    parts, _ = trained(config_of(npy_cohort, lr=0.05, micro_batch=micro), npy_cohort, tmp_path / "parts")
-    assert far(whole, parts) < 1e-4 < 1e-3 < far(whole, once), "of weights that two epochs have moved"
+    assert far(whole, once) > 1e-3, "two epochs move the weights"
+    for micro in (1, 3):
+        config = config_of(npy_cohort, lr=0.05, micro_batch=micro)
+        parts, _ = trained(config, npy_cohort, tmp_path / f"parts of {micro}")
+        assert far(whole, parts) < 1e-4, micro
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,14 @@ def test_a_run_in_parts_goes_on_exactly_where_it_stopped(npy_cohort, tmp_path, t
     assert far(unbroken, load_file(tmp_path / "broken" / "model" / "weights.safetensors")) == 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3, "stochastic_depth": 0.3, "squeeze_excite": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.3, "stochastic_depth": 0.3, "squeeze_excite": True},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_checkpointing_changes_no_weight_no_statistic_and_no_figure(npy_cohort, tmp_path, settings):
     config = config_of(npy_cohort, norm="batch")
     config = replace(config, model=replace(config.model, **settings))

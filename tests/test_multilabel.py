@@ -322,7 +322,7 @@ def test_probabilities_are_stated_at_a_prevalence_for_each_finding_and_decisions
     assert "prevalence must be 3 shares, got 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_an_exported_file_gives_the_probabilities_of_the_findings(run, folder, tmp_path, kind):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
@@ -355,7 +355,12 @@ def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tm
 
 @pytest.mark.parametrize(
     ("loss", "sampling"),
-    [("focal", "none"), ("asymmetric", "over"), ("dice", "none"), ("logit-adjusted", "none")],
+    [
+        ("asymmetric", "over"),
+        pytest.param("focal", "none", marks=pytest.mark.slow),
+        pytest.param("dice", "none", marks=pytest.mark.slow),
+        pytest.param("logit-adjusted", "none", marks=pytest.mark.slow),
+    ],
 )
 def test_findings_are_learned_by_losses_for_rare_ones(folder, tmp_path, loss, sampling):
     config = quick(folder, loss=LossConfig(name=loss), sampling=SamplingConfig(method=sampling))
@@ -367,15 +372,15 @@ def test_findings_are_learned_by_losses_for_rare_ones(folder, tmp_path, loss, sa
 @pytest.mark.parametrize(
     ("loss", "sampling"),
     [
-        ("cross-entropy", "over"),
-        ("focal", "none"),
-        ("poly1", "under"),
-        ("asymmetric", "none"),
-        ("logit-adjusted", "none"),
         ("ldam", "combined"),
-        ("dice", "balanced"),
         ("tversky", "progressive"),
-        ("combined", "none"),
+        pytest.param("cross-entropy", "over", marks=pytest.mark.slow),
+        pytest.param("focal", "none", marks=pytest.mark.slow),
+        pytest.param("poly1", "under", marks=pytest.mark.slow),
+        pytest.param("asymmetric", "none", marks=pytest.mark.slow),
+        pytest.param("logit-adjusted", "none", marks=pytest.mark.slow),
+        pytest.param("dice", "balanced", marks=pytest.mark.slow),
+        pytest.param("combined", "none", marks=pytest.mark.slow),
     ],
 )
 def test_classes_by_name_are_learned_by_every_loss_and_sampling(folder, of_kinds, tmp_path, loss, sampling):

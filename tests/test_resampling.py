@@ -115,9 +115,9 @@ MASS = 4 / 3 * np.pi * 3.0**3 * 890
 )
 def test_a_nodule_of_six_millimetres_keeps_its_excess_within_five_percent(source, turn, interpolation):
     random = np.random.default_rng(round(source[0] * 100) + turn)
+    rotation = Rotation.from_euler("zyx", random.uniform(-turn, turn, 3), degrees=True).as_matrix()
+    volume = nodule(rotation @ axial(source), random.uniform(-2, 2, 3))
     for target in [(s, s, s) for s in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)] + [(5.0, 1.0, 1.0)]:
-        rotation = Rotation.from_euler("zyx", random.uniform(-turn, turn, 3), degrees=True).as_matrix()
-        volume = nodule(rotation @ axial(source), random.uniform(-2, 2, 3))
         shape = tuple(int(26 / s) for s in target)
         grid = grid_around(random.uniform(-0.5, 0.5, 3) * np.array(target)[::-1], axial(target), shape)
         got = sample(volume, grid, shape, interpolation=interpolation, outside="edge").astype(float)

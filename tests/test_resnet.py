@@ -248,7 +248,7 @@ def test_every_way_has_the_logits_and_gradients_of_the_plain_one(depth, stem):
     """In double precision: in single, batch norm over few voxels magnifies what differs in the last digit."""
     torch.manual_seed(0)
     network = ResNet3D(depth, 2, width=8, stem=stem).double()
-    x = torch.rand(3, 2, 33, 40, 36, dtype=torch.float64)[:, :, :: 1 if stem == "full" else 2]
+    x = torch.rand(3, 2, *((33, 40, 36) if stem == "full" else (17, 20, 18)), dtype=torch.float64)
 
     def computed(way):
         apply_speed(network, way)

@@ -16,6 +16,7 @@ from hilum.cohorts.split_file import read_splits
 from hilum.errors import ConfigError
 from hilum.modelling.speed import PLAIN
 from hilum.modelling.weights.freezing import freeze
+from hilum.planning import memory_fit
 from hilum.planning.memory_fit import fit_into_memory, largest_batch, usable_bytes
 from hilum.planning.resource_plan import plan_resources
 from hilum.planning.resources import cost_of, network_of, prediction_bytes, training_memory
@@ -34,7 +35,7 @@ def config_of(*, size=16, norm="batch", depth=10, width=8, **training):
 
 
 def total(config, **how):
-    return training_memory(config, 2, **how).total
+    return memory_fit.training_memory(config, 2, **how).total  # of each config once: see conftest.py
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -174,6 +175,7 @@ print(held("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is measured as Linux does")
 def test_the_memory_of_training_is_what_a_process_takes_to_a_fifth():
     done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
@@ -338,7 +340,17 @@ def test_a_container_without_free_memory_is_not_called_unknown(npy_cohort, capsy
     assert "that does not fit" in page
 
 
-@pytest.mark.parametrize("how", [{}, {"checkpointing": True}, {"freeze": 3}, {"micro_batch": 2}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"checkpointing": True, "freeze": 3, "micro_batch": 2},
+        pytest.param({"checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param({"freeze": 3}, marks=pytest.mark.slow),
+        pytest.param({"micro_batch": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_knows_it(
     npy_cohort, tmp_path, caplog, monkeypatch, how
 ):

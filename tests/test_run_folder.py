@@ -270,6 +270,7 @@ def test_no_verb_overwrites_a_file_that_it_did_not_write(trained_run, npy_cohort
     assert {file: file.read_bytes() for file in before} == before
 
 
+@pytest.mark.charts
 def test_what_a_verb_wrote_before_it_writes_again(trained_run, npy_cohort, tmp_path):
     table, out = npy_cohort / "cohort.csv", tmp_path / "p.csv"
     for _ in range(2):

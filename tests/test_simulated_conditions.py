@@ -146,7 +146,14 @@ def test_a_nodule_on_the_pleura_crosses_it_with_most_of_it_in_the_lung(surface, 
     assert outside.any()
 
 
-@pytest.mark.parametrize(("roll_deg", "tilt_deg"), [(20.0, 0.0), (0.0, -10.0), (-15.0, 8.0)])
+@pytest.mark.parametrize(
+    ("roll_deg", "tilt_deg"),
+    [
+        (-15.0, 8.0),
+        pytest.param(20.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(0.0, -10.0, marks=pytest.mark.slow),
+    ],
+)
 def test_who_lies_askew_takes_masks_and_lesions_along(roll_deg, tilt_deg):
     nodule = Lesion(kind="solid nodule", diameter_mm=20.0, hu=40.0, centre_mm=(-0.6 * PATIENT.cavity_mm[0], 0.0, 120.0))
     turned = replace(PATIENT, roll_deg=roll_deg, tilt_deg=tilt_deg)

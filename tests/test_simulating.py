@@ -285,10 +285,9 @@ def test_exactly_the_wanted_share_is_diseased_and_patients_keep_their_label():
     assert {case.disease for case in cases} == {"none", "mass", "consolidation", "ground-glass opacity"}
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_cohort(tmp_path):
     tables = [
-        simulate_cohort(tmp_path / str(n), num_cases=3, seed=4, diseased=0.4, pixel_mm=6.0, workers=n) for n in (1, 2)
+        simulate_cohort(tmp_path / str(n), num_cases=3, seed=4, diseased=0.4, pixel_mm=12.0, workers=n) for n in (1, 2)
     ]
     assert _digests(tmp_path / "1") == _digests(tmp_path / "2")
     with tables[0].open() as file:

@@ -285,7 +285,7 @@ def test_validation_in_training_and_prediction_say_the_same_of_a_case(npy_cohort
 
 
 def test_grids_of_the_lungs_with_a_lung_channel_go_the_whole_way_from_dicom(tmp_path):
-    table = simulate_cohort(tmp_path / "c", num_cases=12, seed=3, diseased=0.5, pixel_mm=8.0, workers=1)
+    table = simulate_cohort(tmp_path / "c", num_cases=9, seed=3, diseased=0.5, pixel_mm=8.0, workers=1)
     (tmp_path / "config.toml").write_text(
         f"""
         [cohort]
