@@ -13,7 +13,7 @@ from PIL import Image
 
 from hilum import AugmentConfig, Finding, Recipe, read
 from hilum.cli import main
-from hilum.cli.augment import LookAtAugmentation
+from hilum.cli.augment import ShowAugmentation
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
 from hilum.planning.augment_page import CASE, alone_at_its_furthest, augment_page, planes
@@ -350,7 +350,7 @@ def test_flags_win_over_the_file_and_a_preset_by_flag_is_all_of_it(tmp_path):
 
     def command(*flags):
         args = [str(tmp_path / "scan.nii"), "--out", "page.html", "--config", str(file), *flags]
-        return LookAtAugmentation(path=tmp_path / "scan.nii", out=tmp_path, config=file).with_file(args)
+        return ShowAugmentation(path=tmp_path / "scan.nii", out=tmp_path, config=file).with_file(args)
 
     assert command().augment == replace(AugmentConfig(), noise_hu=7.0)
     assert command().recipe.size == (8, 8, 8)

@@ -13,27 +13,27 @@ from hilum.errors import HilumError
 from hilum.findings import printable
 
 VERBS = {
-    "demo": ("Demo", "the whole way on a simulated cohort, written as real DICOM series"),
-    "inspect": ("Inspect", "what lies under a path, series by series, and what is wrong with it"),
-    "cohort": ("MakeCohort", "a folder of scans to a table of cases"),
-    "advise": ("Advise", "what a table of cases asks for: its classes, and what to do about rare ones"),
-    "config": ("MakeConfig", "a config file with every setting explained, for a table if one is given"),
-    "augment": ("LookAtAugmentation", "what a config's random changes do to a scan, as a page of pictures"),
-    "plan": ("MakePlan", "what a config will take on this machine: memory, steps and time"),
-    "prepare": ("Prepare", "every case of a config into the store"),
-    "store": ("ShowStore", "what a store of prepared samples holds, and whether it is whole"),
-    "train": ("Train", "a config, or a table alone, to a trained and tested model"),
-    "evaluate": ("Evaluate", "a model on a table of cases it has not seen"),
-    "predict": ("Predict", "a model on one scan, or on a table without labels"),
-    "export": ("Export", "a model as one ONNX or PyTorch file for other programs"),
+    "demo": ("Demo", "run the whole pipeline on a simulated cohort, written as real DICOM series"),
+    "inspect": ("Inspect", "list the scans under a path, series by series, with their findings"),
+    "cohort": ("MakeCohort", "make a table of cases from a folder of scans"),
+    "advise": ("Advise", "describe the classes of a table, and advise settings for rare ones"),
+    "config": ("MakeConfig", "print a config file with every setting explained, planned for a table if given"),
+    "augment": ("ShowAugmentation", "show the random changes of a config on a scan, as a page of pictures"),
+    "plan": ("MakePlan", "estimate memory, steps and time of a config on this machine"),
+    "prepare": ("Prepare", "prepare every case of a config into the store"),
+    "store": ("ShowStore", "list or verify a store of prepared samples"),
+    "train": ("Train", "train and test a model from a config, or from a table alone"),
+    "evaluate": ("Evaluate", "judge a model on cases that it has not seen"),
+    "predict": ("Predict", "predict one scan, or a table without labels"),
+    "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }
-"""Each verb's class, in the module of its name, and what it does."""
+"""Class of each verb, in the module of its name, and its description."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a verb: 0 if done, 1 on bad input with one line on stderr; bad flags exit with 2."""
     args = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters, and a file's name may be no text
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters, and file names may not be valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     if not args or args[0] in ("-h", "--help"):
@@ -60,10 +60,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("hilum: stopped\n")
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as head does
+    except BrokenPipeError:  # the reader of the output ended, as head does
         sys.stderr.close()
         return 0
-    except (OSError, MemoryError) as exc:  # a full disk, a folder without permission, a grid beyond all memory
+    except (OSError, MemoryError) as exc:  # a full disk, a folder without permission, a grid too large for memory
         sys.stderr.write(f"hilum: {type(exc).__name__}: {' '.join(str(exc).split())[:300]}\n")
         return 1
     finally:
@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ended_tidily() -> Iterator[None]:
-    """A signal to end is an exit like others, so that unpacked scans do not stay in the temporary folder."""
+    """Turn signals to end into SystemExit, so that temporary folders are removed."""
 
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -80,7 +80,7 @@ def _ended_tidily() -> Iterator[None]:
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         signals = []
-    before = {n: signal.signal(n, end) for n in signals if signal.getsignal(n) is not signal.SIG_IGN}  # nohup's point
+    before = {n: signal.signal(n, end) for n in signals if signal.getsignal(n) is not signal.SIG_IGN}  # as under nohup
     try:
         yield
     finally:

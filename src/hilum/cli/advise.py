@@ -1,4 +1,4 @@
-"""``hilum advise``: a table of cases to its classes, and what to do about the rare ones."""
+"""``hilum advise``: describes the classes of a table, and advises settings for rare ones."""
 
 import json
 import math
@@ -24,22 +24,19 @@ _LABEL = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Advise:
-    """The classes of a table, the precision that its patients allow, and what to do about rare classes.
-
-    No scan is read.
-    """
+    """Class counts of a table, the precision that its patients allow, and advice for rare classes. Reads no scan."""
 
     table: CohortPath
     """CSV, Excel or Parquet with paths and labels."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """Which column of the table holds what."""
+    """Names of the columns."""
 
     unlabelled: Literal["error", "drop"] = "error"
     """What to do with rows without a label."""
 
     recall_first: bool = False
-    """A missed case is worse than a false alarm."""
+    """Prefer sensitivity: a missed case is worse than a false alarm."""
 
     json: bool = False
     """One JSON object instead of text."""
@@ -59,7 +56,7 @@ class Advise:
 
 
 def _as_dict(advice: "Advice") -> dict[str, Any]:
-    """Plain values; what does not exist is None."""
+    """The advice as plain values; nan and infinity are None."""
     table = advice.table
     each = [asdict(row) | {key: _finite(getattr(row, key)) for key in ("auc_all", "auc_test")} for row in table.rows]
     return {
@@ -116,13 +113,13 @@ def _tversky(advice: "Advice") -> dict[str, Any] | None:
 
 
 def _classes(table: "ClassTable") -> Iterator[str]:
-    """The class table: shares in per cent, and the expected precision of the AUC of each class against the rest."""
+    """Lines of the class table: counts, shares, and the expected precision of each class's AUC against the rest."""
     from hilum.planning.classes import percent
 
     width = max(8, min(_NAME, max(len(row.name) for row in table.rows)))
-    drawn = "  drawn as" * table.multi_label
+    drawn_as = "  drawn as" * table.multi_label
     kind = f"{table.kind:<{width}}"
-    yield f"{kind}  patients   share     cases   share{drawn}  AUC +-, all folds  test part"
+    yield f"{kind}  patients   share     cases   share{drawn_as}  AUC +-, all folds  test part"
     for row in table.rows:
         name = row.name if len(row.name) <= width else f"{row.name[: width - 3]}..."
         cells = [
@@ -162,7 +159,7 @@ def _evidence(advice: "Advice") -> list[str]:
 
 
 def _paragraph(label: str, text: str) -> list[str]:
-    """A paragraph beside its label; a number and its unit stay on one line."""
+    """Lines of a paragraph beside its label; a number and its unit stay on one line."""
     whole = re.sub(r" (?=%)|(?<=\+-) ", "\N{NO-BREAK SPACE}", text)
     lines = textwrap.wrap(whole, _WIDTH, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]

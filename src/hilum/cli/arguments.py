@@ -1,4 +1,4 @@
-"""Positional arguments with the names that help shows for them, and settings that were once spelt otherwise."""
+"""Types of positional arguments, and flags that were renamed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _RENAMED = {
 
 
 def renamed_flag(verb: str, args: Sequence[str]) -> str:
-    """What to say of a flag that has another name now; empty where there is none."""
+    """Message about the first renamed flag among the arguments; empty if there is none."""
     for arg in args:
         name = arg.partition("=")[0].replace("_", "-")
         if name in _RENAMED.get(verb, {}):

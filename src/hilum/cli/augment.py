@@ -1,4 +1,4 @@
-"""``hilum augment``: what a config's random changes do to a scan, as a page of pictures."""
+"""``hilum augment``: shows the random changes of a config on a scan, as a page of pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +14,7 @@ from hilum.settings.run import ReadingConfig, Recipe, RunConfig, Triple
 from hilum.settings.toml import load
 
 _MARK = 'name="generator" content="hilum augment"'
+"""Pattern that identifies pages of this command."""
 _MOST_DRAWS = 64
 _SIZE = (96, 112, 128)
 _MARGIN_MM = 10.0
@@ -22,8 +23,8 @@ _POINT_MM = (40.0, 40.0, 40.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookAtAugmentation:
-    """What a config's random changes do to a scan, as a page of pictures, so that people look before a network does."""
+class ShowAugmentation:
+    """Show the random changes of a config on a scan, as a page of pictures, for visual inspection before training."""
 
     path: ScanPath
     """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a prepared .npy volume."""
@@ -35,7 +36,7 @@ class LookAtAugmentation:
     """CONFIG.toml, for its recipe, augment and reading sections; flags win over them."""
 
     number: int = 8
-    """Draws that are shown, 1 to 64."""
+    """Number of random draws on the page, 1 to 64."""
 
     seed: int = 0
 
@@ -43,10 +44,10 @@ class LookAtAugmentation:
     """X Y Z in LPS mm, for region point."""
 
     series: str = ""
-    """Which series, where the folder holds several."""
+    """Series to read, if the folder holds several."""
 
     mask: Path | None = None
-    """A mask of the lungs that another program made, for recipes that look for them."""
+    """Lung mask from another program, for recipes that need the lungs."""
 
     recipe: Recipe = field(default_factory=Recipe)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -55,21 +56,21 @@ class LookAtAugmentation:
     def __post_init__(self) -> None:
         require(1 <= self.number <= _MOST_DRAWS, "number", f"1 to {_MOST_DRAWS}", self.number)
 
-    def with_file(self, args: Sequence[str]) -> "LookAtAugmentation":
-        """The command again, with the file's settings, or a preset's for this recipe, as defaults of the flags."""
+    def with_file(self, args: Sequence[str]) -> "ShowAugmentation":
+        """Parse the flags again, with the settings of the file, or of a preset, as defaults."""
         own = RunConfig() if self.config is None else load(self.config)
         flags = self._again(args, own.recipe, own.augment, own.reading)
-        recipe = _to_look_at(flags.recipe, self.path)
+        recipe = _with_spacing(flags.recipe, self.path)
         augment = under_flags(own.augment, own.recipe, flags.augment.preset, recipe)
         return self._again(args, recipe, augment, own.reading)
 
     def _again(
         self, args: Sequence[str], recipe: Recipe, augment: AugmentConfig, reading: ReadingConfig
-    ) -> "LookAtAugmentation":
+    ) -> "ShowAugmentation":
         default = replace(self, recipe=recipe, augment=augment, reading=reading)
-        return tyro.cli(LookAtAugmentation, args=args, default=default, prog="hilum augment")
+        return tyro.cli(ShowAugmentation, args=args, default=default, prog="hilum augment")
 
-    def _refuse_what_has_no_effect(self) -> None:
+    def _refuse_ineffective_flags(self) -> None:
         if self.point is not None and self.recipe.region != "point":
             msg = f"--point is for recipes of region point (--recipe.region point), this one is of {self.recipe.region}"
             raise ConfigError(msg)
@@ -88,8 +89,8 @@ class LookAtAugmentation:
         from hilum.preparing import prepare_path
 
         check_output(self.out, _MARK)
-        self._refuse_what_has_no_effect()
-        recipe = _to_look_at(self.recipe, self.path)
+        self._refuse_ineffective_flags()
+        recipe = _with_spacing(self.recipe, self.path)
         self.augment.check_for(recipe)
         sample = prepare_path(
             self.path, recipe, point_mm=self.point, series=self.series, mask=self.mask, reading=self.reading
@@ -101,12 +102,12 @@ class LookAtAugmentation:
         return 0
 
 
-def _to_look_at(recipe: Recipe, path: Path) -> Recipe:
-    """A recipe without a spacing, made complete so that there is something to see: nothing that was given changes."""
+def _with_spacing(recipe: Recipe, path: Path) -> Recipe:
+    """Complete a recipe without a spacing; settings that were given do not change."""
     if recipe.fit == "region" or recipe.spacing_mm is not None or recipe.extent_mm is not None:
         return recipe
     as_given = recipe.size != Recipe().size
-    if path.suffix.lower() == ".npy":  # its spacing is not known: as `hilum train` plans it
+    if path.suffix.lower() == ".npy":  # its spacing is unknown; 1 mm as `hilum train` plans it
         region = recipe.region if recipe.region == "point" else "whole"
         return replace(recipe, region=region, spacing_mm=(1.0, 1.0, 1.0), size=_npy_size(path, recipe))
     if recipe.region == "point":
@@ -120,5 +121,5 @@ def _npy_size(path: Path, recipe: Recipe) -> tuple[int, int, int]:
     try:
         z, y, x = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError):
-        return recipe.size  # what is wrong with it is said where it is read
+        return recipe.size  # reading the file reports the error
     return z, y, x

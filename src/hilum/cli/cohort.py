@@ -1,4 +1,4 @@
-"""``hilum cohort``: a folder of scans to a table of cases."""
+"""``hilum cohort``: makes a table of cases from a folder of scans."""
 
 import sys
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from hilum.settings.run import ReadingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MakeCohort:
-    """A folder of scans to a table of cases: one sub-folder for each class, or labels from a spreadsheet.
+    """Make a table of cases from a folder of scans: one sub-folder for each class, or labels from a spreadsheet.
 
-    Exits with 3 if a scan or a file was refused or could not be read, and the rest is in the table.
+    Exits with 3 if a scan or file was refused or could not be read; the table then holds the rest.
     """
 
     folder: FolderPath
@@ -25,16 +25,16 @@ class MakeCohort:
     """The table to write, such as cohort.csv."""
 
     labels: Path | None = None
-    """A spreadsheet without paths, joined by a tag; without it the sub-folders are the classes."""
+    """A spreadsheet without paths, joined by a tag; by default the sub-folders are the classes."""
 
     key: Literal["accession", "study-uid", "patient-id"] = "accession"
-    """Which tag joins the spreadsheet's rows and the scans."""
+    """DICOM tag that joins scans and rows of the spreadsheet."""
 
     label: Annotated[str, tyro.conf.arg(name="columns.label")] = "label"
-    """The spreadsheet's column with the label."""
+    """Label column of the spreadsheet."""
 
     several: Annotated[tuple[str, ...], tyro.conf.arg(name="columns.labels")] = ()
-    """Instead of it several columns, one for each label, with 1 where it is present, else 0."""
+    """Instead, several columns, one for each label, with 1 where it is present, else 0."""
 
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 

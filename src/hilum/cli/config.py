@@ -1,4 +1,4 @@
-"""``hilum config``: a config file with every setting explained."""
+"""``hilum config``: prints a config file with every setting explained."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +9,13 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class MakeConfig:
-    """A commented TOML with every setting, at its default or as planned for a table of cases; printed, or written."""
+    """Print or write a commented TOML of every setting, at its default or as planned for a table of cases."""
 
     table: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A table of cases, for which the settings are planned as ``hilum train`` would."""
 
     out: Path | None = None
-    """A new file NAME.toml instead of the terminal."""
+    """Write to a new file NAME.toml instead of the terminal."""
 
     def run(self) -> int:
         """Print or write the file."""

@@ -1,4 +1,4 @@
-"""``hilum demo``: the whole way of the data on a simulated cohort."""
+"""``hilum demo``: runs the whole pipeline on a simulated cohort."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The whole way on a simulated cohort: DICOM series, preparing, training, figures, a prediction for a new scan."""
+    """Run the pipeline on a simulated cohort: DICOM series, preparing, training, figures, prediction of a new scan."""
 
     out: Path = Path("runs/demo")
     """A new or empty folder."""
 
     seed: int = 0
-    """Of the cohort, the split and the training."""
+    """Seed of the cohort, the split and the training."""
 
     def run(self) -> int:
         """Run the demo."""

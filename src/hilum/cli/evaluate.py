@@ -1,4 +1,4 @@
-"""``hilum evaluate``: a model on cases that it has not seen."""
+"""``hilum evaluate``: judges a model on cases that it has not seen."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,27 +14,27 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """A model on cases it has not seen: figures with intervals, pictures, each case.
+    """Judge a model on cases that it has not seen: figures with intervals, pictures, and a row for each case.
 
-    Without a table, the test part of the model's own run. Of a table the rows with split = test are judged where it
-    says so, else all; patients and scans that the model has seen are left out. Scans that cannot be used are refused,
-    listed and counted; more than --cohort.max-refused of them end with 1.
+    Without a table, the test part of the model's own run is judged. Of a table with a split column, the rows with split
+    = test are judged, else all; patients and scans that the model has seen are left out. Scans that cannot be used are
+    refused, listed and counted; if they exceed --cohort.max-refused the command exits with 1.
     """
 
     model: ModelPath
     """A run folder, or the model folder in it."""
 
     table: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[COHORT]")] = None
-    """CSV, Excel or Parquet with paths and labels; without it the test part of the run."""
+    """CSV, Excel or Parquet with paths and labels; by default the test part of the run."""
 
     out: Path | None = None
     """Folder for evaluation.json, cases.csv and the pictures; for the run's own cases by default its evaluation/."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """Which column of the table holds what."""
+    """Names of the columns."""
 
     store: Path | None = None
-    """Where prepared samples are kept; without it, for the time of the command only."""
+    """Folder of prepared samples; by default a temporary one."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
@@ -43,7 +43,7 @@ class Evaluate:
     """Largest share of the cases that may be refused before it is an error."""
 
     unchecked: bool = False
-    """Judge even if nothing tells which cases trained the model, as under another HILUM_KEY; all figures say so."""
+    """Judge even if training cases cannot be recognised, as under another HILUM_KEY; all figures are marked so."""
 
     json: bool = False
     """Print evaluation.json instead of one line."""
@@ -57,7 +57,7 @@ class Evaluate:
 
         own = self.table is None
         require(not own or self.columns == ColumnsConfig(), "--columns", "given with a table only", self.columns)
-        answer = evaluate(
+        evaluation = evaluate(
             self.model,
             self.table,
             self.out,
@@ -68,12 +68,12 @@ class Evaluate:
             unchecked=self.unchecked,
         )
         if self.json:
-            print(json.dumps(answer, indent=2))
+            print(json.dumps(evaluation, indent=2))
             return 0
         out = self.out or self.model / "evaluation"
-        print(headline(answer))
-        if answer["num_refused"] or answer["num_seen"]:
-            counts = f"{answer['num_refused']} refused, {answer['num_seen']} seen by the model"
+        print(headline(evaluation))
+        if evaluation["num_refused"] or evaluation["num_seen"]:
+            counts = f"{evaluation['num_refused']} refused, {evaluation['num_seen']} seen by the model"
             print(f"left out: {counts}, listed in {out / 'refused.csv'}")
         print(f"figures and pictures: {out}")
         return 0

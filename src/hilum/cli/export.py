@@ -1,4 +1,4 @@
-"""``hilum export``: a model as one file for other programs."""
+"""``hilum export``: exports a model as one file for other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from hilum.cli.arguments import ModelPath
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A model as one file that other programs run: HU in, probabilities out; checked against the model."""
+    """Export a model as one file for other programs, from HU to probabilities; verified against the model."""
 
     model: ModelPath
     """A run folder, or the model folder in it."""

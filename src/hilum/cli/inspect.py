@@ -1,4 +1,4 @@
-"""``hilum inspect``: what lies under a path and what is wrong with it."""
+"""``hilum inspect``: lists the scans under a path with their findings."""
 
 import json
 import sys
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 
 _LEFT_OUT = ("unreadable-file", "missing-file", "unsafe-archive")
-"""Findings on a file, a folder or a link that was not looked into."""
+"""Findings about files, folders and links that were not examined."""
 
 
 _MARK = 'name="generator" content="hilum inspect"'
-"""What tells its own pages from others."""
+"""Pattern that identifies pages of this command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """What lies under a path, series by series, and what is wrong with it."""
+    """List the scans under a path, series by series, with their findings."""
 
     path: ScanPath
     """A folder tree, a file, a DICOMDIR, or a zip or tar of them: DICOM, NIfTI, NRRD, MetaImage."""
 
     json: bool = False
-    """One JSON object instead of a table."""
+    """Print one JSON object instead of a table."""
 
     html: Path | None = None
-    """Write a page with a picture of each scan here."""
+    """Write a page with a picture of each scan to this file."""
 
     lungs: bool = False
-    """Find the lungs too: their verdict and figures, and with --html their pictures."""
+    """Segment the lungs too: verdict and figures, and with --html pictures."""
 
     keep_uids: bool = False
-    """SeriesInstanceUIDs as they are, instead of hashes."""
+    """Print SeriesInstanceUIDs instead of hashes."""
 
     hide_paths: bool = False
-    """No names of files and folders, which can be names of patients."""
+    """Hide the names of files and folders, which can be names of patients."""
 
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
@@ -70,19 +70,19 @@ class Inspect:
 
             write_whole(self.html, inspection_page(found, loose), mark=_MARK)
         if self.json:
-            answer = {
+            result = {
                 "series": [one.as_dict() for one in found],
                 "findings": as_records(loose),
                 "num_left_out": _num_left_out(loose),
             }
-            print(json.dumps(answer, indent=2))
+            print(json.dumps(result, indent=2))
         else:
             _print(found, loose)
         return 0 if found else 1
 
 
 def _print(found: "list[Examined]", loose: "list[Finding]") -> None:
-    """A row for each scan; below it the name to pick a series by, what speaks for it, and its findings."""
+    """Print a row for each scan, and below it the name of its series, its score and its findings."""
     if not found:
         print("no CT was found")
     else:

@@ -1,4 +1,4 @@
-"""``hilum plan``: what a config will take on this machine, before anything is read."""
+"""``hilum plan``: estimates memory, steps and time of a config on this machine."""
 
 import json
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MakePlan:
-    """What a config will take on this machine: memory by batch size, steps and time. No scan is read."""
+    """Estimate memory by batch size, steps and time of a config on this machine. Reads no scan."""
 
     config: ConfigPath
     """CONFIG.toml."""
 
     time: bool = True
-    """Measure a few steps on random numbers; --no-time: do not."""
+    """Measure a few steps on random numbers."""
 
     write: Path | None = None
-    """A new TOML file: the config with the micro batch and checkpointing with which it fits."""
+    """Write the config with a micro batch and checkpointing with which it fits to a new TOML file."""
 
     json: bool = False
-    """One JSON object instead of text."""
+    """Print one JSON object instead of text."""
 
     def run(self) -> int:
-        """Print the plan; 1 if it cannot fit and is to be written."""
+        """Print the plan; with ``write``, an error if nothing fits."""
         from hilum.planning.resource_plan import plan_resources
         from hilum.settings.toml import load, save
 
@@ -52,7 +52,7 @@ class MakePlan:
 
 
 def _cases(config: RunConfig) -> tuple[int, int | None, int | None]:
-    """The number of classes and, where the table is there, of training cases and of draws in an epoch."""
+    """Number of classes and, if the table exists, of training cases and of draws in an epoch."""
     from hilum.cohorts.labels import labels_of
     from hilum.cohorts.sampling import num_draws
     from hilum.cohorts.splits import split
@@ -116,8 +116,8 @@ def _time_lines(config: RunConfig, plan: "ResourcePlan") -> Iterator[tuple[str, 
     else:
         steps = f"{plan.steps} step{'s' if plan.steps > 1 else ''}"
         yield "steps", f"{plan.num_train} training cases: {steps} in an epoch"
-    for way, seconds in plan.step_s.items():
-        yield "time", f"{seconds:.3g} s for a step, measured ({way})"
+    for settings, seconds in plan.step_s.items():
+        yield "time", f"{seconds:.3g} s for a step, measured ({settings})"
     if plan.epoch_s is not None:
         epochs = config.training.epochs
         whole = f"{_clock(plan.epoch_s)} for an epoch and {_clock(plan.epoch_s * epochs)} for all {epochs}"

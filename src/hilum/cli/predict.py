@@ -1,4 +1,4 @@
-"""``hilum predict``: a model on one scan, or on a table of scans."""
+"""``hilum predict``: predicts one scan, or a table of scans."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from hilum.settings.run import ColumnsConfig, Triple
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """A model on one scan, or on a whole table without labels; exits with 3 if some scans of a table were refused."""
+    """Predict one scan, or a table without labels; exits with 3 if some scans of a table were refused."""
 
     model: ModelPath
     """A run folder, or the model folder in it."""
@@ -24,31 +24,31 @@ class Predict:
     """X Y Z in LPS mm, for models of region point."""
 
     series: str = ""
-    """Which series, where the folder holds several."""
+    """Series to read, if the folder holds several."""
 
     mask: Path | None = None
-    """A mask of the lungs that another program made, for models that look for them."""
+    """Lung mask from another program, for models that need the lungs."""
 
     out: Path | None = None
     """For a table: the CSV of predictions to write."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """For a table: which column holds what."""
+    """For a table: names of the columns."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
 
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """fp32: the same digits everywhere. bf16: faster where the machine has it. auto: measured."""
+    """fp32: the same digits everywhere. bf16: faster where the hardware has it. auto: measured."""
 
     prevalence: tuple[float, ...] | None = None
-    """State probabilities for a population of which this share is of the second class, not that of the cases on which
-    the model was calibrated; decisions by a threshold stay. More classes, or several labels: a share for each."""
+    """Prevalence of the second class to which probabilities are adjusted, from that of the calibration; decisions by a
+    threshold do not change. For more classes, or several labels, a share for each."""
 
     json: bool = False
-    """One JSON object instead of a few lines."""
+    """Print one JSON object instead of a few lines."""
 
-    def _refuse_what_has_no_effect(self, region: str, *, is_table: bool) -> None:
+    def _refuse_ineffective_flags(self, region: str, *, is_table: bool) -> None:
         if is_table and (self.point is not None or self.series):
             msg = "--point and --series are for one scan; a table has columns for them"
             raise ConfigError(msg)
@@ -67,15 +67,15 @@ class Predict:
         from hilum.modelling.memory import kept_memory
 
         with kept_memory():
-            return self._predicted()
+            return self._predict()
 
-    def _predicted(self) -> int:
+    def _predict(self) -> int:
         from hilum.cohorts.spreadsheet import SUFFIXES
         from hilum.predicting import Predictor, predict_table
 
         predictor = Predictor(self.model, device=self.device, precision=self.precision, prevalence=self.prevalence)
         is_table = self.path.suffix.lower() in SUFFIXES
-        self._refuse_what_has_no_effect(predictor.card.recipe.region, is_table=is_table)
+        self._refuse_ineffective_flags(predictor.card.recipe.region, is_table=is_table)
         if is_table:
             summary = predict_table(predictor, self.path, self.out, columns=self.columns)
             print(json.dumps(summary, indent=2) if self.json else _line(summary))
@@ -96,11 +96,11 @@ class Predict:
 
 
 def _line(summary: dict[str, Any]) -> str:
-    """How many scans of a table were predicted and refused, and where both are listed."""
+    """Numbers of predicted and refused scans of a table, with their files."""
     line, refused = f"{summary['out']}: {summary['num_cases']} predictions", summary["num_refused"]
     return line + (f", {refused} refused, listed in {summary['refused']}" if refused else "")
 
 
 def _shown(probability: float) -> str:
-    """Three decimals, or three digits of what is smaller than one in a hundred."""
+    """A probability with three decimals, below 0.01 with three digits."""
     return f"{probability:.3f}" if probability >= 0.01 or probability == 0 else f"{probability:.3g}"

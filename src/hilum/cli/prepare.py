@@ -1,4 +1,4 @@
-"""``hilum prepare``: every case of a config into the store."""
+"""``hilum prepare``: prepares every case of a config into the store."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -10,25 +10,25 @@ from hilum.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Every case of a config into the store, so that training starts at once; goes on where it was stopped.
+    """Prepare every case of a config into the store, so that training starts at once; continues after a stop.
 
-    Exits with 3 if some cases were refused, and the rest is in the store.
+    Exits with 3 if some cases were refused; the store then holds the rest.
     """
 
     config: ConfigPath
     """CONFIG.toml."""
 
     workers: int = 0
-    """Scans at once, as far as memory allows; 0: one for each core."""
+    """Scans at once, if memory allows; 0: one for each core."""
 
     store_gb: float | None = None
-    """Most that the store may hold, in GB; instead of the config's."""
+    """Largest size of the store, in GB, instead of the config's."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "workers", "at least 0", self.workers)
 
     def run(self) -> int:
-        """Prepare, and list what was refused."""
+        """Prepare, and list the refused cases."""
         from hilum.cohorts.prepared import prepare_cohort
         from hilum.cohorts.table import Cohort
         from hilum.preparing import Store

@@ -1,4 +1,4 @@
-"""``hilum store``: what a store of prepared samples holds, and whether it is still what was written."""
+"""``hilum store``: lists or verifies a store of prepared samples."""
 
 import json
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowStore:
-    """What a store of prepared samples holds; ``verify`` reads it all and exits with 1 if any sample is damaged."""
+    """List a store of prepared samples, or verify all bytes; ``verify`` exits with 1 if any sample is damaged."""
 
     action: tyro.conf.Positional[Literal["list", "verify"]]
-    """list: each sample, the longest unused first. verify: the damaged ones, and what killed writers left."""
+    """list: each sample, the longest unused first. verify: damaged samples, and leftovers of killed writers."""
 
     path: tyro.conf.Positional[Path]
     """The store's folder, or CONFIG.toml."""
 
     repair: bool = False
-    """With verify: remove what is damaged or left over; the next prepare makes the samples anew."""
+    """With verify: remove damaged samples and leftovers; the next prepare makes the samples again."""
 
     json: bool = False
-    """One JSON object instead of lines."""
+    """Print one JSON object instead of lines."""
 
     def run(self) -> int:
         """List or verify."""
@@ -73,14 +73,14 @@ class ShowStore:
             store.sweep()
         num_bytes = sum(one.num_bytes for one in samples)
         if self.json:
-            answer = {
+            result = {
                 "num_samples": len(samples),
                 "bytes": num_bytes,
                 "damaged": [{"key": file.stem, "reason": reason} for file, reason in damaged],
                 "num_leftovers": len(leftovers),
                 "repaired": self.repair,
             }
-            print(json.dumps(answer, indent=2))
+            print(json.dumps(result, indent=2))
         else:
             for file, reason in damaged:
                 print(f"{file.relative_to(store.folder)}: {reason}")

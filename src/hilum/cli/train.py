@@ -1,4 +1,4 @@
-"""``hilum train``: a config, or a table alone, to a trained and tested model."""
+"""``hilum train``: trains and tests a model from a config, or from a table alone."""
 
 import csv
 import logging
@@ -28,19 +28,20 @@ _COMMON = (
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """A config, or a table alone, to a run folder with a trained and tested model.
+    """Train and test a model from a config, or from a table alone, into a run folder.
 
-    Cases that cannot be used are refused, listed and counted; more than cohort.max_refused of them end with 1.
+    Cases that cannot be used are refused, listed and counted; if they exceed cohort.max_refused the command exits with
+    1.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG|COHORT")]
-    """CONFIG.toml; or a table of cases, for which a config is planned, written down and explained."""
+    """CONFIG.toml; or a table of cases, for which a config is planned, explained and written to the run folder."""
 
     out: Path | None = None
-    """The run folder, new or empty; runs/NAME without it."""
+    """The run folder, new or empty; by default runs/NAME."""
 
     resume: bool = False
-    """Go on after the last whole epoch of the run in --out."""
+    """Continue the run in --out after its last complete epoch."""
 
     settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Flags win over the file."""
@@ -51,7 +52,7 @@ class Train:
         return self.source.suffix.lower() != ".toml"
 
     def with_file(self, args: Sequence[str]) -> "Train":
-        """The command again, with the settings of the file, or planned for the table, as defaults of the flags."""
+        """Parse the flags again, with the settings of the file, or planned for the table, as defaults."""
         if self.resume:
             return self._resumed(args)
         if not self.is_table:
@@ -68,7 +69,7 @@ class Train:
         return command
 
     def _resumed(self, args: Sequence[str]) -> "Train":
-        """A run goes on with its own settings; flags that would change them are an error, not silently dropped."""
+        """Load the settings of the run to resume; flags that would change them are an error."""
         from hilum.training.run_folder import Run
 
         if self.out is None or not Run(self.out).settings_file.is_file():
@@ -111,7 +112,7 @@ class Train:
 
     @staticmethod
     def short_help() -> str:
-        """The flags that most people set; ``--help-all`` shows all."""
+        """Help on the most common flags; ``--help-all`` shows all."""
         from hilum.settings.document import field_docs, setting_lines
 
         docs = field_docs(Train)
@@ -125,7 +126,7 @@ class Train:
                 f"  CONFIG|COHORT\n      {docs['source']}",
                 *own,
                 "",
-                "What most people set, with its default; flags win over the file:",
+                "The most common settings with their defaults; flags override the file:",
                 *setting_lines(_COMMON),
                 "",
                 "hilum train --help-all lists all settings; hilum config prints them as a commented TOML file.\n",
@@ -136,18 +137,18 @@ class Train:
 def planned(
     settings: RunConfig, with_flags: Callable[[RunConfig], RunConfig] = lambda drafted: drafted
 ) -> tuple[RunConfig, list[str], list[str]]:
-    """Settings for a table of cases, with a reason for each and warnings.
+    """Plan settings for a table of cases, with reasons and warnings.
 
     Args:
-        settings: Its ``cohort`` names the table.
-        with_flags: The settings again, with what the command line says otherwise.
+        settings: Settings whose ``cohort`` names the table.
+        with_flags: Function that applies the flags of the command line to the draft.
     """
     from hilum.cohorts.table import Cohort
     from hilum.planning.plan import draft, plan
 
     cohort = Cohort.read(settings.cohort.table, settings.cohort)
     drafted = with_flags(draft(cohort, settings))
-    drafted.augment.check()  # before any scan is looked at
+    drafted.augment.check()  # before any scan is read
     import torch
 
     made = plan(cohort, drafted, gpu=torch.cuda.is_available())
@@ -160,7 +161,7 @@ def _num_rows(table: Path) -> int:
 
 
 def _changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, by name."""
+    """Settings that differ, by name, with both values."""
     first, second = _flat(to_dict(before)), _flat(to_dict(after))
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     return {name: (first.get(name), second.get(name)) for name in names}

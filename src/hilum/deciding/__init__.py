@@ -1,1 +1,1 @@
-"""Logits to a decision that travels with the weights: model folder, inference, calibration, thresholds."""
+"""Turns logits into decisions: model folder, inference, calibration and thresholds."""

@@ -1,4 +1,4 @@
-"""Fits calibration and thresholds on validation cases, as the settings of a run ask for."""
+"""Fits calibration and thresholds on validation cases, by the settings of a run."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -21,16 +21,16 @@ from hilum.settings.run import DecisionConfig, RunConfig
 _log = logging.getLogger("hilum")
 
 _FIRM = 10
-"""With fewer positives in validation one case more or less moves a sensitivity by 0.1 or more."""
+"""Fewest validation positives for a firm threshold: with fewer, one case moves the sensitivity by more than 0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What the training cases were, and how often they were sampled.
+    """Labels and sampling of the training cases.
 
     Attributes:
-        labels: Of the training cases.
-        counted: How much each counted in the epoch that was kept: how often it was sampled, times its weight.
+        labels: Labels of the training cases.
+        counted: Weight of each case in the kept epoch: how often it was sampled, times its weight in the table.
     """
 
     labels: Labels
@@ -44,14 +44,14 @@ def decisions_of(
     labels: Labels,
     logits: Float[np.ndarray, "n c"],
 ) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
-    """One decision for the classes together, or one for each label of several; and what chose their thresholds.
+    """Fit one decision for all classes, or one for each label of a multi-label model, with its threshold.
 
     Args:
-        config: Its loss, sampling and head say what was done to the shares of the classes; decision what is wanted.
+        config: Its loss, sampling and head changed the class shares; its decision section says what to fit.
         classes: Names of the outputs.
         trained: The training cases.
-        labels: Of the validation cases, which were never trained on.
-        logits: Of the validation cases.
+        labels: Labels of the validation cases, which were never trained on.
+        logits: Logits of the validation cases.
     """
     shifts = _shifts(config, classes, trained)
     counts = class_counts(trained.labels, num_classes=len(classes))
@@ -79,14 +79,14 @@ def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
 
 
 def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...] | None]:
-    """Of the classes, or of each label: what undoes weights, sampling and logit adjustment; None: no offsets do.
+    """Logit offsets, for the classes or for each label, that undo weights, sampling and logit adjustment.
 
-    They do where the loss is smallest at the probabilities, and where nothing but the shares of the classes was moved.
-    Multi-label cases are sampled by the rarest label of each: that moves which labels come together, too.
+    None where no offsets can: if the loss is not smallest at the true probabilities, or more than the class shares was
+    changed. Multi-label cases are sampled by their rarest label, which also changes how often labels occur together.
     """
     counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
-    many, drawn_otherwise = trained.labels.ndim == 2, config.sampling.method != "none"
-    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and drawn_otherwise):
+    many, sampled = trained.labels.ndim == 2, config.sampling.method != "none"
+    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and sampled):
         return [None] * len(counts)
     weights = weights_of(config, trained.labels, classes)
     factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)
@@ -110,8 +110,8 @@ def _calibration(
     labels: Int[np.ndarray, " n"],
     logits: Float[np.ndarray, "n c"],
 ) -> Calibration:
-    """As the settings ask for; where the validation cases are too few, the analytic correction where it holds."""
-    moves = shift is None or max(map(abs, shift)) > 1e-9  # else what was trained says the cohort's probabilities
+    """Fit the calibration of the settings; with too few validation cases, use the analytic offsets where they hold."""
+    moves = shift is None or max(map(abs, shift)) > 1e-9  # else the network's own probabilities are the cohort's
     method = config.decision.calibration
     wanted = ("platt" if moves else "temperature") if method == "auto" else method
     why = ""
@@ -139,7 +139,7 @@ def _threshold(
         _log.warning("warning: %sthe threshold rests on %s of the positive class and is not firm", whose, cases)
     try:
         return choose_threshold(labels, probs[:, 1], rule=rule)
-    except ConfigError as exc:  # only now is it known what validation can meet: the training must not be lost
+    except ConfigError as exc:  # validation cannot meet the rule, but the training must not be lost
         chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
         _log.warning("warning: %s%s; the threshold is that of largest sensitivity + specificity", whose, exc)
         return replace(chosen, rule=f"{chosen.rule}, for {exc}")

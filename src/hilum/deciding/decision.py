@@ -1,4 +1,4 @@
-"""Logits to probabilities and decisions: one of several classes, or several labels at once."""
+"""Turns logits into probabilities and decisions: one of several classes, or several labels at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ from hilum.measuring.prevalence import Shares, threshold_at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How one set of classes, or one label of several, is decided.
+    """Calibration and threshold of a set of classes, or of one label of a multi-label model.
 
     Attributes:
-        calibration: Of the logits; a label of several has the logits 0 and z.
-        threshold: Of two classes, or of a label: positive is a probability at or above it; None: the most probable.
-        rule: The sentence that says how the threshold was chosen.
+        calibration: Calibration of the logits; a label has the logits 0 and z.
+        threshold: Smallest probability of the second class, or of a label, that is positive; None: most probable class.
+        rule: Sentence that describes how the threshold was chosen.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -32,12 +32,12 @@ class Decision:
             require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
 
     def at(self, prevalence: Shares) -> "Decision":
-        """The same, with probabilities stated at another prevalence.
+        """Adjust probabilities to another prevalence.
 
-        A threshold moves with them; of more than two classes the most probable may become another.
+        The threshold is adjusted with them; of more than two classes the most probable one may change.
 
         Raises:
-            ConfigError: If it is not known for what prevalence the probabilities stand, or a share is 0.
+            ConfigError: If the prevalence of the calibration is unknown, or a share is 0.
         """
         known, why = bool(self.calibration.prevalence), f"unknown (calibration: {self.calibration.rule})"
         require(known, "the prevalence that the probabilities stand for", "known", why)
@@ -50,12 +50,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """All that a model decides.
+    """The decisions of a model.
 
     Attributes:
         classes: Names of the outputs, in order.
         multi_label: Whether they are labels that do not exclude one another.
-        each: One for the classes together, or one for each label.
+        each: One decision for all classes, or one for each label.
     """
 
     classes: tuple[str, ...]
@@ -75,13 +75,13 @@ class Decisions:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By the name of the class, or the label, that is called from there on."""
+        """Thresholds by the name of the second class, or of each label."""
         names = self.classes if self.multi_label else self.classes[1:2]
         pairs = zip(names, self.each, strict=True)
         return {name: one.threshold for name, one in pairs if one.threshold is not None}
 
     def probabilities(self, logits: Float[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
-        """Calibrated; of classes that exclude one another rows sum to 1."""
+        """Calibrated probabilities; rows sum to 1 unless multi-label."""
         if not self.multi_label:
             return self.each[0].calibration.probabilities(logits)
         columns = [
@@ -90,7 +90,7 @@ class Decisions:
         return np.stack(columns, axis=1)
 
     def decided(self, probs: Float[np.ndarray, "n c"]) -> Labels:
-        """The class of each case, (n,); or 1 where a label is called, else 0, (n, c)."""
+        """Decided class of each case, (n,); multi-label: 1 where a label is called, else 0, (n, c)."""
         if self.multi_label:
             cuts = np.array([0.5 if one.threshold is None else one.threshold for one in self.each])
             return (probs >= cuts).astype(np.int64)
@@ -98,20 +98,20 @@ class Decisions:
         return probs.argmax(1).astype(np.int64) if threshold is None else (probs[:, 1] >= threshold).astype(np.int64)
 
     def described(self, decided: Labels) -> list[str]:
-        """The decision of each case: its class, or the labels that are called."""
+        """The decision of each case as text: its class, or the called labels."""
         if not self.multi_label:
             return [self.classes[k] for k in decided]
         pairs = [zip(self.classes, row, strict=True) for row in decided]
         return [AND.join(name for name, called in pair if called) or NOTHING for pair in pairs]
 
     def at(self, prevalence: Sequence[float]) -> "Decisions":
-        """The same, with probabilities stated at another prevalence.
+        """Adjust probabilities to another prevalence.
 
         Args:
-            prevalence: Of the second of two classes; a share for each of more classes; or one for each label.
+            prevalence: Share of the second of two classes; a share for each of more classes; or one for each label.
 
         Raises:
-            ConfigError: If it has another number of values, or a share is not between 0 and 1.
+            ConfigError: If the number of values is wrong, or a share is not between 0 and 1.
         """
         pairs = self.multi_label or len(self.classes) == 2
         needed = len(self.classes) if self.multi_label or not pairs else 1
@@ -123,6 +123,6 @@ class Decisions:
 
 
 def label_logits(logits: Float[np.ndarray, "n c"]) -> list[Float64[np.ndarray, "n 2"]]:
-    """The logits of each label, absent and present."""
+    """Logits of each label as two classes, absent and present."""
     wide = logits.astype(np.float64)
     return [np.stack([np.zeros(len(wide)), column], axis=1) for column in wide.T]

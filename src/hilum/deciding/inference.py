@@ -1,4 +1,4 @@
-"""A case's logits from its sample, seen whole or grid by grid: one way for validation and for prediction."""
+"""Computes a case's logits from its sample, as a whole or grid by grid, for validation and prediction alike."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hilum.cohorts.dataset import Sample, to_float
-from hilum.deciding.tta import Views, mean_logits, seen_logits
+from hilum.deciding.tta import Views, mean_logits, view_logits
 from hilum.settings.recipe import Recipe
 
 _AT_ONCE = 8
-"""Grids of one case that are on the device at a time."""
+"""Grids of one case in a batch on the device."""
 
 
 def case_logits(
@@ -24,26 +24,26 @@ def case_logits(
     *,
     multi_label: bool = False,
 ) -> Float[Tensor, "b c"]:
-    """Logits of each case; without ``sub_volumes`` in one batch, else case by case, so that batches change nothing.
+    """Logits of each case; without ``sub_volumes`` in one batch, else case by case, so that batches do not matter.
 
     The probabilities of a case with several grids are their mean, as in sliding windows and ensembles (nnU-Net,
-    Isensee 2021; Lakshminarayanan 2017), or, with ``aggregate = max``, those of the one grid in which the first class
-    is least probable: one lesion makes a scan positive, as in multiple instance learning (Ilse 2018); of findings
-    that do not exclude one another each has its own grid. The logits are then those of the mean, and those of the grid
-    itself, so that loss and calibration apply as ever.
+    Isensee 2021; Lakshminarayanan 2017), or, with ``aggregate = max``, those of the grid in which the first class is
+    least probable: one lesion makes a scan positive, as in multiple instance learning (Ilse 2018). With multiple labels
+    each label has its own such grid. The returned logits are those of these probabilities, so that loss and
+    calibration apply unchanged.
 
     Args:
         network: In evaluation mode.
-        samples: Of the cases.
-        recipe: Size, windows, and how grids make a case.
-        device: Where the network is.
-        views: Of each grid, beside itself.
+        samples: Samples of the cases.
+        recipe: Size, windows, and the aggregation of grids.
+        device: Device of the network.
+        views: Test-time augmentation of each grid.
         multi_label: Whether the outputs are labels that do not exclude one another.
     """
     if not recipe.sub_volumes:
         hu = to_float(torch.stack([s["hu"] for s in samples]), device)
         spacing_mm = np.stack([s["spacing_mm"].numpy() for s in samples])
-        return seen_logits(network, hu, spacing_mm, recipe, views, multi_label=multi_label)
+        return view_logits(network, hu, spacing_mm, recipe, views, multi_label=multi_label)
     return torch.stack([_aggregated(network, one, recipe, device, views, multi_label) for one in samples])
 
 
@@ -64,7 +64,7 @@ def _aggregated(
         ]
         hu = torch.stack([sample["hu"][(slice(None), *box)] for box in boxes])
         spacing_mm = np.tile(sample["spacing_mm"].numpy(), (len(hu), 1))
-        seen = seen_logits(network, to_float(hu, device), spacing_mm, recipe, views, multi_label=multi_label)
+        seen = view_logits(network, to_float(hu, device), spacing_mm, recipe, views, multi_label=multi_label)
         logits.append(seen.float())
     each = torch.cat(logits)
     if len(each) == 1:

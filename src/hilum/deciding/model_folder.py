@@ -1,4 +1,4 @@
-"""The model folder: weights and all that prediction needs to know about them, without pickle, ids or paths."""
+"""Reads and writes the model folder: weights and everything prediction needs, without pickle, ids or paths."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -23,20 +23,21 @@ MODEL_FORMAT = 1
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
 _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
+"""Keys of older cards that ``decisions`` replaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What ``model.json`` holds.
+    """Content of ``model.json``.
 
     Attributes:
-        model: The network.
-        recipe: Its input.
-        reading: What is done about odd scans: the same as in training.
-        decisions: Names of its outputs, in order; how their logits become probabilities and are decided.
-        views: Test-time augmentation; None: each case is seen as it is.
+        model: Settings of the network.
+        recipe: Recipe of its input.
+        reading: Policy of reading, the same as in training.
+        decisions: Names of the outputs, their calibration and thresholds.
+        views: Test-time augmentation; None: none.
         training: The training card: settings, numbers of cases and patients, validation figures.
-        version: Of Hilum.
+        version: Version of Hilum.
     """
 
     model: ModelConfig
@@ -49,18 +50,18 @@ class ModelCard:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of its outputs, in order."""
+        """Names of the outputs, in order."""
         return self.decisions.classes
 
 
 def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
-    """The network that the settings describe, with fresh weights."""
+    """Build the network of the settings, with random weights."""
     options = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "depth"}
     return ResNet3D(config.depth, recipe.num_channels, num_classes, **options)
 
 
 def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
-    """Write a model folder; ``model.json`` last, so that a folder with it is whole."""
+    """Write a model folder; ``model.json`` is written last, so that a folder with it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
     write_tensors(folder / _WEIGHTS, network.state_dict())
@@ -69,17 +70,17 @@ def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
 
 
 def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
-    """The network, in evaluation mode on the CPU, and its card.
+    """Load the network, in evaluation mode on the CPU, and its card.
 
     Args:
-        folder: A model folder, or a run folder that holds one.
+        folder: A model folder, or a run folder with one.
 
     Raises:
-        CheckpointError: If the folder is no whole model folder, or the weights do not fit or are not float32.
+        CheckpointError: If the folder is not a complete model folder, or the weights do not fit or are not float32.
     """
     folder = folder / "model" if (folder / "model" / _ABOUT).is_file() else folder
     try:
-        about = _as_now(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
+        about = _upgraded(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
         card = from_dict(ModelCard, about, _ABOUT)
         weights = load_file(folder / _WEIGHTS)
     except (FileNotFoundError, NotADirectoryError) as exc:
@@ -89,7 +90,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         msg = f"{folder} is damaged: {exc}"
         raise CheckpointError(msg) from exc
     try:
-        with torch.device("meta"):  # no memory and no random numbers for weights that the file has
+        with torch.device("meta"):  # no memory and no random numbers for weights that come from the file
             network = build(card.model, card.recipe, len(card.classes))
         for name, wanted in network.state_dict().items():
             if name in weights and weights[name].dtype != wanted.dtype:
@@ -108,11 +109,11 @@ def _last_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[-1].strip()
 
 
-def _as_now(about: dict[str, Any]) -> dict[str, Any]:
-    """A card of any version in today's form; until November 2026 it had one temperature and threshold, and no format.
+def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
+    """Convert an older card to the current form: until November 2026 it had one temperature and threshold, no format.
 
     Raises:
-        CheckpointError: If a newer Hilum wrote it.
+        CheckpointError: If a newer version wrote it.
     """
     number = about.pop("format", MODEL_FORMAT)
     if number != MODEL_FORMAT:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean probability of a case and of moved views of it, by the training's own changes."""
+"""Test-time augmentation: the mean probability over a case and geometrically augmented views of it."""
 
 import math
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from hilum.settings.recipe import Recipe
 from hilum.settings.run import RunConfig
 
 _TRIES = 1024
-"""Draws among which views are looked for."""
+"""Largest number of sampled changes among which distinct views are searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """What is looked at beside the case itself; the same for every case, on every machine.
+    """The views of test-time augmentation beside the case itself; the same for every case, on every machine.
 
     Attributes:
-        count: Number of moved views.
-        augment: How they may be moved; of it the geometry alone, for HU are what they are.
+        count: Number of views.
+        augment: Augmentation of the views, of which only the geometry is used; HU are not changed.
     """
 
     count: int
@@ -45,7 +45,7 @@ class Views:
 
 @lru_cache(maxsize=8)
 def changes_of(views: Views) -> tuple[Change, ...]:
-    """What the views are: the first draws that differ from the case itself and from one another."""
+    """The changes of the views: the first sampled ones that differ from the identity and from one another."""
     found: dict[Any, Change] = {}
     for number in range(_TRIES):
         (change,) = draw(views.augment.geometry, ["view"], seed=0, epoch=number)
@@ -58,17 +58,17 @@ def changes_of(views: Views) -> tuple[Change, ...]:
 
 
 def views_of(config: RunConfig) -> Views | None:
-    """The views that a run's settings ask for; None without test-time augmentation.
+    """The views of a run's settings; None without test-time augmentation.
 
     Raises:
-        ConfigError: If its augmentation cannot move a case in as many ways.
+        ConfigError: If the augmentation has too few distinct geometric changes.
     """
     if not config.decision.tta:
         return None
     return Views(count=config.decision.tta, augment=config.augment.geometry)
 
 
-def seen_logits(
+def view_logits(
     network: Callable[[Tensor], Tensor],
     hu: Float[Tensor, "b c z y x"],
     spacing_mm: Float64[np.ndarray, "b 3"],
@@ -77,13 +77,13 @@ def seen_logits(
     *,
     multi_label: bool = False,
 ) -> Float[Tensor, "b k"]:
-    """Logits of a batch; with views those of the mean probabilities.
+    """Logits of a batch; with views, those of the mean probabilities.
 
     Args:
         network: In evaluation mode.
         hu: HU and further channels, on the network's device.
-        spacing_mm: Of each sample, (z, y, x).
-        recipe: Its windows, and what lies outside.
+        spacing_mm: Spacing of each sample, (z, y, x).
+        recipe: Its windows, and the filling outside.
         views: None: the samples alone.
         multi_label: Whether the outputs are labels that do not exclude one another.
     """
@@ -98,7 +98,7 @@ def seen_logits(
 
 
 def mean_logits(each: Float[Tensor, "v b k"], *, multi_label: bool = False) -> Float[Tensor, "b k"]:
-    """Logits of the mean probabilities: their logarithms, or their log odds of labels."""
+    """Logits of the mean probabilities: their logarithms, or for labels their log odds."""
     if multi_label:
         return F.logsigmoid(each).logsumexp(dim=0) - F.logsigmoid(-each).logsumexp(dim=0)
     return each.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(each))

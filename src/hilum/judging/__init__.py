@@ -1,4 +1,4 @@
-"""Judging: predictions to figures, pictures and pages that a reader can check."""
+"""Judges predictions: figures with intervals, pictures, and a row for each case."""
 
 from hilum.judging.evaluate import evaluate, headline
 from hilum.judging.judge import judge

@@ -1,4 +1,4 @@
-"""Judges a model on cases that it has not seen: its predictions, figures, pictures and a row for each case."""
+"""Judges a model on unseen cases: predictions, figures, pictures and a row for each case."""
 
 import contextlib
 import logging
@@ -27,15 +27,15 @@ _log = logging.getLogger("hilum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """The cases that are to be judged.
+class _Candidates:
+    """The cases to judge, before training cases and refused ones are left out.
 
     Attributes:
         cohort: All of them.
-        trained_on: Who must be left out.
-        refused: Those that the run would refuse today.
-        unchecked: Why cases that trained the model cannot be told from others; empty where they can.
-        own: Whether they are the test part of the model's own run.
+        trained_on: Patients and scans to leave out.
+        refused: Cases that the run refuses now, as copies with another label.
+        unchecked: Why training cases cannot be recognised; empty if they can.
+        own: Whether the cases are the test part of the model's own run.
         max_refused: Largest share that may be refused.
     """
 
@@ -58,29 +58,28 @@ def evaluate(
     max_refused: float = CohortConfig().max_refused,
     unchecked: bool = False,
 ) -> dict[str, Any]:
-    """Judge a model by its predictions on cases it has not seen.
+    """Judge a model by its predictions on unseen cases.
 
-    Of a table with a split column the rows marked test are judged, else all rows. Cases that trained or validated the
-    model are left out: they are recognised by keyed hashes of the patients, and by the scans' HU, whatever their files.
-    Scans that cannot be prepared are refused, and so are copies of one scan whose labels differ; all are listed in
+    If a table has a split column, its test rows are judged, else all rows. Training and validation cases of the model
+    are left out: they are recognised by keyed hashes of the patients, and by the HU of the scans, whatever their files.
+    Scans that cannot be prepared are refused, and so are copies of one scan with different labels; all are listed in
     ``refused.csv``. Patients who share a scan count as one.
 
     Args:
         model: The run folder, or the model folder in it.
         table: The cases; None: the test part of the model's own run.
         out: Folder for ``evaluation.json``, ``cases.csv`` and the pictures; None: that of the run, for its own cases.
-        columns: Which column of the table holds what; those of the run where the table is its own. A model of several
-            labels looks for columns of their names where ``columns.labels`` is empty.
-        store: Where prepared samples are kept; None: for the time of the call, or in the run's own store.
-        device: Where the network runs.
-        max_refused: Largest share of the unseen cases of a table that may be refused before it is an error; of its own
-            run the training has seen to that.
-        unchecked: Judge even where nothing tells which cases trained the model: the run was made with another key, by
-            an older Hilum, or is not there. What can be recognised is left out; all figures say that they are
-            unchecked.
+        columns: Names of the table's columns; for the run's own cases those of the run. A multi-label model uses
+            columns with the names of its labels if ``columns.labels`` is empty.
+        store: Folder of prepared samples; None: a temporary one, or for its own cases the run's.
+        device: Device of the network.
+        max_refused: Largest share of the unseen cases of a table that may be refused; the run's own cases were already
+            checked in training.
+        unchecked: Judge even if training cases cannot be recognised: the run was made with another key, by an older
+            version, or is missing. Recognised cases are still left out; all figures are marked as unchecked.
 
     Returns:
-        What evaluation.json holds.
+        The content of evaluation.json.
 
     Raises:
         HilumError: If the model or the table is not usable, the cases cannot be checked, too many are refused, or none
@@ -94,33 +93,34 @@ def evaluate(
     check_folder(out)
     predictor = Predictor(model, device=device)
     if table is None:
-        asked = _own_cases(run, predictor)
+        candidates = _own_cases(run, predictor)
         store = store or run.store
     else:
-        asked = _cases_of(Path(table), run, predictor, columns, unchecked=unchecked)
-        asked = replace(asked, max_refused=max_refused)
+        candidates = _cases_of(Path(table), run, predictor, columns, unchecked=unchecked)
+        candidates = replace(candidates, max_refused=max_refused)
     with contextlib.ExitStack() as stack:
         folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         samples = Store(folder, predictor.card.reading)
-        prepared = prepare_cohort(asked.cohort, predictor.card.recipe, samples)
-        unseen, refused, seen = _unseen(asked, prepared)
+        prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
+        unseen, refused, seen = _unseen(candidates, prepared)
         predictions = list(predict_prepared(predictor, unseen))
-    answer = _judged(asked, predictor, unseen, predictions, out, num_seen=len(seen), num_refused=len(refused))
+    counts = {"num_seen": len(seen), "num_refused": len(refused)}
+    evaluation = _judged(candidates, predictor, unseen, predictions, out, **counts)
     write_refusals(out / "refused.csv", (*seen, *refused))
-    return answer
+    return evaluation
 
 
 def _judged(
-    asked: _Asked,
+    candidates: _Candidates,
     predictor: Predictor,
     unseen: PreparedCohort,
     predictions: list[Prediction],
     out: Path,
     **counts: int,
 ) -> dict[str, Any]:
-    """Figures, pictures and cases of the predictions."""
+    """Judge predictions and write figures, pictures and cases."""
     copies = find_copies(unseen.cases, unseen.scans, at_points=predictor.card.recipe.region == "point")
-    for warning in () if asked.own else copies.warnings:  # of its own table the training has logged them
+    for warning in () if candidates.own else copies.warnings:  # training has logged those of its own table
         _log.warning("%s", warning)
     decisions = predictor.card.decisions
     rules = [one.rule for one in decisions.each]
@@ -134,20 +134,20 @@ def _judged(
         threshold=[one.threshold for one in decisions.each] if decisions.multi_label else decisions.each[0].threshold,
         folder=out,
         doubts=[p.reason for p in predictions],
-        note=f"NOT CHECKED for cases that trained the model: {asked.unchecked}" if asked.unchecked else "",
+        note=f"NOT CHECKED for cases that trained the model: {candidates.unchecked}" if candidates.unchecked else "",
         extra={
             **counts,
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
-            "seen_checked": not asked.unchecked,
-            "unchecked": asked.unchecked,
+            "seen_checked": not candidates.unchecked,
+            "unchecked": candidates.unchecked,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],
             "findings": unseen.findings,
         },
     )
 
 
-def _own_cases(run: Run, predictor: Predictor) -> _Asked:
-    """The test part of the run, by its own split and with its own columns."""
+def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
+    """The test part of the model's own run."""
     config, decisions = run.settings.cohort, predictor.card.decisions
     given = config.columns.labels
     must = "labels, as the model has them" if decisions.multi_label else "empty, as the model has classes"
@@ -157,7 +157,7 @@ def _own_cases(run: Run, predictor: Predictor) -> _Asked:
     at_points = predictor.card.recipe.region == "point"
     opposed = find_copies(cohort.cases, splits.scans, at_points=at_points).reasons  # in whatever part
     tested = [case for case in cohort.cases if splits.parts.get(case.case_id) == "test"]
-    return _Asked(
+    return _Candidates(
         cohort=replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed)),
         refused=tuple(
             Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id])
@@ -168,11 +168,13 @@ def _own_cases(run: Run, predictor: Predictor) -> _Asked:
     )
 
 
-def _cases_of(table: Path, run: Run, predictor: Predictor, columns: ColumnsConfig | None, *, unchecked: bool) -> _Asked:
-    """The cases of another table, and what tells those that trained the model.
+def _cases_of(
+    table: Path, run: Run, predictor: Predictor, columns: ColumnsConfig | None, *, unchecked: bool
+) -> _Candidates:
+    """The cases of a table, and the patients and scans that trained the model.
 
     Raises:
-        CohortError: If nothing tells them, and ``unchecked`` is not given.
+        CohortError: If training cases cannot be recognised, and ``unchecked`` is not given.
     """
     why = run.why_unchecked()
     if why and not unchecked:
@@ -190,24 +192,24 @@ def _cases_of(table: Path, run: Run, predictor: Predictor, columns: ColumnsConfi
     if any(case.split for case in cohort.cases):
         cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.split == "test"))
     trained_on = read_splits(run.splits_file).trained_on if run.splits_file.exists() else TrainedOn()
-    return _Asked(cohort=cohort, trained_on=trained_on, unchecked=why)
+    return _Candidates(cohort=cohort, trained_on=trained_on, unchecked=why)
 
 
-def _unseen(asked: _Asked, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
-    """The cases that did not train the model, the refused ones among them, and the others, each with its reason.
+def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
+    """Divide cases into unseen ones, refused ones, and those that trained or validated the model.
 
-    Cases of a patient who trained it are recognised by his id, by one of his scans, or by a scan of another who is the
-    same patient by a scan of theirs. So the scans of those who are known by their ids are prepared as well.
+    A training patient is recognised by id, by a scan, or by sharing a scan with another training patient. So the scans
+    of patients who are recognised by id are prepared as well.
 
     Raises:
         CohortError: If none is left, or too many are refused.
     """
-    cohort = asked.cohort
+    cohort = candidates.cohort
     patient_of = {case.case_id: case.patient_id for case in join_patients(cohort.cases, prepared.copies)}
     patients = {
         patient_of[case.case_id]
         for case in cohort.cases
-        if asked.trained_on.has(case, prepared.scans.get(case.case_id, ""))
+        if candidates.trained_on.has(case, prepared.scans.get(case.case_id, ""))
     }
     reason = "this patient or scan trained or validated the model"
     seen = [
@@ -216,8 +218,9 @@ def _unseen(asked: _Asked, prepared: PreparedCohort) -> tuple[PreparedCohort, li
         if patient_of[case.case_id] in patients
     ]
     known = {one.case_id for one in seen}
-    refused = [*asked.refused, *(one for one in prepared.refusals if one.case_id not in known)]
-    check_refusals(cohort.source, len(cohort.cases) - len(known), refused, asked.max_refused, "--cohort.max-refused")
+    refused = [*candidates.refused, *(one for one in prepared.refusals if one.case_id not in known)]
+    num_unseen = len(cohort.cases) - len(known)
+    check_refusals(cohort.source, num_unseen, refused, candidates.max_refused, "--cohort.max-refused")
     pairs = [pair for pair in zip(prepared.cases, prepared.samples, strict=True) if pair[0].case_id not in known]
     if not pairs:
         msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
@@ -226,44 +229,44 @@ def _unseen(asked: _Asked, prepared: PreparedCohort) -> tuple[PreparedCohort, li
     return replace(prepared, cases=cases, samples=samples), refused, seen
 
 
-def headline(answer: dict[str, Any]) -> str:
-    """The figures that matter most, in one line."""
-    if answer.get("multi_label"):
-        about, figures = _label_figures(answer)
-    elif "num_positives" in answer:
-        about = f", {answer['num_positives']} of class {answer['classes'][1]}"
-        figures = [_shown(answer, name) for name in ("auc", "sensitivity", "specificity")]
+def headline(evaluation: dict[str, Any]) -> str:
+    """The main figures in one line."""
+    if evaluation.get("multi_label"):
+        about, figures = _label_figures(evaluation)
+    elif "num_positives" in evaluation:
+        about = f", {evaluation['num_positives']} of class {evaluation['classes'][1]}"
+        figures = [_formatted(evaluation, name) for name in ("auc", "sensitivity", "specificity")]
     else:
-        about, figures = "", [_shown(answer, name) for name in ("macro_auc", "balanced_accuracy")]
-    seen = f"; {answer['num_seen']} left out, for the model has seen them" if answer.get("num_seen") else ""
-    refused = f"; {answer['num_refused']} refused" if answer.get("num_refused") else ""
-    return f"{answer['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}"
+        about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
+    seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
+    refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
+    return f"{evaluation['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}"
 
 
-def _shown(answer: dict[str, Any], name: str) -> str:
-    """A figure with its interval; empty where it does not exist."""
-    value, ci = answer.get(name), answer.get(f"{name}_ci", [None, None])
+def _formatted(evaluation: dict[str, Any], name: str) -> str:
+    """A figure with its interval; empty if it does not exist."""
+    value, ci = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
     if value is None or None in ci:
         return ""
     return f"{name.replace('_', ' ').replace('auc', 'AUC')} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})"
 
 
-def _label_figures(answer: dict[str, Any]) -> tuple[str, list[str]]:
-    """The means, and what they hide: the rarest label, the one with the lowest AUC, and those without one."""
-    found = answer["by_finding"]
-    rarest = min(found, key=lambda name: found[name]["num_positives"])
-    known = [name for name in found if found[name]["auc"] is not None]
-    figures = [_shown(answer, name) for name in ("macro_auc", "macro_average_precision")]
+def _label_figures(evaluation: dict[str, Any]) -> tuple[str, list[str]]:
+    """Means over labels, with the rarest label, the label of lowest AUC, and labels without an AUC."""
+    by_label = evaluation["by_finding"]
+    rarest = min(by_label, key=lambda name: by_label[name]["num_positives"])
+    known = [name for name in by_label if by_label[name]["auc"] is not None]
+    figures = [_formatted(evaluation, name) for name in ("macro_auc", "macro_average_precision")]
     if known:
-        lowest = min(known, key=lambda name: found[name]["auc"])
-        figures.append(f"lowest {_shown(found[lowest], 'auc')} of {lowest}")
-    if len(known) < len(found):
-        figures.append(f"no AUC of {', '.join(name for name in found if name not in known)}")
-    return f", {len(found)} labels, the rarest ({rarest}) in {found[rarest]['num_positives']}", figures
+        lowest = min(known, key=lambda name: by_label[name]["auc"])
+        figures.append(f"lowest {_formatted(by_label[lowest], 'auc')} of {lowest}")
+    if len(known) < len(by_label):
+        figures.append(f"no AUC of {', '.join(name for name in by_label if name not in known)}")
+    return f", {len(by_label)} labels, the rarest ({rarest}) in {by_label[rarest]['num_positives']}", figures
 
 
 def _label_columns(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:
-    """The columns of another table for the model's labels, in their order; none for classes that exclude another.
+    """Columns of a table for the labels of a multi-label model, in its order; empty for other models.
 
     Raises:
         ConfigError: If columns are given that do not fit the model.
@@ -282,12 +285,12 @@ def _label_columns(table: Path, given: tuple[str, ...], decisions: Decisions) ->
         swapped = [one for one, name in zip(given, names, strict=True) if one != name and one in names]
         require(not swapped, "columns.labels", must, given)
         return given
-    there = read_sheet(table).columns
-    missing = [name for name in names if name not in there]
+    columns = read_sheet(table).columns
+    missing = [name for name in names if name not in columns]
     if missing:
         msg = (
             f"{table}: there must be a column for each label of the model, got none for {', '.join(missing)}, but "
-            f"the columns {', '.join(there)}; name those of {', '.join(names)}, in this order, with columns.labels"
+            f"the columns {', '.join(columns)}; name those of {', '.join(names)}, in this order, with columns.labels"
         )
         raise CohortError(msg)
     return names

@@ -1,4 +1,4 @@
-"""Labels and probabilities to the figures of evaluation.json: of two classes, of more, or of several labels."""
+"""Computes the figures of evaluation.json for two classes, more classes, or several labels."""
 
 import math
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ from hilum.measuring.intervals import (
 from hilum.measuring.metrics import confusion_matrix, log_loss
 
 Evaluation = dict[str, Any]
-"""What evaluation.json holds, or a part of it."""
+"""Content of evaluation.json, or a part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One class against the other, or one label of several: the truth, its probability, and the figures of both.
+    """Truth, probability and figures of the second of two classes, or of one label.
 
     Attributes:
-        name: Of the class or the label.
-        y: 1 where it is present.
+        name: Name of the class or label.
+        y: 1 where it is present, else 0.
         p: Its probability, in double precision.
-        threshold: It is called from there on.
-        figures: With their intervals.
-        log_loss: In nats.
+        threshold: Smallest probability at which it is called.
+        figures: Figures with their intervals.
+        log_loss: Log loss, in nats.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Judged:
 
     @property
     def called(self) -> Bool[np.ndarray, " n"]:
-        """Where it is called."""
+        """Whether it is called, for each case."""
         return self.p >= self.threshold
 
     @property
     def matrix(self) -> Int[np.ndarray, "2 2"]:
-        """Cases without and with it (rows), not called and called (columns)."""
+        """Confusion matrix: absent and present (rows), not called and called (columns)."""
         return confusion_matrix(self.y, self.called.astype(np.int64), num_classes=2)
 
     @property
@@ -70,9 +70,9 @@ class Judgement:
     """All figures of one evaluation.
 
     Attributes:
-        figures: As evaluation.json has them.
-        each: The second of two classes, or each of several labels; empty for more than two classes.
-        matrix: True (rows) and decided classes; None for several labels.
+        figures: Figures for evaluation.json.
+        each: The second of two classes, or each label; empty for more than two classes.
+        matrix: Confusion matrix, true (rows) and decided classes; None for several labels.
     """
 
     figures: Evaluation
@@ -89,7 +89,7 @@ def judge_two(
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
-    """The second of two classes against the first."""
+    """Judge the second of two classes against the first."""
     figures = with_intervals(labels, probs[:, 1], threshold=threshold, patients=patients, seed=seed)
     loss = log_loss(labels, probs)
     two = Judged(name=name, y=labels, p=probs[:, 1], threshold=threshold, figures=figures, log_loss=loss)
@@ -104,7 +104,7 @@ def judge_classes(
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
-    """More than two classes: together, then each against the rest."""
+    """Judge more than two classes: all together, then each against the rest."""
     decided = probs.argmax(1).astype(np.int64)
     matrix = confusion_matrix(labels, decided, num_classes=len(classes))
     together = with_class_intervals(labels, probs, patients=patients, seed=seed)
@@ -114,14 +114,14 @@ def judge_classes(
         figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, seed=seed)
         two = confusion_matrix(y, called.astype(np.int64), num_classes=2)
         by_class[name] = {**_counts(y), **_tables(two), **_with_intervals(figures)}
-    said = {
+    evaluation = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
         **_with_intervals(together),
         "log_loss": to_plain(log_loss(labels, probs)),
         "by_class": by_class,
     }
-    return Judgement(figures=said, matrix=matrix)
+    return Judgement(figures=evaluation, matrix=matrix)
 
 
 def judge_labels(
@@ -133,7 +133,7 @@ def judge_labels(
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
-    """Several labels that do not exclude one another: means over them, then each."""
+    """Judge several labels that do not exclude one another: means over them, then each."""
     called = probs >= np.array(thresholds)
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, seed=seed)
     each = tuple(
@@ -145,7 +145,7 @@ def judge_labels(
 
 
 def to_plain(value: object) -> Any:
-    """A value as JSON has it: null for nan and infinity, lists for arrays."""
+    """Convert a value for JSON: None for nan and infinity, lists for arrays."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float):
@@ -160,7 +160,7 @@ def _counts(y: Int[np.ndarray, " n"]) -> Evaluation:
 
 
 def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Evaluation:
-    """How well probabilities say what happened: the calibration error, what chance makes of it, and the line."""
+    """Agreement of probabilities with outcomes: calibration error, its value by chance, and calibration line."""
     intercept, slope = calibration_line(y, p)
     return {
         "ece": to_plain(expected_calibration_error(y, p)),
@@ -175,8 +175,8 @@ def _tables(matrix: Int[np.ndarray, "2 2"]) -> Evaluation:
 
 
 def _with_intervals(figures: dict[str, Figure]) -> Evaluation:
-    """Beside each figure KEY its 95 % interval KEY_ci."""
-    answer: Evaluation = {}
+    """Each figure KEY with its 95 % interval KEY_ci."""
+    evaluation: Evaluation = {}
     for name, figure in figures.items():
-        answer |= {name: to_plain(figure.value), f"{name}_ci": [to_plain(figure.low), to_plain(figure.high)]}
-    return answer
+        evaluation |= {name: to_plain(figure.value), f"{name}_ci": [to_plain(figure.low), to_plain(figure.high)]}
+    return evaluation

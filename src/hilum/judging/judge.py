@@ -1,4 +1,4 @@
-"""Judges a model by its predictions; writes a folder with the figures, the cases and the pictures."""
+"""Judges predictions and writes a folder with figures, cases and pictures."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_la
 from hilum.judging.pictures import plot_confusion, plot_judged
 
 EVALUATION_FORMAT = 1
-"""Of evaluation.json and cases.csv; those without one are of an older Hilum, and have the same keys."""
+"""Format of evaluation.json and cases.csv; files without one are of an older version, with the same keys."""
 
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
@@ -26,7 +26,7 @@ _MARKS = {
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases":',
     r"cases\.csv": "^case_id,(row|label)",
 }
-"""What is written, and how each begins."""
+"""Patterns of the names of the written files, and of their content."""
 
 
 def judge(
@@ -44,40 +44,40 @@ def judge(
     note: str = "",
     extra: dict[str, object] | None = None,
 ) -> Evaluation:
-    """Judge a model by its predictions and write what was found.
+    """Judge predictions and write figures, cases and pictures.
 
-    ``folder`` then holds ``evaluation.json`` (beside each figure ``KEY`` its 95 % interval ``KEY_ci``; null where a
-    figure does not exist), ``cases.csv`` and ``confusion.png``; for two classes and for several labels also
-    ``roc.png``, ``pr.png`` and ``calibration.png``. All are made in a folder beside it first; ``evaluation.json`` is
-    moved in last. Patients are used for the intervals and are written nowhere.
+    Writes ``evaluation.json`` (each figure ``KEY`` with its 95 % interval ``KEY_ci``; null if a figure does not exist),
+    ``cases.csv`` and ``confusion.png``; for two classes and for several labels also ``roc.png``, ``pr.png`` and
+    ``calibration.png``. All are written to a temporary folder first; ``evaluation.json`` is moved last. Patients are
+    used for the intervals only and are written nowhere.
 
-    Of more than two classes each is also judged against the rest, under ``by_class``. Of several labels each is judged
-    as the second of two classes would be, under ``by_finding``, and the means over them are given; a picture then has
-    a panel for each, and more than twelve go on in ``roc-2.png`` and so on.
+    More than two classes are also judged each against the rest, under ``by_class``. Each of several labels is judged
+    like the second of two classes, under ``by_finding``, with means over all; pictures then have a panel for each, and
+    continue in ``roc-2.png`` and so on after twelve.
 
     Args:
-        case_ids: One for each case.
-        patients: One for each case.
-        labels: Index of the true class, (n,); or 1 where a label is present, 0 where not, (n, c).
-        probs: Calibrated as in use; rows sum to 1, but for several labels.
-        classes: Their names; of two, the second is the positive one.
-        threshold: Positive is ``prob >= threshold``; None, and with more than two classes: the most probable class. Of
-            several labels one for each, 0.5 where it is None.
-        folder: Made if it is not there.
-        seed: Of the bootstrap.
-        doubts: Why a prediction was indeterminate, empty where it was not; a column of cases.csv. The figures are over
-            all cases, decided by the threshold.
-        rows: Where each case stands in its table; a column of cases.csv.
+        case_ids: Id of each case.
+        patients: Patient of each case.
+        labels: Index of the true class, (n,); or 1 where a label is present, else 0, (n, c).
+        probs: Calibrated probabilities; rows sum to 1 unless there are several labels.
+        classes: Names of the classes; the second of two is the positive one.
+        threshold: Positive is ``prob >= threshold``; None, and with more than two classes: the most probable class. For
+            several labels one for each, 0.5 for None.
+        folder: Output folder; created if missing.
+        seed: Seed of the bootstrap.
+        doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The figures include all
+            cases, decided by the threshold.
+        rows: Row of each case in its table; a column of cases.csv.
         note: A sentence at the foot of each picture.
         extra: Further keys for evaluation.json.
 
     Returns:
-        What evaluation.json holds.
+        The content of evaluation.json.
 
     Raises:
-        CohortError: If there are no cases, or a label or a probability is not one.
-        ConfigError: If a key in ``extra`` is the name of a figure, or there is not one threshold for each label.
-        HilumError: If a file that Hilum did not write would be lost.
+        CohortError: If there are no cases, or a label or probability is invalid.
+        ConfigError: If a key in ``extra`` is the name of a figure, or the number of thresholds is wrong.
+        HilumError: If a file that Hilum did not write would be overwritten.
     """
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
@@ -89,19 +89,19 @@ def judge(
         "num_patients": len(set(patients)),
         "classes": list(classes),
     }
-    answer: Evaluation = {**about, **judged.figures}
-    taken = sorted(set(answer) & set(extra or {}))
+    evaluation: Evaluation = {**about, **judged.figures}
+    taken = sorted(set(evaluation) & set(extra or {}))
     if taken:
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
         raise ConfigError(msg)
-    answer |= {name: to_plain(value) for name, value in (extra or {}).items()}
+    evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     columns = [["case_id", *case_ids]]
     columns += [["row", *map(str, rows)]] if rows is not None else []
     columns += _columns(labels, probs, classes, judged)
     columns += [["indeterminate", *doubts]] if doubts is not None else []
     columns += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
-    _write(folder.absolute(), answer, list(zip(*columns, strict=True)), judged, note)
-    return answer
+    _write(folder.absolute(), evaluation, list(zip(*columns, strict=True)), judged, note)
+    return evaluation
 
 
 def _judged(
@@ -112,7 +112,7 @@ def _judged(
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
-    """Two classes, more of them, or several labels."""
+    """Judge two classes, more classes, or several labels."""
     if labels.ndim == 2:
         return judge_labels(labels, probs, names=classes, thresholds=thresholds, patients=patients, seed=seed)
     if len(classes) == 2:
@@ -121,10 +121,10 @@ def _judged(
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that nothing but an earlier evaluation would be overwritten in a folder.
+    """Check that only an earlier evaluation would be overwritten in a folder.
 
     Raises:
-        HilumError: If it would, or the folder is a file.
+        HilumError: If another file would be overwritten, or the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         msg = f"the folder for the figures must be new or a folder, {folder} is a file"
@@ -135,8 +135,8 @@ def check_folder(folder: Path) -> None:
                 check_output(file, mark)
 
 
-def _write(folder: Path, answer: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:
-    """All files, whole or not at all; pictures of an earlier evaluation do not stay beside these."""
+def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:
+    """Write all files atomically, and remove other pictures of an earlier evaluation."""
     check_folder(folder)
     new = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)  # left by a killed run
@@ -144,10 +144,10 @@ def _write(folder: Path, answer: Evaluation, table: Sequence[Sequence[str]], jud
         new.mkdir(parents=True)
         plot_judged(new, judged.each, note=note)
         if judged.matrix is not None:
-            plot_confusion(new / "confusion.png", matrix=judged.matrix, classes=tuple(answer["classes"]), note=note)
+            plot_confusion(new / "confusion.png", matrix=judged.matrix, classes=tuple(evaluation["classes"]), note=note)
         with (new / "cases.csv").open("w", encoding="utf-8", newline="") as cases:
             csv.writer(cases, lineterminator="\n").writerows(table)
-        text = json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
         for old in [file for file in folder.iterdir() if re.fullmatch(_PICTURES, file.name)]:
@@ -165,7 +165,7 @@ def _write(folder: Path, answer: Evaluation, table: Sequence[Sequence[str]], jud
 def _columns(
     labels: Labels, probs: Float64[np.ndarray, "n c"], classes: tuple[str, ...], judged: Judgement
 ) -> list[list[str]]:
-    """Labels, probabilities in full, so that every figure can be computed again, and decisions."""
+    """Columns of cases.csv: labels, decisions, and probabilities in full precision, to recompute every figure."""
     if labels.ndim == 1:
         decided = judged.each[0].called.astype(int) if judged.each else probs.argmax(1)
         names = [[f"prob_{name}", *map(repr, column.tolist())] for name, column in zip(classes, probs.T, strict=True)]

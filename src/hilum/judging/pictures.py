@@ -1,4 +1,4 @@
-"""Plots what was judged: ROC, precision-recall, confusion and reliability; several labels side by side."""
+"""Plots ROC, precision-recall, confusion and calibration, for several labels side by side."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from hilum.measuring.metrics import pr_curve, roc_curve
 _ONE_CLASS = "not defined:\nthe cases are of one class"
 
 _ON_A_PAGE = 12
-"""Labels in one picture; with more of them nothing could be read."""
+"""Largest number of labels in one picture, to keep it legible."""
 
 _LETTERS = 6
-"""Letters of a label's name above its panel, for each inch of its width."""
+"""Letters of a label's name above its panel, per inch of width."""
 
 
 def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None:
-    """``roc.png``, ``pr.png`` and ``calibration.png`` of two classes; of several labels also ``confusion.png``.
+    """Plot ``roc.png``, ``pr.png`` and ``calibration.png``, and for several labels ``confusion.png``.
 
-    A label has a panel in each; after twelve the next picture is ``roc-2.png``, and so on.
+    Each label has a panel in each picture; after twelve labels follow ``roc-2.png`` and so on.
 
     Args:
-        folder: Where they are written.
-        each: The positive one of two classes, or all labels; of anything else none, and nothing is plotted.
+        folder: Output folder.
+        each: The positive one of two classes, or all labels; if empty, nothing is plotted.
         note: A sentence at the foot of each picture.
     """
     alone = len(each) == 1
@@ -44,7 +44,7 @@ def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None
 
 
 def _roc_page(each: Sequence[Judged], *, alone: bool) -> Panels:
-    """The ROC curve with its area, and the frozen threshold's point with the intervals of both its rates."""
+    """Plot ROC curves with their areas, and the threshold's point with the intervals of both rates."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
         unit_square(axes)
@@ -81,7 +81,7 @@ def _roc(axes: Any, one: Judged) -> None:
 
 
 def _pr_page(each: Sequence[Judged], *, alone: bool) -> Panels:
-    """Precision over recall, with the prevalence, which is the precision of a guess."""
+    """Plot precision over recall, with the prevalence, which is the precision by chance."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
         unit_square(axes)
@@ -119,7 +119,7 @@ def _pr(axes: Any, one: Judged) -> None:
 
 
 def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Panels:
-    """Observed against predicted share of positives in bins of equally many cases, above where the cases lie."""
+    """Plot observed over predicted shares of positives in bins of equal size, above histograms of the cases."""
     drawn = _panels(each, alone=alone, below=True)
     for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
         _calibration(axes, one)
@@ -168,7 +168,7 @@ def _histogram(below: Any, one: Judged) -> None:
 
 
 def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...], note: str = "") -> None:
-    """Counts by true and decided class; the shade is the share of the true class."""
+    """Plot counts by true and decided class; the shade is the share of the true class."""
     size = len(classes)
     edge = min(3.2 + 0.75 * size, 14.0)
     drawn = empty_panels(inches=(edge, edge))
@@ -178,7 +178,7 @@ def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple
 
 
 def _confusion_page(each: Sequence[Judged]) -> Panels:
-    """Counts of the cases without and with each label, not called and called."""
+    """Plot the confusion matrix of each label: absent and present, not called and called."""
     drawn = _panels(each, alone=False, inches=(3.6, 3.6))
     for axes, one in zip(drawn.axes, each, strict=True):
         _confusion(axes, one.matrix, ("absent", "present"))
@@ -212,7 +212,7 @@ def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ..
 def _panels(
     each: Sequence[Judged], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
 ) -> Panels:
-    """One panel, or one for each label, row by row; with ``below`` each is followed by a low one beneath it."""
+    """One panel, or one for each label, row by row; with ``below`` each is followed by a flat panel beneath it."""
     if alone:
         return empty_panels(rows=2, inches=(5.2, 6.2), heights=(6.0, 1.0)) if below else empty_panels()
     columns = 2 if len(each) == 4 else min(len(each), 3)
@@ -231,7 +231,7 @@ def _panels(
 
 
 def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
-    """Name a panel and its axes; a label by its name and how often it is there."""
+    """Set the titles of a panel and its axes; a label's title gives its name and frequency."""
     if isinstance(what, str):
         label(axes, title=what, x=x, y=y)
         return
@@ -241,7 +241,7 @@ def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
 
 
 def _legend(axes: Any, where: str, *, alone: bool, under: Any = None) -> None:
-    """Inside the one panel; of several labels below each, where it hides nothing."""
+    """Add a legend inside a single panel, or below each of several panels."""
     if alone:
         legend(axes, where)
         return

@@ -1,4 +1,4 @@
-"""A model folder and a scan to a prediction."""
+"""Predicts scans with a model folder, and exports models."""
 
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.predicting.tables import predict_prepared, predict_table

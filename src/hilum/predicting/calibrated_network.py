@@ -1,4 +1,4 @@
-"""A model's calibration as a network, for files that other programs read."""
+"""A model's calibration as a network module, for export to other programs."""
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ class Calibrated(nn.Module):
     """Probabilities from logits, as ``Decisions.probabilities`` gives them, in float32.
 
     Args:
-        decisions: Of a model.
+        decisions: Decisions of a model.
     """
 
     def __init__(self, decisions: Decisions) -> None:
@@ -22,7 +22,7 @@ class Calibrated(nn.Module):
         self.each = nn.ModuleList(_Softmax(one.calibration) for one in decisions.each)
 
     def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
-        """Of classes that exclude one another rows sum to 1."""
+        """Calibrated probabilities; rows sum to 1 unless multi-label."""
         if not self.multi_label:
             probs: Tensor = self.each[0](logits)
             return probs
@@ -31,7 +31,7 @@ class Calibrated(nn.Module):
 
 
 class _Softmax(nn.Module):
-    """softmax(logits / temperature + bias), or of the logarithms of rising curves."""
+    """softmax(logits / temperature + bias), or of the logarithms of isotonic curves."""
 
     bias: Tensor
 
@@ -54,7 +54,7 @@ class _Softmax(nn.Module):
 
 
 class _Curve(nn.Module):
-    """Linear between corners, constant beyond the ends: the sum of what each piece rises."""
+    """A curve that is linear between corners and constant beyond the ends, as a sum of clamped ramps."""
 
     start: Tensor
     left: Tensor

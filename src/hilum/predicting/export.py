@@ -1,4 +1,4 @@
-"""A model folder to one file for other programs, HU in and probabilities out; checked before it is there."""
+"""Exports a model folder to one file for other programs, from HU to probabilities; verified before it is written."""
 
 import importlib
 import io
@@ -30,22 +30,22 @@ from hilum.settings.toml import to_dict
 Format = Literal["onnx", "pt2"]
 
 _ALLOWED = 1e-4
-"""Largest difference of a probability between the file and the model, and of its logarithm for its size."""
+"""Largest allowed difference between the file and the model, see ``largest_difference``."""
 
 _TRACED = 3
-"""Cases that the file is traced with: others than it is checked with, or the check would not show that the batch is
-free; 1 cannot be traced, PyTorch takes it as fixed. Tracing computes nothing, so it has the larger number."""
+"""Batch size of tracing: another one than in the check, which must show that the batch size is free; not 1, which
+PyTorch takes as fixed. Tracing computes nothing, so it has the larger size."""
 
 _ABOUT = "hilum.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         difference: Largest difference from the model; see ``largest_difference``.
-        notes: What the file does not do that the model does.
+        notes: Functions of the model that the file lacks.
     """
 
     difference: float
@@ -53,12 +53,12 @@ class Exported:
 
 
 class FromHU(nn.Module):
-    """A network with its windows before it and its calibration behind it.
+    """A network with windowing before it and calibration after it.
 
     Args:
         network: In evaluation mode.
         windows_hu: HU of black and of white, for each channel.
-        decisions: How its logits become probabilities.
+        decisions: Calibration of the logits.
     """
 
     def __init__(self, network: ResNet3D, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
@@ -68,7 +68,7 @@ class FromHU(nn.Module):
         self.calibrated = Calibrated(decisions)
 
     def forward(self, hu: Float[Tensor, "b k z y x"]) -> Float[Tensor, "b c"]:
-        """Probabilities of the classes, from HU and then the lungs where the recipe asks for them."""
+        """Probabilities of the classes; channels are HU and, if the recipe has a lung channel, the lung mask."""
         probs: Tensor = self.calibrated(self.network(model_input(hu, self.windows_hu)))
         return probs
 
@@ -76,8 +76,8 @@ class FromHU(nn.Module):
 def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noqa: A002 - the flag's name
     """Write a model as ONNX or as PyTorch's exported program.
 
-    The file takes HU as ``prepare`` gives them, float32 of shape (batch, channels, z, y, x), any batch, the recipe's
-    grid. It holds the classes, the recipe and the thresholds: in ONNX's ``metadata_props``, or in ``hilum.json``.
+    The input is HU as prepared by ``prepare``, float32 of shape (batch, channels, z, y, x), with any batch size and the
+    recipe's grid. The file also holds classes, recipe and thresholds: in ONNX's ``metadata_props``, or ``hilum.json``.
 
     Args:
         folder: A model folder.
@@ -85,16 +85,15 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
         format: ``onnx`` or ``pt2``.
 
     Raises:
-        ConfigError: If what ONNX needs is not installed, the file is not named by its format, is there already or
-            cannot be written.
+        ConfigError: If a package for ONNX is missing, or the file has the wrong suffix, exists or cannot be written.
         CheckpointError: If the model's output is not finite, or the file's differs from it by more than 1e-4; nothing
             is written then.
         ResourceError: If memory does not suffice.
     """
     require(out.suffix == f".{format}", "--out", f"a file named .{format}", out)
-    _need_place(out)
+    _check_writable(out)
     if format == "onnx":
-        _need_onnx()
+        _check_onnx()
     with within_memory(f"exporting {folder}", "free some"):
         network, card = load_model(folder)
         about = _about(card)
@@ -123,11 +122,11 @@ def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram
         program: torch.export.ExportedProgram = torch.export.export(
             module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
-        program = program.run_decompositions({})  # takes autocast's regions out, which other programs cannot read
+        program = program.run_decompositions({})  # removes autocast regions, which other programs cannot read
     for graph in program.graph_module.modules():
         if isinstance(graph, torch.fx.GraphModule):
             for node in graph.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine
+                node.meta.pop("stack_trace", None)  # it holds paths of this machine
     program.example_inputs = None
     return program
 
@@ -152,7 +151,7 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes
     for part in (model.graph, *model.functions):
         for one in (*part.node, *part.value_info, *getattr(part, "input", ()), *getattr(part, "output", ())):
             if hasattr(one, "metadata_props"):
-                del one.metadata_props[:]  # how it was traced
+                del one.metadata_props[:]  # the record of tracing
     for key, value in about.items():
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
@@ -160,7 +159,7 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes
 
 
 def _name_batch(graph: Any) -> None:
-    """Call the free axis what it is; PyTorch's exporter numbers its symbols."""
+    """Name the free axis ``batch``; PyTorch's exporter numbers its symbols."""
     (hu,) = graph.input
     symbol = re.compile(rf"\b{re.escape(hu.type.tensor_type.shape.dim[0].dim_param)}\b")
     for one in (*graph.input, *graph.output, *graph.value_info):
@@ -170,7 +169,7 @@ def _name_batch(graph: Any) -> None:
 
 
 def _about(card: ModelCard) -> dict[str, str]:
-    """What a reader of the file needs: no paths, no ids."""
+    """Metadata of the file, without paths and ids."""
     about: dict[str, Any] = {
         "input": "HU as prepared by the recipe, float32 (batch, channels, z, y, x); z from feet to head, y from front "
         "to back, x from the patient's right to left"
@@ -203,15 +202,15 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _need_place(out: Path) -> None:
-    """Raise before anything is computed if a new file cannot be there."""
+def _check_writable(out: Path) -> None:
+    """Raise a ConfigError, before anything is computed, if the file exists or cannot be written."""
     require(not os.path.lexists(out), "--out", "a new file", out)
     folder = next(one for one in out.absolute().parents if os.path.lexists(one))
     require(folder.is_dir(), "--out", "a file in a folder", f"{out}: {folder} is no folder")
     require(os.access(folder, os.W_OK | os.X_OK), "--out", "a file in a folder that can be written to", out)
 
 
-def _need_onnx() -> None:
+def _check_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""An exported file run beside its model: how far their probabilities are apart."""
+"""Compares the probabilities of an exported file with those of its model."""
 
 import importlib
 import logging
@@ -19,26 +19,26 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.settings.recipe import Recipe
 
 INPUT, OUTPUT = "hu", "probabilities"
-"""Names in the file."""
+"""Names of input and output in the file."""
 
 CHECKED = (1, 2)
-"""Cases at a time."""
+"""Batch sizes of the check."""
 
 _TINY = 1e-30
-"""Probabilities below this are taken as this: float32 ends at 1e-38."""
+"""Lower limit of probabilities in logarithms; the smallest normal float32 is 1e-38."""
 
 
 @torch.inference_mode()
 def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
-    """How far a file's probabilities are from a model's, on random HU over the windows' range; batches of 1 and 2.
+    """Largest difference between a file's probabilities and a model's, on random HU in batches of 1 and 2.
 
-    The largest difference of a probability p, or of log p relative to 1 + |log p|: on noise a network is often sure,
-    and p alone would not show that it is another.
+    It is that of a probability p, or of log p relative to 1 + |log p|: on noise p is often close to 0 or 1, and would
+    hide differences.
 
     Args:
         file: ONNX or pt2.
         network: In evaluation mode, on the CPU.
-        card: Of the network.
+        card: Card of the network.
 
     Raises:
         CheckpointError: If the model's own probabilities are not finite.
@@ -66,7 +66,7 @@ def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
 
 
 def case_shape(recipe: Recipe) -> tuple[int, ...]:
-    """Channels and grid of what the file takes."""
+    """Channels and grid of the file's input."""
     return (1 + recipe.lung_channel, *recipe.size)
 
 
@@ -76,7 +76,7 @@ def runner(file: Path) -> Any:
         onnxruntime = importlib.import_module("onnxruntime")
         with _memory_of_onnx():
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4  # what it logs it raises too
+            options.log_severity_level = 4  # all that it logs is raised too
             session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
         def run(hu: Tensor) -> Any:
@@ -91,7 +91,7 @@ def runner(file: Path) -> Any:
 
 @contextmanager
 def _memory_of_onnx() -> Iterator[None]:
-    """ONNX Runtime says that memory does not suffice by exceptions of its own."""
+    """Turn ONNX Runtime's own exceptions about a lack of memory into MemoryError."""
     try:
         yield
     except Exception as exc:
@@ -102,7 +102,7 @@ def _memory_of_onnx() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PyTorch's exporters warn about themselves."""
+    """Suppress the warnings of PyTorch's exporters about themselves."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

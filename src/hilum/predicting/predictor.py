@@ -1,4 +1,4 @@
-"""One scan and a model folder to a Prediction."""
+"""Predicts scans with a model folder."""
 
 import logging
 from collections.abc import Sequence
@@ -29,20 +29,20 @@ INDETERMINATE = "indeterminate"
 
 _DOUBT_OF_PLACE = ("point-interpolated",)
 _DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut", "lungs-parts", "lungs-share", "lungs-bright")
-"""Findings under which a model gives no decision; those of the lungs where they decide what the model sees."""
+"""Findings that make a decision indeterminate; those of the lungs only if the region is a part of the lungs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the model says about one scan.
+    """Prediction for one scan.
 
     Attributes:
-        probabilities: By class name; they sum to 1, but for labels that do not exclude one another.
-        decision: A class name, the labels that are called (joined by " + ", or ``no finding``), or ``indeterminate``.
+        probabilities: By class name; they sum to 1 unless multi-label.
+        decision: A class name, the called labels (joined by " + ", or ``no finding``), or ``indeterminate``.
         reason: Why it is indeterminate; else empty.
-        thresholds: Of the second class, where there are two, or of each label of several.
-        findings: Of reading and of preparing.
-        geometry: The box that the model saw, in LPS mm, and its grid.
+        thresholds: Threshold of the second of two classes, or of each label.
+        findings: Findings of reading and preparing.
+        geometry: Box of the model's input, in LPS mm, and its grid.
     """
 
     probabilities: dict[str, float]
@@ -68,18 +68,18 @@ class Predictor:
     """Loads a model folder once and predicts many scans.
 
     Args:
-        folder: ``model/`` of a run; nothing else is needed.
-        device: Where the network runs; see ``pick_device``.
-        precision: fp32 gives the same digits everywhere; bf16 is faster where the machine has it, and differs in the
-            third digit of a logit; auto measures which is faster, and remembers it.
-        prevalence: State the probabilities for cases of which other shares are positive than among those that the
-            model was calibrated on; decisions by thresholds stay. One share, or one for each label or class.
+        folder: A model folder, or the run folder around it.
+        device: Device of the network; see ``pick_device``.
+        precision: fp32 gives the same digits everywhere; bf16 is faster where the hardware has it, and differs in the
+            third digit of a logit; auto measures which is faster, and caches the result.
+        prevalence: Prevalence to which probabilities are adjusted, from that of the calibration; decisions by
+            thresholds do not change. One share, or one for each label or class.
 
     Attributes:
-        card: What ``model.json`` says.
+        card: Content of ``model.json``.
 
     Raises:
-        CheckpointError: If the folder is no whole model folder.
+        CheckpointError: If the folder is not a complete model folder.
         ResourceError: If memory does not suffice.
     """
 
@@ -93,7 +93,7 @@ class Predictor:
     ) -> None:
         require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
         self.device = pick_device(device)
-        with within_memory(f"loading {folder}", _elsewhere(self.device)):
+        with within_memory(f"loading {folder}", _memory_advice(self.device)):
             network, self.card = load_model(Path(folder))
             if prevalence is not None:
                 self.card = replace(self.card, decisions=self.card.decisions.at(prevalence))
@@ -111,10 +111,10 @@ class Predictor:
         """Predict one scan.
 
         Args:
-            scan: A Volume in HU, or whatever ``read`` takes.
+            scan: A Volume in HU, or a path that ``read`` accepts.
             point_mm: LPS mm (x, y, z), for models of region ``point``.
-            series: Which series, where the folder holds several.
-            mask: A mask of the lungs in a file, for models that look for them.
+            series: The series to read, if the folder holds several.
+            mask: File of a lung mask, for models that need the lungs.
 
         Raises:
             ConfigError: If a mask is given that would have no effect.
@@ -145,7 +145,7 @@ class Predictor:
         """
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
-        with within_memory(f"predicting {scans} on {grid} voxels at a time", _elsewhere(self.device)):
+        with within_memory(f"predicting {scans} on {grid} voxels at a time", _memory_advice(self.device)):
             cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
             logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
         probs = self.card.decisions.probabilities(logits.cpu().double().numpy())
@@ -153,7 +153,7 @@ class Predictor:
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)
         decided = self.card.decisions.described(self.card.decisions.decided(probs))
-        return [self._prediction(*of_one) for of_one in zip(samples, probs, decided, strict=True)]
+        return [self._prediction(*case) for case in zip(samples, probs, decided, strict=True)]
 
     def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:
         doubtful = _DOUBT if self.card.recipe.part else _DOUBT_OF_PLACE
@@ -168,7 +168,7 @@ class Predictor:
         )
 
 
-def _elsewhere(device: torch.device) -> str:
+def _memory_advice(device: torch.device) -> str:
     return "free some" if device.type == "cpu" else "free some, or predict with --device cpu"
 
 

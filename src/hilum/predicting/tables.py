@@ -1,4 +1,4 @@
-"""A model and a table of scans to a table of predictions."""
+"""Predicts a table of scans to a table of predictions."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 
 _BATCH = 16
 _MARK = "^case_id,row,prob_"
-"""How a table of predictions begins."""
+"""Pattern at the beginning of a table of predictions."""
 
 
 def predict_table(
@@ -28,15 +28,15 @@ def predict_table(
     Args:
         predictor: The model.
         table: CSV, Excel or Parquet with a column of paths.
-        out: The CSV to write: case_id, its row in the table, a probability for each class, decision, reason. Cases that
-            cannot be prepared are listed beside it, in ``NAME.refused.csv``.
-        columns: Which column holds what.
+        out: The CSV to write: case_id, row in the table, probability of each class, decision, reason. Cases that cannot
+            be prepared are listed in ``NAME.refused.csv`` beside it.
+        columns: Names of the columns.
 
     Returns:
-        How many were predicted and refused, where, and how many got each decision.
+        Numbers of predicted and refused cases, their files, and the number of cases with each decision.
 
     Raises:
-        HilumError: If the table is not usable, or not one of its scans.
+        HilumError: If the table is not usable, or none of its scans is.
     """
     if out is None:
         msg = "predicting a table needs --out, the CSV to write"
@@ -65,7 +65,7 @@ def predict_table(
 
 
 def predict_prepared(predictor: Predictor, prepared: PreparedCohort) -> Iterator[Prediction]:
-    """Predictions of prepared cases, in their order, batch by batch."""
+    """Predict prepared cases in order, batch by batch."""
     samples: Sequence[Path] = prepared.samples
     for start in range(0, len(samples), _BATCH):
         yield from predictor.predict_samples([load_sample(path) for path in samples[start : start + _BATCH]])

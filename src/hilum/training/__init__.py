@@ -1,1 +1,1 @@
-"""Settings and a cohort to a run folder: the loop, its rate, its checkpoints and its record."""
+"""Trains a model on a cohort into a run folder: loop, schedule, checkpoints and tracking."""

@@ -1,4 +1,4 @@
-"""What a trained model says about itself: how it decides, how it was trained, and its figures on validation."""
+"""Makes the card of a trained model: its decisions, its training settings, and its figures on validation."""
 
 from typing import Any
 
@@ -25,15 +25,15 @@ def model_card(
     views: Views | None,
     about: dict[str, Any],
 ) -> ModelCard:
-    """What the model folder says about itself.
+    """Make the card of a model, fitting calibration and thresholds.
 
     Args:
-        config: All settings; those of the table and of paths are left out.
+        config: All settings; the table and paths are left out of the card.
         data: The cases and their parts.
         trained: The training cases.
-        validated: Labels and logits of the validation part, which choose calibration and thresholds.
-        views: With which they were predicted.
-        about: The epoch whose weights were kept, and from what file's weights the training began.
+        validated: Labels and logits of the validation part, on which calibration and thresholds are fitted.
+        views: Test-time augmentation with which they were predicted.
+        about: The kept epoch, and the source of the initial weights.
     """
     cohort = data.cohort
     labels, logits = validated
@@ -63,16 +63,16 @@ def model_card(
 def _figures(
     decisions: Decisions, labels: Labels, logits: Float[np.ndarray, "n c"], chosen: tuple[Threshold | None, ...]
 ) -> dict[str, Any]:
-    """Accuracy and, of two classes or of each label of several, AUC and what the threshold gives."""
+    """Accuracy and, for two classes or for each label, AUC, and sensitivity and specificity at the threshold."""
     probs = decisions.probabilities(logits)
     if decisions.multi_label:
         triples = zip(decisions.classes, labels.T, probs.T, chosen, strict=True)
-        return {name: _of_two(y, p, at) for name, y, p, at in triples if at is not None}
+        return {name: _binary_figures(y, p, at) for name, y, p, at in triples if at is not None}
     accuracy = {"accuracy": multiclass_accuracy(labels, probs)}
-    return accuracy if chosen[0] is None else accuracy | _of_two(labels, probs[:, 1], chosen[0])
+    return accuracy if chosen[0] is None else accuracy | _binary_figures(labels, probs[:, 1], chosen[0])
 
 
-def _of_two(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:
+def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:
     return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
 
 

@@ -1,4 +1,4 @@
-"""One epoch: the cases of a part batch by batch through the network, with steps in training, without in validation."""
+"""One epoch of training or validation, batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from hilum.training.schedule import Schedule
 
 
 class PartLoader:
-    """The cases of one part and how they come: sampled and shuffled where there is a seed, else in order and whole."""
+    """Loads the cases of one part: sampled and shuffled if there is a seed, else in order, as whole samples."""
 
     def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
         self.dataset = dataset
@@ -44,7 +44,7 @@ class PartLoader:
         self.loader: Any = DataLoader(
             dataset,
             batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
-            collate_fn=list if seed is None else None,  # whole samples may differ in shape: they come as a list
+            collate_fn=list if seed is None else None,  # whole samples may differ in shape, so they stay a list
             num_workers=settings.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
@@ -60,7 +60,7 @@ class PartLoader:
         yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
 
     def usual_weight(self, loss: Loss, epoch: int) -> float:
-        """Mean weight in the loss of the cases of an epoch."""
+        """Mean weight in the loss over the sampled cases of an epoch."""
         places, times = list(range(len(self.dataset))), torch.from_numpy(self.times(epoch))
         targets = self.dataset.targets_of(places)
         weights = loss.weights(targets, targets, self.dataset.weights_of(places))
@@ -69,14 +69,14 @@ class PartLoader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """What all epochs of a run share.
+    """The settings and objects that all epochs of a run share.
 
     Attributes:
         config: All settings.
-        fabric: The device and the precision.
-        model: The network as it is computed: compiled, or in mixed precision.
-        augment: The random changes of training cases.
-        loss: With weights and counts from the training labels.
+        fabric: Device and precision.
+        model: The network, compiled and in mixed precision if set so.
+        augment: Augmentation of training cases.
+        loss: The loss, with weights and counts from the training labels.
     """
 
     config: RunConfig
@@ -87,7 +87,7 @@ class Learner:
 
 
 def run_epoch(learner: Learner, part: PartLoader, schedule: Schedule, epoch: int) -> EpochFigures:
-    """Train on the batches of an epoch; returns its figures.
+    """Train for one epoch; returns its figures.
 
     Raises:
         TrainingError: If the loss or the gradient is not finite; that step is not taken.
@@ -123,7 +123,7 @@ def _backward(
     epoch: int,
     where: str,
 ) -> None:
-    """The gradient of a whole batch, computed in its micro batches."""
+    """Compute the gradient of a whole batch in micro batches."""
     fabric, loss = learner.fabric, learner.loss
     index, names = batch["index"].tolist(), batch["name"]
     hu = learner.augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), names, epoch=epoch)
@@ -131,7 +131,7 @@ def _backward(
     x = model_input(hu, learner.config.recipe.windows)
     counts = dataset.weights_of(index).to(fabric.device)
     weights = loss.weights(target, target, counts)
-    expected = len(index) * usual  # not what this batch weighs: then a rare class would weigh less where it is rare
+    expected = len(index) * usual  # not this batch's weights, by which rare classes would count less in small batches
     total = 0.0
     for some, wanted, count, weight in zip(
         *(micro_batches(t, learner.config) for t in (x, target, counts, weights)), strict=True
@@ -159,14 +159,14 @@ def _check_finite(what: str, value: Tensor | None, where: str) -> None:
 def validate(
     learner: Learner, part: PartLoader, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
 ) -> tuple[EpochFigures, Float[np.ndarray, "n c"]]:
-    """Loss and figures on cases that are never augmented, and their logits.
+    """Compute loss and figures on cases without training augmentation; also returns their logits.
 
     Args:
         learner: Its model is put into evaluation mode.
         part: The cases.
-        views: Test-time augmentation; None: each case as it is.
-        weights: Of the cases in the loss; None: equal.
-        model: Instead of the learner's.
+        views: Test-time augmentation; None: none.
+        weights: Weights of the cases in the loss; None: equal.
+        model: Model to use instead of the learner's.
     """
     model = learner.model if model is None else model
     model.eval()
@@ -180,7 +180,7 @@ def validate(
             )
         metrics.add(index, logits)
     logits, labels = torch.from_numpy(metrics.all_logits()).float(), torch.from_numpy(part.dataset.labels)
-    value = loss(logits.to(learner.fabric.device), labels, weights)  # of the whole part: Dice is no mean over batches
+    value = loss(logits.to(learner.fabric.device), labels, weights)  # of the whole part, for Dice is no mean of batches
     metrics.add_loss(float(value), weight=1.0)
     return metrics.figures(), metrics.all_logits()
 
@@ -188,8 +188,8 @@ def validate(
 def sampled_shares(train: PartLoader, val: PartLoader, epoch: int) -> Float[Tensor, " n"] | None:
     """Weights of validation cases that give the classes the shares with which an epoch samples them; None: equal.
 
-    Without them the validation loss would favour epochs that have learned the rare class least. Those of one epoch
-    serve for all, or losses could not be compared. Multi-label cases are sampled by several labels at once: None.
+    Without them the validation loss would favour epochs that ignore the rare class. The weights of one epoch are used
+    for all, so that losses are comparable. Multi-label cases have none, for no class weights reproduce their sampling.
     """
     labels = train.dataset.labels
     if train.decks is None or labels.ndim == 2:

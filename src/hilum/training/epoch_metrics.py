@@ -1,4 +1,4 @@
-"""The figures of an epoch: means over cases, not over batches."""
+"""Computes the figures of an epoch over its cases, not as means over batches."""
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ EpochFigures = dict[str, float]
 
 
 class EpochMetrics:
-    """Collects logits, and the loss weighted as the loss weights its cases.
+    """Collects logits and the weighted loss of an epoch.
 
     Args:
-        labels: Of all cases of the part: classes, or 0 and 1 for each label of a multi-label cohort.
+        labels: Labels of all cases of the part: classes, or 0 and 1 for each label of a multi-label cohort.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -26,28 +26,28 @@ class EpochMetrics:
         self.loss_sum = self.weight_sum = 0.0
 
     def add(self, index: list[int], logits: Float[Tensor, "b c"]) -> None:
-        """Cases by their places, and their logits."""
+        """Add the logits of cases with these indices."""
         self.order += index
         self.logits.append(logits.detach().float().cpu())
 
     def add_loss(self, value: float, weight: float) -> None:
-        """The weighted sum of the losses of some cases, and the sum of their weights."""
+        """Add the weighted sum of the losses of some cases, and the sum of their weights."""
         self.loss_sum += value
         self.weight_sum += weight
 
     def all_logits(self) -> Float[np.ndarray, "n c"]:
-        """In the order of the cases."""
+        """All logits, in the order of the cases."""
         logits: np.ndarray = torch.cat(self.logits).double().numpy()[np.argsort(self.order, kind="stable")]
         return logits
 
     def figures(self) -> EpochFigures:
-        """Loss, accuracy, F1 and AUC: of the second of two classes, else the mean over classes or labels."""
+        """Loss, accuracy, F1 and AUC: for the second of two classes, else the mean over classes or labels."""
         labels = self.labels[np.sort(self.order)]
-        figures_of = _of_labels if labels.ndim == 2 else _of_classes
+        figures_of = _label_figures if labels.ndim == 2 else _class_figures
         return {"loss": self.loss_sum / self.weight_sum} | figures_of(labels, self.all_logits())
 
 
-def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
+def _class_figures(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
     probs = probabilities(logits)
     matrix = confusion_matrix(labels, probs.argmax(axis=1), num_classes=probs.shape[1])
     binary = probs.shape[1] == 2
@@ -58,8 +58,8 @@ def _of_classes(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigure
     }
 
 
-def _of_labels(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
-    """The mean over the labels of a multi-label cohort, each called where it is more probable than not."""
+def _label_figures(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:
+    """Means over the labels of a multi-label cohort, each called above a probability of 0.5."""
     called = (logits > 0).astype(np.int64)
     pairs = list(zip(labels.T, called.T, strict=True))
     return {
@@ -70,6 +70,6 @@ def _of_labels(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures
 
 
 def _f1(matrix: np.ndarray) -> float:
-    """Of the second of two classes; 0 where it is neither there nor called."""
+    """F1 of the second of two classes; 0 if it neither occurs nor is called."""
     either = int(matrix[:, 1].sum()) + int(matrix[1].sum())
     return 2 * float(matrix[1, 1]) / either if either else 0.0

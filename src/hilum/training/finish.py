@@ -1,4 +1,4 @@
-"""After the last epoch: the kept weights, the second stage, calibration and thresholds, and the model folder."""
+"""Makes the model after the last epoch: kept weights, second stage, calibration, thresholds and model folder."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def finish(
     """Make the model of a run from its last state; returns the model folder.
 
     Args:
-        learner: The run's.
-        state: After the last epoch.
+        learner: The learner of the run.
+        state: The state after the last epoch.
         data: The cases and their parts.
-        train: Its cases fit the second stage, where one is asked for.
-        val: Its cases choose calibration and thresholds.
-        run: Its model is written.
+        train: The training part, on which the second stage is fitted, if any.
+        val: The validation part, on which calibration and thresholds are fitted.
+        run: The run, whose model is written.
     """
     config, network = learner.config, state.network
     kept = state.kept_epoch(config.training.keep)
@@ -34,7 +34,7 @@ def finish(
     if config.head.retrain != "none":
         retrain_head(network, train.dataset, config, learner.fabric.device)
     views = views_of(config)
-    predicting = for_prediction(network, EXACT)  # as predictions will be computed, to the last digit
+    predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
     trained_on = Trained(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
     about = {"epoch": kept, **state.progress.began}

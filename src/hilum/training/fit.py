@@ -35,14 +35,14 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     """Train a model and write the run folder; returns the model folder.
 
     Args:
-        config: All settings; paths as they are from here.
+        config: All settings, with absolute paths.
         data: The cases and their parts.
-        run: Its checkpoint is written after each epoch.
-        resume: Go on from the checkpoint.
+        run: The run, whose checkpoint is written after each epoch.
+        resume: Continue from the checkpoint.
 
     Raises:
-        TrainingError: If the loss or the gradient is not finite; nothing is changed by that step. Or if the validation
-            loss of the epoch that is kept is not finite; no model is written then.
+        TrainingError: If the loss or the gradient is not finite; that step is not taken. Also if the validation loss of
+            the kept epoch is not finite; no model is written then.
         CohortError: If a class has no training case.
         ResourceError: If memory does not suffice.
     """
@@ -51,7 +51,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     val = PartLoader(data.dataset("val", config.recipe), config)
     network, began = _network(config, len(data.cohort.classes), load=not resume)
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
-    network.to(fabric.device)  # before the optimizer, or a resumed one would keep its state where the weights were
+    network.to(fabric.device)  # before the optimizer, whose restored state goes to the device of the weights
     schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), train.batches.num_batches)
     state = TrainingState(network, schedule)
     state.progress.began = began
@@ -105,13 +105,13 @@ def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
 
 
 def _fabric(device: torch.device, precision: str) -> Fabric:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats what our own lines say
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats Hilum's own log
     devices = [device.index] if device.index is not None else 1
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
 
 
 def _network(config: RunConfig, num_classes: int, *, load: bool) -> tuple[ResNet3D, dict[str, Any]]:
-    """The network of a run before its first step, and what the card says about weights that were loaded into it."""
+    """The network of a run before its first step, and the card's entry about initial weights from a file."""
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(settings.seed, "weights"))

@@ -1,4 +1,4 @@
-"""The picture of a run: loss, accuracy, F1 and AUC by epoch."""
+"""Plots loss, accuracy, F1 and AUC of a run by epoch."""
 
 import math
 from pathlib import Path
@@ -10,21 +10,21 @@ from hilum.drawing import BLUE, GREEN, GREY, empty_panels, label, legend, write
 _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1", "auc": "AUC"}
 
 
-def draw_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> None:
-    """Draw the rows of ``metrics.csv``, training and validation, with the epoch that became the model marked.
+def plot_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> None:
+    """Plot the rows of ``metrics.csv``, training and validation, with a mark at the kept epoch.
 
     Args:
         rows: ``epoch`` and ``train_NAME``, ``val_NAME`` for loss, accuracy, f1 and auc.
-        path: The picture.
+        path: The PNG file.
         kept_epoch: The epoch whose weights were kept.
     """
     epochs = np.array([int(row["epoch"]) for row in rows])
-    drawn = empty_panels(rows=2, columns=2, inches=(9.6, 6.6))
-    for axes, (name, title) in zip(drawn.axes, _TITLES.items(), strict=True):
-        for who, part, colour in (("training", "train", GREY), ("validation", "val", BLUE)):
+    panels = empty_panels(rows=2, columns=2, inches=(9.6, 6.6))
+    for axes, (name, title) in zip(panels.axes, _TITLES.items(), strict=True):
+        for curve, part, colour in (("training", "train", GREY), ("validation", "val", BLUE)):
             values = np.array([float(row[f"{part}_{name}"]) for row in rows])
             marker = "o" if len(epochs) <= 30 else ""
-            axes.plot(epochs, values, color=colour, linewidth=2, marker=marker, markersize=3.5, label=who)
+            axes.plot(epochs, values, color=colour, linewidth=2, marker=marker, markersize=3.5, label=curve)
         value = float(values[epochs == kept_epoch][0])
         axes.axvline(kept_epoch, color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
         if math.isfinite(value):
@@ -36,4 +36,4 @@ def draw_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> 
         axes.xaxis.get_major_locator().set_params(integer=True)
         label(axes, title=title, x="Epoch", y="")
         legend(axes, "best")
-    write(drawn, path)
+    write(panels, path)

@@ -1,4 +1,4 @@
-"""A run folder: what lies where in it, how far it has come, and what the run was begun with."""
+"""The run folder: its paths, its state, its lock, and a record of the cohort with which the run began."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from hilum.settings.toml import load, save
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there nothing keeps a second process away
+except ImportError:  # Windows has no lock against a second process
     fcntl = None  # type: ignore[assignment]
 
 RUN_FORMAT = 1
@@ -38,14 +38,14 @@ _OWN_FILES = {
     "history.png": PNG_MARK,
     "events.out.tfevents.*": "brain.Event:",
 }
-"""What a run that was stopped before its first checkpoint leaves behind, and how each begins."""
+"""Files of a run that was stopped before its first checkpoint, and patterns of their content."""
 
 
 class Run:
-    """A run folder, and the one place that knows what lies where in it.
+    """A run folder; all other code gets the paths in it from here.
 
     Args:
-        folder: New or not; nothing is read or made yet.
+        folder: New or existing; nothing is read or created yet.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def settings_file(self) -> Path:
-        """``config.toml``; its paths are relative to the folder."""
+        """``config.toml``, with paths relative to the folder."""
         return self.folder / "config.toml"
 
     @property
@@ -63,17 +63,17 @@ class Run:
 
     @property
     def refused_file(self) -> Path:
-        """``refused.csv``: the cases that could not be used; absent without any."""
+        """``refused.csv``: the refused cases; absent if there are none."""
         return self.folder / "refused.csv"
 
     @property
     def checkpoint(self) -> Path:
-        """``last/``: all that is needed to go on after the last whole epoch."""
+        """``last/``: the checkpoint after the last complete epoch."""
         return self.folder / "last"
 
     @property
     def model(self) -> Path:
-        """``model/``: all that prediction needs."""
+        """``model/``: the model folder."""
         return self.folder / "model"
 
     @property
@@ -83,24 +83,24 @@ class Run:
 
     @property
     def members(self) -> "tuple[Run, ...]":
-        """The runs that lie in this one, such as its folds."""
+        """The runs inside this one, such as its folds."""
         return tuple(Run(file.parent) for file in sorted(self.folder.glob("*/config.toml")))
 
     @classmethod
     def of_model(cls, folder: str | Path) -> "Run":
-        """The run that a model folder lies in, whether or not it is one."""
+        """The parent folder of a model folder as a run, which need not exist as one."""
         return cls(Path(folder).resolve().parent)
 
     @property
     def state(self) -> Literal["new", "begun", "whole"]:
-        """new: nothing to go on from. begun: it can be resumed. whole: there is a model."""
+        """new: no checkpoint. begun: can be resumed. whole: has a model."""
         if (self.model / "model.json").is_file():
             return "whole"
         return "begun" if (self.checkpoint / STATE).is_file() else "new"
 
     @cached_property
     def settings(self) -> RunConfig:
-        """Its own settings, with paths as they are from here."""
+        """The settings of the run, with absolute paths."""
         return load(self.settings_file)
 
     @property
@@ -110,14 +110,14 @@ class Run:
 
     @property
     def store(self) -> Path:
-        """Where its samples lie."""
+        """The folder of the prepared samples."""
         return Path(self.settings.store)
 
     def splits(self, cohort: Cohort) -> Splits:
-        """Its split, for the table that it was made from.
+        """Read the split of the run, for its own table.
 
         Raises:
-            CohortError: If it is not there, or no case of it is one of the table's.
+            CohortError: If the file is missing, or the table has none of its cases.
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
         if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
@@ -130,10 +130,10 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, and keep other processes from training in it; the system ends the lock with this process.
+        """Create the folder and lock it against other processes; the lock ends with this process at the latest.
 
         Raises:
-            TrainingError: If another process trains in it.
+            TrainingError: If another process has locked it.
         """
         made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,14 +153,14 @@ class Run:
             finally:
                 path.unlink(missing_ok=True)
                 if made:
-                    with contextlib.suppress(OSError):  # not empty: it is a run
+                    with contextlib.suppress(OSError):  # not empty: it holds a run
                         self.folder.rmdir()
 
     def check_new(self) -> None:
-        """Make sure that a run can be begun here.
+        """Check that a run can begin in the folder.
 
         Raises:
-            ConfigError: If the folder holds a run, or anything that a stopped run did not leave behind.
+            ConfigError: If the folder holds a run, or files that no stopped run left behind.
         """
         strangers = self._strangers() if self.folder.is_dir() else [self.folder] if self.folder.exists() else []
         if self.state != "new" or strangers:
@@ -169,13 +169,13 @@ class Run:
             raise ConfigError(msg)
 
     def begin(self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str]) -> None:
-        """Write what the run begins with.
+        """Write settings, split, refusals and a record of the cohort, with which a resume is compared.
 
         Args:
-            config: All settings, nothing left to be decided.
+            config: All settings, fully resolved.
             cohort: The table as it was read.
-            prepared: Its cases that can be used.
-            parts: PartLoader of each case of the table.
+            prepared: Its usable cases.
+            parts: Part of each case of the table.
         """
         self.clear()
         save(config, self.settings_file, comment=_COMMENT)
@@ -191,7 +191,7 @@ class Run:
         write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
 
     def clear(self) -> None:
-        """Remove what was written before the first checkpoint, and nothing else."""
+        """Remove the files of a run that has no checkpoint, and nothing else."""
         if self.state == "new" and self.folder.is_dir():
             for file in set(self.folder.iterdir()) - set(self._strangers()):
                 if file.is_dir():
@@ -200,14 +200,14 @@ class Run:
                     file.unlink()
 
     def _strangers(self) -> list[Path]:
-        """What lies in the folder that no stopped run left, known by what is in the files."""
+        """Files in the folder that no stopped run left behind, judged by their content."""
         return sorted(file for file in self.folder.iterdir() if not _is_own(file))
 
     def _about(self) -> dict[str, Any] | None:
-        """What ``run.json`` holds; None for a run of an older Hilum.
+        """Content of ``run.json``; None for a run of an older version.
 
         Raises:
-            CheckpointError: If it is damaged, or of a newer Hilum.
+            CheckpointError: If it is damaged, or of a newer version.
         """
         file = self.folder / "run.json"
         if not file.exists():
@@ -224,7 +224,7 @@ class Run:
         return about
 
     def why_unchecked(self) -> str:
-        """Why cases of a table cannot be compared with those that trained the model; empty where they can."""
+        """Reason why cases of a table cannot be compared with the training cases; empty if they can."""
         if not self.splits_file.exists():
             return "the model's run, whose splits.csv tells which cases trained it, is not there"
         about = self._about()
@@ -235,7 +235,7 @@ class Run:
         return ""
 
     def check_unchanged(self, cohort: Cohort, prepared: PreparedCohort) -> None:
-        """Make sure that a resumed run goes on with what it was begun with.
+        """Check that a resumed run has the same cohort as when it began.
 
         Raises:
             CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
@@ -262,7 +262,7 @@ class Run:
 
 
 def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
-    """What each case is trained on; the name of a sample depends on the scan, the recipe and the code."""
+    """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
     return {
         case.case_id: {
             "label": list(case.present) or case.label,
@@ -277,7 +277,7 @@ def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
 def _is_own(file: Path) -> bool:
     if file.name == ".lock" and not file.is_symlink():
         return file.stat().st_size == 0
-    if file.is_dir() and file.name == "last":  # a checkpoint that was not finished
+    if file.is_dir() and file.name == "last":  # an unfinished checkpoint
         return all(one.name.startswith(f".{STATE}.") for one in file.iterdir())
     for pattern, mark in _OWN_FILES.items():
         if file.match(pattern) and file.is_file():

@@ -1,4 +1,4 @@
-"""The learning rate: lowered when validation stalls, or warmed up and annealed over the whole run."""
+"""Schedules the learning rate: lowered when validation stalls, or warmed up and annealed over the whole run."""
 
 import math
 
@@ -8,7 +8,8 @@ from hilum.settings.run import TrainingConfig
 
 _WARM_UP = 0.3
 _START, _END = 1 / 25, 1e-4
-"""Of the one-cycle policy (Smith and Topin 2018, arXiv:1708.07120), as in PyTorch's OneCycleLR."""
+"""Defaults of PyTorch's OneCycleLR for the one-cycle policy (Smith and Topin 2018, arXiv:1708.07120): share of warm-up,
+initial rate over the highest, final rate over the initial."""
 
 
 def one_cycle(progress: float) -> float:
@@ -31,8 +32,8 @@ class Schedule:
     """Sets the optimizer's rate before each step and after each epoch.
 
     Attributes:
-        highest: The rate that each group of the optimizer begins with, or rises to.
-        plateau: PyTorch's scheduler, where the rate follows the validation loss.
+        highest: Highest rate of each group of the optimizer.
+        plateau: PyTorch's scheduler for the schedule ``plateau``.
     """
 
     def __init__(self, config: TrainingConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> None:
@@ -56,6 +57,6 @@ class Schedule:
                 group["lr"] = highest * one_cycle(step / self.total)
 
     def after_epoch(self, val_loss: float) -> None:
-        """Lower the rate where the validation loss has stalled."""
+        """Lower the rate if the validation loss has stalled."""
         if self.config.schedule == "plateau":
             self.plateau.step(val_loss)

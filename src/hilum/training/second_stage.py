@@ -1,8 +1,8 @@
-"""The second stage of decoupled training: the last layer, fitted anew on balanced features of the training cases.
+"""The second stage of decoupled training: refits the last layer on balanced features of the training cases.
 
-Kang et al. 2020 (arXiv:1910.09217): features learned from the cohort as it is, a classifier from balanced classes.
-Synthetic features are made of training cases alone, never of raw voxels, and never between two cases of one patient,
-which imbalanced-learn cannot keep apart; where each case is of another patient they are the same as that library's.
+Kang et al. 2020 (arXiv:1910.09217): features are learned from the unbalanced cohort, the classifier from balanced
+classes. Synthetic features are made from features of training cases only, never from voxels, and never between cases of
+one patient, which imbalanced-learn cannot exclude; with one case per patient they equal that library's.
 """
 
 import logging
@@ -28,25 +28,25 @@ _Features = Float64[np.ndarray, "_ d"]
 _Mask = Bool[np.ndarray, " _"]
 _Places = Int[np.ndarray, " _"]
 _Owners = Int[np.ndarray, " _"]
-"""Patient of each case, as a number."""
+"""Number of each case's patient."""
 
 _Maker = Callable[[_Features, _Mask, _Owners, int, int, np.random.RandomState], _Features]
 
 _BORDER = 10
-"""Nearest cases among which borderline SMOTE looks for another class; imbalanced-learn's number."""
+"""Nearest cases among which borderline SMOTE counts other classes; imbalanced-learn's default."""
 
 
 @torch.inference_mode()
 def features_of(
     network: ResNet3D, dataset: CohortDataset, device: torch.device, batch_size: int
 ) -> Float[np.ndarray, "n d"]:
-    """Pooled features of each case as it is, never augmented, in their order.
+    """Pooled features of each case, without augmentation, in order.
 
     Args:
         network: In evaluation mode, on the device.
         dataset: The cases.
-        device: Where the network is.
-        batch_size: Cases at a time.
+        device: Device of the network.
+        batch_size: Cases in a batch.
     """
     rows = []
     for start in range(0, len(dataset), batch_size):
@@ -61,10 +61,10 @@ def retrain_head(network: ResNet3D, dataset: CohortDataset, config: RunConfig, d
     """Replace the last layer by a logistic regression on balanced features of the training cases.
 
     Args:
-        network: Its ``fc`` is written.
+        network: Its ``fc`` is replaced.
         dataset: The training cases, and no others.
-        config: How they are balanced, how many are seen at a time, and the seed of the synthetic features.
-        device: Where the network is.
+        config: Balancing, batch size, and the seed of the synthetic features.
+        device: Device of the network.
     """
     settings = config.training
     patients = [dataset.prepared.cases[i].patient_id for i in dataset.indices]
@@ -85,14 +85,14 @@ def fit_head(
     *,
     seed: int,
 ) -> tuple[Float64[np.ndarray, "c d"], Float64[np.ndarray, " c"]]:
-    """Weight and bias of a linear layer for these features.
+    """Fit weight and bias of a linear layer to features.
 
     Args:
-        features: Of the training cases.
-        labels: Classes, or 0 and 1 for each label of several: then each is fitted, and balanced, on its own.
-        owners: Patient of each case; between two cases of one patient nothing is made.
-        config: How the classes are balanced, and the penalty.
-        seed: Of the synthetic features.
+        features: Features of the training cases.
+        labels: Classes, or 0 and 1 for each label of a multi-label cohort, which are fitted and balanced one by one.
+        owners: Patient of each case; no synthetic features are made between cases of one patient.
+        config: Balancing of the classes, and the penalty.
+        seed: Seed of the synthetic features.
     """
     mean, scale = features.mean(0), features.std(0)
     scale[scale == 0] = 1.0
@@ -102,7 +102,7 @@ def fit_head(
         weight, bias = np.concatenate([w for w, _ in fits]), np.concatenate([b for _, b in fits])
     else:
         weight, bias = _fit(standard, labels, owners, config, seed)
-        if len(weight) == 1:  # of two classes, the odds of the second
+        if len(weight) == 1:  # two classes: the log odds of the second
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / scale
     return weight, bias - weight @ mean
@@ -114,7 +114,7 @@ def _fit(
     weights, num_cases = "balanced" if config.retrain == "balanced" else None, len(features)
     if weights is None:
         features, labels = balanced_features(features, labels, owners, config, seed=seed)
-    strength = num_cases / len(features) / config.penalty  # so that a penalty is one, however many features were made
+    strength = num_cases / len(features) / config.penalty  # independent of the number of synthetic features
     model = LogisticRegression(C=strength, class_weight=weights, max_iter=10_000).fit(features, labels)
     return np.asarray(model.coef_), np.asarray(model.intercept_)
 
@@ -122,10 +122,10 @@ def _fit(
 def balanced_features(
     features: _Features, labels: Int[np.ndarray, " n"], owners: _Owners, config: HeadConfig, *, seed: int
 ) -> tuple[Float64[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
-    """The features and synthetic ones, until all classes are equally many; with ADASYN about.
+    """Add synthetic features until all classes are equally frequent; with ADASYN approximately.
 
-    A class whose cases are all of one patient has no neighbours to lie between: its cases are repeated. Where classes
-    are so far apart that no case is near another class, borderline SMOTE and ADASYN make nothing, and SMOTE is taken.
+    A class whose cases are all of one patient has no neighbours of other patients: its cases are repeated. If classes
+    are so far apart that no case is near another class, borderline SMOTE and ADASYN make nothing, and SMOTE is used.
     """
     counts = np.bincount(labels)
     rare = [k for k, count in enumerate(counts) if 0 < count < counts.max()]
@@ -150,14 +150,14 @@ def balanced_features(
 def _smote(
     features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
 ) -> _Features:
-    """_Features between random cases of a class and their neighbours in it (Chawla et al. 2002)."""
+    """Features between random cases of a class and their neighbours in it (Chawla et al. 2002)."""
     return _between(features[is_rare], owners[is_rare], np.arange(is_rare.sum()), missing, neighbours, random)
 
 
 def _borderline_smote(
     features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
 ) -> _Features:
-    """As SMOTE, from the cases of which half or more of the neighbours, but not all, are others (Han et al. 2005)."""
+    """SMOTE from cases with half or more, but not all, of their neighbours in other classes (Han et al. 2005)."""
     others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), _BORDER)].sum(1)
     border = np.flatnonzero((others >= _BORDER / 2) & (others < _BORDER))
     return _between(features[is_rare], owners[is_rare], border, missing, neighbours, random)
@@ -166,7 +166,7 @@ def _borderline_smote(
 def _adasyn(
     features: _Features, is_rare: _Mask, owners: _Owners, missing: int, neighbours: int, random: np.random.RandomState
 ) -> _Features:
-    """As SMOTE, from each case as often as others are among its neighbours (He et al. 2008)."""
+    """SMOTE from each case in proportion to the other classes among its neighbours (He et al. 2008)."""
     others = (~is_rare)[_near(features, owners, np.flatnonzero(is_rare), neighbours)].mean(1)
     times = np.rint(others / max(others.sum(), 1e-300) * missing).astype(int)
     rows = np.repeat(np.arange(is_rare.sum()), times)
@@ -179,7 +179,7 @@ def _adasyn(
 def _between(
     rare: _Features, owners: _Owners, bases: _Places, missing: int, neighbours: int, random: np.random.RandomState
 ) -> _Features:
-    """So many features between bases among the cases of a class and their neighbours; none without a base."""
+    """Make ``missing`` features between base cases of a class and their neighbours; none without a base case."""
     if not len(bases):
         return rare[:0]
     near = _near(rare, owners, bases, neighbours)
@@ -190,14 +190,14 @@ def _between(
     return made
 
 
-def _near(features: _Features, owners: _Owners, of: _Places, number: int) -> Int[np.ndarray, "_ {number}"]:
-    """_Places of the nearest features of other patients, for the features at some places.
+def _near(features: _Features, owners: _Owners, cases: _Places, number: int) -> Int[np.ndarray, "_ {number}"]:
+    """Indices of the nearest features of other patients, for some of the cases.
 
-    Where there are fewer of other patients than asked for they repeat; where there is none, it is the case itself.
+    If other patients have fewer features than ``number`` they repeat; if they have none, it is the case itself.
     """
-    distances = pairwise_distances(features[of], features)
-    distances[owners[of][:, None] == owners] = np.inf
+    distances = pairwise_distances(features[cases], features)
+    distances[owners[cases][:, None] == owners] = np.inf
     order = distances.argsort(1, kind="stable")
     found = np.isfinite(distances).sum(1)[:, None]
     places = np.arange(number) % np.maximum(found, 1)
-    return np.where(found > 0, np.take_along_axis(order, places, 1), of[:, None])
+    return np.where(found > 0, np.take_along_axis(order, places, 1), cases[:, None])

@@ -1,4 +1,4 @@
-"""All that a run needs to go on exactly where it stopped, in one file: tensors, and numbers as JSON beside them."""
+"""The training state, with which a run resumes exactly: tensors, and numbers as JSON, in one file."""
 
 import json
 import math
@@ -20,14 +20,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """The numbers of a run so far.
+    """The progress of a run.
 
     Attributes:
-        epoch: The last whole one; 0 before the first.
+        epoch: The last complete epoch; 0 before the first.
         best_loss: Lowest validation loss.
-        best_epoch: The epoch that had it; 0 before the first.
-        rows: Of ``metrics.csv``.
-        began: What the card says about the weights that training began with.
+        best_epoch: Epoch of the lowest validation loss; 0 before the first.
+        rows: Rows of ``metrics.csv``.
+        began: The card's entry about initial weights.
     """
 
     epoch: int = 0
@@ -42,11 +42,11 @@ class TrainingState:
 
     Args:
         network: On its device.
-        schedule: Holds the optimizer.
+        schedule: The schedule, which holds the optimizer.
 
     Attributes:
-        progress: The numbers so far.
-        best: The weights of the best epoch, on the CPU once there is one.
+        progress: Epochs and losses so far.
+        best: Weights of the best epoch, on the CPU; before that the network's own.
     """
 
     def __init__(self, network: ResNet3D, schedule: Schedule) -> None:
@@ -57,15 +57,15 @@ class TrainingState:
 
     @property
     def stalled(self) -> int:
-        """Epochs without a better validation loss."""
+        """Epochs since the best validation loss."""
         return self.progress.epoch - self.progress.best_epoch
 
     def kept_epoch(self, keep: str) -> int:
-        """The epoch whose weights become the model, by ``training.keep``; 0: there is none."""
+        """The epoch whose weights become the model, by ``training.keep``; 0: none."""
         return self.progress.best_epoch if keep == "best" else self.progress.epoch
 
     def after_epoch(self, val_loss: float) -> None:
-        """Count an epoch, and keep its weights if none was better."""
+        """Count an epoch, and keep its weights if its loss is the lowest."""
         self.progress.epoch += 1
         self.schedule.after_epoch(val_loss)
         if val_loss < self.progress.best_loss:
@@ -73,7 +73,7 @@ class TrainingState:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
     def save(self, folder: Path) -> None:
-        """Write the state into ``last/`` of a run; the old one stays until the new one is whole."""
+        """Write the state into ``last/`` of a run, atomically."""
         optimizer = self.schedule.optimizer.state_dict()
         tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
         if self.progress.best_epoch:
@@ -93,10 +93,10 @@ class TrainingState:
         write_tensors(folder / STATE, tensors, {"hilum": json.dumps(about)})
 
     def restore(self, folder: Path) -> None:
-        """Go back to what ``save`` wrote.
+        """Restore the state that ``save`` wrote.
 
         Raises:
-            CheckpointError: If it is not there, damaged or of another model.
+            CheckpointError: If it is missing, damaged or of another model.
         """
         try:
             with safe_open(folder / STATE, framework="pt") as file:

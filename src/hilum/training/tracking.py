@@ -1,4 +1,4 @@
-"""The record of a run: metrics.csv, TensorBoard events and the history picture."""
+"""Tracks a run: metrics.csv, TensorBoard events and the history plot."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.files import write_whole
-from hilum.training.history import draw_history
+from hilum.training.history import plot_history
 
 _FIGURES = ("loss", "accuracy", "f1", "auc")
 COLUMNS = ("epoch", "lr", *(f"{part}_{name}" for part in ("train", "val") for name in _FIGURES))
@@ -15,8 +15,8 @@ COLUMNS = ("epoch", "lr", *(f"{part}_{name}" for part in ("train", "val") for na
 class Tracker:
     """Writes the figures of each epoch.
 
-    ``metrics.csv`` holds nothing but figures, so that two runs with one seed can be compared byte by byte; times are
-    in the events.
+    ``metrics.csv`` holds figures only, so that two runs with one seed can be compared byte by byte; times are in the
+    events.
 
     Attributes:
         rows: One dictionary for each epoch so far.
@@ -32,7 +32,7 @@ class Tracker:
 
     def write(self, epoch: int, lr: float, train: dict[str, float], val: dict[str, float]) -> None:
         """Record one epoch."""
-        figures = {f"{part}_{name}": of[name] for part, of in (("train", train), ("val", val)) for name in _FIGURES}
+        figures = {f"{part}_{name}": f[name] for part, f in (("train", train), ("val", val)) for name in _FIGURES}
         row = {"epoch": str(epoch), "lr": f"{lr:.6g}"} | {name: f"{value:.6g}" for name, value in figures.items()}
         self.rows.append(row)
         text = io.StringIO(newline="")
@@ -55,6 +55,6 @@ class Tracker:
         )
 
     def close(self, kept_epoch: int) -> None:
-        """Draw the history and end the events."""
+        """Close the events and plot the history."""
         self.events.close()
-        draw_history(self.rows, self.out / "history.png", kept_epoch=kept_epoch)
+        plot_history(self.rows, self.out / "history.png", kept_epoch=kept_epoch)

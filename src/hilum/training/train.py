@@ -1,4 +1,4 @@
-"""A config to a trained model: the table is read, split and prepared before anything is written, then fitted."""
+"""Trains a model from a config: reads, splits and prepares the cohort before anything is written, then fits."""
 
 import logging
 import math
@@ -40,10 +40,10 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     """Train a classifier.
 
     Args:
-        config: Settings, or the TOML file that holds them.
+        config: Settings, or a TOML file.
         out: The run folder; must be new or empty unless a run is resumed.
-        base: Folder to which the paths of settings that were not read from a file are relative.
-        resume: Go on after the last whole epoch of the run in ``out``, with that run's own settings and split.
+        base: Folder to which paths in ``config`` are relative if it is not a file.
+        resume: Continue the run in ``out`` after its last complete epoch, with its own settings and split.
 
     Returns:
         The model folder, ``out/model``.
@@ -76,14 +76,14 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
                 run.begin(config, cohort, data.prepared, data.parts)
                 return fit(config, data, run)
             finally:
-                run.clear()  # stopped before the first epoch was whole: there is nothing to go on from
+                run.clear()  # if stopped before the first complete epoch, there is nothing to resume
     except OSError as exc:
         msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc
 
 
 def _resumed(run: Run) -> Path:
-    """Go on with a run that was begun."""
+    """Continue a run."""
     if not (run.checkpoint / STATE).is_file():
         msg = f"{run.folder} cannot be resumed: it holds no last/{STATE}"
         raise ConfigError(msg)
@@ -109,7 +109,7 @@ def _resumed(run: Run) -> Path:
 
 
 def _check_settings(config: RunConfig) -> None:
-    """Raise a ConfigError, before anything is read, where the settings cannot be trained with."""
+    """Raise a ConfigError, before anything is read, if the settings are not usable."""
     if not config.cohort.table:
         msg = "cohort.table must name the table of cases"
         raise ConfigError(msg)
@@ -119,7 +119,7 @@ def _check_settings(config: RunConfig) -> None:
 
 
 def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> SplitCohort:
-    """The cohort with its samples; patients who share a scan are one from here on. All that is noticed is logged."""
+    """Prepare the cohort, log its findings, and join patients who share a scan."""
     store = Store(Path(config.store), config.reading, max_gb=config.store_gb)
     prepared = prepare_cohort(cohort, config.recipe, store, max_refused=config.cohort.max_refused)
     for refusal in prepared.refusals:
@@ -133,10 +133,10 @@ def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> Split
 
 
 def _check_copies(run: Run, data: SplitCohort, splits: Splits) -> None:
-    """A run keeps its split. One of an older Hilum, which did not look for copies, must go on with the cases it had.
+    """Check copies in a resumed run, which keeps its split; older versions did not look for copies.
 
     Raises:
-        CohortError: If it cannot.
+        CohortError: If cases that the run began with are refused now.
     """
     copies = data.prepared.copies
     if copies.opposed and splits.format == 1:
@@ -155,7 +155,7 @@ def _check_copies(run: Run, data: SplitCohort, splits: Splits) -> None:
 
 
 def _decided(config: RunConfig, data: SplitCohort) -> RunConfig:
-    """The settings with the loss and the way of computing that ``auto`` stands for."""
+    """Resolve the settings ``auto`` of loss and speed."""
     if config.loss.name == "auto":
         config = replace(config, loss=_advised(config, data))
         config.check_together()
@@ -164,14 +164,14 @@ def _decided(config: RunConfig, data: SplitCohort) -> RunConfig:
 
 
 def _advised(config: RunConfig, data: SplitCohort) -> LossConfig:
-    """The loss that auto stands for, by the patients who train and by no others."""
+    """The advised loss, from the training cases only."""
     choice = choose_loss(class_table(replace(data.cohort, cases=data.cases("train"))), config)
     _log.info("loss: %s", choice.reason)
     return choice.loss
 
 
 def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
-    """The way of computing that the run will use for so many draws in an epoch, and go on with when it is resumed."""
+    """The fastest speed settings for this number of draws in an epoch; a resumed run keeps them."""
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         network = build(config.model, config.recipe, len(cohort.classes))
@@ -189,11 +189,11 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
 
 
 def _check_weights(config: RunConfig, weights: Path, num_classes: int) -> None:
-    """Raise before any scan is prepared if the weights do not fit, or parts would be frozen that they do not bring.
+    """Check, before any scan is prepared, that initial weights fit and include all frozen tensors.
 
     Raises:
         CheckpointError: If they do not fit.
-        ConfigError: If a frozen tensor is not among them.
+        ConfigError: If a frozen tensor is missing.
     """
     with torch.device("meta"):
         network = build(config.model, config.recipe, num_classes)

@@ -1,1 +1,1 @@
-"""Runs frozen tasks on many cases at once; results come in order, and a failure is a value."""
+"""Runs tasks on many cases in parallel; results come in order, and failures are returned as values."""

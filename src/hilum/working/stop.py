@@ -1,4 +1,4 @@
-"""Lets work that is under way end in order when a signal asks for it."""
+"""Stops work in order on a signal: running tasks finish, no new ones start."""
 
 import signal
 import sys
@@ -12,18 +12,18 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Stop:
-    """Whether the work has been asked to end, and by which signal.
+    """Records the signal that requested the end.
 
-    The first signal lets the tasks that are under way finish, so that nothing is left behind; the second ends at once.
+    After the first signal running tasks finish, so that no temporary files remain; the second ends at once.
 
     Attributes:
-        signal: Its number; 0 while nobody asked.
+        signal: Number of the signal; 0 before any.
     """
 
     def __init__(self) -> None:
         self.signal = 0
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.signal:
             self.end()
         self.signal = number
@@ -37,9 +37,9 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, signals to end are only noted; in the main thread, which alone gets any."""
+        """A context in which signals are only recorded; effective in the main thread, the only one to receive them."""
         numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        before = {n: signal.signal(n, self._ask) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+        before = {n: signal.signal(n, self._on_signal) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         try:
             yield
         finally:

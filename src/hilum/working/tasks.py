@@ -1,4 +1,4 @@
-"""Runs tasks on the cores of this machine: results in the order of the tasks, each failure a value with its cause."""
+"""Runs tasks on the cores of this machine; results come in the order of the tasks, failures as values."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +18,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2
-"""Tasks that are handed out for each worker: one to work on, one to go on with."""
+"""Tasks submitted for each worker: one running, one waiting."""
 
 _IDLE_S = 60.0
-"""Processes wait so long for the next call before they end."""
+"""Time after which idle worker processes end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A task without a result.
+    """A failed task.
 
     Attributes:
-        error: Why.
+        error: The cause.
     """
 
     error: Exception
@@ -43,19 +43,19 @@ def run_tasks(
     threads: bool = False,
     stop: Stop | None = None,
 ) -> Iterator[Result | Failed]:
-    """The result of each item, in their order; none are begun once ``stop`` was asked for, and then some are missing.
+    """Yield the result of each item, in order; after a stop no items are started, and the rest is missing.
 
-    What the work raises as a HilumError, an OSError or a MemoryError is the value of that item; anything else is a bug
-    and shows itself. A process that is ended from outside, as by a system without memory, fails the item that it
-    worked on alone: those that it may have worked on are each tried once more in a process of their own. Processes
-    share the cores, so that workers times threads is no more than there are, and do not import the caller's script.
+    A HilumError, OSError or MemoryError is returned as the value of its item; other exceptions are bugs and propagate.
+    If a worker process is killed, for example for lack of memory, only its item fails: all items that were running are
+    repeated, each in its own process. Processes share the cores, so that workers times threads does not exceed them,
+    and do not import the caller's script.
 
     Args:
-        work: A function of a module, so that a process can find it.
-        items: Frozen values.
-        workers: At most so many at once; one is this process itself.
-        threads: Threads of this process instead of processes, which take seconds to start.
-        stop: Asked between items.
+        work: A function at module level, which processes can import.
+        items: Picklable values.
+        workers: Largest number of items at once; with threads, 1 is the calling thread.
+        threads: Use threads of this process instead of processes, which take seconds to start.
+        stop: Checked before each item.
     """
     stop = stop or Stop()
     if workers == 1 and threads:
@@ -79,7 +79,7 @@ def run_tasks(
                 ready[running[first]] = first.result()
                 del running[first]
             except BrokenProcessPool:
-                if stop.signal:  # whoever ended us ended the workers too
+                if stop.signal:  # the signal ended the workers too
                     return
                 for lost in sorted(running.values()):
                     ready[lost] = _alone(work, items[lost])
@@ -88,7 +88,7 @@ def run_tasks(
 
 @contextmanager
 def _pool(workers: int, threads: bool) -> Iterator[Callable[..., Future[Any]]]:
-    """What takes tasks; a broken pool of processes is replaced by the next call."""
+    """Yield a function that submits tasks; a broken pool of processes is replaced at its next call."""
     if threads:
         with ThreadPoolExecutor(workers) as executor:
             yield executor.submit
@@ -104,7 +104,7 @@ def _processes(workers: int) -> Executor:
 
 
 def _begin(workers: int) -> None:
-    """In a new process: a signal to the whole group, as by Ctrl-C, is the parent's to act on; cores are shared."""
+    """Initialise a worker process: share the cores, and ignore signals to the group, which the parent handles."""
     share_cores(workers)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -118,7 +118,7 @@ def _tried(work: Callable[[Item], Result], item: Item) -> Result | Failed:
 
 
 def _alone(work: Callable[[Item], Result], item: Item) -> Result | Failed:
-    """An item in a process of its own."""
+    """Run an item in its own process."""
     try:
         result: Result | Failed = _processes(1).submit(_tried, work, item).result()
     except BrokenProcessPool:
