@@ -1,19 +1,23 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import hilum.demo
 from hilum.demo import demo
+from hilum.simulating import simulate_cohort
 
 
 def test_the_demo_goes_the_whole_way(tmp_path, monkeypatch, caplog):
-    """From DICOM series to figures and a prediction; few cases and epochs, since the demo itself is run in CI."""
+    """From DICOM series to figures and a prediction; few of everything, since the demo itself is run in CI."""
     config = hilum.demo._config
 
     def short(table, seed):
         made = config(table, seed)
-        return replace(made, training=replace(made.training, epochs=2))
+        model = replace(made.model, depth=10, width=4)
+        return replace(made, model=model, training=replace(made.training, epochs=2))
 
     monkeypatch.setattr(hilum.demo, "_config", short)
+    monkeypatch.setattr(hilum.demo, "simulate_cohort", partial(simulate_cohort, pixel_mm=6.0, workers=1))
     with caplog.at_level("INFO", "hilum"):
         answer = demo(tmp_path / "demo", num_cases=15)
     folder = tmp_path / "demo"

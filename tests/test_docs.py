@@ -21,7 +21,7 @@ def test_there_are_pages():
 
 @pytest.fixture(scope="module")
 def scan():
-    return simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=4.0)[0]
+    return simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)

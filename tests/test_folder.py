@@ -18,8 +18,11 @@ from hilum.reading.reader import read
 from hilum.reading.select import rate
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
+from hilum.volume import crop
 
-CHEST = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
+WHOLE = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=8.0)[0]
+CHEST = crop(WHOLE, (0, 0, 0), (20, *WHOLE.shape[1:]))
+"""Few slices, which are quick to write and to read."""
 
 
 def series(folder, patient="SMITH", study="1", number=1, **tags):

@@ -232,12 +232,12 @@ def test_a_store_that_is_not_there_is_one_line_and_exit_1(tmp_path, monkeypatch,
 
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory):
-    """Twenty scans that take a while each, more than threads are used for."""
+    """Twelve scans that take a while each, more than threads are used for."""
     folder = tmp_path_factory.mktemp("chests")
     volume = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=3.0)[0]
-    for i in range(20):
+    for i in range(12):
         replace(volume, voxels_hu=volume.voxels_hu + np.int16(i)).write(folder / f"{i}.nii")
-    (folder / "cohort.csv").write_text("\n".join(["path,label", *(f"{i}.nii,{i % 2}" for i in range(20))]) + "\n")
+    (folder / "cohort.csv").write_text("\n".join(["path,label", *(f"{i}.nii,{i % 2}" for i in range(12))]) + "\n")
     (folder / "config.toml").write_text(
         '[cohort]\ntable = "cohort.csv"\n[recipe]\nsize = [32, 32, 32]\nspacing_mm = [12.0, 12.0, 12.0]\n'
     )
@@ -261,15 +261,15 @@ def test_a_signal_to_end_keeps_what_is_done_and_the_same_command_goes_on(chests,
     assert running.returncode == code, error
     assert "Traceback" not in error
     said = re.search(
-        r"stopped: (\d+) of 20 cases are done and kept, 0 of them refused; the same command goes on", error
+        r"stopped: (\d+) of 12 cases are done and kept, 0 of them refused; the same command goes on", error
     )
     assert said, error
     number = int(said[1])
-    assert 1 <= number < 20
+    assert 1 <= number < 12
     assert len(samples(chests)) == number
     assert not list(chests.glob("store/*/.*"))
     store = Store(chests / "store")
     assert list(store.damaged(store.samples())) == []
     capfd.readouterr()
     assert run("prepare", chests / "config.toml") == 0
-    assert f"20 samples, {number} were there, 0 refused" in capfd.readouterr().out
+    assert f"12 samples, {number} were there, 0 refused" in capfd.readouterr().out
