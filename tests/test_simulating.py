@@ -332,7 +332,7 @@ def test_what_a_format_cannot_hold_is_refused(scan, tmp_path):
     floating = Volume(voxels_hu=volume.voxels_hu.astype(np.float32), affine=volume.affine)
     with pytest.raises(ConfigError, match="whole HU, int16, got float32"):
         write_dicom(floating, tmp_path, header=Header())
-    with pytest.raises(ConfigError, match=r"end in one of .*\.nrrd.*, got a\.png"):
+    with pytest.raises(ConfigError, match=r"must be named one of .*\.nrrd.*, got a\.png"):
         volume.write(tmp_path / "a.png")
     sheared = volume.affine.copy()
     sheared[1, 0] = 2.0
