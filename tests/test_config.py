@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
