@@ -221,12 +221,11 @@ def test_dicom_and_images_describe_the_same_grid_and_the_same_hu(scan, tmp_path)
 
 @pytest.mark.parametrize("intercept", [0, -1000, -1024, -8192])
 @pytest.mark.parametrize("position", ["HFS", "FFS", "HFP", "FFP"])
-def test_storage_changes_neither_hu_nor_place(tmp_path, intercept, position):
+def test_storage_changes_neither_hu_nor_place(scan, tmp_path, intercept, position):
     rng = generator(0, "storage")
     voxels = rng.integers(-1024, 2000, (4, 6, 5)).astype(np.int16)
     voxels[:, 0, 0] = -2000
-    volume, _ = simulate_scan(1, scanner=Scanner(pixel_mm=8.0, pixels=48, thickness_mm=20.0, increment_mm=20.0))
-    volume = Volume(voxels_hu=voxels, affine=volume.affine)
+    volume = Volume(voxels_hu=voxels, affine=scan[0].affine)
     paths = write_dicom(volume, tmp_path, header=Header(intercept=intercept, position=position))
     for k, path in enumerate(paths):
         file = pydicom.dcmread(path)
