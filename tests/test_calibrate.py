@@ -93,7 +93,7 @@ def test_a_finding_that_the_last_epoch_did_not_draw_costs_no_training():
     [
         ({"loss": LossConfig(name="focal")}, "loss.name = focal"),
         ({"head": HeadConfig(retrain="balanced")}, "head.retrain = balanced"),
-        ({"cohort": FINDINGS, "sampling": SamplingConfig(method="over")}, r"findings \(columns.labels\)"),
+        ({"cohort": FINDINGS, "sampling": SamplingConfig(method="over")}, r"several labels \(columns.labels\)"),
     ],
 )
 def test_offsets_are_not_asked_for_where_they_undo_nothing(change, what):

@@ -325,6 +325,7 @@ def test_a_mask_in_the_table_decides_where_the_lungs_are_and_is_part_of_the_key(
     assert np.abs(got.centre_mm - (where.min(axis=0) + where.max(axis=0)) / 2).max() < 0.1
     assert got.lungs.sum() * 216 == pytest.approx(right.voxels_hu.sum() * 512, rel=0.05)
     without = store.ensure(folder / "scan.nii", recipe)
+    (folder / "mask.nii.gz").unlink()
     replace(right, voxels_hu=np.roll(right.voxels_hu, 1, axis=0)).write(folder / "mask.nii.gz")
     changed = store.ensure(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz")
     assert len({path, without, changed}) == 3

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, GeometryError
 from hilum.randomness import generator
 from hilum.simulating import (
     Header,
@@ -335,5 +335,5 @@ def test_what_a_format_cannot_hold_is_refused(scan, tmp_path):
         volume.write(tmp_path / "a.png")
     sheared = volume.affine.copy()
     sheared[1, 0] = 2.0
-    with pytest.raises(ConfigError, match="sheared"):
+    with pytest.raises(GeometryError, match="this one is sheared"):
         Volume(voxels_hu=volume.voxels_hu, affine=sheared).write(tmp_path / "a.nrrd")

@@ -250,7 +250,9 @@ def test_a_bad_case_is_refused_listed_and_left_out(npy_cohort, tmp_path, caplog)
 def test_too_many_bad_cases_are_an_error_and_leave_nothing(npy_cohort, tmp_path):
     rows = [f"c{i},nowhere-{i}.nii,{i % 2},P{i}" for i in range(40)]
     (tmp_path / "cohort.csv").write_text("\n".join(["case_id,path,label,patient_id", *rows]) + "\n")
-    with pytest.raises(CohortError, match=r"40 of 40 cases are refused, allowed are 10%.*row 2: no file or folder"):
+    with pytest.raises(
+        CohortError, match=r"40 of 40 cases are refused, allowed are 10%.*row 2: nowhere-0\.nii: no file or folder"
+    ):
         train(at(short(npy_cohort), tmp_path), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["cohort.csv"]
 
