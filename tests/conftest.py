@@ -93,6 +93,13 @@ def _memory_is_estimated_once():
         yield
 
 
+@pytest.fixture
+def brief_plan(monkeypatch):
+    """A plan lists the memory of two cases alone, and looks for no largest batch."""
+    monkeypatch.setattr("hilum.planning.resource_plan._CASES", (2,))
+    monkeypatch.setattr("hilum.planning.resource_plan.largest_batch", lambda *_, **__: 64)
+
+
 @pytest.fixture(autouse=True)
 def _charts_are_left_blank(request, monkeypatch):
     """Charts are plotted but not rendered, which takes half of a short training, unless a test is marked so.

@@ -422,7 +422,7 @@ def test_auto_with_a_micro_batch_does_not_fail_late(volumes, tmp_path, monkeypat
     assert "focal + Dice needs whole batches, but training.micro_batch is 3" in caplog.text
 
 
-def test_plan_takes_a_config_whose_loss_is_auto(volumes, tmp_path, capsys):
+def test_plan_takes_a_config_whose_loss_is_auto(volumes, tmp_path, capsys, brief_plan):
     table = volumes(*training_part_is_rarer())
     new = tmp_path / "new.toml"
     assert main(["plan", str(table.parent / "config.toml"), "--no-time", "--write", str(new)]) == 0

@@ -218,6 +218,7 @@ print({"pydicom", "scipy", "torch", "pandas", "tqdm", "SimpleITK", "nibabel"} & 
     assert _run(code).stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_parent_holds_the_voxels_once(tmp_path):
     hu = np.tile(_voxels(), (20, 1, 1))  # 100 MB
     sitk.WriteImage(sitk.GetImageFromArray(hu[:, ::-1]), str(tmp_path / "scan.nii.gz"), True, 1)

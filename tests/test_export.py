@@ -138,11 +138,10 @@ CALIBRATIONS = {
     ("calibration", "kind"),
     [
         ("isotonic", "onnx"),
-        ("platt", "pt2"),
         *(
             pytest.param(calibration, kind, marks=pytest.mark.slow)
             for calibration, kind in itertools.product(CALIBRATIONS, FORMATS)
-            if (calibration, kind) not in (("isotonic", "onnx"), ("platt", "pt2"))
+            if (calibration, kind) != ("isotonic", "onnx")
         ),
     ],
 )

@@ -161,7 +161,7 @@ def tensor(array):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=12)  # of 32 kinds of batch, over nine losses
+@settings(max_examples=8)  # of 32 kinds of batch, for each of nine losses
 @given(CASES)
 def test_a_loss_and_its_gradient_are_those_of_its_formula(name, case_of):
     """Defects 12 to 14. The gradient is checked against differences in double precision."""

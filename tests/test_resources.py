@@ -105,7 +105,7 @@ def test_with_all_but_the_head_frozen_a_step_is_a_prediction_and_the_product_of_
     assert training_memory(config, 2).saved < 0.02 * training_memory(config_of(size=32), 2).saved
 
 
-def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch):
+def test_a_frozen_network_is_timed_as_it_trains(npy_cohort, monkeypatch, brief_plan):
     seen = []
     step = "hilum.planning.resource_plan.step_seconds"
     monkeypatch.setattr(step, lambda network, *a, **_: seen.append(network) or 1.0)
@@ -201,7 +201,7 @@ def test_a_batch_that_does_not_fit_is_cut_and_what_comes_back_fits(norm):
 
 
 def test_batch_norm_gets_few_cases_last_of_all_and_other_norms_before_blocks_are_computed_twice():
-    batch, group = (config_of(size=64, norm=norm, depth=50) for norm in ("batch", "group"))
+    batch, group = (config_of(size=64, norm=norm, depth=18) for norm in ("batch", "group"))
     few = {"micro_batch": 2, "checkpointing": False}
     with_few = [total(replace(c, training=replace(c.training, **few))) for c in (batch, group)]
     twice = total(replace(batch, training=replace(batch.training, micro_batch=4, checkpointing=True)))
@@ -261,7 +261,7 @@ def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
     assert seen.fits == config
 
 
-def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkeypatch):
+def test_no_batch_holds_more_cases_than_there_are_to_train_on(npy_cohort, monkeypatch, brief_plan):
     config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=512))
     whole = replace(config, training=TrainingConfig(batch_size=41))
     timed = []
@@ -322,7 +322,7 @@ def test_a_micro_batch_that_cuts_nothing_is_said_to(micro, npy_cohort, tmp_path,
     assert "that fits" in page
 
 
-def test_the_largest_part_of_a_batch_is_counted_as_training_cuts_it(npy_cohort, tmp_path, capsys):
+def test_the_largest_part_of_a_batch_is_counted_as_training_cuts_it(npy_cohort, tmp_path, capsys, brief_plan):
     """With batch norm no part is of one case: of five cases in twos, one part has three; of eight in fives, four."""
     for cases, micro, largest in [(5, 2, 3), (8, 5, 4)]:
         cut = training_memory(config_of(size=32, batch_size=cases, micro_batch=micro), 2)
@@ -352,7 +352,7 @@ def test_a_container_without_free_memory_is_not_called_unknown(npy_cohort, capsy
     ids=str,
 )
 def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_knows_it(
-    npy_cohort, tmp_path, caplog, monkeypatch, how
+    npy_cohort, tmp_path, caplog, monkeypatch, brief_plan, how
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is known of this machine
     config = load(npy_cohort / "config.toml")
@@ -389,7 +389,9 @@ def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
 
 
 def test_plan_speaks_json_and_says_where_there_is_no_table(tmp_path, capsys):
-    (tmp_path / "c.toml").write_text("[recipe]\nsize = [16, 16, 16]\nspacing_mm = [2, 2, 2]\n[model]\nwidth = 4\n")
+    (tmp_path / "c.toml").write_text(
+        "[recipe]\nsize = [16, 16, 16]\nspacing_mm = [2, 2, 2]\n[model]\nwidth = 4\ndepth = 10\n"
+    )
     assert main(["plan", str(tmp_path / "c.toml"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["chosen"] == {"batch_size": 8, "micro_batch": 0, "checkpointing": False}
@@ -400,7 +402,9 @@ def test_plan_speaks_json_and_says_where_there_is_no_table(tmp_path, capsys):
     assert "the config's table is not there" in capsys.readouterr().out
 
 
-def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(npy_cohort, tmp_path, capsys, monkeypatch):
+def test_a_config_too_large_for_the_machine_is_written_as_one_that_fits(
+    npy_cohort, tmp_path, capsys, monkeypatch, brief_plan
+):
     config = replace(load(npy_cohort / "config.toml"), training=TrainingConfig(batch_size=16))
     half = 0.7 * total(config)
     monkeypatch.setattr("hilum.planning.resource_plan.usable_bytes", lambda device: half)

@@ -70,7 +70,7 @@ def untouched(network, state):
 # who wrote it
 
 
-@pytest.mark.parametrize("depth", [18, pytest.param(34, marks=pytest.mark.slow), 50])
+@pytest.mark.parametrize("depth", [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50))])
 def test_the_tutorials_weights_give_the_tutorials_logits(tutorial, tmp_path, depth):
     torch.manual_seed(0)
     theirs = trained(getattr(tutorial, f"resnet{depth}_3d")())
