@@ -20,6 +20,7 @@ import torch.utils.tensorboard  # noqa: F401
 import tyro  # noqa: F401
 from hypothesis import settings
 
+import array_checks  # noqa: F401 - before the import of Hilum
 from hilum.cli import main
 from hilum.planning import resources
 

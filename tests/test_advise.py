@@ -505,7 +505,7 @@ def test_columns_are_mapped_and_rows_without_a_label_dropped(tmp_path, capsys):
     words = [tmp_path / "t.csv", "--columns.path", "image", "--columns.label", "finding"]
     assert main(["advise", *map(str, words)]) == 1
     assert "must be filled, got an empty cell (10 of 100 rows have none)" in capsys.readouterr().err
-    assert main(["advise", *map(str, words), "--unlabelled", "drop"]) == 0
+    assert main(["advise", *map(str, words), "--cohort.unlabelled", "drop"]) == 0
     out, err = capsys.readouterr()
     assert "90 cases of 90 patients" in out
     assert "10 of 100 rows have no label and are left out" in err

@@ -375,7 +375,7 @@ def test_a_volume_that_is_prepared_already_is_taken_as_it_is(npy_cohort, tmp_pat
     ("words", "said"),
     [
         (["nowhere.nii.gz"], "nowhere.nii.gz"),
-        (["SCAN", "--config", "nowhere.toml"], "no config file nowhere.toml"),
+        (["SCAN", "--config", "nowhere.toml"], "nowhere.toml: there is no such config file"),
         (["SCAN", "--point", "0", "0", "0"], "--point is for recipes of region point"),
         (["SCAN", "--recipe.region", "point"], "region point needs a point"),
         (["SCAN", "--recipe.region", "point", "--point", "0", "0", "9999"], "must lie inside the scan"),

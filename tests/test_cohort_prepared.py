@@ -71,5 +71,19 @@ def test_as_many_scans_at_once_as_memory_holds(tmp_path, monkeypatch):
     assert worker_limit(paths, 4)[0] == 1
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_cached_files_of_a_container_count_as_free_memory(tmp_path, monkeypatch, version):
+    limit, used, stat, cached = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    }[version]
+    folder = tmp_path / ("memory" if version == 1 else "")
+    for name, text in {limit: "900000", used: "850000", stat: f"anon 1\n{cached} 300000\n"}.items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setattr("hilum.files._CGROUP", tmp_path)
+    assert free_bytes() == 350000
+
+
 def test_the_memory_that_is_free_is_known_on_linux():
     assert 0 < free_bytes() < 1e15 or sys.platform != "linux"

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
+import hilum
 from dicom_files import scan_hu, write_series
+from hilum.cohorts.prepared import prepare_cohort
+from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.model_folder import ModelCard, build, save_model
-from hilum.errors import GeometryError
-from hilum.predicting import Predictor
+from hilum.errors import GeometryError, ResourceError
+from hilum.predicting import Predictor, predict_prepared
+from hilum.preparing import Store
 from hilum.reading.reader import read
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 
@@ -53,3 +57,26 @@ def test_a_model_keeps_the_policy_that_it_was_trained_with(tmp_path, scan):
     assert strict.card.reading.policy == "strict"
     with pytest.raises(GeometryError, match=r"missing-slices \(refused\)"):
         strict.predict(scan, point_mm=np.zeros(3))
+
+
+def test_as_many_cases_are_predicted_at_once_as_the_memory_allows(trained_run, npy_cohort, monkeypatch):
+    """A network that was trained on few cases at once must be judged on the same machine."""
+    predictor, sizes = hilum.Predictor(trained_run), []
+    cohort = Cohort.read(npy_cohort / "cohort.csv")
+    samples = prepare_cohort(cohort, predictor.card.recipe, Store(npy_cohort / "store"))
+    whole = list(predict_prepared(predictor, samples))
+    predict = Predictor.predict_samples
+
+    def within_three(self, batch):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise ResourceError
+        return predict(self, batch)
+
+    monkeypatch.setattr(Predictor, "predict_samples", within_three)
+    parts = list(predict_prepared(predictor, samples))
+    assert sizes == [16, 8, 4] + [2] * 30
+    assert [p.probabilities["1"] for p in parts] == pytest.approx([p.probabilities["1"] for p in whole], abs=1e-6)
+    monkeypatch.setattr(Predictor, "predict_samples", lambda *_: (_ for _ in ()).throw(ResourceError()))
+    with pytest.raises(ResourceError):
+        next(predict_prepared(predictor, samples))

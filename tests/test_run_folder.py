@@ -12,8 +12,10 @@ import numpy as np
 import openpyxl
 import pytest
 
+import hilum
 from hilum.cli import main
 from hilum.cohorts.split_file import read_splits
+from hilum.cohorts.table import Cohort
 from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, TrainingError
 from hilum.files import PNG_MARK, check_output, holds
 from hilum.judging import evaluate
@@ -65,10 +67,34 @@ def test_pictures_of_unchecked_figures_carry_the_reason(trained_run, npy_cohort,
     assert all(foot.startswith("NOT CHECKED for cases that trained the model: the run was made") for foot in feet)
 
 
+def test_settings_that_would_have_no_effect_on_a_runs_own_cases_are_refused(trained_run, capsys):
+    for flag, value in (("--unchecked", []), ("--cohort.max-refused", ["0.5"]), ("--columns.label", ["x"])):
+        assert main(["evaluate", str(trained_run), flag, *value]) == 1
+        assert f"{flag.split('.label')[0]} must be given with a table only" in capsys.readouterr().err
+
+
+def test_the_folder_of_figures_is_named_for_a_model_folder_too(trained_run, tmp_path, capsys):
+    shutil.copytree(trained_run.parent, tmp_path / "all")
+    run = tmp_path / "all" / trained_run.name
+    assert main(["evaluate", str(run / "model")]) == 0
+    assert f"figures and pictures: {run / 'evaluation'}\n" in capsys.readouterr().out
+
+
 def test_a_model_folder_without_its_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path):
     shutil.copytree(trained_run / "model", tmp_path / "alone" / "model")
-    with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not there"):
+    with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not the folder"):
         evaluate(tmp_path / "alone" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+
+
+def test_a_model_beside_the_split_of_another_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path):
+    """Otherwise its training cases would be judged, and said to be checked."""
+    shutil.copytree(trained_run, tmp_path / "other")
+    splits = tmp_path / "other" / "splits.csv"
+    splits.write_text(splits.read_text().replace(",train,", ",test,", 1))
+    with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not the folder"):
+        evaluate(tmp_path / "other" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+    answer = evaluate(tmp_path / "other", npy_cohort / "cohort.csv", tmp_path / "e", unchecked=True)
+    assert (answer["num_seen"], answer["seen_checked"]) == (0, False)
 
 
 def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, capsys):
@@ -148,6 +174,34 @@ def test_a_run_whose_cohort_has_changed_is_not_resumed_and_the_case_is_named(
         train(config, tmp_path / "run", resume=True)
 
 
+def test_cases_that_change_patients_are_refused_by_resume_and_by_a_runs_own_judging(
+    npy_cohort, quick, tmp_path, train_until
+):
+    """Otherwise a training patient could be among the tested ones."""
+    table = tmp_path / "cohort.csv"
+    rows = [f"c{i:02d},{npy_cohort}/{i:02d}.npy,{i % 2},P{i // 4}" for i in range(60)]
+    table.write_text("\n".join(["case_id,path,label,patient_id", *rows]) + "\n")
+    config = replace(quick, cohort=replace(quick.cohort, table=str(table)))
+    train_until(config, tmp_path / "run", base=npy_cohort)
+    table.write_text(table.read_text().replace(",P3", ",other"))
+    assert train(config, tmp_path / "run", resume=True).is_dir(), "the same cases share another id"
+    for changed in ((",other", ",P4"), (",other", ",")):  # joined with the next patient; or known no longer
+        table.write_text("\n".join(["case_id,path,label,patient_id", *rows]).replace(",P3", ",other").replace(*changed))
+        with pytest.raises(CohortError, match=r"patient of case 'c1\d' in .*cohort\.csv has changed"):
+            train(config, tmp_path / "run", resume=True)
+        with pytest.raises(CohortError, match=r"patient of case 'c1\d'"):
+            evaluate(tmp_path / "run")
+
+
+def test_where_a_file_system_has_no_locks_training_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+    def without_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("hilum.training.run_folder.fcntl.flock", without_locks)
+    with Run(tmp_path / "run").locked():
+        assert "cannot be locked against a second process: Function not implemented" in caplog.text
+
+
 def test_a_second_process_does_not_train_in_the_same_folder(npy_cohort, quick, tmp_path, train_until):
     train_until(quick, tmp_path / "run", base=npy_cohort)
     code = (
@@ -205,6 +259,24 @@ def test_what_a_stranger_puts_into_the_folder_while_a_run_fails_stays(npy_cohort
         train(quick, tmp_path / "run", base=npy_cohort)
 
 
+def test_a_run_removes_neither_its_inputs_nor_files_of_runs_and_programs_that_it_did_not_begin(
+    trained_run, npy_cohort, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(trained_run / "config.toml", folder)
+    events = next(trained_run.glob("events*"))
+    for config in (folder / "config.toml", npy_cohort / "config.toml"):
+        assert main(["train", str(config), "--out", str(folder)]) == 1
+        assert "config.toml" in capsys.readouterr().err
+    assert (folder / "config.toml").read_bytes() == (trained_run / "config.toml").read_bytes()
+    (folder / "config.toml").unlink()
+    shutil.copy(events, folder)
+    assert main(["train", str(npy_cohort / "config.toml"), "--out", str(folder)]) == 1
+    assert f"{events.name}, which no run wrote" in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == [events.name]
+
+
 # paths
 
 
@@ -233,6 +305,23 @@ def test_a_home_folder_in_a_path_is_one_in_every_verb(npy_cohort, tmp_path, monk
     assert not (tmp_path / "~").exists()
 
 
+def test_a_home_folder_in_a_cell_a_flag_or_an_argument_is_that_of_the_user(
+    trained_run, npy_cohort, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(npy_cohort)
+    hilum.Volume.from_array(np.zeros((5, 6, 7)), spacing_mm=(3, 2, 1)).write("~/scan.nii.gz")
+    assert hilum.read("~/scan.nii.gz").shape == (5, 6, 7)
+    shutil.copy("00.npy", tmp_path)
+    (tmp_path / "table.csv").write_text("path,label\n~/00.npy,0\n01.npy,1\n")
+    assert [case.path for case in Cohort.read("~/table.csv").cases] == [tmp_path / "00.npy", tmp_path / "01.npy"]
+    assert main(["predict", str(trained_run), "~/table.csv", "--out=~/p.csv"]) == 3, "01.npy is not there"
+    assert (tmp_path / "p.csv").is_file()
+    assert evaluate(trained_run, out="~/e")["num_cases"] > 0
+    assert (tmp_path / "e" / "cases.csv").is_file()
+    assert not (npy_cohort / "~").exists()
+
+
 # outputs never overwrite what others wrote
 
 
@@ -246,9 +335,12 @@ def test_no_verb_overwrites_a_file_that_it_did_not_write(trained_run, npy_cohort
     scan, table, model = npy_cohort / "00.npy", npy_cohort / "cohort.csv", trained_run / "model"
     page, sheet, figures = (stranger(tmp_path / name) for name in ("page.html", "sheet.csv", "e/evaluation.json"))
     picture = stranger(tmp_path / "pictures" / "roc.png")
+    refused, cases = stranger(tmp_path / "r" / "refused.csv"), tmp_path / "c" / "cases.csv"
+    cases.parent.mkdir()
+    shutil.copy(trained_run / "evaluation" / "cases.csv", cases)  # its own format, but an input
     linked = tmp_path / "linked.csv"
     linked.symlink_to(table)
-    before = {file: file.read_bytes() for file in (page, sheet, figures, picture, scan, table)}
+    before = {file: file.read_bytes() for file in (page, sheet, figures, picture, refused, cases, scan, table)}
     commands = [
         ["inspect", npy_cohort, "--html", page],
         ["augment", scan, "--out", page],
@@ -260,6 +352,8 @@ def test_no_verb_overwrites_a_file_that_it_did_not_write(trained_run, npy_cohort
         ["predict", model, table, "--out", linked],
         ["evaluate", trained_run, table, "--out", figures.parent],
         ["evaluate", trained_run, table, "--out", picture.parent],
+        ["evaluate", trained_run, cases, "--out", cases.parent],
+        ["evaluate", trained_run, "--out", refused.parent],
         ["train", npy_cohort / "config.toml", "--out", figures.parent],
         ["plan", npy_cohort / "config.toml", "--write", npy_cohort / "config.toml"],
         ["export", model, "--format", "onnx", "--out", npy_cohort / "cohort.csv"],

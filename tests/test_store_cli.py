@@ -215,7 +215,7 @@ def test_list_shows_the_longest_unused_first(cohort, capsys):
     ("words", "says"),
     [
         (("verify", "nowhere"), "there is no store nowhere"),
-        (("verify", "nowhere.toml"), "no config file nowhere.toml"),
+        (("verify", "nowhere.toml"), "nowhere.toml: there is no such config file"),
         (("list", ".", "--repair"), "--repair goes with verify"),
     ],
 )

@@ -59,6 +59,14 @@ def test_metrics_have_loss_accuracy_f1_and_auc_of_both_parts_and_no_times(traine
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
 
 
+def test_the_rate_in_the_metrics_is_that_of_the_last_step_of_the_epoch(npy_cohort, tmp_path):
+    config = short(npy_cohort, epochs=2, lr=0.01, schedule="one-cycle", batch_size=64)  # one step each
+    train(config, tmp_path / "run", base=npy_cohort)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.01 / 25, 0.01 / 25 * 1e-4], rel=1e-5)
+
+
 def test_a_few_seconds_of_training_learn_a_bright_ball(trained_run):
     answer = json.loads((trained_run / "evaluation" / "evaluation.json").read_text())
     assert answer["auc"] > 0.9

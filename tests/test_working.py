@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from operator import neg
 
 import pytest
 
 from hilum.errors import ReadError
 from hilum.files import cores
+from hilum.working import tasks
 from hilum.working.stop import Stop
 from hilum.working.tasks import Failed, run_tasks
 
@@ -72,6 +75,19 @@ def test_a_process_that_is_ended_from_outside_fails_its_own_task_alone():
     assert lost == {3, 10}
     assert [result for result in results if not isinstance(result, Failed)] == [n for n in range(12) if n not in lost]
     assert all("ended from outside" in str(results[n].error) for n in lost)
+
+
+def test_a_pool_that_breaks_before_a_task_is_submitted_is_replaced(monkeypatch):
+    get, broken = tasks._processes, []
+
+    class Broken:
+        def submit(self, *_):
+            broken.append(True)
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(tasks, "_processes", lambda workers: get(workers) if broken else Broken())
+    assert list(run_tasks(neg, [1, 2, 3], workers=2)) == [-1, -2, -3]
+    assert broken
 
 
 @pytest.mark.parametrize("threads", [True, False])

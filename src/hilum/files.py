@@ -16,6 +16,12 @@ PNG_MARK = "Software\\x00Hilum"
 """Pattern that Hilum's PNG files contain near their beginning."""
 
 
+def user_path(path: str | Path) -> Path:
+    """A path from a user, in which a leading ``~`` is the home folder."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def machine_id() -> str:
     """Four hexadecimal digits from the host name, which distinguish machines that write to one folder."""
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
@@ -119,6 +125,7 @@ def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
             new.unlink()
 
 
+_CGROUP = Path("/sys/fs/cgroup")
 _sharers = 1
 
 
@@ -137,13 +144,14 @@ def share_cores(sharers: int) -> None:
 def free_bytes() -> float:
     """Memory that is still available on this machine, within the limit of a container."""
     free = math.inf
-    for name, own in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for name, own, stat, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
-            folder = Path("/sys/fs/cgroup")
-            free = min(free, int((folder / name).read_text()) - int((folder / own).read_text()))
+            limit, used = int((_CGROUP / name).read_text()), int((_CGROUP / own).read_text())
+            counts = dict(line.split() for line in (_CGROUP / stat).read_text().splitlines())
+            free = min(free, limit - used + int(counts.get(cached, 0)))  # cached files make room when memory is short
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int16, Num, UInt8
 from hilum import imagefile
 from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError
-from hilum.files import cores
+from hilum.files import cores, user_path
 from hilum.findings import Finding
 
 Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
@@ -168,7 +168,7 @@ class Volume:
             GeometryError: If the format cannot represent the grid.
             HilumError: If the file exists or cannot be written.
         """
-        imagefile.write_image(self.voxels_hu, self.affine, Path(path))
+        imagefile.write_image(self.voxels_hu, self.affine, user_path(path))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -3,11 +3,13 @@
 import importlib
 import io
 import logging
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hilum.errors import HilumError
 from hilum.findings import printable
@@ -102,6 +104,8 @@ def run(verb: str, args: Sequence[str]) -> int:
     if hasattr(kind, "short_help") and {"-h", "--help"} & set(args):
         sys.stdout.write(kind.short_help())
         return 0
+    home = str(Path.home())
+    args = [re.sub(r"^(--[^=]*=)?~(?=/|$)", rf"\g<1>{home}", arg) for arg in args]  # the shell leaves --out=~/x alone
     args = ["--help" if arg == "--help-all" else arg for arg in args]
     command = tyro.cli(kind, args=args, prog=f"hilum {verb}")
     if hasattr(command, "with_file"):  # the file's settings become the flags' defaults

@@ -8,10 +8,12 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from hilum.cli.arguments import CohortPath
-from hilum.settings.run import ColumnsConfig
+from hilum.settings.run import ColumnsConfig, SplitConfig
 
 if TYPE_CHECKING:
     from hilum.planning.advise import Advice
@@ -32,8 +34,11 @@ class Advise:
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns."""
 
-    unlabelled: Literal["error", "drop"] = "error"
+    unlabelled: Annotated[Literal["error", "drop"], tyro.conf.arg(name="cohort.unlabelled")] = "error"
     """What to do with rows without a label."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Parts of the patients, where the table has no split."""
 
     recall_first: bool = False
     """Prefer sensitivity: a missed case is worse than a false alarm."""
@@ -48,7 +53,7 @@ class Advise:
         from hilum.settings.run import CohortConfig
 
         cohort = Cohort.read(self.table, CohortConfig(columns=self.columns, unlabelled=self.unlabelled))
-        advice = advise(cohort, recall_first=self.recall_first)
+        advice = advise(cohort, self.split, recall_first=self.recall_first)
         for warning in cohort.warnings:
             sys.stderr.write(f"{warning}\n")
         print(json.dumps(_as_dict(advice), indent=2) if self.json else _page(self.table, advice))
@@ -117,7 +122,7 @@ def _classes(table: "ClassTable") -> Iterator[str]:
     from hilum.planning.classes import percent
 
     width = max(8, min(_NAME, max(len(row.name) for row in table.rows)))
-    drawn_as = "  drawn as" * table.multi_label
+    drawn_as = "  drawn as" if table.multi_label else ""
     kind = f"{table.kind:<{width}}"
     yield f"{kind}  patients   share     cases   share{drawn_as}  AUC +-, all folds  test part"
     for row in table.rows:

@@ -16,6 +16,7 @@ _READING = {f"--{name}": f"--reading.{name}" for name in ("policy", "override", 
 _RENAMED = {
     "inspect": _READING,
     "cohort": {**_READING, "--label-column": "--columns.label, or --columns.labels for several"},
+    "advise": {"--unlabelled": "--cohort.unlabelled"},
     "evaluate": {"--max-refused": "--cohort.max-refused"},
 }
 

@@ -54,9 +54,15 @@ class Evaluate:
     def run(self) -> int:
         """Judge and print."""
         from hilum.judging import evaluate, headline
+        from hilum.training.run_folder import Run
 
-        own = self.table is None
-        require(not own or self.columns == ColumnsConfig(), "--columns", "given with a table only", self.columns)
+        given = {
+            "columns": self.columns != ColumnsConfig(),
+            "cohort.max-refused": self.max_refused != CohortConfig().max_refused,
+            "unchecked": self.unchecked,
+        }
+        for name, is_given in given.items():
+            require(not is_given or self.table is not None, f"--{name}", "given with a table only", "no table")
         evaluation = evaluate(
             self.model,
             self.table,
@@ -70,7 +76,7 @@ class Evaluate:
         if self.json:
             print(json.dumps(evaluation, indent=2))
             return 0
-        out = self.out or self.model / "evaluation"
+        out = self.out or Run.of(self.model).evaluation
         print(headline(evaluation))
         if evaluation["num_refused"] or evaluation["num_seen"]:
             counts = f"{evaluation['num_refused']} refused, {evaluation['num_seen']} seen by the model"

@@ -49,6 +49,9 @@ class Predict:
     """Print one JSON object instead of a few lines."""
 
     def _refuse_ineffective_flags(self, region: str, *, is_table: bool) -> None:
+        if not is_table and self.columns != ColumnsConfig():
+            msg = "--columns is for a table, the path is one scan"
+            raise ConfigError(msg)
         if is_table and (self.point is not None or self.series):
             msg = "--point and --series are for one scan; a table has columns for them"
             raise ConfigError(msg)
@@ -60,6 +63,9 @@ class Predict:
             raise ConfigError(msg)
         if self.point is not None and region != "point":
             msg = f"--point is for models of region point, this one is of region {region}"
+            raise ConfigError(msg)
+        if self.path.suffix.lower() == ".npy" and (self.point is not None or self.series):
+            msg = "--point and --series are for scans; a .npy volume is prepared already"
             raise ConfigError(msg)
 
     def run(self) -> int:
@@ -88,7 +94,7 @@ class Predict:
             print(f"P({name}) = {_shown(probability)}")
         many = predictor.card.decisions.multi_label
         shown = ", ".join(f"{f'{name} ' if many else ''}{_shown(at)}" for name, at in prediction.thresholds.items())
-        at = f" (threshold{'s' * many} {shown})" if shown else ""
+        at = f" ({'thresholds' if many else 'threshold'} {shown})" if shown else ""
         print(f"decision: {prediction.decision}{at}" + (f", because {prediction.reason}" if prediction.reason else ""))
         for finding in prediction.findings:
             print(finding)

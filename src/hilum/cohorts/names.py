@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
+from hilum.files import user_path
 from hilum.reading.identity import is_placeholder
 from hilum.volume import Triple
 
@@ -29,7 +30,7 @@ def normal_paths(texts: list[str], folder: Path) -> list[str]:
 
 
 def _normal_path(text: str, folder: Path) -> str:
-    path = PurePath(text)
+    path: PurePath = user_path(text)
     for root in (folder, folder.absolute()):
         if path.is_absolute() and path.is_relative_to(root):
             path = path.relative_to(root)

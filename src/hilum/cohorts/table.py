@@ -25,6 +25,7 @@ from hilum.cohorts.cells import (
 from hilum.cohorts.names import derive_names, group_patients, normal_paths, with_point
 from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.errors import CohortError
+from hilum.files import user_path
 from hilum.reading.identity import hashed_all
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Triple
@@ -137,14 +138,13 @@ class Cohort:
         Raises:
             CohortError: If the file or any of its cells is not usable; the text names the row and the column.
         """
-        path, config = Path(path), config or CohortConfig()
+        path, config = user_path(path), config or CohortConfig()
         sheet = [read_sheet(path)]
         try:
             with _without_garbage_collection():
                 return cls._from_sheet(sheet.pop(), path, config, labelled)  # popped, so that its text can be freed
         except CohortError as exc:
-            msg = f"{path}: {exc}"
-            raise CohortError(msg) from exc
+            raise CohortError(exc.message, path=path, code=exc.code, hint=exc.hint) from exc
 
     @classmethod
     def _from_sheet(cls, sheet: Sheet, source: Path, config: CohortConfig, labelled: bool) -> "Cohort":
@@ -217,7 +217,7 @@ def _given(sheet: Sheet, column: str, read: Callable[[Sheet, str], Iterable[Any]
 
 def _below(folder: Path, texts: list[str]) -> list[Any]:
     """Paths relative to the table's folder, one object for each distinct text; None for an empty one."""
-    paths = {text: folder / text if text else None for text in set(texts)}
+    paths = {text: folder / user_path(text) if text else None for text in set(texts)}
     return [paths[text] for text in texts]
 
 

@@ -17,6 +17,7 @@ from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
 from hilum.errors import CohortError, ConfigError, require
+from hilum.files import user_path
 from hilum.judging.judge import check_folder, judge
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
@@ -85,22 +86,23 @@ def evaluate(
         HilumError: If the model or the table is not usable, the cases cannot be checked, too many are refused, or none
             is left.
     """
-    run = Run(model) if (Path(model) / "config.toml").is_file() else Run.of_model(model)
+    run, table = Run.of(model), None if table is None else user_path(table)
     if out is None and table is not None:
         msg = "judging the cases of a table needs a folder for the figures, out"
         raise ConfigError(msg)
-    out = (run.evaluation if out is None else Path(out)).absolute()
-    check_folder(out)
+    out = (run.evaluation if out is None else user_path(out)).absolute()
+    check_folder(out, inputs=[] if table is None else [table])
     predictor = Predictor(model, device=device)
     if table is None:
         candidates = _own_cases(run, predictor)
-        store = store or run.store
+        store, max_gb = store or run.store, run.settings.store_gb
     else:
-        candidates = _cases_of(Path(table), run, predictor, columns, unchecked=unchecked)
+        candidates = _cases_of(table, run, predictor, columns, unchecked=unchecked)
+        max_gb = 0.0
         candidates = replace(candidates, max_refused=max_refused)
     with contextlib.ExitStack() as stack:
-        folder = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
-        samples = Store(folder, predictor.card.reading)
+        folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
+        samples = Store(folder, predictor.card.reading, max_gb=max_gb)
         prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
         unseen, refused, seen = _unseen(candidates, prepared)
         predictions = list(predict_prepared(predictor, unseen))
@@ -176,10 +178,13 @@ def _cases_of(
     Raises:
         CohortError: If training cases cannot be recognised, and ``unchecked`` is not given.
     """
-    why = run.why_unchecked()
+    why = run.why_unchecked(predictor.card)
     if why and not unchecked:
         msg = f"cases that trained the model cannot be told from others: {why}"
-        hint = "set HILUM_KEY, or the key file of the site, to the key of the run; or give --unchecked to judge anyway"
+        hint = (
+            "judge it in its run folder and under the key of the run (set HILUM_KEY, or the site's key file); or give "
+            "--unchecked to judge anyway"
+        )
         raise CohortError(msg, hint=hint)
     if why:
         _log.warning("warning: unchecked: %s", why)
@@ -191,7 +196,10 @@ def _cases_of(
         _log.warning("%s", warning)
     if any(case.split for case in cohort.cases):
         cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.split == "test"))
-    trained_on = read_splits(run.splits_file).trained_on if run.splits_file.exists() else TrainedOn()
+        if not cohort.cases:
+            msg = f"{cohort.source}: there must be rows with split = test to judge, or no column split"
+            raise CohortError(msg)
+    trained_on = read_splits(run.splits_file).trained_on if run.trained(predictor.card) else TrainedOn()
     return _Candidates(cohort=cohort, trained_on=trained_on, unchecked=why)
 
 
@@ -219,7 +227,7 @@ def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[Prepared
     ]
     known = {one.case_id for one in seen}
     refused = [*candidates.refused, *(one for one in prepared.refusals if one.case_id not in known)]
-    num_unseen = len(cohort.cases) - len(known)
+    num_unseen = len(cohort.cases) + len(candidates.refused) - len(known)
     check_refusals(cohort.source, num_unseen, refused, candidates.max_refused, "--cohort.max-refused")
     pairs = [pair for pair in zip(prepared.cases, prepared.samples, strict=True) if pair[0].case_id not in known]
     if not pairs:

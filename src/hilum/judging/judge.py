@@ -5,13 +5,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
+from hilum.cohorts.prepared import REFUSALS_MARK
 from hilum.errors import CohortError, ConfigError
 from hilum.files import PNG_MARK, check_output
 from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_labels, judge_two, to_plain
@@ -24,7 +25,8 @@ _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
     _PICTURES: PNG_MARK,
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases":',
-    r"cases\.csv": "^case_id,(row|label)",
+    r"cases\.csv": r"^case_id,(row,)?label\b.*,prob_",
+    r"refused\.csv": REFUSALS_MARK,
 }
 """Patterns of the names of the written files, and of their content."""
 
@@ -120,8 +122,8 @@ def _judged(
     return judge_classes(labels, probs, classes=classes, patients=patients, seed=seed)
 
 
-def check_folder(folder: Path) -> None:
-    """Check that only an earlier evaluation would be overwritten in a folder.
+def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
+    """Check that only an earlier evaluation would be overwritten in a folder, and none of the inputs.
 
     Raises:
         HilumError: If another file would be overwritten, or the folder is a file.
@@ -132,7 +134,7 @@ def check_folder(folder: Path) -> None:
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         for pattern, mark in _MARKS.items():
             if re.fullmatch(pattern, file.name):
-                check_output(file, mark)
+                check_output(file, mark, inputs=inputs)
 
 
 def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:

@@ -170,10 +170,10 @@ def _name_batch(graph: Any) -> None:
 
 def _about(card: ModelCard) -> dict[str, str]:
     """Metadata of the file, without paths and ids."""
+    channels = "; of two channels the first is HU, the second the lungs: 1 inside, 0 outside"
     about: dict[str, Any] = {
         "input": "HU as prepared by the recipe, float32 (batch, channels, z, y, x); z from feet to head, y from front "
-        "to back, x from the patient's right to left"
-        + ("; of two channels the first is HU, the second the lungs: 1 inside, 0 outside" * card.recipe.lung_channel),
+        f"to back, x from the patient's right to left{channels if card.recipe.lung_channel else ''}",
         "classes": card.classes,
         "recipe": to_dict(card.recipe),
         "multi_label": card.decisions.multi_label,

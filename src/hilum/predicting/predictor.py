@@ -13,6 +13,7 @@ from hilum.cohorts.dataset import as_sample
 from hilum.deciding.inference import case_logits
 from hilum.deciding.model_folder import load_model
 from hilum.errors import CheckpointError, ConfigError, require
+from hilum.files import user_path
 from hilum.findings import Finding, as_records
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import within_memory
@@ -94,7 +95,7 @@ class Predictor:
         require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
         self.device = pick_device(device)
         with within_memory(f"loading {folder}", _memory_advice(self.device)):
-            network, self.card = load_model(Path(folder))
+            network, self.card = load_model(user_path(folder))
             if prevalence is not None:
                 self.card = replace(self.card, decisions=self.card.decisions.at(prevalence))
             speed = EXACT
@@ -120,7 +121,7 @@ class Predictor:
             ConfigError: If a mask is given that would have no effect.
             HilumError: If the scan cannot be read or prepared.
         """
-        recipe, at = self.card.recipe, Path(mask) if mask is not None else None
+        recipe, at = self.card.recipe, user_path(mask) if mask is not None else None
         if at is not None and not recipe.needs_lungs:
             msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
             raise ConfigError(msg)
@@ -132,7 +133,7 @@ class Predictor:
             sample = prepare(scan, recipe, point_mm=point_mm, lungs=lungs)
         else:
             sample = prepare_path(
-                Path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
+                user_path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
             )
         return self.predict_samples([sample])[0]
 

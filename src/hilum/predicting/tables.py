@@ -3,14 +3,14 @@
 import csv
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.errors import ConfigError
-from hilum.files import check_output, write_whole
+from hilum.errors import ConfigError, ResourceError
+from hilum.files import check_output, user_path, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
@@ -41,6 +41,7 @@ def predict_table(
     if out is None:
         msg = "predicting a table needs --out, the CSV to write"
         raise ConfigError(msg)
+    out, table = user_path(out), user_path(table)
     listed = out.with_suffix(".refused.csv")
     check_output(out, _MARK, inputs=[table])
     check_output(listed, REFUSALS_MARK, inputs=[table])
@@ -65,7 +66,15 @@ def predict_table(
 
 
 def predict_prepared(predictor: Predictor, prepared: PreparedCohort) -> Iterator[Prediction]:
-    """Predict prepared cases in order, batch by batch."""
-    samples: Sequence[Path] = prepared.samples
-    for start in range(0, len(samples), _BATCH):
-        yield from predictor.predict_samples([load_sample(path) for path in samples[start : start + _BATCH]])
+    """Predict prepared cases in order, batch by batch, with as many at once as the memory allows."""
+    samples, size, start = prepared.samples, _BATCH, 0
+    while start < len(samples):
+        try:
+            batch = predictor.predict_samples([load_sample(path) for path in samples[start : start + size]])
+        except ResourceError:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        yield from batch
+        start += size

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hilum.errors import GeometryError, HilumError, ReadError
+from hilum.files import user_path
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom.pixels import load_series
 from hilum.reading.dicom.series import find_series
@@ -31,7 +32,7 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
         ReadError: If there is nothing to read, or no series is the one to take.
         GeometryError: If the slices form no volume, or a finding refuses what they form.
     """
-    path, reading = Path(path), reading or ReadingConfig()
+    path, reading = user_path(path), reading or ReadingConfig()
     try:
         with opened_tree(path, reading) as tree:
             volume = _volume(path, tree, series, reading)

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -52,7 +53,7 @@ def _section(config: Any, path: str, values: dict[str, Any]) -> Iterator[str]:
             continue
         yield from _comment(docs[one.name])
         line = tomli_w.dumps({one.name: values[one.name]}).strip() if value is not None else f"# {one.name} ="
-        yield from " ".join(line.split()).split("\n")
+        yield re.sub(r"\n *", " ", line)  # lists are written over several lines
     for name in tables:
         yield from _section(getattr(config, name), f"{path}.{name}".strip("."), values[name])
 

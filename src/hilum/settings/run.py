@@ -212,7 +212,8 @@ class ModelConfig:
             together = {"instance": 1, "group": channels // math.gcd(32, channels), "batch": 2}[self.norm]
             seen = together * math.prod(self.grid_of(stage, size)) > 1
             need = f"larger: stage {stage} has one voxel, of which model.norm = {self.norm} leaves nothing"
-            require(seen, "recipe.size", need + f" with model.width = {self.width}" * (self.norm == "group"), size)
+            need += f" with model.width = {self.width}" if self.norm == "group" else ""
+            require(seen, "recipe.size", need, size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

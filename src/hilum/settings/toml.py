@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 
 from hilum.errors import ConfigError, require
-from hilum.files import write_whole
+from hilum.files import user_path, write_whole
 from hilum.settings.augmentation import PresetName
 from hilum.settings.presets import preset
 from hilum.settings.run import Recipe, RunConfig
@@ -99,16 +99,15 @@ def load(path: Path) -> RunConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        msg = f"no config file {path}"
-        raise ConfigError(msg) from exc
+        msg = "there is no such config file"
+        raise ConfigError(msg, path=path) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-        msg = f"{path} is not a TOML file: {exc}"
-        raise ConfigError(msg) from exc
+        msg = f"is not a TOML file: {exc}"
+        raise ConfigError(msg, path=path) from exc
     try:
         return located(from_dict(RunConfig, _with_preset(values)), path.parent)
     except ConfigError as exc:
-        msg = f"{path}: {exc}"
-        raise ConfigError(msg) from exc
+        raise ConfigError(exc.message, path=path, hint=exc.hint) from exc
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def beside(base: Path, path: str) -> Path:
 
     If the path contains ``..``, links in the folder are resolved first, as the operating system does.
     """
-    given = Path(path).expanduser()
+    given = user_path(path)
     folder = base.resolve() if ".." in given.parts and not given.is_absolute() else base.absolute()
     return Path(os.path.normpath(folder / given))
 
@@ -141,7 +140,7 @@ def relative_to(config: RunConfig, folder: Path) -> RunConfig:
     at = folder.resolve()
 
     def from_folder(given: str) -> str:
-        path = Path(given).expanduser()
+        path = user_path(given)
         return os.path.relpath(path.parent.resolve() / path.name, at) if path.is_absolute() else given
 
     return _with_paths(config, from_folder)

@@ -33,7 +33,7 @@ def model_card(
         trained: The training cases.
         validated: Labels and logits of the validation part, on which calibration and thresholds are fitted.
         views: Test-time augmentation with which they were predicted.
-        about: The kept epoch, and the source of the initial weights.
+        about: The kept epoch, the digest of the split, and the source of the initial weights.
     """
     cohort = data.cohort
     labels, logits = validated

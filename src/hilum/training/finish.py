@@ -37,7 +37,7 @@ def finish(
     predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
     trained_on = Trained(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
-    about = {"epoch": kept, **state.progress.began}
+    about = {"epoch": kept, "split": run.split_digest, **state.progress.began}
     card = model_card(config, data, trained_on, (val.dataset.labels, logits), views, about)
     save_model(run.model, network, card)
     return run.model

@@ -73,8 +73,8 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
         if settings.stop_patience and state.stalled >= settings.stop_patience:
             _log.info("stopped: no better validation loss for %d epochs", state.stalled)
             break
-        lr = schedule.lr
         trained = run_epoch(learner, train, schedule, epoch)
+        lr = schedule.lr
         validated, _ = validate(learner, val, weights=shares)
         tracker.write(epoch, lr, trained, validated)
         state.after_epoch(validated["loss"])

@@ -1,11 +1,13 @@
 """The run folder: its paths, its state, its lock, and a record of the cohort with which the run began."""
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
-from hilum.cohorts.split_file import Splits, read_splits, write_splits
+from hilum.cohorts.split_file import Splits, patient_key, read_splits, write_splits
 from hilum.cohorts.table import Cohort
+from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
-from hilum.files import PNG_MARK, holds, write_whole
+from hilum.files import PNG_MARK, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, save
@@ -25,6 +28,8 @@ try:
     import fcntl
 except ImportError:  # Windows has no lock against a second process
     fcntl = None  # type: ignore[assignment]
+
+_log = logging.getLogger("hilum")
 
 RUN_FORMAT = 1
 STATE = "state.safetensors"
@@ -49,7 +54,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
 
     @property
     def settings_file(self) -> Path:
@@ -87,9 +92,15 @@ class Run:
         return tuple(Run(file.parent) for file in sorted(self.folder.glob("*/config.toml")))
 
     @classmethod
-    def of_model(cls, folder: str | Path) -> "Run":
-        """The parent folder of a model folder as a run, which need not exist as one."""
-        return cls(Path(folder).resolve().parent)
+    def of(cls, folder: str | Path) -> "Run":
+        """The run of a run folder or of a model folder, for which the parent folder need not exist as one."""
+        path = user_path(folder)
+        return cls(path) if (path / "config.toml").is_file() else cls(path.resolve().parent)
+
+    @property
+    def split_digest(self) -> str:
+        """Digest of ``splits.csv``, by which a model knows the split that trained it."""
+        return hashlib.sha256(self.splits_file.read_bytes()).hexdigest()[:16]
 
     @property
     def state(self) -> Literal["new", "begun", "whole"]:
@@ -117,9 +128,10 @@ class Run:
         """Read the split of the run, for its own table.
 
         Raises:
-            CohortError: If the file is missing, or the table has none of its cases.
+            CohortError: If the file is missing, the table has none of its cases, or cases have another patient.
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
+        _check_patients(self.folder, splits, cohort)
         if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
             msg = (
                 f"{self.folder} was made with another key for hashing, or for another table: no case id of it is one "
@@ -139,13 +151,16 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ".lock"
         with path.open("a") as file:
+            is_mine = True
             try:
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except OSError:
-                mine = False
-            if not mine:
+                    is_mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                is_mine = False
+            except OSError as exc:  # a file system without locks
+                _log.warning("warning: %s cannot be locked against a second process: %s", self.folder, exc.strerror)
+            if not is_mine:
                 msg = f"another process is training in {self.folder}; wait until it ends, or name another --out"
                 raise TrainingError(msg)
             try:
@@ -156,12 +171,19 @@ class Run:
                     with contextlib.suppress(OSError):  # not empty: it holds a run
                         self.folder.rmdir()
 
-    def check_new(self) -> None:
+    def check_new(self, inputs: Iterable[str | Path] = ()) -> None:
         """Check that a run can begin in the folder.
 
+        Args:
+            inputs: Files that the run reads, none of which may lie in the folder.
+
         Raises:
-            ConfigError: If the folder holds a run, or files that no stopped run left behind.
+            ConfigError: If the folder holds a run, an input, or files that no stopped run left behind.
         """
+        for one in inputs:
+            if Path(one).resolve().parent == self.folder.resolve():
+                msg = f"the run folder {self.folder} must hold none of the run's inputs, it holds {Path(one).name}"
+                raise ConfigError(msg, hint="move it, or name another --out")
         strangers = self._strangers() if self.folder.is_dir() else [self.folder] if self.folder.exists() else []
         if self.state != "new" or strangers:
             what = f"a {self.state} run" if self.state != "new" else f"{strangers[0].name}, which no run wrote"
@@ -178,9 +200,6 @@ class Run:
             parts: Part of each case of the table.
         """
         self.clear()
-        save(config, self.settings_file, comment=_COMMENT)
-        write_splits(self.splits_file, cohort, parts, prepared.scans)
-        write_refusals(self.refused_file, prepared.refusals)
         about = {
             "format": RUN_FORMAT,
             "version": version("hilum"),
@@ -188,7 +207,10 @@ class Run:
             "classes": cohort.classes,
             "cases": _records(prepared),
         }
-        write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
+        write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")  # first: it marks the rest as a run's
+        save(config, self.settings_file, comment=_COMMENT)
+        write_splits(self.splits_file, cohort, parts, prepared.scans)
+        write_refusals(self.refused_file, prepared.refusals)
 
     def clear(self) -> None:
         """Remove the files of a run that has no checkpoint, and nothing else."""
@@ -200,8 +222,10 @@ class Run:
                     file.unlink()
 
     def _strangers(self) -> list[Path]:
-        """Files in the folder that no stopped run left behind, judged by their content."""
-        return sorted(file for file in self.folder.iterdir() if not _is_own(file))
+        """Files in the folder that no stopped run left behind, judged by their content; without run.json, all."""
+        file = self.folder / "run.json"
+        is_run = file.is_file() and holds(file, _OWN_FILES["run.json"])
+        return sorted(one for one in self.folder.iterdir() if not (_is_own(one) and (is_run or one.name == ".lock")))
 
     def _about(self) -> dict[str, Any] | None:
         """Content of ``run.json``; None for a run of an older version.
@@ -223,10 +247,14 @@ class Run:
             raise CheckpointError(msg, path=file)
         return about
 
-    def why_unchecked(self) -> str:
-        """Reason why cases of a table cannot be compared with the training cases; empty if they can."""
-        if not self.splits_file.exists():
-            return "the model's run, whose splits.csv tells which cases trained it, is not there"
+    def trained(self, card: ModelCard) -> bool:
+        """Whether the split in this folder trained a model; models of older versions do not say by which they were."""
+        return self.splits_file.exists() and card.training.get("split", self.split_digest) == self.split_digest
+
+    def why_unchecked(self, card: ModelCard) -> str:
+        """Reason why cases of a table cannot be compared with a model's training cases; empty if they can."""
+        if not self.trained(card):
+            return "the model's run, whose splits.csv tells which cases trained it, is not the folder around it"
         about = self._about()
         if about is None:
             return "the run is of an older Hilum, which kept no fingerprint of its key"
@@ -258,6 +286,22 @@ class Run:
         if changes:
             more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
             msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {changes[0]}{more}"
+            raise CohortError(msg, hint="train a new run")
+
+
+def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
+    """Check that cases share patients as they did when a run began; works under any key.
+
+    Raises:
+        CohortError: If a case has another patient; it is named.
+    """
+    now = {case.case_id: patient_key(case) for case in cohort.cases if case.case_id in splits.parts}
+    new_of: dict[str, str] = {"": ""}
+    old_of: dict[str, str] = {"": ""}
+    for case_id, new in sorted(now.items()):
+        old = splits.patients.get(case_id, "")
+        if new_of.setdefault(old, new) != new or old_of.setdefault(new, old) != old:
+            msg = f"the patient of case {case_id!r} in {cohort.source} has changed since {folder} was begun"
             raise CohortError(msg, hint="train a new run")
 
 

@@ -47,7 +47,7 @@ class Schedule:
 
     @property
     def lr(self) -> float:
-        """The head's rate at the next step."""
+        """The head's rate, as last set."""
         return float(self.optimizer.param_groups[-1]["lr"])
 
     def before_step(self, step: int) -> None:

@@ -18,6 +18,7 @@ from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import build
 from hilum.deciding.tta import views_of
 from hilum.errors import CohortError, ConfigError
+from hilum.files import user_path
 from hilum.modelling.device import pick_device
 from hilum.modelling.memory import kept_memory
 from hilum.modelling.speed import choose_speed
@@ -54,8 +55,9 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
     run = Run(out)
     if resume:
         return _resumed(run)
-    run.check_new()
-    config = located(config, base) if isinstance(config, RunConfig) else load(Path(config))
+    inputs = [] if isinstance(config, RunConfig) else [user_path(config)]
+    config = located(config, base) if isinstance(config, RunConfig) else load(user_path(config))
+    run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
     _check_settings(config)
     cohort = Cohort.read(config.cohort.table, config.cohort)
     if config.training.weights:

@@ -92,8 +92,15 @@ def _pool(workers: int, threads: bool) -> Iterator[Callable[..., Future[Any]]]:
     if threads:
         with ThreadPoolExecutor(workers) as executor:
             yield executor.submit
-    else:
-        yield lambda *task: _processes(workers).submit(*task)
+        return
+
+    def submit(*task: Any) -> Future[Any]:
+        try:
+            return _processes(workers).submit(*task)
+        except BrokenProcessPool:  # it broke after it was asked for; the next one is new
+            return _processes(workers).submit(*task)
+
+    yield submit
 
 
 def _processes(workers: int) -> Executor:
