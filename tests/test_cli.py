@@ -344,6 +344,8 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["demo", "--out", "full"], "must be new or empty"),
         (["predict", "MODEL", "x.npy", "--point", "1", "2", "3"], "--point is for models of region point"),
         (["predict", "MODEL", "x.npy", "--out", "p.csv"], "--out is for a table"),
+        (["predict", "MODEL", "x.npy", "--series", "abcd"], "a .npy volume is prepared already"),
+        (["predict", "MODEL", "x.npy", "--columns.path", "p"], "--columns is for a table"),
         (["predict", "MODEL", "t.csv", "--series", "abcd"], "--point and --series are for one scan"),
         (["predict", "MODEL", "t.csv", "--out", "full"], "full: cannot be written: it must be a file, is a folder"),
         (["predict", "MODEL", "x.npy", "--device", "tpu"], "device must be auto, cpu, cuda"),

@@ -23,6 +23,7 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
 from hilum.judging import evaluate
 from hilum.preparing import Store, load_sample
+from hilum.reading.identity import hashed
 from hilum.settings.run import CohortConfig, Recipe, RunConfig, SplitConfig
 from hilum.settings.toml import load, save
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
@@ -399,6 +400,9 @@ def test_a_run_of_an_older_hilum_is_judged_on_request_alone_and_patients_are_lef
 ):
     shutil.copytree(trained_run, tmp_path / "run")
     (tmp_path / "run" / "run.json").unlink()
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    del card["training"]["split"]
+    (tmp_path / "run" / "model" / "model.json").write_text(json.dumps(card))
     with (tmp_path / "run" / "splits.csv").open(newline="") as file:
         lines = [",".join(row[:4]) for row in csv.reader(file)]
     lines[0] = "case_id,split,patient,scan"
@@ -419,8 +423,11 @@ def test_a_run_of_an_older_hilum_goes_on_though_its_cases_were_named_after_their
     config = written(tmp_path, [*rows, ["copy.npy", "0", "Q1"]], ("path", "label", "patient_id"))
     train(config, tmp_path / "run")
     old = [["case_id", "split", "patient", "scan"]]
-    old += [[path[:-4], ("train", "val", "test")[i % 3], "", ""] for i, (path, _, _) in enumerate(rows)]
-    old.append(["copy", "test", "", ""])
+    old += [
+        [path[:-4], ("train", "val", "test")[i % 3], hashed("patient", who), ""]
+        for i, (path, _, who) in enumerate(rows)
+    ]
+    old.append(["copy", "test", hashed("patient", "Q1"), ""])
     (tmp_path / "run" / "splits.csv").write_text("\n".join(map(",".join, old)) + "\n")
     (tmp_path / "run" / "run.json").unlink()
     train(config, tmp_path / "run", resume=True)

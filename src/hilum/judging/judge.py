@@ -25,7 +25,7 @@ _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
     _PICTURES: PNG_MARK,
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases":',
-    r"cases\.csv": r"^case_id,(row,)?label\b.*,prob_",
+    r"cases\.csv": r'^case_id,(row,)?"?label[_,](?s:.*),"?prob_',
     r"refused\.csv": REFUSALS_MARK,
 }
 """Patterns of the names of the written files, and of their content."""
