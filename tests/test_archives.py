@@ -549,7 +549,7 @@ def test_two_tars_in_one_file_are_refused(tmp_path):
     assert "more follows" in assert_refused(archive, "unreadable-file")
 
 
-def test_a_compressed_tar_of_several_streams_is_one(tmp_path):
+def test_a_compressed_tar_of_several_streams_is_read_as_one_archive(tmp_path):
     tar = packed(tmp_path / "exam.tar", {"IM1": b"one" * 9000}).read_bytes()
     for suffix, pack in {"tgz": gzip.compress, "tbz2": bz2.compress, "txz": lzma.compress}.items():
         archive = tmp_path / f"exam.{suffix}"

@@ -589,7 +589,7 @@ def test_the_temperature_is_the_minimum_of_the_loss():
     assert loss(best) <= min(loss(best * 1.01), loss(best / 1.01), loss(1.0))
 
 
-def test_a_temperature_is_bounded_and_leaves_silent_logits_alone():
+def test_a_temperature_is_bounded_and_leaves_zero_logits_alone():
     perfect = 5 * np.eye(2)[[0, 1, 1, 0]]
     assert fit_temperature(perfect, np.array([0, 1, 1, 0])) == pytest.approx(LOWEST_T)
     assert fit_temperature(perfect, np.array([1, 0, 0, 1])) == pytest.approx(HIGHEST_T)

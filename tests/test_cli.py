@@ -155,7 +155,7 @@ def test_scans_that_trained_are_known_by_their_voxels_where_there_are_no_ids(tra
     assert answer["num_seen"] == sum(part != "test" for part in read_splits(trained_run / "splits.csv").parts.values())
 
 
-def test_a_model_away_from_its_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path, capsys):
+def test_a_model_away_from_its_run_is_judged_only_with_unchecked(trained_run, npy_cohort, tmp_path, capsys):
     shutil.copytree(trained_run / "model", tmp_path / "model")
     words = ["evaluate", tmp_path / "model", npy_cohort / "cohort.csv", "--out", tmp_path / "e", "--json"]
     assert run(*words) == 1
@@ -344,7 +344,7 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["demo", "--out", "full"], "must be new or empty"),
         (["predict", "MODEL", "x.npy", "--point", "1", "2", "3"], "--point is for models of region point"),
         (["predict", "MODEL", "x.npy", "--out", "p.csv"], "--out is for a table"),
-        (["predict", "MODEL", "x.npy", "--series", "abcd"], "a .npy volume is prepared already"),
+        (["predict", "MODEL", "x.npy", "--series", "abcd"], "a .npy file is a prepared volume"),
         (["predict", "MODEL", "x.npy", "--columns.path", "p"], "--columns is for a table"),
         (["predict", "MODEL", "t.csv", "--series", "abcd"], "--point and --series are for one scan"),
         (["predict", "MODEL", "t.csv", "--out", "full"], "full: cannot be written: it must be a file, is a folder"),

@@ -395,7 +395,7 @@ def test_a_scan_that_trained_is_known_under_another_recipe_and_format(trained_ru
         assert (digest in splits.trained_on.scans) == (splits.parts[f"c{i:02d}"] != "test")
 
 
-def test_a_run_of_an_older_hilum_is_judged_on_request_alone_and_patients_are_left_out(
+def test_a_run_of_an_older_hilum_is_judged_only_with_unchecked_and_patients_are_left_out(
     trained_run, npy_cohort, tmp_path, caplog
 ):
     shutil.copytree(trained_run, tmp_path / "run")

@@ -195,14 +195,14 @@ def runs(npy_cohort, tmp_path_factory):
     return config, made
 
 
-def test_the_second_stage_changes_the_last_layer_alone(runs):
+def test_the_second_stage_changes_only_the_last_layer(runs):
     _, made = runs
     first, second = (load_file(made[kind] / "model" / "weights.safetensors") for kind in ("none", "smote"))
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_the_second_stage_sees_the_training_cases_alone(runs, npy_cohort):
+def test_the_second_stage_uses_only_training_cases(runs, npy_cohort):
     config, made = runs
     cohort = Cohort.read(npy_cohort / "cohort.csv", config.cohort)
     prepared = prepare_cohort(cohort, config.recipe, Store(npy_cohort / "store"))

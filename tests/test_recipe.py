@@ -380,7 +380,7 @@ def test_predict_takes_a_mask_for_models_that_look_for_lungs_only(masked, capsys
     assert "a mask is for models that look for the lungs, this one is of region whole" in capsys.readouterr().err
     np.save(folder / "x.npy", np.zeros((12, 12, 12), np.float32))
     assert main(["predict", str(folder / "lungs"), str(folder / "x.npy"), *words[1:]]) == 1
-    assert "a mask is for scans, " in capsys.readouterr().err
+    assert "a mask needs a scan; " in capsys.readouterr().err
     (folder / "t.csv").write_text("path\nscan.nii\n")
     table = [str(folder / "t.csv"), "--out", str(folder / "p.csv")]
     assert main(["predict", str(folder / "lungs"), *table, "--mask", words[2]]) == 1

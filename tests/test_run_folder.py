@@ -80,13 +80,13 @@ def test_the_folder_of_figures_is_named_for_a_model_folder_too(trained_run, tmp_
     assert f"figures and pictures: {run / 'evaluation'}\n" in capsys.readouterr().out
 
 
-def test_a_model_folder_without_its_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path):
+def test_a_model_folder_without_its_run_is_judged_only_with_unchecked(trained_run, npy_cohort, tmp_path):
     shutil.copytree(trained_run / "model", tmp_path / "alone" / "model")
     with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not the folder"):
         evaluate(tmp_path / "alone" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
 
 
-def test_a_model_beside_the_split_of_another_run_is_judged_on_request_alone(trained_run, npy_cohort, tmp_path):
+def test_a_model_beside_the_split_of_another_run_is_judged_only_with_unchecked(trained_run, npy_cohort, tmp_path):
     """Otherwise its training cases would be judged, and said to be checked."""
     shutil.copytree(trained_run, tmp_path / "other")
     splits = tmp_path / "other" / "splits.csv"

@@ -160,7 +160,7 @@ def test_a_table_split_without_a_class_in_a_part_is_refused():
 
 def test_a_table_split_and_folds_exclude_each_other():
     cohort = cohort_of([[0], [1]] * 9, splits=["train"] * 6 + ["val"] * 6 + ["test"] * 6)
-    with pytest.raises(CohortError, match=r"split\.folds = 3 exclude each other"):
+    with pytest.raises(CohortError, match=r"a split column and split\.folds = 3 is set"):
         split(cohort, SplitConfig(folds=3))
 
 

@@ -1,7 +1,9 @@
 """Atomic writing that never overwrites files of other programs; cores and memory of this process."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import math
 import os
 import platform
@@ -60,6 +62,13 @@ def holds(path: Path, mark: str) -> bool:
     """Whether the first 64 KiB of a file match a regular expression."""
     with path.open("rb") as file:
         return re.search(mark.encode(), file.read(1 << 16)) is not None
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as the text of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_whole(

@@ -79,7 +79,7 @@ class ShowAugmentation:
             raise ConfigError(msg)
         for flag, value in (("--mask", self.mask), ("--point", self.point), ("--series", self.series or None)):
             if value is not None and self.path.suffix.lower() == ".npy":
-                msg = f"{flag} is for scans, {self.path} is prepared already"
+                msg = f"{flag} needs a scan; {self.path} is a prepared volume"
                 raise ConfigError(msg)
 
     def run(self) -> int:

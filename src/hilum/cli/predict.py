@@ -65,7 +65,7 @@ class Predict:
             msg = f"--point is for models of region point, this one is of region {region}"
             raise ConfigError(msg)
         if self.path.suffix.lower() == ".npy" and (self.point is not None or self.series):
-            msg = "--point and --series are for scans; a .npy volume is prepared already"
+            msg = "--point and --series need a scan; a .npy file is a prepared volume"
             raise ConfigError(msg)
 
     def run(self) -> int:

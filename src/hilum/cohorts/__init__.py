@@ -1,1 +1,1 @@
-"""Cohorts: who is who, who may meet whom, and who is drawn."""
+"""Cohorts: the cases, their patients and parts, and the samples of each epoch."""

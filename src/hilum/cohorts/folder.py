@@ -1,7 +1,5 @@
 """Makes a table of cases from a folder of scans with one sub-folder per class, or with labels in a spreadsheet."""
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -13,7 +11,7 @@ from typing import Literal
 from hilum.cohorts.scans import Listing, Notes, Scan, scans_among, scans_below
 from hilum.cohorts.spreadsheet import read_sheet, sheet_bytes
 from hilum.errors import CohortError
-from hilum.files import check_output, write_whole
+from hilum.files import check_output, csv_text, write_whole
 from hilum.findings import Finding
 from hilum.reading.identity import hashed, hashed_all
 from hilum.reading.paths import source_files
@@ -158,9 +156,9 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
         table.append([*cells, scan.series] if crowded else cells)
         back.append([case_id, str(row), path])
     private = map_of(out)
-    content = _csv(table) if out.suffix.lower() == ".csv" else sheet_bytes(table, out.suffix.lower())
+    content = csv_text(table) if out.suffix.lower() == ".csv" else sheet_bytes(table, out.suffix.lower())
     check_table(out)
-    write_whole(private, _csv(back), private=True, follow=False, mark=_MAP_MARK)
+    write_whole(private, csv_text(back), private=True, follow=False, mark=_MAP_MARK)
     write_whole(out, content)
     return private
 
@@ -191,12 +189,6 @@ def _is_written_here(table: Path) -> bool:
         return False
     hashes = re.compile("(case|series)-[0-9a-f]{16}").fullmatch
     return {*_WRITTEN} - {"label"} <= {*sheet.columns} and all(map(hashes, sheet.column("case_id")))
-
-
-def _csv(lines: list[list[str]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def _shown(labels: tuple[str, ...]) -> str:

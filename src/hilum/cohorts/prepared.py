@@ -1,7 +1,5 @@
 """Prepares every case of a cohort into the store, and lists the refused ones."""
 
-import csv
-import io
 import logging
 import os
 from collections import Counter
@@ -17,7 +15,7 @@ from hilum.cohorts.prepare_case import Done, Task, find_case, prepare_case
 from hilum.cohorts.table import Case, Cohort
 from hilum.cohorts.worker_limit import worker_limit
 from hilum.errors import CohortError, HilumError, StoreError
-from hilum.files import check_output, write_whole
+from hilum.files import check_output, csv_text, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
 from hilum.working.stop import Stop
@@ -169,11 +167,8 @@ def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
     if not refusals:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("case_id", "row", "reason"))
-    table.writerows((r.case_id, r.row, r.reason) for r in refusals)
-    write_whole(path, text.getvalue(), follow=False)
+    rows = ((one.case_id, one.row, one.reason) for one in refusals)
+    write_whole(path, csv_text([("case_id", "row", "reason"), *rows]), follow=False)
 
 
 def _reason(error: Exception, table: Path) -> str:

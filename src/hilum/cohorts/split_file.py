@@ -1,14 +1,13 @@
 """Reads and writes splits.csv: the part of each case of a run, its hashed patient and the digest of its scan."""
 
 import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hilum.cohorts.table import PARTS, Case, Cohort
 from hilum.errors import CohortError
-from hilum.files import write_whole
+from hilum.files import csv_text, write_whole
 from hilum.reading.identity import hashed, hashed_all
 
 SPLITS_FORMAT = 3
@@ -82,14 +81,9 @@ def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Ma
         parts: Part of each case.
         scans: Digest of the HU of each case's scan, if known.
     """
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_HEADER)
     patients = {case.case_id: patient_key(case) for case in cohort.cases}
-    table.writerows(
-        (case, part, patients[case], scans.get(case, ""), SPLITS_FORMAT) for case, part in sorted(parts.items())
-    )
-    write_whole(path, text.getvalue())
+    rows = ((case, part, patients[case], scans.get(case, ""), SPLITS_FORMAT) for case, part in sorted(parts.items()))
+    write_whole(path, csv_text([_HEADER, *rows]))
 
 
 def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:

@@ -77,7 +77,7 @@ def check_parts(cases: Iterable[Case], parts: Mapping[str, str], cohort: Cohort)
             if (part, side) not in found:
                 msg = (
                     f"every class must be in every part once unusable cases are left out; no case of class "
-                    f"{cohort.name_of(side)} is left in {part}. Mend or remove the refused cases, or change split.seed"
+                    f"{cohort.name_of(side)} is left in {part}. Fix or remove the refused cases, or change split.seed"
                 )
                 raise CohortError(msg)
 
@@ -200,7 +200,7 @@ def _fold(cohort: Cohort, patients: Patients, config: SplitConfig) -> set[str]:
 
 def _from_table(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict[str, str]:
     if config.folds:
-        msg = f"{cohort.source}: the table's own split and split.folds = {config.folds} exclude each other; drop one"
+        msg = f"{cohort.source}: the table has a split column and split.folds = {config.folds} is set; remove one"
         raise CohortError(msg)
     chosen = {p: next((case.split for case in cases if case.split), "train") for p, cases in patients.items()}
     parts = {case.case_id: chosen[p] for p, cases in patients.items() for case in cases}

@@ -1,6 +1,5 @@
 """Judges predictions and writes a folder with figures, cases and pictures."""
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from jaxtyping import Float, Float64, Int
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
 from hilum.errors import CohortError, ConfigError
-from hilum.files import PNG_MARK, check_output
+from hilum.files import PNG_MARK, check_output, csv_text
 from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_labels, judge_two, to_plain
 from hilum.judging.pictures import plot_confusion, plot_judged
 
@@ -147,8 +146,7 @@ def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]],
         plot_judged(new, judged.each, note=note)
         if judged.matrix is not None:
             plot_confusion(new / "confusion.png", matrix=judged.matrix, classes=tuple(evaluation["classes"]), note=note)
-        with (new / "cases.csv").open("w", encoding="utf-8", newline="") as cases:
-            csv.writer(cases, lineterminator="\n").writerows(table)
+        (new / "cases.csv").write_text(csv_text(table), encoding="utf-8", newline="")
         text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)

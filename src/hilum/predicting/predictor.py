@@ -126,7 +126,7 @@ class Predictor:
             msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
             raise ConfigError(msg)
         if at is not None and not isinstance(scan, Volume) and Path(scan).suffix.lower() == ".npy":
-            msg = f"a mask is for scans, {scan} is prepared already"
+            msg = f"a mask needs a scan; {scan} is a prepared volume"
             raise ConfigError(msg)
         if isinstance(scan, Volume):
             lungs = read_lungs(at, scan) if at is not None else None

@@ -1,7 +1,5 @@
 """Predicts a table of scans to a table of predictions."""
 
-import csv
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.errors import ConfigError, ResourceError
-from hilum.files import check_output, user_path, write_whole
+from hilum.files import check_output, csv_text, user_path, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
@@ -49,12 +47,12 @@ def predict_table(
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder), predictor.card.reading))
         predictions = list(predict_prepared(predictor, prepared))
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case_id", "row", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"])
-    for case, one in zip(prepared.cases, predictions, strict=True):
-        rows.writerow([case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason])
-    write_whole(out, text.getvalue())
+    header = ["case_id", "row", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"]
+    rows = (
+        [case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason]
+        for case, one in zip(prepared.cases, predictions, strict=True)
+    )
+    write_whole(out, csv_text([header, *rows]))
     write_refusals(listed, prepared.refusals)
     return {
         "out": str(out),

@@ -4,13 +4,11 @@ Nothing but the disease depends on the label: scanner, kernel, thickness, field 
 contrast and benign nodules are sampled from the same distributions for all patients.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.errors import ConfigError
-from hilum.files import cores, write_whole
+from hilum.files import cores, csv_text, write_whole
 from hilum.randomness import generator
 from hilum.simulating.anatomy import sample_anatomy
 from hilum.simulating.lesions import DISEASES, Disease, sample_disease
@@ -147,11 +145,7 @@ def simulate_cohort(
         if isinstance(row, Failed):
             raise row.error
         rows.append(row)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / TABLE, text.getvalue())
+    write_whole(folder / TABLE, csv_text([_COLUMNS, *([row[name] for name in _COLUMNS] for row in rows)]))
     return folder / TABLE
 
 

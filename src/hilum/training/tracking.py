@@ -1,11 +1,9 @@
 """Tracks a run: metrics.csv, TensorBoard events and the history plot."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from hilum.files import write_whole
+from hilum.files import csv_text, write_whole
 from hilum.training.history import plot_history
 
 _FIGURES = ("loss", "accuracy", "f1", "auc")
@@ -35,11 +33,8 @@ class Tracker:
         figures = {f"{part}_{name}": f[name] for part, f in (("train", train), ("val", val)) for name in _FIGURES}
         row = {"epoch": str(epoch), "lr": f"{lr:.6g}"} | {name: f"{value:.6g}" for name, value in figures.items()}
         self.rows.append(row)
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_whole(self.out / "metrics.csv", text.getvalue())
+        table = [COLUMNS, *([one[name] for name in COLUMNS] for one in self.rows)]
+        write_whole(self.out / "metrics.csv", csv_text(table))
         for name, value in figures.items():
             part, figure = name.split("_", 1)
             self.events.add_scalar(f"{figure}/{part}", value, epoch)
