@@ -775,7 +775,7 @@ def test_two_kernels_of_one_acquisition_share_its_hash_and_another_acquisition_d
 # real CT
 
 
-@pytest.mark.parametrize("name", ["lidc-0314", pytest.param("lung-dx-a0001", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["lung-dx-a0001", pytest.param("lidc-0314", marks=pytest.mark.slow)])
 def test_a_real_scan_is_one_volume_and_one_sample_in_every_format(shared_data, tmp_path, name):
     volume = read(shared_data / name)
     recipe = Recipe(region="lungs", size=(16, 32, 32), extent_mm=(320.0, 340.0, 340.0))

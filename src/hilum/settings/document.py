@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import tomli_w
@@ -16,6 +17,7 @@ from hilum.settings.toml import to_dict
 _WIDTH = 110
 
 
+@cache
 def field_docs(config: type) -> dict[str, str]:
     """The docstring below each field of a dataclass, on one line; empty where there is none."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
