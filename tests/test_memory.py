@@ -85,6 +85,7 @@ def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_prediction_beyond_the_memory_ends_in_one_line(large_grids, tmp_path):
     recipe = Recipe(region="whole", size=(48, 48, 48), spacing_mm=(1.0, 1.0, 1.0))
     card = ModelCard(
