@@ -347,7 +347,10 @@ def test_a_bad_table_gets_one_line_and_exit_1_and_leaves_nothing(npy_cohort, tmp
         (["predict", "MODEL", "x.npy", "--series", "abcd"], "a .npy file is a prepared volume"),
         (["predict", "MODEL", "x.npy", "--columns.path", "p"], "--columns is for a table"),
         (["predict", "MODEL", "t.csv", "--series", "abcd"], "--point and --series are for one scan"),
-        (["predict", "MODEL", "t.csv", "--out", "full"], "full: cannot be written: it must be a file, is a folder"),
+        (
+            ["predict", "MODEL", "t.csv", "--out", "full.csv"],
+            "full.csv: cannot be written: it must be a file, is a folder",
+        ),
         (["predict", "MODEL", "x.npy", "--device", "tpu"], "device must be auto, cpu, cuda"),
         (["evaluate", "MODEL", "t.csv", "--out", "t.csv"], "t.csv is a file"),
         (["train", "misspelt.toml", "--resume", "--out", "full"], "--resume needs --out with a run folder"),
@@ -357,6 +360,7 @@ def test_bad_input_gets_one_line_and_exit_1(trained_run, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
+    (tmp_path / "full.csv").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "text.dcm").write_text("not an image\n" * 40)
     (tmp_path / "broken.toml").write_text("[cohort\n")

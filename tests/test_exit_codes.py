@@ -94,7 +94,7 @@ def test_evaluate_ends_with_0_while_refusals_stay_within_the_share_and_says_how_
     words += ("--unchecked",)
     assert run(*words) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("; 1 refused")
+    assert said[0].endswith("; 1 refused; NOT CHECKED for cases that trained the model")
     assert said[1] == f"left out: 1 refused, 0 seen by the model, listed in {tmp_path / 'e' / 'refused.csv'}"
     assert refused_in(tmp_path / "e" / "refused.csv") == [21]
     shutil.rmtree(tmp_path / "e")

@@ -21,6 +21,9 @@ PNG_MARK = "Software\\x00Hilum"
 def user_path(path: str | Path) -> Path:
     """A path from a user, in which a leading ``~`` is the home folder."""
     path = Path(path)
+    if "\0" in str(path):
+        msg = "a path must not contain the character NUL"
+        raise HilumError(msg)
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
@@ -103,11 +106,12 @@ def write_whole(
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
+def new_file(path: Path, *, follow: bool = True, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path beside a file; it replaces the file at the end, if nothing was raised.
 
     Args:
         path: The file.
+        suffix: End of the temporary name, for programs that choose a format by it.
         follow: Whether a link is followed; else it is replaced.
 
     Raises:
@@ -121,7 +125,7 @@ def new_file(path: Path, *, follow: bool = True) -> Iterator[Path]:
         except (OSError, RuntimeError) as exc:
             msg = "cannot be written: it is a link that leads in a circle"
             raise HilumError(msg, path=path) from exc
-    new = path.with_name(f".{path.name}.{os.getpid()}.{machine_id()}{secrets.token_hex(2)}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{machine_id()}{secrets.token_hex(2)}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield new

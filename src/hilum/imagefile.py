@@ -1,7 +1,5 @@
 """Voxels and their affine as a SimpleITK image and back, and as NIfTI, NRRD or MetaImage on disk."""
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int16, Num
 
 from hilum.errors import ConfigError, GeometryError, HilumError
+from hilum.files import new_file
 
 WRITTEN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
@@ -21,19 +20,29 @@ _RIGHT_ANGLE = 1e-6
 
 
 def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]:
-    """Convert a three-dimensional array to HU: int16 where all are whole numbers that fit, else float32.
+    """Convert a three-dimensional array to HU: integers that fit become int16, all others float32.
 
     Raises:
-        GeometryError: If it is not a three-dimensional array of numbers.
+        GeometryError: If it is not a three-dimensional array of numbers that float32 holds.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as exc:
+        msg = f"HU must be a numeric array (z, y, x): {exc}"
+        raise GeometryError(msg) from exc
     if array.ndim != 3 or array.dtype.kind not in "iufb":
         msg = f"HU must be a numeric array (z, y, x), got {array.dtype} of shape {array.shape}"
         raise GeometryError(msg)
     limits = np.iinfo(np.int16)
     if array.dtype.kind in "iub" and array.size and limits.min <= array.min() and array.max() <= limits.max:
         return np.ascontiguousarray(array, np.int16)
-    return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):
+        hu = np.ascontiguousarray(array, np.float32)
+    is_held = np.array_equal(hu, array) if array.dtype.kind in "iub" else not (np.isinf(hu) & np.isfinite(array)).any()
+    if not is_held:
+        msg = "HU must be numbers that float32 holds, integers exactly, got larger ones"
+        raise GeometryError(msg)
+    return hu
 
 
 def to_sitk(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
@@ -64,6 +73,9 @@ def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarr
     """
     import SimpleITK as sitk
 
+    if not isinstance(image, sitk.Image) or image.GetPixelIDTypeAsString().startswith("label"):
+        msg = f"a volume must come from a SimpleITK.Image of numbers, got labels or a {type(image).__name__}"
+        raise GeometryError(msg)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         msg = (
             "a volume must come from a three-dimensional image of single numbers, got "
@@ -94,16 +106,12 @@ def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4
     if path.exists() or path.is_symlink():
         msg = "exists already; name another file, or remove it"
         raise HilumError(msg, path=path)
-    new = path.with_name(f".{secrets.token_hex(4)}.{os.getpid()}{suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_nifti(voxels, affine, new) if ".nii" in suffix else _write_itk(voxels, affine, new)
-        new.replace(path)
-    except (OSError, RuntimeError) as exc:
-        msg = f"cannot be written: {getattr(exc, 'strerror', None) or str(exc).splitlines()[-1]}"
+        with new_file(path, suffix=suffix) as new:
+            _write_nifti(voxels, affine, new) if ".nii" in suffix else _write_itk(voxels, affine, new)
+    except RuntimeError as exc:  # of ITK
+        msg = f"cannot be written: {str(exc).splitlines()[-1]}"
         raise HilumError(msg, path=path) from exc
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
@@ -117,6 +125,9 @@ def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
 
     if max(voxels.shape) > _NIFTI_LONGEST:
         msg = f"NIfTI-1 holds at most {_NIFTI_LONGEST} voxels along an axis, got {' x '.join(map(str, voxels.shape))}"
+        raise GeometryError(msg)
+    if np.abs(affine).max() > np.finfo(np.float32).max:
+        msg = "NIfTI-1 holds an affine in float32, this one has larger numbers"
         raise GeometryError(msg)
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), None)
     image.header.set_xyzt_units("mm")

@@ -119,7 +119,7 @@ class Volume:
         origin_mm: ArrayLike = (0.0, 0.0, 0.0),
         direction: ArrayLike | None = None,
     ) -> "Volume":
-        """Make a volume from an array: int16 where all are whole numbers that fit, else float32.
+        """Make a volume from an array: integers that fit become int16, all others float32.
 
         Args:
             hu: Array (z, y, x).

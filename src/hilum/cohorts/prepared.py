@@ -95,6 +95,8 @@ def prepare_cohort(
         StoreError: If a sample cannot be written.
         ConfigError: If the cohort does not fit within the bound of the store.
     """
+    if listed is not None:
+        check_output(listed, REFUSALS_MARK)
     store.require_room(len(cohort.cases), recipe)
     store.sweep()
     workers, limited = worker_limit([case.path for case in cohort.cases], workers)

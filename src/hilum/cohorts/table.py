@@ -139,6 +139,9 @@ class Cohort:
             CohortError: If the file or any of its cells is not usable; the text names the row and the column.
         """
         path, config = user_path(path), config or CohortConfig()
+        if not path.name:
+            msg = "cohort.table must name the table of cases"
+            raise CohortError(msg)
         sheet = [read_sheet(path)]
         try:
             with _without_garbage_collection():

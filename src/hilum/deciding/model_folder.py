@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from hilum.deciding.decision import Decisions
 from hilum.deciding.tta import Views
-from hilum.errors import CheckpointError, ConfigError
+from hilum.errors import CheckpointError
 from hilum.files import write_whole
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights.file import write_tensors
@@ -86,7 +86,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     except (FileNotFoundError, NotADirectoryError) as exc:
         msg = f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}"
         raise CheckpointError(msg) from exc
-    except (OSError, SafetensorError, ConfigError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         msg = f"{folder} is damaged: {exc}"
         raise CheckpointError(msg) from exc
     try:
@@ -115,9 +115,14 @@ def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: If a newer version wrote it.
     """
+    if not isinstance(about, dict):
+        msg = f"{_ABOUT} must hold an object"
+        raise TypeError(msg)
     number = about.pop("format", MODEL_FORMAT)
-    if number != MODEL_FORMAT:
-        msg = f"the format must be {MODEL_FORMAT}, is {number}: use the Hilum {about.get('version', '')} that wrote it"
+    if repr(number) != repr(MODEL_FORMAT):
+        msg = (
+            f"the format must be {MODEL_FORMAT}, is {number!r}: use the Hilum {about.get('version', '')} that wrote it"
+        )
         raise CheckpointError(msg, path=_ABOUT)
     if "decisions" in about or "temperature" not in about:
         return about

@@ -12,7 +12,7 @@ import numpy as np
 from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.prepared import PreparedCohort, Refusal, check_refusals, prepare_cohort, write_refusals
-from hilum.cohorts.split_file import TrainedOn, read_splits
+from hilum.cohorts.split_file import Splits, TrainedOn, read_splits
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
@@ -36,7 +36,7 @@ class _Candidates:
         trained_on: Patients and scans to leave out.
         refused: Cases that the run refuses now, as copies with another label.
         unchecked: Why training cases cannot be recognised; empty if they can.
-        own: Whether the cases are the test part of the model's own run.
+        splits: The split of the model's own run, if the cases are its test part.
         max_refused: Largest share that may be refused.
     """
 
@@ -44,7 +44,7 @@ class _Candidates:
     trained_on: TrainedOn = field(default_factory=TrainedOn)
     refused: tuple[Refusal, ...] = ()
     unchecked: str = ""
-    own: bool = False
+    splits: Splits | None = None
     max_refused: float = 1.0
 
 
@@ -104,6 +104,8 @@ def evaluate(
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         samples = Store(folder, predictor.card.reading, max_gb=max_gb)
         prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
+        if candidates.splits is not None:
+            run.check_tested(prepared, candidates.splits)
         unseen, refused, seen = _unseen(candidates, prepared)
         predictions = list(predict_prepared(predictor, unseen))
     counts = {"num_seen": len(seen), "num_refused": len(refused)}
@@ -122,7 +124,7 @@ def _judged(
 ) -> dict[str, Any]:
     """Judge predictions and write figures, pictures and cases."""
     copies = find_copies(unseen.cases, unseen.scans, at_points=predictor.card.recipe.region == "point")
-    for warning in () if candidates.own else copies.warnings:  # training has logged those of its own table
+    for warning in () if candidates.splits else copies.warnings:  # training has logged those of its own table
         _log.warning("%s", warning)
     decisions = predictor.card.decisions
     rules = [one.rule for one in decisions.each]
@@ -166,7 +168,7 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
             for case in tested
             if case.case_id in opposed
         ),
-        own=True,
+        splits=splits,
     )
 
 
@@ -248,7 +250,8 @@ def headline(evaluation: dict[str, Any]) -> str:
         about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
     seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
     refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
-    return f"{evaluation['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}"
+    unchecked = "; NOT CHECKED for cases that trained the model" if evaluation.get("unchecked") else ""
+    return f"{evaluation['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}{unchecked}"
 
 
 def _formatted(evaluation: dict[str, Any], name: str) -> str:

@@ -23,7 +23,7 @@ EVALUATION_FORMAT = 1
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
     _PICTURES: PNG_MARK,
-    r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases":',
+    r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases": \d+,\s*"num_patients": \d+,',
     r"cases\.csv": r'^case_id,(row,)?"?label[_,](?s:.*),"?prob_',
     r"refused\.csv": REFUSALS_MARK,
 }
@@ -69,7 +69,7 @@ def judge(
         doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The figures include all
             cases, decided by the threshold.
         rows: Row of each case in its table; a column of cases.csv.
-        note: A sentence at the foot of each picture.
+        note: A sentence at the foot of each picture, and in each row of cases.csv.
         extra: Further keys for evaluation.json.
 
     Returns:
@@ -100,6 +100,7 @@ def judge(
     columns += [["row", *map(str, rows)]] if rows is not None else []
     columns += _columns(labels, probs, classes, judged)
     columns += [["indeterminate", *doubts]] if doubts is not None else []
+    columns += [["note", *[note] * len(labels)]] if note else []
     columns += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), evaluation, list(zip(*columns, strict=True)), judged, note)
     return evaluation
@@ -127,7 +128,7 @@ def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
     Raises:
         HilumError: If another file would be overwritten, or the folder is a file.
     """
-    if folder.exists() and not folder.is_dir():
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         msg = f"the folder for the figures must be new or a folder, {folder} is a file"
         raise ConfigError(msg)
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -14,7 +14,7 @@ from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
 
 _BATCH = 16
-_MARK = "^case_id,row,prob_"
+_MARK = r"^case_id,row,(?s:.*),decision,reason\r?\n"
 """Pattern at the beginning of a table of predictions."""
 
 
@@ -40,6 +40,9 @@ def predict_table(
         msg = "predicting a table needs --out, the CSV to write"
         raise ConfigError(msg)
     out, table = user_path(out), user_path(table)
+    if out.suffix.lower() != ".csv":
+        msg = "predictions are written as CSV: the file must be named .csv"
+        raise ConfigError(msg, path=out)
     listed = out.with_suffix(".refused.csv")
     check_output(out, _MARK, inputs=[table])
     check_output(listed, REFUSALS_MARK, inputs=[table])

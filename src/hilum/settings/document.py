@@ -44,7 +44,7 @@ def commented_toml(config: RunConfig) -> str:
 
 def _section(config: Any, path: str, values: dict[str, Any]) -> Iterator[str]:
     """Lines of one TOML table: first its own keys, then its sub-tables."""
-    kind = type(config)
+    kind: Any = type(config)
     if path:
         yield from ("", *_comment(" ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())), f"[{path}]")
     docs, tables = field_docs(kind), []
@@ -77,9 +77,10 @@ def setting_lines(names: tuple[str, ...]) -> list[str]:
         config: Any = RunConfig()
         for part in path:
             config = getattr(config, part)
+        kind: Any = type(config)
         value = getattr(config, last)
         lines.append(f"  --{name.replace('_', '-')} {' '.join(_flag_values(value))}".rstrip())
-        lines += textwrap.wrap(field_docs(type(config))[last], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += textwrap.wrap(field_docs(kind)[last], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines
 
 

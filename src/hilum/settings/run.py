@@ -96,7 +96,7 @@ class CohortConfig:
     """The table of cases."""
 
     table: str = ""
-    """CSV, Excel or Parquet file; relative to the config file."""
+    """CSV, Excel or Parquet file; relative to the config file, as a flag to the current folder."""
 
     columns: Annotated[ColumnsConfig, tyro.conf.arg(prefix_name=False)] = field(default_factory=ColumnsConfig)
     """Flags: --columns.path image"""
@@ -242,7 +242,8 @@ class TrainingConfig:
     """The rate of each earlier part (head, layer4, ... layer1, stem) is that of the next one times this."""
 
     weights: str = ""
-    """File or model folder whose weights training begins with; relative to the config file."""
+    """File or model folder whose weights training begins with; relative to the config file, as a flag to the
+    current folder."""
 
     freeze: int = 0
     """Number of frozen parts. 1: the stem; 2: and layer1; ... 5: all but the head."""
@@ -363,7 +364,7 @@ class RunConfig:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     store: str = "store"
-    """Folder of the prepared samples; relative to the config file."""
+    """Folder of the prepared samples; relative to the config file, as a flag to the current folder."""
 
     store_gb: float = 0.0
     """Largest size of the store after a command, in GB (10^9 bytes); removes the longest unused first; 0: no bound."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
-from hilum.cohorts.split_file import Splits, patient_key, read_splits, write_splits
+from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, write_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
@@ -33,6 +33,7 @@ _log = logging.getLogger("hilum")
 
 RUN_FORMAT = 1
 STATE = "state.safetensors"
+_FIELDS = ("label", "soft label", "weight", "sample")
 _COMMENT = "The settings of this run, as hilum train wrote them."
 _OWN_FILES = {
     "config.toml": rf"^# {re.escape(_COMMENT)}",
@@ -95,7 +96,8 @@ class Run:
     def of(cls, folder: str | Path) -> "Run":
         """The run of a run folder or of a model folder, for which the parent folder need not exist as one."""
         path = user_path(folder)
-        return cls(path) if (path / "config.toml").is_file() else cls(path.resolve().parent)
+        is_run = any((path / name).exists() for name in ("config.toml", "run.json", "splits.csv", "model"))
+        return cls(path) if is_run else cls(path.resolve().parent)
 
     @property
     def split_digest(self) -> str:
@@ -128,10 +130,14 @@ class Run:
         """Read the split of the run, for its own table.
 
         Raises:
-            CohortError: If the file is missing, the table has none of its cases, or cases have another patient.
+            CohortError: If the file is missing, the table has none of its cases, or cases have another patient or part.
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
         _check_patients(self.folder, splits, cohort)
+        for case in cohort.cases:
+            if case.split and case.split != splits.parts.get(case.case_id, case.split):
+                msg = f"the split of case {case.case_id!r} in {cohort.source} has changed since {self.folder} was begun"
+                raise CohortError(msg, hint="train a new run")
         if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
             msg = (
                 f"{self.folder} was made with another key for hashing, or for another table: no case id of it is one "
@@ -184,7 +190,8 @@ class Run:
             if Path(one).resolve().parent == self.folder.resolve():
                 msg = f"the run folder {self.folder} must hold none of the run's inputs, it holds {Path(one).name}"
                 raise ConfigError(msg, hint="move it, or name another --out")
-        strangers = self._strangers() if self.folder.is_dir() else [self.folder] if self.folder.exists() else []
+        is_taken = self.folder.exists() or self.folder.is_symlink()
+        strangers = self._strangers() if self.folder.is_dir() else [self.folder] if is_taken else []
         if self.state != "new" or strangers:
             what = f"a {self.state} run" if self.state != "new" else f"{strangers[0].name}, which no run wrote"
             msg = f"the run folder {self.folder} must be new or empty (or resume the run in it), it holds {what}"
@@ -235,16 +242,22 @@ class Run:
         """
         file = self.folder / "run.json"
         if not file.exists():
+            if self.splits_file.exists() and read_splits(self.splits_file).format == SPLITS_FORMAT:
+                msg = "is missing, without which nothing can be compared with what the run began with"
+                raise CheckpointError(msg, path=file)
             return None
         try:
             about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            number = about["format"]
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            msg = f"is damaged: {exc}"
+            if repr(about["format"]) != repr(RUN_FORMAT):
+                msg = f"the format must be {RUN_FORMAT}, is {about['format']!r}: use the Hilum that wrote it"
+                raise CheckpointError(msg, path=file)
+            if not (str is type(about["key"]) and list is type(about["classes"]) and about["cases"]):
+                raise ValueError  # noqa: TRY301 - told below
+            for record in about["cases"].values():
+                _ = [record[name] for name in _FIELDS]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            msg = "is damaged: it must hold format, key, classes, and the fields of each case"
             raise CheckpointError(msg, path=file) from exc
-        if number != RUN_FORMAT:
-            msg = f"the format must be {RUN_FORMAT}, is {number}: use the Hilum that wrote it"
-            raise CheckpointError(msg, path=file)
         return about
 
     def trained(self, card: ModelCard) -> bool:
@@ -275,18 +288,31 @@ class Run:
             then_and_now = f"{', '.join(about['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
-        now, then = _records(prepared), about["cases"]
-        changes: list[str] = []
-        for case_id in sorted(then.keys() | now.keys()):
-            if case_id not in now or case_id not in then:
-                changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
-                continue
-            fields = [name for name, value in now[case_id].items() if value != then[case_id][name]]
-            changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
+        changes = _changes(_records(prepared), about["cases"])
         if changes:
-            more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-            msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {changes[0]}{more}"
+            msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {_first(changes)}"
             raise CohortError(msg, hint="train a new run")
+
+    def check_tested(self, prepared: PreparedCohort, splits: Splits) -> None:
+        """Check that the test part has the cases, labels and scans with which the run began.
+
+        Raises:
+            CohortError: If it has not; the text names the first case.
+        """
+        about = self._about()
+        if about is None:
+            return
+        tested = {case_id: record for case_id, record in about["cases"].items() if splits.parts.get(case_id) == "test"}
+        now = {case_id: {"label": record["label"]} for case_id, record in _records(prepared).items()}
+        changes = _changes(now, tested)
+        changes += [
+            f"the scan of case {case_id!r}"
+            for case_id, digest in prepared.scans.items()
+            if case_id in tested and splits.format == SPLITS_FORMAT and digest != splits.scans.get(case_id)
+        ]
+        if changes:
+            msg = f"the test part of {self.folder} has changed since the run was begun: {_first(changes)}"
+            raise CohortError(msg, hint="judge the model on the table instead: hilum evaluate RUN COHORT --out FOLDER")
 
 
 def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
@@ -305,15 +331,28 @@ def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
             raise CohortError(msg, hint="train a new run")
 
 
+def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]]) -> list[str]:
+    """What differs between records of cases, as far as both have a field."""
+    changes: list[str] = []
+    for case_id in sorted(then.keys() | now.keys()):
+        if case_id not in now or case_id not in then:
+            changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
+            continue
+        fields = [name for name, value in now[case_id].items() if value != then[case_id][name]]
+        changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
+    return changes
+
+
+def _first(changes: list[str]) -> str:
+    return changes[0] + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
+
+
 def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
     """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
     return {
-        case.case_id: {
-            "label": list(case.present) or case.label,
-            "soft label": case.soft_label,
-            "weight": case.weight,
-            "sample": file.stem,
-        }
+        case.case_id: dict(
+            zip(_FIELDS, (list(case.present) or case.label, case.soft_label, case.weight, file.stem), strict=True)
+        )
         for case, file in zip(prepared.cases, prepared.samples, strict=True)
     }
 

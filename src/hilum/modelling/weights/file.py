@@ -1,6 +1,7 @@
 """Reads weights of any origin as tensors with this network's names, without running code, and writes tensors."""
 
 import errno
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     with new_file(path) as new:
         try:
             save_file(plain, new, metadata)  # from memory to disk, without a copy
+            mask = os.umask(0)
+            os.umask(mask)
+            new.chmod(0o666 & ~mask)  # safetensors lets only the owner read
         except SafetensorError as exc:
             raise OSError(errno.EIO, str(exc)) from exc
 
