@@ -17,7 +17,7 @@ from hilum.findings import Finding, Policy, as_records, refusals
 from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
-from hilum.reading.hounsfield import Levels, check_hu
+from hilum.reading.hu_check import Levels, check_hu
 from hilum.reading.images.reader import read_image
 from hilum.reading.paths import Tree, opened_tree
 from hilum.reading.reader import image_files

@@ -7,7 +7,7 @@ from hilum.files import user_path
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom.pixels import load_series
 from hilum.reading.dicom.series import find_series
-from hilum.reading.hounsfield import check_hu
+from hilum.reading.hu_check import check_hu
 from hilum.reading.images.files import image_suffix, is_image
 from hilum.reading.images.reader import read_image
 from hilum.reading.paths import Tree, opened_tree

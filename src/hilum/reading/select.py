@@ -11,7 +11,7 @@ from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom.pixels import slice_hu
 from hilum.reading.dicom.series import Series
-from hilum.reading.hounsfield import cell_strides, check_hu
+from hilum.reading.hu_check import cell_strides, check_hu
 from hilum.volume import Volume, canonical
 
 _LISTED = 12

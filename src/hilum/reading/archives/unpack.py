@@ -17,17 +17,15 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import printable
+from hilum.reading.archives.limits import MAX_MEMBERS, Allowance, unsafe
 from hilum.reading.archives.members import (
     CHUNK,
-    MAX_MEMBERS,
-    Allowance,
     Member,
     TarBytes,
     ZipBytes,
     compression,
     is_tar_header,
     tar_members,
-    unsafe,
     zip_members,
 )
 from hilum.reading.dicom.frames import is_dicom

@@ -15,7 +15,7 @@ from hilum.reading.dicom.frames import Frame
 from hilum.reading.dicom.grouping import TELLING, spelt
 from hilum.reading.dicom.header_scan import inflated
 from hilum.reading.dicom.series import Opened, Series
-from hilum.reading.intensities import intensity_findings, settle, slice_into
+from hilum.reading.rescale import intensity_findings, settle, slice_into
 from hilum.volume import Volume, canonical
 
 _THREADS = 8
