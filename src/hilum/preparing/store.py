@@ -78,10 +78,6 @@ class Store:
         """The prepared sample of a scan; arguments and errors as for ``fetch``."""
         return self.fetch(path, recipe, **which).volume
 
-    def ensure(self, path: Path, recipe: Recipe, **which: Any) -> Path:
-        """The file of a scan's prepared sample; arguments and errors as for ``fetch``."""
-        return self.fetch(path, recipe, **which).file
-
     def fetch(
         self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
     ) -> Fetched:
