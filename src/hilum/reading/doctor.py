@@ -14,6 +14,7 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
+from hilum.pages import grey
 from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
@@ -34,7 +35,7 @@ _SLICES = {"CT", "MR", "PT"}
 """Modalities whose pictures come from a reconstruction and not from a screen."""
 
 _PLANE_PIXELS = 160
-_WINDOW_HU = (-1000.0, 400.0)
+"""Longest side of a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -256,9 +257,9 @@ def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     middle = [n // 2 for n in volume.shape]
     hu = volume.voxels_hu
     return (
-        _grey(hu[middle[0]][np.ix_(y, x)]),
-        _grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
-        _grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
+        grey(hu[middle[0]][np.ix_(y, x)]),
+        grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
+        grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
     )
 
 
@@ -278,10 +279,4 @@ def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     except HilumError:
         return ()
     step = max(1, max(hu.shape) // _PLANE_PIXELS)
-    return (_grey(hu[::step, ::step]),)
-
-
-def _grey(hu: np.ndarray) -> UInt8[np.ndarray, "_ _"]:
-    low, high = _WINDOW_HU
-    scaled: np.ndarray = (np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return scaled
+    return (grey(hu[::step, ::step]),)
