@@ -342,7 +342,7 @@ def test_a_fit_needs_finite_logits_and_labels_that_are_classes():
         ({"method": "isotonic", "curves": (((1.0, 0.5), (1.0, 0.6)),)}, "a calibration curve must be rising"),
         ({"method": "isotonic", "curves": (((0.0, 0.0), (1.0, 0.4)),)}, "p between 0 and 1"),
         ({"prevalence": (0.5, 0.4)}, "prevalence must be a share for each of two classes"),
-        ({"prevalence": (0.5, 0.5), "bias": (0.0, 0.0, 0.0)}, "of one number of classes"),
+        ({"prevalence": (0.5, 0.5), "bias": (0.0, 0.0, 0.0)}, "for the same number of classes"),
     ],
 )
 def test_nonsense_is_no_calibration(values, said):

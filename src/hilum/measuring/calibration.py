@@ -58,7 +58,12 @@ class Calibration:
         if self.prevalence:
             check_shares(self.prevalence, "calibration.prevalence")
         numbers = self._numbers_of_classes()
-        require(len(numbers) <= 1, "bias, curves and prevalence of a calibration", "of one number of classes", numbers)
+        require(
+            len(numbers) <= 1,
+            "bias, curves and prevalence of a calibration",
+            "all for the same number of classes",
+            numbers,
+        )
 
     def _numbers_of_classes(self) -> set[int]:
         curves = 2 if len(self.curves) == 1 else len(self.curves)
@@ -119,7 +124,5 @@ def class_log_odds(logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
         return np.stack([-second, second], axis=1)
     odds = np.empty_like(wide)
     for k in range(wide.shape[1]):
-        rest = np.delete(wide, k, axis=1)
-        top = rest.max(1)
-        odds[:, k] = wide[:, k] - top - np.log(np.exp(rest - top[:, None]).sum(1))
+        odds[:, k] = wide[:, k] - np.logaddexp.reduce(np.delete(wide, k, axis=1), axis=1)
     return odds
