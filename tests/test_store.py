@@ -70,7 +70,8 @@ def test_the_same_bytes_under_other_names_are_the_same_sample(scan, store, tmp_p
 
 def test_what_is_done_to_a_sample_later_makes_no_other_sample(scan, store):
     """Windows are applied on the device; grids are aggregated after the network."""
-    assert store.fetch(scan, replace(RECIPE, windows_hu=("bone", (-160.0, 240.0)))).file == store.fetch(scan, RECIPE)
+    windowed = replace(RECIPE, windows_hu=("bone", (-160.0, 240.0)))
+    assert store.fetch(scan, windowed).file == store.fetch(scan, RECIPE).file
     many = replace(RECIPE, sub_volumes=True)
     assert store.fetch(scan, replace(many, overlap=0.25, aggregate="max")).file == store.fetch(scan, many).file
 

@@ -106,8 +106,8 @@ class Store:
         volume = prepare_path(path, recipe, point_mm=point_mm, series=series, mask=mask, reading=self.reading)
         for one, state in zip(read, before, strict=True):
             if self.sources.state(one) != state:
-                msg = f"{one} was changed while it was read"
-                raise ReadError(msg)
+                msg = "was changed while it was read"
+                raise ReadError(msg, path=one)
         try:
             save_sample(volume, file)
         except HilumError as exc:
@@ -149,8 +149,8 @@ class Store:
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         folder = self.folder / key[:2]
         if folder.is_symlink():
-            msg = f"{folder} must be a folder of the store, is a link"
-            raise StoreError(msg)
+            msg = "must be a folder of the store, is a link"
+            raise StoreError(msg, path=folder)
         return folder / f"{key}{SUFFIX}"
 
     def samples(self) -> list[Stored]:

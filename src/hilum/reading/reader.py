@@ -76,7 +76,7 @@ def _accepted(volume: Volume) -> Volume:
     """The volume, unless what its voxels are refuses it."""
     refused = [f for f in refusals(volume.findings) if f.code not in ("unreadable-file", "unsafe-archive")]
     if refused:
-        raise GeometryError("; ".join(map(str, refused)))
+        raise GeometryError("; ".join(map(str, refused)), code=refused[0].code)
     return volume
 
 

@@ -119,8 +119,8 @@ def matched_weights(network: ResNet3D, path: str | Path) -> tuple[dict[str, Tens
         if getattr(own, name) != getattr(theirs, name)
     ]
     if differ:
-        msg = f"{path} holds a {theirs}; {', '.join(differ)}"
-        raise CheckpointError(msg)
+        msg = f"holds a {theirs}; {', '.join(differ)}"
+        raise CheckpointError(msg, path=path)
     fitting.fit()
     done = {name for name, _ in fitting.changed}
     report = WeightsReport(
@@ -253,8 +253,7 @@ class _Fitting:
         return f"of shapes {_shapes(held)}, this network's are {_shapes(wanted)}"
 
     def _stop(self, reason: str) -> None:
-        msg = f"{self.path} {reason}"
-        raise CheckpointError(msg)
+        raise CheckpointError(reason, path=self.path)
 
 
 def _inflated(weight: Tensor, depth: int) -> Tensor:

@@ -280,7 +280,7 @@ def tar_members(file: TarBytes, allowance: Allowance) -> Iterator[Member]:
         elif info.isreg():
             yield from _tar_file(tar, info, file)
         elif info.type != _VOLUME_LABEL:
-            msg = "it holds a device, a pipe or what is neither file nor folder"
+            msg = "it holds a device, a pipe or another special file"
             raise unsafe(msg, info.name)
     if len(file.last) < _BLOCK:
         msg = "it has no end: a part of it is missing"

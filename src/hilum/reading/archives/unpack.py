@@ -181,7 +181,7 @@ class _Folder:
         keys = [_key("/".join(parts[: n + 1])) for n in range(len(parts))]
         above, own = (keys, []) if member.source is None else (keys[:-1], keys[-1:])
         if self.files.intersection(keys) or self.folders.intersection(own):
-            msg = "two members have one name"
+            msg = "two members have the same name (case ignored)"
             raise unsafe(msg, member.name)
         self.folders.update(above)
         self.files.update(own)

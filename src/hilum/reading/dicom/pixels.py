@@ -51,7 +51,8 @@ def load_series(series: Series) -> Volume:
 def _refuse(series: Series, findings: Iterable[Finding]) -> None:
     refused = refusals(findings)
     if refused:
-        raise GeometryError(f"series {series.name} is refused: " + "; ".join(map(str, refused)))
+        msg = f"series {series.name} is refused: " + "; ".join(map(str, refused))
+        raise GeometryError(msg, code=refused[0].code)
 
 
 def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:

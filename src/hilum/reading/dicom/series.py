@@ -14,7 +14,7 @@ from hilum.findings import Finding, Policy, refusals
 from hilum.reading.dicom.frames import Frame, claimed_series, file_name, read_frames
 from hilum.reading.dicom.grouping import Group, group_frames
 from hilum.reading.dicom.values import number, trimmed_time
-from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
+from hilum.reading.geometry import MIN_SLICES, Stack, stack
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
@@ -154,8 +154,8 @@ def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]
     """Refuse to interpolate a gap beside files that are damaged or in no volume: they may be the missing slices.
 
     Args:
-        series: Any.
-        folders: Where files could not be read, or are known to be lost.
+        series: A series, with or without gaps.
+        folders: Folders with files that could not be read, or that are known to be lost.
         rests: Folders and SeriesInstanceUIDs of slices that are in no volume.
     """
     here = {f.path.parent for f in series.frames}
@@ -165,9 +165,7 @@ def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]
     findings = []
     for finding in series.findings:
         if finding.code == "missing-slices" and finding.severity == "repaired":
-            message = finding.message.replace(
-                INTERPOLATED, "not interpolated: files lie beside it that are in no volume"
-            )
+            message = f"{series.stack.gaps}; not interpolated: files lie beside it that are in no volume"
             finding = replace(finding, severity="refused", message=message)
         findings.append(finding)
     return replace(series, findings=tuple(findings))

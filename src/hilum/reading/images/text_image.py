@@ -189,7 +189,7 @@ def _nrrd_placement(
     spacing, doubts = spacing[itk_axes], list[Doubt]()
     if "spacedirections" in fields:
         if directions.shape != (3, 3):
-            msg = f"must lie in a space of 3 axes, is in one of {len(directions)}"
+            msg = f"the image must have 3 spatial axes, has {len(directions)}"
             raise GeometryError(msg)
         lacks = np.array(["nan" in vectors[axis].lower() for axis in axes])
         if fields.get("space", "").lower() not in _PATIENT_SPACES:
