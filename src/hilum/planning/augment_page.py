@@ -64,7 +64,7 @@ class Card:
     """A changed sample on the page.
 
     Attributes:
-        lines: What the change does.
+        lines: Description of the change.
         differs_hu: Mean absolute difference to the unchanged sample, over all voxels.
         pictures: Axial, coronal and sagittal, PNG in base64.
     """
@@ -81,13 +81,13 @@ def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, numbe
 
     Args:
         sample: Prepared with the recipe; with ``sub_volumes`` one grid of it is shown.
-        recipe: Of the sample.
+        recipe: Recipe of the sample.
         config: Probabilities and ranges of the changes.
-        number: Of draws.
-        seed: Of the draws.
+        number: Number of random changes that are shown.
+        seed: Seed of the sampling.
 
     Raises:
-        ConfigError: If the config would destroy what the recipe's region is about.
+        ConfigError: If the config would destroy the recipe's region, such as moving a point out of the grid.
     """
     config.check_for(recipe)
     hu = torch.from_numpy(_training_view(sample, recipe, seed)).float()
@@ -139,7 +139,7 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
     Args:
         config: Its ranges are drawn from.
         name: A setting that is a probability, or ``flip``.
-        seed: Of the draws.
+        seed: Seed of the sampling.
 
     Returns:
         One change, or two in opposite directions; of flips one for each axis. A box that is cut out is in the middle.

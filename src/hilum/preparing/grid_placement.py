@@ -41,8 +41,8 @@ def place(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Lungs 
     Args:
         volume: The scan.
         recipe: The region, and the spacing and size of its grid.
-        point_mm: For region ``point``, LPS mm (x, y, z).
-        lungs: For regions that are a part of the lungs.
+        point_mm: Centre of the grid for region ``point``, LPS mm (x, y, z).
+        lungs: The scan's lungs, for regions that are a part of them.
 
     Raises:
         GeometryError: If the point lies outside the scan.

@@ -45,7 +45,7 @@ def decode(path: Path, kind: DecoderKind, *, max_bytes: int) -> Num[np.ndarray, 
     Args:
         path: The file.
         kind: ``dicom`` or ``image``.
-        max_bytes: How many bytes of voxels there may be.
+        max_bytes: Most bytes of voxels.
 
     Returns:
         Of DICOM: (frame, y, x), rescaled by GDCM. Of an image: (z, y, x), int16 where all HU are whole, else float32.
@@ -106,9 +106,9 @@ class DecodedAnswer:
 
     Attributes:
         shape: (z, y, x), or (frame, y, x).
-        dtype: Of the voxels.
+        dtype: Type of the voxels.
         affine: Index (z, y, x) to LPS mm; None for DICOM.
-        doubts: What the header leaves unclear about it, as code and sentence.
+        doubts: Findings that the header's gaps give rise to, as code and sentence.
     """
 
     def __init__(self, child: "_Child", record: dict[str, Any], max_bytes: int) -> None:
@@ -141,7 +141,7 @@ class _Child:
     """A decoder's process.
 
     Attributes:
-        process: Which it is.
+        process: The process.
         is_done: Whether it waits for the next request.
     """
 
@@ -254,7 +254,7 @@ class _Child:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pipes."""
+        """Close the pipes."""
         self._requests.close()
         self._answers.close()
 
@@ -269,7 +269,7 @@ class _Pool:
         self._freed = threading.Condition()
 
     def take(self) -> _Child:
-        """One that waits, or a new one; where there is one for each core, the next that is given back."""
+        """Lend an idle process, or a new one; if there is one for each core, wait for the next that is given back."""
         with self._freed:
             self._freed.wait_for(lambda: self._num_lent < cores())
             self._num_lent += 1

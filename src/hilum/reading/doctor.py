@@ -43,11 +43,11 @@ class Inspection:
     """Result of an inspection callback on a scan's voxels.
 
     Attributes:
-        what: What was looked for, in one word.
-        verdict: On it, in one word.
-        summary: The same with figures, in a line.
+        what: Subject of the inspection, in one word.
+        verdict: Verdict, in one word.
+        summary: The verdict with figures, in a line.
         figures: A dataclass of numbers.
-        findings: What was noticed about it.
+        findings: Findings of the inspection.
         pictures: Planes in colour, of any size.
     """
 
@@ -80,13 +80,13 @@ class Examined:
         spacing_mm: (z, y, x); None where there is no regular grid.
         thickness_mm: SliceThickness.
         kernel: ConvolutionKernel.
-        findings: All that was noticed.
-        score: Points as the one to take, see ``select.rate``; None for image files.
-        reasons: What the points are given for.
-        levels: HU of air, fat and muscle; None for crops and what cannot be read.
+        findings: All findings.
+        score: Points in the choice of a series, see ``select.rate``; None for image files.
+        reasons: Reasons for the points.
+        levels: HU of air, fat and muscle; None for crops and for scans that cannot be read.
         planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
             only the middle slice of what forms no volume; empty unless asked for.
-        inspection: What the inspection callback found; None without one, and for what is refused.
+        inspection: Result of the inspection callback; None without one, and for refused scans.
     """
 
     where: str
@@ -140,15 +140,15 @@ def examine(
     look: Look | None = None,
     progress: bool = False,
 ) -> tuple[list[Examined], list[Finding]]:
-    """Every series and image file below a path, and the findings that concern none of them.
+    """Examine every series and image file below a path; also returns the findings that concern none of them.
 
     Args:
         path: A folder tree, an archive or a file.
-        reading: What is done about odd scans; None: the defaults.
+        reading: Policy for irregular scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
-        pictures: Whether three planes of each are wanted.
+        pictures: Whether to render three planes of each.
         look: Inspection callback, called with each scan that can be read.
-        progress: Whether a bar on standard error shows how far it is.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
         ReadError: If there is no such path.

@@ -48,8 +48,8 @@ class Stack:
 
     Attributes:
         order: Indices into the frames, feet to head along the normal; repeated positions stay adjacent.
-        repeated: For each ordered slice, whether it lies where the one before it lies.
-        at: For each slice of the grid, where it lies among those at distinct positions: 3 is the fourth of them,
+        repeated: Whether each ordered slice lies at the position of the one before it.
+        at: Position of each slice of the grid among the slices at distinct positions: 3 is the fourth of them,
             3.5 half-way to the fifth.
         made: Slices of the grid that were missing.
         affine: Index (z, y, x) to LPS mm; None where there is no regular grid.
@@ -135,7 +135,7 @@ def grid_findings(affine: Affine, rules: Policy) -> list[Finding]:
 
 
 def _common(frames: list[Frame], rules: Policy) -> list[Finding]:
-    """What must be the same for all slices: a position each, one matrix, one pixel size."""
+    """Findings on slices without a position, or that differ in matrix or pixel size."""
     for frame in frames:
         header = frame.header
         needed = (frame.position_mm, header.directions, header.pixel_mm)
@@ -202,7 +202,7 @@ def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
 
 
 def _multiples(steps: Float[np.ndarray, " k"]) -> Int[np.ndarray, " k"] | None:
-    """For each step how many usual steps it is; None where one is no multiple."""
+    """Each step as a multiple of the usual one; None where one is no multiple."""
     step = usual_step(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples

@@ -1,4 +1,4 @@
-"""Stored values to HU, the same for every file format: rescaled, padding made air, limited to a scanner's range."""
+"""Converts stored values to HU, the same for every format: rescales, makes padding air, limits to a scanner's range."""
 
 from collections.abc import Sequence
 
@@ -23,13 +23,13 @@ the smallest difference of values, within these bounds."""
 def slice_into(
     out: Num[np.ndarray, "y x"], words: Num[np.ndarray, "y x"], header: FileHeader, *, unpack: bool = True
 ) -> tuple[int, int]:
-    """Writes the HU of one slice to its place in a volume.
+    """Write the HU of one slice to its place in a volume.
 
     Args:
-        out: Where they go: int16 where slope and intercept are whole, else float32.
+        out: The slice's place in the volume: int16 where slope and intercept are whole, else float32.
         words: Stored words in native byte order; may be overwritten.
-        header: Of the slice.
-        unpack: Whether bits above HighBit have to be masked; pixels decoded by GDCM have none.
+        header: Header of the slice.
+        unpack: Whether bits above HighBit must be masked; pixels decoded by GDCM have none.
 
     Returns:
         How many pixels lie below a scanner's range, where they stay until ``settle`` has seen all slices, and how many
@@ -125,7 +125,7 @@ def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], i
 
 
 def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) -> tuple[int, int]:
-    """Brings what lies below -1024 HU in all slices of a scan into its range, in place.
+    """Bring values below -1024 HU into the scanner's range, in place, judged over all slices of a scan.
 
     One constant, and what is marked as padding, becomes air (-1000 HU), so that it can be interpolated. Scattered
     values are the noise of air, which is limited to -1024 HU. All slices are judged together, so that the same scan is

@@ -33,7 +33,7 @@ class SeriesChoice:
     Attributes:
         series: The series.
         score: Points; -1 for one that is refused.
-        reasons: What the points are given for, such as ``+2 axial``.
+        reasons: Reasons for the points, such as ``+2 axial``.
     """
 
     series: Series
@@ -100,7 +100,7 @@ def choose_series(found: list[Series], wanted: str | None) -> tuple[Series, list
     """The series to take, and a note on how it was chosen where there were several.
 
     Args:
-        found: At least one.
+        found: The series; at least one.
         wanted: A SeriesInstanceUID, a name as in ``Series.name`` or its beginning, one of ``RULES``, or None.
 
     Raises:

@@ -42,7 +42,7 @@ class WeightsFile:
     """The content of a file of weights.
 
     Attributes:
-        tensors: Of the network, by this network's names.
+        tensors: Tensors of the network, by this network's names.
         outside: Names of tensors outside the network, such as the state of an optimizer.
         source: The project that wrote it, recognised by names and shapes.
     """

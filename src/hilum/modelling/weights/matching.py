@@ -91,7 +91,7 @@ def load_weights(network: ResNet3D, path: str | Path) -> WeightsReport:
     (Carreira 2017, arXiv:1705.07750).
 
     Args:
-        network: Of the same depth, width and shortcut as the file's.
+        network: A network of the same depth, width and shortcut as the file's.
         path: A model folder, .safetensors, or a file of ``torch.save`` (.pth, .pt, .pth.tar); no code in it is run.
 
     Raises:

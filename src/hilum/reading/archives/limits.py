@@ -21,12 +21,12 @@ MAX_DIRECTORY = 1 << 26
 
 @dataclass(slots=True, kw_only=True)
 class Allowance:
-    """Counts what comes out of an archive, whatever its headers claim, and stops it at the limits.
+    """Counts the unpacked bytes and members of an archive, whatever its headers claim, and stops at the limits.
 
     Attributes:
-        max_bytes: Limit of what it unpacks to.
-        num_bytes: What it has unpacked to so far.
-        num_members: Members so far.
+        max_bytes: Limit of the unpacked bytes.
+        num_bytes: Bytes unpacked so far.
+        num_members: Members unpacked so far.
     """
 
     max_bytes: int
@@ -50,17 +50,17 @@ class Allowance:
 
 
 def unsafe(message: str, member: str | None = None) -> ReadError:
-    """An archive does what no archive of scans needs to do; ``path`` is the member that does, where it is one."""
+    """The error of an archive that could do harm; ``path`` is the member at fault, if there is one."""
     return ReadError(message, code="unsafe-archive", path=member)
 
 
 def damaged(message: str) -> ReadError:
-    """An archive is not what its format says."""
+    """The error of an archive that breaks the rules of its format."""
     return ReadError(message, code="unreadable-file")
 
 
 def check_fold(num_bytes: int, packed: int, member: str | None = None) -> None:
-    """Refuse what unpacks to far more than scans do."""
+    """Refuse an archive or member that is compressed more than scans are."""
     if num_bytes > _FREE_BYTES and num_bytes > _MAX_FOLD * packed:
         msg = f"it must be compressed at most {_MAX_FOLD}-fold, is more"
         raise unsafe(msg, member)

@@ -1,4 +1,4 @@
-"""The members of a zip or tar as the standard library unpacks them, counted against limits while they come out."""
+"""Lists the members of a zip or tar; the standard library unpacks them, and limits are checked meanwhile."""
 
 import bz2
 import gzip
@@ -31,7 +31,7 @@ _PIECE = 1 << 10
 
 _BLOCK = 512
 _ENDLESS_NUMBER = re.compile(rb"\d{100}")
-"""On such a run of digits in an extended header ``tarfile`` spends a time that grows with its square."""
+"""A run of digits in an extended header on which ``tarfile`` spends time that grows with the square of its length."""
 
 _ENCRYPTED = 0x1 | 0x40
 _VOLUME_LABEL = b"V"
@@ -40,10 +40,10 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 
 @runtime_checkable
 class Source(Protocol):
-    """What the bytes of a member are read from."""
+    """A file object that the bytes of a member are read from."""
 
     def read(self, num_bytes: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most so many bytes; none at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Member:
     """One file or folder of an archive.
 
     Attributes:
-        name: As the archive gives it: not to be trusted.
+        name: Name in the archive: not to be trusted.
         source: Its bytes, to be read before the next member is asked for; None for a folder.
     """
 
@@ -63,11 +63,11 @@ class _MemberSource:
     """The bytes of one member, counted as they come out.
 
     Args:
-        source: Where the standard library gives them.
-        name: Of the member.
-        size: What the archive says that it unpacks to.
-        packed: How many packed bytes it has used so far, at least.
-        count: Is told how many bytes came out.
+        source: The member's bytes as the standard library unpacks them.
+        name: Name of the member.
+        size: Unpacked size by the archive's header.
+        packed: Returns the packed bytes used so far, at least.
+        count: Called with the number of bytes unpacked.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ZipBytes(io.BufferedReader):
     """A zip file that refuses a list of members that would fill the memory; ``zipfile`` reads it in one go."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As any file, but never a list of members beyond the limit."""
+        """Read like any file, but refuse a list of members beyond the limit."""
         if size is not None and size > MAX_DIRECTORY:
             msg = f"its list of members must have at most {MAX_DIRECTORY} bytes, has {size}"
             raise unsafe(msg)
@@ -160,10 +160,10 @@ def is_tar_header(block: bytes) -> bool:
 
 
 class TarBytes:
-    """A tar, plain or compressed, as ``tarfile`` reads it: forwards, within limits, and never much in one go.
+    """A plain or compressed tar for ``tarfile``: read forwards, within limits, and in small parts.
 
     Attributes:
-        last: What was read last.
+        last: The bytes read last.
         is_in_header: Whether ``tarfile`` reads a header now, and not the bytes of a member.
     """
 
@@ -183,7 +183,7 @@ class TarBytes:
         return self._file.tell()
 
     def read(self, size: int, /) -> bytes:
-        """So many bytes, fewer where the archive ends."""
+        """Read so many bytes, fewer where the archive ends."""
         if size > MAX_HEADER:  # tarfile reads nothing else in one go
             msg = f"a header must have at most {MAX_HEADER} bytes, has {size}"
             raise unsafe(msg)
@@ -196,11 +196,11 @@ class TarBytes:
         return self.last
 
     def tell(self) -> int:
-        """Bytes that were read so far."""
+        """Number of bytes read so far."""
         return self._at
 
     def seek(self, target: int, /) -> None:
-        """Pass over what lies before a byte further on."""
+        """Skip to a byte further on."""
         if target < self._at:
             msg = "a member has a negative size"
             raise damaged(msg)
@@ -256,7 +256,7 @@ _UNPACKED: dict[str, Callable[[Any], Any]] = {
     "bzip2": bz2.BZ2File,
     "xz": lambda file: io.BufferedReader(_XzBytes(file)),
 }
-"""What unpacks a file, by its compression."""
+"""Function that unpacks a file, by its compression."""
 
 
 def tar_members(file: TarBytes, allowance: Allowance) -> Iterator[Member]:

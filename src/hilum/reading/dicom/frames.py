@@ -40,15 +40,15 @@ class Frame:
 
     Attributes:
         path: The file.
-        where: How a file is called in a finding.
-        index: Which frame of the file, from 0.
-        header: What it says about itself.
+        where: Returns the name of a file in a finding.
+        index: Number of the frame in the file, from 0.
+        header: Its interpreted header.
         values: Elements as they are stored, identifiers among them: they never leave this room.
         position_mm: Centre of the first pixel, LPS mm; None where the file lacks it.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
         is_one_of_many: Whether the file has other frames.
-        inflated_bytes: In a deflated file, how much must be inflated to reach the end of the pixels; else 0.
-        missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
+        inflated_bytes: Bytes that must be inflated to reach the end of the pixels; 0 if the file is not deflated.
+        missing_bytes: Bytes that the file's native pixels lack; 0 for a whole file.
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
 
@@ -66,7 +66,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """How it is called in a finding."""
+        """Its name in a finding."""
         return self.where(self.path) if self.index == 0 else f"{self.where(self.path)} frame {self.index + 1}"
 
     def text(self, keyword: str) -> str:
@@ -74,7 +74,7 @@ class Frame:
         return "\\".join(texts(self.values.get(keyword, b""), self.values.get("SpecificCharacterSet", b"")))
 
     def shown(self, keyword: str) -> str:
-        """``text`` for reports."""
+        """The same as ``text``, printable, for reports."""
         return shown(self.text(keyword))
 
 
@@ -98,8 +98,8 @@ def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_
 
     Args:
         path: Any file.
-        max_bytes: How much of it may be held in memory.
-        where: How a file is called in a finding.
+        max_bytes: Most bytes of it in memory.
+        where: Returns the name of a file in a finding.
 
     Returns:
         No frames for a report, a DICOMDIR or another object that is no image by its class; None for a file that is

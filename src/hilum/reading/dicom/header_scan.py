@@ -101,9 +101,9 @@ class Elements:
         sop_class: MediaStorageSOPClassUID.
         pixels: Byte at which native pixels begin, in the inflated file where it is deflated; None for compressed
             pixels and where there are none.
-        pixel_bytes: How long their element says that they are; 0 likewise.
+        pixel_bytes: Length that their element states; 0 in the same cases.
         has_pixels: Whether there is an element with pixels.
-        header_bytes: What lies before it.
+        header_bytes: Bytes before it.
         size: Bytes of the file; of a deflated one, those looked at.
     """
 
@@ -127,7 +127,7 @@ def scan(head: bytes, size: int, whole: Callable[[], bytes]) -> Elements:
     """The wanted elements of a DICOM file.
 
     Args:
-        head: How the file begins; should hold all before the pixels.
+        head: The first bytes of the file; they should hold everything before the pixels.
         size: Bytes of the file.
         whole: Gives the file's bytes, if the head was not enough.
 
@@ -305,7 +305,7 @@ class _Walk:
         return values
 
     def items(self, sequence: _Place) -> Iterator[tuple["_Walk", _Place]]:
-        """For each item of a sequence, a walk over its elements and where they lie."""
+        """Iterate over the items of a sequence: a walk over the elements of each, and their positions."""
         at, end, vr = sequence
         inner = self._within(at, vr)
         while at + 8 <= end:

@@ -45,11 +45,11 @@ class Series:
 
     Attributes:
         uid: SeriesInstanceUID; never leaves this room unhashed.
-        part: Which volume with its UID, from 1; 0 where it is the only one.
-        frames: In the order in which they were found.
-        tags: Of the first file.
+        part: Number of the volume among those with its UID, from 1; 0 where it is the only one.
+        frames: The frames, in the order in which they were found.
+        tags: Tags of the first file.
         stack: Order and affine of the slices.
-        findings: What was noticed before the pixels were read.
+        findings: Findings on the headers, before the pixels are read.
         reading: The settings.
         opened: Files with several frames that are held in memory until it is loaded: inflated, or as GDCM decoded them.
     """
@@ -95,9 +95,9 @@ def find_series(
     Files that are not DICOM are passed over, unless they are named as if they were.
 
     Args:
-        files: In any order.
+        files: The files, in any order.
         reading: The policy and the limits; None: the defaults.
-        where: How a file is called in a finding.
+        where: Returns the name of a file in a finding.
         incomplete: Folders below which files are known to be lost.
     """
     reading = reading or ReadingConfig()

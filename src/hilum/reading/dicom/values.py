@@ -71,8 +71,8 @@ def numbers(raw: bytes, count: int = 0) -> tuple[float, ...]:
     divide the values (``3,6\4,2``), or dividers where points are there or the count leaves nothing else (``3.6,4.2``).
 
     Args:
-        raw: As it is stored.
-        count: How many values there must be; 0: any number.
+        raw: The stored bytes.
+        count: Number of values that there must be; 0: any number.
 
     Raises:
         ValueError: If one is no number, or a comma can mean two things.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the fi
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MM_PER_CODE = {1: 1000.0, 2: 1.0, 3: 1e-3}
-"""By the three lowest bits of xyzt_units: metre, mm and micron; anything else is taken as mm."""
+"""Millimetres per unit, by the three lowest bits of xyzt_units: metre, mm and micron; others are taken as mm."""
 
 _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
@@ -50,10 +50,10 @@ class NiftiVoxels:
     Attributes:
         path: The file.
         shape: Array axes, slowest first.
-        dtype: How they are stored.
+        dtype: Stored type of the voxels.
         offset: Byte at which they begin in the file, or in what it inflates to.
-        slope: By which they are multiplied.
-        intercept: What is then added.
+        slope: Factor of the stored values.
+        intercept: Added after ``slope``.
     """
 
     path: Path
