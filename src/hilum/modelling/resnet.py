@@ -28,7 +28,7 @@ class BlockOptions:
 
     Attributes:
         norm: Normalisation, everywhere in the network.
-        shortcut: If the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zero channels.
+        shortcut: Shortcut where the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zeros.
         squeeze_excite: Weight the channels of each block (Hu 2018).
         skip: Probability that a case skips the block in training (stochastic depth, Huang 2016).
     """

@@ -18,7 +18,7 @@ _EDGE_HU = 150
 """Larger differences of neighbouring pixels are edges, not noise."""
 
 _SHARPER, _BRIGHTER_HU, _LIKER = 0.12, 2.0, 0.85
-"""How much every second slice must be sharper or brighter than its neighbours, or more like the next but one."""
+"""Least differences by which every second slice is sharper or brighter, or more like the next but one."""
 
 _ROUNDING = 0.05
 """A mean that was rounded or slightly smoothed differs by no more of the usual difference of neighbours, or 0.5 HU."""

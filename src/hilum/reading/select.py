@@ -45,7 +45,7 @@ def rate(series: Series, volume: Volume | None = None) -> SeriesChoice:
     """Points for a series as the chest CT to take of a study, with reasons.
 
     Args:
-        series: Any.
+        series: A series.
         volume: The same, where it is loaded already; else a slice every 8 mm is read.
     """
     refused = refusals(series.findings)
@@ -92,7 +92,7 @@ RULES: dict[str, _Key] = {
 
 
 def _step(series: Series) -> float:
-    """Distance between slices in mm; infinite for what forms no grid."""
+    """Distance between slices in mm; infinite without a regular grid."""
     return float(np.linalg.norm(series.stack.affine[:3, 0])) if series.stack.affine is not None else np.inf
 
 

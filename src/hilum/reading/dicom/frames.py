@@ -22,7 +22,7 @@ from hilum.reading.dicom.headers import KIND, FileHeader, header_of, value_of
 from hilum.reading.dicom.values import DAMAGED, number, numbers, position, shown, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
-"""Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
+"""Transfer syntaxes that are always lossy; for JPEG 2000 the header says whether it is."""
 
 _HEAD = 1 << 14
 """Bytes read of each file at first: nearly every header is shorter."""
@@ -43,7 +43,7 @@ class Frame:
         where: Returns the name of a file in a finding.
         index: Number of the frame in the file, from 0.
         header: Its interpreted header.
-        values: Elements as they are stored, identifiers among them: they never leave this room.
+        values: Elements as they are stored, identifiers among them: never passed out of ``reading``.
         position_mm: Centre of the first pixel, LPS mm; None where the file lacks it.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
         is_one_of_many: Whether the file has other frames.
@@ -89,7 +89,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def file_name(path: Path) -> str:
-    """The name alone, without its folder."""
+    """The name of a file without its folder."""
     return path.name
 
 
@@ -150,7 +150,7 @@ def claimed_series(path: Path) -> str | None:
 
 
 def _after(tag: bytes, head: bytes, *, wide: bool = False) -> str:
-    """The UID of the first element that begins so, with a length of four bytes or two; empty where there is none."""
+    """The UID of the first element with this tag, with a length of four bytes or two; empty where there is none."""
     at = head.find(tag)
     start = at + len(tag) + (4 if wide else 2)
     length = int.from_bytes(head[at + len(tag) : start], "little") if at >= 0 else 0
@@ -237,7 +237,7 @@ def _tables(elements: Elements) -> list[Values]:
 def _placed(
     tables: list[Values], headers: list[FileHeader], elements: Elements
 ) -> tuple[list[Values], list[tuple[float, float, float] | None]]:
-    """The tables of all frames, and where each lies.
+    """The tables of all frames, and the position of each.
 
     Frames without functional groups share their header. They lie along its normal where the file says how far each is
     from the first (GridFrameOffsetVector, PS3.3 C.8.8.3.2; no standard fixes the sign of SliceLocation). Else only the

@@ -125,7 +125,7 @@ def _num_blanks(frame: Frame) -> int:
 
 
 def _fits(silent: list[Frame], others: list[Frame]) -> bool:
-    """True where slices with blank tags fill the gaps of others or continue them, and do not lie half-way between."""
+    """Whether slices with blank tags fill the gaps of others or continue them, and do not lie half-way between them."""
     steps = np.diff(_along(others)), np.diff(_along([*others, *silent]))
     if min(map(len, steps)) < MIN_SLICES:
         return True

@@ -1,4 +1,4 @@
-"""DICOM files to series with their geometry and findings, before any pixel is read."""
+"""Collects DICOM files into series with geometry and findings, before any pixel is read."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -44,7 +44,7 @@ class Series:
     """Frames of one DICOM series that could be one volume: their geometry is judged, their pixels are still on disk.
 
     Attributes:
-        uid: SeriesInstanceUID; never leaves this room unhashed.
+        uid: SeriesInstanceUID; only its hash is passed out of ``reading``.
         part: Number of the volume among those with its UID, from 1; 0 where it is the only one.
         frames: The frames, in the order in which they were found.
         tags: Tags of the first file.
@@ -92,7 +92,7 @@ def find_series(
 ) -> tuple[list[Series], list[Finding]]:
     """All volumes among the files, largest first, and the findings on files that could not be read.
 
-    Files that are not DICOM are passed over, unless they are named as if they were.
+    Files that are not DICOM are left out; those with a DICOM suffix give a finding.
 
     Args:
         files: The files, in any order.
