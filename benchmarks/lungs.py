@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anatomies import simulate_abdomen, simulate_head
 from joblib import Parallel, delayed, parallel_config
 from machine import DATA, line, machine
 from phantoms import CASES, QUICK, Case, kept, make
@@ -30,7 +31,6 @@ from scipy.spatial import cKDTree
 from hilum.preparing import segment_lungs
 from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
-from hilum.simulating import simulate_abdomen, simulate_head
 from hilum.volume import Volume
 
 RIGHT, LEFT = 1, 2

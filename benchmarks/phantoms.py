@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pathology import Surface, diffuse_disease, lobar_consolidation, pleural_nodule
 
 from hilum.randomness import generator
 from hilum.simulating import (
     Lesion,
     Pleura,
     Scanner,
-    Surface,
-    diffuse_disease,
-    lobar_consolidation,
-    pleural_nodule,
     sample_anatomy,
     sample_disease,
     simulate_scan,

@@ -426,7 +426,7 @@ def test_more_than_the_limit_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
 def test_too_many_members_are_refused(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("hilum.reading.archives.members.MAX_MEMBERS", 100)
+    monkeypatch.setattr("hilum.reading.archives.limits.MAX_MEMBERS", 100)
     assert codes(packed(tmp_path / f"good.{suffix}", {f"IM{i}": b"" for i in range(100)})) == []
     assert_refused(packed(tmp_path / f"exam.{suffix}", {f"IM{i}": b"" for i in range(101)}))
 

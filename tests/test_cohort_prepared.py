@@ -38,7 +38,7 @@ def test_the_samples_are_those_of_the_cases_in_order(tmp_path):
     prepared = prepare_cohort(Cohort.read(tmp_path / "c" / "t.csv", CohortConfig()), RECIPE, Store(tmp_path / "s"))
     store = Store(tmp_path / "s")
     for case, sample in zip(prepared.cases, prepared.samples, strict=True):
-        assert store.ensure(case.path, RECIPE) == sample
+        assert store.fetch(case.path, RECIPE).file == sample
 
 
 def test_a_cohort_of_which_every_case_is_refused_is_an_error(tmp_path):

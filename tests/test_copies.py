@@ -66,7 +66,7 @@ def test_one_scan_has_one_digest_whatever_its_format_type_order_recipe_point_or_
     digests.add(store.get(files[0], replace(RECIPE, region="point"), point_mm=(0.0, -150.0, -500.0)).scan)
     assert len(digests) == 1
     assert digests != {""}
-    assert load_sample(store.ensure(files[0], RECIPE)).scan in digests, "the sample on disk holds it"
+    assert load_sample(store.fetch(files[0], RECIPE).file).scan in digests, "the sample on disk holds it"
 
 
 def test_an_array_of_hu_has_the_digest_of_the_scan_and_of_unit_values_its_own_whatever_the_window(tmp_path):

@@ -37,7 +37,7 @@ def test_what_is_beyond_repair_is_refused_whatever_would_be_repaired():
         ("slice-gap=fine", "got 'slice-gap=fine'"),
         ("time-series=note", "time-series must be refused, got"),
         ("missing-slices=note", "missing-slices must be repaired or refused, got"),
-        ("few-slices=repaired", "few-slices must be note or refused, got"),
+        ("few-slices=repaired", "the severity of few-slices must be note or refused, got"),
     ],
 )
 def test_an_override_that_cannot_be_is_an_error_that_says_what_can(override, message):

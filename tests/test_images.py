@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hilum.errors import GeometryError, ReadError
 from hilum.reading.decoder_pool import decode
 from hilum.reading.images.reader import detached_files, read_image
-from hilum.reading.intensities import limited
+from hilum.reading.rescale import limited
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume, reorient
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from anatomies import simulate_abdomen, simulate_head
+from pathology import lobar_consolidation, pleural_nodule
 from scipy import ndimage
 
 from hilum.errors import PrepareError
@@ -12,11 +14,7 @@ from hilum.randomness import generator
 from hilum.simulating import (
     Pleura,
     Scanner,
-    lobar_consolidation,
-    pleural_nodule,
     sample_anatomy,
-    simulate_abdomen,
-    simulate_head,
     simulate_scan,
 )
 from hilum.volume import Volume

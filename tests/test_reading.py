@@ -25,8 +25,8 @@ from hilum.reading.dicom.pixels import slice_hu
 from hilum.reading.dicom.series import find_series
 from hilum.reading.doctor import examine
 from hilum.reading.identity import hashed, is_placeholder
-from hilum.reading.intensities import unpacked
 from hilum.reading.reader import read
+from hilum.reading.rescale import unpacked
 from hilum.settings.run import Recipe
 from hilum.volume import Volume, affine_from, reorient
 

@@ -119,7 +119,7 @@ def test_a_model_stores_windows_as_numbers_and_the_store_does_not_care(tmp_path,
     assert to_dict(named.in_numbers) == to_dict(numbers)
     chest[0].write(tmp_path / "scan.nii")
     store = Store(tmp_path / "store")
-    assert store.ensure(tmp_path / "scan.nii", named) == store.ensure(tmp_path / "scan.nii", numbers)
+    assert store.fetch(tmp_path / "scan.nii", named).file == store.fetch(tmp_path / "scan.nii", numbers).file
 
 
 # the grid
@@ -324,14 +324,15 @@ def test_a_mask_in_the_table_decides_where_the_lungs_are_and_is_part_of_the_key(
     where = right.index_to_mm(np.argwhere(right.voxels_hu))
     assert np.abs(got.centre_mm - (where.min(axis=0) + where.max(axis=0)) / 2).max() < 0.1
     assert got.lungs.sum() * 216 == pytest.approx(right.voxels_hu.sum() * 512, rel=0.05)
-    without = store.ensure(folder / "scan.nii", recipe)
+    without = store.fetch(folder / "scan.nii", recipe).file
     (folder / "mask.nii.gz").unlink()
     replace(right, voxels_hu=np.roll(right.voxels_hu, 1, axis=0)).write(folder / "mask.nii.gz")
-    changed = store.ensure(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz")
+    changed = store.fetch(folder / "scan.nii", recipe, mask=folder / "mask.nii.gz").file
     assert len({path, without, changed}) == 3
     whole = Recipe(region="whole", **SIX)
-    assert store.ensure(folder / "scan.nii", whole, mask=folder / "mask.nii.gz") == store.ensure(
-        folder / "scan.nii", whole
+    assert (
+        store.fetch(folder / "scan.nii", whole, mask=folder / "mask.nii.gz").file
+        == store.fetch(folder / "scan.nii", whole).file
     )
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from anatomies import simulate_abdomen, simulate_head
+from pathology import diffuse_disease, lobar_consolidation, pleural_nodule
 from scipy import ndimage
 
 from hilum.errors import ConfigError
@@ -12,12 +14,7 @@ from hilum.simulating import (
     Lesion,
     Pleura,
     Scanner,
-    diffuse_disease,
-    lobar_consolidation,
-    pleural_nodule,
     sample_anatomy,
-    simulate_abdomen,
-    simulate_head,
     simulate_scan,
 )
 from hilum.simulating.body import metal_tubes

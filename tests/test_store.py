@@ -43,7 +43,7 @@ def store(tmp_path):
 
 
 def _ensure(folder: str, scan: str) -> str:
-    return str(Store(Path(folder)).ensure(Path(scan), RECIPE))
+    return str(Store(Path(folder)).fetch(Path(scan), RECIPE).file)
 
 
 def test_a_sample_comes_back_as_it_was_prepared(scan, store):
@@ -55,9 +55,9 @@ def test_a_sample_comes_back_as_it_was_prepared(scan, store):
 
 
 def test_the_second_time_nothing_is_prepared(scan, store, monkeypatch):
-    first = store.ensure(scan, RECIPE)
+    first = store.fetch(scan, RECIPE).file
     monkeypatch.setattr(store_module, "prepare_path", lambda *_, **__: pytest.fail("prepared again"))
-    assert store.ensure(scan, RECIPE) == first
+    assert store.fetch(scan, RECIPE).file == first
 
 
 def test_the_same_bytes_under_other_names_are_the_same_sample(scan, store, tmp_path):
@@ -65,14 +65,15 @@ def test_the_same_bytes_under_other_names_are_the_same_sample(scan, store, tmp_p
     copy.mkdir()
     for number, path in enumerate(sorted(scan.iterdir(), reverse=True)):
         (copy / f"{number}.dcm").write_bytes(path.read_bytes())
-    assert store.ensure(copy, RECIPE) == store.ensure(scan, RECIPE)
+    assert store.fetch(copy, RECIPE).file == store.fetch(scan, RECIPE).file
 
 
 def test_what_is_done_to_a_sample_later_makes_no_other_sample(scan, store):
     """Windows are applied on the device; grids are aggregated after the network."""
-    assert store.ensure(scan, replace(RECIPE, windows_hu=("bone", (-160.0, 240.0)))) == store.ensure(scan, RECIPE)
+    windowed = replace(RECIPE, windows_hu=("bone", (-160.0, 240.0)))
+    assert store.fetch(scan, windowed).file == store.fetch(scan, RECIPE).file
     many = replace(RECIPE, sub_volumes=True)
-    assert store.ensure(scan, replace(many, overlap=0.25, aggregate="max")) == store.ensure(scan, many)
+    assert store.fetch(scan, replace(many, overlap=0.25, aggregate="max")).file == store.fetch(scan, many).file
 
 
 def test_an_array_in_unit_range_is_another_sample_in_another_window(tmp_path, store):
@@ -86,21 +87,21 @@ def test_another_scan_recipe_point_series_or_version_is_another_sample(scan, sto
     write_series(tmp_path / "other", scan_hu(12) + 1)
     point = read(scan).centre_mm
     samples = [
-        store.ensure(scan, RECIPE),
-        store.ensure(tmp_path / "other", RECIPE),
-        store.ensure(scan, replace(RECIPE, outside="edge")),
-        store.ensure(scan, POINT, point_mm=point),
-        store.ensure(scan, POINT, point_mm=point + 1),
-        store.ensure(scan, RECIPE, series=read(scan).tags.series),
+        store.fetch(scan, RECIPE).file,
+        store.fetch(tmp_path / "other", RECIPE).file,
+        store.fetch(scan, replace(RECIPE, outside="edge")).file,
+        store.fetch(scan, POINT, point_mm=point).file,
+        store.fetch(scan, POINT, point_mm=point + 1).file,
+        store.fetch(scan, RECIPE, series=read(scan).tags.series).file,
     ]
     monkeypatch.setattr(store_module, "_VERSION", -1)
-    samples.append(store.ensure(scan, RECIPE))
+    samples.append(store.fetch(scan, RECIPE).file)
     assert len(set(samples)) == len(samples)
 
 
 def test_a_point_is_the_same_point_however_it_is_written(scan, store):
     point = [-8, -18, 40]
-    same = {store.ensure(scan, POINT, point_mm=p) for p in (point, tuple(map(float, point)), np.array(point))}
+    same = {store.fetch(scan, POINT, point_mm=p).file for p in (point, tuple(map(float, point)), np.array(point))}
     assert len(same) == 1
 
 
@@ -117,7 +118,7 @@ def test_voxels_in_a_file_beside_the_header_count_as_content(scan, store, tmp_pa
 
 @pytest.mark.parametrize("damage", ["truncated", "a byte changed", "empty", "text"])
 def test_a_damaged_sample_is_made_again(scan, store, damage):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     good = path.read_bytes()
     changed = bytearray(good)
     changed[-7] ^= 0xFF
@@ -135,7 +136,7 @@ def test_a_missing_sample_is_a_prepare_error(tmp_path):
 
 def test_many_threads_and_processes_make_one_whole_sample(scan, store):
     with ThreadPoolExecutor(8) as pool:
-        paths = set(pool.map(lambda _: store.ensure(scan, RECIPE), range(16)))
+        paths = set(pool.map(lambda _: store.fetch(scan, RECIPE).file, range(16)))
     next(iter(paths)).unlink()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         paths |= set(map(Path, pool.map(_ensure, [str(store.folder)] * 4, [str(scan)] * 4)))
@@ -150,27 +151,27 @@ def test_an_error_while_writing_leaves_nothing_behind(scan, store, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(HilumError, match="cannot be written: No space left"):
-        store.ensure(scan, RECIPE)
+        store.fetch(scan, RECIPE)
     assert not [p for p in store.folder.rglob("*") if p.is_file()]
 
 
 def test_a_store_that_is_a_file_is_one_clear_error(scan, tmp_path):
     (tmp_path / "store").write_text("")
     with pytest.raises(HilumError, match=r"store.*\.safetensors: cannot be written"):
-        Store(tmp_path / "store").ensure(scan, RECIPE)
+        Store(tmp_path / "store").fetch(scan, RECIPE)
 
 
 def test_a_scan_that_cannot_be_prepared_leaves_no_sample(store, tmp_path):
     with pytest.raises(ReadError, match="no file or folder"):
-        store.ensure(tmp_path / "nowhere", RECIPE)
+        store.fetch(tmp_path / "nowhere", RECIPE)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReadError, match="an empty folder"):
-        store.ensure(tmp_path / "empty", RECIPE)
+        store.fetch(tmp_path / "empty", RECIPE)
     assert not store.folder.exists()
 
 
 def test_a_sample_holds_no_path_and_no_identifier(scan, store):
-    with safe_open(store.ensure(scan, RECIPE), framework="np") as file:
+    with safe_open(store.fetch(scan, RECIPE).file, framework="np") as file:
         about = file.metadata()["hilum"]
     assert str(scan) not in about
     assert "P-1" not in about
@@ -188,20 +189,20 @@ def test_a_sample_of_a_view_is_saved_in_its_own_order(tmp_path, scan):
 
 
 def test_the_voxels_are_a_view_of_the_file_that_cannot_be_written_to(scan, store):
-    voxels = load_sample(store.ensure(scan, RECIPE)).voxels_hu
+    voxels = load_sample(store.fetch(scan, RECIPE).file).voxels_hu
     with pytest.raises(ValueError, match="read-only"):
         voxels[0, 0, 0] = 1
 
 
 def test_any_program_that_reads_safetensors_reads_a_sample(scan, store):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     with safe_open(path, framework="np") as file:
         assert np.array_equal(file.get_tensor("voxels_hu"), load_sample(path).voxels_hu)
 
 
 def test_every_flipped_bit_is_noticed_or_changes_nothing(scan, store):
     """Of voxels and header alike: whatever is loaded is what was written."""
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     good, before = path.read_bytes(), load_sample(path)
     unnoticed = []
     for place in [*range(0, len(good), 7), len(good) - 1]:
@@ -235,14 +236,14 @@ def test_a_bit_that_flips_after_preparing_is_not_trained_on(npy_cohort, tmp_path
 
 
 def test_the_bytes_of_a_sample_are_checked_once_in_a_process(scan, store, monkeypatch):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     load_sample(path)
     monkeypatch.setattr(sample_file, "_checksum", lambda *_: pytest.fail("checked again"))
     load_sample(path)
 
 
 def test_a_sample_under_the_name_of_another_is_noticed(scan, store):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     other = path.with_name(f"{'0' * 32}.safetensors")
     path.rename(other)
     with pytest.raises(PrepareError, match="under another name"):
@@ -250,7 +251,7 @@ def test_a_sample_under_the_name_of_another_is_noticed(scan, store):
 
 
 def test_a_sample_that_a_reader_has_mapped_outlives_its_removal(scan, store):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     held = load_sample(path).voxels_hu
     path.unlink()
     assert np.array_equal(held, prepare(read(scan), RECIPE).voxels_hu)
@@ -270,10 +271,10 @@ def _no_hashing(monkeypatch):
 
 
 def test_files_that_have_not_changed_are_not_hashed_again(scan, store, settled, monkeypatch):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     _no_hashing(monkeypatch)
     again = Store(store.folder)
-    assert again.ensure(scan, RECIPE) == path
+    assert again.fetch(scan, RECIPE).file == path
     found = again.find(scan, RECIPE)
     assert found is not None
     assert (found.file, found.made) == (path, False)
@@ -281,7 +282,7 @@ def test_files_that_have_not_changed_are_not_hashed_again(scan, store, settled, 
 
 def test_files_changed_only_just_now_are_hashed_each_time(scan, store, monkeypatch):
     """They could be changed again without another time of change."""
-    store.ensure(scan, RECIPE)
+    store.fetch(scan, RECIPE)
     assert not (store.folder / "sources.txt").exists()
     assert Store(store.folder).find(scan, RECIPE) is None
 
@@ -301,13 +302,13 @@ def test_a_changed_file_is_never_taken_for_what_it_was(scan, store, settled, kee
 
 
 def test_a_file_more_is_another_scan(scan, store, settled):
-    store.ensure(scan, RECIPE)
+    store.fetch(scan, RECIPE)
     (scan / "note.txt").write_text("x")
     assert store.find(scan, RECIPE) is None
 
 
 def test_damaged_lines_of_the_list_of_sources_are_no_lines(scan, store, settled):
-    path = store.ensure(scan, RECIPE)
+    path = store.fetch(scan, RECIPE).file
     index = store.folder / "sources.txt"
     state, digest, check = index.read_text().split()
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
@@ -315,11 +316,11 @@ def test_damaged_lines_of_the_list_of_sources_are_no_lines(scan, store, settled)
         index.write_text(text)
         assert Store(store.folder).find(scan, RECIPE) is None
     index.write_bytes(b"\xff\xfe\n")
-    assert Store(store.folder).ensure(scan, RECIPE) == path
+    assert Store(store.folder).fetch(scan, RECIPE).file == path
 
 
 def test_the_list_of_sources_names_no_file(scan, store, settled):
-    store.ensure(scan, RECIPE)
+    store.fetch(scan, RECIPE)
     assert re.fullmatch(r"[0-9a-f]{32} [0-9a-f]{32} [0-9a-f]{8}\n", (store.folder / "sources.txt").read_text())
 
 
@@ -331,7 +332,7 @@ def test_a_scan_that_changes_while_it_is_read_leaves_no_sample(scan, store, monk
 
     monkeypatch.setattr(store_module, "prepare_path", meanwhile)
     with pytest.raises(ReadError, match="was changed while it was read"):
-        store.ensure(scan, RECIPE)
+        store.fetch(scan, RECIPE)
     assert store.samples() == []
 
 
@@ -343,7 +344,7 @@ def _filled(store, folder, number):
     paths = []
     for i in range(number):
         np.save(folder / f"{i}.npy", np.full(RECIPE.size, i / number, np.float32))
-        path = store.ensure(folder / f"{i}.npy", RECIPE)
+        path = store.fetch(folder / f"{i}.npy", RECIPE).file
         os.utime(path, ns=((1_000_000 + 60 * i) * 10**9, path.stat().st_mtime_ns))
         paths.append(path)
     return paths

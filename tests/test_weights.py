@@ -413,7 +413,7 @@ class Evil:
 def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": small(10).state_dict(), "more": Evil()}, "w.pth")
-    with pytest.raises(CheckpointError, match=r"^w\.pth cannot be loaded: .*code is not run$"):
+    with pytest.raises(CheckpointError, match=r"^w\.pth: cannot be loaded: .*code is not run$"):
         load_weights(small(10), "w.pth")
     assert not (tmp_path / "evil").exists()
 
@@ -469,7 +469,7 @@ def test_what_came_instead_of_weights_is_said(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         load_weights(small(10), tmp_path / name)
-    assert str(error.value).startswith(f"{tmp_path / name} cannot be loaded: {says}")
+    assert str(error.value).startswith(f"{tmp_path / name}: cannot be loaded: {says}")
     assert "\n" not in str(error.value)
 
 
@@ -486,7 +486,7 @@ def test_an_archive_of_something_else_is_said_and_nobody_is_advised_to_run_code(
     write(tmp_path / "w.pt2")
     with pytest.raises(CheckpointError) as error:
         load_weights(small(10), tmp_path / "w.pt2")
-    assert str(error.value).startswith(f"{tmp_path / 'w.pt2'} cannot be loaded: {says}")
+    assert str(error.value).startswith(f"{tmp_path / 'w.pt2'}: cannot be loaded: {says}")
     assert "weights_only" not in str(error.value)
 
 
@@ -517,7 +517,7 @@ def test_a_file_that_was_cut_off_is_said_in_our_words(tmp_path, new, share):
     torch.save(small(10).state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=new)
     content = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "w.pth").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"w\.pth cannot be loaded: it is damaged or cut off; fetch it again$"):
+    with pytest.raises(CheckpointError, match=r"w\.pth: cannot be loaded: it is damaged or cut off; fetch it again$"):
         load_weights(small(10), tmp_path / "w.pth")
 
 

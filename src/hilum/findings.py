@@ -130,7 +130,7 @@ class Policy:
                 msg = f"an override must be code=note, code=repaired or code=refused with a known code, got {entry!r}"
                 raise ConfigError(msg)
             if severity not in _allowed(code):
-                msg = f"{code} must be {' or '.join(_allowed(code))}, got {entry!r}"
+                msg = f"the severity of {code} must be {' or '.join(_allowed(code))}, got {entry!r}"
                 raise ConfigError(msg)
 
     def severity(self, code: str) -> Severity:

@@ -32,7 +32,7 @@ def draws(
     Args:
         method: Method of ``SamplingConfig``.
         counts: Cases of each class.
-        epoch: From 1; used by ``progressive`` only.
+        epoch: Number of the epoch, from 1; only ``progressive`` depends on it.
         epochs: Epochs of the run.
 
     Raises:

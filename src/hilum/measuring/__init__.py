@@ -1,1 +1,1 @@
-"""Figures with intervals from arrays of labels and probabilities; NumPy only."""
+"""Figures with intervals from arrays of labels and probabilities; NumPy and SciPy only."""

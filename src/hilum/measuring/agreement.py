@@ -68,9 +68,9 @@ def ece_floor(p: ArrayLike, *, num_bins: int = 10, num_draws: int = 500, seed: i
 
     Args:
         p: The model's probabilities.
-        num_bins: As given to ``expected_calibration_error``.
+        num_bins: The value given to ``expected_calibration_error``.
         num_draws: Sets of outcomes.
-        seed: Of the outcomes.
+        seed: Seed of the outcomes.
     """
     p = real(p, "probabilities")
     rng = np.random.default_rng(seed)

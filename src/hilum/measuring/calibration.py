@@ -23,16 +23,16 @@ class Calibration:
     """Turns a model's logits into probabilities: softmax(logits / temperature + bias), or a rising curve.
 
     Attributes:
-        method: By which it was fitted.
+        method: Method by which it was fitted.
         temperature: Divides the logits.
         bias: Added to the logarithm of each class's probability before normalisation: to the divided logits, or to the
             logarithms of the curves' values. Empty: nothing.
-        curves: Of isotonic calibration: for each class its corners (log odds of the class against the rest in the
+        curves: For isotonic calibration, the corners of each class (log odds of the class against the rest in the
             softmax of the plain logits, probability); of two classes, those of the second alone. Linear between
             corners, constant beyond the ends; of more than two classes the probabilities are then normalised.
         prevalence: Share of each class at which the probabilities are stated: that of the cases on which it was fitted,
             unless it was restated. Empty: unknown.
-        rule: A sentence about how it was fitted.
+        rule: A sentence about how it was fitted; a restated prevalence is not in it.
     """
 
     method: MethodName = "none"
@@ -58,7 +58,12 @@ class Calibration:
         if self.prevalence:
             check_shares(self.prevalence, "calibration.prevalence")
         numbers = self._numbers_of_classes()
-        require(len(numbers) <= 1, "bias, curves and prevalence of a calibration", "of one number of classes", numbers)
+        require(
+            len(numbers) <= 1,
+            "bias, curves and prevalence of a calibration",
+            "all for the same number of classes",
+            numbers,
+        )
 
     def _numbers_of_classes(self) -> set[int]:
         curves = 2 if len(self.curves) == 1 else len(self.curves)
@@ -102,8 +107,7 @@ class Calibration:
         """
         shift = log_shift(of=self.prevalence, to=prevalence)
         bias = tuple(b + s for b, s in zip(self.bias or (0.0,) * len(shift), shift, strict=True))
-        stated = f"; stated at a prevalence of {', '.join(f'{share:g}' for share in prevalence)}"
-        return replace(self, bias=bias, prevalence=prevalence, rule=self.rule.partition("; stated at")[0] + stated)
+        return replace(self, bias=bias, prevalence=prevalence)
 
 
 def probabilities(logits: ArrayLike, *, temperature: float = 1.0) -> Float[np.ndarray, "n c"]:
@@ -119,7 +123,5 @@ def class_log_odds(logits: ArrayLike) -> Float64[np.ndarray, "n c"]:
         return np.stack([-second, second], axis=1)
     odds = np.empty_like(wide)
     for k in range(wide.shape[1]):
-        rest = np.delete(wide, k, axis=1)
-        top = rest.max(1)
-        odds[:, k] = wide[:, k] - top - np.log(np.exp(rest - top[:, None]).sum(1))
+        odds[:, k] = wide[:, k] - np.logaddexp.reduce(np.delete(wide, k, axis=1), axis=1)
     return odds

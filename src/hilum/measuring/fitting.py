@@ -23,12 +23,10 @@ LOWEST_T, HIGHEST_T = 0.25, 5.0
 """A temperature outside these bounds means that the validation part is too small or too easy to fit one."""
 
 _HIGHEST_SLOPE = 1000.0
-"""Of Platt's fit: LDAM's logits need about 30; logits that differ only by rounding must not be separated."""
+"""Largest factor of Platt's fit: LDAM's logits need about 30; logits that differ by rounding must not be separated."""
 
 _LEAST_SPREAD = 0.01
-"""Of Platt's log odds (root of their mean square): ranks are kept even if the validation cases contradict them."""
-
-_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Least root mean square of Platt's log odds: ranks are kept even if the validation cases contradict them."""
 
 
 def fit_calibration(
@@ -51,7 +49,7 @@ def fit_calibration(
     1 / (n + c) for each other, as if there were one more case of each (Lin, Lin, Weng 2007 for c = 2).
 
     Args:
-        logits: Of validation cases.
+        logits: Logits of validation cases.
         labels: Their classes.
         method: ``none`` leaves the logits as they are. For ``prior`` see ``hilum.measuring.prevalence.prior_bias``.
 
@@ -128,13 +126,15 @@ def _smoothed(positive: Bool[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature of greatest likelihood on validation cases (Guo et al., ICML 2017).
 
-    The mean negative log likelihood is convex in 1 / T, so it has one minimum in log T, which golden section finds to
+    The mean negative log likelihood is convex in 1 / T, so it has one minimum in log T, which Brent's method finds to
     six digits. It is limited to 0.25 to 5: a small validation part that happens to be perfectly separated must not
     make the model too sure.
 
     Raises:
         CohortError: If there are no cases, or a logit is not finite.
     """
+    from scipy.optimize import minimize_scalar
+
     labels, logits = labelled(labels, logits, what="logits", axes=(2,))
     if len(labels) == 0 or not np.isfinite(logits).all():
         msg = f"a temperature needs finite logits of at least one case, got {len(labels)} cases"
@@ -144,18 +144,11 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     def loss(log_t: float) -> float:
         scaled = centred / math.exp(log_t)
-        top = scaled.max(1)
-        return float(np.mean(top + np.log(np.exp(scaled - top[:, None]).sum(1))))
+        return float(np.mean(np.logaddexp.reduce(scaled, axis=1)))
 
     low, high = math.log(LOWEST_T), math.log(HIGHEST_T)
-    while high - low > 1e-7:
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    best = (low + high) / 2
-    ends = {value: loss(value) for value in (math.log(LOWEST_T), best, math.log(HIGHEST_T), 0.0)}
+    best = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-7}).x)
+    ends = {value: loss(value) for value in (low, best, high, 0.0)}
     lowest = min(ends.values())
     if ends[0.0] <= lowest + 1e-12:  # a flat minimum: keep the logits
         return 1.0

@@ -30,7 +30,7 @@ _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
 """Figures whose mean over the labels is reported."""
 
 Resamples = Float[np.ndarray, "b n"]
-"""For each resample the number of times that each case is in it."""
+"""How often each case (column) is in each resample (row)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Figure:
     """A figure and its 95 % interval; all nan if it does not exist.
 
     Attributes:
-        value: On all cases.
+        value: The figure on all cases.
         low: Lower end.
         high: Upper end.
     """
@@ -61,8 +61,8 @@ def with_intervals(
         p: Probability of the positive class.
         threshold: Chosen on other cases.
         patients: Patient of each case.
-        seed: Of the bootstrap.
-        num_resamples: Of the patients.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of resamples of the patients.
 
     Returns:
         accuracy, auc, average_precision, sensitivity, specificity, ppv, npv, balanced_accuracy, f1 and brier.
@@ -97,11 +97,11 @@ def with_label_intervals(
 
     Args:
         y: 1 where a label is present.
-        probs: Probability that it is.
-        called: Whether it is decided to be.
+        probs: Probability that the label is present.
+        called: Whether the label is decided to be present.
         patients: Patient of each case.
-        seed: Of the bootstrap.
-        num_resamples: Of the patients.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of resamples of the patients.
 
     Returns:
         The means over the labels macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and

@@ -1,9 +1,10 @@
-"""Figures of a classifier; all take weights of the cases, so that a resample is just another set of weights.
+"""Figures of a classifier; confusion counts and ranked counts take weights, so that a resample is a set of weights.
 
 A figure with a denominator of zero does not exist: it is nan, never 0. Definitions as in Fawcett, "An introduction to
 ROC analysis", Pattern Recognition Letters 27 (2006), and in scikit-learn, unless a docstring says otherwise.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,7 +14,6 @@ from jaxtyping import Float, Int
 from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 
 Probs: TypeAlias = Float[np.ndarray, " n"]
-ClassProbs: TypeAlias = Float[np.ndarray, "n c"]
 Figures: TypeAlias = float | Float[np.ndarray, "..."]
 """One figure, or one for each set of weights."""
 
@@ -122,69 +122,58 @@ def ap_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> F
     return ratio(np.sum(np.diff(tps, axis=-1, prepend=0) * precision, axis=-1), tps[..., -1])
 
 
-def roc_auc(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+def roc_auc(y: ArrayLike, p: ArrayLike) -> float:
     """Probability that a positive ranks above a negative, ties counting half (Hanley & McNeil 1982).
 
     Example:
         >>> roc_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
         0.75
     """
-    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    tps, fps = ranked_counts(y, p)
     return float(auc_from(tps, fps)) if len(tps) else np.nan
 
 
-def average_precision(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+def average_precision(y: ArrayLike, p: ArrayLike) -> float:
     """Area under the precision-recall curve as a step function: sum of (R_k - R_(k-1)) P_k, no interpolation."""
-    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    tps, fps = ranked_counts(y, p)
     return float(ap_from(tps, fps)) if len(tps) else np.nan
 
 
-def roc_curve(
-    y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+def roc_curve(y: ArrayLike, p: ArrayLike) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """False and true positive rate, from (0, 0) to (1, 1), one point for each distinct probability."""
-    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    tps, fps = ranked_counts(y, p)
     return np.asarray(ratio(np.append(0.0, fps), fps[-1])), np.asarray(ratio(np.append(0.0, tps), tps[-1]))
 
 
-def pr_curve(
-    y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+def pr_curve(y: ArrayLike, p: ArrayLike) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Recall and precision, one point for each distinct probability, highest first."""
-    tps, fps = ranked_counts(y, p, weights=_weights(weights))
+    tps, fps = ranked_counts(y, p)
     return np.asarray(ratio(tps, tps[-1])), np.asarray(ratio(tps, tps + fps))
 
 
-def brier(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+def brier(y: ArrayLike, p: ArrayLike) -> float:
     """Mean squared difference between probability and outcome (Brier 1950, in its form for two classes)."""
     y, p = labelled(y, p)
-    return _mean(np.square(p.astype(np.float64) - (y == 1)), weights)
+    return _mean(np.square(p.astype(np.float64) - (y == 1)))
 
 
-def log_loss(y: ArrayLike, p: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+def log_loss(y: ArrayLike, p: ArrayLike) -> float:
     """Mean negative logarithm of the probability given to the true class, in nats.
 
     Args:
         y: Class of each case.
         p: Probability of the second of two classes, (n,), or of each class, (n, c).
-        weights: Of the cases.
     """
     y, p = labelled(y, p, axes=(1, 2))
     columns = p.astype(np.float64)
     if columns.ndim == 1:
         columns = np.stack([1 - columns, columns], axis=1)
     true = np.clip(columns[np.arange(len(y)), y], _SMALLEST, 1 - _SMALLEST)
-    return _mean(-np.log(true), weights)
+    return _mean(-np.log(true))
 
 
-def _mean(values: Probs, weights: ArrayLike | None) -> float:
-    known = _weights(weights)
-    known = np.ones(len(values)) if known is None else known
-    return float(ratio(known @ values, known.sum()))
-
-
-def _weights(weights: ArrayLike | None) -> Probs | None:
-    return None if weights is None else real(weights, "weights")
+def _mean(values: Probs) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def confusion_matrix(y: ArrayLike, decided: ArrayLike, *, num_classes: int) -> Int[np.ndarray, "c c"]:
@@ -212,7 +201,7 @@ def macro_f1(matrix: ArrayLike) -> Figures:
 def multiclass_accuracy(y: ArrayLike, probs: ArrayLike) -> float:
     """Share of the cases whose most probable class is the true one."""
     y, probs = labelled(y, probs, axes=(2,))
-    return _mean((probs.argmax(1) == y).astype(np.float64), None)
+    return _mean((probs.argmax(1) == y).astype(np.float64))
 
 
 def macro_auc(y: ArrayLike, probs: ArrayLike, *, weights: Float[np.ndarray, "*b n"] | None = None) -> Figures:

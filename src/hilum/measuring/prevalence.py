@@ -19,7 +19,7 @@ def check_shares(shares: Shares, what: str) -> None:
 
 
 def log_shift(*, of: Shares, to: Shares) -> Shares:
-    """What to add to the log probability of each class, before normalisation, if the shares of the classes change.
+    """The bias to add to the log probability of each class, before normalisation, if the shares of the classes change.
 
     Only the shares change, not what the scans of a class look like ("label shift"): then the odds of two classes are
     multiplied by the ratio of their new to their old odds (Saerens, Latinne, Decaestecker, Neural Computation 2002).
@@ -39,7 +39,7 @@ def threshold_at(threshold: float, *, of: Shares, to: Shares) -> float:
     """The threshold that decides every case as before, after the probabilities are restated at another prevalence.
 
     Args:
-        threshold: Of the probability of the second of two classes. 0 and 1 stay.
+        threshold: Threshold of the probability of the second of two classes; 0 and 1 stay.
         of: Shares at which the probabilities are stated: of the negatives, of the positives.
         to: The new ones.
 
@@ -64,12 +64,12 @@ def prior_bias(
     draws: Sequence[int | float] = (),
     tau: float = 0.0,
 ) -> tuple[float, ...]:
-    """What to add to logits to undo class weights, sampling or logit adjustment; sums to 0.
+    """The bias to add to logits to undo class weights, sampling or logit adjustment; sums to 0.
 
-    A network that minimises cross entropy learns log p(x | c) + log of the share of class c in what it saw. With n_c
-    cases, drawn r_c times in an epoch, each weighing w_c, that share is proportional to w_c r_c and not to n_c: the
-    offset is log n_c - log(w_c r_c). Logit adjustment (Menon et al. 2021, arXiv:2007.07314) removes tau log(n_c / N)
-    from the logits, which is added again.
+    A network that minimises cross entropy learns log p(x | c) + log of the share of class c among its training samples.
+    With n_c cases, drawn r_c times in an epoch, each weighing w_c, that share is proportional to w_c r_c and not to
+    n_c: the offset is log n_c - log(w_c r_c). Logit adjustment (Menon et al. 2021, arXiv:2007.07314) removes tau
+    log(n_c / N) from the logits, which is added again.
 
     It holds only for cross entropy, weighted or logit-adjusted, whose minimum is the posterior probability. Focal,
     poly-1, LDAM, asymmetric, Dice, Tversky and combined losses have other minima, by an amount that depends on the

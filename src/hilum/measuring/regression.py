@@ -1,5 +1,7 @@
 """The two fits behind calibration: softmax regression by Newton's method, and isotonic regression."""
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -26,15 +28,14 @@ def softmax_regression(
     of exactly 0 and 1, the classes must overlap. A feature that never varies keeps the coefficient 0.
 
     Args:
-        features: Of each case, for each class.
+        features: Features of each case, for each class.
         targets: Probability of each class; rows sum to 1.
-        offset: A fixed part of the scores.
+        offset: Fixed part of the scores.
     """
 
     def loss(of: Float64[np.ndarray, " k"]) -> float:
         scores = offset + features @ of
-        top = scores.max(1)
-        return float(np.sum(top + np.log(np.exp(scores - top[:, None]).sum(1)) - (targets * scores).sum(1)))
+        return float(np.sum(np.logaddexp.reduce(scores, axis=1) - (targets * scores).sum(1)))
 
     found = np.zeros(features.shape[2])
     for _ in range(_MOST_STEPS):
@@ -57,22 +58,15 @@ def softmax_regression(
 def rising_corners(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[tuple[float, float], ...]:
     """Corners (x, value) of the rising curve with the least squared distance to y, by pool adjacent violators.
 
-    Equal x are one point with the mean of their y. Falling neighbours are pooled to a block of one value
+    Equal x are one point with the mean of their y. SciPy pools falling neighbours to a block of one value
     (Ayer et al. 1955; Barlow et al. 1972); a block has one corner at each end, or one if it is a single x. The curve
     is linear between blocks and constant beyond the ends, as in scikit-learn.
     """
-    levels, level = np.unique(x, return_inverse=True)
-    sizes = np.bincount(level.reshape(-1), minlength=len(levels))
-    sums = np.bincount(level.reshape(-1), weights=y, minlength=len(levels))
-    blocks: list[tuple[float, int, int]] = []  # sum, number of cases, first level
-    for k, (total, size) in enumerate(zip(sums.tolist(), sizes.tolist(), strict=True)):
-        first = k
-        while blocks and blocks[-1][0] / blocks[-1][1] >= total / size:
-            before, num_before, first = blocks.pop()
-            total, size = total + before, size + num_before
-        blocks.append((total, size, first))
+    from scipy.optimize import isotonic_regression  # not at the top: prediction needs only softmax
+
+    levels, level, sizes = np.unique(x, return_inverse=True, return_counts=True)
+    fit = isotonic_regression(np.bincount(level.reshape(-1), weights=y) / sizes, weights=sizes)
     corners = []
-    for k, (total, size, first) in enumerate(blocks):
-        last = blocks[k + 1][2] - 1 if k + 1 < len(blocks) else len(levels) - 1
-        corners += [(float(levels[end]), total / size) for end in sorted({first, last})]
+    for first, stop in pairwise(fit.blocks.tolist()):
+        corners += [(float(levels[end]), float(fit.x[first])) for end in sorted({first, stop - 1})]
     return tuple(corners)

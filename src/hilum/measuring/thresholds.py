@@ -18,8 +18,8 @@ class Threshold:
     Attributes:
         value: A case is positive at ``p >= value``, p in double precision.
         rule: A description of the rule and the cases.
-        sensitivity: On the cases from which it was chosen; on others it will be a little lower.
-        specificity: On the cases from which it was chosen.
+        sensitivity: Sensitivity on the cases from which it was chosen; on others it will be a little lower.
+        specificity: Specificity on the cases from which it was chosen.
     """
 
     value: float
@@ -38,7 +38,7 @@ def choose_threshold(y: ArrayLike, p: ArrayLike, *, rule: DecisionConfig) -> Thr
     Args:
         y: 1 where positive.
         p: Probability of the positive class, calibrated as it will be in use.
-        rule: With its required value.
+        rule: The rule, with its required value.
 
     Raises:
         CohortError: If the cases are of one class only.

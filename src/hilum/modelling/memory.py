@@ -21,7 +21,7 @@ def within_memory(doing: str, advice: str) -> Iterator[None]:
 
     Args:
         doing: The work, for the message.
-        advice: What a user can do, as a whole clause.
+        advice: Advice to the user, as a whole clause.
 
     Raises:
         ResourceError: If an allocation fails; other errors pass as they are.

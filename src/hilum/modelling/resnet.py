@@ -28,7 +28,7 @@ class BlockOptions:
 
     Attributes:
         norm: Normalisation, everywhere in the network.
-        shortcut: If the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zero channels.
+        shortcut: Shortcut where the shape changes. B: a strided 1x1x1 projection. A: every second voxel, and zeros.
         squeeze_excite: Weight the channels of each block (Hu 2018).
         skip: Probability that a case skips the block in training (stochastic depth, Huang 2016).
     """
@@ -46,7 +46,7 @@ class _Block(nn.Module, ABC):
     last_norm: str
 
     def add_shortcut(self, in_planes: int, out_planes: int, stride: int, options: BlockOptions) -> None:
-        """The rest of the block, made after its branch, so that weights are in the order of the published files."""
+        """Make the rest of the block after its branch, so that weights are in the order of the published files."""
         self.relu = nn.ReLU(inplace=True)
         self.se = SqueezeExcite3D(out_planes) if options.squeeze_excite else None
         self.skip = options.skip
@@ -198,7 +198,7 @@ class ResNet3D(nn.Module):
     Attributes:
         num_features: Length of the pooled feature vector.
         channels_last: Compute with channels innermost in memory.
-        checkpointing: In training, keep only each block's input and compute the block again for its gradient.
+        checkpointing: Whether training keeps only each block's input and computes the block again for its gradient.
 
     Raises:
         ConfigError: If an argument has another value than those above.

@@ -28,7 +28,7 @@ PLAIN = SpeedConfig(
 """Plain PyTorch in float32, without any of the faster ways."""
 
 EXACT = replace(PLAIN, channels_last="on", folded_stem="pairs")
-"""In fp32, and usually faster than plain: used without measuring for predictions and for the final validation."""
+"""Faster ways in fp32, which usually pay: used without measuring for predictions and for the final validation."""
 
 _GAIN = 1.03
 """A way must be this many times as fast as a plainer one to be taken: smaller gains may be chance."""
@@ -57,8 +57,8 @@ class SpeedChoice:
 
     Attributes:
         speed: Nothing in it is ``auto``.
-        seconds: Of one forward and backward pass of ``shape``, by the way's name.
-        shape: Of the batch that was measured: cases, channels, z, y, x.
+        seconds: Seconds of one forward and backward pass of ``shape``, by the way's name.
+        shape: Shape of the batch that was measured: cases, channels, z, y, x.
     """
 
     speed: SpeedConfig
@@ -159,12 +159,12 @@ def choose_speed(
     network is not changed, nor the state of random generators.
 
     Args:
-        network: On any device.
-        shape: Of a batch: cases, channels, z, y, x.
+        network: The network, on any device.
+        shape: Shape of a batch: cases, channels, z, y, x.
         speed: Settings that are ``auto`` are measured, the others are kept.
-        device: On which it will be computed.
-        training: Forward and backward; else forward alone, with batch norm folded.
-        expected_steps: Of the whole run; for few of them compiling does not pay.
+        device: The device on which it will be computed.
+        training: Measure forward and backward; else forward alone, with batch norm folded.
+        expected_steps: Steps of the whole run; compiling does not pay for few of them.
         cached: Whether earlier measurements on this machine are used.
     """
     if speed.keep_memory == "auto":

@@ -31,7 +31,7 @@ class LossChoice:
     """A loss and the reason for it.
 
     Attributes:
-        loss: With its class weights.
+        loss: The loss, with its class weights.
         reason: One sentence.
     """
 
@@ -45,13 +45,13 @@ class Advice:
 
     Attributes:
         table: Its classes.
-        loss: With its class weights.
-        sampling: How often cases are drawn.
+        loss: The loss, with its class weights.
+        sampling: Sampling of the cases in an epoch.
         head: The second stage.
         decision: Calibration and threshold.
         alternative: Another loss, if training itself should favour recall.
         reasons: A sentence for each of loss, sampling, second stage, calibration and threshold.
-        warnings: What the cohort does not allow.
+        warnings: Conclusions that the cohort is too small for.
         evidence: Measurements near its share of the rarest class, one for each method.
     """
 
@@ -146,8 +146,8 @@ def choose_loss(table: ClassTable, config: RunConfig, evidence: Sequence[Evidenc
 
     Args:
         table: Its rarest class decides.
-        config: With sampling or a second stage the loss is not weighted as well. Class weights other than auto and the
-            other numbers of the loss are kept. With a micro batch no loss is chosen that needs a whole batch.
+        config: All settings; with sampling or a second stage the loss is not weighted. Class weights other than auto
+            and the other numbers of the loss are kept. With a micro batch no loss is chosen that needs a whole batch.
         evidence: Measurements; None: ``EVIDENCE``.
     """
     plain = _loss_config(config.loss, "cross-entropy", "none")

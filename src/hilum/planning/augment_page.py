@@ -1,24 +1,19 @@
 """The page of ``hilum augment``: pictures of what a config's random changes do to a sample."""
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any, TypeAlias
 
 import numpy as np
 import tomli_w
 import torch
 from jaxtyping import Float, UInt8
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
 from hilum.modelling.augmenting.spatial import smallest_jacobian
+from hilum.pages import grey, html_page, outline, png
 from hilum.planning.describe import describe, describe_settings
 from hilum.preparing.lungs.overlay import FIELD_RGB
 from hilum.preparing.subvolumes import channels, cut, random_start
@@ -69,7 +64,7 @@ class Card:
     """A changed sample on the page.
 
     Attributes:
-        lines: What the change does.
+        lines: Description of the change.
         differs_hu: Mean absolute difference to the unchanged sample, over all voxels.
         pictures: Axial, coronal and sagittal, PNG in base64.
     """
@@ -86,13 +81,13 @@ def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, numbe
 
     Args:
         sample: Prepared with the recipe; with ``sub_volumes`` one grid of it is shown.
-        recipe: Of the sample.
+        recipe: Recipe of the sample.
         config: Probabilities and ranges of the changes.
-        number: Of draws.
-        seed: Of the draws.
+        number: Number of random changes that are shown.
+        seed: Seed of the sampling.
 
     Raises:
-        ConfigError: If the config would destroy what the recipe's region is about.
+        ConfigError: If the config would destroy the recipe's region, such as moving a point out of the grid.
     """
     config.check_for(recipe)
     hu = torch.from_numpy(_training_view(sample, recipe, seed)).float()
@@ -104,9 +99,9 @@ def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, numbe
     settings = describe_settings(config)
     mixes = [one.name for one in settings if one.name in ("mixup", "cutmix")]
     z, y, x = (n * step for n, step in zip(hu.shape[1:], sample.spacing_mm, strict=True))
-    template = files("hilum.planning").joinpath("augment_page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    return html_page(
+        "hilum.planning",
+        "augment_page.html",
         facts=_facts(sample, recipe, hu),
         preset=f"preset {config.preset}{'' if config == preset(config.preset, recipe) else ', changed'}",
         settings=settings,
@@ -114,7 +109,7 @@ def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, numbe
         has_lungs=len(hu) > 1,
         seed=seed,
         case=CASE,
-        as_it_is=[_png(plane) for plane in planes(hu, window)],
+        as_it_is=[png([plane]) for plane in planes(hu, window)],
         tries=_TRIES,
         draws=[card(draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in range(1, number + 1)],
         alone=[
@@ -134,7 +129,7 @@ def _card(hu: Float[Tensor, "c z y x"], change: Change, sample: Volume, recipe: 
     lines = describe(change, (z, y, x), sample.spacing_mm)
     if change.elastic_mm:
         lines.append(f"smallest Jacobian {smallest_jacobian(change, (z, y, x), sample.spacing_mm):.2f}")
-    pictures = tuple(_png(plane) for plane in planes(changed, recipe.windows[0]))
+    pictures = tuple(png([plane]) for plane in planes(changed, recipe.windows[0]))
     return Card(lines=lines, differs_hu=float((changed[0] - hu[0]).abs().mean()), pictures=pictures)
 
 
@@ -144,7 +139,7 @@ def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> lis
     Args:
         config: Its ranges are drawn from.
         name: A setting that is a probability, or ``flip``.
-        seed: Of the draws.
+        seed: Seed of the sampling.
 
     Returns:
         One change, or two in opposite directions; of flips one for each axis. A box that is cut out is in the middle.
@@ -170,20 +165,19 @@ def planes(sample: Float[Tensor, "c z y x"], window_hu: Range) -> tuple[Plane, P
             front to back, right to left.
         window_hu: HU of black and of white.
     """
-    low, high = window_hu
-    grey = ((sample[0] - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    hu = sample[0].numpy()
     lungs = sample[1].numpy() > 0 if len(sample) > 1 else None
-    z, y, x = (n // 2 for n in grey.shape)
+    z, y, x = (n // 2 for n in hu.shape)
     axial, coronal, sagittal = (
-        grey[at] if lungs is None else _outlined(grey[at], lungs[at])
+        grey(hu[at], window_hu) if lungs is None else _outlined(grey(hu[at], window_hu), lungs[at])
         for at in np.s_[z, (slice(None, None, -1), y), (slice(None, None, -1), slice(None), x)]
     )
     return axial, coronal, sagittal
 
 
-def _outlined(grey: np.ndarray, mask: np.ndarray) -> Plane:
-    picture = np.repeat(grey[..., None], 3, axis=-1)
-    picture[mask & ~ndimage.binary_erosion(mask, border_value=1)] = FIELD_RGB
+def _outlined(plane: np.ndarray, mask: np.ndarray) -> Plane:
+    picture = np.repeat(plane[..., None], 3, axis=-1)
+    picture[outline(mask)] = FIELD_RGB
     return picture
 
 
@@ -206,9 +200,3 @@ def _facts(sample: Volume, recipe: Recipe, hu: Float[Tensor, "c z y x"]) -> str:
     ]
     codes = sorted({finding.code for finding in sample.findings})
     return " · ".join(parts) + (f" · findings: {', '.join(codes)}" if codes else "")
-
-
-def _png(plane: Plane) -> str:
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(plane)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")

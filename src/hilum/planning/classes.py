@@ -13,7 +13,7 @@ from hilum.measuring.intervals import expected_auc_half_width
 from hilum.settings.run import SplitConfig
 
 FEW = 20
-"""With fewer patients of a class a classifier cannot be judged."""
+"""Least number of patients of a class with which a classifier can be judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class ClassRow:
         val_patients: Its patients in the validation part, on which calibration and threshold rest.
         auc_all: Expected half width of the 95 % interval of an AUC of 0.85 (class against the rest), on all patients.
         auc_test: The same, on the test part.
-        drawn: Of a label the cases that sampling counts for it, because it is their rarest; of a class None.
+        drawn: For a label, the cases that sampling counts for it because it is their rarest; for a class None.
     """
 
     name: str
@@ -52,9 +52,9 @@ class ClassTable:
     """All classes, or labels, of a cohort.
 
     Attributes:
-        rows: In the order of the model's outputs.
-        num_cases: Of the cohort.
-        num_patients: Of the cohort; a patient may have cases of several classes.
+        rows: The classes, in the order of the model's outputs.
+        num_cases: Cases of the cohort.
+        num_patients: Patients of the cohort; one may have cases of several classes.
         multi_label: Whether the rows are labels that do not exclude one another.
         test_part: A description of the test part.
     """
@@ -77,12 +77,12 @@ class ClassTable:
 
     @property
     def kind(self) -> str:
-        """The word for a row."""
+        """'label' in a multi-label cohort, else 'class'."""
         return "label" if self.multi_label else "class"
 
     @property
     def plural(self) -> str:
-        """The word for several rows."""
+        """The plural of ``kind``."""
         return "labels" if self.multi_label else "classes"
 
     @property
@@ -114,7 +114,7 @@ class ClassTable:
         return f"{patients} can show an AUC to +- {row.auc_all:.2f} over all folds{tested} (95 %, at AUC 0.85)"
 
     def warnings(self) -> tuple[str, ...]:
-        """What classes of few patients do not allow."""
+        """Warnings about classes with too few patients to judge a classifier, or to split."""
         few = sorted((row for row in self.rows if row.rare_patients < FEW), key=lambda row: row.rare_patients)
         consequences = {FEW: "too few to judge a classifier", len(PARTS): f"too few to be in {', '.join(PARTS)}"}
         warnings = []

@@ -40,8 +40,8 @@ def describe(change: Change, shape: tuple[int, int, int], spacing_mm: Triple) ->
 
     Args:
         change: A drawn change.
-        shape: Of the sample, (z, y, x).
-        spacing_mm: Of the sample, (z, y, x).
+        shape: Shape of the sample, (z, y, x).
+        spacing_mm: Spacing of the sample, (z, y, x).
     """
     extent_mm = np.array(shape) * spacing_mm
     kept = (f"{100 * share:.1f} % of {axis}" for axis, share in zip("zyx", change.extent, strict=True) if share < 1)

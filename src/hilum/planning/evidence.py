@@ -18,8 +18,8 @@ class Evidence:
 
     Attributes:
         loss: The loss, by its name in a config, as are the next three.
-        class_weights: Of the loss.
-        sampling: Of the cases.
+        class_weights: Class weights of the loss.
+        sampling: Sampling of the cases.
         retrain: The second stage.
         prevalence: Share of the rarer of two classes among the training cases.
         difference: AUC of the method minus that of cross entropy, paired.
@@ -98,7 +98,7 @@ _NAMES = {
 
 
 def near_to(evidence: Sequence[Evidence], share: float) -> tuple[Evidence, ...]:
-    """For each method the measurement nearest to a share, by the ratio of the shares; none from too far away."""
+    """The measurement nearest to a share for each method, by the ratio of the shares; none beyond a limit."""
     nearest: dict[tuple[str, ...], Evidence] = {}
     for one in sorted(evidence, key=lambda one: _distance(one, share)):
         if _distance(one, share) <= math.log(_FACTOR):

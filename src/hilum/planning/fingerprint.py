@@ -70,8 +70,8 @@ def fingerprint(cohort: Cohort, part: LungPart | None, reading: ReadingConfig | 
             if box is not None:
                 lungs.append((box[1] - box[0])[::-1])
         if not extents:
-            msg = f"{cohort.source}: none of the {len(chosen)} scans looked at can be read; the last: {problem}"
-            raise CohortError(msg)
+            msg = f"none of the {len(chosen)} scans looked at can be read; the last: {problem}"
+            raise CohortError(msg, path=cohort.source)
     z, y, x = np.median(spacings, axis=0).tolist() if spacings else (0.0, 0.0, 0.0)
     return Fingerprint(
         num_cases=len(cohort.cases),

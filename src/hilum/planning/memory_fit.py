@@ -14,7 +14,7 @@ _USED = 0.85
 """Usable share of the free memory: measured use was up to 17 % above the estimate."""
 
 _FEW = 4
-"""With batch norm, computing blocks twice is preferred to micro batches of fewer cases."""
+"""Micro batch below which, with batch norm, computing blocks twice is preferred."""
 
 MOST = 1024
 """The search for the largest batch ends here."""
@@ -38,9 +38,9 @@ def fit_into_memory(config: RunConfig, num_classes: int, limit: float, *, bf16: 
 
     Args:
         config: All settings; returned unchanged if it fits.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
         limit: Bytes that training may take.
-        bf16: Under autocast.
+        bf16: Whether training runs under autocast.
     """
     settings = config.training
     counts = [config.at_once(settings.batch_size)]

@@ -23,10 +23,10 @@ class MemoryRow:
     """Bytes for a number of cases at once.
 
     Attributes:
-        cases: At once.
-        training: None: batch norm cannot train on one case.
-        checkpointing: Training with blocks computed twice.
-        prediction: In float32.
+        cases: Number of cases at once.
+        training: Bytes of training; None: batch norm cannot train on one case.
+        checkpointing: Bytes of training with blocks computed twice.
+        prediction: Bytes of prediction in float32.
     """
 
     cases: int
@@ -37,19 +37,19 @@ class MemoryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcePlan:
-    """What a run will take.
+    """Memory, steps and time of a run.
 
     Attributes:
-        cost: Of the network.
+        cost: Parameters and arithmetic of the network.
         rows: Memory by the number of cases.
-        device: On which it would run.
+        device: The device on which it would run.
         usable_bytes: Memory that may be used; None: unknown.
-        precision: For which the memory is given; fp32 unless the config fixes it, as fp32 takes more.
+        precision: Precision for which the memory is given; fp32 unless the config fixes it, as fp32 takes more.
         own: Memory with the config's batch, but no more cases than there are to train on.
         fits: The config, with a micro batch or checkpointing if necessary; None: it cannot fit.
         largest: Most cases that fit at once, with the config's checkpointing; None: unknown. 1024: or more.
         num_train: Training cases; None: there is no table.
-        steps: In an epoch; None: there is no table.
+        steps: Steps in an epoch; None: there is no table.
         step_s: Seconds of a step, by the name of the speed setting that would be chosen; empty: not measured.
     """
 
@@ -100,7 +100,7 @@ def plan_resources(
 
     Args:
         config: All settings.
-        num_classes: Of the table.
+        num_classes: Classes of the table.
         num_train: Its training cases.
         num_drawn: Cases sampled in an epoch, if not each once.
         timed: Measure a step, on random numbers.

@@ -43,13 +43,13 @@ class Memory:
     """Memory of a training step on the device, in bytes, without the program itself.
 
     Attributes:
-        weights: With the statistics of batch norm.
-        gradients: When all of them are computed.
+        weights: Weights, with the statistics of batch norm.
+        gradients: All gradients together.
         optimizer: Two moments for each parameter that is not frozen.
-        batch: In HU, and as input of the network.
-        saved: Kept from forward for backward: activations, and under bf16 copies of the weights.
+        batch: The batch in HU, and as input of the network.
+        saved: Tensors kept from forward for backward: activations, and under bf16 copies of the weights.
         peak: Maximum over time of all tensors and the workspace of convolutions.
-        total: With the best weights so far, and the allocator's overhead.
+        total: The peak, with the best weights so far and the allocator's overhead.
     """
 
     weights: int
@@ -108,7 +108,7 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
 
     Args:
         config: Its model, recipe, checkpointing and frozen parts.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
     """
     cases = 2  # batch norm cannot train on one
     with FakeTensorMode():
@@ -133,8 +133,8 @@ def training_memory(config: RunConfig, num_classes: int, *, bf16: bool = False) 
 
     Args:
         config: Its model, recipe, batch, micro batch, checkpointing and frozen parts.
-        num_classes: Outputs.
-        bf16: Under autocast.
+        num_classes: Number of outputs.
+        bf16: Whether training runs under autocast.
     """
     settings = config.training
     at_once = config.at_once(settings.batch_size)

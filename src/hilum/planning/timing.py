@@ -25,11 +25,11 @@ def step_seconds(
     Forward, backward and optimizer, without loading and augmentation.
 
     Args:
-        network: Is trained, but for its frozen parts: pass a copy.
-        size: Of the grid, (z, y, x).
-        cases: On the device at once.
-        device: On which it is measured.
-        speed: Precision, memory format and so on.
+        network: The network; it is trained, except its frozen parts: pass a copy.
+        size: Size of the grid, (z, y, x).
+        cases: Number of cases on the device at once.
+        device: The device on which it is measured.
+        speed: Precision, memory format and the other speed settings.
     """
     seconds = []
     with kept_memory(speed.keep_memory == "on"):

@@ -5,14 +5,12 @@ from hilum.preparing.prepare import normalize, prepare, prepare_path, window
 from hilum.preparing.resample import resample, sample
 from hilum.preparing.sample_file import load_sample, save_sample
 from hilum.preparing.store import Fetched, Store
-from hilum.volume import crop
 
 __all__ = [
     "Fetched",
     "FindLungs",
     "Lungs",
     "Store",
-    "crop",
     "load_sample",
     "locate_lungs",
     "lungs_from_mask",

@@ -41,8 +41,8 @@ def place(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Lungs 
     Args:
         volume: The scan.
         recipe: The region, and the spacing and size of its grid.
-        point_mm: For region ``point``, LPS mm (x, y, z).
-        lungs: For regions that are a part of the lungs.
+        point_mm: Centre of the grid for region ``point``, LPS mm (x, y, z).
+        lungs: The scan's lungs, for regions that are a part of them.
 
     Raises:
         GeometryError: If the point lies outside the scan.
@@ -82,7 +82,8 @@ def _region(
         return volume.centre_mm, np.abs(volume.affine[:3, :3]) @ volume.shape, "scan"
     box = None if lungs is None else lungs.box_mm(recipe.part)
     if box is None:
-        raise PrepareError(str(find("no-lungs", f"no {PART_NAMES[recipe.part]} found")))
+        finding = find("no-lungs", f"no {PART_NAMES[recipe.part]} found")
+        raise PrepareError(str(finding), code=finding.code)
     return box.mean(axis=0), box[1] - box[0], PART_NAMES[recipe.part]
 
 
@@ -96,7 +97,8 @@ def _around_point(volume: Volume, recipe: Recipe, point_mm: Any) -> tuple[np.nda
         ranges = zip(corners.min(axis=0), corners.max(axis=0), strict=True)
         inside = ", ".join(f"{a:.1f} to {b:.1f}" for a, b in ranges)
         message = f"the point {tuple(point.tolist())} must lie inside the scan: x, y, z in {inside} mm (LPS)"
-        raise GeometryError(str(find("point-outside", message)))
+        finding = find("point-outside", message)
+        raise GeometryError(str(finding), code=finding.code)
     findings = []
     nearest = np.rint(volume.mm_to_index(point)).astype(int)
     if any(nearest[axis] == index for axis, index in volume.interpolated):

@@ -25,7 +25,7 @@ class Weights:
     """A banded matrix from old to new voxels along one axis, stored as blocks around the diagonal.
 
     Attributes:
-        blocks: For each run of new voxels: their range, the range of old voxels that they need, and the weights.
+        blocks: For a run of new voxels each: their range, the range of old voxels that they need, and the weights.
         inside: Sum of the weights of each new voxel: below 1 where a part of it lies outside the scan.
     """
 

@@ -132,7 +132,7 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
 
 
 def _arrays(volume: Volume) -> dict[str, np.ndarray]:
-    """The arrays of a sample, those of larger numbers first: the voxels, and the lung mask if there is one."""
+    """The arrays of a sample: int16 voxels first, then the uint8 mask, so that both stay aligned."""
     arrays = {"voxels_hu": np.ascontiguousarray(volume.voxels_hu)}
     if volume.lungs is not None:
         arrays["lungs"] = np.ascontiguousarray(volume.lungs)

@@ -78,10 +78,6 @@ class Store:
         """The prepared sample of a scan; arguments and errors as for ``fetch``."""
         return self.fetch(path, recipe, **which).volume
 
-    def ensure(self, path: Path, recipe: Recipe, **which: Any) -> Path:
-        """The file of a scan's prepared sample; arguments and errors as for ``fetch``."""
-        return self.fetch(path, recipe, **which).file
-
     def fetch(
         self, path: Path, recipe: Recipe, *, point_mm: Any = None, series: str = "", mask: Path | None = None
     ) -> Fetched:
@@ -110,8 +106,8 @@ class Store:
         volume = prepare_path(path, recipe, point_mm=point_mm, series=series, mask=mask, reading=self.reading)
         for one, state in zip(read, before, strict=True):
             if self.sources.state(one) != state:
-                msg = f"{one} was changed while it was read"
-                raise ReadError(msg)
+                msg = "was changed while it was read"
+                raise ReadError(msg, path=one)
         try:
             save_sample(volume, file)
         except HilumError as exc:
@@ -153,8 +149,8 @@ class Store:
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         folder = self.folder / key[:2]
         if folder.is_symlink():
-            msg = f"{folder} must be a folder of the store, is a link"
-            raise StoreError(msg)
+            msg = "must be a folder of the store, is a link"
+            raise StoreError(msg, path=folder)
         return folder / f"{key}{SUFFIX}"
 
     def samples(self) -> list[Stored]:

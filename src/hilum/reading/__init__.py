@@ -1,4 +1,4 @@
-"""First step: a path to a Volume in HU with what was noticed about it, whatever the format.
+"""First step: reads a path of any format as a Volume in HU with findings.
 
 Nothing is imported here: the decoders' processes need few of this room's modules, and must start quickly.
 """

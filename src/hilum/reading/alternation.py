@@ -18,7 +18,7 @@ _EDGE_HU = 150
 """Larger differences of neighbouring pixels are edges, not noise."""
 
 _SHARPER, _BRIGHTER_HU, _LIKER = 0.12, 2.0, 0.85
-"""How much every second slice must be sharper or brighter than its neighbours, or more like the next but one."""
+"""Least differences by which every second slice is sharper or brighter, or more like the next but one."""
 
 _ROUNDING = 0.05
 """A mean that was rounded or slightly smoothed differs by no more of the usual difference of neighbours, or 0.5 HU."""
@@ -39,7 +39,7 @@ def alternation_findings(
 
     Args:
         planes: Measured slices in HU, in order.
-        places: Where each lies in the grid.
+        places: Index of each in the grid.
         rules: The policy.
     """
     if len(planes) < _LEAST_SLICES or planes[0].size < _LEAST_PIXELS:
@@ -74,7 +74,7 @@ def _is_resampled(sample: Float[np.ndarray, "n y x"]) -> bool:
 
 
 def _alternates(figure: Float[np.ndarray, " n"], sign: Float[np.ndarray, " n"]) -> float:
-    """By how much even and odd slices differ in a figure; 0 where that does not hold all along the stack."""
+    """Difference of a figure between even and odd slices; 0 where it does not hold all along the stack."""
     steps = sign[1:-1] * (figure[1:-1] - (figure[:-2] + figure[2:]) / 2)
     middle = float(np.median(steps))
     spread = 1.4826 * float(np.median(np.abs(steps - middle)))

@@ -200,7 +200,7 @@ def _values(plane: np.ndarray, nifti: NiftiVoxels | None) -> np.ndarray:
 
 
 def _is_whole(stored: np.ndarray, nifti: NiftiVoxels | None) -> bool:
-    """Whether all values within a scanner's range are whole numbers; others will be air or metal anyway."""
+    """Whether all values within a scanner's range are whole numbers; values outside it become air or are limited."""
     if stored.dtype.kind in "iu" and not (nifti and nifti.is_rescaled):
         return True
     for plane in stored:
@@ -212,7 +212,7 @@ def _is_whole(stored: np.ndarray, nifti: NiftiVoxels | None) -> bool:
 
 
 def _limited(values: np.ndarray, is_whole: bool) -> np.ndarray:
-    """As int16, with metal just above the range, and the lowest number for what is lower or none; or as float32."""
+    """Values as float32, or as int16: limited to just above a scanner's range, lower ones and nan the lowest number."""
     if not is_whole:
         return values.astype(np.float32)
     lowest = np.iinfo(np.int16).min
@@ -264,5 +264,5 @@ def _lower(kind: int, wanted: int) -> None:
 
 
 def _reason(error: BaseException, why: str = "its header or voxels are damaged or missing") -> str:
-    """Why ITK refuses a file, in our words: its own may quote the header, where names can stand."""
+    """The reason why ITK refuses a file, in our words: its own message may quote the header, which can hold names."""
     return _TOO_MUCH if re.search(r"bad_alloc|[Ff]ailed to allocate|allocation", str(error)) else why

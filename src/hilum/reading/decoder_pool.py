@@ -45,7 +45,7 @@ def decode(path: Path, kind: DecoderKind, *, max_bytes: int) -> Num[np.ndarray, 
     Args:
         path: The file.
         kind: ``dicom`` or ``image``.
-        max_bytes: How many bytes of voxels there may be.
+        max_bytes: Most bytes of voxels.
 
     Returns:
         Of DICOM: (frame, y, x), rescaled by GDCM. Of an image: (z, y, x), int16 where all HU are whole, else float32.
@@ -61,7 +61,7 @@ def decode(path: Path, kind: DecoderKind, *, max_bytes: int) -> Num[np.ndarray, 
 
 @contextlib.contextmanager
 def decoding(path: Path, kind: DecoderKind, *, max_bytes: int) -> Iterator["DecodedAnswer"]:
-    """A file's shape, type and affine, while its voxels are still to be read from the answer, to wherever they go.
+    """A context that gives a file's shape, type and affine; its voxels are then read from the answer.
 
     Raises:
         ReadError: As ``decode`` does.
@@ -87,7 +87,7 @@ def decoding(path: Path, kind: DecoderKind, *, max_bytes: int) -> Iterator["Deco
 
 
 def _file_bytes(path: Path) -> int:
-    """Size of a regular file, a byte of which is read: a disk that slept is awake before the clock starts."""
+    """Size of a regular file; one byte is read, so that a sleeping disk spins up before the time limit starts."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -102,13 +102,13 @@ def _file_bytes(path: Path) -> int:
 
 
 class DecodedAnswer:
-    """What a decoder says about a file's voxels, before they are read.
+    """A decoder's answer about a file's voxels, before they are read.
 
     Attributes:
         shape: (z, y, x), or (frame, y, x).
-        dtype: Of the voxels.
+        dtype: Type of the voxels.
         affine: Index (z, y, x) to LPS mm; None for DICOM.
-        doubts: What the header leaves unclear about it, as code and sentence.
+        doubts: Findings that the header's gaps give rise to, as code and sentence.
     """
 
     def __init__(self, child: "_Child", record: dict[str, Any], max_bytes: int) -> None:
@@ -141,7 +141,7 @@ class _Child:
     """A decoder's process.
 
     Attributes:
-        process: Which it is.
+        process: The process.
         is_done: Whether it waits for the next request.
     """
 
@@ -176,7 +176,7 @@ class _Child:
         self.within(None)
 
     def load(self, library: str) -> None:
-        """Have the process import what it needs; however slow the disk is, that is no fault of a file."""
+        """Have the process import its libraries; a slow disk must not count as the fault of a file."""
         if library not in self._loaded:
             self.ask({"library": library}, _START_S)
             self.record()
@@ -254,13 +254,13 @@ class _Child:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pipes."""
+        """Close the pipes."""
         self._requests.close()
         self._answers.close()
 
 
 class _Pool:
-    """The processes of this one; each is lent to one thread at a time."""
+    """The decoder processes of this process; each is lent to one thread at a time."""
 
     def __init__(self) -> None:
         self.children: set[_Child] = set()
@@ -269,7 +269,7 @@ class _Pool:
         self._freed = threading.Condition()
 
     def take(self) -> _Child:
-        """One that waits, or a new one; where there is one for each core, the next that is given back."""
+        """Lend an idle process, or a new one; if there is one for each core, wait for the next that is given back."""
         with self._freed:
             self._freed.wait_for(lambda: self._num_lent < cores())
             self._num_lent += 1
@@ -288,7 +288,7 @@ class _Pool:
         return child
 
     def give(self, child: _Child | None) -> None:
-        """Take one back; it is ended if it still works."""
+        """Take a process back; it is ended if it is still working."""
         if child and not child.is_done:
             self.children.discard(child)
             child.end()

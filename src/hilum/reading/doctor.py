@@ -14,10 +14,11 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
+from hilum.pages import grey
 from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
-from hilum.reading.hounsfield import Levels, check_hu
+from hilum.reading.hu_check import Levels, check_hu
 from hilum.reading.images.reader import read_image
 from hilum.reading.paths import Tree, opened_tree
 from hilum.reading.reader import image_files
@@ -34,7 +35,7 @@ _SLICES = {"CT", "MR", "PT"}
 """Modalities whose pictures come from a reconstruction and not from a screen."""
 
 _PLANE_PIXELS = 160
-_WINDOW_HU = (-1000.0, 400.0)
+"""Longest side of a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,11 +43,11 @@ class Inspection:
     """Result of an inspection callback on a scan's voxels.
 
     Attributes:
-        what: What was looked for, in one word.
-        verdict: On it, in one word.
-        summary: The same with figures, in a line.
+        what: Subject of the inspection, in one word.
+        verdict: Verdict, in one word.
+        summary: The verdict with figures, in a line.
         figures: A dataclass of numbers.
-        findings: What was noticed about it.
+        findings: Findings of the inspection.
         pictures: Planes in colour, of any size.
     """
 
@@ -79,13 +80,13 @@ class Examined:
         spacing_mm: (z, y, x); None where there is no regular grid.
         thickness_mm: SliceThickness.
         kernel: ConvolutionKernel.
-        findings: All that was noticed.
-        score: Points as the one to take, see ``select.rate``; None for image files.
-        reasons: What the points are given for.
-        levels: HU of air, fat and muscle; None for crops and what cannot be read.
+        findings: All findings.
+        score: Points in the choice of a series, see ``select.rate``; None for image files.
+        reasons: Reasons for the points.
+        levels: HU of air, fat and muscle; None for crops and for scans that cannot be read.
         planes: Pictures through the middle, axial, coronal and sagittal, 0 to 255, all with pixels of one size in mm;
             only the middle slice of what forms no volume; empty unless asked for.
-        inspection: What the inspection callback found; None without one, and for what is refused.
+        inspection: Result of the inspection callback; None without one, and for refused scans.
     """
 
     where: str
@@ -139,15 +140,15 @@ def examine(
     look: Look | None = None,
     progress: bool = False,
 ) -> tuple[list[Examined], list[Finding]]:
-    """Every series and image file below a path, and the findings that concern none of them.
+    """Examine every series and image file below a path; also returns the findings that concern none of them.
 
     Args:
         path: A folder tree, an archive or a file.
-        reading: What is done about odd scans; None: the defaults.
+        reading: Policy for irregular scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
-        pictures: Whether three planes of each are wanted.
+        pictures: Whether to render three planes of each.
         look: Inspection callback, called with each scan that can be read.
-        progress: Whether a bar on standard error shows how far it is.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
         ReadError: If there is no such path.
@@ -256,9 +257,9 @@ def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     middle = [n // 2 for n in volume.shape]
     hu = volume.voxels_hu
     return (
-        _grey(hu[middle[0]][np.ix_(y, x)]),
-        _grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
-        _grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
+        grey(hu[middle[0]][np.ix_(y, x)]),
+        grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
+        grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
     )
 
 
@@ -278,10 +279,4 @@ def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
     except HilumError:
         return ()
     step = max(1, max(hu.shape) // _PLANE_PIXELS)
-    return (_grey(hu[::step, ::step]),)
-
-
-def _grey(hu: np.ndarray) -> UInt8[np.ndarray, "_ _"]:
-    low, high = _WINDOW_HU
-    scaled: np.ndarray = (np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return scaled
+    return (grey(hu[::step, ::step]),)

@@ -24,8 +24,6 @@ ANISOTROPIC = 5.0
 _LARGEST_GAP_MM, _MISSING_IN_A_ROW, _MISSING_SHARE = 5.0, 2, 0.05
 """Missing slices are interpolated up to this distance of those that are left, this many in a row, this share of all."""
 
-INTERPOLATED = "interpolated from their neighbours"
-
 _LASTING = 4
 """Steps of one size in a row that make a change of step a lasting one."""
 
@@ -50,12 +48,13 @@ class Stack:
 
     Attributes:
         order: Indices into the frames, feet to head along the normal; repeated positions stay adjacent.
-        repeated: For each ordered slice, whether it lies where the one before it lies.
-        at: For each slice of the grid, where it lies among those at distinct positions: 3 is the fourth of them,
+        repeated: Whether each ordered slice lies at the position of the one before it.
+        at: Position of each slice of the grid among the slices at distinct positions: 3 is the fourth of them,
             3.5 half-way to the fifth.
         made: Slices of the grid that were missing.
         affine: Index (z, y, x) to LPS mm; None where there is no regular grid.
-        findings: On the geometry.
+        gaps: Where slices are missing, without what is done about it; empty where none are.
+        findings: Findings on the geometry.
     """
 
     order: Int[np.ndarray, " n"]
@@ -63,6 +62,7 @@ class Stack:
     at: Float[np.ndarray, " m"]
     made: tuple[int, ...] = ()
     affine: Affine | None
+    gaps: str = ""
     findings: list[Finding]
 
 
@@ -104,7 +104,9 @@ def stack(frames: list[Frame], rules: Policy) -> Stack:
     if len(keep) < FEW_SLICES:
         findings.append(rules.find("few-slices", f"only {len(keep)} slices"))
     findings += grid_findings(affine, rules)
-    return Stack(order=order, repeated=repeated, at=grid.at, made=grid.made, affine=affine, findings=findings)
+    return Stack(
+        order=order, repeated=repeated, at=grid.at, made=grid.made, affine=affine, gaps=grid.gaps, findings=findings
+    )
 
 
 def grid_findings(affine: Affine, rules: Policy) -> list[Finding]:
@@ -133,7 +135,7 @@ def grid_findings(affine: Affine, rules: Policy) -> list[Finding]:
 
 
 def _common(frames: list[Frame], rules: Policy) -> list[Finding]:
-    """What must be the same for all slices: a position each, one matrix, one pixel size."""
+    """Findings on slices without a position, or that differ in matrix or pixel size."""
     for frame in frames:
         header = frame.header
         needed = (frame.position_mm, header.directions, header.pixel_mm)
@@ -186,6 +188,7 @@ class _Grid:
     step: Float[np.ndarray, "3"]
     at: Float[np.ndarray, " m"]
     made: tuple[int, ...] = ()
+    gaps: str = ""
     findings: list[Finding]
 
 
@@ -199,7 +202,7 @@ def _grid(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:
 
 
 def _multiples(steps: Float[np.ndarray, " k"]) -> Int[np.ndarray, " k"] | None:
-    """For each step how many usual steps it is; None where one is no multiple."""
+    """Each step as a multiple of the usual one; None where one is no multiple."""
     step = usual_step(steps)
     multiples = np.maximum(np.rint(steps / step), 1)
     near = np.abs(steps - multiples * step) <= _tolerance(step) * multiples
@@ -268,13 +271,14 @@ def _filled(slices: _Steps, multiples: Int[np.ndarray, " k"], rules: Policy) -> 
     if share > _MISSING_SHARE:
         limits.append(f"at most {_MISSING_SHARE:.0%} of the series, {share:.0%} are")
     first, gap_mm = int(gaps[0]), float(np.diff(slices.along)[gaps[0]])
-    message = (
+    where = (
         f"missing slices: {len(missing)}, places: {len(gaps)}; "
-        f"the first, a gap of {gap_mm:.3g} mm at {slices.place(first)}, expected {step:.3g} mm; "
-        + (f"too many to interpolate ({'; '.join(limits)})" if limits else INTERPOLATED)
+        f"the first, a gap of {gap_mm:.3g} mm at {slices.place(first)}, expected {step:.3g} mm"
     )
+    outcome = f"too many to interpolate ({'; '.join(limits)})" if limits else "interpolated from their neighbours"
+    message = f"{where}; {outcome}"
     found = rules.find("missing-slices", message, f"after {slices.names[first]}", repairable=not limits)
-    return _Grid(step=vector, at=at, made=tuple(missing.tolist()), findings=[found])
+    return _Grid(step=vector, at=at, made=tuple(missing.tolist()), gaps=where, findings=[found])
 
 
 def _resampled(slices: _Steps, thickness_mm: float | None, rules: Policy) -> _Grid:

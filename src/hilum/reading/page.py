@@ -1,37 +1,28 @@
 """An examination as one HTML page: a picture of each scan, its verdict and its findings."""
 
-import base64
-import io
 from collections import Counter
-from collections.abc import Sequence
-from importlib.resources import files
-
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
 from hilum.findings import Finding
+from hilum.pages import html_page, png
 from hilum.reading.doctor import Examined
-
-_GAP = 4
 
 
 def inspection_page(found: list[Examined], loose: list[Finding]) -> str:
     """One self-contained HTML page; nothing is loaded from anywhere.
 
     Args:
-        found: Examined with pictures.
-        loose: Findings that concern none of them.
+        found: Examined scans, with pictures.
+        loose: Findings that concern none of the scans.
     """
-    template = files("hilum.reading").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    return html_page(
+        "hilum.reading",
+        "page.html",
         found=found,
         loose=loose,
         counts={"ok": 0, "repaired": 0, "refused": 0, **Counter(one.verdict for one in found)},
         facts=[facts(one) for one in found],
-        pictures=[_png(one.planes) for one in found],
-        seen=[_png(one.inspection.pictures) if one.inspection else "" for one in found],
+        pictures=[png(one.planes) for one in found],
+        seen=[png(one.inspection.pictures) if one.inspection else "" for one in found],
     )
 
 
@@ -54,18 +45,3 @@ def facts(one: Examined) -> str:
 def _grid(one: Examined) -> str:
     count = f"{one.num_slices} slice{'s' * (one.num_slices > 1)}"
     return f"{count} of {one.size[0]} x {one.size[1]}" if one.num_slices else ""
-
-
-def _png(planes: Sequence[np.ndarray]) -> str:
-    """Planes (y, x), or (y, x, rgb), side by side as a PNG in base64; empty without any."""
-    if not planes:
-        return ""
-    height = max(plane.shape[0] for plane in planes)
-    tiles = []
-    for plane in planes:
-        above = (height - plane.shape[0]) // 2
-        margins = ((above, height - plane.shape[0] - above), (0, _GAP), (0, 0))
-        tiles.append(np.pad(plane, margins[: plane.ndim]))
-    file = io.BytesIO()
-    Image.fromarray(np.hstack(tiles)[:, :-_GAP]).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""From a path to the files that may hold scans, in a fixed order: of a folder, an archive or a CD."""
+"""Lists the files below a path that may hold scans, in a fixed order: of a folder, an archive or a CD."""
 
 import os
 import stat
@@ -16,16 +16,16 @@ from hilum.reading.dicom.dicomdir import is_dicomdir, lost_files
 from hilum.settings.run import ReadingConfig
 
 _Note: TypeAlias = Callable[[Path, str, str], None]
-"""Takes what is left out: path, code of the finding, sentence."""
+"""Called for each file that is left out: path, code of the finding, sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """The files below a path, archives unpacked, and how they are called in reports.
+    """The files below a path, archives unpacked, and their names in reports.
 
     Attributes:
         files: Regular files on disk, in a fixed order; none is hidden or an archive.
-        findings: What was wrong on the way to them.
+        findings: Findings on files and folders that were left out.
         root: The folder that names are relative to.
         incomplete: Folders below which a DICOMDIR names files that are not there.
         unpacked: The temporary folder with one folder for each archive; None without archives.
@@ -137,8 +137,8 @@ def _walk(folder: Path, note: _Note, *, follow: bool = True) -> list[Path]:
 
     Args:
         folder: Where to begin.
-        note: Is told each folder that cannot be listed and each link that leads to nothing.
-        follow: Whether links are followed at all; where not, they are noted.
+        note: Called for each folder that cannot be listed and each link that leads to nothing.
+        follow: Whether links are followed; else they are noted.
     """
     files: list[Path] = []
     known = {_identity(one) for one in folder.resolve().parents}
@@ -172,7 +172,7 @@ def _walk(folder: Path, note: _Note, *, follow: bool = True) -> list[Path]:
 
 
 def _identity(folder: str | Path) -> tuple[int, int] | None:
-    """What tells a folder from all others, by whatever way it is reached; None where that cannot be known."""
+    """Device and inode of a folder, the same by whatever path it is reached; None where they cannot be read."""
     try:
         about = os.stat(folder)  # noqa: PTH116
     except (OSError, ValueError):
@@ -194,10 +194,10 @@ def _mode_of_target(entry: "os.DirEntry[str]", note: _Note) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class _Opening:
-    """A Tree as it grows.
+    """Collects the files and findings of a ``Tree``.
 
     Attributes:
-        until_read: What is undone when the files are no longer needed.
+        until_read: Closes temporary folders when the files are no longer needed.
     """
 
     root: Path
@@ -220,7 +220,7 @@ class _Opening:
         )
 
     def take_folder(self, folder: Path) -> None:
-        """All below a folder; archives in it by their names."""
+        """Add all files below a folder; files with an archive suffix are unpacked."""
         files = _walk(folder, lambda file, code, why: self._find(code, why, _name(file, self.root)))
         for file in files:
             if has_archive_name(file.name) and is_archive(file):
@@ -230,7 +230,7 @@ class _Opening:
         self._note_lost_files(files)
 
     def take_archive(self, archive: Path) -> None:
-        """What an archive unpacks to."""
+        """Unpack an archive, and add its files."""
         label = _name(archive, self.root)
         folder = self._scratch() / str(len(self.archives))
         self.archives.append(label)

@@ -1,4 +1,4 @@
-"""A path to a Volume in HU with what was noticed about it, whatever the format."""
+"""Reads a path of any format as a Volume in HU with findings."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hilum.files import user_path
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom.pixels import load_series
 from hilum.reading.dicom.series import find_series
-from hilum.reading.hounsfield import check_hu
+from hilum.reading.hu_check import check_hu
 from hilum.reading.images.files import image_suffix, is_image
 from hilum.reading.images.reader import read_image
 from hilum.reading.paths import Tree, opened_tree
@@ -21,9 +21,9 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
 
     Args:
         path: A folder, at any depth, an archive or a file; a DICOMDIR stands for the folder it lies in.
-        series: Which series to take where there are several: its SeriesInstanceUID, the hash that ``hilum inspect``
+        series: The series to take where there are several: its SeriesInstanceUID, the hash that ``hilum inspect``
             lists, or a rule of ``select.RULES`` such as ``thinnest``. None takes the best of one study, if one is.
-        reading: What is done about odd scans, and how large one may be.
+        reading: Policy for irregular scans, and the largest size of a scan.
 
     Returns:
         A Volume in HU, axes feet to head, front to back, right to left.
@@ -58,7 +58,7 @@ def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) 
 
 
 def image_files(tree: Tree, path: Path) -> list[Path]:
-    """The files that are named as images are, the one that was asked for among them even if it is a foreign .hdr."""
+    """The image files, by their names; also the file that was asked for if it is another program's .hdr."""
     return [file for file in tree.files if is_image(file) or (file == path and image_suffix(file))]
 
 
@@ -73,10 +73,10 @@ def _image(file: Path, path: Path, tree: Tree, reading: ReadingConfig) -> Volume
 
 
 def _accepted(volume: Volume) -> Volume:
-    """The volume, unless what its voxels are refuses it."""
+    """The volume, unless a finding refuses it."""
     refused = [f for f in refusals(volume.findings) if f.code not in ("unreadable-file", "unsafe-archive")]
     if refused:
-        raise GeometryError("; ".join(map(str, refused)))
+        raise GeometryError("; ".join(map(str, refused)), code=refused[0].code)
     return volume
 
 

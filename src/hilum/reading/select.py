@@ -11,7 +11,7 @@ from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding, refusals
 from hilum.reading.dicom.pixels import slice_hu
 from hilum.reading.dicom.series import Series
-from hilum.reading.hounsfield import cell_strides, check_hu
+from hilum.reading.hu_check import cell_strides, check_hu
 from hilum.volume import Volume, canonical
 
 _LISTED = 12
@@ -33,7 +33,7 @@ class SeriesChoice:
     Attributes:
         series: The series.
         score: Points; -1 for one that is refused.
-        reasons: What the points are given for, such as ``+2 axial``.
+        reasons: Reasons for the points, such as ``+2 axial``.
     """
 
     series: Series
@@ -45,7 +45,7 @@ def rate(series: Series, volume: Volume | None = None) -> SeriesChoice:
     """Points for a series as the chest CT to take of a study, with reasons.
 
     Args:
-        series: Any.
+        series: A series.
         volume: The same, where it is loaded already; else a slice every 8 mm is read.
     """
     refused = refusals(series.findings)
@@ -92,7 +92,7 @@ RULES: dict[str, _Key] = {
 
 
 def _step(series: Series) -> float:
-    """Distance between slices in mm; infinite for what forms no grid."""
+    """Distance between slices in mm; infinite without a regular grid."""
     return float(np.linalg.norm(series.stack.affine[:3, 0])) if series.stack.affine is not None else np.inf
 
 
@@ -100,7 +100,7 @@ def choose_series(found: list[Series], wanted: str | None) -> tuple[Series, list
     """The series to take, and a note on how it was chosen where there were several.
 
     Args:
-        found: At least one.
+        found: The series; at least one.
         wanted: A SeriesInstanceUID, a name as in ``Series.name`` or its beginning, one of ``RULES``, or None.
 
     Raises:

@@ -67,7 +67,7 @@ class Anatomy:
         body_mm: Half width and half depth of the trunk.
         fat_mm: Thickness of the subcutaneous fat.
         cavity_mm: Half width and half depth inside the ribs.
-        height_mm: From the lowest point of the lungs to their apex.
+        height_mm: Distance from the lowest point of the lungs to their apex.
         domes_mm: Tops of the right and the left dome of the diaphragm, above the lowest point.
         shift_mm: Shift of the mediastinum to the left.
         mediastinum_mm: Half width of the mediastinum at the hila.

@@ -55,7 +55,7 @@ def simulate_scan(
     """Simulate a chest CT with its truth; the same arguments give the same scan, bit for bit.
 
     Args:
-        seed: With the key, the seed of everything that is not given.
+        seed: Seed, together with the key, of everything that is not given.
         key: Name of the scan.
         disease: Disease of which lesions are sampled, unless they are given.
         anatomy: The patient.

@@ -11,10 +11,11 @@ from hilum.simulating.pleura import aerated_distance
 from hilum.volume import Triple
 
 _LEAVES = 150
-"""Terminal branches of each tree in each lung: eight generations, from 15 down to 1.5 mm in diameter."""
+"""Terminal branches of each tree in each lung: eight generations; arteries taper from 14 to 1.7 mm in diameter."""
 _TAPER = 0.4
-"""Exponent of the radius over the number of terminal branches: about 0.76 of the parent at each fork (rule of thumb;
-Murray's law gives 0.79)."""
+"""Exponent of a vessel's radius over its share of the terminal branches: 0.76 of the parent's radius at each fork (rule
+of thumb; Murray's law, Murray 1926, PNAS 12:207, gives 1/3, that is 0.79). Airways have 0.45 at the start of a tube and
+0.5 at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

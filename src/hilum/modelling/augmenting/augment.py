@@ -24,8 +24,8 @@ class Augment:
 
     Args:
         config: Probabilities and ranges of the changes.
-        recipe: Of the samples: its first window, and what lies outside.
-        seed: Of the run.
+        recipe: Recipe of the samples: gives the first window, and the filling outside the scan.
+        seed: Seed of the run.
 
     Raises:
         ConfigError: If the config would destroy what the recipe's region is about.
@@ -57,9 +57,9 @@ class Augment:
 
         Args:
             x: HU, and masks in further channels.
-            spacing_mm: Of each sample, (z, y, x).
-            case_ids: Of the samples.
-            epoch: Of the training.
+            spacing_mm: Spacing of each sample, (z, y, x).
+            case_ids: Case id of each sample.
+            epoch: Number of the training epoch.
             num_images: Number of channels that are images in HU; the rest are masks.
         """
         changes = draw(self.config, case_ids, seed=self.seed, epoch=epoch)
@@ -73,8 +73,8 @@ class Augment:
         Args:
             x: The changed batch.
             targets: A probability for each class.
-            case_ids: Of the samples.
-            epoch: Of the training.
+            case_ids: Case id of each sample.
+            epoch: Number of the training epoch.
         """
         return mix(x, targets, draw_mixes(self.config, case_ids, seed=self.seed, epoch=epoch))
 
@@ -83,17 +83,17 @@ class Augment:
 def apply(
     x: Samples, changes: list[Change], spacing_mm: Float64[np.ndarray, "b 3"], recipe: Recipe, *, num_images: int = 1
 ) -> Samples:
-    """Apply a change to each sample of a batch: first the positions of voxels, then their HU, clipped to a scanner's.
+    """Apply a change to each sample of a batch: positions first, then HU, clipped to -1024 to 3071 HU.
 
     Samples are computed one by one, so that a result cannot depend on the batch. A sample without a change comes back
     bit for bit.
 
     Args:
         x: HU, and masks in further channels; float32 or float64.
-        changes: From ``draw``, new or kept.
-        spacing_mm: Of each sample, (z, y, x).
-        recipe: Its first window, and what lies outside.
-        num_images: Number of channels that are images in HU; the rest are masks: they are moved, and keep their values.
+        changes: One per sample, from ``draw`` or stored earlier.
+        spacing_mm: Spacing of each sample, (z, y, x).
+        recipe: Gives the first window, and the filling outside the scan.
+        num_images: Number of channels that are images in HU; the rest are masks, which keep their values.
 
     Raises:
         ConfigError: If the batch is of another type, a spacing is not positive, or counts do not match.

@@ -40,19 +40,19 @@ class Change:
 
     Attributes:
         extent: Share of the grid (z, y, x) that is kept, around its middle.
-        flip: Along (z, y, x).
-        affine: From output to input positions relative to the middle, (z, y, x) in mm.
+        flip: Whether the sample is flipped along (z, y, x).
+        affine: Affine map from output to input positions relative to the middle, (z, y, x) in mm.
         zoom: Edge of the grid divided by the edge of the box that fills it.
         zoom_at: Position of the box, -1 to 1 along (z, y, x).
         elastic_mm: Largest displacement of a control point along each axis.
         elastic_grid_mm: Distance between control points.
-        elastic_seed: Of the displacements.
+        elastic_seed: Seed of the displacements.
         noise_hu: Standard deviation of the added noise.
         noise_lp_mm: Line pairs per mm at which the noise is strongest.
-        noise_seed: Of the noise.
-        kernel: How much of what a blur in the plane removes is added; -1: the blur itself.
+        noise_seed: Seed of the noise.
+        kernel: Factor of the detail (sample minus its blur in the plane) that is added; -1: the blur itself.
         kernel_mm: Standard deviation of that blur.
-        thickness_mm: Of the slices; 0: unchanged.
+        thickness_mm: Thickness of the slices; 0: unchanged.
         thickness_at: Where the first thick slice begins, 0 to 1 of its thickness.
         slope: Factor of HU about water.
         offset_hu: Added to HU after ``slope``.
@@ -103,9 +103,9 @@ def draw(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: int) -
 
     Args:
         config: Probabilities and ranges.
-        case_ids: One for each sample of a batch.
-        seed: Of the run.
-        epoch: Of the training.
+        case_ids: Case id of each sample of a batch.
+        seed: Seed of the run.
+        epoch: Number of the training epoch.
     """
     return [_draw_one(config, case_id, seed, epoch) for case_id in case_ids]
 
@@ -163,11 +163,11 @@ class _Uniform:
         return low + (high - low) * next(self._left)
 
     def either(self, most: float) -> float:
-        """From -most to most."""
+        """A number from -most to most."""
         return most * (2 * next(self._left) - 1)
 
     def factor(self, by: float) -> float:
-        """From 1 / (1 + by) to 1 + by, log-uniform."""
+        """A log-uniform factor from 1 / (1 + by) to 1 + by."""
         return math.exp(self.either(math.log1p(by)))
 
 

@@ -18,9 +18,9 @@ def change_intensity(hu: Channels, change: Change, spacing_mm: Triple, window_hu
     """Change HU in place, in the order in which a scanner and a viewer would.
 
     Args:
-        hu: Images.
-        change: Drawn for this sample.
-        spacing_mm: Of the sample, (z, y, x).
+        hu: Image channels in HU.
+        change: The change drawn for this sample.
+        spacing_mm: Spacing of the sample, (z, y, x).
         window_hu: HU of black and of white: level, width and gamma refer to it.
     """
     if not change.changes_intensity:
@@ -64,7 +64,7 @@ def _noise(shape: torch.Size, change: Change, spacing_mm: Triple, device: torch.
 
 
 def _blurred(hu: Channels, sigma_mm: float, spacing_mm: Triple) -> Channels:
-    """A Gaussian in the plane, as reconstruction kernels act; beyond the grid the outermost voxels continue."""
+    """Blur each slice with a Gaussian, like a smoother kernel; border voxels repeat."""
     _, _, y, x = hu.shape
     along_y, along_x = (
         tensor_like(_gaussian(n, sigma_mm / step), hu) for n, step in ((y, spacing_mm[1]), (x, spacing_mm[2]))

@@ -17,7 +17,7 @@ class Mix:
 
     Attributes:
         partner: Index in the batch of the other case.
-        share: How much of the case itself stays, by weight or by volume.
+        share: Share of the case itself that stays, by weight or by volume.
         box: Middle of the box that is replaced, 0 to 1 of the grid (z, y, x); None: all voxels are mixed.
     """
 
@@ -31,9 +31,9 @@ def draw_mixes(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: 
 
     Args:
         config: Probabilities of mixup and cutmix.
-        case_ids: One for each sample of a batch.
-        seed: Of the run.
-        epoch: Of the training.
+        case_ids: Case id of each sample of a batch.
+        seed: Seed of the run.
+        epoch: Number of the training epoch.
     """
     if len(case_ids) < 2 or not config.mixup + config.cutmix:
         return [None] * len(case_ids)
@@ -60,7 +60,7 @@ def mix(
     Args:
         x: Any channels; mixed masks become shares.
         targets: A probability for each class.
-        mixes: From ``draw_mixes``.
+        mixes: The mix of each case, from ``draw_mixes``.
     """
     if not any(mixes):
         return x, targets

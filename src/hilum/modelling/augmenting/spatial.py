@@ -22,8 +22,8 @@ def warp(
 
     Args:
         x: Images in HU, then masks, which are 0 outside the grid.
-        change: Drawn for this sample.
-        spacing_mm: Of the sample, (z, y, x).
+        change: The change drawn for this sample.
+        spacing_mm: Spacing of the sample, (z, y, x).
         outside: The value of images beyond the grid, and beyond the extent that is kept.
         num_images: Number of channels that are images: they are interpolated linearly, masks by the nearest voxel.
     """
@@ -52,9 +52,9 @@ def sampling_grid(
     voxel needs only a sum of three numbers, in the same order for every batch: devices agree to the last digits.
 
     Args:
-        change: Drawn for this sample.
-        shape: Of the sample, (z, y, x).
-        spacing_mm: Of the sample, (z, y, x).
+        change: The change drawn for this sample.
+        shape: Shape of the sample, (z, y, x).
+        spacing_mm: Spacing of the sample, (z, y, x).
         like: A tensor that gives the device and the type of the grid.
     """
     half = np.array(shape) * spacing_mm / 2
@@ -84,9 +84,9 @@ def smallest_jacobian(change: Change, shape: tuple[int, ...], spacing_mm: Triple
     """The smallest Jacobian determinant of the map from output to input; above 0 the map does not fold.
 
     Args:
-        change: Drawn for this sample.
-        shape: Of the sample, (z, y, x).
-        spacing_mm: Of the sample, (z, y, x).
+        change: The change drawn for this sample.
+        shape: Shape of the sample, (z, y, x).
+        spacing_mm: Spacing of the sample, (z, y, x).
     """
     whole = float(np.linalg.det(_affine(change, np.array(shape) * spacing_mm / 2)[:, :3]))
     if not change.elastic_mm:

@@ -46,7 +46,7 @@ class AsymmetricLoss(CaseLoss):
         self.positive, self.smoothing = positive, smoothing
 
     def head_losses(self, odds: Heads, label: Heads) -> Float[Tensor, "b h"]:
-        """Of the positive class of two, or of all of more classes."""
+        """Loss of the positive class of two, or of all classes of more."""
         num_classes = label.shape[2]
         hit = -(self.gamma_pos * F.logsigmoid(-odds)).exp() * F.logsigmoid(odds)
         if num_classes == 2:

@@ -27,7 +27,7 @@ Target = Int[Tensor, " b"] | Int[Tensor, "b c"] | Float[Tensor, "b c"]
 """Class indices, or a probability for each class; of a multi-label model 0 and 1, or probabilities, for each label."""
 
 CaseWeight: TypeAlias = Float[Tensor, " b"] | None
-"""How much each case counts; None: all the same."""
+"""Weight of each case; None: all the same."""
 
 Heads: TypeAlias = Float[Tensor, "b h k"]
 """A number for each case, head and class of the head: (b, 1, c), or (b, c, 2) of a multi-label model."""

@@ -14,9 +14,9 @@ def class_counts(labels: ArrayLike, *, num_classes: int, names: Sequence[str] = 
     """Number of cases of each class, (c,); multi-label: of cases without and with each label, (c, 2).
 
     Args:
-        labels: Of the training cases, and of no others.
+        labels: Labels of the training cases only.
         num_classes: Outputs of the model.
-        names: Of the classes, for the error's text.
+        names: Names of the classes, for the error's text.
 
     Raises:
         CohortError: If a class has no case, or no case or every case has a label.
@@ -56,12 +56,12 @@ def class_weights(
     The weights of a label have a mean of 1 over the cases: the rarer of two labels must not count less in their mean.
 
     Args:
-        labels: Of the training cases, and of no others.
+        labels: Labels of the training cases only.
         method: ``inverse``: 1 / n. ``sqrt``: 1 / sqrt(n). ``effective``: (1 - beta) / (1 - beta^n), Cui et al. 2019
             (arXiv:1901.05555). ``none``: 1.
         num_classes: Outputs of the model.
-        beta: Of the effective number; near 1 it is 1 / n, at 0 all weights are the same.
-        names: Of the classes, for the error's text.
+        beta: Parameter of the effective number; near 1 it is 1 / n, at 0 all weights are the same.
+        names: Names of the classes, for the error's text.
 
     Raises:
         CohortError: If a class has no case.

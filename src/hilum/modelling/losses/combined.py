@@ -16,7 +16,7 @@ class CombinedLoss(Loss):
         gamma: Its focusing.
         weight_focal: Its weight.
         weight_dice: The weight of Dice.
-        smooth: Of Dice.
+        smooth: Smoothing term of Dice.
         multi_label: Whether each output is a label of its own.
     """
 

@@ -19,7 +19,7 @@ class LDAMLoss(WeightedCrossEntropyLoss):
         counts: Training cases of each class, (c,); multi-label: without and with each label, (c, 2).
         max_margin: Margin of the rarest class, in logits.
         scale: Factor of the logits.
-        weight: As in ``WeightedCrossEntropyLoss``.
+        weight: Class weights, as in ``WeightedCrossEntropyLoss``.
         multi_label: Whether each output is a label of its own; absent and present then have a margin each.
 
     Raises:

@@ -19,7 +19,7 @@ def make_loss(config: RunConfig, labels: Labels, classes: tuple[str, ...]) -> Lo
 
     Args:
         config: Its loss and sampling; of two classes the rarer one is the positive of asymmetric and Tversky losses.
-        labels: Of the training cases, and of no others.
+        labels: Labels of the training cases only.
         classes: Class names, for the error's text.
 
     Raises:

@@ -13,7 +13,7 @@ class PolyLoss(WeightedCrossEntropyLoss):
 
     Args:
         epsilon: Additional weight of the first term of the cross entropy's series in 1 - p.
-        weight: As in ``WeightedCrossEntropyLoss``.
+        weight: Class weights, as in ``WeightedCrossEntropyLoss``.
         multi_label: Whether each output is a label of its own.
     """
 

@@ -43,7 +43,7 @@ class WeightsFile:
     """The content of a file of weights.
 
     Attributes:
-        tensors: Of the network, by this network's names.
+        tensors: Tensors of the network, by this network's names.
         outside: Names of tensors outside the network, such as the state of an optimizer.
         source: The project that wrote it, recognised by names and shapes.
     """
@@ -102,8 +102,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
         cause = exc
         what = "it is damaged or cut off; fetch it again"  # PyTorch's message advises to run the code in it
-    msg = f"{file} cannot be loaded: {what}"
-    raise CheckpointError(msg) from cause
+    msg = f"cannot be loaded: {what}"
+    raise CheckpointError(msg, path=file) from cause
 
 
 def _not_there(path: Path, file: Path) -> str:
@@ -127,11 +127,11 @@ def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
     prefixes = sorted({m[1] for name in tensors if (m := _FIRST.match(name))})
     if not prefixes:
         some = f", such as {min(tensors)}," if any(tensors) else ""
-        msg = f"{path} holds no ResNet: none of its {len(tensors)} tensors{some} is a layer1.0.conv1.weight"
-        raise CheckpointError(msg)
+        msg = f"holds no ResNet: none of its {len(tensors)} tensors{some} is a layer1.0.conv1.weight"
+        raise CheckpointError(msg, path=path)
     if len(prefixes) > 1:
-        msg = f"{path} holds {len(prefixes)} networks, by the names {', '.join(map(repr, prefixes))}; give one alone"
-        raise CheckpointError(msg)
+        msg = f"holds {len(prefixes)} networks, by the names {', '.join(map(repr, prefixes))}; give one alone"
+        raise CheckpointError(msg, path=path)
     prefix = prefixes[0]
     inner = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     outside = tuple(name for name in tensors if not name.startswith(prefix))
@@ -141,8 +141,8 @@ def _recognised(tensors: dict[str, Tensor], path: Path) -> WeightsFile:
             inner = {re.sub(old, new, name): t for name, t in inner.items()}
     first = inner["layer1.0.conv1.weight"].shape
     if len(first) not in (4, 5):
-        msg = f"{path} must hold convolutions in 2D or 3D, its layer1.0.conv1.weight has shape {tuple(first)}"
-        raise CheckpointError(msg)
+        msg = f"must hold convolutions in 2D or 3D, its layer1.0.conv1.weight has shape {tuple(first)}"
+        raise CheckpointError(msg, path=path)
     is_grey = "conv1.weight" in inner and inner["conv1.weight"].shape[1:2] == (1,)
     if is_video:
         source = "torchvision video"

@@ -91,7 +91,7 @@ def load_weights(network: ResNet3D, path: str | Path) -> WeightsReport:
     (Carreira 2017, arXiv:1705.07750).
 
     Args:
-        network: Of the same depth, width and shortcut as the file's.
+        network: A network of the same depth, width and shortcut as the file's.
         path: A model folder, .safetensors, or a file of ``torch.save`` (.pth, .pt, .pth.tar); no code in it is run.
 
     Raises:
@@ -119,8 +119,8 @@ def matched_weights(network: ResNet3D, path: str | Path) -> tuple[dict[str, Tens
         if getattr(own, name) != getattr(theirs, name)
     ]
     if differ:
-        msg = f"{path} holds a {theirs}; {', '.join(differ)}"
-        raise CheckpointError(msg)
+        msg = f"holds a {theirs}; {', '.join(differ)}"
+        raise CheckpointError(msg, path=path)
     fitting.fit()
     done = {name for name, _ in fitting.changed}
     report = WeightsReport(
@@ -253,8 +253,7 @@ class _Fitting:
         return f"of shapes {_shapes(held)}, this network's are {_shapes(wanted)}"
 
     def _stop(self, reason: str) -> None:
-        msg = f"{self.path} {reason}"
-        raise CheckpointError(msg)
+        raise CheckpointError(reason, path=self.path)
 
 
 def _inflated(weight: Tensor, depth: int) -> Tensor:

@@ -19,7 +19,8 @@ _TRACHEA_MM2 = (40.0, 900.0)
 """Cross-section of the trachea: normal diameters are 10 to 27 mm (Breatnach 1984, Dimensions of the normal human
 trachea), with a reserve for coarse voxels and wide tracheas (rule of thumb)."""
 _TRACHEA_MM, _TRACHEA_LEAST_MM = 120.0, 30.0
-"""Length of the trachea (anatomy: 100 to 120 mm), and the shortest visible part that counts (rule of thumb)."""
+"""Length over which the trachea is followed (100 to 120 mm in adults; the limit was chosen on simulated
+chests), and the shortest visible part that counts (rule of thumb)."""
 _BOX = 24
 """Half edge, in voxels, of the first box around a seed in which an airway is grown."""
 
@@ -53,7 +54,7 @@ def find_airways(hu: np.ndarray, air: Mask, *, step_mm: float) -> Mask:
 
 
 def _grown(hu: np.ndarray, air: Mask, seed: tuple[int, ...], threshold: int, high: float) -> Mask:
-    """The component below a threshold around a seed, or a part of it that exceeds ``high`` voxels.
+    """The component below a threshold around a seed; growth stops once it exceeds ``high`` voxels.
 
     It is labelled in a box around the seed, which is enlarged as long as the component reaches its sides.
     """

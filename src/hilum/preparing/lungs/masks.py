@@ -41,7 +41,8 @@ def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs |
     if recipe.part is None:
         return lungs, tuple(replace(f, severity="note") if f in refused else f for f in lungs.findings)
     if refused or lungs.verdict == "no-lungs":
-        raise PrepareError("; ".join(str(f) for f in lungs.findings))
+        code = refused[0].code if refused else lungs.verdict
+        raise PrepareError("; ".join(str(f) for f in lungs.findings), code=code)
     return lungs, lungs.findings
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hilum.pages import grey, outline
 from hilum.preparing.lungs.segment import Lungs, locate_lungs
 from hilum.reading.doctor import Inspection
 from hilum.volume import Volume
@@ -14,7 +15,6 @@ RIGHT_RGB, LEFT_RGB, FIELD_RGB = (213, 94, 0), (0, 114, 178), (240, 228, 66)
 """Okabe and Ito's vermilion, blue and yellow."""
 
 _TINT = 0.35
-_WINDOW_HU = (-1000.0, 400.0)
 
 Picture = UInt8[np.ndarray, "y x rgb"]
 
@@ -81,18 +81,8 @@ def _nearest(index: list[np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarra
 
 
 def _tinted(hu: np.ndarray, labels: np.ndarray, field: np.ndarray) -> Picture:
-    low, high = _WINDOW_HU
-    grey = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255
-    picture = np.repeat(grey[..., np.newaxis], 3, axis=2)
+    picture = np.repeat(grey(hu)[..., np.newaxis], 3, axis=2).astype(np.float32)
     for side, colour in ((1, RIGHT_RGB), (2, LEFT_RGB)):
         picture[labels == side] += _TINT * (np.array(colour) - picture[labels == side])
-        picture[_outline(field == side)] = FIELD_RGB
+        picture[outline(field == side)] = FIELD_RGB
     return picture.round().astype(np.uint8)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    inner = mask.copy()
-    for axis in (0, 1):
-        for step in (-1, 1):
-            inner &= np.roll(mask, step, axis)
-    return np.asarray(mask & ~inner)

@@ -171,8 +171,8 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
 
     Args:
         volume: The scan.
-        mask: In the same patient coordinates, on any grid: one number for both lungs; lungmask's 1 and 2, or its lobes
-            1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
+        mask: Mask in the same patient coordinates, on any grid: one number for both lungs; lungmask's 1 and 2, or its
+            lobes 1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
 
     Raises:
         PrepareError: If the mask holds other numbers, or lies outside the scan.

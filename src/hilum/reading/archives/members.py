@@ -1,4 +1,4 @@
-"""The members of a zip or tar as the standard library unpacks them, counted against limits while they come out."""
+"""Lists the members of a zip or tar; the standard library unpacks them, and limits are checked meanwhile."""
 
 import bz2
 import gzip
@@ -14,29 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from hilum.errors import ReadError
-
-MAX_MEMBERS = 200_000
-_MAX_FOLD = 1000
-_FREE_BYTES = 1_000_000
-"""Bytes up to which the compression may be as high as it likes: an empty slice is some hundred kB of zeros."""
+from hilum.reading.archives.limits import (
+    MAX_DICTIONARY,
+    MAX_DIRECTORY,
+    MAX_HEADER,
+    MAX_MEMBERS,
+    Allowance,
+    check_fold,
+    damaged,
+    unsafe,
+)
 
 CHUNK = 1 << 18
 _PIECE = 1 << 10
 """Packed bytes given to a decoder at a time, so that the position in the file says how many it has used."""
 
 _BLOCK = 512
-_MAX_HEADER = 1 << 20
-"""Largest extended header of a tar in bytes; names take some hundred, a Mac's attributes some ten thousand."""
-
 _ENDLESS_NUMBER = re.compile(rb"\d{100}")
-"""On such a run of digits in an extended header ``tarfile`` spends a time that grows with its square."""
-
-_MAX_DICTIONARY = 1 << 28
-"""Largest memory of an xz decoder in bytes; ``xz -9`` takes 65 MB, a header can claim 4 GB."""
-
-_MAX_DIRECTORY = 1 << 26
-"""Largest list of members at the end of a zip, in bytes: 335 for each of the most members that are allowed."""
+"""A run of digits in an extended header on which ``tarfile`` spends time that grows with the square of its length."""
 
 _ENCRYPTED = 0x1 | 0x40
 _VOLUME_LABEL = b"V"
@@ -45,10 +40,10 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 
 @runtime_checkable
 class Source(Protocol):
-    """What the bytes of a member are read from."""
+    """A file object that the bytes of a member are read from."""
 
     def read(self, num_bytes: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most so many bytes; none at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +51,7 @@ class Member:
     """One file or folder of an archive.
 
     Attributes:
-        name: As the archive gives it: not to be trusted.
+        name: Name in the archive: not to be trusted.
         source: Its bytes, to be read before the next member is asked for; None for a folder.
     """
 
@@ -64,62 +59,15 @@ class Member:
     source: Source | None
 
 
-@dataclass(slots=True, kw_only=True)
-class Allowance:
-    """Counts what comes out of an archive, whatever its headers claim, and stops it at the limits.
-
-    Attributes:
-        max_bytes: Limit of what it unpacks to.
-        num_bytes: What it has unpacked to so far.
-        num_members: Members so far.
-    """
-
-    max_bytes: int
-    num_bytes: int = 0
-    num_members: int = 0
-
-    def take(self, num_bytes: int, packed: int) -> None:
-        """Count bytes that came out of so many packed bytes of the archive."""
-        self.num_bytes += num_bytes
-        if self.num_bytes > self.max_bytes:
-            msg = f"it must unpack to at most {self.max_bytes} bytes (reading.max_gb), unpacks to more"
-            raise unsafe(msg)
-        _check_fold(self.num_bytes, packed)
-
-    def count_member(self) -> None:
-        """Count a member."""
-        self.num_members += 1
-        if self.num_members > MAX_MEMBERS:
-            msg = f"it must have at most {MAX_MEMBERS} members, has more"
-            raise unsafe(msg)
-
-
-def unsafe(message: str, member: str | None = None) -> ReadError:
-    """An archive does what no archive of scans needs to do; ``path`` is the member that does, where it is one."""
-    return ReadError(message, code="unsafe-archive", path=member)
-
-
-def damaged(message: str) -> ReadError:
-    """An archive is not what its format says."""
-    return ReadError(message, code="unreadable-file")
-
-
-def _check_fold(num_bytes: int, packed: int, member: str | None = None) -> None:
-    """Refuse what unpacks to far more than scans do."""
-    if num_bytes > _FREE_BYTES and num_bytes > _MAX_FOLD * packed:
-        msg = f"it must be compressed at most {_MAX_FOLD}-fold, is more"
-        raise unsafe(msg, member)
-
-
 class _MemberSource:
     """The bytes of one member, counted as they come out.
 
     Args:
-        source: Where the standard library gives them.
-        name: Of the member.
-        size: What the archive says that it unpacks to.
-        packed: How many packed bytes it has used so far, at least.
-        count: Is told how many bytes came out.
+        source: The member's bytes as the standard library unpacks them.
+        name: Name of the member.
+        size: Unpacked size by the archive's header.
+        packed: Returns the packed bytes used so far, at least.
+        count: Called with the number of bytes unpacked.
     """
 
     def __init__(
@@ -132,7 +80,7 @@ class _MemberSource:
         part = self._source.read(num_bytes)
         self._num_bytes += len(part)
         self._count(len(part))
-        _check_fold(self._num_bytes, self._packed(), self._name)
+        check_fold(self._num_bytes, self._packed(), self._name)
         if not part and self._num_bytes != self._size:
             msg = "a member is shorter than the archive says"
             raise damaged(msg)
@@ -146,9 +94,9 @@ class ZipBytes(io.BufferedReader):
     """A zip file that refuses a list of members that would fill the memory; ``zipfile`` reads it in one go."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As any file, but never a list of members beyond the limit."""
-        if size is not None and size > _MAX_DIRECTORY:
-            msg = f"its list of members must have at most {_MAX_DIRECTORY} bytes, has {size}"
+        """Read like any file, but refuse a list of members beyond the limit."""
+        if size is not None and size > MAX_DIRECTORY:
+            msg = f"its list of members must have at most {MAX_DIRECTORY} bytes, has {size}"
             raise unsafe(msg)
         part = super().read(size)
         if len(part) > 46 * MAX_MEMBERS and part.count(b"PK\1\2") > MAX_MEMBERS:  # 46: bytes of the shortest entry
@@ -212,10 +160,10 @@ def is_tar_header(block: bytes) -> bool:
 
 
 class TarBytes:
-    """A tar, plain or compressed, as ``tarfile`` reads it: forwards, within limits, and never much in one go.
+    """A plain or compressed tar for ``tarfile``: read forwards, within limits, and in small parts.
 
     Attributes:
-        last: What was read last.
+        last: The bytes read last.
         is_in_header: Whether ``tarfile`` reads a header now, and not the bytes of a member.
     """
 
@@ -235,9 +183,9 @@ class TarBytes:
         return self._file.tell()
 
     def read(self, size: int, /) -> bytes:
-        """So many bytes, fewer where the archive ends."""
-        if size > _MAX_HEADER:  # tarfile reads nothing else in one go
-            msg = f"a header must have at most {_MAX_HEADER} bytes, has {size}"
+        """Read so many bytes, fewer where the archive ends."""
+        if size > MAX_HEADER:  # tarfile reads nothing else in one go
+            msg = f"a header must have at most {MAX_HEADER} bytes, has {size}"
             raise unsafe(msg)
         self.last = self._source.read(size)
         self._at += len(self.last)
@@ -248,11 +196,11 @@ class TarBytes:
         return self.last
 
     def tell(self) -> int:
-        """Bytes that were read so far."""
+        """Number of bytes read so far."""
         return self._at
 
     def seek(self, target: int, /) -> None:
-        """Pass over what lies before a byte further on."""
+        """Skip to a byte further on."""
         if target < self._at:
             msg = "a member has a negative size"
             raise damaged(msg)
@@ -276,7 +224,7 @@ class _XzBytes(io.RawIOBase):
 
     def __init__(self, pieces: _Pieces) -> None:
         self._pieces = pieces
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MAX_DICTIONARY)
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_DICTIONARY)
 
     def readable(self) -> bool:
         return True
@@ -291,7 +239,7 @@ class _XzBytes(io.RawIOBase):
                     packed = piece.lstrip(b"\0")
                 if not packed:
                     return 0
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MAX_DICTIONARY)
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_DICTIONARY)
             elif self._decoder.needs_input:
                 packed = self._pieces.read()
                 if not packed:
@@ -308,7 +256,7 @@ _UNPACKED: dict[str, Callable[[Any], Any]] = {
     "bzip2": bz2.BZ2File,
     "xz": lambda file: io.BufferedReader(_XzBytes(file)),
 }
-"""What unpacks a file, by its compression."""
+"""Function that unpacks a file, by its compression."""
 
 
 def tar_members(file: TarBytes, allowance: Allowance) -> Iterator[Member]:
@@ -332,7 +280,7 @@ def tar_members(file: TarBytes, allowance: Allowance) -> Iterator[Member]:
         elif info.isreg():
             yield from _tar_file(tar, info, file)
         elif info.type != _VOLUME_LABEL:
-            msg = "it holds a device, a pipe or what is neither file nor folder"
+            msg = "it holds a device, a pipe or another special file"
             raise unsafe(msg, info.name)
     if len(file.last) < _BLOCK:
         msg = "it has no end: a part of it is missing"

@@ -17,17 +17,15 @@ from pathlib import Path
 
 from hilum.errors import ReadError
 from hilum.findings import printable
+from hilum.reading.archives.limits import MAX_MEMBERS, Allowance, unsafe
 from hilum.reading.archives.members import (
     CHUNK,
-    MAX_MEMBERS,
-    Allowance,
     Member,
     TarBytes,
     ZipBytes,
     compression,
     is_tar_header,
     tar_members,
-    unsafe,
     zip_members,
 )
 from hilum.reading.dicom.frames import is_dicom
@@ -38,7 +36,7 @@ _NO_ARCHIVES = (
     ".apk", ".docm", ".docx", ".ear", ".egg", ".epub", ".jar", ".npz", ".odp", ".ods", ".odt", ".pptm", ".pptx", ".pt",
     ".pth", ".war", ".whl", ".xlsm", ".xlsx", ".xpi",
 )  # fmt: skip
-"""Images, and what is a zip by its bytes, but not made to hold scans."""
+"""Suffixes of images, and of files that are zips by their bytes but do not hold scans."""
 
 _MAX_NAME = 2000
 _MAX_FOLDERS = 64
@@ -57,7 +55,7 @@ def has_archive_name(name: str) -> bool:
 
 
 def is_archive(path: Path) -> bool:
-    """True for a zip or tar, by its name or else by its first bytes; not for images and documents."""
+    """Whether a file is a zip or tar, by its name or else by its first bytes; images and documents are not."""
     if has_archive_name(path.name):
         return not is_dicom(path)
     if path.name.lower().endswith(_NO_ARCHIVES):
@@ -83,7 +81,7 @@ def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[ReadError]:
     Hidden members are passed over, archives within it are not opened.
 
     Returns:
-        Why the archive or a member of it is not read: ``code`` is that of the finding, ``path`` the member.
+        Errors that say why the archive or a member is not read: ``code`` of the finding, ``path`` of the member.
 
     Raises:
         ReadError: If the folder cannot take the files: a full disk.
@@ -143,7 +141,7 @@ def _open_archive(path: Path, allowance: Allowance) -> ZipBytes | TarBytes:
 
 @dataclass(slots=True, kw_only=True)
 class _Folder:
-    """Where members are written, and the names that are taken, as a file system that ignores case sees them."""
+    """The folder that members are written to, and the names in use, compared without case."""
 
     folder: Path
     files: set[str] = field(default_factory=set)
@@ -183,7 +181,7 @@ class _Folder:
         keys = [_key("/".join(parts[: n + 1])) for n in range(len(parts))]
         above, own = (keys, []) if member.source is None else (keys[:-1], keys[-1:])
         if self.files.intersection(keys) or self.folders.intersection(own):
-            msg = "two members have one name"
+            msg = "two members have the same name (case ignored)"
             raise unsafe(msg, member.name)
         self.folders.update(above)
         self.files.update(own)
@@ -194,7 +192,7 @@ class _Folder:
 
 @contextlib.contextmanager
 def _writing(member: Member) -> Iterator[None]:
-    """Tells what the disk cannot take from what cannot be a name; errors of the archive itself arise elsewhere."""
+    """A context that tells errors of the disk from names that are not allowed."""
     try:
         yield
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Which files the DICOMDIR of a CD names that are not there; the DICOMDIR itself stands for its folder."""
+"""Finds files that the DICOMDIR of a CD names but that are missing; the DICOMDIR itself stands for its folder."""
 
 import re
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ def lost_files(path: Path, files: Iterable[Path]) -> list[str]:
 
     Args:
         path: The DICOMDIR.
-        files: What lies below its folder.
+        files: The files below its folder.
     """
     try:
         with path.open("rb") as file:

@@ -22,7 +22,7 @@ from hilum.reading.dicom.headers import KIND, FileHeader, header_of, value_of
 from hilum.reading.dicom.values import DAMAGED, number, numbers, position, shown, texts
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
-"""Transfer syntaxes that always lose; JPEG 2000 may or may not, there the header must say."""
+"""Transfer syntaxes that are always lossy; for JPEG 2000 the header says whether it is."""
 
 _HEAD = 1 << 14
 """Bytes read of each file at first: nearly every header is shorter."""
@@ -40,15 +40,15 @@ class Frame:
 
     Attributes:
         path: The file.
-        where: How a file is called in a finding.
-        index: Which frame of the file, from 0.
-        header: What it says about itself.
-        values: Elements as they are stored, identifiers among them: they never leave this room.
+        where: Returns the name of a file in a finding.
+        index: Number of the frame in the file, from 0.
+        header: Its interpreted header.
+        values: Elements as they are stored, identifiers among them: never passed out of ``reading``.
         position_mm: Centre of the first pixel, LPS mm; None where the file lacks it.
         offset: Byte at which this frame's pixels begin; None where they are compressed.
         is_one_of_many: Whether the file has other frames.
-        inflated_bytes: In a deflated file, how much must be inflated to reach the end of the pixels; else 0.
-        missing_bytes: How much of the file's native pixels is not there; 0 for a whole file.
+        inflated_bytes: Bytes that must be inflated to reach the end of the pixels; 0 if the file is not deflated.
+        missing_bytes: Bytes that the file's native pixels lack; 0 for a whole file.
         file_rescale: Slope and intercept of the file's first frame, by which GDCM rescales all of them.
     """
 
@@ -66,7 +66,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """How it is called in a finding."""
+        """Its name in a finding."""
         return self.where(self.path) if self.index == 0 else f"{self.where(self.path)} frame {self.index + 1}"
 
     def text(self, keyword: str) -> str:
@@ -74,7 +74,7 @@ class Frame:
         return "\\".join(texts(self.values.get(keyword, b""), self.values.get("SpecificCharacterSet", b"")))
 
     def shown(self, keyword: str) -> str:
-        """``text`` for reports."""
+        """The same as ``text``, printable, for reports."""
         return shown(self.text(keyword))
 
 
@@ -89,7 +89,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def file_name(path: Path) -> str:
-    """The name alone, without its folder."""
+    """The name of a file without its folder."""
     return path.name
 
 
@@ -98,8 +98,8 @@ def read_frames(path: Path, max_bytes: int, where: Callable[[Path], str] = file_
 
     Args:
         path: Any file.
-        max_bytes: How much of it may be held in memory.
-        where: How a file is called in a finding.
+        max_bytes: Most bytes of it in memory.
+        where: Returns the name of a file in a finding.
 
     Returns:
         No frames for a report, a DICOMDIR or another object that is no image by its class; None for a file that is
@@ -150,7 +150,7 @@ def claimed_series(path: Path) -> str | None:
 
 
 def _after(tag: bytes, head: bytes, *, wide: bool = False) -> str:
-    """The UID of the first element that begins so, with a length of four bytes or two; empty where there is none."""
+    """The UID of the first element with this tag, with a length of four bytes or two; empty where there is none."""
     at = head.find(tag)
     start = at + len(tag) + (4 if wide else 2)
     length = int.from_bytes(head[at + len(tag) : start], "little") if at >= 0 else 0
@@ -237,7 +237,7 @@ def _tables(elements: Elements) -> list[Values]:
 def _placed(
     tables: list[Values], headers: list[FileHeader], elements: Elements
 ) -> tuple[list[Values], list[tuple[float, float, float] | None]]:
-    """The tables of all frames, and where each lies.
+    """The tables of all frames, and the position of each.
 
     Frames without functional groups share their header. They lie along its normal where the file says how far each is
     from the first (GridFrameOffsetVector, PS3.3 C.8.8.3.2; no standard fixes the sign of SliceLocation). Else only the

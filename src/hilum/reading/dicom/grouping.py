@@ -47,9 +47,9 @@ class Group:
     """Frames that could be one volume.
 
     Attributes:
-        frames: In the order in which they were found.
-        num_orientations: How many orientations its series has.
-        told_apart_by: What separates it from other volumes of its series: ``image type``, ``kernel``, keywords of
+        frames: The frames, in the order in which they were found.
+        num_orientations: Number of orientations in its series.
+        told_apart_by: Criteria that separate it from others of its series: ``image type``, ``kernel``, keywords of
             elements; empty where the series is one volume.
     """
 
@@ -59,7 +59,7 @@ class Group:
 
 
 def group_frames(frames: Iterable[Frame]) -> list[list[Group]]:
-    """For each SeriesInstanceUID its volumes: frames alike in orientation, image type and kernel, and then by phase.
+    """The volumes of each SeriesInstanceUID: frames alike in orientation, image type and kernel, and then by phase.
 
     A blank or copied SeriesInstanceUID does not bring two patients or studies together; where study and patient are
     blank too, neither two folders.
@@ -83,7 +83,7 @@ def _groups_of_one(frames: list[Frame], names: list[str]) -> list[Group]:
     """The volumes of one series.
 
     Args:
-        frames: Of one patient and study.
+        frames: Frames of one patient and study.
         names: Elements that separate this study from others.
     """
     kinds: list[list[Frame]] = []
@@ -125,7 +125,7 @@ def _num_blanks(frame: Frame) -> int:
 
 
 def _fits(silent: list[Frame], others: list[Frame]) -> bool:
-    """True where slices with blank tags fill the gaps of others or continue them, and do not lie half-way between."""
+    """Whether slices with blank tags fill the gaps of others or continue them, and do not lie half-way between them."""
     steps = np.diff(_along(others)), np.diff(_along([*others, *silent]))
     if min(map(len, steps)) < MIN_SLICES:
         return True

@@ -46,7 +46,7 @@ _BINARY = frozenset(
         "FrameAcquisitionNumber", "ModalityLUTSequence",
     ]
 )  # fmt: skip
-"""Those of the keywords whose values are no texts; texts are taken without the padding around them (PS3.5 6.2)."""
+"""Keywords whose values are not texts; the values of texts are stripped of padding (PS3.5 6.2)."""
 
 _GROUPS = (
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence",
@@ -95,15 +95,15 @@ class Elements:
 
     Attributes:
         values: Bytes by keyword.
-        frames: Those of the functional groups of each frame of an enhanced file; one empty table for others.
+        frames: Elements of the functional groups of each frame of an enhanced file; one empty table for others.
         order: ``<`` or ``>``.
         syntax: Transfer syntax UID.
         sop_class: MediaStorageSOPClassUID.
         pixels: Byte at which native pixels begin, in the inflated file where it is deflated; None for compressed
             pixels and where there are none.
-        pixel_bytes: How long their element says that they are; 0 likewise.
+        pixel_bytes: Length that their element states; 0 in the same cases.
         has_pixels: Whether there is an element with pixels.
-        header_bytes: What lies before it.
+        header_bytes: Bytes before it.
         size: Bytes of the file; of a deflated one, those looked at.
     """
 
@@ -120,14 +120,14 @@ class Elements:
 
 
 class _DamagedError(Exception):
-    """The elements cannot be walked through."""
+    """The elements of a header contradict their lengths."""
 
 
 def scan(head: bytes, size: int, whole: Callable[[], bytes]) -> Elements:
     """The wanted elements of a DICOM file.
 
     Args:
-        head: How the file begins; should hold all before the pixels.
+        head: The first bytes of the file; they should hold everything before the pixels.
         size: Bytes of the file.
         whole: Gives the file's bytes, if the head was not enough.
 
@@ -147,7 +147,7 @@ def scan(head: bytes, size: int, whole: Callable[[], bytes]) -> Elements:
 
 
 def inflated(content: bytes, most: int) -> bytes | bytearray:
-    """How a deflated file (PS3.5 A.5) would begin without that: at most so many bytes, inflated no further."""
+    """The first bytes of a deflated file (PS3.5 A.5), inflated no further than so many bytes."""
     start = _Walk(content, "<", explicit=True).over(_meta_start(content) or 0, len(content), _META, last_group=2)[1]
     out = bytearray(content[:start])
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -222,7 +222,7 @@ def _meta_start(content: bytes) -> int | None:
 
 
 _Place = tuple[int, int, bytes]
-"""Where a value begins and where it ends, in bytes, and its VR; no VR where the file gives none."""
+"""First byte of a value, the byte after it, and its VR; no VR where the file gives none."""
 
 _NOWHERE: _Place = (0, 0, b"")
 
@@ -239,7 +239,7 @@ class _Walk:
     def over(
         self, at: int, end: int, wanted: Collection[int], *, last_group: int = _ALL
     ) -> tuple[dict[int, _Place], int]:
-        """Where the wanted elements lie from byte ``at`` on, and the byte of the first beyond ``last_group``."""
+        """Positions of the wanted elements from byte ``at`` on, and the byte of the first beyond ``last_group``."""
         content, found, previous, descents, vr = self.content, {}, -1, 0, b""
         while at + 8 <= end:
             if self.explicit:
@@ -278,9 +278,9 @@ class _Walk:
         return {name: raw if name in _BINARY else raw.strip(b"\0 ") for name, raw in found.items()}
 
     def pixels(self, at: int) -> tuple[bool, int | None, int]:
-        """Whether PixelData comes from byte ``at`` on, where its values begin, and how long they are.
+        """Whether PixelData follows at byte ``at``, the first byte of its values, and their length.
 
-        None and 0 where they are in pieces.
+        The byte is None and the length 0 where the values are fragments.
         """
         while at + 8 <= len(self.content):
             group, element, length = self.without(self.content, at)
@@ -305,7 +305,7 @@ class _Walk:
         return values
 
     def items(self, sequence: _Place) -> Iterator[tuple["_Walk", _Place]]:
-        """For each item of a sequence, a walk over its elements and where they lie."""
+        """Iterate over the items of a sequence: a walk over the elements of each, and their positions."""
         at, end, vr = sequence
         inner = self._within(at, vr)
         while at + 8 <= end:

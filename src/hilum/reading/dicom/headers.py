@@ -24,7 +24,7 @@ KIND = (
 
 _LARGEST_RESCALE = 1e6
 _PIXEL_MM = (1e-3, 1e3)
-"""What a pixel of a scanner can measure; beyond it a header is damaged."""
+"""Plausible edge of a scanner's pixel in mm; beyond it a header is damaged."""
 
 _MUST = {
     "PixelSpacing": r"two decimal numbers, as in 0.7\0.7",

@@ -1,4 +1,4 @@
-"""A series to its Volume: pixels are read or decoded in threads, rescaled, and written to their places."""
+"""Loads a series as a Volume: reads or decodes pixels in threads, rescales them, and writes them to their places."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from hilum.reading.dicom.frames import Frame
 from hilum.reading.dicom.grouping import TELLING, spelt
 from hilum.reading.dicom.header_scan import inflated
 from hilum.reading.dicom.series import Opened, Series
-from hilum.reading.intensities import intensity_findings, settle, slice_into
+from hilum.reading.rescale import intensity_findings, settle, slice_into
 from hilum.volume import Volume, canonical
 
 _THREADS = 8
@@ -51,7 +51,8 @@ def load_series(series: Series) -> Volume:
 def _refuse(series: Series, findings: Iterable[Finding]) -> None:
     refused = refusals(findings)
     if refused:
-        raise GeometryError(f"series {series.name} is refused: " + "; ".join(map(str, refused)))
+        msg = f"series {series.name} is refused: " + "; ".join(map(str, refused))
+        raise GeometryError(msg, code=refused[0].code)
 
 
 def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
@@ -75,7 +76,7 @@ def without_duplicates(series: Series) -> tuple[list[int], list[Finding]]:
 
 
 def _why_two(frame: Frame, twin: Frame, series: Series) -> str:
-    """Why two slices that differ may lie at one position, as far as the headers show."""
+    """The likely reason why two different slices lie at one position, as far as the headers show."""
     telling = [k for k in TELLING if spelt(k, frame.values.get(k, b"")) != spelt(k, twin.values.get(k, b""))]
     repeated = series.stack.repeated
     num_places, num_again = repeated.count(False), repeated.count(True)
@@ -97,7 +98,7 @@ def slice_hu(frame: Frame, series: Series) -> Num[np.ndarray, "y x"]:
 
 
 def _are_whole(frames: list[Frame]) -> bool:
-    """True where all HU are whole numbers."""
+    """Whether all HU are whole numbers."""
     rescales = {(f.header.slope, f.header.intercept or 0.0) for f in frames}
     return all(float(v).is_integer() for rescale in rescales for v in rescale)
 
@@ -124,7 +125,7 @@ def _fill_grid(planes: np.ndarray, frames: list[Frame], series: Series) -> list[
 
 
 def _fill(planes: np.ndarray, places: np.ndarray, frames: list[Frame], series: Series) -> tuple[int, int]:
-    """Write all measured slices to their places; how many voxels lie below a scanner's range and were metal."""
+    """Write all measured slices to their places; returns the number of voxels below a scanner's range and above it."""
     for path in {f.path for f in frames if _is_packed(f)}:
         _opened(next(f for f in frames if f.path == path), series)  # once, before threads ask for it
 
@@ -171,12 +172,12 @@ def _content(frame: Frame, max_bytes: int) -> Opened:
 
 
 def _failed(frame: Frame, why: str, code: str | None = None) -> ReadError:
-    """The error of one slice, named as findings name it."""
+    """The error of one slice, with the slice's name in findings."""
     return ReadError(f"{frame.name}: {why}", code=code)
 
 
 def _slice_into(out: Num[np.ndarray, "y x"], frame: Frame, series: Series) -> tuple[int, int]:
-    """Write the HU of one frame; how many pixels lie below a scanner's range and were metal."""
+    """Write the HU of one frame; returns the number of pixels below a scanner's range and above it (metal)."""
     header = frame.header
     if frame.offset is None:
         pixels = _opened(frame, series)

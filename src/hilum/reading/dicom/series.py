@@ -1,4 +1,4 @@
-"""DICOM files to series with their geometry and findings, before any pixel is read."""
+"""Collects DICOM files into series with geometry and findings, before any pixel is read."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -14,7 +14,7 @@ from hilum.findings import Finding, Policy, refusals
 from hilum.reading.dicom.frames import Frame, claimed_series, file_name, read_frames
 from hilum.reading.dicom.grouping import Group, group_frames
 from hilum.reading.dicom.values import number, trimmed_time
-from hilum.reading.geometry import INTERPOLATED, MIN_SLICES, Stack, stack
+from hilum.reading.geometry import MIN_SLICES, Stack, stack
 from hilum.reading.identity import hashed, is_placeholder
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
@@ -44,12 +44,12 @@ class Series:
     """Frames of one DICOM series that could be one volume: their geometry is judged, their pixels are still on disk.
 
     Attributes:
-        uid: SeriesInstanceUID; never leaves this room unhashed.
-        part: Which volume with its UID, from 1; 0 where it is the only one.
-        frames: In the order in which they were found.
-        tags: Of the first file.
+        uid: SeriesInstanceUID; only its hash is passed out of ``reading``.
+        part: Number of the volume among those with its UID, from 1; 0 where it is the only one.
+        frames: The frames, in the order in which they were found.
+        tags: Tags of the first file.
         stack: Order and affine of the slices.
-        findings: What was noticed before the pixels were read.
+        findings: Findings on the headers, before the pixels are read.
         reading: The settings.
         opened: Files with several frames that are held in memory until it is loaded: inflated, or as GDCM decoded them.
     """
@@ -92,12 +92,12 @@ def find_series(
 ) -> tuple[list[Series], list[Finding]]:
     """All volumes among the files, largest first, and the findings on files that could not be read.
 
-    Files that are not DICOM are passed over, unless they are named as if they were.
+    Files that are not DICOM are left out; those with a DICOM suffix give a finding.
 
     Args:
-        files: In any order.
+        files: The files, in any order.
         reading: The policy and the limits; None: the defaults.
-        where: How a file is called in a finding.
+        where: Returns the name of a file in a finding.
         incomplete: Folders below which files are known to be lost.
     """
     reading = reading or ReadingConfig()
@@ -154,8 +154,8 @@ def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]
     """Refuse to interpolate a gap beside files that are damaged or in no volume: they may be the missing slices.
 
     Args:
-        series: Any.
-        folders: Where files could not be read, or are known to be lost.
+        series: A series, with or without gaps.
+        folders: Folders with files that could not be read, or that are known to be lost.
         rests: Folders and SeriesInstanceUIDs of slices that are in no volume.
     """
     here = {f.path.parent for f in series.frames}
@@ -165,9 +165,7 @@ def _not_made_up(series: Series, folders: set[Path], rests: set[tuple[Path, str]
     findings = []
     for finding in series.findings:
         if finding.code == "missing-slices" and finding.severity == "repaired":
-            message = finding.message.replace(
-                INTERPOLATED, "not interpolated: files lie beside it that are in no volume"
-            )
+            message = f"{series.stack.gaps}; not interpolated: files lie beside it that are in no volume"
             finding = replace(finding, severity="refused", message=message)
         findings.append(finding)
     return replace(series, findings=tuple(findings))

@@ -27,18 +27,18 @@ DAMAGED = (
     struct.error,
     zlib.error,
 )
-"""What pydicom and NumPy raise on values that are not what the standard says. Their texts may quote the header."""
+"""Errors of pydicom and NumPy on values that break the standard; their texts may quote the header."""
 
 _WARNINGS = RLock()
-"""Warnings belong to the process: one thread at a time may change what becomes of them."""
+"""Guards the process's warning filters, which one thread at a time may change."""
 
 LONGEST = 64
-"""Characters of a text that can be meant (LO, PS3.5 6.2)."""
+"""Most characters of a text (LO, PS3.5 6.2)."""
 
 _THOUSANDS = re.compile(rb"[+-]?[1-9]\d{0,2},\d{3}")
 
 _FARTHEST_MM = 1e6
-"""A position beyond this is a damaged one."""
+"""Largest coordinate of a position in mm; a larger one is damaged."""
 
 
 @lru_cache(4096)
@@ -71,8 +71,8 @@ def numbers(raw: bytes, count: int = 0) -> tuple[float, ...]:
     divide the values (``3,6\4,2``), or dividers where points are there or the count leaves nothing else (``3.6,4.2``).
 
     Args:
-        raw: As it is stored.
-        count: How many values there must be; 0: any number.
+        raw: The stored bytes.
+        count: Number of values that there must be; 0: any number.
 
     Raises:
         ValueError: If one is no number, or a comma can mean two things.

@@ -26,7 +26,7 @@ _FORMATS: dict[str, ImageFormat] = {
 
 _LONGEST_HEADER = 1 << 20
 _HEADER_SIZES = (348, 540)
-"""With which the headers of NIfTI-1 (and ANALYZE) and of NIfTI-2 begin."""
+"""Header sizes of NIfTI-1 (and ANALYZE) and of NIfTI-2, the first number in the header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,9 @@ class TextHeader:
 
     Attributes:
         fields: Values by key; keys in small letters, without blanks.
-        num_bytes: What it takes of its file.
-        names: Of the files that hold the voxels, as they are written; empty where they follow the header.
-        is_listed: Whether ``names`` has them all; else the header counts them up by a pattern.
+        num_bytes: Length of the header in its file.
+        names: Names of the files that hold the voxels, as written; empty where the voxels follow the header.
+        is_listed: Whether ``names`` lists all files; else the header numbers them by a pattern.
     """
 
     fields: dict[str, str]
@@ -47,7 +47,10 @@ class TextHeader:
 
 
 def is_image(path: Path) -> bool:
-    """True for a file that is named as an image is; other programs' headers are called .hdr, too, and are none."""
+    """Whether the suffix is an image's.
+
+    A .hdr must also begin with the header size of NIfTI or ANALYZE, because other programs use .hdr too.
+    """
     suffix = image_suffix(path)
     if suffix not in (".hdr", ".hdr.gz"):
         return bool(suffix)

@@ -1,4 +1,4 @@
-"""NIfTI files by nibabel: where the voxels lie in their file and in space, and how they are rescaled."""
+"""Reads NIfTI headers with nibabel: position of the voxels in the file and in space, and their rescaling."""
 
 import gzip
 import math
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the fi
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MM_PER_CODE = {1: 1000.0, 2: 1.0, 3: 1e-3}
-"""By the three lowest bits of xyzt_units: metre, mm and micron; anything else is taken as mm."""
+"""Millimetres per unit, by the three lowest bits of xyzt_units: metre, mm and micron; others are taken as mm."""
 
 _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
@@ -45,15 +45,15 @@ _BEHIND = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NiftiVoxels:
-    """Where the voxels of a NIfTI file lie, and what they mean.
+    """Position of the voxels in a NIfTI file, and how they are stored.
 
     Attributes:
         path: The file.
         shape: Array axes, slowest first.
-        dtype: How they are stored.
+        dtype: Stored type of the voxels.
         offset: Byte at which they begin in the file, or in what it inflates to.
-        slope: By which they are multiplied.
-        intercept: What is then added.
+        slope: Factor of the stored values.
+        intercept: Added after ``slope``.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class NiftiVoxels:
 
     @property
     def is_rescaled(self) -> bool:
-        """Whether the values are others than the stored ones."""
+        """Whether values differ from the stored ones."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
     def rescaled(self, stored: np.ndarray) -> np.ndarray:
@@ -112,11 +112,11 @@ class NiftiVoxels:
 
 
 def nifti_layout(path: Path, max_bytes: int) -> tuple[NiftiVoxels, Placement]:
-    """Where the voxels of a NIfTI-1 or NIfTI-2 file or pair lie, from the header alone.
+    """Position of the voxels of a NIfTI-1 or NIfTI-2 file or pair, from the header alone.
 
     Raises:
-        ReadError: If it is none, or promises what cannot be or more than ``max_bytes`` of voxels.
-        GeometryError: If it is no volume, or does not lie where one can.
+        ReadError: If it is no NIfTI file, or promises impossible sizes or more than ``max_bytes`` of voxels.
+        GeometryError: If it is no volume, or has no possible position.
     """
     header = _header(path)
     num_axes, start = int(header["dim"][0]), float(header["vox_offset"])
@@ -240,7 +240,7 @@ def _by_quaternion(header: "Nifti1Header") -> tuple[np.ndarray, list[Doubt]]:
 
 
 def _disagreement(header: "Nifti1Header", sizes: Sequence[int], sform: np.ndarray, unit: float) -> list[Doubt]:
-    """That the qform puts a corner of the grid more than half a voxel away from where the sform does, or nowhere."""
+    """A doubt if the qform is invalid, or differs from the sform by more than half a voxel at a corner of the grid."""
     codes = f"sform (code {int(header['sform_code'])}) and qform (code {int(header['qform_code'])})"
     try:
         qform, lacks = _by_quaternion(header)

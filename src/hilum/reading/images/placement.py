@@ -1,4 +1,4 @@
-"""Checks that the header of an image file describes one volume that can be, and notes what it leaves unsaid."""
+"""Checks that the header of an image file describes one possible volume, and notes gaps in it."""
 
 import math
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ LONGEST_AXIS = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Placement:
-    """Where an image lies.
+    """Position of an image in patient space, and what its header leaves unclear about it.
 
     Attributes:
         shape: Number of voxels (z, y, x): the header's axes that run through space, the slowest first.
         affine: Index (z, y, x) to LPS mm; a guess where ``doubts`` say so.
-        doubts: What the header does not say, or says in two ways.
+        doubts: Gaps and contradictions of the header.
     """
 
     shape: tuple[int, int, int]
@@ -34,7 +34,7 @@ class Placement:
 
 
 def placement(sizes: Sequence[int], steps: np.ndarray, origin_mm: np.ndarray, doubts: Sequence[Doubt]) -> Placement:
-    """A placement from a header's three axes, x first; each column of ``steps`` leads one voxel along one of them.
+    """The placement by a header's three axes, x first; each column of ``steps`` leads one voxel along one of them.
 
     Raises:
         GeometryError: If the sizes make no volume, or the axes none that can be.

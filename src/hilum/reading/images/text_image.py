@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files: read and placed by ITK, checked here for what ITK takes wrongly or does not tell.
+"""Reads NRRD and MetaImage files with ITK, and checks what ITK misreads or does not report.
 
 The formats are defined at https://teem.sourceforge.net/nrrd/format.html and https://docs.itk.org/en/latest/learn/metaio.html.
 """
@@ -42,7 +42,7 @@ _META_TYPES = frozenset(
 _YES, _NO = {"true", "t", "1"}, {"false", "f", "0"}
 _PACKING = {"raw": "raw", "text": "text", "txt": "text", "ascii": "text", "hex": "hex", "gzip": "gzip", "gz": "gzip"}
 _UNSUPPORTED = {"bzip2", "bz2", "zrl", "block"}
-"""Encodings and a type of NRRD that exist and are not read."""
+"""Encodings and a type of NRRD that Hilum does not read."""
 
 _PATIENT_SPACES = {
     "lps", "left-posterior-superior", "ras", "right-anterior-superior", "las", "left-anterior-superior",
@@ -121,7 +121,7 @@ def check_length(files: list[Path], header: TextHeader, num_voxels: int, num_byt
 
 
 def _inflated_bytes(path: Path, start: int, wanted: int) -> int:
-    """How many bytes a stream inflates to, little more than wanted; its checksum is looked at."""
+    """Number of bytes that a stream inflates to, at most a little more than wanted; its checksum is verified."""
     num_bytes = 0
     try:
         for part in inflated_parts(path, start):
@@ -143,7 +143,7 @@ def _packing(header: TextHeader) -> str:
 
 
 def _require_supported(what: str, value: str, is_supported: bool) -> None:
-    """Refuse a word of a header that stands for what is not read; it is named where the format knows it."""
+    """Refuse a value of a header that is not supported; the message names it if the format defines it."""
     if not is_supported:
         is_known = value.lower() in _UNSUPPORTED or re.fullmatch(r"MET_[A-Z_]{1,30}", value)
         msg = f"its {what} {value} is not supported" if is_known else f"its {what} is not supported"
@@ -159,12 +159,12 @@ def _is_true(what: str, fields: dict[str, str], *, default: str) -> bool:
 
 
 def text_placement(path: Path, header: TextHeader, reader: Any) -> Placement:
-    """Where the voxels of an NRRD or MetaImage file lie.
+    """Position of the voxels of an NRRD or MetaImage file in space.
 
     Args:
         path: The file.
-        header: Its own.
-        reader: ITK's, which has read the header.
+        header: Its header.
+        reader: ITK's reader, after it has read the header.
 
     Raises:
         ReadError: If the header contradicts itself.
@@ -181,7 +181,7 @@ def text_placement(path: Path, header: TextHeader, reader: Any) -> Placement:
 def _nrrd_placement(
     fields: dict[str, str], directions: np.ndarray, spacing: np.ndarray, origin: np.ndarray
 ) -> Placement:
-    """ITK has made the axes LPS and refused a header that contradicts itself; it takes no units."""
+    """The placement of an NRRD; ITK has made the axes LPS and refused contradictions, but ignores units."""
     sizes = [int(n) for n in fields["sizes"].split()]
     vectors = re.findall(r"\([^()]*\)|[^\s()]+", fields.get("spacedirections", "")) or [""] * len(sizes)
     axes = _axes_in_space(fields, sizes, vectors)
@@ -189,7 +189,7 @@ def _nrrd_placement(
     spacing, doubts = spacing[itk_axes], list[Doubt]()
     if "spacedirections" in fields:
         if directions.shape != (3, 3):
-            msg = f"must lie in a space of 3 axes, is in one of {len(directions)}"
+            msg = f"the image must have 3 spatial axes, has {len(directions)}"
             raise GeometryError(msg)
         lacks = np.array(["nan" in vectors[axis].lower() for axis in axes])
         if fields.get("space", "").lower() not in _PATIENT_SPACES:
@@ -230,7 +230,7 @@ def _units_mm(quoted: str, axes: "range | list[int]") -> np.ndarray:
 def _meta_placement(
     fields: dict[str, str], directions: np.ndarray, spacing: np.ndarray, origin: np.ndarray
 ) -> Placement:
-    """ITK reads on where a header says one thing in two ways, or has too few numbers, or what are none.
+    """The placement of a MetaImage; ITK accepts headers with contradictions, too few numbers or invalid ones.
 
     ElementSize is the extent of a voxel, not the distance to the next.
     """

@@ -9,7 +9,7 @@ import pytest
 from hilum.errors import GeometryError
 from hilum.findings import STANDARD
 from hilum.reading.doctor import examine
-from hilum.reading.hounsfield import check_hu
+from hilum.reading.hu_check import check_hu
 from hilum.reading.reader import read
 from hilum.settings.run import ReadingConfig
 from hilum.simulating import plan_cohort, simulate_case

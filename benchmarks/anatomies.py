@@ -1,4 +1,4 @@
-"""Simulates scans without lungs, a head and an abdomen, on which no lungs must be found."""
+"""Simulates scans without lungs: a head and an abdomen, in which no lungs must be found."""
 
 import numpy as np
 

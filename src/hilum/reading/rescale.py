@@ -1,4 +1,4 @@
-"""Stored values to HU, the same for every file format: rescaled, padding made air, limited to a scanner's range."""
+"""Converts stored values to HU, the same for every format: rescales, makes padding air, limits to a scanner's range."""
 
 from collections.abc import Sequence
 
@@ -23,17 +23,17 @@ the smallest difference of values, within these bounds."""
 def slice_into(
     out: Num[np.ndarray, "y x"], words: Num[np.ndarray, "y x"], header: FileHeader, *, unpack: bool = True
 ) -> tuple[int, int]:
-    """Writes the HU of one slice to its place in a volume.
+    """Write the HU of one slice to its place in a volume.
 
     Args:
-        out: Where they go: int16 where slope and intercept are whole, else float32.
+        out: The slice's place in the volume: int16 where slope and intercept are whole, else float32.
         words: Stored words in native byte order; may be overwritten.
-        header: Of the slice.
-        unpack: Whether bits above HighBit have to be masked; pixels decoded by GDCM have none.
+        header: Header of the slice.
+        unpack: Whether bits above HighBit must be masked; pixels decoded by GDCM have none.
 
     Returns:
-        How many pixels lie below a scanner's range, where they stay until ``settle`` has seen all slices, and how many
-        were metal.
+        Number of pixels below a scanner's range, which stay there until ``settle`` has seen all slices, and number of
+        pixels above it (metal), which are limited.
     """
     if unpack:
         words = unpacked(words, header)
@@ -55,7 +55,7 @@ def slice_into(
 
 
 def _padding_ranges(header: FileHeader) -> list[tuple[int, int]]:
-    """Stored values that are padding; the tag's sign may not be the pixels'."""
+    """Ranges of stored values that are padding; the tag may have another sign than the pixels."""
     if header.padding is None:
         return []
     low, high = header.padding
@@ -63,7 +63,7 @@ def _padding_ranges(header: FileHeader) -> list[tuple[int, int]]:
 
 
 def _has_bright_padding(stored: Num[np.ndarray, "y x"], header: FileHeader, high_hu: int) -> bool:
-    """True where padding may be brighter than air: a corner is, or it is named and something is brighter than metal."""
+    """Whether padding may be brighter than air: a corner pixel is, or some pixel is brighter than metal."""
     if header.padding is None:
         return False
     corners = [int(stored[y, x]) for y in (0, -1) for x in (0, -1)]
@@ -93,7 +93,7 @@ def frame_hu(stored: Num[np.ndarray, "y x"], header: FileHeader) -> Num[np.ndarr
 
 
 def unpacked(words: Num[np.ndarray, "*shape"], header: FileHeader) -> Num[np.ndarray, "*shape"]:
-    """Stored values out of allocated words: bits above HighBit are masked, the sign is extended."""
+    """Stored values from allocated words: bits above HighBit are masked, the sign is extended."""
     allocated, stored, high = header.bits
     if stored == allocated:
         return words
@@ -111,7 +111,7 @@ def unpacked(words: Num[np.ndarray, "*shape"], header: FileHeader) -> Num[np.nda
 
 
 def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], int, int]:
-    """HU up to 3071, ``PADDED`` for what is no number, and how many voxels lie below the range and above it (metal)."""
+    """HU up to 3071, with ``PADDED`` for nan, and the number of voxels below the range and above it (metal)."""
     if hu.dtype.kind == "u":  # cannot hold HU of air
         hu = hu.astype(np.int64 if hu.dtype.itemsize > 2 else np.int32)
     low = hu < LOWEST_HU if hu.dtype.kind == "i" else ~(hu >= LOWEST_HU)
@@ -125,14 +125,14 @@ def limited(hu: Num[np.ndarray, "*shape"]) -> tuple[Num[np.ndarray, "*shape"], i
 
 
 def settle(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "z y x"]) -> tuple[int, int]:
-    """Brings what lies below -1024 HU in all slices of a scan into its range, in place.
+    """Bring values below -1024 HU into the scanner's range, in place, judged over all slices of a scan.
 
-    One constant, and what is marked as padding, becomes air (-1000 HU), so that it can be interpolated. Scattered
+    One constant, and voxels marked as padding, become air (-1000 HU), so that it can be interpolated. Scattered
     values are the noise of air, which is limited to -1024 HU. All slices are judged together, so that the same scan is
     the same in every format, whichever way its slices run.
 
     Returns:
-        How many voxels were padding and how many noise.
+        Number of voxels that were padding, and that were noise.
     """
     counts = np.zeros(LOWEST_HU - PADDED, np.int64)  # by value, -32768 HU first
     for plane in planes:
@@ -157,7 +157,7 @@ def _place(low: Num[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 def intensity_findings(
     num_padding: int, num_noise: int, num_metal: int, num_voxels: int, rules: Policy
 ) -> list[Finding]:
-    """What ``settle`` and ``limited`` changed, as findings."""
+    """Findings on the voxels that ``settle`` and ``limited`` changed."""
     findings = []
     if num_padding:
         message = f"{_count(num_padding, num_voxels)} are padding (below {LOWEST_HU} HU); they are air now"

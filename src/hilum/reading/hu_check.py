@@ -1,4 +1,4 @@
-"""Checks whether a scan's values can be HU: air, airways and soft tissue must have their known HU."""
+"""Checks whether a scan's values are plausible HU: air, airways and soft tissue must have their known HU."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ def check_hu(volume: Volume, rules: Policy) -> tuple[Levels | None, list[Finding
         return None, []
     strides = cell_strides(volume.affine)
     cells = volume.voxels_hu[:: strides[0], :: strides[1], :: strides[2]]
-    measured = cells[cells != AIR_HU]  # padding was made that; the few true ones are not missed
+    measured = cells[cells != AIR_HU]  # padding is air now; the few measured voxels of this HU do not matter
     if measured.size < 1000:
         return None, [rules.find("hu-implausible", "the scan is empty: nearly all voxels are air or padding")]
     levels = _levels(cells, measured, volume.voxel_mm3 * float(np.prod(strides)) / 1000)
@@ -69,7 +69,7 @@ def check_hu(volume: Volume, rules: Policy) -> tuple[Levels | None, list[Finding
 
 
 def cell_strides(affine: Affine) -> tuple[int, int, int]:
-    """Every how many voxels one is sampled, along each axis of a grid."""
+    """Stride of the sampled voxels along each axis of a grid."""
     z, y, x = (max(1, round(_CELL_MM / float(s))) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return z, y, x
 
