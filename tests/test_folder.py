@@ -398,7 +398,7 @@ def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_pa
     assert main(["cohort", str(tmp_path / "scans"), "--out", str(tmp_path / "cohort.csv")]) == 0
     assert "cohort.map.csv: which case is which scan; keep it to yourself" in capsys.readouterr().out
     table, back = rows(tmp_path / "cohort.csv"), rows(tmp_path / "cohort.map.csv")
-    assert list(back[0]) == ["case_id", "row", "path"]
+    assert list(back[0]) == ["case_id", "row", "path", "digest"]
     assert [(line["case_id"], line["path"]) for line in back] == [(line["case_id"], line["path"]) for line in table]
     assert [int(line["row"]) for line in back] == [2, 3, 4]
     assert [re.sub("[0-9a-f]{16}", "", line["case_id"]) for line in table] == ["series-", "case-", "case-"]
@@ -406,6 +406,23 @@ def test_the_map_leads_from_hashed_cases_to_scans_and_is_its_owners_alone(tmp_pa
     if os.name == "posix":
         assert (tmp_path / "cohort.map.csv").stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob(".cohort*"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_a_table_that_was_edited_is_not_written_again(tmp_path, capsys, suffix):
+    for name in ("a", "b"):
+        CHEST.write(tmp_path / "scans" / name / "scan.nii.gz")
+    out = tmp_path / f"cohort{suffix}"
+    command = ["cohort", str(tmp_path / "scans"), "--out", str(out)]
+    assert (main(command), main(command)) == (0, 0)
+    sheet = pd.read_csv(out, dtype=str) if suffix == ".csv" else pd.read_excel(out, dtype=str)
+    for edited in (sheet.assign(age="61"), sheet.assign(label=["a", "a"]), sheet[:1]):
+        edited.to_csv(out, index=False) if suffix == ".csv" else edited.to_excel(out, index=False)
+        before = out.read_bytes()
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "this command did not write it" in capsys.readouterr().err
+        assert out.read_bytes() == before
 
 
 def test_the_map_replaces_a_link_and_nothing_is_written_where_the_table_cannot_be(tmp_path, capsys):

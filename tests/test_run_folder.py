@@ -46,9 +46,12 @@ def test_under_another_key_a_table_is_not_judged_but_on_request_and_then_every_f
     assert "--unchecked" in said
     assert not out.exists()
     assert main(["evaluate", str(trained_run), table, "--out", str(out), "--unchecked"]) == 0
+    assert "; NOT CHECKED for cases that trained the model" in capsys.readouterr().out
     answer = json.loads((out / "evaluation.json").read_text())
     assert answer["seen_checked"] is False
     assert "another key" in answer["unchecked"]
+    with (out / "cases.csv").open(newline="") as file:
+        assert all(row["note"].startswith("NOT CHECKED for cases that trained") for row in csv.DictReader(file))
     num_used = sum(part != "test" for part in read_splits(trained_run / "splits.csv").parts.values())
     assert answer["num_seen"] == num_used, "scans are recognised by their voxels without any key"
 
@@ -131,6 +134,77 @@ def test_a_run_folder_stands_for_the_model_in_it(trained_run, npy_cohort, capsys
     assert shown[0] == shown[1]
 
 
+def changed_run(run, folder, **files):
+    """A copy of a run and its cohort; each file is changed by a function of its text."""
+    shutil.copytree(run.parent, folder)
+    for name, change in files.items():
+        path = (
+            folder / {"table": "cohort.csv", "about": f"{run.name}/run.json", "splits": f"{run.name}/splits.csv"}[name]
+        )
+        path.write_text(change(path.read_text()))
+    return folder / run.name
+
+
+def test_a_run_judges_its_own_test_part_only_as_it_was_begun_with(trained_run, tmp_path):
+    parts = read_splits(trained_run / "splits.csv").parts
+    tested = next(case_id for case_id, part in sorted(parts.items()) if part == "test")
+    line = next(one for one in (trained_run.parent / "cohort.csv").read_text().splitlines() if one.startswith(tested))
+    name, path, label, *rest = line.split(",")
+    other = ",".join([name, path, str(1 - int(label)), *rest])
+    for number, (change, says) in enumerate(
+        [(other, f"the label of case '{tested}'"), ("", f"case '{tested}' can no longer be used")]
+    ):
+        run = changed_run(trained_run, tmp_path / str(number), table=lambda text, new=change: text.replace(line, new))
+        before = (run / "evaluation" / "evaluation.json").read_bytes()
+        with pytest.raises(CohortError, match=rf"test part of .* has changed since the run was begun: {says}"):
+            evaluate(run)
+        assert (run / "evaluation" / "evaluation.json").read_bytes() == before
+    run = changed_run(trained_run, tmp_path / "scans")
+    shutil.copy(trained_run.parent / "00.npy", run.parent / path)
+    with pytest.raises(CohortError, match=rf"the scan of case '{tested}'"):
+        evaluate(run)
+
+
+def test_a_split_that_is_cut_off_is_not_that_of_the_model(trained_run, npy_cohort, tmp_path):
+    run = changed_run(trained_run, tmp_path / "all", splits=lambda text: "\n".join(text.splitlines()[:20]) + "\n")
+    with pytest.raises(CohortError, match="cannot be told from others"):
+        evaluate(run, npy_cohort / "cohort.csv", tmp_path / "e")
+
+
+DAMAGES = {
+    "no key": lambda about: {k: v for k, v in about.items() if k != "key"},
+    "cases in a list": lambda about: about | {"cases": [1, 2]},
+    "numbers for cases": lambda about: about | {"cases": {"c00": 1}},
+    "empty cases": lambda about: about | {"cases": {"c00": {}}},
+    "a number of classes": lambda about: about | {"classes": 3},
+    "no object": lambda about: [1],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_of_a_run_is_one_error(trained_run, tmp_path, damage):
+    run = changed_run(trained_run, tmp_path / "all", about=lambda text: json.dumps(DAMAGES[damage](json.loads(text))))
+    for does in (lambda: evaluate(run), lambda: train(load(run / "config.toml"), run, resume=True)):
+        with pytest.raises(CheckpointError, match=r"run\.json: is damaged: it must hold format, key, classes"):
+            does()
+
+
+def test_a_run_without_its_record_and_one_of_another_format_are_one_error(trained_run, tmp_path):
+    run = changed_run(trained_run, tmp_path / "all", about=lambda text: text.replace('"format": 1', '"format": true'))
+    with pytest.raises(CheckpointError, match="the format must be 1, is True"):
+        evaluate(run)
+    (run / "run.json").unlink()
+    for does in (lambda: evaluate(run), lambda: train(load(run / "config.toml"), run, resume=True)):
+        with pytest.raises(CheckpointError, match=r"run\.json: is missing"):
+            does()
+    (run / "config.toml").unlink()
+    with pytest.raises(ConfigError, match=rf"{trained_run.name}/config\.toml: there is no such config file"):
+        evaluate(run)
+    (run / "model" / "model.json").write_text('{"a":' * 100_000)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        hilum.Predictor(run)
+
+
 # resuming
 
 
@@ -139,6 +213,7 @@ CHANGES = {
     "a soft label": (lambda rows: rows[3].__setitem__(5, "0.6"), r"the soft label of case 'c03'"),
     "a weight": (lambda rows: rows[3].__setitem__(6, "2"), r"the weight of case 'c03'"),
     "a sample": (None, r"the sample of case 'c03'"),
+    "a split": (lambda rows: [row.__setitem__(4, "test") for row in rows], r"the split of case"),
     "a name of a class": (
         lambda rows: [row.__setitem__(2, {"0": "b", "1": "a"}[row[2]]) for row in rows],
         r"its classes must be 0, 1, are a, b",
@@ -170,7 +245,7 @@ def test_a_run_whose_cohort_has_changed_is_not_resumed_and_the_case_is_named(
     else:
         changed(rows)
     write()
-    with pytest.raises(CohortError, match=rf"cannot be resumed.*{says}"):
+    with pytest.raises(CohortError, match=says):
         train(config, tmp_path / "run", resume=True)
 
 
@@ -278,6 +353,14 @@ def test_a_run_removes_neither_its_inputs_nor_files_of_runs_and_programs_that_it
 
 
 # paths
+
+
+def test_a_link_that_leads_nowhere_is_no_folder_for_a_run_or_for_figures(trained_run, npy_cohort, quick, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="must be new or empty"):
+        train(quick, tmp_path / "link", base=npy_cohort)
+    with pytest.raises(ConfigError, match="must be new or a folder"):
+        evaluate(trained_run, out=tmp_path / "link")
 
 
 def test_a_run_below_a_linked_folder_finds_its_table_and_store(npy_cohort, quick, tmp_path, train_until):

@@ -273,3 +273,17 @@ def test_a_signal_to_end_keeps_what_is_done_and_the_same_command_goes_on(chests,
     capfd.readouterr()
     assert run("prepare", chests / "config.toml") == 0
     assert f"12 samples, {number} were there, 0 refused" in capfd.readouterr().out
+
+
+def test_a_strangers_list_of_refusals_is_noticed_before_any_scan_is_prepared(npy_cohort, tmp_path, capsys):
+    config = tmp_path / "config.toml"
+    table = npy_cohort / "cohort.csv"
+    config.write_text((npy_cohort / "config.toml").read_text().replace('"cohort.csv"', f'"{table}"'))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "refused.csv").write_text("mine")
+    assert main(["prepare", str(config)]) == 1
+    assert "refused.csv: would be overwritten" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "store").iterdir()] == ["refused.csv"]
+    config.write_text(config.read_text().replace(f'"{table}"', '""'))
+    assert main(["prepare", str(config)]) == 1
+    assert "cohort.table must name the table of cases" in capsys.readouterr().err

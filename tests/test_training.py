@@ -45,6 +45,7 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
         "config.toml", "run.json", "splits.csv", "metrics.csv", "history.png", "events", "last", "model", "evaluation"
     }  # fmt: skip
     assert {path.name for path in (trained_run / "model").iterdir()} == {"weights.safetensors", "model.json"}
+    assert len({path.stat().st_mode for path in (trained_run / "model").iterdir()}) == 1, "who reads one reads both"
     assert {"evaluation.json", "cases.csv", "roc.png", "pr.png", "confusion.png"} <= {
         path.name for path in (trained_run / "evaluation").iterdir()
     }

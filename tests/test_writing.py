@@ -79,7 +79,18 @@ def test_what_nifti_cannot_hold_is_refused(tmp_path):
     long = Volume(voxels_hu=np.zeros((32768, 1, 1), np.int16), affine=np.eye(4))
     with pytest.raises(GeometryError, match="NIfTI-1 holds at most 32767 voxels along an axis, got 32768 x 1 x 1"):
         long.write(tmp_path / "scan.nii")
+    far = Volume(voxels_hu=np.zeros((2, 2, 2), np.int16), affine=np.diag([1e39, 1.0, 1.0, 1.0]))
+    with pytest.raises(GeometryError, match="NIfTI-1 holds an affine in float32"):
+        far.write(tmp_path / "scan.nii")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".mha"])
+def test_below_a_file_nothing_can_be_written(tmp_path, suffix):
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(HilumError, match=r"cannot be written|exists"):
+        chest().write(tmp_path / "file" / f"scan{suffix}")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_that_exists_is_never_overwritten_and_other_suffixes_are_named(tmp_path):
@@ -109,6 +120,9 @@ def test_only_images_of_single_numbers_in_three_dimensions_become_volumes():
     for image in (sitk.Image(4, 4, sitk.sitkInt16), sitk.Image([4, 4, 4], sitk.sitkVectorInt16, 3)):
         with pytest.raises(GeometryError, match="three-dimensional image of single numbers"):
             Volume.from_sitk(image)
+    for other in (sitk.Image([4, 4, 4], sitk.sitkLabelUInt8), 3):  # labels would end the process
+        with pytest.raises(GeometryError, match=r"must come from a SimpleITK\.Image of numbers"):
+            Volume.from_sitk(other)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +144,14 @@ def test_numbers_become_hu_of_the_type_that_holds_them(values, kind):
 def test_an_array_may_have_a_direction_and_must_be_three_dimensional():
     volume = Volume.from_array(np.zeros((2, 3, 4)), spacing_mm=(5, 1, 2), origin_mm=(1, 2, 3), direction=np.eye(3))
     assert volume.index_to_mm((1, 1, 1)) == pytest.approx((1 + 5, 2 + 1, 3 + 2))
-    for values in (np.zeros((2, 3)), np.array([[["a"]]])):
+    for values in (np.zeros((2, 3)), np.array([[["a"]]]), [[[1, 2], [3]]]):
         with pytest.raises(GeometryError, match="HU must be a numeric array"):
             Volume.from_array(values, spacing_mm=(1, 1, 1))
+
+
+@pytest.mark.parametrize("values", [[[[2**24 + 1]]], [[[1e300]]]])
+def test_numbers_that_float32_does_not_hold_are_refused(values):
+    with pytest.raises(GeometryError, match="HU must be numbers that float32 holds"):
+        Volume.from_array(np.array(values), spacing_mm=(1, 1, 1))
+    kept = Volume.from_array(np.array([[[np.inf, np.nan, 2.0**24]]]), spacing_mm=(1, 1, 1)).voxels_hu
+    assert kept.tolist()[0][0][::2] == [np.inf, 2.0**24]

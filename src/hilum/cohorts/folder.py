@@ -1,5 +1,7 @@
 """Makes a table of cases from a folder of scans with one sub-folder per class, or with labels in a spreadsheet."""
 
+import csv
+import hashlib
 import os
 import re
 from collections import Counter
@@ -129,6 +131,8 @@ def from_spreadsheet(
 def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("label",)) -> Path:
     """Write the table, with paths relative to it, and a map from case ids to scans; returns the path of the map.
 
+    The map also has a digest of each row, by which a table that was edited since is known and not overwritten.
+
     Case ids are keyed hashes, since they appear in every output and folders are often named after patients. Only the
     owner can read the map. The table holds the paths as well, so it must stay private too.
 
@@ -138,7 +142,7 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
     scans = list(scans)
     header = [*_WRITTEN[:2], *columns, *_WRITTEN[2:]]
     crowded = any(scan.series for scan in scans)
-    table, back = [[*header, "series"] if crowded else header], [["case_id", "row", "path"]]
+    table, back = [[*header, "series"] if crowded else header], [["case_id", "row", "path", "digest"]]
     paths = [os.path.relpath(str(scan.path), str(out.parent)) for scan in scans]
     given = Counter(scan.series or scan.tags.series for scan in scans)
     for row, (scan, path) in enumerate(zip(scans, paths, strict=True), start=2):
@@ -154,7 +158,7 @@ def write_table(scans: Iterable[Scan], out: Path, columns: tuple[str, ...] = ("l
             tags.manufacturer,
         ]
         table.append([*cells, scan.series] if crowded else cells)
-        back.append([case_id, str(row), path])
+        back.append([case_id, str(row), path, _digest(table[0], table[-1])])
     private = map_of(out)
     content = csv_text(table) if out.suffix.lower() == ".csv" else sheet_bytes(table, out.suffix.lower())
     check_table(out)
@@ -182,13 +186,20 @@ def check_table(out: Path, *inputs: Path | None) -> None:
 
 
 def _is_written_here(table: Path) -> bool:
-    """Whether a table has the columns and the hashed ids that ``write_table`` gives."""
+    """Whether a table is as ``write_table`` left it, by the digests of its rows in the map beside it."""
     try:
         sheet = read_sheet(table)
-    except CohortError:
+        with map_of(table).open(encoding="utf-8", newline="") as file:
+            digests = [row.get("digest") for row in csv.DictReader(file)]
+    except (CohortError, OSError, ValueError, csv.Error):
         return False
-    hashes = re.compile("(case|series)-[0-9a-f]{16}").fullmatch
-    return {*_WRITTEN} - {"label"} <= {*sheet.columns} and all(map(hashes, sheet.column("case_id")))
+    rows = zip(*(sheet.column(name) for name in sheet.columns), strict=True)
+    return digests == [_digest(sheet.columns, row) for row in rows]
+
+
+def _digest(header: Iterable[str], row: Iterable[str]) -> str:
+    cells = "\0".join(cell.strip() for cell in (*header, *row))
+    return hashlib.blake2b(cells.encode(), digest_size=8).hexdigest()
 
 
 def _shown(labels: tuple[str, ...]) -> str:
