@@ -1,6 +1,6 @@
 """Does it help, or harm, on real CT: LIDC nodules of configs/lidc_nodules.toml, each arm with the same seeds.
 
-    python benchmarks/compare_lidc.py [--arms none standard] [--seeds 3] [--fold 1] [--out runs/compare-lidc] [--json]
+    python benchmarks/compare_lidc.py [--arms none standard] [--seeds 3] [--fold 1] [--out FOLDER] [--quick] [--json]
     python benchmarks/compare_lidc.py --arms fp32 bf16
 
 An arm is a preset of [augment], or a precision of [speed]. Everything else, but training.seed, is as the config has it,
@@ -73,8 +73,11 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="default: as in the config")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "compare-lidc")
+    parser.add_argument("--quick", action="store_true", help="one seed and one epoch, in another folder: that it runs")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.epochs, args.out = 1, 1, args.out.with_name(f"{args.out.name}-quick")
     if not TABLE.is_file():
         sys.exit(f"no {TABLE.name}: HILUM_DATA must name the folder with the shared data")
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,6 +1,7 @@
 """An exported ONNX file in ONNX Runtime beside the network in PyTorch, fp32, from HU to probabilities.
 
-    python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--json]
+    python benchmarks/export.py [--depth 18] [--width 64] [--grids 64 128] [--batches 1 8] [--rounds 5] [--quick]
+        [--json]
 
 The file is what ``hilum export`` writes for fresh weights, checked as there. PyTorch runs the same module in inference
 mode, its plain paths: ``prediction.py`` has the file beside what ``hilum predict`` computes. Rows are interleaved in
@@ -35,8 +36,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="32 cubed alone, one case, one round")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.quick:
+        args.grids, args.batches, args.rounds = [32], [1], 1
     torch.set_num_threads(args.threads)
     answer = {"machine": machine("torch", "onnx", "onnxruntime"), "settings": vars(args), "rows": []}
     for n in args.grids:

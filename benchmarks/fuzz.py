@@ -1,6 +1,6 @@
 """Reads damaged files by the thousand: each must be read or refused in one line, in time and within its memory.
 
-    python benchmarks/fuzz.py [--count 20000] [--seconds 30] [--seed 0] [--processes 2] [--resume FILE] [--json]
+    python benchmarks/fuzz.py [--count 20000] [--seconds 30] [--quick] [--seed 0] [--processes 2] [--resume FILE] [--json]
     python benchmarks/fuzz.py --case 1234 [--keep FOLDER]
 
 A case follows from the seed and its number (``mutated.py``); with --seconds as many are read, in order, as there is
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, help="no case is begun after so many, start-up counted")
+    parser.add_argument("--quick", action="store_true", help="500 cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="where results are kept, and taken up again")
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.count = 500 if args.quick else args.count
     if args.worker:
         _work(args.seed)
         return

@@ -1,6 +1,6 @@
 """Real CT: trains configs/lidc_nodules.toml on one fold and judges it beside the diameter and the crop's shape alone.
 
-    python benchmarks/lidc_nodules.py [--fold 0] [--out runs/lidc] [--json]
+    python benchmarks/lidc_nodules.py [--fold 0] [--out runs/lidc] [--quick] [--json]
 
 Takes about ten minutes a fold on two cores. A run that was broken off is resumed. The data are looked for at
 HILUM_DATA or ../shared/data.
@@ -34,8 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "lidc")
+    parser.add_argument("--quick", action="store_true", help="one epoch, in another folder: that it runs")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    out = args.out.with_name(f"{args.out.name}-quick") if args.quick else args.out
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     config = load(ROOT / "configs" / "lidc_nodules.toml")
@@ -46,14 +48,16 @@ def main() -> None:
         split=replace(config.split, fold=args.fold),
         store=str((ROOT / "runs" / "store").resolve()),
     )
+    if args.quick:
+        config = replace(config, training=replace(config.training, epochs=1))
     started = time.perf_counter()
-    if not (args.out / "model" / "model.json").exists():
-        train(config, args.out, base="/", resume=(args.out / "last").is_dir())
+    if not (out / "model" / "model.json").exists():
+        train(config, out, base="/", resume=(out / "last").is_dir())
     minutes = (time.perf_counter() - started) / 60
-    answer = evaluate(args.out / "model", None, args.out / "evaluation")
+    answer = evaluate(out / "model", None, out / "evaluation")
 
     cohort = Cohort.read(table, config.cohort)
-    with (args.out / "evaluation" / "cases.csv").open(newline="") as file:
+    with (out / "evaluation" / "cases.csv").open(newline="") as file:
         tested = {row["case_id"] for row in csv.DictReader(file)}
     cases = [case for case in cohort.cases if case.case_id in tested]
     labels = np.array([case.label for case in cases], int)
@@ -74,7 +78,7 @@ def main() -> None:
         "num_patients": answer["num_patients"],
         "rows": rows,
         "evaluation": {k: answer[k] for k in answer if k in FIGURES or k.removesuffix("_ci") in FIGURES},
-        "lidc_0314": _cut(args.out / "model") if (DATA / "lidc-0314").is_dir() else None,
+        "lidc_0314": _cut(out / "model") if (DATA / "lidc-0314").is_dir() else None,
         "minutes": round(minutes, 1),
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine(), "torch": torch.__version__},
     }

@@ -61,6 +61,12 @@ def test_a_row_that_would_be_lost_ends_a_benchmark_and_names_the_library(tmp_pat
     assert "scripts/bench installs it" in done.stderr
 
 
+def test_every_benchmark_has_a_quick_run():
+    scripts = [path for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text()]
+    assert len(scripts) > 15
+    assert [path.name for path in scripts if '"--quick"' not in path.read_text()] == []
+
+
 def test_the_script_runs_a_benchmark_by_its_name_alone():
     done = subprocess.run([ROOT / "scripts" / "bench", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
