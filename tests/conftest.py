@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 # jaxtyping's import hook compiles anew whatever is first imported from within Hilum, so these come before it
@@ -101,15 +102,40 @@ def brief_plan(monkeypatch):
     monkeypatch.setattr("hilum.planning.resource_plan.largest_batch", lambda *_, **__: 64)
 
 
-@pytest.fixture(autouse=True)
-def _charts_are_left_blank(request, monkeypatch):
-    """Charts are plotted but not rendered, which takes half of a short training, unless a test is marked so.
+MODULES = ("hilum.training.history", "hilum.judging.pictures")
+RENDERED = {name: importlib.import_module(name).write for name in MODULES}
+"""How charts are rendered, by the module that does."""
 
-    Fixtures of a module or a session come before this one: their charts are rendered.
-    """
-    if not request.node.get_closest_marker("charts"):
-        for module in ("training.history", "judging.pictures"):
-            monkeypatch.setattr(f"hilum.{module}.write", lambda panels, path, **_: path.write_bytes(BLANK))
+
+@contextmanager
+def charts(write=None):
+    """Render charts by another function; None: as Hilum does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, own in RENDERED.items():
+            patch.setattr(f"{module}.write", write or own)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _charts_are_left_blank():
+    """Charts are plotted but not rendered, which takes half of a short training."""
+    with charts(lambda panels, path, **_: path.write_bytes(BLANK)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def rendered_charts():
+    """A context in which charts are rendered, for fixtures whose pictures a test looks at."""
+    return charts
+
+
+@pytest.fixture(autouse=True)
+def _charts_are_rendered_where_a_test_is_marked_so(request):
+    if request.node.get_closest_marker("charts"):
+        with charts():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +214,8 @@ def trained_run(npy_cohort):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HILUM_KEY", "tests")
         out = npy_cohort / "run"
-        assert main(["train", str(npy_cohort / "config.toml"), "--out", str(out)]) == 0
+        with charts():
+            assert main(["train", str(npy_cohort / "config.toml"), "--out", str(out)]) == 0
     return out
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hilum.cohorts.sampling import Decks, strata
-from hilum.deciding.calibration import Trained, decisions_of
+from hilum.deciding.fit_decisions import Trained, decisions_of
 from hilum.errors import ConfigError
 from hilum.settings.run import (
     CohortConfig,

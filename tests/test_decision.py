@@ -16,8 +16,8 @@ from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.sampling import draws
 from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
-from hilum.deciding.calibration import Trained, decisions_of
 from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.fit_decisions import Trained, decisions_of
 from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.measuring.calibration import Calibration

@@ -32,9 +32,10 @@ def answers(n: int = 60, num_classes: int = 2, seed: int = 0):
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory):
+def judged(tmp_path_factory, rendered_charts):
     folder = tmp_path_factory.mktemp("run") / "evaluation"
-    return folder, judge(**answers(), folder=folder, extra={"shape_auc": math.nan, "card": {"sizes": (1, 2)}})
+    with rendered_charts():
+        return folder, judge(**answers(), folder=folder, extra={"shape_auc": math.nan, "card": {"sizes": (1, 2)}})
 
 
 def test_the_answer_is_what_the_file_says(judged):

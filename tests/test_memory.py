@@ -75,6 +75,7 @@ def large_grids(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_training_beyond_the_memory_ends_in_one_line_that_says_what_to_set(large_grids, tmp_path):
     done = limited(200, "train", large_grids / "config.toml", "--out", tmp_path / "run", "--device", "cpu")
     assert done.returncode == 1, done.stderr
@@ -181,6 +182,7 @@ print((held("VmHWM") - before) / sum(t.nbytes for t in best.values()))
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_without_a_second_copy_of_the_weights(tmp_path):
     done = subprocess.run([sys.executable, "-c", SAVED, tmp_path], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.5

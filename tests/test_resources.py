@@ -388,10 +388,9 @@ def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "config.toml"}
 
 
-def test_plan_speaks_json_and_says_where_there_is_no_table(tmp_path, capsys):
-    (tmp_path / "c.toml").write_text(
-        "[recipe]\nsize = [16, 16, 16]\nspacing_mm = [2, 2, 2]\n[model]\nwidth = 4\ndepth = 10\n"
-    )
+def test_plan_speaks_json_and_says_where_there_is_no_table(npy_cohort, tmp_path, capsys):
+    text = (npy_cohort / "config.toml").read_text().replace("batch_size = 5", "batch_size = 8")
+    (tmp_path / "c.toml").write_text(text)
     assert main(["plan", str(tmp_path / "c.toml"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["chosen"] == {"batch_size": 8, "micro_batch": 0, "checkpointing": False}

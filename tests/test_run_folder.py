@@ -98,6 +98,8 @@ def test_a_model_beside_the_split_of_another_run_is_judged_only_with_unchecked(t
         evaluate(tmp_path / "other" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
     answer = evaluate(tmp_path / "other", npy_cohort / "cohort.csv", tmp_path / "e", unchecked=True)
     assert (answer["num_seen"], answer["seen_checked"]) == (0, False)
+    with pytest.raises(CohortError, match=r"must be that of the run .* another split trained it"):
+        evaluate(tmp_path / "other" / "model")
 
 
 def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, capsys):
@@ -165,6 +167,25 @@ def test_a_run_judges_its_own_test_part_only_as_it_was_begun_with(trained_run, t
         evaluate(run)
 
 
+def test_the_bound_of_a_runs_store_holds_for_that_store_alone(trained_run, tmp_path):
+    run = changed_run(trained_run, tmp_path / "all")
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("store_gb = 0.0", "store_gb = 1e-9"))
+    with pytest.raises(ConfigError, match="store_gb"):
+        evaluate(run)
+    assert evaluate(run, store=tmp_path / "another")["num_cases"] > 0
+
+
+def test_a_split_column_without_val_is_that_of_its_run(npy_cohort, quick, tmp_path):
+    """Validation is then drawn from the training rows."""
+    rows = [f"{npy_cohort}/{i:02d}.npy,{i % 2},P{i // 4},{'test' if i < 16 else 'train'}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient_id,split", *rows]) + "\n")
+    once = replace(quick.training, epochs=1)
+    config = replace(quick, training=once, cohort=replace(quick.cohort, table=str(tmp_path / "t.csv")))
+    train(config, tmp_path / "run", base=npy_cohort)
+    assert evaluate(tmp_path / "run")["num_cases"] == 16
+
+
 def test_a_split_that_is_cut_off_is_not_that_of_the_model(trained_run, npy_cohort, tmp_path):
     run = changed_run(trained_run, tmp_path / "all", splits=lambda text: "\n".join(text.splitlines()[:20]) + "\n")
     with pytest.raises(CohortError, match="cannot be told from others"):
@@ -197,6 +218,10 @@ def test_a_run_without_its_record_and_one_of_another_format_are_one_error(traine
     for does in (lambda: evaluate(run), lambda: train(load(run / "config.toml"), run, resume=True)):
         with pytest.raises(CheckpointError, match=r"run\.json: is missing"):
             does()
+    table = run.parent / "cohort.csv"
+    with pytest.raises(CohortError, match=r"its run\.json is lost"):
+        evaluate(run, table, tmp_path / "e")
+    assert evaluate(run, table, tmp_path / "e", unchecked=True)["num_seen"] > 30
     (run / "config.toml").unlink()
     with pytest.raises(ConfigError, match=rf"{trained_run.name}/config\.toml: there is no such config file"):
         evaluate(run)
@@ -319,6 +344,19 @@ def test_a_run_that_failed_at_its_first_checkpoint_is_begun_again_by_the_same_co
     assert Run(tmp_path / "run").state == "whole"
 
 
+def test_what_marks_a_folder_as_a_runs_is_removed_last(npy_cohort, quick, tmp_path, monkeypatch):
+    """Or a process that is killed meanwhile would leave files that belong to nobody."""
+    gone = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda file, **how: gone.append(file.name) or unlink(file, **how))
+    monkeypatch.setattr("hilum.training.train.fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(quick, tmp_path / "run", base=npy_cohort)
+    names = [name for name in gone if name in ("config.toml", "splits.csv", "run.json")]
+    assert sorted(names) == ["config.toml", "run.json", "splits.csv"]
+    assert names[-1] == "run.json"
+
+
 def test_what_a_stranger_puts_into_the_folder_while_a_run_fails_stays(npy_cohort, quick, tmp_path, monkeypatch):
     def fail(state, folder):
         (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -391,6 +429,8 @@ def test_a_home_folder_in_a_path_is_one_in_every_verb(npy_cohort, tmp_path, monk
 def test_a_home_folder_in_a_cell_a_flag_or_an_argument_is_that_of_the_user(
     trained_run, npy_cohort, tmp_path, monkeypatch, capsys
 ):
+    tmp_path = tmp_path / r"\Users"  # no pattern of a regular expression
+    tmp_path.mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(npy_cohort)
     hilum.Volume.from_array(np.zeros((5, 6, 7)), spacing_mm=(3, 2, 1)).write("~/scan.nii.gz")

@@ -37,7 +37,7 @@ def empty_panels(
     inches: tuple[float, float] = (5.2, 5.2),
     heights: tuple[float, ...] | None = None,
 ) -> Panels:
-    """A white figure with light grids; ``heights`` are the ratios of the rows."""
+    """A white figure with light grids; ``heights`` are the relative heights of the rows."""
     picture: Any = Picture(figsize=inches, dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(picture)
     picture.get_layout_engine().set(w_pad=0.12, h_pad=0.12)

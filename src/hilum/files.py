@@ -49,7 +49,7 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
     is_own = holds(path, mark) if isinstance(mark, str) else mark(path)
     is_input = any(one is not None and one.exists() and path.samefile(one) for one in inputs)
     if is_input or not is_own:
-        what = "is one of the inputs" if is_input else "exists, and this command did not write it"
+        what = "is one of the inputs" if is_input else "exists, and this command did not write it, or not as it is now"
         msg = f"would be overwritten: it {what}; name another file, or remove it"
         raise HilumError(msg, path=path)
 
@@ -162,9 +162,11 @@ def free_bytes() -> float:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
-            limit, used = int((_CGROUP / name).read_text()), int((_CGROUP / own).read_text())
-            counts = dict(line.split() for line in (_CGROUP / stat).read_text().splitlines())
-            free = min(free, limit - used + int(counts.get(cached, 0)))  # cached files make room when memory is short
+            left = int((_CGROUP / name).read_text()) - int((_CGROUP / own).read_text())
+            with contextlib.suppress(OSError, ValueError):  # cached files make room when memory is short
+                counts = dict(line.split() for line in (_CGROUP / stat).read_text().splitlines())
+                left += int(counts.get(cached, 0))
+            free = min(free, left)
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -104,13 +104,16 @@ def run(verb: str, args: Sequence[str]) -> int:
     if hasattr(kind, "short_help") and {"-h", "--help"} & set(args):
         sys.stdout.write(kind.short_help())
         return 0
-    home = str(Path.home())
-    args = [re.sub(r"^(--[^=]*=)?~(?=/|$)", rf"\g<1>{home}", arg) for arg in args]  # the shell leaves --out=~/x alone
+    args = [re.sub(r"^(--[^=]*=)?~(?=/|$)", _home, arg) for arg in args]  # the shell leaves --out=~/x alone
     args = ["--help" if arg == "--help-all" else arg for arg in args]
     command = tyro.cli(kind, args=args, prog=f"hilum {verb}")
     if hasattr(command, "with_file"):  # the file's settings become the flags' defaults
         command = command.with_file(args)
     return int(command.run())
+
+
+def _home(found: re.Match[str]) -> str:
+    return f"{found[1] or ''}{Path.home()}"
 
 
 def _overview() -> str:

@@ -119,7 +119,7 @@ def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
         msg = f"{_ABOUT} must hold an object"
         raise TypeError(msg)
     number = about.pop("format", MODEL_FORMAT)
-    if repr(number) != repr(MODEL_FORMAT):
+    if type(number) is not int or number != MODEL_FORMAT:
         msg = (
             f"the format must be {MODEL_FORMAT}, is {number!r}: use the Hilum {about.get('version', '')} that wrote it"
         )

@@ -95,14 +95,14 @@ def evaluate(
     predictor = Predictor(model, device=device)
     if table is None:
         candidates = _own_cases(run, predictor)
-        store, max_gb = store or run.store, run.settings.store_gb
     else:
         candidates = _cases_of(table, run, predictor, columns, unchecked=unchecked)
-        max_gb = 0.0
         candidates = replace(candidates, max_refused=max_refused)
+    is_own_store = table is None and store is None
+    store = run.store if is_own_store else store
     with contextlib.ExitStack() as stack:
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
-        samples = Store(folder, predictor.card.reading, max_gb=max_gb)
+        samples = Store(folder, predictor.card.reading, max_gb=run.settings.store_gb if is_own_store else 0.0)
         prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
         if candidates.splits is not None:
             run.check_tested(prepared, candidates.splits)
@@ -153,6 +153,9 @@ def _judged(
 def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
     """The test part of the model's own run."""
     config, decisions = run.settings.cohort, predictor.card.decisions
+    if not run.trained(predictor.card):
+        msg = f"the model must be that of the run {run.folder} to be judged on its test part; another split trained it"
+        raise CohortError(msg)
     given = config.columns.labels
     must = "labels, as the model has them" if decisions.multi_label else "empty, as the model has classes"
     require(bool(given) == decisions.multi_label, f"columns.labels in {run.settings_file}", must, given)

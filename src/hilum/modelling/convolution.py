@@ -42,7 +42,7 @@ class Conv3D(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
 
     def forward(self, input: Float[Tensor, "b _ z y x"]) -> Float[Tensor, "b _ _ _ _"]:  # noqa: A002 - nn.Conv3d's name
-        """The output, the same in every way except for rounding."""
+        """Convolve; every value of ``way`` gives the same result up to rounding."""
         device, kernel = input.device.type, self.kernel_size[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
         size = [-(-length // stride) for length, stride in zip(input.shape[2:], self.stride, strict=True)]

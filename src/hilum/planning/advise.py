@@ -44,10 +44,10 @@ class Advice:
     """The advice for a cohort.
 
     Attributes:
-        table: Its classes.
+        table: Counts of each class of the cohort.
         loss: The loss, with its class weights.
         sampling: Sampling of the cases in an epoch.
-        head: The second stage.
+        head: Settings of the second training stage, which refits the last layer.
         decision: Calibration and threshold.
         alternative: Another loss, if training itself should favour recall.
         reasons: A sentence for each of loss, sampling, second stage, calibration and threshold.

@@ -50,7 +50,7 @@ class ResourcePlan:
         largest: Most cases that fit at once, with the config's checkpointing; None: unknown. 1024: or more.
         num_train: Training cases; None: there is no table.
         steps: Steps in an epoch; None: there is no table.
-        step_s: Seconds of a step, by the name of the speed setting that would be chosen; empty: not measured.
+        step_s: Seconds of a step with the speed setting that would be chosen, keyed by its name; empty: not measured.
     """
 
     cost: Cost
@@ -131,7 +131,7 @@ def plan_resources(
 
 
 def _step_s(config: RunConfig, num_classes: int, num_drawn: int) -> dict[str, float]:
-    """Seconds of a step, by the name of the fastest speed setting."""
+    """Seconds of a step with the fastest speed setting, keyed by its name."""
     device, batch = pick_device(config.training.device), config.training.batch_size
     at_once = config.at_once(batch)
     network = network_of(config, num_classes)

@@ -45,7 +45,7 @@ def hashed(kind: str, identifier: str) -> str:
 
 
 def hashed_all(kind: str, identifiers: Iterable[str]) -> list[str]:
-    """``hashed`` of many identifiers of one kind, in a third of the time."""
+    """``hashed`` of many identifiers of one kind, three times as fast as one call each."""
     done = re.compile(rf"{kind}-[0-9a-f]{{16}}").fullmatch
     hashes = []
     start: hmac.HMAC | None = None

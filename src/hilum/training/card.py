@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
-from hilum.deciding.calibration import Trained, decisions_of
 from hilum.deciding.decision import Decisions
+from hilum.deciding.fit_decisions import Trained, decisions_of
 from hilum.deciding.model_folder import ModelCard
 from hilum.deciding.tta import Views
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hilum.cohorts.dataset import SplitCohort
-from hilum.deciding.calibration import Trained
+from hilum.deciding.fit_decisions import Trained
 from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction

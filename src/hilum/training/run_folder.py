@@ -34,6 +34,7 @@ _log = logging.getLogger("hilum")
 RUN_FORMAT = 1
 STATE = "state.safetensors"
 _FIELDS = ("label", "soft label", "weight", "sample")
+"""What ``run.json`` keeps of each case."""
 _COMMENT = "The settings of this run, as hilum train wrote them."
 _OWN_FILES = {
     "config.toml": rf"^# {re.escape(_COMMENT)}",
@@ -134,8 +135,12 @@ class Run:
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
         _check_patients(self.folder, splits, cohort)
+        drawn = (
+            ("train", "val") if not any(case.split == "val" for case in cohort.cases) else None
+        )  # val comes of train
         for case in cohort.cases:
-            if case.split and case.split != splits.parts.get(case.case_id, case.split):
+            part = splits.parts.get(case.case_id, case.split)
+            if case.split and case.split != part and (case.split, part) != drawn:
                 msg = f"the split of case {case.case_id!r} in {cohort.source} has changed since {self.folder} was begun"
                 raise CohortError(msg, hint="train a new run")
         if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
@@ -186,16 +191,16 @@ class Run:
         Raises:
             ConfigError: If the folder holds a run, an input, or files that no stopped run left behind.
         """
-        for one in inputs:
-            if Path(one).resolve().parent == self.folder.resolve():
-                msg = f"the run folder {self.folder} must hold none of the run's inputs, it holds {Path(one).name}"
-                raise ConfigError(msg, hint="move it, or name another --out")
         is_taken = self.folder.exists() or self.folder.is_symlink()
         strangers = self._strangers() if self.folder.is_dir() else [self.folder] if is_taken else []
         if self.state != "new" or strangers:
             what = f"a {self.state} run" if self.state != "new" else f"{strangers[0].name}, which no run wrote"
             msg = f"the run folder {self.folder} must be new or empty (or resume the run in it), it holds {what}"
             raise ConfigError(msg)
+        for one in inputs:
+            if Path(one).resolve().parent == self.folder.resolve():
+                msg = f"the run folder {self.folder} must hold none of the run's inputs, it holds {Path(one).name}"
+                raise ConfigError(msg, hint="move it, or name another --out")
 
     def begin(self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str]) -> None:
         """Write settings, split, refusals and a record of the cohort, with which a resume is compared.
@@ -222,42 +227,53 @@ class Run:
     def clear(self) -> None:
         """Remove the files of a run that has no checkpoint, and nothing else."""
         if self.state == "new" and self.folder.is_dir():
-            for file in set(self.folder.iterdir()) - set(self._strangers()):
+            own = set(self.folder.iterdir()) - set(self._strangers())
+            for file in sorted(own, key=lambda file: file.name == "run.json"):  # last: it marks the rest as a run's
                 if file.is_dir():
                     shutil.rmtree(file)
                 elif file.name != ".lock":
                     file.unlink()
 
     def _strangers(self) -> list[Path]:
-        """Files in the folder that no stopped run left behind, judged by their content; without run.json, all."""
+        """Files that are not recognised as a run's by name and content; without a run.json, every file but the lock."""
         file = self.folder / "run.json"
         is_run = file.is_file() and holds(file, _OWN_FILES["run.json"])
-        return sorted(one for one in self.folder.iterdir() if not (_is_own(one) and (is_run or one.name == ".lock")))
+        may_be_own = [one for one in self.folder.iterdir() if is_run or one.name == ".lock"]
+        return sorted(set(self.folder.iterdir()) - {one for one in may_be_own if _is_own(one)})
 
     def _about(self) -> dict[str, Any] | None:
-        """Content of ``run.json``; None for a run of an older version.
+        """Content of ``run.json``; None if it is not there.
 
         Raises:
             CheckpointError: If it is damaged, or of a newer version.
         """
         file = self.folder / "run.json"
         if not file.exists():
-            if self.splits_file.exists() and read_splits(self.splits_file).format == SPLITS_FORMAT:
-                msg = "is missing, without which nothing can be compared with what the run began with"
-                raise CheckpointError(msg, path=file)
             return None
         try:
-            about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            if repr(about["format"]) != repr(RUN_FORMAT):
-                msg = f"the format must be {RUN_FORMAT}, is {about['format']!r}: use the Hilum that wrote it"
-                raise CheckpointError(msg, path=file)
-            if not (str is type(about["key"]) and list is type(about["classes"]) and about["cases"]):
-                raise ValueError  # noqa: TRY301 - told below
-            for record in about["cases"].values():
-                _ = [record[name] for name in _FIELDS]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            about = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            about = None
+        number = about.get("format") if isinstance(about, dict) else None
+        if number is not None and (type(number) is not int or number != RUN_FORMAT):
+            msg = f"the format must be {RUN_FORMAT}, is {number!r}: use the Hilum that wrote it"
+            raise CheckpointError(msg, path=file)
+        if not _is_record(about):
             msg = "is damaged: it must hold format, key, classes, and the fields of each case"
-            raise CheckpointError(msg, path=file) from exc
+            raise CheckpointError(msg, path=file)
+        record: dict[str, Any] = about
+        return record
+
+    def _cases_at_begin(self) -> dict[str, Any] | None:
+        """Content of ``run.json``; None for a run of an older version.
+
+        Raises:
+            CheckpointError: If it is damaged, of a newer version, or lost.
+        """
+        about = self._about()
+        if about is None and read_splits(self.splits_file).format == SPLITS_FORMAT:
+            msg = "is missing, without which nothing can be compared with what the run began with"
+            raise CheckpointError(msg, path=self.folder / "run.json")
         return about
 
     def trained(self, card: ModelCard) -> bool:
@@ -270,7 +286,7 @@ class Run:
             return "the model's run, whose splits.csv tells which cases trained it, is not the folder around it"
         about = self._about()
         if about is None:
-            return "the run is of an older Hilum, which kept no fingerprint of its key"
+            return "the run has no fingerprint of its key: it is of an older Hilum, or its run.json is lost"
         if about["key"] != key_fingerprint():
             return "the run was made with another key, under which other patients' hashes do not compare"
         return ""
@@ -281,14 +297,14 @@ class Run:
         Raises:
             CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
         """
-        about = self._about()
+        about = self._cases_at_begin()
         if about is None:
             return
         if about["classes"] != list(cohort.classes):
             then_and_now = f"{', '.join(about['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
-        changes = _changes(_records(prepared), about["cases"])
+        changes = _changes(_records(prepared), about["cases"], _FIELDS)
         if changes:
             msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {_first(changes)}"
             raise CohortError(msg, hint="train a new run")
@@ -299,12 +315,11 @@ class Run:
         Raises:
             CohortError: If it has not; the text names the first case.
         """
-        about = self._about()
+        about = self._cases_at_begin()
         if about is None:
             return
         tested = {case_id: record for case_id, record in about["cases"].items() if splits.parts.get(case_id) == "test"}
-        now = {case_id: {"label": record["label"]} for case_id, record in _records(prepared).items()}
-        changes = _changes(now, tested)
+        changes = _changes(_records(prepared), tested, ["label"])
         changes += [
             f"the scan of case {case_id!r}"
             for case_id, digest in prepared.scans.items()
@@ -322,23 +337,37 @@ def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
         CohortError: If a case has another patient; it is named.
     """
     now = {case.case_id: patient_key(case) for case in cohort.cases if case.case_id in splits.parts}
-    new_of: dict[str, str] = {"": ""}
-    old_of: dict[str, str] = {"": ""}
-    for case_id, new in sorted(now.items()):
-        old = splits.patients.get(case_id, "")
-        if new_of.setdefault(old, new) != new or old_of.setdefault(new, old) != old:
-            msg = f"the patient of case {case_id!r} in {cohort.source} has changed since {folder} was begun"
-            raise CohortError(msg, hint="train a new run")
+    before = {case_id: splits.patients.get(case_id, "") for case_id in now}
+    changed = set().union(*(_by_patient(now) ^ _by_patient(before)))
+    if changed:
+        msg = f"the patient of case {min(changed)!r} in {cohort.source} has changed since {folder} was begun"
+        raise CohortError(msg, hint="train a new run")
 
 
-def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]]) -> list[str]:
-    """What differs between records of cases, as far as both have a field."""
+def _by_patient(patients: dict[str, str]) -> set[frozenset[str]]:
+    """The cases of each patient; cases without an id are left out."""
+    cases: dict[str, set[str]] = {}
+    for case_id, patient in patients.items():
+        cases.setdefault(patient, set()).add(case_id)
+    return {frozenset(some) for patient, some in cases.items() if patient}
+
+
+def _is_record(about: object) -> bool:
+    """Whether the content of a ``run.json`` has all that is read of it."""
+    if not (isinstance(about, dict) and isinstance(about.get("cases"), dict) and about["cases"]):
+        return False
+    has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in about["cases"].values())
+    return has_fields and isinstance(about.get("key"), str) and isinstance(about.get("classes"), list)
+
+
+def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]], names: Iterable[str]) -> list[str]:
+    """What differs between records of cases in the fields of these names."""
     changes: list[str] = []
     for case_id in sorted(then.keys() | now.keys()):
         if case_id not in now or case_id not in then:
             changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
             continue
-        fields = [name for name, value in now[case_id].items() if value != then[case_id][name]]
+        fields = [name for name in names if now[case_id][name] != then[case_id][name]]
         changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
     return changes
 
@@ -350,9 +379,12 @@ def _first(changes: list[str]) -> str:
 def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
     """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
     return {
-        case.case_id: dict(
-            zip(_FIELDS, (list(case.present) or case.label, case.soft_label, case.weight, file.stem), strict=True)
-        )
+        case.case_id: {
+            "label": list(case.present) or case.label,
+            "soft label": case.soft_label,
+            "weight": case.weight,
+            "sample": file.stem,
+        }
         for case, file in zip(prepared.cases, prepared.samples, strict=True)
     }
 
