@@ -1,6 +1,7 @@
 """Reads damaged files by the thousand: each must be read or refused in one line, in time and within its memory.
 
-    python benchmarks/fuzz.py [--count 20000] [--seconds 30] [--quick] [--seed 0] [--processes 2] [--resume FILE] [--json]
+    python benchmarks/fuzz.py [--count 20000] [--seconds 30] [--quick] [--seed 0] [--processes 2] [--resume FILE]
+        [--json]
     python benchmarks/fuzz.py --case 1234 [--keep FOLDER]
 
 A case follows from the seed and its number (``mutated.py``); with --seconds as many are read, in order, as there is

@@ -185,7 +185,7 @@ def _general(
     interpolation: Interpolation,
     air: float,
 ) -> Float32[np.ndarray, "_ _ _"]:
-    """Sample a rotated, sheared or tilted grid, tile by tile; a long voxel is the mean of several positions along it."""
+    """Sample a rotated or tilted (sheared) grid by tiles; a long voxel is the mean of several positions along it."""
     out = np.zeros(shape, np.float32)
     times = np.round(edges_mm / edges_mm.min()).astype(int)
     times[(np.linalg.norm(matrix, axis=0) <= 1) | (interpolation == "nearest")] = 1

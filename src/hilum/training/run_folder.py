@@ -135,12 +135,10 @@ class Run:
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
         _check_patients(self.folder, splits, cohort)
-        drawn = (
-            ("train", "val") if not any(case.split == "val" for case in cohort.cases) else None
-        )  # val comes of train
+        has_val = any(case.split == "val" for case in cohort.cases)  # else val was drawn from the training rows
         for case in cohort.cases:
             part = splits.parts.get(case.case_id, case.split)
-            if case.split and case.split != part and (case.split, part) != drawn:
+            if case.split and case.split != part and (has_val or (case.split, part) != ("train", "val")):
                 msg = f"the split of case {case.case_id!r} in {cohort.source} has changed since {self.folder} was begun"
                 raise CohortError(msg, hint="train a new run")
         if cohort.named_by_path and not splits.parts.keys() & {case.case_id for case in cohort.cases}:
