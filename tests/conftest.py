@@ -1,5 +1,6 @@
 """What every test has: a key of its own for hashes, and the shared real CT where it is there."""
 
+import gc
 import importlib.util
 import os
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(config, items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in set(slow)]
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not look at it again after each test."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 settings.register_profile("hilum", deadline=None, derandomize=True)  # a busy machine is no failure; repeatable

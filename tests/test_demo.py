@@ -2,11 +2,14 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
 import hilum.demo
 from hilum.demo import demo
 from hilum.simulating import simulate_cohort
 
 
+@pytest.mark.slow  # .ci/run runs the whole demo
 def test_the_demo_goes_the_whole_way(tmp_path, monkeypatch, caplog):
     """From DICOM series to figures and a prediction; few of everything, since the demo itself is run in CI."""
     config = hilum.demo._config

@@ -173,7 +173,7 @@ DEEP = {"depth": 50, "zero_init": True}
     [
         pytest.param(GROUPS, "onnx", marks=pytest.mark.slow),
         (GROUPS, "pt2"),
-        (INSTANCES, "onnx"),
+        pytest.param(INSTANCES, "onnx", marks=pytest.mark.slow),
         pytest.param(INSTANCES, "pt2", marks=pytest.mark.slow),
         pytest.param(DEEP, "onnx", marks=pytest.mark.slow),
         pytest.param(DEEP, "pt2", marks=pytest.mark.slow),

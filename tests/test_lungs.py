@@ -176,7 +176,7 @@ def test_the_lungs_of_the_real_low_resolution_scan_match_the_reference(shared_da
     assert _dice(segment_lungs(read(folder / "ct-64.nrrd")).mask, truth) >= 0.97
 
 
-@pytest.mark.parametrize("name", ["lidc-0314", "lung-dx-a0001"])
+@pytest.mark.parametrize("name", ["lung-dx-a0001", pytest.param("lidc-0314", marks=pytest.mark.slow)])
 def test_the_lungs_of_real_scans_are_plausible_and_lie_in_the_body(shared_data, name):
     volume = read(shared_data / name)
     found = segment_lungs(volume)

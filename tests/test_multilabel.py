@@ -372,7 +372,7 @@ def test_findings_are_learned_by_losses_for_rare_ones(folder, tmp_path, loss, sa
 @pytest.mark.parametrize(
     ("loss", "sampling"),
     [
-        ("ldam", "combined"),
+        pytest.param("ldam", "combined", marks=pytest.mark.slow),
         ("tversky", "progressive"),
         pytest.param("cross-entropy", "over", marks=pytest.mark.slow),
         pytest.param("focal", "none", marks=pytest.mark.slow),

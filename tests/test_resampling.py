@@ -111,7 +111,14 @@ MASS = 4 / 3 * np.pi * 3.0**3 * 890
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 @pytest.mark.parametrize("turn", [0, 20])
 @pytest.mark.parametrize(
-    "source", [(0.6, 0.6, 0.6), (1.0, 0.8, 0.8), (1.25, 0.7, 0.7), (2.5, 0.75, 0.75), (5.0, 0.7, 0.7)]
+    "source",
+    [
+        pytest.param((0.6, 0.6, 0.6), marks=pytest.mark.slow),
+        (1.0, 0.8, 0.8),
+        (1.25, 0.7, 0.7),
+        (2.5, 0.75, 0.75),
+        (5.0, 0.7, 0.7),
+    ],
 )
 def test_a_nodule_of_six_millimetres_keeps_its_excess_within_five_percent(source, turn, interpolation):
     random = np.random.default_rng(round(source[0] * 100) + turn)

@@ -38,7 +38,7 @@ def total(config, **how):
     return memory_fit.training_memory(config, 2, **how).total  # of each config once: see conftest.py
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_arithmetic_is_that_of_every_convolution_and_product(depth):
     """Two operations for each weight that an output meets; backward is twice that, without the scan's own gradient."""
     config = config_of(depth=depth)
@@ -371,7 +371,7 @@ def test_the_way_that_a_run_computes_is_measured_on_what_it_trains_and_the_plan_
     assert not any("speed: measuring" in record.message for record in caplog.records)
 
 
-def test_a_short_epoch_does_not_take_zero_seconds(npy_cohort, capsys, monkeypatch):
+def test_a_short_epoch_does_not_take_zero_seconds(npy_cohort, capsys, monkeypatch, brief_plan):
     monkeypatch.setattr("hilum.planning.resource_plan.step_seconds", lambda *a, **_: 0.004)
     assert main(["plan", str(npy_cohort / "config.toml")]) == 0
     assert re.search(r"^         0\.03\d* s for an epoch and [\d.]+ s for all", capsys.readouterr().out, re.M)

@@ -660,7 +660,10 @@ def test_words_of_low_dose_make_no_page_of_text(folder):
     assert codes(read(made.write().folder)) == set()
 
 
-@pytest.mark.parametrize(("fine", "coarse", "times"), [(6, 5, 2.0), (6, 4, 1.5), (5, 12, 2.5), (20, 5, 2.0)])
+@pytest.mark.parametrize(
+    ("fine", "coarse", "times"),
+    [(6, 5, 2.0), (6, 4, 1.5), (5, 12, 2.5), pytest.param(20, 5, 2.0, marks=pytest.mark.slow)],
+)
 def test_a_change_of_step_lasts_from_a_few_slices_to_the_end_on(folder, fine, coarse, times):
     along = np.concatenate([np.arange(fine), fine - 1 + np.arange(1, coarse + 1) * times])
     made = make(folder(), len(along))

@@ -135,8 +135,8 @@ def test_a_missing_sample_is_a_prepare_error(tmp_path):
 
 
 def test_many_threads_and_processes_make_one_whole_sample(scan, store):
-    with ThreadPoolExecutor(8) as pool:
-        paths = set(pool.map(lambda _: store.fetch(scan, RECIPE).file, range(16)))
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: store.fetch(scan, RECIPE).file, range(8)))
     next(iter(paths)).unlink()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         paths |= set(map(Path, pool.map(_ensure, [str(store.folder)] * 4, [str(scan)] * 4)))

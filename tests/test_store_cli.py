@@ -245,7 +245,7 @@ def chests(tmp_path_factory):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals to a group of processes")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)])
 def test_a_signal_to_end_keeps_what_is_done_and_the_same_command_goes_on(chests, capfd, name, code):
     shutil.rmtree(chests / "store", ignore_errors=True)
     program = (
