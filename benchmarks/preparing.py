@@ -45,7 +45,7 @@ STEPS = (
     ("right and left", "hilum.preparing.lungs.segment", ("right_and_left",)),
     ("closing", "hilum.preparing.lungs.segment", ("_closed",)),
     ("lung fields", "hilum.preparing.lungs.segment", ("lung_field",)),
-    ("check", "hilum.preparing.lungs.segment", ("measure", "judge")),
+    ("check", "hilum.preparing.lungs.segment", ("measure", "judge_lungs")),
     ("the one resampling", "hilum.preparing.prepare", ("sample",)),
 )
 

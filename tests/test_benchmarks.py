@@ -1,6 +1,7 @@
 """Benchmarks lose no row in silence: what they are measured beside is there, or they end and say what is not."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -65,6 +66,14 @@ def test_every_benchmark_has_a_quick_run():
     scripts = [path for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text()]
     assert len(scripts) > 15
     assert [path.name for path in scripts if '"--quick"' not in path.read_text()] == []
+
+
+def test_the_steps_that_a_benchmark_times_are_functions_of_hilum():
+    """It replaces them by name, which nothing else would notice when they are renamed."""
+    tree = ast.parse((FOLDER / "preparing.py").read_text())
+    (steps,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "STEPS")
+    for _, module, names in ast.literal_eval(steps):
+        assert all(callable(getattr(importlib.import_module(module), name)) for name in names)
 
 
 def test_the_script_runs_a_benchmark_by_its_name_alone():
