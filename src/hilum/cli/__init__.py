@@ -3,15 +3,14 @@
 import importlib
 import io
 import logging
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from hilum.errors import HilumError
+from hilum.files import user_path
 from hilum.findings import printable
 
 VERBS = {
@@ -104,7 +103,7 @@ def run(verb: str, args: Sequence[str]) -> int:
     if hasattr(kind, "short_help") and {"-h", "--help"} & set(args):
         sys.stdout.write(kind.short_help())
         return 0
-    args = [re.sub(r"^(--[^=]*=)?~(?=/|$)", _home, arg) for arg in args]  # the shell leaves --out=~/x alone
+    args = [_with_home(arg) for arg in args]
     args = ["--help" if arg == "--help-all" else arg for arg in args]
     command = tyro.cli(kind, args=args, prog=f"hilum {verb}")
     if hasattr(command, "with_file"):  # the file's settings become the flags' defaults
@@ -112,8 +111,10 @@ def run(verb: str, args: Sequence[str]) -> int:
     return int(command.run())
 
 
-def _home(found: re.Match[str]) -> str:
-    return f"{found[1] or ''}{Path.home()}"
+def _with_home(arg: str) -> str:
+    """An argument in which ``~`` is the home folder, also where the shell leaves it alone, as in ``--out=~/x``."""
+    flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return f"{flag}{equals}{user_path(value)}" if value == "~" or value.startswith("~/") else arg
 
 
 def _overview() -> str:

@@ -262,7 +262,7 @@ class Run:
         record: dict[str, Any] = about
         return record
 
-    def _cases_at_begin(self) -> dict[str, Any] | None:
+    def _begun_with(self) -> dict[str, Any] | None:
         """Content of ``run.json``; None for a run of an older version.
 
         Raises:
@@ -276,7 +276,7 @@ class Run:
 
     def trained(self, card: ModelCard) -> bool:
         """Whether the split in this folder trained a model; models of older versions do not say by which they were."""
-        return self.splits_file.exists() and card.training.get("split", self.split_digest) == self.split_digest
+        return self.splits_file.exists() and card.training.get("split") in (None, self.split_digest)
 
     def why_unchecked(self, card: ModelCard) -> str:
         """Reason why cases of a table cannot be compared with a model's training cases; empty if they can."""
@@ -295,7 +295,7 @@ class Run:
         Raises:
             CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
         """
-        about = self._cases_at_begin()
+        about = self._begun_with()
         if about is None:
             return
         if about["classes"] != list(cohort.classes):
@@ -313,7 +313,7 @@ class Run:
         Raises:
             CohortError: If it has not; the text names the first case.
         """
-        about = self._cases_at_begin()
+        about = self._begun_with()
         if about is None:
             return
         tested = {case_id: record for case_id, record in about["cases"].items() if splits.parts.get(case_id) == "test"}
