@@ -286,7 +286,7 @@ class Run:
         if about is None:
             return "the run has no fingerprint of its key: it is of an older Hilum, or its run.json is lost"
         if about["key"] != key_fingerprint():
-            return "the run was made with another key, under which other patients' hashes do not compare"
+            return "the run was made with another key, so that its patients cannot be recognised"
         return ""
 
     def check_unchanged(self, cohort: Cohort, prepared: PreparedCohort) -> None:
