@@ -118,9 +118,10 @@ def test_a_cohort_that_the_bound_cannot_hold_is_one_clear_error_before_any_work(
     assert not (cohort / "run").exists()
 
 
-def test_after_a_command_the_store_is_within_its_bound_and_holds_the_cohort(cohort, npy_cohort, capsys):
-    run("prepare", npy_cohort / "config.toml")
-    shutil.copytree(npy_cohort / "store", cohort / "store", ignore=shutil.ignore_patterns("refused.csv"))
+def test_after_a_command_the_store_is_within_its_bound_and_holds_the_cohort(cohort, npy_cohort, tmp_path, capsys):
+    whole = shutil.copytree(npy_cohort, tmp_path / "whole", ignore=shutil.ignore_patterns("run", "store"))
+    run("prepare", whole / "config.toml")
+    shutil.move(whole / "store", cohort / "store")
     assert len(samples(cohort)) == 60
     shared = {path.name for path in samples(cohort)}
     np.save(cohort / "00.npy", np.full((12, 12, 12), 0.5, np.float32))  # one that is not among them
