@@ -15,7 +15,7 @@ LungPart: TypeAlias = Literal["lungs", "lung-field", "left", "right"]
 WINDOWS: dict[str, Range] = {"lung": (-1000.0, 400.0), "mediastinum": (-160.0, 240.0), "bone": (-500.0, 1300.0)}
 """HU of black and of white. Mediastinum (level 40, width 400) and bone (level 400, width 1800) are the usual reading
 windows (Radiopaedia, Windowing (CT)). Lung is not the reading window, which shows all soft tissue white, but the range
-customary for classifying nodules since LUNA16 (Setio 2017, doi:10.1016/j.media.2017.06.015)."""
+customary for classifying nodules since Setio 2016 (doi:10.1109/TMI.2016.2536809)."""
 
 
 MOST_VOXELS = 2**29
