@@ -35,7 +35,7 @@ def config_of(*, size=16, norm="batch", depth=10, width=8, **training):
 
 
 def total(config, **how):
-    return memory_fit.training_memory(config, 2, **how).total  # of each config once: see conftest.py
+    return memory_fit.training_memory(config, 2, **how).total  # of each config once: see common_fixtures.py
 
 
 @pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
@@ -250,7 +250,8 @@ def test_a_step_is_timed_on_the_network_itself_which_learns(precision):
     assert not torch.equal(before, network.fc.weight)
 
 
-def test_an_outlook_knows_the_steps_and_their_time(npy_cohort):
+def test_an_outlook_knows_the_steps_and_their_time(npy_cohort, monkeypatch):
+    monkeypatch.setattr("hilum.planning.resource_plan.largest_batch", lambda *_, **__: 64)
     config = load(npy_cohort / "config.toml")
     seen = plan_resources(config, 2, 41)
     assert seen.steps == 8, "the last case joins the batch before"
