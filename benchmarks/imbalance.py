@@ -43,7 +43,7 @@ from hilum.errors import CohortError
 from hilum.files import write_whole
 from hilum.measuring.agreement import ece_floor, expected_calibration_error
 from hilum.measuring.calibration import Calibration
-from hilum.measuring.fitting import fit_calibration
+from hilum.measuring.fit_calibration import fit_calibration
 from hilum.measuring.metrics import average_precision, roc_auc, roc_curve
 from hilum.modelling.speed import PLAIN
 from hilum.randomness import generator

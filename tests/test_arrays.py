@@ -11,7 +11,7 @@ import torch
 import hilum
 from hilum.arrays import flags, labelled, real, three, whole
 from hilum.errors import CohortError, ConfigError, GeometryError
-from hilum.measuring import agreement, calibration, fitting, intervals, metrics, thresholds
+from hilum.measuring import agreement, calibration, fit_calibration, intervals, metrics, thresholds
 from hilum.modelling.losses import LDAMLoss, LogitAdjustedLoss, PolyLoss
 from hilum.modelling.losses.class_weights import class_counts
 from hilum.preparing.grid_placement import place
@@ -43,8 +43,8 @@ OF_CASES = {
     "with_intervals": (intervals.with_intervals, Y, P, {"threshold": 0.45, **EACH}),
     "with_called_intervals": (intervals.with_called_intervals, Y, P, {"called": [p > 0.3 for p in P], **EACH}),
     "with_class_intervals": (intervals.with_class_intervals, Y, PAIRS, EACH),
-    "fit_calibration": (lambda y, z, **k: fitting.fit_calibration(z, y, **k), Y, PAIRS, {"method": "platt"}),
-    "fit_temperature": (lambda y, z: fitting.fit_temperature(z, y), Y, PAIRS, {}),
+    "fit_calibration": (lambda y, z, **k: fit_calibration.fit_calibration(z, y, **k), Y, PAIRS, {"method": "platt"}),
+    "fit_temperature": (lambda y, z: fit_calibration.fit_temperature(z, y), Y, PAIRS, {}),
 }
 
 

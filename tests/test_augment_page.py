@@ -16,7 +16,7 @@ from hilum.cli import main
 from hilum.cli.augment import ShowAugmentation
 from hilum.modelling.augmenting.augment import apply
 from hilum.modelling.augmenting.changes import Change, draw
-from hilum.planning.augment_page import CASE, alone_at_its_furthest, augment_page, planes
+from hilum.planning.augment_page import CASE, augment_page, planes, strongest_changes
 from hilum.planning.describe import describe, describe_settings
 from hilum.preparing.lungs.overlay import FIELD_RGB
 from hilum.settings.augmentation import PROBABILITIES
@@ -87,7 +87,7 @@ def test_a_draw_on_the_page_is_what_training_would_see_in_that_epoch(sample, str
         change = draw(STRONG, [CASE], seed=3, epoch=epoch)[0]
         for one, hu in zip(shown[epoch], planes(changed(sample, change), RECIPE.windows[0]), strict=True):
             np.testing.assert_array_equal(one, hu)
-    assert len(shown) == 1 + 5 + sum(len(alone_at_its_furthest(STRONG, name, seed=3)) for name in listed(strong)[:-2])
+    assert len(shown) == 1 + 5 + sum(len(strongest_changes(STRONG, name, seed=3)) for name in listed(strong)[:-2])
 
 
 def listed(html):
@@ -119,7 +119,7 @@ def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_
     assert set(listed(html)) == wanted
     for one in sorted(wanted - {"mixup", "cutmix"}):
         assert f"<h3><code>{one}</code>" in html
-        for change in alone_at_its_furthest(config, one, seed=0):
+        for change in strongest_changes(config, one, seed=0):
             before, after = (planes(changed(sample, c), (-1024.0, 3071.0)) for c in (Change(), change))
             assert any((a != b).any() for a, b in zip(before, after, strict=True)), one
             assert len(describe(change, SHAPE, SPACING)) == (2 if one == "zoom" else 1), one
@@ -128,7 +128,7 @@ def test_each_change_alone_changes_the_sample_and_only_those_with_a_probability_
 
 def test_alone_a_change_goes_nearly_as_far_as_the_config_lets_it_and_both_ways():
     def ends(name, value):
-        return sorted(value(change) for change in alone_at_its_furthest(STRONG, name, seed=0))
+        return sorted(value(change) for change in strongest_changes(STRONG, name, seed=0))
 
     assert ends("level", lambda c: c.level_hu) == pytest.approx([-60, 60], rel=0.05)
     assert ends("width", lambda c: math.log(c.width)) == pytest.approx([-math.log(1.2), math.log(1.2)], rel=0.05)
@@ -139,7 +139,7 @@ def test_alone_a_change_goes_nearly_as_far_as_the_config_lets_it_and_both_ways()
     most = 15 * math.sqrt(1 / 0.15 - 1)
     assert all(0.8 * most < noise <= most for noise in ends("noise", lambda c: c.noise_hu))
     assert np.diff(ends("noise", lambda c: c.noise_lp_mm)) > 0.2  # of a smooth kernel, and of a sharp one
-    flips = [change.flip for change in alone_at_its_furthest(replace(STRONG, flip=(0.5, 0.0, 0.1)), "flip", seed=0)]
+    flips = [change.flip for change in strongest_changes(replace(STRONG, flip=(0.5, 0.0, 0.1)), "flip", seed=0)]
     assert flips == [(True, False, False), (False, False, True)]
 
 

@@ -16,7 +16,7 @@ from hilum.errors import CohortError, ConfigError
 from hilum.measuring import metrics
 from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error, reliability
 from hilum.measuring.calibration import Calibration, class_log_odds, probabilities
-from hilum.measuring.fitting import HIGHEST_T, LOWEST_T, fit_calibration, fit_temperature
+from hilum.measuring.fit_calibration import HIGHEST_T, LOWEST_T, fit_calibration, fit_temperature
 from hilum.measuring.prevalence import prior_bias, threshold_at
 from hilum.measuring.regression import rising_corners, softmax_regression
 from hilum.settings.toml import from_dict, to_dict

@@ -17,7 +17,7 @@ from hilum.cohorts.sampling import draws
 from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decision, Decisions
-from hilum.deciding.fit_decisions import Trained, decisions_of
+from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.measuring.calibration import Calibration
@@ -139,7 +139,7 @@ def validated(positives=40, negatives=160, offset=0.0, seed=0):
 def chosen(labels, logits, trained=None, **sections):
     config = replace(RunConfig(loss=LossConfig(class_weights="none")), **sections)
     of = np.repeat([0, 1], [320, 80]) if trained is None else trained
-    on = Trained(labels=of, counted=np.ones(len(of)))
+    on = TrainingCases(labels=of, counted=np.ones(len(of)))
     (decision,), (threshold,) = decisions_of(config, CLASSES, on, labels, logits)
     assert decision.threshold == threshold.value
     return decision.calibration
@@ -166,7 +166,7 @@ def test_platt_is_fitted_where_training_moved_the_probabilities_else_one_tempera
 
 def test_sampling_moves_the_probabilities_too():
     trained = np.repeat([0, 1], [320, 80])
-    on = Trained(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
+    on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
     config = RunConfig(loss=LossConfig(class_weights="none"), sampling=SamplingConfig(method="over"))
     (decision,), _ = decisions_of(config, CLASSES, on, *validated())
     assert decision.calibration.method == "platt"
@@ -210,7 +210,7 @@ def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said
 
 def test_weights_of_cases_that_favour_a_class_are_undone_too():
     trained = np.repeat([0, 1], [320, 80])
-    on = Trained(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
+    on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
     config = RunConfig(loss=LossConfig(class_weights="none"))
     (decision,), _ = decisions_of(config, CLASSES, on, *validated())
     assert decision.calibration.method == "platt"
@@ -228,7 +228,7 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
     )
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finish, "Trained", lambda **given: seen.append(given["counted"]) or Trained(**given))
+        patch.setattr(finish, "TrainingCases", lambda **given: seen.append(given["counted"]) or TrainingCases(**given))
         train(config, tmp_path / "run", base=npy_cohort)
     _, card = load_model(tmp_path / "run" / "model")
     kept = card.training["epoch"]
@@ -255,7 +255,7 @@ def test_each_finding_is_calibrated_on_its_own():
     labels = (random.random((300, 3)) < (0.4, 0.2, 0.008)).astype(np.int64)
     labels[0] = 1
     logits = random.normal(3 * labels - 2.0, 1.0)
-    trained = Trained(labels=labels, counted=np.ones(300))
+    trained = TrainingCases(labels=labels, counted=np.ones(300))
     decisions, _ = decisions_of(RunConfig(loss=LossConfig()), FINDINGS, trained, labels, logits)
     assert [one.calibration.method for one in decisions] == ["platt", "platt", "prior"]
     assert decisions[1].calibration.prevalence == pytest.approx((1 - labels[:, 1].mean(), labels[:, 1].mean()))

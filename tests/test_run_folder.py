@@ -14,7 +14,7 @@ import pytest
 
 import hilum
 from hilum.cli import main
-from hilum.cohorts.split_file import read_splits
+from hilum.cohorts.split_file import read_splits, write_splits
 from hilum.cohorts.table import Cohort
 from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, TrainingError
 from hilum.files import PNG_MARK, check_output, holds
@@ -98,8 +98,12 @@ def test_a_model_beside_the_split_of_another_run_is_judged_only_with_unchecked(t
         evaluate(tmp_path / "other" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
     answer = evaluate(tmp_path / "other", npy_cohort / "cohort.csv", tmp_path / "e", unchecked=True)
     assert (answer["num_seen"], answer["seen_checked"]) == (0, False)
-    with pytest.raises(CohortError, match=r"must be that of the run .* another split trained it"):
+    with pytest.raises(CohortError, match=r"trained with another split than that of .*, so its test part is not known"):
         evaluate(tmp_path / "other" / "model")
+    lost = changed_run(trained_run, tmp_path / "all")
+    (lost / "splits.csv").unlink()
+    with pytest.raises(CohortError, match=r"splits\.csv: the splits cannot be read"):
+        evaluate(lost)
 
 
 def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, capsys):
@@ -198,8 +202,12 @@ DAMAGES = {
     "numbers for cases": lambda about: about | {"cases": {"c00": 1}},
     "empty cases": lambda about: about | {"cases": {"c00": {}}},
     "a number of classes": lambda about: about | {"classes": 3},
+    "numbers for classes": lambda about: about | {"classes": [0, 1]},
+    "no format": lambda about: {k: v for k, v in about.items() if k != "format"},
+    "null for the format": lambda about: about | {"format": None},
     "no object": lambda about: [1],
 }
+"""What can be wrong with ``run.json``."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -208,6 +216,14 @@ def test_a_damaged_record_of_a_run_is_one_error(trained_run, tmp_path, damage):
     for does in (lambda: evaluate(run), lambda: train(load(run / "config.toml"), run, resume=True)):
         with pytest.raises(CheckpointError, match=r"run\.json: is damaged: it must hold format, key, classes"):
             does()
+
+
+def test_a_record_that_cannot_be_read_is_not_called_damaged(trained_run, tmp_path):
+    run = changed_run(trained_run, tmp_path / "all")
+    (run / "run.json").unlink()
+    (run / "run.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read: Is a directory"):
+        evaluate(run)
 
 
 def test_a_run_without_its_record_and_one_of_another_format_are_one_error(trained_run, tmp_path):
@@ -293,6 +309,26 @@ def test_cases_that_change_patients_are_refused_by_resume_and_by_a_runs_own_judg
             evaluate(tmp_path / "run")
 
 
+@pytest.mark.parametrize(("case", "patient"), [("c14", "alone"), ("c12", "alone"), ("c14", "P4"), ("c16", "P3")])
+def test_a_case_that_changes_patients_is_named_itself_and_under_another_key_as_one_of_its_patient(
+    npy_cohort, quick, tmp_path, monkeypatch, case, patient
+):
+    table = tmp_path / "cohort.csv"
+    rows = [f"c{i:02d},{npy_cohort}/{i:02d}.npy,{i % 2},P{i // 4}" for i in range(60)]
+    table.write_text("\n".join(["case_id,path,label,patient_id", *rows]) + "\n")
+    cohort = Cohort.read(table)
+    parts = {one.case_id: "train" for one in cohort.cases}
+    run = Run(tmp_path / "run")
+    write_splits(run.splits_file, cohort, parts, dict.fromkeys(parts, "0fab"))
+    number = int(case[1:])
+    table.write_text(table.read_text().replace(rows[number], rows[number].replace(f"P{number // 4}", patient)))
+    with pytest.raises(CohortError, match=rf"the patient of case '{case}' in .*cohort\.csv has changed"):
+        run.splits(Cohort.read(table))
+    monkeypatch.setenv("HILUM_KEY", "another")
+    with pytest.raises(CohortError, match=r"the patient of case 'c1[2-7]' or of a case that shares it in .* changed"):
+        run.splits(Cohort.read(table))
+
+
 def test_where_a_file_system_has_no_locks_training_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
     def without_locks(*_):
         raise OSError(38, "Function not implemented")
@@ -319,12 +355,28 @@ def test_a_second_process_does_not_train_in_the_same_folder(npy_cohort, quick, t
     assert train(quick, tmp_path / "run", resume=True).is_dir()
 
 
+def test_a_resumed_run_removes_what_a_killed_process_was_writing_and_nothing_else(
+    npy_cohort, quick, tmp_path, train_until
+):
+    train_until(quick, tmp_path / "run", base=npy_cohort)
+    (tmp_path / "run" / "model").mkdir()
+    left = ("last/.state.safetensors.1.abcd0123", "last/.tmpVBqbBp", "model/.tmpVBqbBp", ".metrics.csv.1.abcd0123")
+    others = (".tmpVBqbBp", ".notes.txt.1.abcd0123", "last/.tmp", ".metrics.csv")
+    for name in (*left, *others):
+        (tmp_path / "run" / name).write_bytes(b"half")
+    train(quick, tmp_path / "run", resume=True)
+    assert not any((tmp_path / "run" / name).exists() for name in left)
+    assert all((tmp_path / "run" / name).exists() for name in others)
+
+
 def test_a_run_that_failed_at_its_first_checkpoint_is_begun_again_by_the_same_command(
     npy_cohort, quick, tmp_path, monkeypatch
 ):
     def full_disk(state, folder):
         folder.mkdir()
-        (folder / ".state.safetensors.1.abcd0123").write_bytes(b"half")
+        (folder / ".state.safetensors.1.abcd0123").touch()
+        (folder / ".tmpVBqbBp").write_bytes(b"half")  # under this name safetensors writes
+        (folder.parent / ".metrics.csv.1.abcd0123").write_text("half")
         msg = "No space left on device"
         raise OSError(28, msg)
 
@@ -379,14 +431,14 @@ def test_a_run_removes_neither_its_inputs_nor_files_of_runs_and_programs_that_it
     folder.mkdir()
     shutil.copy(trained_run / "config.toml", folder)
     events = next(trained_run.glob("events*"))
-    for config in (folder / "config.toml", npy_cohort / "config.toml"):
+    for config, what in ((folder / "config.toml", "an input of the run"), (npy_cohort / "config.toml", "which no run")):
         assert main(["train", str(config), "--out", str(folder)]) == 1
-        assert "config.toml" in capsys.readouterr().err
+        assert f"config.toml, {what}" in capsys.readouterr().err
     assert (folder / "config.toml").read_bytes() == (trained_run / "config.toml").read_bytes()
     (folder / "config.toml").unlink()
     shutil.copy(events, folder)
     assert main(["train", str(npy_cohort / "config.toml"), "--out", str(folder)]) == 1
-    assert f"{events.name}, which no run wrote" in capsys.readouterr().err
+    assert f"{events.name}, which no run wrote (move it, or name another --out)" in capsys.readouterr().err
     assert [file.name for file in folder.iterdir()] == [events.name]
 
 

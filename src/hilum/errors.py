@@ -38,7 +38,7 @@ class HilumError(Exception):
         return self.text(self.path)
 
     def text(self, path: Path | str | None) -> str:
-        """The full text with another spelling of the path, such as relative to a table."""
+        """The full text with another spelling of the path, such as relative to a table; None: without a path."""
         return (f"{path}: " if path is not None else "") + self.message + (f" ({self.hint})" if self.hint else "")
 
 

@@ -49,7 +49,7 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
     is_own = holds(path, mark) if isinstance(mark, str) else mark(path)
     is_input = any(one is not None and one.exists() and path.samefile(one) for one in inputs)
     if is_input or not is_own:
-        what = "is one of the inputs" if is_input else "exists, and this command did not write it, or not as it is now"
+        what = "is one of the inputs" if is_input else "exists, and its content is not what this command writes"
         msg = f"would be overwritten: it {what}; name another file, or remove it"
         raise HilumError(msg, path=path)
 
@@ -157,12 +157,12 @@ def share_cores(sharers: int) -> None:
 def free_bytes() -> float:
     """Memory that is still available on this machine, within the limit of a container."""
     free = math.inf
-    for name, own, stat, cached in (
+    for limit, used, stat, cached in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
-            left = int((_CGROUP / name).read_text()) - int((_CGROUP / own).read_text())
+            left = int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text())
             with contextlib.suppress(OSError, ValueError):  # cached files make room when memory is short
                 counts = dict(line.split() for line in (_CGROUP / stat).read_text().splitlines())
                 left += int(counts.get(cached, 0))

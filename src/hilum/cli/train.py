@@ -100,7 +100,7 @@ class Train:
         if self.is_table and settings.store == RunConfig().store:  # beside the runs, not among the scans
             settings = replace(settings, store=str(run.folder.parent / settings.store))
         if not self.resume:
-            run.check_new([self.source])  # ``train`` gets the settings, not their file
+            run.check_new([self.source])  # ``train`` does not know this file, so it cannot check it
         train(settings, run.folder, resume=self.resume)
         if self.is_table:
             _log.info("the planned settings are in %s", run.settings_file)

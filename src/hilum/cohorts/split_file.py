@@ -100,7 +100,7 @@ def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        msg = f"the splits cannot be read: {exc}"
+        msg = f"the splits cannot be read: {getattr(exc, 'strerror', None) or exc}"
         raise CohortError(msg, path=path) from exc
     version = SPLITS_FORMAT if tuple(header) == _HEADER else _OLDER.get(tuple(header))
     if version is None:

@@ -10,7 +10,7 @@ from hilum.cohorts.labels import Labels
 from hilum.deciding.decision import Decision, label_logits
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring.calibration import Calibration
-from hilum.measuring.fitting import fit_calibration
+from hilum.measuring.fit_calibration import fit_calibration
 from hilum.measuring.prevalence import prior_bias
 from hilum.measuring.thresholds import Threshold, choose_threshold
 from hilum.modelling.losses.class_weights import class_counts
@@ -25,7 +25,7 @@ _FIRM = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainingCases:
     """Labels and sampling of the training cases.
 
     Attributes:
@@ -40,7 +40,7 @@ class Trained:
 def decisions_of(
     config: RunConfig,
     classes: tuple[str, ...],
-    trained: Trained,
+    trained: TrainingCases,
     labels: Labels,
     logits: Float[np.ndarray, "n c"],
 ) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
@@ -78,7 +78,7 @@ def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
     return tuple((counts / counts.sum()).tolist())
 
 
-def _shifts(config: RunConfig, classes: tuple[str, ...], trained: Trained) -> list[tuple[float, ...] | None]:
+def _shifts(config: RunConfig, classes: tuple[str, ...], trained: TrainingCases) -> list[tuple[float, ...] | None]:
     """Logit offsets, for the classes or for each label, that undo weights, sampling and logit adjustment.
 
     None where no offsets can: if the loss is not smallest at the true probabilities, or more than the class shares was

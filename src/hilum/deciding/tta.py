@@ -77,7 +77,7 @@ def view_logits(
     *,
     multi_label: bool = False,
 ) -> Float[Tensor, "b k"]:
-    """Logits of a batch; with views, those of the mean probabilities.
+    """Logits of a batch; with test-time augmentation, those of the mean probabilities.
 
     Args:
         network: In evaluation mode.

@@ -96,8 +96,7 @@ def evaluate(
     if table is None:
         candidates = _own_cases(run, predictor)
     else:
-        candidates = _cases_of(table, run, predictor, columns, unchecked=unchecked)
-        candidates = replace(candidates, max_refused=max_refused)
+        candidates = replace(_cases_of(table, run, predictor, columns, unchecked=unchecked), max_refused=max_refused)
     is_own_store = table is None and store is None
     store = run.store if is_own_store else store
     with contextlib.ExitStack() as stack:
@@ -151,11 +150,15 @@ def _judged(
 
 
 def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
-    """The test part of the model's own run."""
+    """The test part of the model's own run.
+
+    Raises:
+        CohortError: If another split trained the model, or the table has changed since the run began.
+    """
     config, decisions = run.settings.cohort, predictor.card.decisions
-    if not run.trained(predictor.card):
-        msg = f"the model must be that of the run {run.folder} to be judged on its test part; another split trained it"
-        raise CohortError(msg)
+    if run.splits_file.exists() and not run.trained(predictor.card):
+        msg = f"the model was trained with another split than that of {run.folder}, so its test part is not known"
+        raise CohortError(msg, hint="judge it on a table: hilum evaluate RUN COHORT --out FOLDER")
     given = config.columns.labels
     must = "labels, as the model has them" if decisions.multi_label else "empty, as the model has classes"
     require(bool(given) == decisions.multi_label, f"columns.labels in {run.settings_file}", must, given)

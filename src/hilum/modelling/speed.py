@@ -155,8 +155,8 @@ def choose_speed(
 ) -> SpeedChoice:
     """Measure the fastest way to compute a network, among those that the settings leave open.
 
-    Precision and memory format are tried together, then the folded stem and products, then ``torch.compile``. The
-    network is not changed, nor the state of random generators.
+    Precision and memory format are tried together, then how convolutions are computed (see ``SpeedConfig``), then
+    ``torch.compile``. The network is not changed, nor the state of random generators.
 
     Args:
         network: The network, on any device.

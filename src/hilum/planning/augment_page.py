@@ -113,7 +113,7 @@ def augment_page(sample: Volume, recipe: Recipe, config: AugmentConfig, *, numbe
         tries=_TRIES,
         draws=[card(draw(config, [CASE], seed=seed, epoch=epoch)[0]) for epoch in range(1, number + 1)],
         alone=[
-            (one, [card(change) for change in alone_at_its_furthest(config, one.name, seed=seed)])
+            (one, [card(change) for change in strongest_changes(config, one.name, seed=seed)])
             for one in settings
             if one.name not in mixes
         ],
@@ -133,16 +133,16 @@ def _card(hu: Float[Tensor, "c z y x"], change: Change, sample: Volume, recipe: 
     return Card(lines=lines, differs_hu=float((changed[0] - hu[0]).abs().mean()), pictures=pictures)
 
 
-def alone_at_its_furthest(config: AugmentConfig, name: str, *, seed: int) -> list[Change]:
-    """Changes of which only one setting of a config is on, nearly at its limit: those that go furthest of many draws.
+def strongest_changes(config: AugmentConfig, name: str, *, seed: int) -> list[Change]:
+    """The strongest of many sampled changes with only one augmentation on.
 
     Args:
-        config: Its ranges are drawn from.
-        name: A setting that is a probability, or ``flip``.
+        config: Has the ranges to sample from.
+        name: The augmentation: the name of its probability in the config, or ``flip``.
         seed: Seed of the sampling.
 
     Returns:
-        One change, or two in opposite directions; of flips one for each axis. A box that is cut out is in the middle.
+        One change, or two in opposite directions; for ``flip`` one for each axis. A cut-out box is moved to the middle.
     """
     off: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.0) | {"flip": (0.0, 0.0, 0.0)}
     if name == "flip":

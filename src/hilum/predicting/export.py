@@ -45,7 +45,7 @@ class Exported:
 
     Attributes:
         difference: Largest difference from the model; see ``largest_difference``.
-        notes: Functions of the model that the file lacks.
+        notes: A sentence for each step of prediction that the file lacks, such as test-time augmentation.
     """
 
     difference: float

@@ -3,10 +3,9 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +69,8 @@ def case_shape(recipe: Recipe) -> tuple[int, ...]:
     return (1 + recipe.lung_channel, *recipe.size)
 
 
-def runner(file: Path) -> Any:
-    """A function from HU to the file's probabilities."""
+def runner(file: Path) -> Callable[[Tensor], np.ndarray]:
+    """Load an exported file (.onnx or .pt2) as a function from HU to probabilities."""
     if file.suffix == ".onnx":
         onnxruntime = importlib.import_module("onnxruntime")
         with _memory_of_onnx():
@@ -79,14 +78,14 @@ def runner(file: Path) -> Any:
             options.log_severity_level = 4  # all that it logs is raised too
             session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-        def run(hu: Tensor) -> Any:
+        def run(hu: Tensor) -> np.ndarray:
             with _memory_of_onnx():
-                return session.run([OUTPUT], {INPUT: hu.numpy()})[0]
+                return np.asarray(session.run([OUTPUT], {INPUT: hu.numpy()})[0])
 
         return run
     with quiet():
         module = torch.export.load(file).module()
-    return lambda hu: module(hu).numpy()
+    return lambda hu: np.asarray(module(hu))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Sources:
     """Digests of scans, cached in a file with one line for each state of a scan's files.
 
     A line is keyed by a hash of the names, sizes, inodes and times (mtime and ctime) of all files: any change
-    to a file updates its time of status, even if its other times are set back. The cache is only appended to;
+    to a file updates its ctime, even if its mtime is set back. The cache is only appended to;
     incomplete lines are ignored.
 
     Attributes:

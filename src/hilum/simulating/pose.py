@@ -40,7 +40,7 @@ def tube_in_scanner(anatomy: Anatomy, tube: Tube) -> Tube:
 
 
 def lesion_in_scanner(anatomy: Anatomy, lesion: Lesion) -> Lesion:
-    """Convert the centre of a lesion to the scanner's frame; its shape stays in the patient's."""
+    """Convert the centre of a lesion to the scanner's frame; its axes are not rotated."""
     return replace(lesion, centre_mm=to_scanner(anatomy, lesion.centre_mm))
 
 

@@ -28,7 +28,7 @@ _NOISE_FACTOR = {"soft": 1.0, "sharp": 3.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scanner:
-    """Settings of a scan.
+    """Settings of a simulated scan.
 
     Attributes:
         pixel_mm: Size of a pixel.

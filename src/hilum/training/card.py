@@ -1,4 +1,4 @@
-"""Makes the card of a trained model: its decisions, its training settings, and its figures on validation."""
+"""Fills in the card of a trained model (``deciding.model_folder.ModelCard``)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
 from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import Trained, decisions_of
+from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import ModelCard
 from hilum.deciding.tta import Views
 from hilum.measuring.metrics import multiclass_accuracy, roc_auc
@@ -20,7 +20,7 @@ from hilum.settings.toml import to_dict
 def model_card(
     config: RunConfig,
     data: SplitCohort,
-    trained: Trained,
+    trained: TrainingCases,
     validated: tuple[Labels, Float[np.ndarray, "n c"]],
     views: Views | None,
     about: dict[str, Any],

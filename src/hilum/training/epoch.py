@@ -30,7 +30,11 @@ from hilum.training.schedule import Schedule
 
 
 class PartLoader:
-    """Loads the cases of one part: sampled and shuffled if there is a seed, else in order, as whole samples."""
+    """Loads the cases of one part.
+
+    With a seed: sampled and shuffled, in batches of one grid for each case. Without: each case once, in order, as lists
+    of whole samples.
+    """
 
     def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
         self.dataset = dataset

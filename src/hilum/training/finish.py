@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hilum.cohorts.dataset import SplitCohort
-from hilum.deciding.fit_decisions import Trained
+from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction
@@ -36,8 +36,8 @@ def finish(
     views = views_of(config)
     predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
-    trained_on = Trained(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
+    cases = TrainingCases(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
     about = {"epoch": kept, "split": run.split_digest, **state.progress.began}
-    card = model_card(config, data, trained_on, (val.dataset.labels, logits), views, about)
+    card = model_card(config, data, cases, (val.dataset.labels, logits), views, about)
     save_model(run.model, network, card)
     return run.model

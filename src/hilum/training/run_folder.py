@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
 from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, write_splits
@@ -46,6 +46,11 @@ _OWN_FILES = {
     "events.out.tfevents.*": "brain.Event:",
 }
 """Files of a run that was stopped before its first checkpoint, and patterns of their content."""
+_TEMPORARY = re.compile(
+    r".*/\.(config\.toml|\w+\.csv|run\.json|model\.json|history\.png|\w+\.safetensors)\.\d+\.[0-9a-f]{8}(\.png)?"
+    r"|.*/(last|model)/\.tmp[0-9A-Za-z]{6}"
+)
+"""Temporary paths of ``files.new_file`` for the files of a run, and those of safetensors."""
 
 
 class Run:
@@ -128,14 +133,16 @@ class Run:
         return Path(self.settings.store)
 
     def splits(self, cohort: Cohort) -> Splits:
-        """Read the split of the run, for its own table.
+        """Read the split of the run, and check that its table still has the same patients and parts.
+
+        Validation cases that were drawn from rows marked train count as unchanged.
 
         Raises:
             CohortError: If the file is missing, the table has none of its cases, or cases have another patient or part.
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
         _check_patients(self.folder, splits, cohort)
-        has_val = any(case.split == "val" for case in cohort.cases)  # else val was drawn from the training rows
+        has_val = any(case.split == "val" for case in cohort.cases)  # else val was drawn from rows marked train
         for case in cohort.cases:
             part = splits.parts.get(case.case_id, case.split)
             if case.split and case.split != part and (has_val or (case.split, part) != ("train", "val")):
@@ -189,16 +196,19 @@ class Run:
         Raises:
             ConfigError: If the folder holds a run, an input, or files that no stopped run left behind.
         """
-        is_taken = self.folder.exists() or self.folder.is_symlink()
-        strangers = self._strangers() if self.folder.is_dir() else [self.folder] if is_taken else []
-        if self.state != "new" or strangers:
-            what = f"a {self.state} run" if self.state != "new" else f"{strangers[0].name}, which no run wrote"
-            msg = f"the run folder {self.folder} must be new or empty (or resume the run in it), it holds {what}"
+        must = f"the run folder {self.folder} must be new or empty"
+        if self.state != "new":
+            msg = f"{must} (or resume the run in it), it holds a {self.state} run"
             raise ConfigError(msg)
         for one in inputs:
             if Path(one).resolve().parent == self.folder.resolve():
-                msg = f"the run folder {self.folder} must hold none of the run's inputs, it holds {Path(one).name}"
+                msg = f"{must}, it holds {Path(one).name}, an input of the run"
                 raise ConfigError(msg, hint="move it, or name another --out")
+        is_taken = self.folder.exists() or self.folder.is_symlink()
+        strangers = self._strangers() if self.folder.is_dir() else [self.folder] if is_taken else []
+        if strangers:
+            msg = f"{must}, it holds {strangers[0].name}, which no run wrote"
+            raise ConfigError(msg, hint="move it, or name another --out")
 
     def begin(self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str]) -> None:
         """Write settings, split, refusals and a record of the cohort, with which a resume is compared.
@@ -210,14 +220,16 @@ class Run:
             parts: Part of each case of the table.
         """
         self.clear()
-        about = {
+        record = {
             "format": RUN_FORMAT,
             "version": version("hilum"),
             "key": key_fingerprint(),
             "classes": cohort.classes,
-            "cases": _records(prepared),
+            "cases": _case_records(prepared),
         }
-        write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n")  # first: it marks the rest as a run's
+        write_whole(
+            self.folder / "run.json", json.dumps(record, indent=1) + "\n"
+        )  # first: it marks the rest as a run's
         save(config, self.settings_file, comment=_COMMENT)
         write_splits(self.splits_file, cohort, parts, prepared.scans)
         write_refusals(self.refused_file, prepared.refusals)
@@ -236,56 +248,68 @@ class Run:
         """Files that are not recognised as a run's by name and content; without a run.json, every file but the lock."""
         file = self.folder / "run.json"
         is_run = file.is_file() and holds(file, _OWN_FILES["run.json"])
-        may_be_own = [one for one in self.folder.iterdir() if is_run or one.name == ".lock"]
-        return sorted(set(self.folder.iterdir()) - {one for one in may_be_own if _is_own(one)})
+        return sorted(one for one in self.folder.iterdir() if not ((is_run or one.name == ".lock") and _is_own(one)))
 
-    def _about(self) -> dict[str, Any] | None:
+    def remove_temporaries(self) -> None:
+        """Remove the files that a killed process was writing, in a locked run."""
+        for folder in (self.folder, self.checkpoint, self.model):
+            for file in filter(_is_temporary, folder.glob(".*")):
+                file.unlink()
+
+    def _record(self) -> dict[str, Any] | None:
         """Content of ``run.json``; None if it is not there.
 
         Raises:
-            CheckpointError: If it is damaged, or of a newer version.
+            CheckpointError: If it cannot be read, is damaged, or of a newer version.
         """
         file = self.folder / "run.json"
         if not file.exists():
             return None
+        record, cause = None, None
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            about = None
-        number = about.get("format") if isinstance(about, dict) else None
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as exc:
+            msg = f"cannot be read: {exc.strerror or exc}"
+            raise CheckpointError(msg, path=file) from exc
+        except (ValueError, RecursionError) as exc:
+            cause = exc
+        number = record.get("format") if isinstance(record, dict) else None
         if number is not None and (type(number) is not int or number != RUN_FORMAT):
             msg = f"the format must be {RUN_FORMAT}, is {number!r}: use the Hilum that wrote it"
             raise CheckpointError(msg, path=file)
-        if not _is_record(about):
+        if number is None or not _is_complete(record):
             msg = "is damaged: it must hold format, key, classes, and the fields of each case"
-            raise CheckpointError(msg, path=file)
-        record: dict[str, Any] = about
+            raise CheckpointError(msg, path=file) from cause
         return record
 
-    def _begun_with(self) -> dict[str, Any] | None:
+    def _required_record(self) -> dict[str, Any] | None:
         """Content of ``run.json``; None for a run of an older version.
 
         Raises:
             CheckpointError: If it is damaged, of a newer version, or lost.
         """
-        about = self._about()
-        if about is None and read_splits(self.splits_file).format == SPLITS_FORMAT:
+        record = self._record()
+        if record is None and read_splits(self.splits_file).format == SPLITS_FORMAT:
             msg = "is missing, without which nothing can be compared with what the run began with"
             raise CheckpointError(msg, path=self.folder / "run.json")
-        return about
+        return record
 
     def trained(self, card: ModelCard) -> bool:
         """Whether the split in this folder trained a model; models of older versions do not say by which they were."""
         return self.splits_file.exists() and card.training.get("split") in (None, self.split_digest)
 
     def why_unchecked(self, card: ModelCard) -> str:
-        """Reason why cases of a table cannot be compared with a model's training cases; empty if they can."""
+        """Reason why cases of a table cannot be compared with a model's training cases; empty if they can.
+
+        Raises:
+            CheckpointError: If ``run.json`` is damaged, or of a newer version.
+        """
         if not self.trained(card):
             return "the model's run, whose splits.csv tells which cases trained it, is not the folder around it"
-        about = self._about()
-        if about is None:
+        record = self._record()
+        if record is None:
             return "the run has no fingerprint of its key: it is of an older Hilum, or its run.json is lost"
-        if about["key"] != key_fingerprint():
+        if record["key"] != key_fingerprint():
             return "the run was made with another key, so that its patients cannot be recognised"
         return ""
 
@@ -294,15 +318,16 @@ class Run:
 
         Raises:
             CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
+            CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
         """
-        about = self._begun_with()
-        if about is None:
+        record = self._required_record()
+        if record is None:
             return
-        if about["classes"] != list(cohort.classes):
-            then_and_now = f"{', '.join(about['classes'])}, are {', '.join(cohort.classes)}"
+        if record["classes"] != list(cohort.classes):
+            then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
-        changes = _changes(_records(prepared), about["cases"], _FIELDS)
+        changes = _changes(_case_records(prepared), record["cases"], _FIELDS)
         if changes:
             msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {_first(changes)}"
             raise CohortError(msg, hint="train a new run")
@@ -312,12 +337,13 @@ class Run:
 
         Raises:
             CohortError: If it has not; the text names the first case.
+            CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
         """
-        about = self._begun_with()
-        if about is None:
+        record = self._required_record()
+        if record is None:
             return
-        tested = {case_id: record for case_id, record in about["cases"].items() if splits.parts.get(case_id) == "test"}
-        changes = _changes(_records(prepared), tested, ["label"])
+        tested = {case_id: one for case_id, one in record["cases"].items() if splits.parts.get(case_id) == "test"}
+        changes = _changes(_case_records(prepared), tested, ["label"])
         changes += [
             f"the scan of case {case_id!r}"
             for case_id, digest in prepared.scans.items()
@@ -332,13 +358,17 @@ def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
     """Check that cases share patients as they did when a run began; works under any key.
 
     Raises:
-        CohortError: If a case has another patient; it is named.
+        CohortError: If they do not. The first case with another patient is named; under another key, which hashes all
+            patients anew, the first case of a patient whose cases have changed.
     """
     now = {case.case_id: patient_key(case) for case in cohort.cases if case.case_id in splits.parts}
     before = {case_id: splits.patients.get(case_id, "") for case_id in now}
-    changed = set().union(*(_by_patient(now) ^ _by_patient(before)))
+    changed = _by_patient(now) ^ _by_patient(before)
     if changed:
-        msg = f"the patient of case {min(changed)!r} in {cohort.source} has changed since {folder} was begun"
+        of = f"of case {min(set().union(*changed))!r} or of a case that shares it"
+        if any(patient and patient == before[case_id] for case_id, patient in now.items()):  # the same key
+            of = f"of case {min(case_id for case_id in now if now[case_id] != before[case_id])!r}"
+        msg = f"the patient {of} in {cohort.source} has changed since {folder} was begun"
         raise CohortError(msg, hint="train a new run")
 
 
@@ -350,12 +380,14 @@ def _by_patient(patients: dict[str, str]) -> set[frozenset[str]]:
     return {frozenset(some) for patient, some in cases.items() if patient}
 
 
-def _is_record(about: object) -> bool:
+def _is_complete(record: object) -> TypeGuard[dict[str, Any]]:
     """Whether the content of a ``run.json`` has all that is read of it."""
-    if not (isinstance(about, dict) and isinstance(about.get("cases"), dict) and about["cases"]):
+    if not (isinstance(record, dict) and isinstance(record.get("cases"), dict) and record["cases"]):
         return False
-    has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in about["cases"].values())
-    return has_fields and isinstance(about.get("key"), str) and isinstance(about.get("classes"), list)
+    has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in record["cases"].values())
+    classes = record.get("classes")
+    has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return has_fields and has_classes and isinstance(record.get("key"), str)
 
 
 def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]], names: Iterable[str]) -> list[str]:
@@ -374,7 +406,7 @@ def _first(changes: list[str]) -> str:
     return changes[0] + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
 
 
-def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
+def _case_records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
     """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
     return {
         case.case_id: {
@@ -387,11 +419,18 @@ def _records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
     }
 
 
+def _is_temporary(file: Path) -> bool:
+    """Whether a file was being written when its process was killed."""
+    return _TEMPORARY.fullmatch(file.absolute().as_posix()) is not None and file.is_file() and not file.is_symlink()
+
+
 def _is_own(file: Path) -> bool:
     if file.name == ".lock" and not file.is_symlink():
-        return file.stat().st_size == 0
+        return file.stat().st_size == 0 if file.exists() else True  # its process has ended since
     if file.is_dir() and file.name == "last":  # an unfinished checkpoint
-        return all(one.name.startswith(f".{STATE}.") for one in file.iterdir())
+        return all(map(_is_temporary, file.iterdir()))
+    if _is_temporary(file):
+        return True
     for pattern, mark in _OWN_FILES.items():
         if file.match(pattern) and file.is_file():
             return holds(file, mark)

@@ -107,6 +107,7 @@ def _resumed(run: Run) -> Path:
     run.check_unchanged(cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
     with run.locked(), kept_memory(config.speed.keep_memory == "on"):
+        run.remove_temporaries()
         return fit(config, data, run, resume=True)
 
 
@@ -161,8 +162,8 @@ def _decided(config: RunConfig, data: SplitCohort) -> RunConfig:
     if config.loss.name == "auto":
         config = replace(config, loss=_advised(config, data))
         config.check_together()
-    trained_on = labels_of(data.cases("train"))
-    return replace(config, speed=_fastest(config, num_draws(trained_on, config.sampling.method), data.cohort))
+    labels = labels_of(data.cases("train"))
+    return replace(config, speed=_fastest(config, num_draws(labels, config.sampling.method), data.cohort))
 
 
 def _advised(config: RunConfig, data: SplitCohort) -> LossConfig:

@@ -61,11 +61,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with new_file(path) as new:
-        with new.open("xb") as file:
+        with new.open("xb") as file:  # safetensors replaces it by a file that only its owner can read
             rights = os.fstat(file.fileno()).st_mode & 0o777
         try:
             save_file(plain, new, metadata)  # from memory to disk, without a copy
-            new.chmod(rights)  # safetensors lets only the owner read
+            new.chmod(rights)
         except SafetensorError as exc:
             raise OSError(errno.EIO, str(exc)) from exc
 

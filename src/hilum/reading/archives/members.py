@@ -200,7 +200,11 @@ class TarBytes:
         return self._at
 
     def seek(self, target: int, /) -> None:
-        """Skip to a byte further on."""
+        """Skip forwards to an offset in the unpacked bytes.
+
+        Raises:
+            ReadError: If the offset has been passed, which only a damaged header asks for.
+        """
         if target < self._at:
             msg = "a member has a negative size"
             raise damaged(msg)

@@ -111,10 +111,14 @@ def checked_sizes(sizes: Sequence[int]) -> Sequence[int]:
 
 
 def known_spacing(spacing_mm: np.ndarray, lacks: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
-    """Spacing (x, y, z) with 1 mm where a header gives none, and the doubt that this leaves.
+    """Spacing (x, y, z) with 1 mm where a header gives none, and a doubt about those axes.
+
+    Args:
+        spacing_mm: Spacing as the header gives it.
+        lacks: True for each axis without a spacing.
 
     Raises:
-        GeometryError: If one that it gives is no length.
+        GeometryError: If a given spacing is not positive and finite.
     """
     if not np.all(lacks | ((spacing_mm > 0) & np.isfinite(spacing_mm))):
         got = " x ".join(f"{length:g}" for length in spacing_mm.tolist())
