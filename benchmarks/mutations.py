@@ -122,22 +122,28 @@ def try_one(module, number):
     tree = ast.parse(path.read_text())
     list(changes_in(tree))[number][2]()
     began = time.monotonic()
+    noticed = None
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "src", Path(folder) / "src")
         (Path(folder) / "src" / "hilum" / module).write_text(ast.unparse(ast.fix_missing_locations(tree)))
-        env = os.environ | {"PYTHONPATH": f"{folder}/src", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         for tests in filter(None, tests_for(module)):
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
-            command += ["-n", "2", "--dist", "worksteal", *map(str, tests)]
-            try:
-                done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LONGEST_S)
-            except subprocess.TimeoutExpired:
-                return "a test that hung", time.monotonic() - began
-            if done.returncode not in (0, 5):
-                lines = done.stdout.splitlines()
-                failed = [line.split(" ")[1] for line in lines if line.startswith(("FAILED", "ERROR"))]
-                return (failed or ["the import"])[0].split("/")[-1], time.monotonic() - began
-    return None, time.monotonic() - began
+            noticed = noticed or first_failure(Path(folder) / "src", tests)
+    return noticed, time.monotonic() - began
+
+
+def first_failure(source, tests=()):
+    """The first test that fails with Hilum from a folder; None if all of them pass."""
+    env = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+    command += ["-n", "2", "--dist", "worksteal", *map(str, tests)]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        return "a test that hung"
+    if done.returncode in (0, 5):
+        return None
+    failed = [line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return (failed or ["the import"])[0].split("/")[-1]
 
 
 def main():
@@ -150,6 +156,8 @@ def main():
     args = parser.parse_args()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     done = {(row["module"], row["number"]) for row in rows}
+    if not rows and (failed := first_failure(ROOT / "src")):
+        sys.exit(f"{failed} fails without any mutation")
     for module, number, line, what in drawn(args.seed, 3 if args.quick else args.count):
         if (module, number) in done:
             continue

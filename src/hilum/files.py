@@ -49,7 +49,7 @@ def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iter
     is_own = holds(path, mark) if isinstance(mark, str) else mark(path)
     is_input = any(one is not None and one.exists() and path.samefile(one) for one in inputs)
     if is_input or not is_own:
-        what = "is one of the inputs" if is_input else "exists, and its content is not what this command writes"
+        what = "is one of the inputs" if is_input else "exists, and this command did not write its content"
         msg = f"would be overwritten: it {what}; name another file, or remove it"
         raise HilumError(msg, path=path)
 
