@@ -92,6 +92,17 @@ def test_the_folder_holds_the_pictures_and_nothing_half_made(judged):
         assert b"Matplotlib" not in file.read_bytes()
 
 
+def test_both_axes_of_each_curve_go_from_0_to_1_in_fifths(tmp_path, monkeypatch):
+    pages = {}
+    monkeypatch.setattr("hilum.judging.pictures.write", lambda panels, path, **_: pages.update({path.name: panels}))
+    judge(**answers(), folder=tmp_path / "evaluation")
+    for name in ("roc.png", "pr.png", "calibration.png"):
+        axes = pages[name].axes[0]
+        for limits, ticks in ((axes.get_xlim(), axes.get_xticks()), (axes.get_ylim(), axes.get_yticks())):
+            assert np.allclose(limits, (0, 1), atol=0.02), name
+            assert np.allclose(ticks, np.arange(6) / 5), name
+
+
 @pytest.mark.charts
 def test_judging_again_gives_the_same_bytes(judged, tmp_path):
     folder, _ = judged
