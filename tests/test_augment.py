@@ -571,6 +571,15 @@ def test_the_tutorials_preset_has_its_seven_and_no_more():
     assert not any(getattr(NONE, name) for name in PROBABILITIES)
 
 
+@pytest.mark.parametrize(("recipe", "box_mm"), [(GRID, 320.0), (POINT, 40.0)])
+def test_the_tutorials_voxels_are_mm_of_a_chest_or_of_a_box_around_a_point(recipe, box_mm):
+    config, voxel_mm = preset("tutorial", recipe), box_mm / 128
+    as_wide = 3**0.5  # a uniform distribution with the deviation of a normal one
+    assert config.translation_mm == pytest.approx([5 * voxel_mm] * 3, rel=0.05)
+    assert config.elastic_mm == pytest.approx(3 * voxel_mm * as_wide, rel=0.05)
+    assert config.elastic_grid_mm == box_mm / 2, "three points along a side"
+
+
 @pytest.mark.parametrize("name", ["none", "tutorial", "standard", "strong"])
 def test_no_preset_changes_the_size_around_a_point_by_more_than_three_percent(name):
     config = preset(name, POINT)
