@@ -43,7 +43,7 @@ from hilum.settings.augmentation import PresetName
 from hilum.settings.presets import preset
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, to_dict
-from hilum.training.state import STATE
+from hilum.training.run_folder import Run
 
 TABLE = DATA / "lidc-nodules" / "nodules.csv"
 NUM_RESAMPLES = 2000
@@ -134,9 +134,7 @@ def _config(arm: Any, fold: int, epochs: int | None) -> RunConfig:
 
 def _finished(config: RunConfig, run: Path) -> float | None:
     """Train and judge what is not yet; the minutes that the run takes in one sitting, None if that is not known."""
-    if (
-        run.is_dir() and not (run / "last" / STATE).is_file()
-    ):  # killed in its first epoch: there is nothing to go on from
+    if run.is_dir() and Run(run).state == "new":  # killed in its first epoch: there is nothing to go on from
         if any(run.iterdir()) and not (run / "config.toml").is_file():
             sys.exit(f"{run} holds something else than a run: give another --out")
         shutil.rmtree(run)

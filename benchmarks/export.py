@@ -66,7 +66,7 @@ def _rows(n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
         card = ModelCard(model=model, recipe=recipe.in_numbers, decisions=Decisions(classes=("0", "1")), training={})
         save_model(where, build(model, recipe, 2), card)
         difference = export_model(where, file, format="onnx").difference
-        network = FromHU(load_model(where)[0], card.recipe.windows, 1.0).eval()
+        network = FromHU(load_model(where)[0], card.recipe.windows, card.decisions).eval()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
