@@ -10,6 +10,7 @@ tried is kept in ``--out``, so that a stopped run goes on. Takes an hour or two 
 import argparse
 import ast
 import json
+import math
 import os
 import random
 import shutil
@@ -100,20 +101,22 @@ def imports_of(path):
 
 
 def tests_for(module):
-    """Test files that import a module directly, and those that do through others."""
+    """Test files that import a module directly, and those that do through others, the nearest first."""
     dotted = "hilum." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    users = {dotted}
     graph = {path: imports_of(path) for path in SOURCE.rglob("*.py")}
     names = {path: "hilum." + path.relative_to(SOURCE).as_posix()[:-3].replace("/", ".") for path in graph}
-    while True:
-        more = {names[path].removesuffix(".__init__") for path, found in graph.items() if found & users} - users
-        if not more:
-            break
-        users |= more
-    tests = {path: imports_of(path) for path in sorted((ROOT / "tests").glob("test_*.py"))}
-    direct = [path for path, found in tests.items() if dotted in found]
-    through = [path for path, found in tests.items() if path not in direct and (found & users or "hilum.cli" in found)]
-    return direct, through
+    distances, layer = {"hilum.cli": math.inf, dotted: 0}, {dotted}  # verbs import what they need within functions
+    for distance in range(1, len(graph)):
+        layer = {names[path].removesuffix(".__init__") for path, found in graph.items() if found & layer}
+        layer = {name for name in layer if distances.get(name, math.inf) > distance}
+        distances |= dict.fromkeys(layer, distance)
+    tests = {
+        path: min(distances[name] for name in found)
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if (found := imports_of(path) & distances.keys())
+    }
+    through = sorted((path for path in tests if tests[path]), key=tests.get)
+    return [path for path in tests if not tests[path]], through
 
 
 def try_one(module, number):
