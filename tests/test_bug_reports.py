@@ -169,6 +169,15 @@ def test_a_scan_that_was_resampled_to_half_its_step_is_no_interleaved_one(tmp_pa
     assert "processed-image" in codes(read(tmp_path / "one.nii.gz"))
 
 
+def test_little_noise_is_no_sign_of_two_series(tmp_path):
+    """Differences are judged relative to the noise, of which a smooth scan has hardly any."""
+    noise = np.random.default_rng(0).normal(0, 1, (40, 64, 64))
+    hu = 10.0 * np.arange(40)[:, None, None] + np.linspace(0, 60, 64) + noise
+    _written(tmp_path, hu)
+    (found,), _ = examine(tmp_path)
+    assert found.verdict == "ok", found.findings
+
+
 @pytest.mark.parametrize("thickness", [1, 2, 5])
 def test_overlap_alone_is_normal(tmp_path, thickness):
     """Thick slices at small steps share their content and half of their noise."""
