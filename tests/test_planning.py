@@ -113,6 +113,18 @@ def test_the_loss_follows_the_share_of_the_rarest_class(tmp_path, monkeypatch, p
     assert (made.loss.class_weights == "none") == (positives == 20)
 
 
+@pytest.mark.parametrize(("num_cases", "epochs"), [(40, 100), (600, 44), (4000, 20)])
+def test_epochs_make_1200_steps_of_the_training_part_within_20_to_100(tmp_path, num_cases, epochs):
+    np.save(tmp_path / "0.npy", np.zeros((8, 8, 8), np.float32))
+    rows = [f"c{i},0.npy,{i % 2}" for i in range(num_cases)]
+    (tmp_path / "t.csv").write_text("\n".join(["case_id,path,label", *rows]) + "\n")
+    made = planned(tmp_path / "t.csv").config
+    num_train = num_cases * (1 - made.split.val - made.split.test)
+    assert made.training.epochs == epochs
+    if epochs not in (20, 100):
+        assert epochs * num_train / made.training.batch_size == pytest.approx(1200, rel=0.05)
+
+
 def test_a_table_of_unreadable_scans_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.nii,0\nb.nii,1\n")
     with pytest.raises(CohortError, match=r"none of the 2 scans looked at can be read; the last: .*no file or folder"):
