@@ -83,6 +83,8 @@ def test_cached_files_of_a_container_count_as_free_memory(tmp_path, monkeypatch,
         (folder / name).write_text(text)
     monkeypatch.setattr("hilum.files._CGROUP", tmp_path)
     assert free_bytes() == 350000
+    (folder / used).write_text("1300000")  # over the limit for a moment, before the system ends a process
+    assert free_bytes() == 0
 
 
 def test_the_memory_that_is_free_is_known_on_linux():
