@@ -389,6 +389,24 @@ def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     assert all(name.startswith("bf16") for name in half.seconds)
 
 
+def test_a_way_that_cannot_be_computed_is_not_chosen_and_if_none_can_the_reason_is_raised(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
+
+    def only_fp32(network, x, way, run):
+        if way.precision == "bf16":
+            msg = "bf16 is unknown here"
+            raise RuntimeError(msg)
+        return 2.0 if way.channels_last == "off" else 1.0
+
+    monkeypatch.setattr(ways, "_seconds", only_fp32)
+    chosen = choose_speed(network, shape, SpeedConfig(), device)
+    assert (chosen.speed.precision, chosen.speed.channels_last) == ("fp32", "on")
+    assert any(seconds == float("inf") for name, seconds in chosen.seconds.items() if name.startswith("bf16"))
+    with pytest.raises(RuntimeError, match="bf16 is unknown here"):
+        choose_speed(network, shape, SpeedConfig(precision="bf16"), device)
+
+
 def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
