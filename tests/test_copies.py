@@ -89,6 +89,7 @@ def test_one_voxel_more_or_less_is_another_scan(seed, whole, big):
     other = hu.copy()
     other[tuple(random.integers(0, hu.shape))] += 40000 if big else 1
     assert hu_digest(other) != hu_digest(hu)
+    assert whole or hu_digest(hu + np.float32(0.125)) != hu_digest(hu), "fractions count where not all are whole"
     assert hu_digest(hu.copy(order="F")) == hu_digest(hu)
     assert hu_digest(hu.reshape(4, 5, 3)) != hu_digest(hu)
     assert hu_digest(hu.astype(np.float64)) == hu_digest(hu.astype(">f4")) == hu_digest(hu)
