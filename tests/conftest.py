@@ -2,13 +2,15 @@
 
 import gc
 
+import pytest
 from hypothesis import settings
 
 
-def pytest_configure(config):
+@pytest.hookimpl(trylast=True)  # after pytest-cov, which would miss what was imported before
+def pytest_sessionstart(session):
     """Load the fixtures, and with them Hilum and PyTorch, but not where other processes run the tests."""
-    if config.getoption("dist", "no") == "no":
-        config.pluginmanager.import_plugin("common_fixtures")
+    if session.config.getoption("dist", "no") == "no":
+        session.config.pluginmanager.import_plugin("common_fixtures")
 
 
 def pytest_addoption(parser):
