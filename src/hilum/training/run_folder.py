@@ -227,9 +227,8 @@ class Run:
             "classes": cohort.classes,
             "cases": _case_records(prepared),
         }
-        write_whole(
-            self.folder / "run.json", json.dumps(record, indent=1) + "\n"
-        )  # first: it marks the rest as a run's
+        # first of all, for it marks the rest as a run's
+        write_whole(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
         save(config, self.settings_file, comment=_COMMENT)
         write_splits(self.splits_file, cohort, parts, prepared.scans)
         write_refusals(self.refused_file, prepared.refusals)
