@@ -23,7 +23,7 @@ from hilum.modelling.augmenting.augment import Augment
 from hilum.preparing import Store
 from hilum.settings.run import DecisionConfig, SamplingConfig, SplitConfig, TrainingConfig
 from hilum.settings.toml import load
-from hilum.training import finish, fit
+from hilum.training import finish, fit, history
 from hilum.training.epoch_metrics import EpochMetrics
 from hilum.training.schedule import one_cycle
 from hilum.training.train import train
@@ -49,6 +49,23 @@ def test_a_run_folder_holds_what_the_design_says(trained_run):
     assert {"evaluation.json", "cases.csv", "roc.png", "pr.png", "confusion.png"} <= {
         path.name for path in (trained_run / "evaluation").iterdir()
     }
+
+
+@pytest.mark.parametrize(("losses", "scale", "holds"), [
+    ([0.7, 41.0, 0.3], "log", (0.3, 41.0)),
+    ([0.7, 0.6, 0.5], "linear", (0.0, 0.7)),
+    ([0.0, math.nan, 0.5], "linear", (0.0, 0.5)),
+])  # fmt: skip
+def test_the_plot_of_the_loss_shows_small_losses_beside_a_peak(tmp_path, monkeypatch, losses, scale, holds):
+    plotted = []
+    monkeypatch.setattr(history, "write", lambda panels, path: plotted.append(panels.axes[0]))
+    rows = [{"epoch": str(n), "train_loss": "0.5", "val_loss": str(loss)} for n, loss in enumerate(losses, start=1)]
+    others = {f"{part}_{name}": "0.5" for part in ("train", "val") for name in ("accuracy", "f1", "auc")}
+    history.plot_history([row | others for row in rows], tmp_path / "history.png", kept_epoch=3)
+    bottom, top = plotted[0].get_ylim()
+    assert plotted[0].get_yscale() == scale
+    assert bottom <= holds[0] < holds[1] <= top
+    assert scale == "log" or bottom == 0
 
 
 def test_metrics_have_loss_accuracy_f1_and_auc_of_both_parts_and_no_times(trained_run):

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, INK, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#1F2933", "#7B8794", "#E4E7EB"
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and greys."""
@@ -48,9 +49,22 @@ def empty_panels(
         for side in ("left", "bottom"):
             axes.spines[side].set_color(GREY)
         axes.tick_params(colors=INK, labelsize=9, length=3)
-        axes.grid(visible=True, color=PALE, linewidth=0.8)
-        axes.set_axisbelow(True)
+        _grid(axes)
     return Panels(picture=picture, axes=panels)
+
+
+def _grid(axes: Any) -> None:
+    axes.grid(visible=True, color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def logarithmic(axes: Any) -> None:
+    """A logarithmic vertical axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    _grid(axes)  # a new scale removes it
 
 
 def label(axes: Any, *, title: str, x: str, y: str) -> None:
