@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -405,6 +406,21 @@ def test_a_way_that_cannot_be_computed_is_not_chosen_and_if_none_can_the_reason_
     assert any(seconds == float("inf") for name, seconds in chosen.seconds.items() if name.startswith("bf16"))
     with pytest.raises(RuntimeError, match="bf16 is unknown here"):
         choose_speed(network, shape, SpeedConfig(precision="bf16"), device)
+
+
+def test_other_load_during_one_turn_does_not_change_the_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ways, "_SECONDS", 0.0)  # as of a large network: few turns
+    calls = Counter()
+
+    def slow_once(network, x, way, run):
+        calls[way.precision] += 1
+        is_loaded = way.precision == "fp32" and calls["fp32"] in (3, 4)  # the first turn after the warm-up
+        return 3.0 if is_loaded else 1.0 if way.precision == "fp32" else 0.9
+
+    monkeypatch.setattr(ways, "_seconds", slow_once)
+    chosen = choose_speed(resnet18_3d(width=2), (2, 1, 16, 16, 16), SpeedConfig(), torch.device("cpu"))
+    assert chosen.speed.precision == "fp32"
 
 
 def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):

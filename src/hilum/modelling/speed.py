@@ -41,11 +41,11 @@ _VOXELS = 8 * 64**3
 
 _TURNS = (2, 12)
 _SECONDS = 3.0
-"""The ways take turns: at least and at most this often, and in between until this much time has passed. One turn is
-enough if the warm-up turn took that long. The shortest time of each counts: other load can only add to it."""
+"""The ways take turns: at least and at most this often, and in between until this much time has passed. The shortest
+time of each counts: other load can only add to it."""
 
 _SLOW = 1.5
-"""A way that takes this many times as long as the fastest gets no further turn."""
+"""A way that takes this many times as long as the fastest, after the least number of turns, gets no further turn."""
 
 _WORTH_COMPILING = 2000
 """Compiling takes a minute or two: it is tried only on GPUs, for runs of this many steps or more; see the docs."""
@@ -243,12 +243,10 @@ def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: 
                 continue
             if turn > 0:
                 seconds[name] = min(took, seconds.get(name, took))
-        if turn == 0 and time.perf_counter() - started > _SECONDS:
-            least = 1
-        if turn > 0:
+        if turn >= least:  # a single turn beside other load must not decide
             best = min((seconds[name] for name in runs), default=0.0)
             runs = {name: run for name, run in runs.items() if seconds[name] < _SLOW * best}
-            if len(runs) == 1 or (turn >= least and time.perf_counter() - started > _SECONDS):
+            if len(runs) == 1 or time.perf_counter() - started > _SECONDS:
                 break
 
 
