@@ -82,9 +82,11 @@ def measured(case: Case, keep: Path | None, *, coarse: bool) -> dict[str, Any]:
     segmented = time.perf_counter()
     spacing = np.array(known.volume.spacing_mm)
     inside = found.field > 0
-    nodules = _shares(inside, known.lesions, [n for n, one in enumerate(known.findings, 1) if "nodule" in one.kind])
+    nodules = _shares(
+        inside, known.lesion_numbers, [n for n, one in enumerate(known.lesions, 1) if "nodule" in one.kind]
+    )
     dense = _shares(
-        inside, known.lesions, [n for n, one in enumerate(known.findings, 1) if one.kind == "consolidation"]
+        inside, known.lesion_numbers, [n for n, one in enumerate(known.lesions, 1) if one.kind == "consolidation"]
     )
     fluid = (known.field > 0) & (known.lungs == 0)
     return {

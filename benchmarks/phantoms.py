@@ -67,8 +67,8 @@ class Known:
     volume: Volume
     lungs: np.ndarray
     field: np.ndarray
-    lesions: np.ndarray
-    findings: tuple[Lesion, ...]
+    lesion_numbers: np.ndarray
+    lesions: tuple[Lesion, ...]
 
 
 SHARP: dict[str, Any] = {"kernel": "sharp"}
@@ -157,7 +157,9 @@ def make(case: Case, *, coarse: bool = False) -> Known:
         **case.scanner,
     )
     volume, truth = simulate_scan(40, key=case.name, anatomy=anatomy, lesions=tuple(lesions), scanner=scanner)
-    return Known(volume=volume, lungs=truth.lungs, field=truth.field, lesions=truth.lesions, findings=truth.findings)
+    return Known(
+        volume=volume, lungs=truth.lungs, field=truth.field, lesion_numbers=truth.lesion_numbers, lesions=truth.lesions
+    )
 
 
 def kept(case: Case, folder: Path, *, coarse: bool = False) -> Known:
@@ -168,21 +170,21 @@ def kept(case: Case, folder: Path, *, coarse: bool = False) -> Known:
         known = make(case, coarse=coarse)
         folder.mkdir(parents=True, exist_ok=True)
         fields = ("kind", "centre_mm", "diameter_mm", "hu", "axes", "seed")
-        findings = json.dumps([{name: getattr(one, name) for name in fields} for one in known.findings])
-        masks = {"lungs": known.lungs, "field": known.field, "lesions": known.lesions}
+        lesions = json.dumps([{name: getattr(one, name) for name in fields} for one in known.lesions])
+        masks = {"lungs": known.lungs, "field": known.field, "lesions": known.lesion_numbers}
         # The masks are written last and appear at once: a scan is there whole or not at all.
         np.save(voxels, known.volume.voxels_hu)
         half = truth.with_suffix(".half.npz")
-        np.savez_compressed(half, **masks, affine=known.volume.affine, findings=np.array(findings))
+        np.savez_compressed(half, **masks, affine=known.volume.affine, findings=np.array(lesions))
         half.replace(truth)
     with np.load(truth) as stored:
-        findings = json.loads(str(stored["findings"]))
+        lesions = json.loads(str(stored["findings"]))
         return Known(
             volume=Volume(voxels_hu=np.load(voxels), affine=stored["affine"]),
             lungs=stored["lungs"],
             field=stored["field"],
-            lesions=stored["lesions"],
-            findings=tuple(
-                Lesion(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}) for one in findings
+            lesion_numbers=stored["lesions"],
+            lesions=tuple(
+                Lesion(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}) for one in lesions
             ),
         )

@@ -197,10 +197,10 @@ def test_why_a_prediction_was_indeterminate_is_beside_its_case(tmp_path):
     assert lines[-1].endswith(",the lungs measure 0.12 litres,1")
 
 
-# findings side by side, and classes each against the rest
+# labels side by side, and classes each against the rest
 
 
-def findings(n: int = 60, names=("nodule", "effusion", "mass"), prevalence=(0.5, 0.3, 0.15), seed: int = 0):
+def several_labels(n: int = 60, names=("nodule", "effusion", "mass"), prevalence=(0.5, 0.3, 0.15), seed: int = 0):
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, len(names))) < prevalence).astype(np.int64)
     odds = rng.normal(size=labels.shape) + 1.5 * labels - 1
@@ -218,13 +218,13 @@ NAMES = ("nodule", "ground glass, bilateral", "a/b.c ä")
 
 
 @pytest.fixture(scope="module")
-def judged_findings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("findings") / "evaluation"
-    return folder, judge(**findings(names=NAMES), folder=folder, doubts=["", "no lungs", *[""] * 58])
+def judged_labels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels") / "evaluation"
+    return folder, judge(**several_labels(names=NAMES), folder=folder, doubts=["", "no lungs", *[""] * 58])
 
 
 def alone(given, k):
-    """One of the findings as two classes, without and with it."""
+    """One of the labels as two classes, without and with it."""
     p = given["probs"][:, k]
     return given | {
         "labels": given["labels"][:, k],
@@ -234,24 +234,24 @@ def alone(given, k):
     }
 
 
-def test_each_finding_is_judged_as_the_second_of_two_classes_would_be(judged_findings, tmp_path):
-    given, (folder, answer) = findings(names=NAMES), judged_findings
+def test_each_label_is_judged_as_the_second_of_two_classes_would_be(judged_labels, tmp_path):
+    given, (folder, answer) = several_labels(names=NAMES), judged_labels
     assert json.loads((folder / "evaluation.json").read_text()) == answer
     assert answer["multi_label"] is True
-    assert answer["classes"] == list(answer["by_finding"]) == list(NAMES)
+    assert answer["classes"] == list(answer["by_label"]) == list(NAMES)
     for k, name in enumerate(given["classes"]):
         single = judge(**alone(given, k), folder=tmp_path / "one")
         del single["format"], single["num_cases"], single["num_patients"], single["classes"]
-        found = answer["by_finding"][name]
+        found = answer["by_label"][name]
         assert list(found) == list(single)
         assert found | {"log_loss": 0} == single | {"log_loss": 0}
         assert found["log_loss"] == pytest.approx(single["log_loss"])
 
 
-def test_figures_over_the_findings_are_means_and_cases_of_which_all_is_right(judged_findings):
-    given, (_, answer) = findings(names=NAMES), judged_findings
+def test_figures_over_the_labels_are_means_and_cases_of_which_all_is_right(judged_labels):
+    given, (_, answer) = several_labels(names=NAMES), judged_labels
     for name in ("auc", "average_precision", "balanced_accuracy", "f1"):
-        mean = np.mean([one[name] for one in answer["by_finding"].values()])
+        mean = np.mean([one[name] for one in answer["by_label"].values()])
         low, high = answer[f"macro_{name}_ci"]
         assert answer[f"macro_{name}"] == pytest.approx(mean)
         assert low < mean < high
@@ -259,9 +259,9 @@ def test_figures_over_the_findings_are_means_and_cases_of_which_all_is_right(jud
     assert answer["subset_accuracy"] == pytest.approx(right.mean())
 
 
-def test_the_same_patients_are_drawn_for_every_finding(tmp_path):
-    """Of a finding and its copy the mean is the finding's own figure, and no surer."""
-    one = findings(names=("a",), prevalence=(0.4,))
+def test_the_same_patients_are_drawn_for_every_label(tmp_path):
+    """Of a label and its copy the mean is the label's own figure, and no surer."""
+    one = several_labels(names=("a",), prevalence=(0.4,))
     twice = one | {
         "labels": np.repeat(one["labels"], 2, axis=1),
         "probs": np.repeat(one["probs"], 2, axis=1),
@@ -269,11 +269,11 @@ def test_the_same_patients_are_drawn_for_every_finding(tmp_path):
         "threshold": one["threshold"] * 2,
     }
     answer = judge(**twice, folder=tmp_path / "evaluation")
-    assert answer["macro_auc_ci"] == pytest.approx(answer["by_finding"]["a"]["auc_ci"], abs=1e-12)
+    assert answer["macro_auc_ci"] == pytest.approx(answer["by_label"]["a"]["auc_ci"], abs=1e-12)
 
 
-def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
-    folder, answer = judged_findings
+def test_every_label_can_be_computed_again_from_the_cases(judged_labels):
+    folder, answer = judged_labels
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [f"{what}_{name}" for name in NAMES for what in ("label", "prob", "called")]
@@ -282,7 +282,7 @@ def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
         y = np.array([int(row[f"label_{name}"]) for row in rows])
         p = np.array([float(row[f"prob_{name}"]) for row in rows])
         called = np.array([int(row[f"called_{name}"]) for row in rows])
-        found = answer["by_finding"][name]
+        found = answer["by_label"][name]
         assert roc_auc(y, p) == found["auc"]
         assert confusion(y, called == 1).sensitivity == found["sensitivity"]
     assert [row["indeterminate"] for row in rows[:3]] == ["", "no lungs", ""]
@@ -290,15 +290,15 @@ def test_every_finding_can_be_computed_again_from_the_cases(judged_findings):
 
 
 @pytest.mark.charts
-def test_findings_have_a_panel_each_whatever_they_are_called_and_go_on_in_further_pictures(tmp_path, monkeypatch):
+def test_labels_have_a_panel_each_whatever_they_are_called_and_go_on_in_further_pictures(tmp_path, monkeypatch):
     """Names are no file names, and no formulas: a mathematical one that cannot be parsed would end the drawing."""
     monkeypatch.setattr("hilum.judging.pictures._ON_A_PAGE", 2)
     folder = tmp_path / "evaluation"
-    judge(**findings(names=(r"$\frac$", "../a/b.c", "Ä" * 300)), folder=folder)
+    judge(**several_labels(names=(r"$\frac$", "../a/b.c", "Ä" * 300)), folder=folder)
     pictures = {f"{what}{page}.png" for what in ("roc", "pr", "calibration", "confusion") for page in ("", "-2")}
     assert {file.name for file in folder.iterdir()} == pictures | {"evaluation.json", "cases.csv"}
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation"]
-    judge(**findings(names=("a", "b"), prevalence=0.3), folder=folder)
+    judge(**several_labels(names=("a", "b"), prevalence=0.3), folder=folder)
     assert {file.name for file in folder.glob("*.png")} == {name for name in pictures if "-2" not in name}
 
 
@@ -316,19 +316,19 @@ def test_a_class_with_a_name_like_a_formula_is_drawn(tmp_path):
     assert (tmp_path / "evaluation" / "confusion.png").read_bytes().startswith(PNG)
 
 
-def test_a_finding_that_no_case_has_leaves_the_means_open_and_the_line_says_so(tmp_path):
-    given = findings()
+def test_a_label_that_no_case_has_leaves_the_means_open_and_the_line_says_so(tmp_path):
+    given = several_labels()
     given["labels"][:, 2] = 0
     answer = judge(**given, folder=tmp_path / "evaluation")
-    assert answer["by_finding"]["mass"]["auc"] is None
+    assert answer["by_label"]["mass"]["auc"] is None
     assert (answer["macro_auc"], answer["macro_auc_ci"]) == (None, [None, None])
     line = headline(answer)
     assert line.startswith("60 cases, 3 labels, the rarest (mass) in 0: lowest AUC 0.")
     assert line.endswith("no AUC of mass")
 
 
-def test_the_line_on_findings_names_the_worst_beside_the_mean(tmp_path):
-    given = findings()
+def test_the_line_on_labels_names_the_worst_beside_the_mean(tmp_path):
+    given = several_labels()
     given["probs"][:, 1] = 0.5
     answer = judge(**given, folder=tmp_path / "evaluation", extra={"num_refused": 2})
     line = headline(answer)
@@ -349,18 +349,18 @@ def test_the_line_on_findings_names_the_worst_beside_the_mean(tmp_path):
         ({"probs": np.full((59, 3), 0.5)}, CohortError, "as many patients, labels and probabilities as cases"),
         ({"threshold": (0.5, 0.5)}, ConfigError, "a threshold for each of 3 labels, got 2"),
         ({"threshold": 0.5}, ConfigError, "a threshold for each of 3 labels, got 1"),
-        ({"extra": {"by_finding": {}}}, ConfigError, "must not be names of figures, got 'by_finding'"),
+        ({"extra": {"by_label": {}}}, ConfigError, "must not be names of figures, got 'by_label'"),
     ],
 )  # fmt: skip
-def test_findings_that_cannot_be_judged_are_named_and_nothing_is_written(tmp_path, change, error, match):
+def test_labels_that_cannot_be_judged_are_named_and_nothing_is_written(tmp_path, change, error, match):
     with pytest.raises(error, match=match):
-        judge(**(findings() | change), folder=tmp_path / "evaluation")
+        judge(**(several_labels() | change), folder=tmp_path / "evaluation")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finding_without_a_threshold_is_called_where_it_is_more_probable_than_not(tmp_path):
-    answer = judge(**(findings() | {"threshold": (None, 0.3, None)}), folder=tmp_path / "evaluation")
-    assert [one["threshold"] for one in answer["by_finding"].values()] == [0.5, 0.3, 0.5]
+def test_a_label_without_a_threshold_is_called_where_it_is_more_probable_than_not(tmp_path):
+    answer = judge(**(several_labels() | {"threshold": (None, 0.3, None)}), folder=tmp_path / "evaluation")
+    assert [one["threshold"] for one in answer["by_label"].values()] == [0.5, 0.3, 0.5]
 
 
 def test_classes_have_one_threshold_at_most(tmp_path):

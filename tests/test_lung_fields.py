@@ -68,8 +68,8 @@ def test_nodules_on_the_pleura_of_ribs_diaphragm_and_mediastinum_lie_in_the_lung
     surfaces = ("costal", "diaphragmatic", "mediastinal")
     volume, truth = _scan(lesions=[pleural_nodule(PATIENT, diameter_mm, s, rng=generator(3, s)) for s in surfaces])
     field = segment_lungs(volume).field
-    for number, nodule in enumerate(truth.findings, 1):
-        assert np.mean(field[truth.lesions == number] > 0) >= 0.95
+    for number, nodule in enumerate(truth.lesions, 1):
+        assert np.mean(field[truth.lesion_numbers == number] > 0) >= 0.95
         assert field[tuple(np.rint(volume.mm_to_index(nodule.centre_mm)).astype(int))] > 0
 
 
@@ -78,7 +78,7 @@ def test_a_consolidated_lobe_stays_in_the_lung_field_and_is_named(side):
     """Defect 4: the tutorial cuts out what is denser than -320 HU, pneumonia among it, though it looks for that."""
     volume, truth = _scan(lesions=[lobar_consolidation(PATIENT, side, 0.3, rng=generator(2))])
     found = segment_lungs(volume)
-    dense = (truth.lesions == 1) & (truth.lungs > 0) & (volume.voxels_hu > -300)
+    dense = (truth.lesion_numbers == 1) & (truth.lungs > 0) & (volume.voxels_hu > -300)
     assert np.mean(found.field[dense] == (RIGHT if side == "right" else LEFT)) > 0.85
     assert np.mean(found.labels[dense] > 0) < 0.5
     assert (found.verdict, "lungs-dense" in _codes(found)) == ("doubtful", True)

@@ -44,7 +44,7 @@ from hilum.training.train import train
 from hilum.volume import Volume, affine_from
 
 COLUMNS = ("n", "e", "r")
-FINDINGS = ("nodule", "pleural effusion", "GGO / ä.")
+LABELS = ("nodule", "pleural effusion", "GGO / ä.")
 """In half, a quarter and an eighth of the cases; any of them together."""
 
 CONFIG = """
@@ -88,7 +88,7 @@ keep_memory = "off"
 
 
 def drawn(i, random):
-    """A volume of noise with what its number says, and whether it has each finding."""
+    """A volume of noise with what its number says, and whether it has each label."""
     volume = random.normal(0.2, 0.05, (12, 12, 12))
     present = (i % 2 == 1, i % 4 == 2 or i % 16 == 5, i % 8 == 3)
     if present[0]:
@@ -105,9 +105,9 @@ def drawn(i, random):
 def folder(tmp_path_factory):
     """160 prepared volumes of 80 patients, a table and a config.
 
-    Of the first finding the table has shares of readers, of the others 0 and 1; another column names a class.
+    Of the first label the table has shares of readers, of the others 0 and 1; another column names a class.
     """
-    folder = tmp_path_factory.mktemp("findings")
+    folder = tmp_path_factory.mktemp("labels")
     random = np.random.default_rng(0)
     rows = ["case_id,path,patient_id,n,e,r,kind"]
     for i in range(160):
@@ -123,7 +123,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The run folder of a model of three findings, trained and judged by the command line."""
+    """The run folder of a model of three labels, trained and judged by the command line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HILUM_KEY", "tests")
         assert main(["train", str(folder / "config.toml"), "--out", str(folder / "run")]) == 0
@@ -147,7 +147,7 @@ def kinds(text):
 
 
 def is_there(row, column):
-    """Whether the table says that a finding is present: for half of its readers, or more."""
+    """Whether the table says that a label is present: for half of its readers, or more."""
     return float(row[column]) >= 0.5
 
 
@@ -156,52 +156,52 @@ def cells(path):
         return list(csv.DictReader(file))
 
 
-# the way of the findings
+# the way of the labels
 
 
-def test_a_table_of_findings_becomes_a_model_with_a_calibration_and_a_threshold_for_each(run, folder):
+def test_a_table_of_labels_becomes_a_model_with_a_calibration_and_a_threshold_for_each(run, folder):
     _, card = load_model(run / "model")
     assert card.decisions.multi_label
-    assert card.classes == FINDINGS
+    assert card.classes == LABELS
     assert [one.calibration.method for one in card.decisions.each] == [
         "temperature",
         "platt",
         "platt",
     ]  # half: no weight
     assert all(0 < at < 1 for at in card.decisions.thresholds.values())
-    assert list(card.training["validation"]) == list(FINDINGS)
+    assert list(card.training["validation"]) == list(LABELS)
     parts = read_splits(run / "splits.csv").parts
     rows = [row for row in cells(folder / "cohort.csv") if parts[row["case_id"]] == "train"]
-    counts = {f"class {name}": sum(is_there(row, c) for row in rows) for name, c in zip(FINDINGS, COLUMNS, strict=True)}
+    counts = {f"class {name}": sum(is_there(row, c) for row in rows) for name, c in zip(LABELS, COLUMNS, strict=True)}
     assert card.training["counts"]["train"] == {"cases": len(rows), "patients": len(rows) // 2} | counts
     assert float(cells(run / "metrics.csv")[-1]["val_auc"]) > 0.9
 
 
-def test_the_judgement_is_of_the_test_part_with_each_finding_and_its_frozen_threshold(run, folder):
+def test_the_judgement_is_of_the_test_part_with_each_label_and_its_frozen_threshold(run, folder):
     answer = json.loads((run / "evaluation" / "evaluation.json").read_text())
     decisions = load_model(run / "model")[1].decisions
     rows = cells(run / "evaluation" / "cases.csv")
     table = {row["case_id"]: row for row in cells(folder / "cohort.csv")}
     parts = read_splits(run / "splits.csv").parts
     assert {row["case_id"] for row in rows} == {case for case, part in parts.items() if part == "test"}
-    assert answer["threshold_rule"] == {name: one.rule for name, one in zip(FINDINGS, decisions.each, strict=True)}
-    for name, column in zip(FINDINGS, COLUMNS, strict=True):
+    assert answer["threshold_rule"] == {name: one.rule for name, one in zip(LABELS, decisions.each, strict=True)}
+    for name, column in zip(LABELS, COLUMNS, strict=True):
         there = [str(int(is_there(table[row["case_id"]], column))) for row in rows]
         assert [row[f"label_{name}"] for row in rows] == there
         y = np.array([int(row[f"label_{name}"]) for row in rows])
         p = np.array([float(row[f"prob_{name}"]) for row in rows])
-        assert answer["by_finding"][name]["auc"] == roc_auc(y, p) > 0.8
-        assert answer["by_finding"][name]["threshold"] == decisions.thresholds[name]
+        assert answer["by_label"][name]["auc"] == roc_auc(y, p) > 0.8
+        assert answer["by_label"][name]["threshold"] == decisions.thresholds[name]
         assert [row[f"called_{name}"] for row in rows] == [str(int(q >= decisions.thresholds[name])) for q in p]
     assert answer["num_cases"] == len(rows)
     for file in (run / "evaluation").iterdir():
         assert b"SMITH" not in file.read_bytes()
 
 
-@pytest.mark.parametrize("flags", [[], ["--columns.labels", *FINDINGS[::-1]]], ids=["looked for", "given"])
-def test_another_table_is_judged_by_columns_of_the_findings_names_in_any_order(run, folder, tmp_path, capsys, flags):
+@pytest.mark.parametrize("flags", [[], ["--columns.labels", *LABELS[::-1]]], ids=["looked for", "given"])
+def test_another_table_is_judged_by_columns_of_the_labels_names_in_any_order(run, folder, tmp_path, capsys, flags):
     lines = [line.split(",") for line in (folder / "cohort.csv").read_text().splitlines()[1:]]
-    rows = [["case_id", "path", "patient_id", *reversed(FINDINGS)]]
+    rows = [["case_id", "path", "patient_id", *reversed(LABELS)]]
     rows += [[case, f"{folder}/{path}", patient, r, e, n] for case, path, patient, n, e, r, _ in lines]
     (tmp_path / "other.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
     words = [
@@ -216,14 +216,12 @@ def test_another_table_is_judged_by_columns_of_the_findings_names_in_any_order(r
     assert main(words) == 0
     answer = json.loads(capsys.readouterr().out)
     own = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert answer["by_finding"] == own["by_finding"]
+    assert answer["by_label"] == own["by_label"]
     assert answer["macro_auc_ci"] == own["macro_auc_ci"]
     assert answer["num_seen"] == 160 - own["num_cases"]
 
 
-def test_columns_of_other_names_are_the_findings_in_the_order_given_and_gaps_are_left_out(
-    run, folder, tmp_path, caplog
-):
+def test_columns_of_other_names_are_the_labels_in_the_order_given_and_gaps_are_left_out(run, folder, tmp_path, caplog):
     text = (folder / "cohort.csv").read_text().replace(",1,0,0,healthy", ",1,,0,healthy")
     (folder / "gaps.csv").write_text(text)
     answer = evaluate(run / "model", folder / "gaps.csv", tmp_path / "e", columns=ColumnsConfig(labels=COLUMNS))
@@ -252,13 +250,13 @@ def test_columns_of_other_names_are_the_findings_in_the_order_given_and_gaps_are
         (("n", "e", "x"), CohortError, "there must be a column 'x' for labels"),
     ],
 )
-def test_a_table_without_the_columns_of_the_findings_is_refused(run, folder, tmp_path, labels, error, says):
+def test_a_table_without_the_columns_of_the_labels_is_refused(run, folder, tmp_path, labels, error, says):
     with pytest.raises(error, match=says):
         evaluate(run / "model", folder / "cohort.csv", tmp_path / "e", columns=ColumnsConfig(labels=labels))
     assert not (tmp_path / "e").exists()
 
 
-def test_a_model_of_classes_is_not_judged_by_findings(of_kinds, folder, tmp_path, capsys):
+def test_a_model_of_classes_is_not_judged_by_labels(of_kinds, folder, tmp_path, capsys):
     words = ["evaluate", str(of_kinds / "model"), str(folder / "cohort.csv"), "--out", str(tmp_path / "e")]
     assert main([*words, "--columns.labels", "n", "e"]) == 1
     said = capsys.readouterr().err
@@ -266,7 +264,7 @@ def test_a_model_of_classes_is_not_judged_by_findings(of_kinds, folder, tmp_path
     assert said.count("\n") == 1
 
 
-def test_a_run_whose_config_has_lost_its_findings_is_not_judged_by_it(run, folder, tmp_path):
+def test_a_run_whose_config_has_lost_its_labels_is_not_judged_by_it(run, folder, tmp_path):
     shutil.copytree(run, folder / "lost")
     config = load(run / "config.toml")
     save(replace(config, cohort=replace(config.cohort, columns=ColumnsConfig())), folder / "lost" / "config.toml")
@@ -274,28 +272,28 @@ def test_a_run_whose_config_has_lost_its_findings_is_not_judged_by_it(run, folde
         evaluate(folder / "lost" / "model", None, tmp_path / "e")
 
 
-def test_one_scan_is_predicted_with_a_probability_and_a_threshold_for_each_finding(run, folder, capsys):
+def test_one_scan_is_predicted_with_a_probability_and_a_threshold_for_each_label(run, folder, capsys):
     assert main(["predict", str(run / "model"), str(folder / "003.npy"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert list(answer["probabilities"]) == list(answer["thresholds"]) == list(FINDINGS)
-    called = [name for name in FINDINGS if answer["probabilities"][name] >= answer["thresholds"][name]]
+    assert list(answer["probabilities"]) == list(answer["thresholds"]) == list(LABELS)
+    called = [name for name in LABELS if answer["probabilities"][name] >= answer["thresholds"][name]]
     assert answer["decision"] == (" + ".join(called) or "no finding")
     assert main(["predict", str(run / "model"), str(folder / "003.npy")]) == 0
     shown = capsys.readouterr().out
-    assert f"P(GGO / ä.) = {answer['probabilities'][FINDINGS[2]]:.3f}" in shown
+    assert f"P(GGO / ä.) = {answer['probabilities'][LABELS[2]]:.3f}" in shown
     assert f"(thresholds nodule {answer['thresholds']['nodule']:.3f}, pleural effusion " in shown
 
 
-def test_a_table_of_predictions_has_a_column_for_each_finding_and_counts_decisions(run, folder, tmp_path, capsys):
+def test_a_table_of_predictions_has_a_column_for_each_label_and_counts_decisions(run, folder, tmp_path, capsys):
     words = ["predict", str(run / "model"), str(folder / "cohort.csv"), "--out", str(tmp_path / "p.csv"), "--json"]
     assert main(words) == 0
     summary = json.loads(capsys.readouterr().out)
     rows = cells(tmp_path / "p.csv")
-    assert list(rows[0]) == ["case_id", "row", *(f"prob_{name}" for name in FINDINGS), "decision", "reason"]
+    assert list(rows[0]) == ["case_id", "row", *(f"prob_{name}" for name in LABELS), "decision", "reason"]
     assert len(rows) == 160
     thresholds = load_model(run / "model")[1].decisions.thresholds
     for row in rows:
-        called = [name for name in FINDINGS if float(row[f"prob_{name}"]) >= thresholds[name]]
+        called = [name for name in LABELS if float(row[f"prob_{name}"]) >= thresholds[name]]
         assert row["decision"] == (" + ".join(called) or "no finding")
     assert sum(summary["decisions"].values()) == 160
     assert summary["decisions"]["no finding"] == sum(row["decision"] == "no finding" for row in rows) > 0
@@ -303,17 +301,17 @@ def test_a_table_of_predictions_has_a_column_for_each_finding_and_counts_decisio
     shared = [(row, judged[row["case_id"]]) for row in rows if row["case_id"] in judged]
     assert len(shared) == len(judged)
     for row, other in shared:
-        for name in FINDINGS:
+        for name in LABELS:
             assert float(row[f"prob_{name}"]) == pytest.approx(float(other[f"prob_{name}"]), abs=1e-6)
 
 
-def test_probabilities_are_stated_at_a_prevalence_for_each_finding_and_decisions_stay(run, folder, capsys):
+def test_probabilities_are_stated_at_a_prevalence_for_each_label_and_decisions_stay(run, folder, capsys):
     plain = Predictor(run / "model", device="cpu").predict(folder / "001.npy")
     words = ["predict", str(run / "model"), str(folder / "001.npy"), "--json", "--device", "cpu", "--prevalence"]
     assert main([*words, "0.02", "0.5", "0.001"]) == 0
     answer = json.loads(capsys.readouterr().out)
     calibrations = [one.calibration for one in load_model(run / "model")[1].decisions.each]
-    for name, share, calibration in zip(FINDINGS, (0.02, 0.5, 0.001), calibrations, strict=True):
+    for name, share, calibration in zip(LABELS, (0.02, 0.5, 0.001), calibrations, strict=True):
         ratio = share / (1 - share) * calibration.prevalence[0] / calibration.prevalence[1]
         odds = plain.probabilities[name] / (1 - plain.probabilities[name]) * ratio
         assert answer["probabilities"][name] == pytest.approx(odds / (1 + odds))
@@ -323,7 +321,7 @@ def test_probabilities_are_stated_at_a_prevalence_for_each_finding_and_decisions
 
 
 @pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
-def test_an_exported_file_gives_the_probabilities_of_the_findings(run, folder, tmp_path, kind):
+def test_an_exported_file_gives_the_probabilities_of_the_labels(run, folder, tmp_path, kind):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
     assert main(["export", str(run / "model"), "--format", kind, "--out", str(tmp_path / f"m.{kind}")]) == 0
@@ -335,7 +333,7 @@ def test_an_exported_file_gives_the_probabilities_of_the_findings(run, folder, t
     assert np.abs(expected.sum(axis=1) - 1).max() > 0.05  # they are no shares of one whole
 
 
-def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tmp_path, train_until):
+def test_a_resumed_run_of_labels_equals_an_unbroken_one_bit_for_bit(folder, tmp_path, train_until):
     config = load(folder / "config.toml")
     config = replace(
         config,
@@ -362,7 +360,7 @@ def test_a_resumed_run_of_findings_equals_an_unbroken_one_bit_for_bit(folder, tm
         pytest.param("logit-adjusted", "none", marks=pytest.mark.slow),
     ],
 )
-def test_findings_are_learned_by_losses_for_rare_ones(folder, tmp_path, loss, sampling):
+def test_labels_are_learned_by_losses_for_rare_ones(folder, tmp_path, loss, sampling):
     config = quick(folder, loss=LossConfig(name=loss), sampling=SamplingConfig(method=sampling))
     _, card = load_model(train(config, tmp_path / "run", base=folder))
     assert max(float(row["val_auc"]) for row in cells(tmp_path / "run" / "metrics.csv")) > 0.75
@@ -401,14 +399,14 @@ def test_classes_by_name_are_learned_by_every_loss_and_sampling(folder, of_kinds
     ],
     ids=["tta", "head", "sub-volumes"],
 )
-def test_findings_are_validated_as_they_are_predicted(folder, tmp_path, change):
+def test_labels_are_validated_as_they_are_predicted(folder, tmp_path, change):
     """The figures that chose the thresholds are those of the predictor on the validation cases."""
     model = train(quick(folder, **change), tmp_path / "run", base=folder)
     predictor = Predictor(model, device="cpu")
     parts = read_splits(tmp_path / "run" / "splits.csv").parts
     rows = [row for row in cells(folder / "cohort.csv") if parts[row["case_id"]] == "val"]
     predictions = [predictor.predict(folder / row["path"]) for row in rows]
-    for name, column in zip(FINDINGS, COLUMNS, strict=True):
+    for name, column in zip(LABELS, COLUMNS, strict=True):
         y = np.array([int(is_there(row, column)) for row in rows])
         p = np.array([one.probabilities[name] for one in predictions])
         said = predictor.card.training["validation"][name]
@@ -440,8 +438,8 @@ def test_the_classes_by_name_are_judged_each_against_the_rest(of_kinds, folder, 
 
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("aggregate", ["mean", "max"])
-def test_a_finding_in_one_grid_of_a_large_sample_is_what_one_computes_by_hand(tmp_path, aggregate, views):
-    """Mean: over the grids; max: of each finding that of the grid where it is most probable, whichever that is."""
+def test_a_label_in_one_grid_of_a_large_sample_is_what_one_computes_by_hand(tmp_path, aggregate, views):
+    """Mean: over the grids; max: of each label that of the grid where it is most probable, whichever that is."""
     recipe = Recipe(region="whole", size=(8, 8, 8), spacing_mm=(2.0, 2.0, 2.0), sub_volumes=True, aggregate=aggregate)
     config = ModelConfig(depth=10, width=4, stem="small")
     torch.manual_seed(0)
@@ -449,7 +447,7 @@ def test_a_finding_in_one_grid_of_a_large_sample_is_what_one_computes_by_hand(tm
     tilt = Calibration(method="platt", temperature=0.5, bias=(-0.3, 0.3))
     looked = Views(count=views, augment=AugmentConfig(flip=(0.5, 0.5, 0.5)).geometry) if views else None
     decisions = Decisions(
-        classes=FINDINGS, multi_label=True, each=(Decision(calibration=tilt, threshold=0.5), Decision(), Decision())
+        classes=LABELS, multi_label=True, each=(Decision(calibration=tilt, threshold=0.5), Decision(), Decision())
     )
     card = ModelCard(model=config, recipe=recipe.in_numbers, training={}, views=looked, decisions=decisions)
     save_model(tmp_path / "model", network, card)
@@ -501,7 +499,7 @@ def test_a_cell_that_says_neither_presence_nor_absence_is_named(tmp_path, cell):
         Cohort.read(table_of(tmp_path, "a.npy,0,1", f"b.npy,1,{cell}"), CohortConfig(columns=TWO))
 
 
-def test_a_row_without_one_of_its_findings_is_an_error_unless_it_may_be_dropped(tmp_path):
+def test_a_row_without_one_of_its_labels_is_an_error_unless_it_may_be_dropped(tmp_path):
     table = table_of(tmp_path, "a.npy,0,1", "b.npy,1,", "c.npy,1,0")
     with pytest.raises(
         CohortError, match=r"row 3, column 'e' must be filled, got an empty cell \(1 of 3 rows have none"
@@ -517,7 +515,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
         Cohort.read(table_of(tmp_path, "a.npy,0", header="path,n"), CohortConfig(columns=TWO))
 
 
-def test_findings_are_called_as_their_columns_are_spelled(tmp_path):
+def test_labels_are_called_as_their_columns_are_spelled(tmp_path):
     """Labels 1 and 1.0 are one class; columns of these names are two."""
     columns = ColumnsConfig(labels=("1", "1.0"))
     cohort = Cohort.read(table_of(tmp_path, "a.npy,0,1", header="path,1,1.0"), CohortConfig(columns=columns))
@@ -530,7 +528,7 @@ def test_as_many_names_as_columns_are_needed(tmp_path):
 
 
 @pytest.mark.parametrize(("cell", "says"), [("0", "'GGO / ä.', present"), ("1", "'GGO / ä.', absent")])
-def test_a_finding_that_no_case_has_or_all_have_is_named_before_any_scan_is_prepared(
+def test_a_label_that_no_case_has_or_all_have_is_named_before_any_scan_is_prepared(
     folder, tmp_path, capsys, cell, says
 ):
     rows = [line.split(",") for line in (folder / "cohort.csv").read_text().splitlines()]
@@ -543,7 +541,7 @@ def test_a_finding_that_no_case_has_or_all_have_is_named_before_any_scan_is_prep
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort.csv", "config.toml"]
 
 
-def test_a_finding_that_no_training_case_has_is_named_before_any_scan_is_prepared(folder, tmp_path, capsys):
+def test_a_label_that_no_training_case_has_is_named_before_any_scan_is_prepared(folder, tmp_path, capsys):
     """All cases of it are in other parts, by the table's own split."""
     rows = [line.split(",") for line in (folder / "cohort.csv").read_text().splitlines()]
     parts = [
@@ -554,7 +552,7 @@ def test_a_finding_that_no_training_case_has_is_named_before_any_scan_is_prepare
     table = [
         [row[0], row[1], patient, *row[3:6], part] for row, patient, part in zip(rows, patients, parts, strict=True)
     ]
-    for k in range(1, 121):  # the common findings in every part
+    for k in range(1, 121):  # the common labels in every part
         if table[k][5] == "0":
             table[k][6] = ("train", "val", "test")[k % 3]
     (tmp_path / "cohort.csv").write_text("\n".join(",".join(row) for row in table) + "\n")

@@ -111,7 +111,7 @@ def test_a_filled_lobe_is_dense_on_the_pleura_of_one_lung_and_still_lung(healthy
     lobe = lobar_consolidation(PATIENT, side, share, rng=generator(2))
     volume, truth = _scan(lesions=[lobe])
     lung = truth.lungs == (RIGHT if side == "right" else LEFT)
-    filled = truth.lesions == 1
+    filled = truth.lesion_numbers == 1
     assert np.array_equal(truth.lungs, healthy[1].lungs)
     assert np.count_nonzero(filled & lung) / np.count_nonzero(lung) == pytest.approx(share, abs=0.03)
     assert np.count_nonzero(filled & ~lung) < 0.05 * np.count_nonzero(filled)
@@ -126,7 +126,7 @@ def test_diffuse_disease_fills_large_parts_of_both_lungs(kind, low, high):
     for side in (RIGHT, LEFT):
         hu = volume.voxels_hu[truth.lungs == side]
         assert np.mean((hu > low) & (hu < high)) > 0.25
-        assert np.mean(truth.lesions[truth.lungs == side] > 0) > 0.35
+        assert np.mean(truth.lesion_numbers[truth.lungs == side] > 0) > 0.35
 
 
 @pytest.mark.parametrize("surface", ["costal", "diaphragmatic", "mediastinal"])
@@ -135,11 +135,11 @@ def test_a_nodule_on_the_pleura_crosses_it_with_most_of_it_in_the_lung(surface, 
     nodule = pleural_nodule(PATIENT, diameter_mm, surface, rng=generator(4, surface))
     window = replace(QUICK, pixel_mm=1.0, pixels=48, increment_mm=1.0, thickness_mm=1.0, centre_mm=nodule.centre_mm[:2])
     volume, truth = _scan(lesions=[nodule], scanner=window)
-    share = np.count_nonzero(truth.lesions) * volume.voxel_mm3 / (np.pi / 6 * diameter_mm**3)
+    share = np.count_nonzero(truth.lesion_numbers) * volume.voxel_mm3 / (np.pi / 6 * diameter_mm**3)
     assert 0.5 < share < 1.0
-    (found,) = truth.findings
-    assert truth.lesions[tuple(np.rint(volume.mm_to_index(found.centre_mm)).astype(int))] == 1
-    outside = ndimage.binary_dilation(truth.lesions > 0, iterations=2) & (truth.lungs == 0)
+    (found,) = truth.lesions
+    assert truth.lesion_numbers[tuple(np.rint(volume.mm_to_index(found.centre_mm)).astype(int))] == 1
+    outside = ndimage.binary_dilation(truth.lesion_numbers > 0, iterations=2) & (truth.lungs == 0)
     assert outside.any()
 
 
@@ -155,17 +155,17 @@ def test_who_lies_askew_takes_masks_and_lesions_along(roll_deg, tilt_deg):
     nodule = Lesion(kind="solid nodule", diameter_mm=20.0, hu=40.0, centre_mm=(-0.6 * PATIENT.cavity_mm[0], 0.0, 120.0))
     turned = replace(PATIENT, roll_deg=roll_deg, tilt_deg=tilt_deg)
     (straight, upright), (volume, truth) = (_scan(body, [nodule], FINE) for body in (PATIENT, turned))
-    offset = np.array(upright.findings[0].centre_mm) - nodule.centre_mm
-    assert np.array(truth.findings[0].centre_mm) - offset == pytest.approx(to_scanner(turned, nodule.centre_mm))
+    offset = np.array(upright.lesions[0].centre_mm) - nodule.centre_mm
+    assert np.array(truth.lesions[0].centre_mm) - offset == pytest.approx(to_scanner(turned, nodule.centre_mm))
     for side in (RIGHT, LEFT):
         points = straight.index_to_mm(np.argwhere(upright.lungs == side))[::97] - offset
         moved = [np.array(to_scanner(turned, tuple(p))) + offset for p in points.tolist()]
         index = np.rint(volume.mm_to_index(np.array(moved))).astype(int)
         assert np.mean(truth.lungs[tuple(index.T)] == side) > 0.98
-    for name in ("lungs", "airways", "lesions"):
+    for name in ("lungs", "airways", "lesion_numbers"):
         before, after = (np.count_nonzero(getattr(t, name)) for t in (upright, truth))
         assert after == pytest.approx(before, rel=0.02)
-    z, y, x = np.rint(volume.mm_to_index(truth.findings[0].centre_mm)).astype(int)
+    z, y, x = np.rint(volume.mm_to_index(truth.lesions[0].centre_mm)).astype(int)
     assert volume.voxels_hu[z, y, x] == pytest.approx(40, abs=15)
     # The voxels have turned as the masks have: lung is dark, what surrounds it is not.
     inside, around = _inner(truth.lungs > 0), ndimage.binary_dilation(truth.lungs > 0, iterations=4)
@@ -194,7 +194,7 @@ def test_a_breath_moves_voxels_masks_and_lesions_above_it_and_nothing_below():
     # 8 mm up are two slices, 4 mm towards the back one row.
     assert np.array_equal(truth.lungs[first + 3 :, 1:], before.lungs[first + 1 : -2, :-1])
     assert np.abs(volume.voxels_hu[first + 3 :, 1:] - still.voxels_hu[first + 1 : -2, :-1]).mean() < 1
-    moved = np.array(truth.findings[0].centre_mm) - before.findings[0].centre_mm
+    moved = np.array(truth.lesions[0].centre_mm) - before.lesions[0].centre_mm
     assert moved == pytest.approx([0, 4, 8], abs=1e-6)
 
 

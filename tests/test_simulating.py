@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_scan_and_another_seed_another(scan):
     again, same = simulate_scan(7, key="one", disease="mass", scanner=QUICK)
     assert np.array_equal(volume.voxels_hu, again.voxels_hu)
     assert np.array_equal(volume.affine, again.affine)
-    assert truth.findings == same.findings
+    assert truth.lesions == same.lesions
     other, _ = simulate_scan(8, key="one", disease="mass", scanner=QUICK)
     assert other.shape != volume.shape or not np.array_equal(volume.voxels_hu, other.voxels_hu)
 
@@ -125,10 +125,10 @@ def test_a_lesion_lies_in_the_lungs_at_its_centre_with_its_density(kind):
     hu = -500.0 if kind == "ground-glass opacity" else 30.0
     lesion = Lesion(kind=kind, centre_mm=centre, diameter_mm=wanted, hu=hu)
     volume, truth = simulate_scan(3, anatomy=anatomy, lesions=(lesion,), scanner=FINE)
-    (found,) = truth.findings
+    (found,) = truth.lesions
     index = np.rint(volume.mm_to_index(found.centre_mm)).astype(int)
-    assert truth.lesions[tuple(index)] == 1
-    assert np.all(truth.lungs[truth.lesions > 0] > 0)
+    assert truth.lesion_numbers[tuple(index)] == 1
+    assert np.all(truth.lungs[truth.lesion_numbers > 0] > 0)
     z, y, x = index
     middle = volume.voxels_hu[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3]
     assert np.median(middle) == pytest.approx(hu, abs=15)
@@ -139,7 +139,7 @@ def test_a_lesion_has_the_volume_of_its_diameter():
     centre = next(p.centre_mm for p in sample_disease(anatomy, "mass", rng=generator(4, "place")) if p.kind == "mass")
     lesion = Lesion(kind="solid nodule", centre_mm=centre, diameter_mm=14.0, hu=30.0)
     volume, truth = simulate_scan(4, anatomy=anatomy, lesions=(lesion,), scanner=FINE)
-    mm3 = np.count_nonzero(truth.lesions) * volume.voxel_mm3
+    mm3 = np.count_nonzero(truth.lesion_numbers) * volume.voxel_mm3
     assert mm3 == pytest.approx(np.pi / 6 * 14.0**3, rel=0.15)
 
 
@@ -162,7 +162,7 @@ def test_thick_slices_have_less_noise_and_a_lower_nodule():
             volume, truth = simulate_scan(5, anatomy=anatomy, lesions=(nodule,), scanner=scanner)
             if noise_hu == 0:
                 clean = volume.voxels_hu.astype(float)
-                peaks.append(clean[truth.lesions > 0].max())
+                peaks.append(clean[truth.lesion_numbers > 0].max())
             else:
                 noises.append(np.std((volume.voxels_hu - clean)[clean > -900]))
     assert peaks[0] > peaks[1] + 10

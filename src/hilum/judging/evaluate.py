@@ -270,7 +270,7 @@ def _formatted(evaluation: dict[str, Any], name: str) -> str:
 
 def _label_figures(evaluation: dict[str, Any]) -> tuple[str, list[str]]:
     """Means over labels, with the rarest label, the label of lowest AUC, and labels without an AUC."""
-    by_label = evaluation["by_finding"]
+    by_label = evaluation["by_label"]
     rarest = min(by_label, key=lambda name: by_label[name]["num_positives"])
     known = [name for name in by_label if by_label[name]["auc"] is not None]
     figures = [_formatted(evaluation, name) for name in ("macro_auc", "macro_average_precision")]

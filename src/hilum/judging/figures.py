@@ -23,7 +23,7 @@ Evaluation = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ClassJudgement:
     """Truth, probability and figures of the second of two classes, or of one label.
 
     Attributes:
@@ -76,7 +76,7 @@ class Judgement:
     """
 
     figures: Evaluation
-    each: tuple[Judged, ...] = ()
+    each: tuple[ClassJudgement, ...] = ()
     matrix: Int[np.ndarray, "c c"] | None = None
 
 
@@ -92,7 +92,7 @@ def judge_two(
     """Judge the second of two classes against the first."""
     figures = with_intervals(labels, probs[:, 1], threshold=threshold, patients=patients, seed=seed)
     loss = log_loss(labels, probs)
-    two = Judged(name=name, y=labels, p=probs[:, 1], threshold=threshold, figures=figures, log_loss=loss)
+    two = ClassJudgement(name=name, y=labels, p=probs[:, 1], threshold=threshold, figures=figures, log_loss=loss)
     return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
 
 
@@ -137,11 +137,11 @@ def judge_labels(
     called = probs >= np.array(thresholds)
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, seed=seed)
     each = tuple(
-        Judged(name=name, y=y, p=p, threshold=float(cut), figures=found, log_loss=log_loss(y, p))
+        ClassJudgement(name=name, y=y, p=p, threshold=float(cut), figures=found, log_loss=log_loss(y, p))
         for name, y, p, cut, found in zip(names, labels.T, probs.T, thresholds, figures, strict=True)
     )
     by_label = {one.name: one.evaluation for one in each}
-    return Judgement(figures={"multi_label": True, **_with_intervals(over_all), "by_finding": by_label}, each=each)
+    return Judgement(figures={"multi_label": True, **_with_intervals(over_all), "by_label": by_label}, each=each)
 
 
 def to_plain(value: object) -> Any:

@@ -53,7 +53,7 @@ def judge(
     used for the intervals only and are written nowhere.
 
     More than two classes are also judged each against the rest, under ``by_class``. Each of several labels is judged
-    like the second of two classes, under ``by_finding``, with means over all; pictures then have a panel for each, and
+    like the second of two classes, under ``by_label``, with means over all; pictures then have a panel for each, and
     continue in ``roc-2.png`` and so on after twelve.
 
     Args:

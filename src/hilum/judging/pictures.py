@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from hilum.drawing import BLUE, GREY, INK, ORANGE, Panels, empty_panels, label, legend, note, unit_square, write
-from hilum.judging.figures import Judged
+from hilum.judging.figures import ClassJudgement
 from hilum.measuring.agreement import reliability
 from hilum.measuring.intervals import wilson
 from hilum.measuring.metrics import pr_curve, roc_curve
@@ -23,7 +23,7 @@ _LETTERS = 6
 """Letters of a label's name above its panel, per inch of width."""
 
 
-def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None:
+def plot_judged(folder: Path, each: Sequence[ClassJudgement], *, note: str = "") -> None:
     """Plot ``roc.png``, ``pr.png`` and ``calibration.png``, and for several labels ``confusion.png``.
 
     Each label has a panel in each picture; after twelve labels follow ``roc-2.png`` and so on.
@@ -43,7 +43,7 @@ def plot_judged(folder: Path, each: Sequence[Judged], *, note: str = "") -> None
             write(_confusion_page(page), folder / f"confusion{number}.png", foot=note)
 
 
-def _roc_page(each: Sequence[Judged], *, alone: bool) -> Panels:
+def _roc_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot ROC curves with their areas, and the threshold's point with the intervals of both rates."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -57,7 +57,7 @@ def _roc_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     return drawn
 
 
-def _roc(axes: Any, one: Judged) -> None:
+def _roc(axes: Any, one: ClassJudgement) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
     false_rate, true_rate = roc_curve(one.y, one.p)
     axes.fill_between(false_rate, true_rate, color=BLUE, alpha=0.08, linewidth=0)
@@ -80,7 +80,7 @@ def _roc(axes: Any, one: Judged) -> None:
     )
 
 
-def _pr_page(each: Sequence[Judged], *, alone: bool) -> Panels:
+def _pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot precision over recall, with the prevalence, which is the precision by chance."""
     drawn = _panels(each, alone=alone)
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -97,7 +97,7 @@ def _pr_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     return drawn
 
 
-def _pr(axes: Any, one: Judged) -> None:
+def _pr(axes: Any, one: ClassJudgement) -> None:
     recall, precision = pr_curve(one.y, one.p)
     steps = np.append(0.0, recall), np.append(precision[0], precision)
     axes.fill_between(*steps, step="pre", color=BLUE, alpha=0.08, linewidth=0)
@@ -118,7 +118,7 @@ def _pr(axes: Any, one: Judged) -> None:
         )
 
 
-def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Panels:
+def _calibration_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot observed over predicted shares of positives in bins of equal size, above histograms of the cases."""
     drawn = _panels(each, alone=alone, below=True)
     for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
@@ -129,7 +129,7 @@ def _calibration_page(each: Sequence[Judged], *, alone: bool) -> Panels:
     return drawn
 
 
-def _calibration(axes: Any, one: Judged) -> None:
+def _calibration(axes: Any, one: ClassJudgement) -> None:
     y, p = one.y, one.p
     unit_square(axes)
     axes.set_aspect("auto")  # as wide as the panel below
@@ -155,7 +155,7 @@ def _calibration(axes: Any, one: Judged) -> None:
     axes.text(0.98, 0.03, brier, transform=axes.transAxes, ha="right", fontsize=9, color=INK)
 
 
-def _histogram(below: Any, one: Judged) -> None:
+def _histogram(below: Any, one: ClassJudgement) -> None:
     y, p = one.y, one.p
     edges = np.linspace(0, 1, 26)
     below.hist([p[y != 1], p[y == 1]], bins=edges, stacked=True, color=[GREY, ORANGE], label=["negative", "positive"])
@@ -177,7 +177,7 @@ def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple
     write(drawn, path, foot=note)
 
 
-def _confusion_page(each: Sequence[Judged]) -> Panels:
+def _confusion_page(each: Sequence[ClassJudgement]) -> Panels:
     """Plot the confusion matrix of each label: absent and present, not called and called."""
     drawn = _panels(each, alone=False, inches=(3.6, 3.6))
     for axes, one in zip(drawn.axes, each, strict=True):
@@ -210,7 +210,7 @@ def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ..
 
 
 def _panels(
-    each: Sequence[Judged], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
+    each: Sequence[ClassJudgement], *, alone: bool, below: bool = False, inches: tuple[float, float] = (4.4, 5.5)
 ) -> Panels:
     """One panel, or one for each label, row by row; with ``below`` each is followed by a flat panel beneath it."""
     if alone:
@@ -230,7 +230,7 @@ def _panels(
     return Panels(picture=drawn.picture, axes=[axes for place in places[: len(each)] for axes in place])
 
 
-def _name(axes: Any, what: str | Judged, *, x: str, y: str) -> None:
+def _name(axes: Any, what: str | ClassJudgement, *, x: str, y: str) -> None:
     """Set the titles of a panel and its axes; a label's title gives its name and frequency."""
     if isinstance(what, str):
         label(axes, title=what, x=x, y=y)

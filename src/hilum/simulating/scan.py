@@ -26,8 +26,8 @@ class Truth:
             pneumothorax, which only a network could tell from a bulla; without fluid and great airways.
         field: 1 in the right lung field, 2 in the left: the lungs and fluid around them; 0 for a missing lung.
         airways: 1 in the lumen of trachea and airways.
-        lesions: Number of the lesion in ``findings``, from 1.
-        findings: The lesions, with centres in LPS mm of the scan.
+        lesion_numbers: Number of the lesion in ``lesions``, from 1; else 0.
+        lesions: The lesions, with centres in LPS mm of the scan.
         label: 1 if any lesion is a mass, a consolidation or a ground-glass opacity.
         anatomy: The patient, in the patient's frame.
         scanner: Settings of the scan.
@@ -36,8 +36,8 @@ class Truth:
     lungs: UInt8[np.ndarray, "z y x"]
     field: UInt8[np.ndarray, "z y x"]
     airways: UInt8[np.ndarray, "z y x"]
-    lesions: UInt8[np.ndarray, "z y x"]
-    findings: tuple[Lesion, ...]
+    lesion_numbers: UInt8[np.ndarray, "z y x"]
+    lesions: tuple[Lesion, ...]
     label: int
     anatomy: Anatomy
     scanner: Scanner
@@ -100,8 +100,8 @@ def simulate_scan(
         lungs=lungs,
         field=field,
         airways=airways,
-        lesions=found,
-        findings=tuple(_moved(lesion, anatomy, scanner, offset) for lesion in lesions),
+        lesion_numbers=found,
+        lesions=tuple(_moved(lesion, anatomy, scanner, offset) for lesion in lesions),
         label=int(any(lesion.kind in DISEASES for lesion in lesions)),
         anatomy=anatomy,
         scanner=scanner,
