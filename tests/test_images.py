@@ -274,6 +274,100 @@ def test_a_compressed_stream_that_is_whole_but_too_short_is_an_error(tmp_path):
         read_image(tmp_path / "x.nii.gz")
 
 
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 1 2 3\n"
+    "ElementSpacing = 1 1 1\nDimSize = 20 24 28\nElementType = MET_SHORT\n"
+)
+NRRD = (
+    "NRRD0005\ntype: int16\ndimension: 3\nsizes: 20 24 28\nspace: left-posterior-superior\nendian: little\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (1,2,3)\n"
+)
+BIG = np.random.default_rng(5).integers(-1000, 1000, (28, 24, 20)).astype(np.int16)
+PACKED = zlib.compress(BIG.astype("<i2").tobytes())
+
+
+@pytest.mark.parametrize("size", [None, 0, -1, len(PACKED) // 2, len(PACKED) - 1, len(PACKED) + 99, 2**63])
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_a_compressed_metaimage_is_inflated_whatever_size_its_header_says(tmp_path, size, is_attached):
+    head = META + "CompressedData = True\n" + ("" if size is None else f"CompressedDataSize = {size}\n")
+    if is_attached:
+        path = tmp_path / "a.mha"
+        path.write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + PACKED)
+    else:
+        path = tmp_path / "a.mhd"
+        path.write_text(head + "HeaderSize = 7\nElementDataFile = a.zraw\n")
+        (tmp_path / "a.zraw").write_bytes(b"1234567" + PACKED)
+    assert np.array_equal(read_image(path).voxels_hu, BIG)
+
+
+def test_compressed_voxels_have_the_type_and_the_byte_order_of_their_header(tmp_path):
+    for name, dtype, msb in (("MET_SHORT", ">i2", True), ("MET_LONG", "<i4", False), ("MET_FLOAT", ">f4", True)):
+        head = META.replace("MET_SHORT", name).replace("MSB = False", f"MSB = {msb}") + "CompressedData = True\n"
+        packed = zlib.compress(BIG.astype(dtype).tobytes())
+        (tmp_path / "a.mha").write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + packed)
+        assert np.array_equal(read_image(tmp_path / "a.mha").voxels_hu, BIG), name
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_a_header_size_that_does_not_lead_to_the_voxels_is_refused(tmp_path, is_compressed):
+    head = META + f"CompressedData = {is_compressed}\nHeaderSize = 16\nElementDataFile = LOCAL\n"
+    voxels = PACKED if is_compressed else BIG.astype("<i2").tobytes()
+    (tmp_path / "a.mha").write_bytes(head.encode() + b"0123456789abcdef" + voxels)
+    with pytest.raises(ReadError, match="its HeaderSize must be where its voxels begin, is 16"):
+        read_image(tmp_path / "a.mha")
+
+
+DAMAGES = {
+    "cut": lambda packed: packed[: len(packed) // 2],
+    "flipped": lambda packed: packed[:60] + bytes([packed[60] ^ 255]) + packed[61:],
+    "checksum": lambda packed: packed[:-1] + bytes([packed[-1] ^ 1]),
+    "short": lambda packed: zlib.compress(zlib.decompress(packed)[:-2]),
+    "long": lambda packed: zlib.compress(zlib.decompress(packed) + b"ab"),
+    "empty": lambda packed: b"",
+}
+
+
+@pytest.mark.parametrize("damage", [None, *DAMAGES])
+@pytest.mark.parametrize(
+    ("suffix", "head", "named"),
+    [
+        (".mhd", META + "CompressedData = True\n", "ElementDataFile = LIST\n"),
+        (".mhd", META + "CompressedData = True\n", "ElementDataFile = s%02d.z 0 27 1\n"),
+        (".nhdr", NRRD + "encoding: gzip\n", "data file: LIST\n"),
+        (".nhdr", NRRD + "encoding: gzip\n", "data file: s%02d.z 0 27 1\n"),
+    ],
+)
+def test_each_compressed_file_of_a_list_must_hold_its_slice(tmp_path, damage, suffix, head, named):
+    slices = [zlib.compress(plane.astype("<i2").tobytes()) for plane in BIG]
+    if damage:
+        slices[13] = DAMAGES[damage](slices[13])
+    for number, packed in enumerate(slices):
+        (tmp_path / f"s{number:02d}.z").write_bytes(packed)
+    names = "".join(f"s{number:02d}.z\n" for number in range(28)) if "LIST" in named else ""
+    (tmp_path / f"a{suffix}").write_text(head + named + names)
+    if damage is None:
+        assert np.array_equal(read_image(tmp_path / f"a{suffix}").voxels_hu, BIG)
+    else:
+        with pytest.raises(ReadError, match=r"inflated to its end|lacks 2 of the 960 bytes|must hold 960 bytes"):
+            read_image(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ("line skip: 2\n", b"one\ntwo\n" + gzip.compress(BIG.astype("<i2").tobytes())),
+        ("byte skip: 5\n", gzip.compress(b"12345" + BIG.astype("<i2").tobytes())),
+        ("byte skip: -1\n", gzip.compress(b"12345" + BIG.astype("<i2").tobytes())),
+        ("", PACKED),
+    ],
+    ids=["lines", "bytes", "from the end", "zlib"],
+)
+def test_what_lies_before_the_compressed_voxels_of_a_nrrd_is_skipped(tmp_path, fields, content):
+    (tmp_path / "a.nrrd").write_bytes((NRRD + "encoding: gzip\n" + fields + "\n").encode() + content)
+    assert np.array_equal(read_image(tmp_path / "a.nrrd").voxels_hu, BIG)
+
+
 def test_a_spacing_that_is_no_length_is_an_error(tmp_path):
     path = _write(tmp_path / "x.mha", _hu())
     for spacing in (b"-1 1 1", b"inf 1 1"):

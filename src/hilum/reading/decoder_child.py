@@ -22,7 +22,7 @@ from hilum.errors import GeometryError, ReadError
 from hilum.reading.images.files import image_format, image_suffix, text_header, unreadable_image
 from hilum.reading.images.nifti import NiftiVoxels, nifti_layout
 from hilum.reading.images.placement import Placement, check_channels, checked_bytes
-from hilum.reading.images.text_image import check_length, check_storage, text_placement
+from hilum.reading.images.text_image import check_length, check_storage, inflated_voxels, text_placement
 from hilum.volume import HIGHEST_HU, LOWEST_HU
 
 try:
@@ -146,8 +146,9 @@ def _send_image(answers: BinaryIO, path: Path, budget: _Budget, max_bytes: int, 
         check_length(files, header, math.prod(reader.GetSize()), num_bytes)
         place = text_placement(path, header, reader)
         budget.promise(num_bytes, place)
-        image = reader.Execute()
-        stored = _view(image)
+        inflated = inflated_voxels(path, header, _dtype(reader), math.prod(reader.GetSize()))
+        image = reader.Execute() if inflated is None else None
+        stored = _view(image) if inflated is None else inflated
     if stored.size != math.prod(place.shape):
         msg = "its header says in two ways how many voxels there are"
         raise unreadable_image(msg)
@@ -193,6 +194,13 @@ def _view(image: Any) -> np.ndarray:
 
     view: np.ndarray = sitk.GetArrayViewFromImage(image)
     return view
+
+
+def _dtype(reader: Any) -> np.dtype:
+    """Type of the voxels, by the header."""
+    import SimpleITK as sitk
+
+    return _view(sitk.Image([1, 1, 1], reader.GetPixelIDValue())).dtype
 
 
 def _values(plane: np.ndarray, nifti: NiftiVoxels | None) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hilum.errors import GeometryError, ReadError
 from hilum.reading.images.files import image_suffix, nifti_voxel_file, unreadable_image
-from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflated_parts
+from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflate_voxels
 from hilum.reading.images.placement import (
     MISSING,
     UNCLEAR,
@@ -38,9 +38,6 @@ _MM_PER_CODE = {1: 1000.0, 2: 1.0, 3: 1e-3}
 _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
 """A quaternion may be this much longer than 1: many are written in single precision."""
-
-_BEHIND = 1 << 20
-"""Bytes behind deflated voxels that are still inflated, for the checksum at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,20 +91,7 @@ class NiftiVoxels:
                 return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
             raise truncated(self.num_bytes - max(0, held), self.num_bytes)
         voxels = np.empty(self.shape, self.dtype)
-        rest, before, behind = voxels.reshape(-1).view(np.uint8).data, self.offset, _BEHIND
-        try:
-            for part in inflated_parts(self.path):
-                own = memoryview(part)[before:]
-                before = max(0, before - len(part))
-                cut = min(len(own), len(rest))
-                rest[:cut] = own[:cut]
-                rest, behind = rest[cut:], behind - (len(own) - cut)
-                if behind < 0:
-                    break
-        except INFLATION_ERRORS as exc:
-            raise ReadError(NOT_INFLATED) from exc
-        if rest:
-            raise truncated(len(rest), self.num_bytes)
+        inflate_voxels(voxels, self.path, skip=self.offset)
         return voxels
 
 

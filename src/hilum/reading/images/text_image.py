@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hilum.errors import GeometryError, ReadError
+from hilum.errors import GeometryError
 from hilum.reading.images.files import TextHeader, detached_files, image_format, unreadable_image
-from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflated_parts
+from hilum.reading.images.inflate import inflate_voxels
 from hilum.reading.images.placement import (
     LONGEST_AXIS,
     UNCLEAR,
@@ -29,9 +29,6 @@ from hilum.reading.images.placement import (
 
 _INFLATION = 1032
 """Deflate makes nothing smaller than by this factor (https://zlib.net/zlib_tech.html)."""
-
-_BEHIND = 1 << 20
-"""Bytes behind the voxels that are still inflated, for the checksum at the end."""
 
 _META_TYPES = frozenset(
     [
@@ -84,8 +81,7 @@ def check_storage(path: Path, header: TextHeader) -> list[Path]:
             axes, sizes = int(fields["ndims"]), [int(n) for n in fields["dimsize"].split()]
             channels = int(fields.get("elementnumberofchannels", "1"))
             _require_supported("ElementType", fields["elementtype"], fields["elementtype"] in _META_TYPES)
-            msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower()
-            if _packing(header) == "text" and msb in _YES:
+            if _packing(header) == "text" and _msb(header):
                 msg = "text has no byte order, its BinaryDataByteOrderMSB must be False"
                 raise unreadable_image(msg)  # ITK would swap the bytes of its numbers
     except (KeyError, ValueError) as exc:
@@ -104,33 +100,101 @@ def check_storage(path: Path, header: TextHeader) -> list[Path]:
 
 
 def check_length(files: list[Path], header: TextHeader, num_voxels: int, num_bytes: int) -> None:
-    """Make sure that the files of an image hold all voxels: ITK takes zeros for those that a compressed file lacks.
+    """Make sure that the files of an image can hold all voxels, before memory is allocated for them.
 
     Raises:
-        ReadError: If they do not, or cannot be inflated.
+        ReadError: If they cannot.
     """
-    start = 0 if header.names else header.num_bytes
-    skipped = max(0, int(header.fields.get("byteskip", header.fields.get("headersize", "0"))))
-    held = sum(file.stat().st_size for file in files) - start - skipped
+    header_size = _header_size(header)
+    start = header_size if header.names else header.num_bytes
     packing = _packing(header)
+    skipped = 0 if packing == "gzip" else int(header.fields.get("byteskip", "0"))
+    held = sum(file.stat().st_size for file in files) - max(0, start) - max(0, skipped)
     least = {"raw": num_bytes, "text": num_voxels, "hex": 2 * num_bytes, "gzip": num_bytes // _INFLATION - 1}[packing]
-    if packing == "gzip" and len(files) == 1 and not skipped and held >= least:
-        held, least = _inflated_bytes(files[0], start, num_bytes), num_bytes
     if held < least:
         raise truncated(least - max(0, held), least)
 
 
-def _inflated_bytes(path: Path, start: int, wanted: int) -> int:
-    """Number of bytes that a stream inflates to, at most a little more than wanted; its checksum is verified."""
-    num_bytes = 0
-    try:
-        for part in inflated_parts(path, start):
-            num_bytes += len(part)
-            if num_bytes > wanted + _BEHIND:
+def inflated_voxels(path: Path, header: TextHeader, dtype: np.dtype, num_voxels: int) -> np.ndarray | None:
+    """The stored values of a compressed image, (voxel,); None if the image is not compressed.
+
+    ITK is not used for them: it trusts CompressedDataSize, and returns other numbers where a stream is damaged.
+
+    Args:
+        path: The image.
+        header: Its header.
+        dtype: Type of the stored values.
+        num_voxels: Number of voxels in all files.
+
+    Raises:
+        ReadError: If a stream is damaged, or a file holds fewer bytes than its share, or one of several more.
+    """
+    if _packing(header) != "gzip":
+        return None
+    files = _files_in_order(path, header)
+    if num_voxels % len(files):
+        msg = f"its {num_voxels} voxels cannot be shared out among {len(files)} files"
+        raise unreadable_image(msg)
+    is_big = _msb(header) if image_format(path) == "meta" else header.fields.get("endian", "").lower() == "big"
+    voxels = np.empty(num_voxels, dtype.newbyteorder(">" if is_big else "<"))
+    skip = int(header.fields.get("byteskip", "0"))
+    for file, part in zip(files, np.split(voxels, len(files)), strict=True):
+        if inflate_voxels(part, file, _stream_start(file, header), skip=skip) and len(files) > 1:
+            msg = f"each of its {len(files)} files must hold {part.nbytes} bytes of voxels, one holds more"
+            raise unreadable_image(msg)
+    return voxels
+
+
+def _files_in_order(path: Path, header: TextHeader) -> list[Path]:
+    """The files that hold the voxels, in the order of the slices; a pattern with numbers is expanded."""
+    if not header.names:
+        return [path]
+    names = [*header.names]
+    if not header.is_listed:
+        place = header.fields.get("datafile", header.fields.get("elementdatafile", "")).split()
+        found = re.fullmatch(r"([^%]*)%(0?)(\d?)d([^%]*)", place[0])
+        first, last, step = (int(word) for word in place[1:4])
+        numbers = range(first, last + (1 if step > 0 else -1), step)
+        if found is None or not 0 < len(numbers) <= LONGEST_AXIS:
+            msg = "the pattern of its file names is damaged"
+            raise unreadable_image(msg)
+        before, zero, width, after = found.groups()
+        names = [f"{before}{number:{zero}{width}d}{after}" for number in numbers]
+    return [path.parent / name for name in names]
+
+
+def _stream_start(file: Path, header: TextHeader) -> int:
+    """Byte of a file at which its compressed voxels begin."""
+    start = _header_size(header) if header.names else header.num_bytes
+    lines = int(header.fields.get("lineskip", "0"))
+    if lines <= 0:
+        return start
+    with file.open("rb") as opened:
+        opened.seek(start)
+        for _ in range(lines):
+            if not opened.readline():
                 break
-    except INFLATION_ERRORS as exc:
-        raise ReadError(NOT_INFLATED) from exc
-    return num_bytes
+        return opened.tell()
+
+
+def _header_size(header: TextHeader) -> int:
+    """HeaderSize of a MetaImage: bytes from the start of a file to its voxels; -1: the voxels are at its end.
+
+    Raises:
+        ReadError: If it is not where the voxels follow the header, or is -1 and the voxels are compressed.
+    """
+    size = int(header.fields.get("headersize", "0"))
+    is_place = size >= 0 if header.names else size in (0, header.num_bytes)
+    if not is_place and (size != -1 or _packing(header) == "gzip"):
+        msg = f"its HeaderSize must be where its voxels begin, is {short(size)}"
+        raise unreadable_image(msg)
+    return size
+
+
+def _msb(header: TextHeader) -> bool:
+    """Whether the voxels of a MetaImage are stored with the most significant byte first."""
+    fields = header.fields
+    return fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower() in _YES
 
 
 def _packing(header: TextHeader) -> str:
