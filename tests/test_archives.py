@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -524,6 +525,14 @@ def test_an_archive_that_is_cut_anywhere_is_not_read(tmp_path, suffix):
     for size in range(0, len(whole), 211):
         cut.write_bytes(whole[:size])
         assert_refused(cut, "unreadable-file")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_a_tar_that_is_cut_is_said_to_end_too_early(tmp_path, suffix):
+    archive = packed(tmp_path / f"exam.{suffix}", {f"IM{i}": os.urandom(5000) for i in range(4)})
+    archive.write_bytes(archive.read_bytes()[:9001])
+    (trouble,) = unpack(archive, tmp_path / "out", max_bytes=1 << 30)
+    assert re.search("ends? too early", str(trouble))
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz", "tar.xz"])

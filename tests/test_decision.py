@@ -204,7 +204,7 @@ def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said
     assert calibration.method == "none"
     assert calibration.prevalence == (0.8, 0.2)
     assert [record.getMessage() for record in caplog.records] == [
-        "warning: the threshold rests on 3 validation cases of the positive class and is not firm"
+        "warning: the threshold was chosen from 3 validation cases of the positive class: unreliable"
     ]
 
 

@@ -125,7 +125,7 @@ def test_a_hospitals_spreadsheet_is_joined_by_a_tag(tmp_path, suffix, key, colum
     sheet.to_csv(path, index=False) if suffix == ".csv" else sheet.to_excel(path, index=False)
     listing = from_spreadsheet(tmp_path / "scans", path, key=key)
     assert [scan.labels for scan in listing.scans] == [("healthy",), ("sick",)]
-    assert any("left out, for want of a row in ris" in note and "1 of 3 scans" in note for note in listing.notes)
+    assert any("left out, because they have no row in ris" in note and "1 of 3 scans" in note for note in listing.notes)
     assert any("that match no scan: 1 (row 4)" in note for note in listing.notes)
 
 

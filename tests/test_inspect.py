@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,15 @@ def test_an_archive_is_inspected_like_the_folder_in_it(tmp_path):
     assert (inside.verdict, inside.num_slices) == ("ok", 12)
     assert loose == []
     assert read(tmp_path / "exam.zip").shape == read(tmp_path / "folder").shape
+
+
+def test_a_series_in_a_folder_and_in_an_archive_in_it_is_one_whose_place_is_that_folder(tmp_path, monkeypatch):
+    write_series(tmp_path / "all" / "plain", scan_hu(12))
+    shutil.make_archive(str(tmp_path / "all" / "exam"), "zip", tmp_path / "all" / "plain")
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("all"), tmp_path / "all"):
+        (series,), _ = examine(path)
+        assert series.where == "."
 
 
 def test_with_nothing_found_the_command_fails_and_says_so(tmp_path, capsys):

@@ -293,7 +293,7 @@ def test_where_the_search_for_the_largest_batch_ends_more_may_fit(largest, npy_c
     monkeypatch.setattr("hilum.planning.resource_plan.largest_batch", lambda *_, **__: largest)
     words = ["plan", str(npy_cohort / "config.toml"), "--no-time"]
     assert main(words) == 0
-    told = {1023: "that fits; at most 1023 cases at a time would", 1024: "1024 cases or more at a time would"}
+    told = {1023: "that fits; so would up to 1023 cases at a time", 1024: "so would 1024 or more cases at a time"}
     assert told[largest] in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -384,7 +384,7 @@ def test_plan_reads_the_table_and_no_scan(npy_cohort, tmp_path, capsys):
     assert main(["plan", str(tmp_path / "config.toml"), "--no-time"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^steps    4\d training cases: \d+ steps in an epoch$", shown, re.M)
-    assert re.search(r"that fits; (at most \d+ cases|1024 cases or more) at a time would$", shown, re.M)
+    assert re.search(r"that fits; so would (up to \d+|1024 or more) cases at a time$", shown, re.M)
     assert "measured" not in shown
     assert {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "config.toml"}
 

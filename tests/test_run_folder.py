@@ -369,6 +369,20 @@ def test_a_resumed_run_removes_what_a_killed_process_was_writing_and_nothing_els
     assert all((tmp_path / "run" / name).exists() for name in others)
 
 
+@pytest.mark.parametrize("is_linked", [True, False])
+@pytest.mark.parametrize("name", ["history.png", "metrics.csv"])
+def test_a_resumed_run_overwrites_no_file_of_others(npy_cohort, quick, tmp_path, train_until, name, is_linked):
+    train_until(quick, tmp_path / "run", base=npy_cohort)
+    mine = tmp_path / "mine.txt" if is_linked else tmp_path / "run" / name
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    mine.write_text("precious")
+    if is_linked:
+        (tmp_path / "run" / name).symlink_to(mine)
+    with pytest.raises(HilumError, match=rf"{name}: would be overwritten"):
+        train(quick, tmp_path / "run", resume=True)
+    assert mine.read_text() == "precious"
+
+
 def test_a_run_that_failed_at_its_first_checkpoint_is_begun_again_by_the_same_command(
     npy_cohort, quick, tmp_path, monkeypatch
 ):

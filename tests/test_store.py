@@ -129,6 +129,19 @@ def test_a_damaged_sample_is_made_again(scan, store, damage):
     assert path.read_bytes() == good
 
 
+def test_a_sample_whose_header_contradicts_itself_is_damaged(scan, store):
+    path = store.fetch(scan, RECIPE).file
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    about = json.loads(header["__metadata__"]["hilum"])
+    header["__metadata__"]["hilum"] = json.dumps(about | {"shape": [16, 16]})
+    new = json.dumps(header).encode()
+    path.write_bytes(len(new).to_bytes(8, "little") + new + content[start:])
+    with pytest.raises(PrepareError, match="is damaged: its header gives two shapes"):
+        load_sample(path)
+
+
 def test_a_missing_sample_is_a_prepare_error(tmp_path):
     with pytest.raises(PrepareError, match=r"nowhere.safetensors is not there"):
         load_sample(tmp_path / "nowhere.safetensors")

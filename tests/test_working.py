@@ -9,7 +9,7 @@ from operator import neg
 
 import pytest
 
-from hilum.errors import ReadError
+from hilum.errors import ConfigError, ReadError
 from hilum.files import cores
 from hilum.working import tasks
 from hilum.working.stop import Stop
@@ -63,6 +63,11 @@ def test_an_error_is_the_value_of_its_task_with_all_its_facts(threads):
     assert isinstance(memory.error, MemoryError)
 
 
+def test_no_worker_is_an_error_before_any_task_is_lost():
+    with pytest.raises(ConfigError, match="workers must be at least 1, got 0"):
+        list(run_tasks(_square_slowly, range(3), workers=0))
+
+
 def test_what_is_a_bug_shows_itself():
     with pytest.raises(KeyError):
         list(run_tasks(_fail, [0, 3], workers=2, threads=True))
@@ -74,7 +79,7 @@ def test_a_process_that_is_ended_from_outside_fails_its_own_task_alone():
     lost = {n for n, result in enumerate(results) if isinstance(result, Failed)}
     assert lost == {3, 10}
     assert [result for result in results if not isinstance(result, Failed)] == [n for n in range(12) if n not in lost]
-    assert all("ended from outside" in str(results[n].error) for n in lost)
+    assert all("was killed, perhaps because memory ran out" in str(results[n].error) for n in lost)
 
 
 def test_a_pool_that_breaks_before_a_task_is_submitted_is_replaced(monkeypatch):

@@ -122,9 +122,9 @@ def _classes(table: "ClassTable") -> Iterator[str]:
     from hilum.planning.classes import percent
 
     width = max(8, min(_NAME, max(len(row.name) for row in table.rows)))
-    drawn_as = "  drawn as" if table.multi_label else ""
+    sampled = "   sampled" if table.multi_label else ""
     kind = f"{table.kind:<{width}}"
-    yield f"{kind}  patients   share     cases   share{drawn_as}  AUC +-, all folds  test part"
+    yield f"{kind}  patients   share     cases   share{sampled}  AUC +-, all folds  test part"
     for row in table.rows:
         name = row.name if len(row.name) <= width else f"{row.name[: width - 3]}..."
         cells = [

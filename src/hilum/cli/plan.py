@@ -126,8 +126,8 @@ def _time_lines(config: RunConfig, plan: "ResourcePlan") -> Iterator[tuple[str, 
 
 def _verdict(config: RunConfig, plan: "ResourcePlan") -> str:
     if plan.fits == config:
-        most = f"{plan.largest} cases or more" if plan.more_may_fit else f"at most {plan.largest} cases"
-        return f"that fits; {most} at a time would"
+        most = f"{plan.largest} or more" if plan.more_may_fit else f"up to {plan.largest}"
+        return f"that fits; so would {most} cases at a time"
     if plan.fits is None:
         return "that does not fit, in whatever parts: take a coarser recipe, a smaller model.width or depth"
     now = plan.fits.training

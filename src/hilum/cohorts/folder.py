@@ -120,7 +120,7 @@ def from_spreadsheet(
         msg = f"no {key} of the {len(label_of)} in {labels} is that of one of the {len(keys)} scans below {folder}"
         raise CohortError(msg)
     if len(scans) < len(keys):
-        notes.add(f"left out, for want of a row in {labels.name}: {len(keys) - len(scans)} of {len(keys)} scans")
+        notes.add(f"left out, because they have no row in {labels.name}: {len(keys) - len(scans)} of {len(keys)} scans")
     unmatched = [number for k, (_, number) in label_of.items() if k not in set(keys)]
     if unmatched:
         shown = ", ".join(map(str, unmatched[:8])) + (" ..." if len(unmatched) > 8 else "")

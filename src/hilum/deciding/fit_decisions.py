@@ -136,7 +136,7 @@ def _threshold(
     positives = int((labels == 1).sum())
     if positives < _FIRM:
         cases = f"{positives} validation case{'s' * (positives > 1)}"
-        _log.warning("warning: %sthe threshold rests on %s of the positive class and is not firm", whose, cases)
+        _log.warning("warning: %sthe threshold was chosen from %s of the positive class: unreliable", whose, cases)
     try:
         return choose_threshold(labels, probs[:, 1], rule=rule)
     except ConfigError as exc:  # validation cannot meet the rule, but the training must not be lost

@@ -45,8 +45,8 @@ def plot_judged(folder: Path, each: Sequence[ClassJudgement], *, note: str = "")
 
 def _roc_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot ROC curves with their areas, and the threshold's point with the intervals of both rates."""
-    drawn = _panels(each, alone=alone)
-    for axes, one in zip(drawn.axes, each, strict=True):
+    panels = _panels(each, alone=alone)
+    for axes, one in zip(panels.axes, each, strict=True):
         unit_square(axes)
         if math.isnan(one.figures["auc"].value):
             note(axes, _ONE_CLASS)
@@ -54,7 +54,7 @@ def _roc_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
             _roc(axes, one)
             _legend(axes, "lower right", alone=alone)
         _name(axes, "ROC" if alone else one, x="1 − specificity", y="Sensitivity")
-    return drawn
+    return panels
 
 
 def _roc(axes: Any, one: ClassJudgement) -> None:
@@ -82,8 +82,8 @@ def _roc(axes: Any, one: ClassJudgement) -> None:
 
 def _pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot precision over recall, with the prevalence, which is the precision by chance."""
-    drawn = _panels(each, alone=alone)
-    for axes, one in zip(drawn.axes, each, strict=True):
+    panels = _panels(each, alone=alone)
+    for axes, one in zip(panels.axes, each, strict=True):
         unit_square(axes)
         prevalence = float(np.mean(one.y == 1))
         axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=(0, (4, 4)), label=f"prevalence {prevalence:.3f}")
@@ -94,7 +94,7 @@ def _pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
         where = "lower left" if one.figures["average_precision"].value > 0.5 else "upper right"
         _legend(axes, where, alone=alone)
         _name(axes, "Precision and recall" if alone else one, x="Recall (sensitivity)", y="Precision (PPV)")
-    return drawn
+    return panels
 
 
 def _pr(axes: Any, one: ClassJudgement) -> None:
@@ -120,13 +120,13 @@ def _pr(axes: Any, one: ClassJudgement) -> None:
 
 def _calibration_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot observed over predicted shares of positives in bins of equal size, above histograms of the cases."""
-    drawn = _panels(each, alone=alone, below=True)
-    for axes, below, one in zip(drawn.axes[::2], drawn.axes[1::2], each, strict=True):
+    panels = _panels(each, alone=alone, below=True)
+    for axes, below, one in zip(panels.axes[::2], panels.axes[1::2], each, strict=True):
         _calibration(axes, one)
         _histogram(below, one)
         _legend(axes, "upper left", alone=alone, under=below)
         _name(axes, "Calibration" if alone else one, x="", y="Observed share of positives")
-    return drawn
+    return panels
 
 
 def _calibration(axes: Any, one: ClassJudgement) -> None:
@@ -171,19 +171,19 @@ def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple
     """Plot counts by true and decided class; the shade is the share of the true class."""
     size = len(classes)
     edge = min(3.2 + 0.75 * size, 14.0)
-    drawn = empty_panels(inches=(edge, edge))
-    _confusion(drawn.axes[0], matrix, classes)
-    label(drawn.axes[0], title="Confusion matrix", x="Decided", y="True")
-    write(drawn, path, foot=note)
+    panels = empty_panels(inches=(edge, edge))
+    _confusion(panels.axes[0], matrix, classes)
+    label(panels.axes[0], title="Confusion matrix", x="Decided", y="True")
+    write(panels, path, foot=note)
 
 
 def _confusion_page(each: Sequence[ClassJudgement]) -> Panels:
     """Plot the confusion matrix of each label: absent and present, not called and called."""
-    drawn = _panels(each, alone=False, inches=(3.6, 3.6))
-    for axes, one in zip(drawn.axes, each, strict=True):
+    panels = _panels(each, alone=False, inches=(3.6, 3.6))
+    for axes, one in zip(panels.axes, each, strict=True):
         _confusion(axes, one.matrix, ("absent", "present"))
         _name(axes, one, x="Decided", y="True")
-    return drawn
+    return panels
 
 
 def _confusion(axes: Any, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> None:
@@ -219,15 +219,15 @@ def _panels(
     rows = math.ceil(len(each) / columns)
     wide, high = inches
     size = (wide * columns, (high + below) * rows)
-    drawn = empty_panels(
+    panels = empty_panels(
         rows=rows * (1 + below), columns=columns, inches=size, heights=(6.0, 1.0) * rows if below else None
     )
-    grid = np.array(drawn.axes, object).reshape(rows, 1 + below, columns)
+    grid = np.array(panels.axes, object).reshape(rows, 1 + below, columns)
     places = [tuple(grid[divmod(k, columns)[0], :, k % columns]) for k in range(rows * columns)]
     for place in places[len(each) :]:
         for axes in place:
             axes.remove()
-    return Panels(picture=drawn.picture, axes=[axes for place in places[: len(each)] for axes in place])
+    return Panels(picture=panels.picture, axes=[axes for place in places[: len(each)] for axes in place])
 
 
 def _name(axes: Any, what: str | ClassJudgement, *, x: str, y: str) -> None:

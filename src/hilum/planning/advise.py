@@ -118,7 +118,7 @@ def advise(
         "threshold": _threshold(table, decision),
     }
     if table.multi_label:
-        reasons["sampling"] += "; it would count a case for the rarest label that it has (drawn as)"
+        reasons["sampling"] += "; it would count a case for the rarest label that it has (sampled)"
     if recall_first:
         reasons["recall first"] = _recall_first(table)
     for name, setting in (("sampling", "sampling"), ("second stage", "retrain")):

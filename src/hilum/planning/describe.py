@@ -60,7 +60,7 @@ def describe(change: Change, shape: tuple[int, int, int], spacing_mm: Triple) ->
 
 
 def _spatial(change: Change, extent_mm: np.ndarray) -> list[str]:
-    """The affine map in its unique parts: p_in = R D U p_out + t, rotation R, scaling D, unit triangular shear U."""
+    """The affine map decomposed into rotation R, scaling D and unit triangular shear U: p_in = R D U p_out + t."""
     matrix = np.array(change.affine)
     rotation, rest = np.linalg.qr(matrix[:, :3])
     signs = np.sign(np.diag(rest))

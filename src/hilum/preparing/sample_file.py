@@ -99,8 +99,11 @@ def read_sample(path: Path, *, fully: bool, use: bool) -> Volume:
         arrays = {name: _view(content, start, place) for name, place in header.items() if name != "__metadata__"}
         sizes = sum(array.nbytes for array in arrays.values())
         same = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        if start + sizes != found.st_size or any(list(a.shape) != about["shape"] for a in arrays.values()):
-            msg = f"the sample {path.name} is damaged: {found.st_size} bytes, must be {start + sizes}"
+        if start + sizes != found.st_size:
+            msg = f"the sample {path.name} is damaged: it must have {start + sizes} bytes, has {found.st_size}"
+            raise PrepareError(msg)
+        if any(list(a.shape) != about["shape"] for a in arrays.values()):
+            msg = f"the sample {path.name} is damaged: its header gives two shapes"
             raise PrepareError(msg)
         if fully or same not in _checked:
             _checked.discard(same)

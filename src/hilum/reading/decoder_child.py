@@ -46,7 +46,7 @@ def allowed_cpu_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
 
 
 def allowed_wall_s(kind: str, file_bytes: int, voxel_bytes: int) -> float:
-    """Seconds on the clock that decoding may take: many times the computing, as other processes want cores too."""
+    """Seconds on the clock that decoding may take: ten times the computing, as other processes share the cores."""
     if file_bytes <= SMALL_FILE and voxel_bytes <= SMALL_VOXELS:
         return 4.2
     return 10 * allowed_cpu_s(kind, file_bytes, voxel_bytes)
@@ -256,7 +256,7 @@ def _computed_s() -> float:
 
 
 def _limit(computed_s: float, more_bytes: int) -> None:
-    """Bound this process: to the seconds that it will have computed then, and to so much more memory than now."""
+    """Limit the CPU time of this process, in total, and the memory that it may still allocate."""
     if resource is None:  # pragma: no cover
         return
     _lower(resource.RLIMIT_CPU, math.ceil(computed_s))

@@ -1,6 +1,5 @@
 """Examines what lies under a path, series by series, with all checks, without stopping at a bad one."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -195,7 +194,7 @@ def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool,
     paths = {f.path for f in series.frames}
     first = series.frames[0]
     examined = Examined(
-        where=tree.where(first.path if len(paths) == 1 else Path(os.path.commonpath({p.parent for p in paths}))),
+        where=tree.where(first.path if len(paths) == 1 else tree.common_folder(paths)),
         series=series.uid_name if keep_uids else series.name,
         modality=series.tags.modality,
         num_slices=len(series.frames),

@@ -239,7 +239,7 @@ def _distance_from_even(index: Int[np.ndarray, " n"], along: Float[np.ndarray, "
 
 
 def _is_lasting(multiples: Int[np.ndarray, " k"]) -> bool:
-    """True where a multiple of the usual step lasts: no slices are missing there, the step is another one."""
+    """True where a multiple of the usual step lasts: the spacing changes there, and no slices are missing."""
     runs = [(multiple, len(list(run))) for multiple, run in groupby(multiples.tolist())]
     inside = max((n for multiple, n in runs if multiple > 1), default=0)
     at_an_end = max((n for multiple, n in (runs[0], runs[-1]) if multiple > 1), default=0)

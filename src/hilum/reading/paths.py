@@ -3,7 +3,7 @@
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,12 @@ class Tree:
             parts = file.relative_to(self.unpacked).parts
             return printable("/".join([self.archives[int(parts[0])], *parts[1:]])) if parts else "."
         return _name(file, self.root)
+
+    def common_folder(self, files: Iterable[Path]) -> Path:
+        """The deepest folder around some files; the root if only some of them are in archives."""
+        folders = {file.parent for file in files}
+        are_unpacked = {self.unpacked is not None and folder.is_relative_to(self.unpacked) for folder in folders}
+        return Path(os.path.commonpath(folders)) if len(are_unpacked) == 1 else self.root
 
 
 def _name(file: Path, root: Path) -> str:

@@ -19,7 +19,7 @@ from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_sp
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
-from hilum.files import PNG_MARK, holds, user_path, write_whole
+from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, save
@@ -248,6 +248,15 @@ class Run:
         file = self.folder / "run.json"
         is_run = file.is_file() and holds(file, _OWN_FILES["run.json"])
         return sorted(one for one in self.folder.iterdir() if not ((is_run or one.name == ".lock") and _is_own(one)))
+
+    def check_own(self) -> None:
+        """Check that a resumed run overwrites no file that it did not write.
+
+        Raises:
+            HilumError: If it would.
+        """
+        for name in ("metrics.csv", "history.png"):
+            check_output(self.folder / name, _OWN_FILES[name])
 
     def remove_temporaries(self) -> None:
         """Remove the files that a killed process was writing, in a locked run."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hilum.files import csv_text, write_whole
+from hilum.files import csv_text, new_file, write_whole
 from hilum.training.history import plot_history
 
 _FIGURES = ("loss", "accuracy", "f1", "auc")
@@ -34,7 +34,7 @@ class Tracker:
         row = {"epoch": str(epoch), "lr": f"{lr:.6g}"} | {name: f"{value:.6g}" for name, value in figures.items()}
         self.rows.append(row)
         table = [COLUMNS, *([one[name] for name in COLUMNS] for one in self.rows)]
-        write_whole(self.out / "metrics.csv", csv_text(table))
+        write_whole(self.out / "metrics.csv", csv_text(table), follow=False)
         for name, value in figures.items():
             part, figure = name.split("_", 1)
             self.events.add_scalar(f"{figure}/{part}", value, epoch)
@@ -52,4 +52,5 @@ class Tracker:
     def close(self, kept_epoch: int) -> None:
         """Close the events and plot the history."""
         self.events.close()
-        plot_history(self.rows, self.out / "history.png", kept_epoch=kept_epoch)
+        with new_file(self.out / "history.png", follow=False, suffix=".png") as new:
+            plot_history(self.rows, new, kept_epoch=kept_epoch)

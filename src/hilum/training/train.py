@@ -89,6 +89,7 @@ def _resumed(run: Run) -> Path:
     if not (run.checkpoint / STATE).is_file():
         msg = f"{run.folder} cannot be resumed: it holds no last/{STATE}"
         raise ConfigError(msg)
+    run.check_own()
     config = run.settings
     _check_settings(config)
     cohort = Cohort.read(run.table, config.cohort)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from loky import get_reusable_executor
 
-from hilum.errors import HilumError, ResourceError
+from hilum.errors import HilumError, ResourceError, require
 from hilum.files import share_cores
 from hilum.working.stop import SIGNALS, Stop
 
@@ -56,7 +56,11 @@ def run_tasks(
         workers: Largest number of items at once; with threads, 1 is the calling thread.
         threads: Use threads of this process instead of processes, which take seconds to start.
         stop: Checked before each item.
+
+    Raises:
+        ConfigError: If there is no worker.
     """
+    require(workers >= 1, "workers", "at least 1", workers)
     stop = stop or Stop()
     if workers == 1 and threads:
         yield from (_tried(work, item) for item in items if not stop.signal)
@@ -129,6 +133,6 @@ def _alone(work: Callable[[Item], Result], item: Item) -> Result | Failed:
     try:
         result: Result | Failed = _processes(1).submit(_tried, work, item).result()
     except BrokenProcessPool:
-        msg = "the process that worked on it was ended from outside, perhaps for want of memory"
+        msg = "the process that worked on it was killed, perhaps because memory ran out"
         return Failed(error=ResourceError(msg))
     return result

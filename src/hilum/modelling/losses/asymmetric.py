@@ -58,7 +58,10 @@ class AsymmetricLoss(CaseLoss):
         return (label * (1 - self.smoothing + rest) * hit + (1 - label) * rest * miss).sum(dim=2)
 
     def _negative(self, odds: Float[Tensor, "b h"]) -> Float[Tensor, "b h"]:
-        """-q^gamma_neg log(1 - q); 1 - p is a sigmoid of its own, or the surest mistakes would have no gradient."""
+        """-q^gamma_neg log(1 - q).
+
+        1 - p is computed as sigmoid(-odds): as a difference, confident errors would have no gradient.
+        """
         q = torch.where(odds > 0, 1 - self.clip - (-odds).sigmoid(), odds.sigmoid() - self.clip)
         focus = torch.where(q > 0, q, 1.0) ** self.gamma_neg * (q > 0)  # so that q = 0 has a gradient, 0
         not_p = F.logsigmoid(-odds)

@@ -1,4 +1,4 @@
-"""Poly-1: cross entropy with another weight of the first term of its series."""
+"""Poly-1: cross entropy plus epsilon (1 - p)."""
 
 from jaxtyping import Float
 from torch import Tensor

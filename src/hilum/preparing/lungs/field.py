@@ -140,7 +140,7 @@ def _hull(lung: Mask, step_mm: float, *, rim_mm: float = _RIM_MM) -> Mask:
 
 
 def _fluid(chest: Chest, tissue: Mask, lungs: Mask, down: int) -> Mask:
-    """Segment effusion: darker than muscle by more than noise, below lung as the patient lies, and connected to that.
+    """Segment effusion: clearly darker than muscle, in the dependent part below lung, or connected to such a part.
 
     It must begin directly below lung, for fatty liver and the stomach are as dark and lie beside it.
     """

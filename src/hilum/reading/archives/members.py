@@ -299,7 +299,7 @@ def tar_members(file: TarBytes, allowance: Allowance) -> Iterator[Member]:
 
 
 def _tar_file(tar: tarfile.TarFile, info: tarfile.TarInfo, file: TarBytes) -> Iterator[Member]:
-    """A member, whose bytes are passed over within the limits where they are not read."""
+    """Yield one member; bytes that the caller leaves unread are skipped, still within the limits."""
     before = file.packed
     content = tar.extractfile(info)
     assert content is not None  # a file's  # noqa: S101

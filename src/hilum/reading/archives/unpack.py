@@ -1,4 +1,4 @@
-"""Unpacks a zip or tar into a folder: the whole of it, within limits and nowhere else, or nothing."""
+"""Unpacks a zip or tar completely into a folder, within limits, or refuses it."""
 
 import contextlib
 import errno
@@ -100,7 +100,11 @@ def unpack(path: Path, folder: Path, *, max_bytes: int) -> list[ReadError]:
         said = f"the archive {'is not opened' if is_unsafe else 'cannot be read'}: {exc.message}"
         trouble = ReadError(said, code=exc.code, path=exc.path)
     except _FOREIGN as exc:
-        why = f": {exc.strerror}" if isinstance(exc, OSError) and exc.filename else ""  # it could not be opened
+        why = ""
+        if isinstance(exc, OSError) and exc.filename:  # it could not be opened
+            why = f": {exc.strerror}"
+        elif isinstance(exc, EOFError) or "unexpected end" in str(exc):  # gzip's and bz2's, or tarfile's
+            why = ": it ends too early"
         trouble = ReadError(f"the archive is damaged or cannot be read{why}", code="unreadable-file")
     try:
         shutil.rmtree(folder)

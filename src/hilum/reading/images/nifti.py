@@ -105,7 +105,7 @@ def nifti_layout(path: Path, max_bytes: int) -> tuple[NiftiVoxels, Placement]:
     header = _header(path)
     num_axes, start = int(header["dim"][0]), float(header["vox_offset"])
     if not 1 <= num_axes <= 7 or not 0 <= start < 1 << 40:
-        msg = f"its NIfTI header has {num_axes} axes from {start:g}"
+        msg = f"its NIfTI header must have 1 to 7 axes, has {num_axes}, and voxels from byte {start:g}"
         raise unreadable_image(msg)
     sizes = [int(n) for n in header["dim"][1 : 1 + num_axes]]
     check_axes(sizes)
