@@ -14,7 +14,7 @@ import pytest
 
 import hilum
 from hilum.cli import main
-from hilum.cohorts.split_file import read_splits, write_splits
+from hilum.cohorts.split_file import read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, TrainingError
 from hilum.files import PNG_MARK, check_output, holds
@@ -190,6 +190,42 @@ def test_a_split_column_without_val_is_that_of_its_run(npy_cohort, quick, tmp_pa
     assert evaluate(tmp_path / "run")["num_cases"] == 16
 
 
+def test_the_record_of_another_run_does_not_vouch_for_a_key(
+    trained_run, npy_cohort, quick, tmp_path, monkeypatch, train_until
+):
+    """Else cases would be judged under another key than that of the split, and said to be checked."""
+    run = changed_run(trained_run, tmp_path / "all")
+    monkeypatch.setenv("HILUM_KEY", "another")
+    train_until(quick, tmp_path / "other", base=npy_cohort)
+    shutil.copy(tmp_path / "other" / "run.json", run / "run.json")
+    for table in (npy_cohort / "cohort.csv", None):
+        with pytest.raises(
+            CheckpointError, match=r"run\.json: is not the record of .*splits\.csv: one of them comes from"
+        ):
+            evaluate(run, table, tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_figures_of_a_table_lie_neither_in_a_run_or_model_folder_nor_in_place_of_a_runs_own(
+    trained_run, npy_cohort, tmp_path
+):
+    run = changed_run(trained_run, tmp_path / "all")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for out in (run, run / "model", run / "evaluation"):
+        with pytest.raises(ConfigError, match=r"must not be a run or model folder|is for the figures of the run's own"):
+            evaluate(run, npy_cohort / "cohort.csv", out)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_split_that_cannot_be_read_is_said_in_one_line(trained_run, npy_cohort, tmp_path):
+    run = changed_run(trained_run, tmp_path / "all")
+    (run / "splits.csv").unlink()
+    (run / "splits.csv").mkdir()
+    for table in (None, npy_cohort / "cohort.csv"):
+        with pytest.raises(CohortError, match=r"splits\.csv: the splits cannot be read: Is a directory"):
+            evaluate(run, table, tmp_path / "e")
+
+
 def test_a_split_that_is_cut_off_is_not_that_of_the_model(trained_run, npy_cohort, tmp_path):
     run = changed_run(trained_run, tmp_path / "all", splits=lambda text: "\n".join(text.splitlines()[:20]) + "\n")
     with pytest.raises(CohortError, match="cannot be told from others"):
@@ -198,6 +234,7 @@ def test_a_split_that_is_cut_off_is_not_that_of_the_model(trained_run, npy_cohor
 
 DAMAGES = {
     "no key": lambda about: {k: v for k, v in about.items() if k != "key"},
+    "no split": lambda about: {k: v for k, v in about.items() if k != "split"},
     "cases in a list": lambda about: about | {"cases": [1, 2]},
     "numbers for cases": lambda about: about | {"cases": {"c00": 1}},
     "empty cases": lambda about: about | {"cases": {"c00": {}}},
@@ -214,7 +251,7 @@ DAMAGES = {
 def test_a_damaged_record_of_a_run_is_one_error(trained_run, tmp_path, damage):
     run = changed_run(trained_run, tmp_path / "all", about=lambda text: json.dumps(DAMAGES[damage](json.loads(text))))
     for does in (lambda: evaluate(run), lambda: train(load(run / "config.toml"), run, resume=True)):
-        with pytest.raises(CheckpointError, match=r"run\.json: is damaged: it must hold format, key, classes"):
+        with pytest.raises(CheckpointError, match=r"run\.json: is damaged: it must hold format, key, split, classes"):
             does()
 
 
@@ -319,7 +356,8 @@ def test_a_case_that_changes_patients_is_named_itself_and_under_another_key_as_o
     cohort = Cohort.read(table)
     parts = {one.case_id: "train" for one in cohort.cases}
     run = Run(tmp_path / "run")
-    write_splits(run.splits_file, cohort, parts, dict.fromkeys(parts, "0fab"))
+    run.folder.mkdir()
+    run.splits_file.write_text(splits_text(cohort, parts, dict.fromkeys(parts, "0fab")))
     number = int(case[1:])
     table.write_text(table.read_text().replace(rows[number], rows[number].replace(f"P{number // 4}", patient)))
     with pytest.raises(CohortError, match=rf"the patient of case '{case}' in .*cohort\.csv has changed"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, write_splits
+from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, splits_text
 from hilum.cohorts.splits import check_classes, check_parts, split
 from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
@@ -222,7 +222,7 @@ def test_splits_are_written_and_read_back_with_patients_as_keyed_hashes_alone(tm
     odd = replace(cohort.cases[0], case_id='odd, "name"', patient_id="id:SMITH-1")
     cohort = replace(cohort, cases=(odd, *cohort.cases[1:]))
     parts = split(cohort, SplitConfig()) | {odd.case_id: "train"}
-    write_splits(tmp_path / "splits.csv", cohort, parts, {odd.case_id: "0fab"})
+    (tmp_path / "splits.csv").write_text(splits_text(cohort, parts, {odd.case_id: "0fab"}))
     assert read_splits(tmp_path / "splits.csv").parts == parts
     text = (tmp_path / "splits.csv").read_text()
     assert text.startswith("case_id,split,patient,scan_hu,format\n")
@@ -269,7 +269,7 @@ def test_a_splits_file_of_a_newer_hilum_is_refused_in_one_line(tmp_path):
 def test_any_names_of_cases_are_read_back(tmp_path_factory, parts):
     path = tmp_path_factory.mktemp("splits") / "splits.csv"
     cases = tuple(replace(cohort_of([[0]]).cases[0], case_id=name) for name in parts)
-    write_splits(path, replace(cohort_of([[0]]), cases=cases), parts, dict.fromkeys(parts, "0fab"))
+    path.write_text(splits_text(replace(cohort_of([[0]]), cases=cases), parts, dict.fromkeys(parts, "0fab")))
     found = read_splits(path)
     assert isinstance(found, Splits)
     assert (found.parts, found.scans, found.format) == (parts, dict.fromkeys(parts, "0fab"), SPLITS_FORMAT)

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -112,6 +113,14 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(npy_cohort, tmp_path, 
     assert (tmp_path / "broken" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
     whole, broken = (load_file(tmp_path / run / "model" / "weights.safetensors") for run in ("whole", "broken"))
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_the_weights_that_do_not_fit(npy_cohort, tmp_path, train_until):
+    train_until(short(npy_cohort), tmp_path / "run", base=npy_cohort)
+    settings = tmp_path / "run" / "config.toml"
+    settings.write_text(re.sub(r"(\[model\]\n(.+\n)*width = )\d+", r"\g<1>6", settings.read_text()))
+    with pytest.raises(CheckpointError, match=r"cannot be resumed: size mismatch for \S+weight"):
+        train(settings, tmp_path / "run", resume=True)
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(npy_cohort, tmp_path):

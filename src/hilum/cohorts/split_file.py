@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hilum.cohorts.table import PARTS, Case, Cohort
 from hilum.errors import CohortError
-from hilum.files import csv_text, write_whole
+from hilum.files import csv_text
 from hilum.reading.identity import hashed, hashed_all
 
 SPLITS_FORMAT = 3
@@ -69,25 +69,24 @@ def patient_key(case: Case) -> str:
     return hashed("patient", identifier) if kind == "id" else ""
 
 
-def write_splits(path: Path, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> None:
-    """Write ``case_id,split,patient,scan_hu,format``, sorted by case.
+def splits_text(cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> str:
+    """The text of ``splits.csv``: ``case_id,split,patient,scan_hu,format``, sorted by case.
 
     Patients are keyed hashes. Scans are plain digests of their HU, so that the same scan is recognised without the
     key; the scan cannot be computed from its digest.
 
     Args:
-        path: The file, written atomically.
         cohort: The cases.
         parts: Part of each case.
         scans: Digest of the HU of each case's scan, if known.
     """
     patients = {case.case_id: patient_key(case) for case in cohort.cases}
     rows = ((case, part, patients[case], scans.get(case, ""), SPLITS_FORMAT) for case, part in sorted(parts.items()))
-    write_whole(path, csv_text([_HEADER, *rows]))
+    return csv_text([_HEADER, *rows])
 
 
 def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:
-    """Read a file that ``write_splits`` of this or an older version wrote.
+    """Read a ``splits.csv`` of this or an older version.
 
     Args:
         path: The file.

@@ -91,6 +91,7 @@ def evaluate(
         msg = "judging the cases of a table needs a folder for the figures, out"
         raise ConfigError(msg)
     out = (run.evaluation if out is None else user_path(out)).absolute()
+    _check_place(out, is_own=table is None)
     check_folder(out, inputs=[] if table is None else [table])
     predictor = Predictor(model, device=device)
     if table is None:
@@ -111,6 +112,16 @@ def evaluate(
     evaluation = _judged(candidates, predictor, unseen, predictions, out, **counts)
     write_refusals(out / "refused.csv", (*seen, *refused))
     return evaluation
+
+
+def _check_place(out: Path, *, is_own: bool) -> None:
+    """Raise a ConfigError if figures would lie among the files of a run or model, or replace a run's own figures."""
+    if any((out / name).exists() for name in ("run.json", "splits.csv", "model.json")):
+        msg = f"the folder for the figures must not be a run or model folder, {out} is one"
+        raise ConfigError(msg, hint="name another --out")
+    if not is_own and out.name == "evaluation" and Run(out.parent).splits_file.exists():
+        msg = f"{out} is for the figures of the run's own test part, not for those of a table"
+        raise ConfigError(msg, hint="name another --out")
 
 
 def _judged(
@@ -156,6 +167,8 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
         CohortError: If another split trained the model, or the table has changed since the run began.
     """
     config, decisions = run.settings.cohort, predictor.card.decisions
+    if run.splits_file.exists():
+        read_splits(run.splits_file)  # a damaged or newer file is no other split
     if run.splits_file.exists() and not run.trained(predictor.card):
         msg = f"the model was trained with another split than that of {run.folder}, so its test part is not known"
         raise CohortError(msg, hint="judge it on a table: hilum evaluate RUN COHORT --out FOLDER")

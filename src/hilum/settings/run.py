@@ -216,6 +216,10 @@ class ModelConfig:
             require(seen, "recipe.size", need, size)
 
 
+_MOST_WORKERS = 256
+"""Largest number of loading processes (rule of thumb): each takes 0.4 GB, and more would fill the memory in silence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """The training loop: epochs, batches, optimizer, schedule and device."""
@@ -286,7 +290,8 @@ class TrainingConfig:
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
-        for name in ("weight_decay", "stop_patience", "workers", "seed"):
+        require(0 <= self.workers <= _MOST_WORKERS, "training.workers", f"0 to {_MOST_WORKERS}", self.workers)
+        for name in ("weight_decay", "stop_patience", "seed"):
             require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
         require(0 < self.lr_decay <= 1, "training.lr_decay", "above 0 and at most 1", self.lr_decay)
         require(0 <= self.freeze <= 5, "training.freeze", "0 to 5", self.freeze)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
-from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, write_splits
+from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
@@ -107,8 +107,16 @@ class Run:
 
     @property
     def split_digest(self) -> str:
-        """Digest of ``splits.csv``, by which a model knows the split that trained it."""
-        return hashlib.sha256(self.splits_file.read_bytes()).hexdigest()[:16]
+        """Digest of ``splits.csv``, by which a model and ``run.json`` know the split.
+
+        Raises:
+            CohortError: If the file cannot be read.
+        """
+        try:
+            return _digest(self.splits_file.read_bytes())
+        except OSError as exc:
+            msg = f"the splits cannot be read: {exc.strerror or exc}"
+            raise CohortError(msg, path=self.splits_file) from exc
 
     @property
     def state(self) -> Literal["new", "begun", "whole"]:
@@ -220,17 +228,19 @@ class Run:
             parts: Part of each case of the table.
         """
         self.clear()
+        splits = splits_text(cohort, parts, prepared.scans)
         record = {
             "format": RUN_FORMAT,
             "version": version("hilum"),
             "key": key_fingerprint(),
+            "split": _digest(splits.encode()),
             "classes": cohort.classes,
             "cases": _case_records(prepared),
         }
         # first of all, for it marks the rest as a run's
         write_whole(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
         save(config, self.settings_file, comment=_COMMENT)
-        write_splits(self.splits_file, cohort, parts, prepared.scans)
+        write_whole(self.splits_file, splits)
         write_refusals(self.refused_file, prepared.refusals)
 
     def clear(self) -> None:
@@ -268,7 +278,7 @@ class Run:
         """Content of ``run.json``; None if it is not there.
 
         Raises:
-            CheckpointError: If it cannot be read, is damaged, or of a newer version.
+            CheckpointError: If it cannot be read, is damaged, of a newer version, or belongs to another split.
         """
         file = self.folder / "run.json"
         if not file.exists():
@@ -286,8 +296,11 @@ class Run:
             msg = f"the format must be {RUN_FORMAT}, is {number!r}: use the Hilum that wrote it"
             raise CheckpointError(msg, path=file)
         if number is None or not _is_complete(record):
-            msg = "is damaged: it must hold format, key, classes, and the fields of each case"
+            msg = "is damaged: it must hold format, key, split, classes, and the fields of each case"
             raise CheckpointError(msg, path=file) from cause
+        if record["split"] != self.split_digest:
+            msg = f"is not the record of {self.splits_file}: one of them comes from another run, or was changed"
+            raise CheckpointError(msg, path=file)
         return record
 
     def _required_record(self) -> dict[str, Any] | None:
@@ -362,6 +375,10 @@ class Run:
             raise CohortError(msg, hint="judge the model on the table instead: hilum evaluate RUN COHORT --out FOLDER")
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
     """Check that cases share patients as they did when a run began; works under any key.
 
@@ -395,7 +412,7 @@ def _is_complete(record: object) -> TypeGuard[dict[str, Any]]:
     has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in record["cases"].values())
     classes = record.get("classes")
     has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return has_fields and has_classes and isinstance(record.get("key"), str)
+    return has_fields and has_classes and all(isinstance(record.get(name), str) for name in ("key", "split"))
 
 
 def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]], names: Iterable[str]) -> list[str]:

@@ -112,7 +112,8 @@ class TrainingState:
             self.schedule.plateau.load_state_dict(about["plateau"])
             self.progress = Progress(**about["progress"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
-            msg = f"{folder} cannot be resumed: {str(exc).splitlines()[0]}"
+            lines = [line.strip() for line in str(exc).splitlines()]  # PyTorch's first line is a heading
+            msg = f"{folder} cannot be resumed: {next((line for line in lines if not line.endswith(':')), '')}"
             raise CheckpointError(msg) from exc
         self.best = _named(tensors, "best.") or self.network.state_dict()
 
