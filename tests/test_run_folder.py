@@ -87,6 +87,8 @@ def test_a_model_folder_without_its_run_is_judged_only_with_unchecked(trained_ru
     shutil.copytree(trained_run / "model", tmp_path / "alone" / "model")
     with pytest.raises(CohortError, match=r"splits\.csv tells which cases trained it, is not the folder"):
         evaluate(tmp_path / "alone" / "model", npy_cohort / "cohort.csv", tmp_path / "e")
+    with pytest.raises(ConfigError, match=r"no test part of its own, .* no whole run folder: no .*alone/config\.toml"):
+        evaluate(tmp_path / "alone" / "model")
 
 
 def test_a_model_beside_the_split_of_another_run_is_judged_only_with_unchecked(trained_run, npy_cohort, tmp_path):
@@ -276,7 +278,7 @@ def test_a_run_without_its_record_and_one_of_another_format_are_one_error(traine
         evaluate(run, table, tmp_path / "e")
     assert evaluate(run, table, tmp_path / "e", unchecked=True)["num_seen"] > 30
     (run / "config.toml").unlink()
-    with pytest.raises(ConfigError, match=rf"{trained_run.name}/config\.toml: there is no such config file"):
+    with pytest.raises(ConfigError, match=rf"no whole run folder: no .*{trained_run.name}/config\.toml"):
         evaluate(run)
     (run / "model" / "model.json").write_text('{"a":' * 100_000)
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -142,6 +142,11 @@ def test_numbers_become_hu_of_the_type_that_holds_them(values, kind):
 
 
 def test_an_array_may_have_a_direction_and_must_be_three_dimensional():
+    for spacing, direction in (((-5, 1, 2), None), ((5, 0, 2), None), ((5, 1, 2), 2 * np.eye(3)), ((5, 1, 2), [1, 0])):
+        with pytest.raises(
+            GeometryError, match=r"a spacing must be positive|a direction must be a 3 x 3 array of unit"
+        ):
+            Volume.from_array(np.zeros((2, 3, 4)), spacing_mm=spacing, direction=direction)
     volume = Volume.from_array(np.zeros((2, 3, 4)), spacing_mm=(5, 1, 2), origin_mm=(1, 2, 3), direction=np.eye(3))
     assert volume.index_to_mm((1, 1, 1)) == pytest.approx((1 + 5, 2 + 1, 3 + 2))
     for values in (np.zeros((2, 3)), np.array([[["a"]]]), [[[1, 2], [3]]]):

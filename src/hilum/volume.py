@@ -130,13 +130,17 @@ class Volume:
         Raises:
             GeometryError: If the arguments are not such numbers.
         """
-        affine = affine_from(spacing_mm=spacing_mm, origin_mm=origin_mm)
+        spacing = three(spacing_mm, "a spacing in mm (z, y, x)")
+        if min(spacing) <= 0:
+            msg = f"a spacing must be positive (a direction turns an axis round), got {spacing}"
+            raise GeometryError(msg)
+        affine = affine_from(spacing_mm=spacing, origin_mm=origin_mm)
         if direction is not None:
             columns = np.asarray(direction, np.float64)
-            if columns.shape != (3, 3):
-                msg = f"a direction must be a 3 x 3 array, got shape {columns.shape}"
+            if columns.shape != (3, 3) or not np.allclose(np.linalg.norm(columns, axis=0), 1, atol=1e-3):
+                msg = f"a direction must be a 3 x 3 array of unit columns, got {columns.tolist()}"
                 raise GeometryError(msg)
-            affine[:3, :3] = columns * three(spacing_mm, "a spacing in mm (z, y, x)")
+            affine[:3, :3] = columns * spacing
         return cls(voxels_hu=imagefile.hu_array(hu), affine=affine)
 
     @classmethod

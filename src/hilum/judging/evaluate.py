@@ -164,14 +164,19 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
     """The test part of the model's own run.
 
     Raises:
+        ConfigError: If there is no run folder around the model.
         CohortError: If another split trained the model, or the table has changed since the run began.
     """
+    on_table = "judge it on a table: hilum evaluate RUN COHORT --out FOLDER"
+    if not run.settings_file.exists():
+        msg = f"the model has no test part of its own, since it lies in no whole run folder: no {run.settings_file}"
+        raise ConfigError(msg, hint=on_table)
     config, decisions = run.settings.cohort, predictor.card.decisions
     if run.splits_file.exists():
         read_splits(run.splits_file)  # a damaged or newer file is no other split
     if run.splits_file.exists() and not run.trained(predictor.card):
         msg = f"the model was trained with another split than that of {run.folder}, so its test part is not known"
-        raise CohortError(msg, hint="judge it on a table: hilum evaluate RUN COHORT --out FOLDER")
+        raise CohortError(msg, hint=on_table)
     given = config.columns.labels
     must = "labels, as the model has them" if decisions.multi_label else "empty, as the model has classes"
     require(bool(given) == decisions.multi_label, f"columns.labels in {run.settings_file}", must, given)
