@@ -301,6 +301,12 @@ def test_a_compressed_metaimage_is_inflated_whatever_size_its_header_says(tmp_pa
     assert np.array_equal(read_image(path).voxels_hu, BIG)
 
 
+def test_keys_of_a_nrrd_in_a_metaimage_say_nothing_of_its_voxels(tmp_path):
+    head = META + "Encoding = raw\nByteSkip = 8\nLineSkip = 1\nDataFile = b.raw\nCompressedData = True\n"
+    (tmp_path / "a.mha").write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + PACKED)
+    assert np.array_equal(read_image(tmp_path / "a.mha").voxels_hu, BIG)
+
+
 def test_compressed_voxels_have_the_type_and_the_byte_order_of_their_header(tmp_path):
     for name, dtype, msb in (("MET_SHORT", ">i2", True), ("MET_LONG", "<i4", False), ("MET_FLOAT", ">f4", True)):
         head = META.replace("MET_SHORT", name).replace("MSB = False", f"MSB = {msb}") + "CompressedData = True\n"

@@ -116,10 +116,11 @@ def evaluate(
 
 def _check_place(out: Path, *, is_own: bool) -> None:
     """Raise a ConfigError if figures would lie among the files of a run or model, or replace a run's own figures."""
-    if any((out / name).exists() for name in ("run.json", "splits.csv", "model.json")):
+    if Run(out).is_begun or (out / "model.json").exists():
         msg = f"the folder for the figures must not be a run or model folder, {out} is one"
         raise ConfigError(msg, hint="name another --out")
-    if not is_own and out.name == "evaluation" and Run(out.parent).splits_file.exists():
+    around = Run(out.parent)
+    if not is_own and out == around.evaluation and around.is_begun:
         msg = f"{out} is for the figures of the run's own test part, not for those of a table"
         raise ConfigError(msg, hint="name another --out")
 
@@ -172,9 +173,8 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
         msg = f"the model has no test part of its own, since it lies in no whole run folder: no {run.settings_file}"
         raise ConfigError(msg, hint=on_table)
     config, decisions = run.settings.cohort, predictor.card.decisions
-    if run.splits_file.exists():
-        read_splits(run.splits_file)  # a damaged or newer file is no other split
-    if run.splits_file.exists() and not run.trained(predictor.card):
+    read_splits(run.splits_file)  # a missing, damaged or newer file is no other split
+    if not run.trained(predictor.card):
         msg = f"the model was trained with another split than that of {run.folder}, so its test part is not known"
         raise CohortError(msg, hint=on_table)
     given = config.columns.labels

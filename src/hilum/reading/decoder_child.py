@@ -147,7 +147,7 @@ def _send_image(answers: BinaryIO, path: Path, budget: _Budget, max_bytes: int, 
         place = text_placement(path, header, reader)
         budget.promise(num_bytes, place)
         inflated = inflated_voxels(path, header, _dtype(reader), math.prod(reader.GetSize()))
-        image = reader.Execute() if inflated is None else None
+        image = reader.Execute() if inflated is None else None  # kept here, as the array is a view of it
         stored = _view(image) if inflated is None else inflated
     if stored.size != math.prod(place.shape):
         msg = "its header says in two ways how many voxels there are"

@@ -106,6 +106,11 @@ class Run:
         return cls(path) if is_run else cls(path.resolve().parent)
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run's record or split, in whatever state it is."""
+        return (self.folder / "run.json").exists() or self.splits_file.exists()
+
+    @property
     def split_digest(self) -> str:
         """Digest of ``splits.csv``, by which a model and ``run.json`` know the split.
 

@@ -34,12 +34,14 @@ class TextHeader:
     """The header of an NRRD or MetaImage file.
 
     Attributes:
+        is_nrrd: Whether it is an NRRD's, else a MetaImage's.
         fields: Values by key; keys in small letters, without blanks.
         num_bytes: Length of the header in its file.
         names: Names of the files that hold the voxels, as written; empty where the voxels follow the header.
         is_listed: Whether ``names`` lists all files; else the header numbers them by a pattern.
     """
 
+    is_nrrd: bool
     fields: dict[str, str]
     num_bytes: int
     names: tuple[str, ...]
@@ -158,9 +160,9 @@ def text_header(path: Path) -> TextHeader:
     words = place.split()
     if words[:1] == ["LIST"]:
         listed = tuple(name for name in (os.fsdecode(line).strip() for line in start[num_bytes:].split(b"\n")) if name)
-        return TextHeader(fields=fields, num_bytes=num_bytes, names=listed, is_listed=True)
+        return TextHeader(is_nrrd=is_nrrd, fields=fields, num_bytes=num_bytes, names=listed, is_listed=True)
     names = () if not place or (not is_nrrd and place.upper() == "LOCAL") else (place,)
     is_listed = not re.search(r"%\d*d", place)
     if not is_listed:
         names = (words[0],)
-    return TextHeader(fields=fields, num_bytes=num_bytes, names=names, is_listed=is_listed)
+    return TextHeader(is_nrrd=is_nrrd, fields=fields, num_bytes=num_bytes, names=names, is_listed=is_listed)

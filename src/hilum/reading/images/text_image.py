@@ -108,7 +108,7 @@ def check_length(files: list[Path], header: TextHeader, num_voxels: int, num_byt
     header_size = _header_size(header)
     start = header_size if header.names else header.num_bytes
     packing = _packing(header)
-    skipped = 0 if packing == "gzip" else int(header.fields.get("byteskip", "0"))
+    skipped = 0 if packing == "gzip" else _nrrd_skip(header, "byteskip")
     held = sum(file.stat().st_size for file in files) - max(0, start) - max(0, skipped)
     least = {"raw": num_bytes, "text": num_voxels, "hex": 2 * num_bytes, "gzip": num_bytes // _INFLATION - 1}[packing]
     if held < least:
@@ -135,9 +135,9 @@ def inflated_voxels(path: Path, header: TextHeader, dtype: np.dtype, num_voxels:
     if num_voxels % len(files):
         msg = f"its {num_voxels} voxels cannot be shared out among {len(files)} files"
         raise unreadable_image(msg)
-    is_big = _msb(header) if image_format(path) == "meta" else header.fields.get("endian", "").lower() == "big"
+    is_big = header.fields.get("endian", "").lower() == "big" if header.is_nrrd else _msb(header)
     voxels = np.empty(num_voxels, dtype.newbyteorder(">" if is_big else "<"))
-    skip = int(header.fields.get("byteskip", "0"))
+    skip = _nrrd_skip(header, "byteskip")
     for file, part in zip(files, np.split(voxels, len(files)), strict=True):
         if inflate_voxels(part, file, _stream_start(file, header), skip=skip) and len(files) > 1:
             msg = f"each of its {len(files)} files must hold {part.nbytes} bytes of voxels, one holds more"
@@ -151,7 +151,7 @@ def _files_in_order(path: Path, header: TextHeader) -> list[Path]:
         return [path]
     names = [*header.names]
     if not header.is_listed:
-        place = header.fields.get("datafile", header.fields.get("elementdatafile", "")).split()
+        place = header.fields["datafile" if header.is_nrrd else "elementdatafile"].split()
         found = re.fullmatch(r"([^%]*)%(0?)(\d?)d([^%]*)", place[0])
         first, last, step = (int(word) for word in place[1:4])
         numbers = range(first, last + (1 if step > 0 else -1), step)
@@ -166,7 +166,7 @@ def _files_in_order(path: Path, header: TextHeader) -> list[Path]:
 def _stream_start(file: Path, header: TextHeader) -> int:
     """Byte of a file at which its compressed voxels begin."""
     start = _header_size(header) if header.names else header.num_bytes
-    lines = int(header.fields.get("lineskip", "0"))
+    lines = _nrrd_skip(header, "lineskip")
     if lines <= 0:
         return start
     with file.open("rb") as opened:
@@ -183,12 +183,17 @@ def _header_size(header: TextHeader) -> int:
     Raises:
         ReadError: If it is not where the voxels follow the header, or is -1 and the voxels are compressed.
     """
-    size = int(header.fields.get("headersize", "0"))
+    size = 0 if header.is_nrrd else int(header.fields.get("headersize", "0"))
     is_place = size >= 0 if header.names else size in (0, header.num_bytes)
     if not is_place and (size != -1 or _packing(header) == "gzip"):
         msg = f"its HeaderSize must be where its voxels begin, is {short(size)}"
         raise unreadable_image(msg)
     return size
+
+
+def _nrrd_skip(header: TextHeader, key: str) -> int:
+    """A number of bytes or lines to skip; a MetaImage has none, whatever keys of its own it holds."""
+    return int(header.fields.get(key, "0")) if header.is_nrrd else 0
 
 
 def _msb(header: TextHeader) -> bool:
@@ -199,7 +204,7 @@ def _msb(header: TextHeader) -> bool:
 
 def _packing(header: TextHeader) -> str:
     """How voxels are encoded: raw, text, hex or gzip."""
-    if "encoding" in header.fields:
+    if header.is_nrrd:
         return _PACKING[header.fields["encoding"].lower()]
     is_compressed = _is_true("CompressedData", header.fields, default="false")
     is_binary = _is_true("BinaryData", header.fields, default="true")
