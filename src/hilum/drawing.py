@@ -1,17 +1,26 @@
 """The look of all plots: an empty figure with its panels, and how it is written; no global state."""
 
+import html
+import io
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, INK, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#1F2933", "#7B8794", "#E4E7EB"
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and greys."""
+
+_VARIABLES = {
+    BLUE: "blue", ORANGE: "orange", GREEN: "green", INK: "ink", GREY: "grey", PALE: "pale", "#FFFFFF": "paper"
+}  # fmt: skip
+"""CSS variables of the colours in an SVG, so that a page can show it on light and dark ground."""
 
 _DPI = 150
 _FOOT_LETTERS = 72
@@ -105,3 +114,36 @@ def write(panels: Panels, path: Path, *, foot: str = "") -> None:
     if foot:
         panels.picture.supxlabel(textwrap.fill(foot, _FOOT_LETTERS), fontsize=8, color=INK)
     panels.picture.savefig(path, format="png", metadata={"Software": "Hilum"})  # see files.PNG_MARK
+
+
+def svg(panels: Panels, *, name: str, title: str) -> str:
+    """The plot as an SVG element for an HTML page: text is text, colours are CSS variables, no identifiers collide.
+
+    The same plot gives the same text.
+
+    Args:
+        panels: The plot.
+        name: Unique on the page.
+        title: What the plot shows, for readers who cannot see it.
+    """
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        panels.picture.savefig(file, format="svg", metadata=metadata, facecolor="none")
+    text = file.getvalue()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(
+        r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", text
+    )
+    for colour, variable in _VARIABLES.items():
+        text = re.sub(re.escape(colour), f"var(--{variable})", text, flags=re.IGNORECASE)
+    start = text.index(">") + 1
+    width, height = (float(size) for size in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:start]))
+    opening = (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{html.escape(title)}" style="max-width: {width / 72:.2f}in">'
+    )
+    return opening + re.sub(r"\n\s*", "\n", text[start:]).strip()

@@ -48,8 +48,12 @@ def png(planes: Sequence[np.ndarray]) -> str:
 
 
 def html_page(package: str, template: str, **values: Any) -> str:
-    """Fill in a template that lies in a package; text is escaped, and a value that is missing is an error."""
-    from jinja2 import Environment, StrictUndefined
+    """Fill in a template that lies in a package; text is escaped, and a value that is missing is an error.
 
-    source = files(package).joinpath(template).read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source).render(values)
+    A template may extend or include others of its package.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(lambda name: files(package).joinpath(name).read_text(encoding="utf-8"))
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template(template).render(values)

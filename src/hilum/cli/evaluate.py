@@ -14,7 +14,7 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge a model on cases that it has not seen: figures with intervals, pictures, and a row for each case.
+    """Judge a model on cases that it has not seen: figures with intervals, a report, and a row for each case.
 
     Without a table, the test part of the model's own run is judged. Of a table with a split column, the rows with split
     = test are judged, else all; patients and scans that the model has seen are left out. Scans that cannot be used are
@@ -45,6 +45,13 @@ class Evaluate:
     unchecked: bool = False
     """Judge even if training cases cannot be recognised, as under another HILUM_KEY; all figures are marked so."""
 
+    prevalence: tuple[float, ...] = ()
+    """Prevalence at which predictive values and net benefit are stated too: of the second of two classes, of each of
+    more classes, or of each label."""
+
+    pictures: bool = False
+    """Show planes of the most certain errors in report.html, which must then not be shared."""
+
     json: bool = False
     """Print evaluation.json instead of one line."""
 
@@ -72,6 +79,8 @@ class Evaluate:
             device=self.device,
             max_refused=self.max_refused,
             unchecked=self.unchecked,
+            prevalence=self.prevalence,
+            pictures=self.pictures,
         )
         if self.json:
             print(json.dumps(evaluation, indent=2))
@@ -81,5 +90,5 @@ class Evaluate:
         if evaluation["num_refused"] or evaluation["num_seen"]:
             counts = f"{evaluation['num_refused']} refused, {evaluation['num_seen']} seen by the model"
             print(f"left out: {counts}, listed in {out / 'refused.csv'}")
-        print(f"figures and pictures: {out}")
+        print(f"report: {out / 'report.html'}")
         return 0

@@ -26,17 +26,21 @@ _FEW = 16
 
 _log = logging.getLogger("hilum")
 
+OPPOSED = "opposed-copy"
+"""Code of the refusal of a scan that occurs twice with different labels."""
+
 REFUSALS_MARK = "^case_id,row,reason"
 """Pattern at the beginning of a list of refused cases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A case that cannot be used, with the reason."""
+    """A case that cannot be used, with the reason, and its code where there is one."""
 
     case_id: str
     row: int
     reason: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +116,11 @@ def prepare_cohort(
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
         if isinstance(result, Failed):
-            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=_reason(result.error, cohort.source)))
+            reason, code = _reason(result.error, cohort.source), getattr(result.error, "code", "")
+            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason, code=code))
         elif case.case_id in opposed:
-            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id]))
+            reason = opposed[case.case_id]
+            refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason, code=OPPOSED))
         else:
             cases.append(case)
             samples.append(result.file)

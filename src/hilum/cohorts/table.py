@@ -102,6 +102,7 @@ class Cohort:
         source: Path of the table.
         warnings: Warnings to show to the user.
         named_by_path: Whether the table has no case ids, so that they are keyed hashes of the paths.
+        num_unlabelled: Number of rows that were left out because they have no label.
     """
 
     cases: tuple[Case, ...]
@@ -110,6 +111,7 @@ class Cohort:
     source: Path
     warnings: tuple[str, ...] = ()
     named_by_path: bool = False
+    num_unlabelled: int = 0
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -154,7 +156,9 @@ class Cohort:
         columns = config.columns
         _check_columns(sheet, columns, labelled)
         warnings: list[str] = []
+        num_rows = len(sheet)
         sheet = labelled_rows(sheet, config, warnings) if labelled else sheet
+        num_unlabelled = num_rows - len(sheet)
         many = bool(columns.labels)
         classes = class_names(sheet, config) if labelled else tuple(map(plain, config.classes))
         count, folder = len(sheet), source.parent
@@ -198,6 +202,7 @@ class Cohort:
             source=source,
             warnings=tuple(warnings),
             named_by_path=any(names),
+            num_unlabelled=num_unlabelled,
         )
 
 

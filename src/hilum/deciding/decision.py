@@ -10,6 +10,7 @@ from hilum.cohorts.cells import AND, NOTHING
 from hilum.cohorts.labels import Labels
 from hilum.errors import require
 from hilum.measuring.calibration import Calibration
+from hilum.measuring.operating_points import OperatingPoint
 from hilum.measuring.prevalence import Shares, threshold_at
 
 
@@ -21,11 +22,13 @@ class Decision:
         calibration: Calibration of the logits; a label has the logits 0 and z.
         threshold: Smallest probability of the second class, or of a label, that is positive; None: most probable class.
         rule: Sentence that describes how the threshold was chosen.
+        operating_points: Further thresholds that were chosen on the same cases; they decide nothing.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float | None = None
     rule: str = ""
+    operating_points: tuple[OperatingPoint, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -44,8 +47,15 @@ class Decision:
         moved = self.calibration.at(prevalence)
         if self.threshold is None:
             return replace(self, calibration=moved)
-        threshold = threshold_at(self.threshold, of=self.calibration.prevalence, to=prevalence)
-        return replace(self, calibration=moved, threshold=threshold)
+
+        def there(threshold: float) -> float:
+            return threshold_at(threshold, of=self.calibration.prevalence, to=prevalence)
+
+        points = tuple(
+            one if one.threshold is None else replace(one, threshold=there(one.threshold))
+            for one in self.operating_points
+        )
+        return replace(self, calibration=moved, threshold=there(self.threshold), operating_points=points)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

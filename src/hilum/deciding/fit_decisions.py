@@ -11,6 +11,7 @@ from hilum.deciding.decision import Decision, label_logits
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.fit_calibration import fit_calibration
+from hilum.measuring.operating_points import choose_points
 from hilum.measuring.prevalence import prior_bias
 from hilum.measuring.thresholds import Threshold, choose_threshold
 from hilum.modelling.losses.class_weights import class_counts
@@ -57,21 +58,26 @@ def decisions_of(
     counts = class_counts(trained.labels, num_classes=len(classes))
     if labels.ndim == 1:
         calibration = _calibration(config, "", shifts[0], _shares(counts), labels, logits)
-        chosen = _threshold(config.decision, labels, calibration.probabilities(logits)) if len(classes) == 2 else None
-        return (_decision(calibration, chosen),), (chosen,)
+        probs = calibration.probabilities(logits)
+        chosen = _threshold(config.decision, labels, probs) if len(classes) == 2 else None
+        return (_decision(calibration, chosen, labels, probs),), (chosen,)
     decisions, thresholds = [], []
     for name, column, pair, shift, both in zip(classes, labels.T, label_logits(logits), shifts, counts, strict=True):
         calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
-        chosen = _threshold(config.decision, column, calibration.probabilities(pair), f"{name}: ")
-        decisions.append(_decision(calibration, chosen))
+        probs = calibration.probabilities(pair)
+        chosen = _threshold(config.decision, column, probs, f"{name}: ")
+        decisions.append(_decision(calibration, chosen, column, probs))
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
 
 
-def _decision(calibration: Calibration, chosen: Threshold | None) -> Decision:
+def _decision(
+    calibration: Calibration, chosen: Threshold | None, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"]
+) -> Decision:
     if chosen is None:
         return Decision(calibration=calibration, rule="the most probable class")
-    return Decision(calibration=calibration, threshold=chosen.value, rule=chosen.rule)
+    points = choose_points(labels, probs[:, 1])
+    return Decision(calibration=calibration, threshold=chosen.value, rule=chosen.rule, operating_points=points)
 
 
 def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:

@@ -19,7 +19,8 @@ from hilum.modelling.weights.file import write_tensors
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+"""1: without operating points."""
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
 _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
@@ -118,11 +119,10 @@ def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(about, dict):
         msg = f"{_ABOUT} must hold an object"
         raise TypeError(msg)
-    number = about.pop("format", MODEL_FORMAT)
-    if type(number) is not int or number != MODEL_FORMAT:
-        msg = (
-            f"the format must be {MODEL_FORMAT}, is {number!r}: use the Hilum {about.get('version', '')} that wrote it"
-        )
+    number = about.pop("format", 1)
+    if type(number) is not int or not 1 <= number <= MODEL_FORMAT:
+        by = f"Hilum {about.get('version', '')}"
+        msg = f"the format must be {MODEL_FORMAT} or older, is {number!r}: use the {by} that wrote it"
         raise CheckpointError(msg, path=_ABOUT)
     if "decisions" in about or "temperature" not in about:
         return about

@@ -1,6 +1,8 @@
-"""Judges predictions: figures with intervals, pictures, and a row for each case."""
+"""Judges predictions: figures with intervals, pictures, a row for each case, and a report."""
 
-from hilum.judging.evaluate import evaluate, headline
+from hilum.judging.evaluate import evaluate
+from hilum.judging.headline import headline
 from hilum.judging.judge import judge
+from hilum.judging.report import report
 
-__all__ = ["evaluate", "headline", "judge"]
+__all__ = ["evaluate", "headline", "judge", "report"]

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,21 @@ import numpy as np
 
 from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.prepared import PreparedCohort, Refusal, check_refusals, prepare_cohort, write_refusals
+from hilum.cohorts.prepared import OPPOSED, PreparedCohort, Refusal, check_refusals, prepare_cohort, write_refusals
 from hilum.cohorts.split_file import Splits, TrainedOn, read_splits
 from hilum.cohorts.spreadsheet import read_sheet
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
 from hilum.errors import CohortError, ConfigError, require
 from hilum.files import user_path
+from hilum.judging.cohort_table import refused_by_code, table_one
+from hilum.judging.evaluation_folder import evaluation_folder_of
 from hilum.judging.judge import check_folder, judge
+from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
-from hilum.preparing import Store
+from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.settings.toml import to_dict
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -38,6 +43,8 @@ class _Candidates:
         unchecked: Why training cases cannot be recognised; empty if they can.
         splits: The split of the model's own run, if the cases are its test part.
         max_refused: Largest share that may be refused.
+        whole: All labelled cases of the table, of every part.
+        parts: Part of each case of the table.
     """
 
     cohort: Cohort
@@ -46,6 +53,8 @@ class _Candidates:
     unchecked: str = ""
     splits: Splits | None = None
     max_refused: float = 1.0
+    whole: Cohort
+    parts: dict[str, str]
 
 
 def evaluate(
@@ -58,6 +67,8 @@ def evaluate(
     device: str = "auto",
     max_refused: float = CohortConfig().max_refused,
     unchecked: bool = False,
+    prevalence: Sequence[float] = (),
+    pictures: bool = False,
 ) -> dict[str, Any]:
     """Judge a model by its predictions on unseen cases.
 
@@ -78,6 +89,9 @@ def evaluate(
             checked in training.
         unchecked: Judge even if training cases cannot be recognised: the run was made with another key, by an older
             version, or is missing. Recognised cases are still left out; all figures are marked as unchecked.
+        prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
+            of each of more classes, or of each label.
+        pictures: Show planes of the most certain errors in the report, which must then not be shared.
 
     Returns:
         The content of evaluation.json.
@@ -108,9 +122,12 @@ def evaluate(
             run.check_tested(prepared, candidates.splits)
         unseen, refused, seen = _unseen(candidates, prepared)
         predictions = list(predict_prepared(predictor, unseen))
-    counts = {"num_seen": len(seen), "num_refused": len(refused)}
-    evaluation = _judged(candidates, predictor, unseen, predictions, out, **counts)
-    write_refusals(out / "refused.csv", (*seen, *refused))
+        tags = tags_of(unseen.samples)
+        evaluation = _judged(
+            candidates, predictor, unseen, predictions, out, tags, prevalence, _about(candidates, unseen, refused, seen)
+        )
+        write_refusals(out / "refused.csv", (*seen, *refused))
+        report(out, samples=samples_by_case(unseen) if pictures else None)
     return evaluation
 
 
@@ -131,7 +148,9 @@ def _judged(
     unseen: PreparedCohort,
     predictions: list[Prediction],
     out: Path,
-    **counts: int,
+    tags: dict[str, list[str]],
+    prevalence: Sequence[float],
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Judge predictions and write figures, pictures and cases."""
     copies = find_copies(unseen.cases, unseen.scans, at_points=predictor.card.recipe.region == "point")
@@ -149,14 +168,18 @@ def _judged(
         threshold=[one.threshold for one in decisions.each] if decisions.multi_label else decisions.each[0].threshold,
         folder=out,
         doubts=[p.reason for p in predictions],
+        points=[one.operating_points for one in decisions.each] if decisions.thresholds else (),
+        prevalence=prevalence,
+        columns={name: [case.groups[name] for case in unseen.cases] for name in unseen.cases[0].groups} | tags,
         note=f"NOT CHECKED for cases that trained the model: {candidates.unchecked}" if candidates.unchecked else "",
         extra={
-            **counts,
+            **about,
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
             "seen_checked": not candidates.unchecked,
             "unchecked": candidates.unchecked,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],
             "findings": unseen.findings,
+            "model": _about_model(predictor),
         },
     )
 
@@ -186,9 +209,11 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
     opposed = find_copies(cohort.cases, splits.scans, at_points=at_points).reasons  # in whatever part
     tested = [case for case in cohort.cases if splits.parts.get(case.case_id) == "test"]
     return _Candidates(
+        whole=cohort,
+        parts=splits.parts,
         cohort=replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed)),
         refused=tuple(
-            Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id])
+            Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id], code=OPPOSED)
             for case in tested
             if case.case_id in opposed
         ),
@@ -220,13 +245,14 @@ def _cases_of(
     cohort = Cohort.read(table, config)
     for warning in cohort.warnings:
         _log.warning("%s", warning)
+    whole, parts = cohort, {case.case_id: case.split or "judged" for case in cohort.cases}
     if any(case.split for case in cohort.cases):
         cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.split == "test"))
         if not cohort.cases:
             msg = f"{cohort.source}: there must be rows with split = test to judge, or no column split"
             raise CohortError(msg)
     trained_on = read_splits(run.splits_file).trained_on if run.trained(predictor.card) else TrainedOn()
-    return _Candidates(cohort=cohort, trained_on=trained_on, unchecked=why)
+    return _Candidates(cohort=cohort, trained_on=trained_on, unchecked=why, whole=whole, parts=parts)
 
 
 def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
@@ -247,7 +273,7 @@ def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[Prepared
     }
     reason = "this patient or scan trained or validated the model"
     seen = [
-        Refusal(case_id=case.case_id, row=case.row, reason=reason)
+        Refusal(case_id=case.case_id, row=case.row, reason=reason, code="seen")
         for case in cohort.cases
         if patient_of[case.case_id] in patients
     ]
@@ -263,41 +289,84 @@ def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[Prepared
     return replace(prepared, cases=cases, samples=samples), refused, seen
 
 
-def headline(evaluation: dict[str, Any]) -> str:
-    """The main figures in one line."""
-    if evaluation.get("multi_label"):
-        about, figures = _label_figures(evaluation)
-    elif "num_positives" in evaluation:
-        about = f", {evaluation['num_positives']} of class {evaluation['classes'][1]}"
-        figures = [_formatted(evaluation, name) for name in ("auc", "sensitivity", "specificity")]
-    else:
-        about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
-    seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
-    refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
-    unchecked = "; NOT CHECKED for cases that trained the model" if evaluation.get("unchecked") else ""
-    return f"{evaluation['num_cases']} cases{about}: {', '.join(filter(None, figures))}{seen}{refused}{unchecked}"
+def _about(
+    candidates: _Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+) -> dict[str, Any]:
+    """Keys of evaluation.json on the cases, beside their figures."""
+    return {
+        "num_seen": len(seen),
+        "num_refused": len(refused),
+        "cohort": _cohort(candidates, unseen, refused, seen),
+    }
 
 
-def _formatted(evaluation: dict[str, Any], name: str) -> str:
-    """A figure with its interval; empty if it does not exist."""
-    value, ci = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
-    if value is None or None in ci:
-        return ""
-    return f"{name.replace('_', ' ').replace('auc', 'AUC')} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})"
+def samples_by_case(prepared: PreparedCohort) -> dict[str, Path]:
+    """Sample files by case id."""
+    return {case.case_id: file for case, file in zip(prepared.cases, prepared.samples, strict=True)}
 
 
-def _label_figures(evaluation: dict[str, Any]) -> tuple[str, list[str]]:
-    """Means over labels, with the rarest label, the label of lowest AUC, and labels without an AUC."""
-    by_label = evaluation["by_label"]
-    rarest = min(by_label, key=lambda name: by_label[name]["num_positives"])
-    known = [name for name in by_label if by_label[name]["auc"] is not None]
-    figures = [_formatted(evaluation, name) for name in ("macro_auc", "macro_average_precision")]
-    if known:
-        lowest = min(known, key=lambda name: by_label[name]["auc"])
-        figures.append(f"lowest {_formatted(by_label[lowest], 'auc')} of {lowest}")
-    if len(known) < len(by_label):
-        figures.append(f"no AUC of {', '.join(name for name in by_label if name not in known)}")
-    return f", {len(by_label)} labels, the rarest ({rarest}) in {by_label[rarest]['num_positives']}", figures
+def own_samples(path: str | Path) -> dict[str, Path]:
+    """Samples of the test part of the run around an evaluation, prepared again if they are not in the run's store.
+
+    Raises:
+        HilumError: If there is no run around it, or its cohort has changed.
+    """
+    folder = evaluation_folder_of(path)
+    run = Run(folder.parent)
+    if not run.is_begun:
+        msg = f"pictures need the scans, and the evaluation in {folder} lies in no run folder"
+        raise ConfigError(msg, hint="judge the model again: hilum evaluate RUN COHORT --out FOLDER --pictures")
+    card = Predictor(run.folder).card
+    cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=card.classes))
+    parts = run.splits(cohort).parts
+    tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
+    return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
+
+
+def _cohort(
+    candidates: _Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+) -> dict[str, Any]:
+    """The flow from the table's rows to the judged cases, and the table of its parts."""
+    whole, parts = candidates.whole, dict(candidates.parts)
+    left_out = {one.case_id for one in (*refused, *seen)}
+    judged = {case.case_id for case in unseen.cases}
+    parts = {case_id: part for case_id, part in parts.items() if case_id not in left_out}
+    if candidates.splits is None:
+        parts = dict.fromkeys(judged, "judged")
+    return {
+        "num_rows": len(whole.cases) + whole.num_unlabelled,
+        "num_unlabelled": whole.num_unlabelled,
+        "num_other_parts": len(whole.cases) - len(candidates.cohort.cases) - len(candidates.refused),
+        "num_seen": len(seen),
+        "refused_by_code": refused_by_code(refused),
+        "num_judged": len(judged),
+        "table_one": table_one(whole.cases, parts, whole.classes),
+    }
+
+
+def tags_of(samples: Sequence[Path]) -> dict[str, list[str]]:
+    """Technical tags of prepared samples as columns of text, empty where missing; tags that none has are left out."""
+    tags = [load_sample(file).tags for file in samples]
+    columns = {
+        "kernel": [one.kernel for one in tags],
+        "manufacturer": [one.manufacturer for one in tags],
+        "scanner model": [one.model for one in tags],
+        "slice thickness, mm": ["" if one.thickness_mm is None else f"{one.thickness_mm:g}" for one in tags],
+    }
+    return {name: texts for name, texts in columns.items() if any(texts)}
+
+
+def _about_model(predictor: Predictor) -> dict[str, Any]:
+    """What the report says of the model: network, input, decisions, training; no ids, paths or host."""
+    card = predictor.card
+    training = {name: value for name, value in card.training.items() if name != "split"}
+    return {
+        "version": card.version,
+        "network": to_dict(card.model),
+        "recipe": to_dict(card.recipe),
+        "decisions": to_dict(card.decisions),
+        "training": training,
+    }
 
 
 def _label_columns(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:

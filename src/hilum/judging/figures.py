@@ -1,51 +1,77 @@
 """Computes the figures of evaluation.json for two classes, more classes, or several labels."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from hilum.cohorts.labels import Labels
 from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error
 from hilum.measuring.intervals import (
+    Asked,
     Figure,
     with_called_intervals,
     with_class_intervals,
-    with_intervals,
     with_label_intervals,
 )
 from hilum.measuring.metrics import confusion_matrix, log_loss
+from hilum.measuring.operating_points import FIXED_POINTS, OperatingPoint
 
 Evaluation = dict[str, Any]
 """Content of evaluation.json, or a part of it."""
 
+_STATED = "_at_prevalence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How probabilities are judged.
+
+    Attributes:
+        thresholds: Smallest positive probability of the second of two classes, or of each label; of more than two
+            classes the most probable one is decided.
+        points: Operating points of the second of two classes, or of each label; empty: read from the test's own curves.
+        prevalence: Prevalence at which predictive values and net benefit are stated, of the second of two classes, of
+            each class or of each label; empty: not stated.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    points: tuple[tuple[OperatingPoint, ...], ...] = ()
+    prevalence: tuple[float, ...] = ()
+
+    def asked(self, output: int) -> Asked:
+        """Further figures of one output."""
+        return Asked(
+            threshold=self.thresholds[output] if self.thresholds else None,
+            prevalence=self.prevalence[output] if self.prevalence else None,
+            points=(self.points[output] if self.points else ()) or FIXED_POINTS,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassJudgement:
-    """Truth, probability and figures of the second of two classes, or of one label.
+    """Truth, probability and figures of the second of two classes, of one class against the rest, or of one label.
 
     Attributes:
         name: Name of the class or label.
         y: 1 where it is present, else 0.
         p: Its probability, in double precision.
-        threshold: Smallest probability at which it is called.
+        called: Whether it is decided, for each case.
+        asked: What was asked of it; its threshold is None where the most probable class is decided.
         figures: Figures with their intervals.
-        log_loss: Log loss, in nats.
+        agreement: Agreement of probabilities and outcomes.
     """
 
     name: str
     y: Int[np.ndarray, " n"]
     p: Float64[np.ndarray, " n"]
-    threshold: float
+    called: Bool[np.ndarray, " n"]
+    asked: Asked
     figures: dict[str, Figure]
-    log_loss: float
-
-    @property
-    def called(self) -> Bool[np.ndarray, " n"]:
-        """Whether it is called, for each case."""
-        return self.p >= self.threshold
+    agreement: Evaluation
 
     @property
     def matrix(self) -> Int[np.ndarray, "2 2"]:
@@ -55,13 +81,33 @@ class ClassJudgement:
     @property
     def evaluation(self) -> Evaluation:
         """Counts, figures and their intervals."""
+        further = {f"{point.name} {rate}" for point in self.asked.points for rate in ("sensitivity", "specificity")}
+        stated = {name for name in self.figures if name.endswith(_STATED)}
+        figures = {name: one for name, one in self.figures.items() if name not in further | stated}
+        at_prevalence = {name.removesuffix(_STATED): self.figures[name] for name in self.figures if name in stated}
         return {
-            **_counts(self.y),
-            "threshold": self.threshold,
-            **_tables(self.matrix),
-            **_with_intervals(self.figures),
-            "log_loss": to_plain(self.log_loss),
-            **_agreement(self.y, self.p),
+            "num_positives": int(np.sum(self.y == 1)),
+            "prevalence": float(np.mean(self.y == 1)),
+            "threshold": self.asked.threshold,
+            "confusion": dict(zip(("tn", "fp", "fn", "tp"), self.matrix.ravel().tolist(), strict=True)),
+            **with_ends(figures),
+            **self.agreement,
+            "operating_points": [self._at(point) for point in self.asked.points],
+            "at_prevalence": {"prevalence": self.asked.prevalence, **with_ends(at_prevalence)} if stated else None,
+        }
+
+    def _at(self, point: OperatingPoint) -> Evaluation:
+        """Both rates at an operating point; a rate that was read off the curve has no interval of its own."""
+        rates = {rate: self.figures[f"{point.name} {rate}"] for rate in ("sensitivity", "specificity")}
+        if point.threshold is None:
+            rates[point.rule] = replace(rates[point.rule], low=math.nan, high=math.nan)
+        where = "these cases" if point.threshold is None else "validation cases"
+        return {
+            "rule": point.rule,
+            "at": point.at,
+            "chosen_on": where,
+            "threshold": point.threshold,
+            **with_ends(rates),
         }
 
 
@@ -71,36 +117,42 @@ class Judgement:
 
     Attributes:
         figures: Figures for evaluation.json.
-        each: The second of two classes, or each label; empty for more than two classes.
+        each: The second of two classes, each class against the rest, or each label.
         matrix: Confusion matrix, true (rows) and decided classes; None for several labels.
     """
 
     figures: Evaluation
-    each: tuple[ClassJudgement, ...] = ()
+    each: tuple[ClassJudgement, ...]
     matrix: Int[np.ndarray, "c c"] | None = None
 
 
-def judge_two(
-    labels: Int[np.ndarray, " n"],
-    probs: Float64[np.ndarray, "n 2"],
-    *,
-    name: str,
-    threshold: float,
-    patients: Sequence[str],
-    seed: int,
-) -> Judgement:
-    """Judge the second of two classes against the first."""
-    figures = with_intervals(labels, probs[:, 1], threshold=threshold, patients=patients, seed=seed)
-    loss = log_loss(labels, probs)
-    two = ClassJudgement(name=name, y=labels, p=probs[:, 1], threshold=threshold, figures=figures, log_loss=loss)
-    return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
-
-
-def judge_classes(
-    labels: Int[np.ndarray, " n"],
+def judge_cases(
+    labels: Labels,
     probs: Float64[np.ndarray, "n c"],
     *,
     classes: tuple[str, ...],
+    rules: Rules,
+    patients: Sequence[str],
+    seed: int,
+) -> Judgement:
+    """Judge two classes, more classes, or several labels that do not exclude one another (labels of two axes)."""
+    if labels.ndim == 2:
+        return _judge_labels(labels, probs, classes, rules, patients, seed)
+    if len(classes) > 2:
+        return _judge_classes(labels, probs, classes, rules, patients, seed)
+    called = probs[:, 1] >= rules.thresholds[0]
+    figures = with_called_intervals(
+        labels, probs[:, 1], called=called, patients=patients, asked=rules.asked(0), seed=seed
+    )
+    two = _class_judgement(classes[1], labels, probs[:, 1], called, rules.asked(0), figures)
+    return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
+
+
+def _judge_classes(
+    labels: Int[np.ndarray, " n"],
+    probs: Float64[np.ndarray, "n c"],
+    classes: tuple[str, ...],
+    rules: Rules,
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
@@ -108,40 +160,49 @@ def judge_classes(
     decided = probs.argmax(1).astype(np.int64)
     matrix = confusion_matrix(labels, decided, num_classes=len(classes))
     together = with_class_intervals(labels, probs, patients=patients, seed=seed)
-    by_class = {}
+    each = []
     for k, name in enumerate(classes):
-        y, called = (labels == k).astype(np.int64), decided == k
-        figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, seed=seed)
-        two = confusion_matrix(y, called.astype(np.int64), num_classes=2)
-        by_class[name] = {**_counts(y), **_tables(two), **_with_intervals(figures)}
+        y, called, asked = (labels == k).astype(np.int64), decided == k, rules.asked(k)
+        figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, asked=asked, seed=seed)
+        each.append(_class_judgement(name, y, probs[:, k], called, asked, figures))
     evaluation = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
-        **_with_intervals(together),
+        **with_ends(together),
         "log_loss": to_plain(log_loss(labels, probs)),
-        "by_class": by_class,
+        "by_class": {one.name: one.evaluation for one in each},
     }
-    return Judgement(figures=evaluation, matrix=matrix)
+    return Judgement(figures=evaluation, each=tuple(each), matrix=matrix)
 
 
-def judge_labels(
+def _judge_labels(
     labels: Int[np.ndarray, "n c"],
     probs: Float64[np.ndarray, "n c"],
-    *,
     names: tuple[str, ...],
-    thresholds: Sequence[float],
+    rules: Rules,
     patients: Sequence[str],
     seed: int,
 ) -> Judgement:
     """Judge several labels that do not exclude one another: means over them, then each."""
-    called = probs >= np.array(thresholds)
-    over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, seed=seed)
-    each = tuple(
-        ClassJudgement(name=name, y=y, p=p, threshold=float(cut), figures=found, log_loss=log_loss(y, p))
-        for name, y, p, cut, found in zip(names, labels.T, probs.T, thresholds, figures, strict=True)
-    )
+    called = probs >= np.array(rules.thresholds)
+    asked = [rules.asked(k) for k in range(len(names))]
+    over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
+    columns = zip(names, labels.T, probs.T, called.T, asked, figures, strict=True)
+    each = tuple(_class_judgement(*one) for one in columns)
     by_label = {one.name: one.evaluation for one in each}
-    return Judgement(figures={"multi_label": True, **_with_intervals(over_all), "by_label": by_label}, each=each)
+    return Judgement(figures={"multi_label": True, **with_ends(over_all), "by_label": by_label}, each=each)
+
+
+def _class_judgement(
+    name: str,
+    y: Int[np.ndarray, " n"],
+    p: Float64[np.ndarray, " n"],
+    called: Bool[np.ndarray, " n"],
+    asked: Asked,
+    figures: dict[str, Figure],
+) -> ClassJudgement:
+    agreement = _agreement(y, p)
+    return ClassJudgement(name=name, y=y, p=p, called=called, asked=asked, figures=figures, agreement=agreement)
 
 
 def to_plain(value: object) -> Any:
@@ -155,28 +216,31 @@ def to_plain(value: object) -> Any:
     return [to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _counts(y: Int[np.ndarray, " n"]) -> Evaluation:
-    return {"num_positives": int(np.sum(y == 1)), "prevalence": float(np.mean(y == 1))}
-
-
 def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Evaluation:
     """Agreement of probabilities with outcomes: calibration error, its value by chance, and calibration line."""
     intercept, slope = calibration_line(y, p)
+    error, floor = expected_calibration_error(y, p), ece_floor(p)
+    agreement = {"ece": error, "ece_floor": floor, "ece_excess": error - floor}
     return {
-        "ece": to_plain(expected_calibration_error(y, p)),
-        "ece_floor": to_plain(ece_floor(p)),
-        "calibration_intercept": to_plain(intercept),
-        "calibration_slope": to_plain(slope),
+        k: to_plain(v)
+        for k, v in (agreement | {"calibration_intercept": intercept, "calibration_slope": slope}).items()
     }
 
 
-def _tables(matrix: Int[np.ndarray, "2 2"]) -> Evaluation:
-    return {"confusion": dict(zip(("tn", "fp", "fn", "tp"), matrix.ravel().tolist(), strict=True))}
-
-
-def _with_intervals(figures: dict[str, Figure]) -> Evaluation:
+def with_ends(figures: Mapping[str, Figure]) -> Evaluation:
     """Each figure KEY with its 95 % interval KEY_ci."""
     evaluation: Evaluation = {}
     for name, figure in figures.items():
         evaluation |= {name: to_plain(figure.value), f"{name}_ci": [to_plain(figure.low), to_plain(figure.high)]}
     return evaluation
+
+
+def figures_in(evaluation: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures with intervals in a part of evaluation.json: the inverse of ``with_ends``."""
+    found = {}
+    for name, ends in evaluation.items():
+        if name.endswith("_ci"):
+            value = evaluation[name.removesuffix("_ci")]
+            value, low, high = (math.nan if number is None else number for number in (value, *ends))
+            found[name.removesuffix("_ci")] = Figure(value=value, low=low, high=high)
+    return found

@@ -4,21 +4,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
 from hilum.errors import CohortError, ConfigError
 from hilum.files import PNG_MARK, check_output, csv_text
-from hilum.judging.figures import Evaluation, Judgement, judge_classes, judge_labels, judge_two, to_plain
-from hilum.judging.pictures import plot_confusion, plot_judged
+from hilum.judging.baselines import baselines, size_matched
+from hilum.judging.figures import Evaluation, Judgement, Rules, judge_cases, to_plain
+from hilum.judging.pictures import plot_judged
+from hilum.judging.subgroups import columns_of, subgroup_figures
+from hilum.measuring.operating_points import OperatingPoint
 
-EVALUATION_FORMAT = 1
-"""Format of evaluation.json and cases.csv; files without one are of an older version, with the same keys."""
+REPORT_MARK = r'^<!doctype html>\n<html lang="en">\n<head>\n(?s:.*?)content="hilum report"'
+"""Pattern at the beginning of a report."""
+
+EVALUATION_FORMAT = 2
+"""Format of evaluation.json and cases.csv; 1, or none: an older version, with fewer figures."""
 
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
@@ -26,6 +32,7 @@ _MARKS = {
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases": \d+,\s*"num_patients": \d+,',
     r"cases\.csv": r'^case_id,(row,)?"?label[_,](?s:.*),"?prob_',
     r"refused\.csv": REFUSALS_MARK,
+    r"report\.html": REPORT_MARK,
 }
 """Patterns of the names of the written files, and of their content."""
 
@@ -42,19 +49,22 @@ def judge(
     seed: int = 0,
     doubts: Sequence[str] | None = None,
     rows: Sequence[int] | None = None,
+    points: Sequence[Sequence[OperatingPoint]] = (),
+    prevalence: Sequence[float] = (),
+    columns: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
     extra: dict[str, object] | None = None,
 ) -> Evaluation:
     """Judge predictions and write figures, cases and pictures.
 
     Writes ``evaluation.json`` (each figure ``KEY`` with its 95 % interval ``KEY_ci``; null if a figure does not exist),
-    ``cases.csv`` and ``confusion.png``; for two classes and for several labels also ``roc.png``, ``pr.png`` and
-    ``calibration.png``. All are written to a temporary folder first; ``evaluation.json`` is moved last. Patients are
-    used for the intervals only and are written nowhere.
+    ``cases.csv``, ``roc.png``, ``pr.png``, ``calibration.png`` and ``confusion.png``. All are written to a temporary
+    folder first; ``evaluation.json`` is moved last. Patients are written as numbers in the order of their cases.
 
     More than two classes are also judged each against the rest, under ``by_class``. Each of several labels is judged
     like the second of two classes, under ``by_label``, with means over all; pictures then have a panel for each, and
-    continue in ``roc-2.png`` and so on after twelve.
+    continue in ``roc-2.png`` and so on after twelve. If some predictions are no decisions, ``decided`` holds the
+    figures of the others, and ``coverage`` is their share.
 
     Args:
         case_ids: Id of each case.
@@ -66,9 +76,13 @@ def judge(
             several labels one for each, 0.5 for None.
         folder: Output folder; created if missing.
         seed: Seed of the bootstrap.
-        doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The figures include all
-            cases, decided by the threshold.
+        doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The main figures include
+            all cases, decided by the threshold.
         rows: Row of each case in its table; a column of cases.csv.
+        points: Operating points of the second of two classes, or of each label; empty: read from the cases' own curves.
+        prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
+            of each class or of each label.
+        columns: Text of each case by the name of a column, for figures by subgroup and by a measurement alone.
         note: A sentence at the foot of each picture, and in each row of cases.csv.
         extra: Further keys for evaluation.json.
 
@@ -83,7 +97,12 @@ def judge(
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
-    judged = _judged(labels, probs, classes, [0.5 if cut is None else cut for cut in cuts], patients, seed)
+    rules = Rules(
+        thresholds=() if labels.ndim == 1 and len(classes) > 2 else tuple(0.5 if cut is None else cut for cut in cuts),
+        points=tuple(map(tuple, points)),
+        prevalence=tuple(prevalence),
+    )
+    judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed)
     about = {
         "format": EVALUATION_FORMAT,
         "num_cases": len(labels),
@@ -91,35 +110,51 @@ def judge(
         "classes": list(classes),
     }
     evaluation: Evaluation = {**about, **judged.figures}
+    is_decided = np.array([not doubt for doubt in doubts or [""] * len(labels)])
+    evaluation["coverage"] = float(is_decided.mean())
+    evaluation["decided"] = _decided(is_decided, labels, probs, classes, rules, patients, seed)
+    divided, left_out = columns_of(columns or {})
+    evaluation["subgroups"] = subgroup_figures(divided, judged, labels, probs, patients)
+    evaluation["no_subgroups"] = left_out
+    evaluation["baselines"] = baselines(divided, judged, patients)
+    evaluation["size_matched"] = size_matched(divided, judged, patients)
     taken = sorted(set(evaluation) & set(extra or {}))
     if taken:
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
         raise ConfigError(msg)
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
-    columns = [["case_id", *case_ids]]
-    columns += [["row", *map(str, rows)]] if rows is not None else []
-    columns += _columns(labels, probs, classes, judged)
-    columns += [["indeterminate", *doubts]] if doubts is not None else []
-    columns += [["note", *[note] * len(labels)]] if note else []
-    columns += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
-    _write(folder.absolute(), evaluation, list(zip(*columns, strict=True)), judged, note)
+    table = [["case_id", *case_ids]]
+    table += [["row", *map(str, rows)]] if rows is not None else []
+    table += [["patient_number", *_numbered(patients)]]
+    table += _columns(labels, probs, classes, judged)
+    table += [["indeterminate", *doubts]] if doubts is not None else []
+    table += [["note", *[note] * len(labels)]] if note else []
+    table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
+    _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
 
 
-def _judged(
+def _decided(
+    is_decided: Bool[np.ndarray, " n"],
     labels: Labels,
     probs: Float64[np.ndarray, "n c"],
     classes: tuple[str, ...],
-    thresholds: Sequence[float],
+    rules: Rules,
     patients: Sequence[str],
     seed: int,
-) -> Judgement:
-    """Judge two classes, more classes, or several labels."""
-    if labels.ndim == 2:
-        return judge_labels(labels, probs, names=classes, thresholds=thresholds, patients=patients, seed=seed)
-    if len(classes) == 2:
-        return judge_two(labels, probs, name=classes[1], threshold=thresholds[0], patients=patients, seed=seed)
-    return judge_classes(labels, probs, classes=classes, patients=patients, seed=seed)
+) -> Evaluation | None:
+    """Figures of the decided cases alone; None if all are decided, or none is."""
+    if is_decided.all() or not is_decided.any():
+        return None
+    inside = [patient for patient, one in zip(patients, is_decided, strict=True) if one]
+    alone = judge_cases(labels[is_decided], probs[is_decided], classes=classes, rules=rules, patients=inside, seed=seed)
+    return {"num_cases": len(inside), "num_patients": len(set(inside)), **alone.figures}
+
+
+def _numbered(patients: Sequence[str]) -> list[str]:
+    """Patients as numbers from 1, in the order of their first cases."""
+    numbers: dict[str, int] = {}
+    return [str(numbers.setdefault(patient, len(numbers) + 1)) for patient in patients]
 
 
 def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
@@ -144,9 +179,7 @@ def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]],
     shutil.rmtree(new, ignore_errors=True)  # left by a killed run
     try:
         new.mkdir(parents=True)
-        plot_judged(new, judged.each, note=note)
-        if judged.matrix is not None:
-            plot_confusion(new / "confusion.png", matrix=judged.matrix, classes=tuple(evaluation["classes"]), note=note)
+        plot_judged(new, judged.each, matrix=judged.matrix, classes=tuple(evaluation["classes"]), note=note)
         (new / "cases.csv").write_text(csv_text(table), encoding="utf-8", newline="")
         text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
@@ -168,7 +201,7 @@ def _columns(
 ) -> list[list[str]]:
     """Columns of cases.csv: labels, decisions, and probabilities in full precision, to recompute every figure."""
     if labels.ndim == 1:
-        decided = judged.each[0].called.astype(int) if judged.each else probs.argmax(1)
+        decided = judged.each[0].called.astype(int) if len(judged.each) == 1 else probs.argmax(1)
         names = [[f"prob_{name}", *map(repr, column.tolist())] for name, column in zip(classes, probs.T, strict=True)]
         return [
             ["label", *(classes[k] for k in labels)],

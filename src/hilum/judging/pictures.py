@@ -23,27 +23,38 @@ _LETTERS = 6
 """Letters of a label's name above its panel, per inch of width."""
 
 
-def plot_judged(folder: Path, each: Sequence[ClassJudgement], *, note: str = "") -> None:
-    """Plot ``roc.png``, ``pr.png`` and ``calibration.png``, and for several labels ``confusion.png``.
+def plot_judged(
+    folder: Path,
+    each: Sequence[ClassJudgement],
+    *,
+    matrix: Int[np.ndarray, "c c"] | None,
+    classes: tuple[str, ...],
+    note: str = "",
+) -> None:
+    """Plot ``roc.png``, ``pr.png``, ``calibration.png`` and ``confusion.png``.
 
     Each label has a panel in each picture; after twelve labels follow ``roc-2.png`` and so on.
 
     Args:
         folder: Output folder.
-        each: The positive one of two classes, or all labels; if empty, nothing is plotted.
+        each: The positive one of two classes, each class against the rest, or all labels.
+        matrix: Confusion matrix of all classes; None for several labels, which have one each.
+        classes: Names of the classes.
         note: A sentence at the foot of each picture.
     """
     alone = len(each) == 1
-    plots = {"roc": _roc_page, "pr": _pr_page, "calibration": _calibration_page}
+    plots = {"roc": roc_page, "pr": pr_page, "calibration": calibration_page}
     for start in range(0, len(each), _ON_A_PAGE):
         page, number = each[start : start + _ON_A_PAGE], f"-{start // _ON_A_PAGE + 1}" if start else ""
         for name, plot in plots.items():
             write(plot(page, alone=alone), folder / f"{name}{number}.png", foot=note)
-        if not alone:
-            write(_confusion_page(page), folder / f"confusion{number}.png", foot=note)
+        if matrix is None:
+            write(confusion_page(page), folder / f"confusion{number}.png", foot=note)
+    if matrix is not None:
+        write(confusion_panel(matrix, classes), folder / "confusion.png", foot=note)
 
 
-def _roc_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
+def roc_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot ROC curves with their areas, and the threshold's point with the intervals of both rates."""
     panels = _panels(each, alone=alone)
     for axes, one in zip(panels.axes, each, strict=True):
@@ -63,7 +74,7 @@ def _roc(axes: Any, one: ClassJudgement) -> None:
     axes.fill_between(false_rate, true_rate, color=BLUE, alpha=0.08, linewidth=0)
     axes.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUC {one.figures['auc']}")
     sensitivity, specificity = one.figures["sensitivity"], one.figures["specificity"]
-    name = f"threshold {one.threshold:.3g}: sensitivity {sensitivity.value:.2f}, specificity {specificity.value:.2f}"
+    name = f"{_cut(one)}: sensitivity {sensitivity.value:.2f}, specificity {specificity.value:.2f}"
     axes.errorbar(
         1 - specificity.value,
         sensitivity.value,
@@ -80,7 +91,12 @@ def _roc(axes: Any, one: ClassJudgement) -> None:
     )
 
 
-def _pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
+def _cut(one: ClassJudgement) -> str:
+    """The threshold of a class or label, or the rule that replaces it."""
+    return "most probable" if one.asked.threshold is None else f"threshold {one.asked.threshold:.3g}"
+
+
+def pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot precision over recall, with the prevalence, which is the precision by chance."""
     panels = _panels(each, alone=alone)
     for axes, one in zip(panels.axes, each, strict=True):
@@ -114,11 +130,11 @@ def _pr(axes: Any, one: ClassJudgement) -> None:
             markeredgecolor="white",
             zorder=5,
             clip_on=False,
-            label=f"threshold {one.threshold:.3g}: PPV {ppv:.2f}, sensitivity {sensitivity:.2f}",
+            label=f"{_cut(one)}: PPV {ppv:.2f}, sensitivity {sensitivity:.2f}",
         )
 
 
-def _calibration_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
+def calibration_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:
     """Plot observed over predicted shares of positives in bins of equal size, above histograms of the cases."""
     panels = _panels(each, alone=alone, below=True)
     for axes, below, one in zip(panels.axes[::2], panels.axes[1::2], each, strict=True):
@@ -167,17 +183,17 @@ def _histogram(below: Any, one: ClassJudgement) -> None:
     below.legend(fontsize=8, frameon=False, ncols=2, loc="upper right", labelcolor=INK)
 
 
-def plot_confusion(path: Path, *, matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...], note: str = "") -> None:
+def confusion_panel(matrix: Int[np.ndarray, "c c"], classes: tuple[str, ...]) -> Panels:
     """Plot counts by true and decided class; the shade is the share of the true class."""
     size = len(classes)
     edge = min(3.2 + 0.75 * size, 14.0)
     panels = empty_panels(inches=(edge, edge))
     _confusion(panels.axes[0], matrix, classes)
     label(panels.axes[0], title="Confusion matrix", x="Decided", y="True")
-    write(panels, path, foot=note)
+    return panels
 
 
-def _confusion_page(each: Sequence[ClassJudgement]) -> Panels:
+def confusion_page(each: Sequence[ClassJudgement]) -> Panels:
     """Plot the confusion matrix of each label: absent and present, not called and called."""
     panels = _panels(each, alone=False, inches=(3.6, 3.6))
     for axes, one in zip(panels.axes, each, strict=True):

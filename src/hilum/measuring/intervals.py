@@ -4,7 +4,9 @@ Patients, not cases, are resampled. The interval is normal on the logit scale, w
 bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
 91.6 to 93.3 % (simulated at AUC 0.95). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
 is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
-those with a case decided positive for the positive predictive value, the smaller class for AUC.
+those with a case decided positive for the positive predictive value, the smaller class for AUC. Figures that are no
+shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one for net
+benefit; without a spread they have no interval.
 """
 
 import math
@@ -18,13 +20,20 @@ from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, who
 from hilum.errors import CohortError
 from hilum.measuring import metrics
 from hilum.measuring.metrics import Figures, Probs, ratio
+from hilum.measuring.operating_points import FIXED_POINTS, OperatingPoint
 from hilum.randomness import generator
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
+PARTIAL_FPR = 0.1
+"""Largest false positive rate of the partial AUC: specificities from 0.9 on, where a test on few ill people works."""
+
 _LARGEST_BLOCK = 4_000_000
 """Resampled weights in memory at a time, for large cohorts."""
+
+_SCALES = {"mcc": "fisher", "log_loss": "log", "net_benefit": "plain", "net_benefit_at_prevalence": "plain"}
+"""Scales on which figures that are no shares are nearly normal; those of all others are logits."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
 """Figures whose mean over the labels is reported."""
@@ -51,6 +60,24 @@ class Figure:
         return "undefined" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which figures of two classes are wanted, beside those that need nothing but decisions and probabilities.
+
+    Attributes:
+        threshold: The threshold of the decisions, for the net benefit; None: there is none.
+        prevalence: Prevalence at which predictive values and net benefit are stated too; None: only that of the cases.
+        points: Operating points.
+    """
+
+    threshold: float | None = None
+    prevalence: float | None = None
+    points: tuple[OperatingPoint, ...] = FIXED_POINTS
+
+
+NOTHING_MORE = Asked(points=())
+
+
 def with_intervals(
     y: ArrayLike, p: ArrayLike, *, threshold: float, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Figure]:
@@ -65,21 +92,37 @@ def with_intervals(
         num_resamples: Number of resamples of the patients.
 
     Returns:
-        accuracy, auc, average_precision, sensitivity, specificity, ppv, npv, balanced_accuracy, f1 and brier.
+        accuracy, auc, partial_auc (at specificities from 0.9 on), average_precision, sensitivity, specificity, ppv,
+        npv, balanced_accuracy, f1, mcc, brier, log_loss and net_benefit.
     """
     called = real(p, "probabilities").astype(np.float64) >= threshold
-    return with_called_intervals(y, p, called=called, patients=patients, seed=seed, num_resamples=num_resamples)
+    asked = Asked(threshold=threshold, points=())
+    return with_called_intervals(
+        y, p, called=called, patients=patients, asked=asked, seed=seed, num_resamples=num_resamples
+    )
 
 
 def with_called_intervals(
-    y: ArrayLike, p: ArrayLike, *, called: ArrayLike, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+    y: ArrayLike,
+    p: ArrayLike,
+    *,
+    called: ArrayLike,
+    patients: Sequence[str],
+    asked: Asked = NOTHING_MORE,
+    seed: int = 0,
+    num_resamples: int = 2000,
 ) -> dict[str, Figure]:
-    """The figures of ``with_intervals`` for decisions that were not made by one threshold."""
+    """The figures of ``with_intervals`` for any decisions, and further figures that are asked for.
+
+    Returns:
+        At a stated prevalence also ppv_at_prevalence, npv_at_prevalence and net_benefit_at_prevalence. For each
+        operating point NAME also "NAME sensitivity" and "NAME specificity".
+    """
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
     bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
-    return {name: _interval(one) for name, one in _binary_figures(y, p, yes, bootstrap).items()}
+    return _intervals(_binary_figures(y, p, yes, bootstrap, asked))
 
 
 def with_label_intervals(
@@ -88,6 +131,7 @@ def with_label_intervals(
     *,
     called: ArrayLike,
     patients: Sequence[str],
+    asked: Sequence[Asked] = (),
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> tuple[dict[str, Figure], tuple[dict[str, Figure], ...]]:
@@ -100,26 +144,28 @@ def with_label_intervals(
         probs: Probability that the label is present.
         called: Whether the label is decided to be present.
         patients: Patient of each case.
+        asked: Further figures of each label; empty: none.
         seed: Seed of the bootstrap.
         num_resamples: Number of resamples of the patients.
 
     Returns:
         The means over the labels macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
         subset_accuracy, the share of the cases with correct decisions on all labels; then the figures of
-        ``with_intervals`` for each label.
+        ``with_called_intervals`` for each label.
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
     called = flags(called, "decisions", axes=(2,))
     bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
-    each = [_binary_figures(*columns, bootstrap) for columns in zip(y.T, probs.T, called.T, strict=True)]
+    wanted = asked or [NOTHING_MORE] * y.shape[1]
+    columns = zip(y.T, probs.T, called.T, wanted, strict=True)
+    each = [_binary_figures(one, p, yes, bootstrap, more) for one, p, yes, more in columns]
     means = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
     right = ((y == 1) == called).all(axis=1).astype(np.float64)
     means |= bootstrap.resample(
         lambda weights: {"subset_accuracy": ratio(weights @ right, weights.sum(-1))},
         {"subset_accuracy": bootstrap.num_patients},
     )
-    by_label = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
-    return {name: _interval(one) for name, one in means.items()}, by_label
+    return _intervals(means), tuple(map(_intervals, each))
 
 
 def with_class_intervals(
@@ -150,7 +196,91 @@ def with_class_intervals(
     rarest = min(bootstrap.count(y == k) for k in range(num_classes))
     rests_on = dict.fromkeys(("balanced_accuracy", "macro_auc", "macro_f1"), rarest)
     resampled = bootstrap.resample(figures, rests_on | {"accuracy": bootstrap.num_patients})
-    return {name: _interval(one) for name, one in resampled.items()}
+    return _intervals(resampled)
+
+
+def with_rates(
+    y: ArrayLike, p: ArrayLike, *, called: ArrayLike, patients: Sequence[str], seed: int = 0, num_resamples: int = 500
+) -> dict[str, Figure]:
+    """AUC, sensitivity and specificity alone, for many subgroups; arguments as for ``with_called_intervals``."""
+    y, p = labelled(y, p)
+    yes = flags(called, "decisions")
+    check_same_cases(y, yes, "decisions")
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+
+    def figures(weights: Resamples) -> dict[str, Figures]:
+        table = metrics.confusion(y, yes, weights=weights)
+        auc = metrics.auc_from(*metrics.ranked_counts(y, p, weights=weights))
+        return {"auc": auc, "sensitivity": table.sensitivity, "specificity": table.specificity}
+
+    positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
+    rests_on = {"auc": min(positive, negative), "sensitivity": positive, "specificity": negative}
+    return _intervals(bootstrap.resample(figures, rests_on))
+
+
+def with_mean_auc(
+    y: ArrayLike, probs: ArrayLike, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 500
+) -> Figure:
+    """Mean AUC over the outputs that have cases with and without them; nan if none has.
+
+    Args:
+        y: 1 where a class or label is present, else 0, (n, c).
+        probs: Its probability, (n, c).
+        patients: Patient of each case.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of resamples of the patients.
+    """
+    y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,)).astype(np.float64)
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    known = [k for k in range(y.shape[1]) if 0 < np.sum(y[:, k] == 1) < len(y)]
+    if not known:
+        return Figure(value=math.nan, low=math.nan, high=math.nan)
+
+    def figures(weights: Resamples) -> dict[str, Figures]:
+        each = [metrics.auc_from(*metrics.ranked_counts(y[:, k], probs[:, k], weights=weights)) for k in known]
+        return {"auc": np.mean(np.stack(each, axis=-1), axis=-1)}
+
+    fewest = min(min(bootstrap.count(y[:, k] == one) for one in (0, 1)) for k in known)
+    return _intervals(bootstrap.resample(figures, {"auc": fewest}))["auc"]
+
+
+def with_stratified_auc(
+    y: ArrayLike,
+    p: ArrayLike,
+    *,
+    strata: Sequence[int],
+    patients: Sequence[str],
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Figure:
+    """Share of the pairs within strata in which the positive ranks above the negative, ties counting half.
+
+    It tells how well p ranks cases that are alike in what divides the strata, such as size. nan without such a pair.
+
+    Args:
+        y: 1 where positive.
+        p: Any number that ranks the cases.
+        strata: Stratum of each case.
+        patients: Patient of each case.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of resamples of the patients.
+    """
+    y, p = labelled(y, p)
+    which = np.asarray(strata)
+    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    rows = [which == one for one in np.unique(which)]
+
+    def figures(weights: Resamples) -> dict[str, Figures]:
+        above, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+        for one in rows:
+            tps, fps = metrics.ranked_counts(y[one], p[one], weights=weights[:, one])
+            all_pairs = tps[..., -1] * fps[..., -1]
+            above += np.nan_to_num(metrics.auc_from(tps, fps)) * all_pairs
+            pairs += all_pairs
+        return {"auc": ratio(above, pairs)}
+
+    fewest = min(bootstrap.count(y == 1), bootstrap.count(y != 1))
+    return _intervals(bootstrap.resample(figures, {"auc": fewest}))["auc"]
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
@@ -221,17 +351,18 @@ class _Bootstrap:
 
 
 def _binary_figures(
-    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: _Bootstrap
+    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: _Bootstrap, asked: Asked
 ) -> dict[str, _Resampled]:
     p = p.astype(np.float64)
-    squares = np.square(p - (y == 1))
+    squares, losses = np.square(p - (y == 1)), metrics.log_losses((y == 1).astype(np.int64), p)
 
     def figures(weights: Resamples) -> dict[str, Figures]:
         table = metrics.confusion(y, called, weights=weights)
         tps, fps = metrics.ranked_counts(y, p, weights=weights)
-        return {
+        found = {
             "accuracy": table.accuracy,
             "auc": metrics.auc_from(tps, fps),
+            "partial_auc": metrics.partial_auc_from(tps, fps, max_fpr=PARTIAL_FPR),
             "average_precision": metrics.ap_from(tps, fps),
             "sensitivity": table.sensitivity,
             "specificity": table.specificity,
@@ -239,15 +370,52 @@ def _binary_figures(
             "npv": table.npv,
             "balanced_accuracy": table.balanced_accuracy,
             "f1": table.f1,
+            "mcc": table.mcc,
             "brier": ratio(weights @ squares, weights.sum(-1)),
+            "log_loss": ratio(weights @ losses, weights.sum(-1)),
         }
+        if asked.threshold is not None:
+            found["net_benefit"] = table.net_benefit(asked.threshold)
+        if asked.prevalence is not None:
+            there = table.at(asked.prevalence)
+            found |= {"ppv_at_prevalence": there.ppv, "npv_at_prevalence": there.npv}
+            if asked.threshold is not None:
+                found["net_benefit_at_prevalence"] = there.net_benefit(asked.threshold)
+        for point in asked.points:
+            found |= _at_point(point, y, p, weights, tps, fps)
+        return found
 
     positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
-    rests_on = dict.fromkeys(("accuracy", "brier"), bootstrap.num_patients)
-    rests_on |= dict.fromkeys(("auc", "balanced_accuracy"), min(positive, negative))
-    rests_on |= dict.fromkeys(("average_precision", "sensitivity", "f1"), positive)
-    rests_on |= {"specificity": negative, "ppv": bootstrap.count(called), "npv": bootstrap.count(~called)}
+    decided = {"ppv": bootstrap.count(called), "npv": bootstrap.count(~called)}
+    rests_on = dict.fromkeys(("average_precision", "f1"), positive) | {"specificity": negative} | decided
+    rests_on |= {f"{name}_at_prevalence": number for name, number in decided.items()}
+    rests_on |= dict.fromkeys(("accuracy", "brier", "log_loss", "net_benefit", "mcc"), bootstrap.num_patients)
+    rests_on |= dict.fromkeys(("auc", "partial_auc", "balanced_accuracy"), min(positive, negative))
+    rests_on |= {"sensitivity": positive, "net_benefit_at_prevalence": bootstrap.num_patients}
+    for point in asked.points:
+        rests_on |= {f"{point.name} sensitivity": positive, f"{point.name} specificity": negative}
     return bootstrap.resample(figures, rests_on)
+
+
+def _at_point(
+    point: OperatingPoint,
+    y: Int[np.ndarray, " n"],
+    p: Probs,
+    weights: Resamples,
+    tps: Float[np.ndarray, "b k"],
+    fps: Float[np.ndarray, "b k"],
+) -> dict[str, Figures]:
+    """Sensitivity and specificity at an operating point: at its threshold, or without one read from the curve."""
+    if point.threshold is not None:
+        table = metrics.confusion(y, p >= point.threshold, weights=weights)
+        both = table.sensitivity, table.specificity
+    elif point.rule == "sensitivity":
+        specificity = metrics.specificity_at(tps, fps, point.at)
+        both = metrics.sensitivity_at(tps, fps, specificity), specificity
+    else:
+        sensitivity = metrics.sensitivity_at(tps, fps, point.at)
+        both = sensitivity, metrics.specificity_at(tps, fps, sensitivity)
+    return dict(zip((f"{point.name} sensitivity", f"{point.name} specificity"), both, strict=True))
 
 
 def _mean_of(each: Sequence[_Resampled]) -> _Resampled:
@@ -259,17 +427,36 @@ def _mean_of(each: Sequence[_Resampled]) -> _Resampled:
     )
 
 
-def _interval(figure: _Resampled) -> Figure:
-    """The interval: normal on the logit scale with the bootstrap's standard error, or Wilson's without a spread."""
+def _intervals(figures: dict[str, _Resampled]) -> dict[str, Figure]:
+    return {name: _interval(one, _SCALES.get(name, "logit")) for name, one in figures.items()}
+
+
+def _interval(figure: _Resampled, scale: str) -> Figure:
+    """The interval: normal on its scale with the bootstrap's standard error; see the top of this module."""
     value = figure.value
     if math.isnan(value):
         return Figure(value=value, low=math.nan, high=math.nan)
     defined = figure.resampled[np.isfinite(figure.resampled)]
     error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(figure.resampled) // 2) else 0.0
+    if scale == "logit":
+        low, high = _on_logit(value, error, figure.rests_on)
+    elif scale == "fisher":  # Fisher's z is half the logit of (1 + value) / 2
+        low, high = (2 * end - 1 for end in _on_logit((1 + value) / 2, error / 2, figure.rests_on))
+    elif error < 1e-12 or (scale == "log" and value <= 0):
+        low, high = math.nan, math.nan
+    elif scale == "log":
+        factor = math.exp(min(Z95 * error / value, 500.0))
+        low, high = value / factor, value * factor
+    else:
+        low, high = value - Z95 * error, value + Z95 * error
+    return Figure(value=value, low=low, high=high)
+
+
+def _on_logit(value: float, error: float, rests_on: int) -> tuple[float, float]:
+    """Ends of the interval of a share, Wilson's without a spread."""
     inner = 1e-12 < value < 1 - 1e-12
     if not inner or error < 1e-12:
-        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), figure.rests_on)
-        return Figure(value=value, low=low, high=high)
+        return wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), rests_on)
     logit = math.log(value / (1 - value))
     half = min(Z95 * error / (value * (1 - value)), 500.0)
-    return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))
+    return 1 / (1 + math.exp(-(logit - half))), 1 / (1 + math.exp(-(logit + half)))

@@ -20,6 +20,9 @@ Figures: TypeAlias = float | Float[np.ndarray, "..."]
 _SMALLEST = float(np.finfo(np.float64).eps)
 """Distance of probabilities from 0 and 1 in logarithms, as in scikit-learn."""
 
+_ROUNDING = 1e-12
+"""Rates that differ by less are equal."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
@@ -72,6 +75,36 @@ class Confusion:
         """Harmonic mean of sensitivity and positive predictive value."""
         return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
+    @property
+    def mcc(self) -> Figures:
+        """Matthews' correlation coefficient of decisions and truth, -1 to 1; nan if either is of one class."""
+        tp, fp, fn, tn = self.tp, self.fp, self.fn, self.tn
+        return ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+
+    def net_benefit(self, threshold: float) -> Figures:
+        """True positives less false positives at their exchange rate, per case (Vickers & Elkin, MDM 2006).
+
+        Args:
+            threshold: The probability at which a case is called: its odds are the number of false positives that one
+                true positive is worth.
+        """
+        odds = threshold / (1 - threshold) if threshold < 1 else math.nan
+        return ratio(self.tp - self.fp * odds, self.tp + self.tn + self.fp + self.fn)
+
+    def at(self, prevalence: float) -> "Confusion":
+        """Counts of the same sensitivity and specificity at another prevalence, as shares of all cases.
+
+        Predictive values and net benefit then are those of a population with this prevalence, if scans within a class
+        look the same there.
+        """
+        sensitivity, specificity = self.sensitivity, self.specificity
+        return Confusion(
+            tn=(1 - prevalence) * specificity,
+            fp=(1 - prevalence) * (1 - specificity),
+            fn=prevalence * (1 - sensitivity),
+            tp=prevalence * sensitivity,
+        )
+
 
 def ratio(part: Figures, whole: Figures) -> Figures:
     """Part divided by whole; nan if the whole is 0."""
@@ -113,6 +146,44 @@ def auc_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> 
     heights = tps + np.concatenate([np.zeros_like(tps[..., :1]), tps[..., :-1]], axis=-1)
     area = np.sum(np.diff(fps, axis=-1, prepend=0) * heights, axis=-1) / 2
     return ratio(area, tps[..., -1] * fps[..., -1])
+
+
+def partial_auc_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"], *, max_fpr: float) -> Figures:
+    """Area under the ROC curve up to a false positive rate, scaled so that chance is 0.5 and a perfect curve 1.
+
+    McClish, Medical Decision Making 9 (1989), as ``roc_auc_score(max_fpr=...)`` of scikit-learn.
+    """
+    rate, found = _rates(fps), _rates(tps)
+    before, found_before = (
+        np.concatenate([np.zeros_like(one[..., :1]), one[..., :-1]], axis=-1) for one in (rate, found)
+    )
+    width = np.clip(np.minimum(rate, max_fpr) - before, 0, None)
+    rise = np.divide(found - found_before, rate - before, out=np.zeros_like(found), where=rate > before)
+    area = np.sum(width * (found_before + rise * width / 2), axis=-1)
+    least = max_fpr**2 / 2
+    return np.asarray((1 + (area - least) / (max_fpr - least)) / 2)
+
+
+def sensitivity_at(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"], specificity: Figures) -> Figures:
+    """Highest sensitivity on the ROC curve at no less than a specificity; points of the curve only."""
+    allowed = _rates(fps) <= 1 - np.asarray(specificity)[..., None] + _ROUNDING
+    return _defined(np.max(np.where(allowed, _rates(tps), 0.0), axis=-1), tps, fps)
+
+
+def specificity_at(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"], sensitivity: Figures) -> Figures:
+    """Highest specificity on the ROC curve at no less than a sensitivity; points of the curve only."""
+    allowed = _rates(tps) >= np.asarray(sensitivity)[..., None] - _ROUNDING
+    return _defined(1 - np.min(np.where(allowed, _rates(fps), 1.0), axis=-1), tps, fps)
+
+
+def _rates(counts: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b k"]:
+    """Cumulative counts as shares of their last one."""
+    return np.asarray(ratio(counts, counts[..., -1:]))
+
+
+def _defined(figures: Figures, tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> Figures:
+    """Figures of a curve; nan without cases of both classes."""
+    return np.asarray(np.where(tps[..., -1] * fps[..., -1] > 0, figures, np.nan))
 
 
 def ap_from(tps: Float[np.ndarray, "*b k"], fps: Float[np.ndarray, "*b k"]) -> Figures:
@@ -164,12 +235,16 @@ def log_loss(y: ArrayLike, p: ArrayLike) -> float:
         y: Class of each case.
         p: Probability of the second of two classes, (n,), or of each class, (n, c).
     """
+    return _mean(log_losses(y, p))
+
+
+def log_losses(y: ArrayLike, p: ArrayLike) -> Probs:
+    """The log loss of each case; arguments as for ``log_loss``."""
     y, p = labelled(y, p, axes=(1, 2))
     columns = p.astype(np.float64)
     if columns.ndim == 1:
         columns = np.stack([1 - columns, columns], axis=1)
-    true = np.clip(columns[np.arange(len(y)), y], _SMALLEST, 1 - _SMALLEST)
-    return _mean(-np.log(true))
+    return -np.log(np.clip(columns[np.arange(len(y)), y], _SMALLEST, 1 - _SMALLEST))
 
 
 def _mean(values: Probs) -> float:

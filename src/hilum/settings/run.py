@@ -353,6 +353,17 @@ class DecisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CardConfig:
+    """Statements for the model card and the report, in your own words; what is empty is reported as not stated."""
+
+    intended_use: str = ""
+    """Task, patients and users that the model is meant for."""
+
+    label_origin: str = ""
+    """Who or what decided the labels, and on what evidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """All settings of a run; the sections of config.toml."""
 
@@ -368,6 +379,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
+    card: CardConfig = field(default_factory=CardConfig)
     store: str = "store"
     """Folder of the prepared samples; relative to the config file, as a flag to the current folder."""
 

@@ -42,7 +42,7 @@ def model_card(
     settings = {
         k: v
         for k, v in to_dict(config).items()
-        if k not in ("cohort", "store", "store_gb", "reading", "recipe", "model")
+        if k not in ("cohort", "store", "store_gb", "reading", "recipe", "model", "card")
     }
     del settings["training"]["weights"]
     return ModelCard(
@@ -55,6 +55,7 @@ def model_card(
             **about,
             "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
             "validation": _figures(decisions, labels, logits, chosen),
+            "statements": to_dict(config.card),
             "settings": settings,
         },
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hilum.drawing import BLUE, GREEN, GREY, empty_panels, label, legend, logarithmic, write
+from hilum.drawing import BLUE, GREEN, GREY, Panels, empty_panels, label, legend, logarithmic, write
 
 _WIDE = 10.0
 """Ratio of losses beyond which a linear axis hides the small ones below a single peak."""
@@ -15,11 +15,15 @@ _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1", "auc": "AUC"}
 
 
 def plot_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> None:
+    """Plot the rows of ``metrics.csv`` as a PNG, see ``history_panels``."""
+    write(history_panels(rows, kept_epoch=kept_epoch), path)
+
+
+def history_panels(rows: list[dict[str, str]], *, kept_epoch: int) -> Panels:
     """Plot the rows of ``metrics.csv``, training and validation, with a mark at the kept epoch.
 
     Args:
         rows: ``epoch`` and ``train_NAME``, ``val_NAME`` for loss, accuracy, f1 and auc.
-        path: The PNG file.
         kept_epoch: The epoch whose weights were kept.
     """
     epochs = np.array([int(row["epoch"]) for row in rows])
@@ -40,7 +44,7 @@ def plot_history(rows: list[dict[str, str]], path: Path, *, kept_epoch: int) -> 
         axes.xaxis.get_major_locator().set_params(integer=True)
         label(axes, title=title, x="Epoch", y="")
         legend(axes, "best")
-    write(panels, path)
+    return panels
 
 
 def _scale_loss(axes: Any) -> None:

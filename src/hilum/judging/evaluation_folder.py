@@ -1,0 +1,142 @@
+"""Reads an evaluation folder: figures of evaluation.json, and cases of cases.csv."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from hilum.cohorts.labels import Labels
+from hilum.errors import ConfigError
+from hilum.files import user_path
+from hilum.judging.figures import ClassJudgement, Evaluation, figures_in
+from hilum.judging.judge import EVALUATION_FORMAT
+from hilum.measuring.intervals import Asked
+from hilum.training.run_folder import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationFolder:
+    """Content of an evaluation folder.
+
+    Attributes:
+        folder: Its path.
+        evaluation: Content of evaluation.json.
+        case_ids: Id of each case.
+        patients: Number of the patient of each case, as text; a number is a patient within this folder only.
+        labels: Index of the true class, or 1 where a label is present, else 0.
+        probs: Probabilities.
+        decided: Index of the decided class, or 1 where a label is called, else 0.
+        doubts: Reason why a case has no decision, else empty.
+    """
+
+    folder: Path
+    evaluation: Evaluation
+    case_ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: Labels
+    probs: Float64[np.ndarray, "n c"]
+    decided: Labels
+    doubts: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes or labels."""
+        return tuple(self.evaluation["classes"])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether they are labels that do not exclude one another."""
+        return bool(self.evaluation.get("multi_label"))
+
+    @property
+    def each(self) -> tuple[ClassJudgement, ...]:
+        """The second of two classes, each class against the rest, or each label, with its figures."""
+        columns: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+        if self.multi_label:
+            by_name = self.evaluation["by_label"]
+            columns = zip(self.labels.T, self.probs.T, self.decided.T, strict=True)
+        elif len(self.classes) > 2:
+            by_name = self.evaluation["by_class"]
+            columns = ((self.labels == k, self.probs[:, k], self.decided == k) for k in range(len(self.classes)))
+        else:
+            by_name = {self.classes[1]: self.evaluation}
+            columns = [(self.labels, self.probs[:, 1], self.decided)]
+        return tuple(
+            ClassJudgement(
+                name=name,
+                y=np.asarray(y, np.int64),
+                p=p,
+                called=np.asarray(called, bool),
+                asked=Asked(threshold=by_name[name]["threshold"], points=()),
+                figures=figures_in(by_name[name]),
+                agreement={},
+            )
+            for name, (y, p, called) in zip(by_name, columns, strict=True)
+        )
+
+
+def evaluation_folder_of(path: str | Path) -> Path:
+    """The evaluation folder of a run, or the path itself if it is one.
+
+    Raises:
+        ConfigError: If neither holds an evaluation.json.
+    """
+    path = user_path(path)
+    for folder in (path, Run(path).evaluation, Run.of(path).evaluation):
+        if (folder / "evaluation.json").is_file():
+            return folder
+    msg = f"there must be an evaluation in {path} or in its evaluation/, got none"
+    raise ConfigError(msg, hint="judge the model first: hilum evaluate RUN")
+
+
+def read_evaluation(path: str | Path) -> EvaluationFolder:
+    """Read the evaluation in a folder, or that of a run.
+
+    Raises:
+        ConfigError: If there is none, or it is damaged, or of another format.
+    """
+    folder = evaluation_folder_of(path)
+    try:
+        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        with (folder / "cases.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, RecursionError, csv.Error) as exc:
+        msg = f"the evaluation in {folder} cannot be read: {getattr(exc, 'strerror', None) or exc}"
+        raise ConfigError(msg) from exc
+    number = evaluation.get("format", 1) if isinstance(evaluation, dict) else None
+    if number != EVALUATION_FORMAT:
+        msg = f"the evaluation in {folder} must be of format {EVALUATION_FORMAT}, is of {number!r}"
+        hint = "judge the model again" if number == 1 else "use the Hilum that wrote it"
+        raise ConfigError(msg, hint=hint)
+    try:
+        return _folder(folder, evaluation, rows)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as exc:
+        msg = f"the evaluation in {folder} is damaged: evaluation.json and cases.csv do not fit together"
+        raise ConfigError(msg, hint="judge the model again") from exc
+
+
+def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, str]]) -> EvaluationFolder:
+    classes = [str(name) for name in evaluation["classes"]]
+    if evaluation.get("multi_label"):
+        labels, decided = (
+            np.array([[int(row[f"{what}_{name}"]) for name in classes] for row in rows]) for what in ("label", "called")
+        )
+    else:
+        labels, decided = (np.array([classes.index(row[what]) for row in rows]) for what in ("label", "decision"))
+    if len(rows) != evaluation["num_cases"]:
+        raise ValueError(len(rows))
+    return EvaluationFolder(
+        folder=folder,
+        evaluation=evaluation,
+        case_ids=tuple(row["case_id"] for row in rows),
+        patients=tuple(row["patient_number"] for row in rows),
+        labels=labels,
+        probs=np.array([[float(row[f"prob_{name}"]) for name in classes] for row in rows]),
+        decided=decided,
+        doubts=tuple(row.get("indeterminate", "") for row in rows),
+    )

@@ -1,0 +1,55 @@
+"""The main figures of an evaluation in one line."""
+
+from typing import Any
+
+
+def headline(evaluation: dict[str, Any]) -> str:
+    """The main figures in one line."""
+    if evaluation.get("multi_label"):
+        about, figures = _label_figures(evaluation)
+    elif "num_positives" in evaluation:
+        about = f", {evaluation['num_positives']} of class {evaluation['classes'][1]}"
+        figures = [_formatted(evaluation, name) for name in ("auc", "sensitivity", "specificity")]
+    else:
+        about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
+    seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
+    refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
+    doubtful = _doubtful(evaluation)
+    unchecked = "; NOT CHECKED for cases that trained the model" if evaluation.get("unchecked") else ""
+    leaking = "; WITH LEAKAGE that was allowed" if evaluation.get("leakage") else ""
+    shown = ", ".join(filter(None, figures))
+    return f"{evaluation['num_cases']} cases{about}: {shown}{doubtful}{seen}{refused}{unchecked}{leaking}"
+
+
+def _doubtful(evaluation: dict[str, Any]) -> str:
+    """Number of cases without a decision, with the rates of the decided ones."""
+    number, decided = evaluation.get("num_indeterminate"), evaluation.get("decided")
+    if not number:
+        return ""
+    rates = [_formatted(decided, name) for name in ("sensitivity", "specificity")] if decided else []
+    shown = ", ".join(filter(None, rates))
+    return f"; {number} without a decision" + (
+        f", the {decided['num_cases']} decided ones: {shown}" if shown and decided else ""
+    )
+
+
+def _formatted(evaluation: dict[str, Any], name: str) -> str:
+    """A figure with its interval; empty if it does not exist."""
+    value, ci = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
+    if value is None or None in ci:
+        return ""
+    return f"{name.replace('_', ' ').replace('auc', 'AUC')} {value:.3f} ({ci[0]:.3f} to {ci[1]:.3f})"
+
+
+def _label_figures(evaluation: dict[str, Any]) -> tuple[str, list[str]]:
+    """Means over labels, with the rarest label, the label of lowest AUC, and labels without an AUC."""
+    by_label = evaluation["by_label"]
+    rarest = min(by_label, key=lambda name: by_label[name]["num_positives"])
+    known = [name for name in by_label if by_label[name]["auc"] is not None]
+    figures = [_formatted(evaluation, name) for name in ("macro_auc", "macro_average_precision")]
+    if known:
+        lowest = min(known, key=lambda name: by_label[name]["auc"])
+        figures.append(f"lowest {_formatted(by_label[lowest], 'auc')} of {lowest}")
+    if len(known) < len(by_label):
+        figures.append(f"no AUC of {', '.join(name for name in by_label if name not in known)}")
+    return f", {len(by_label)} labels, the rarest ({rarest}) in {by_label[rarest]['num_positives']}", figures

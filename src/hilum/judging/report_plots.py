@@ -1,0 +1,78 @@
+"""Plots that only the report has: decision curves, and figures of subgroups side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hilum.drawing import BLUE, GREY, INK, ORANGE, PALE, Panels, empty_panels, label, legend, note
+from hilum.judging.figures import ClassJudgement
+from hilum.measuring.decision_curve import decision_curve
+from hilum.measuring.intervals import Figure
+
+_LOWEST_BENEFIT = -0.05
+"""Lower end of the axis of net benefit, in which calling everybody falls without end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForestRow:
+    """One row of a forest plot: a heading without a figure, or a group with one.
+
+    Attributes:
+        text: Name of the column or group.
+        figure: The figure with its interval; None for a heading.
+        remark: Shown instead of a figure that does not exist.
+    """
+
+    text: str
+    figure: Figure | None = None
+    remark: str = ""
+
+
+def decision_curve_page(one: ClassJudgement, *, prevalence: float | None) -> Panels:
+    """Plot the net benefit of the model, of calling every case and of calling none."""
+    panels = empty_panels()
+    axes = panels.axes[0]
+    label(axes, title="Decision curve", x="Threshold probability", y="Net benefit")
+    if len(set(one.y.tolist())) < 2:
+        note(axes, "not defined:\nthe cases are of one class")
+        return panels
+    curve = decision_curve(one.y, one.p, prevalence=prevalence)
+    axes.axhline(0, color=GREY, linewidth=1.2, label="call nobody")
+    axes.plot(curve.thresholds, curve.everybody, color=ORANGE, linewidth=1.5, label="call everybody")
+    axes.plot(curve.thresholds, curve.model, color=BLUE, linewidth=2, label="call by the model")
+    if one.asked.threshold is not None:
+        name = f"frozen threshold {one.asked.threshold:.3g}"
+        axes.axvline(one.asked.threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=name)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(min(_LOWEST_BENEFIT, -0.15 * curve.prevalence), max(curve.prevalence * 1.15, 0.02))
+    legend(axes, "upper right")
+    return panels
+
+
+def forest(rows: Sequence[ForestRow], *, overall: Figure, title: str, x: str) -> Panels:
+    """Plot a figure of many groups with its intervals below one another, and that of all cases as a line."""
+    panels = empty_panels(inches=(7.2, 1.4 + 0.24 * len(rows)))
+    axes = panels.axes[0]
+    axes.grid(visible=False)
+    if not math.isnan(overall.value):
+        axes.axvspan(overall.low, overall.high, color=PALE, linewidth=0)
+        axes.axvline(overall.value, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
+    known = [row.figure for row in rows if row.figure is not None and not math.isnan(row.figure.value)]
+    left = min([0.5, *(one.low for one in known if not math.isnan(one.low))])
+    for place, row in enumerate(rows):
+        one = row.figure
+        if one is None or math.isnan(one.value):
+            if row.remark:
+                axes.text(left + 0.01, place, row.remark, fontsize=8, color=GREY, va="center")
+            continue
+        below, above = max(one.value - one.low, 0), max(one.high - one.value, 0)
+        axes.errorbar(one.value, place, xerr=[[below], [above]], fmt="o", color=BLUE, markersize=5, elinewidth=1.4)
+    axes.set_yticks(range(len(rows)), [row.text for row in rows], parse_math=False)
+    for text, row in zip(axes.get_yticklabels(), rows, strict=True):
+        text.set_fontweight("bold" if row.figure is None and not row.remark else "normal")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(left - 0.01, 1.01)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    label(axes, title=title, x=x, y="")
+    return panels

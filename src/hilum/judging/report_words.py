@@ -1,0 +1,128 @@
+"""How the pages write figures: their names, numbers with intervals, and tables of confusion."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from hilum.judging.figures import Evaluation
+
+NAMES = {
+    "auc": "ROC AUC",
+    "macro_auc": "Mean ROC AUC",
+    "mean_auc": "Mean ROC AUC",
+    "partial_auc": "Partial ROC AUC at specificities from 0.9 on (chance 0.5, McClish)",
+    "average_precision": "Average precision",
+    "macro_average_precision": "Mean average precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "Positive predictive value, at the prevalence of these cases",
+    "npv": "Negative predictive value, at the prevalence of these cases",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_balanced_accuracy": "Mean balanced accuracy",
+    "accuracy": "Accuracy",
+    "subset_accuracy": "Share of cases with every label right",
+    "f1": "F1",
+    "macro_f1": "Mean F1",
+    "mcc": "Matthews' correlation coefficient",
+    "brier": "Brier score",
+    "log_loss": "Log loss, nats",
+    "net_benefit": "Net benefit at the threshold",
+    "calibration_slope": "Calibration slope (1 is right, below 1 too sure)",
+    "calibration_intercept": "Calibration intercept (0 is right)",
+    "ece": "Expected calibration error, bins of equal numbers",
+    "ece_floor": "The same of a perfect model, by chance alone",
+    "ece_excess": "Calibration error beyond chance",
+}
+"""Names of the figures in the order in which they are shown."""
+
+_WITHOUT_DECISION = ("sensitivity", "specificity")
+
+
+def shown(evaluation: Mapping[str, Any], name: str) -> str:
+    """A figure with its interval, such as ``0.985 (0.952 to 0.996)``."""
+    value, ends = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
+    if value is None:
+        return "not defined"
+    return number(value) + ("" if None in ends else f" ({number(ends[0])} to {number(ends[1])})")
+
+
+def sortable(evaluation: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A figure as the value by which a column is sorted, and as text."""
+    value = evaluation.get(name)
+    return ("" if value is None else f"{value:.6g}"), shown(evaluation, name)
+
+
+def number(value: float) -> str:
+    """Three decimals; numbers below 0.001 with two digits."""
+    if not math.isfinite(value):
+        return "not defined"
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}".replace("-", "−")
+
+
+def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tuple[str, list[str]]]:
+    """Name and texts of each figure: of all cases and, if there are undecided ones, of the decided cases."""
+    columns = [evaluation] if decided is None else [evaluation, decided]
+    rows = [(text, [shown(one, name) for one in columns]) for name, text in NAMES.items() if name in evaluation]
+    stated = evaluation.get("at_prevalence")
+    if stated:
+        there = [one.get("at_prevalence") or {} for one in columns]
+        at = f"at a prevalence of {stated['prevalence']:g}"
+        for name, text in (("ppv", "Positive predictive value"), ("npv", "Negative predictive value")):
+            rows.append((f"{text}, {at}", [shown(one, name) for one in there]))
+        if "net_benefit" in stated:
+            rows.append((f"Net benefit at the threshold, {at}", [shown(one, "net_benefit") for one in there]))
+    return rows
+
+
+def point_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Texts of the operating points: demand, where it was chosen, threshold, sensitivity, specificity."""
+    frozen = evaluation["threshold"]
+    rates = [shown(evaluation, name) for name in _WITHOUT_DECISION]
+    rule = "the most probable class" if frozen is None else "the model's own threshold"
+    rows = [
+        [rule, "validation cases" if frozen is not None else "–", "–" if frozen is None else number(frozen), *rates]
+    ]
+    for point in evaluation["operating_points"]:
+        demand = f"{point['rule']} of at least {point['at']:g}"
+        threshold = "–" if point["threshold"] is None else number(point["threshold"])
+        where = "read from the curve of these cases" if point["threshold"] is None else point["chosen_on"]
+        rows.append([demand, where, threshold, *(shown(point, name) for name in _WITHOUT_DECISION)])
+    return rows
+
+
+def confusion_table(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...]) -> dict[str, Any]:
+    """A confusion matrix for a table: its counts, shares of the true class, and whether a cell is right or wrong."""
+    totals = matrix.sum(1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    rows = [
+        (
+            name,
+            [
+                {
+                    "count": int(matrix[row, column]),
+                    "share": float(shares[row, column]),
+                    "percent": f"{shares[row, column]:.0%}" if totals[row, 0] else "–",
+                    "kind": "right" if row == column else "wrong",
+                }
+                for column in range(len(names))
+            ],
+        )
+        for row, name in enumerate(names)
+    ]
+    return {"names": names, "rows": rows}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as pairs of a dotted name and a text."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += flat(value, f"{prefix}{name}.")
+        else:
+            listed = isinstance(value, list | tuple)
+            text = ", ".join(map(str, value)) if listed else str(value)
+            pairs.append((f"{prefix}{name}", text or "none"))
+    return pairs
