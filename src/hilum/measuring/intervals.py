@@ -78,8 +78,8 @@ def with_called_intervals(
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
-    return {name: _interval(one) for name, one in _binary_figures(y, p, yes, bootstrap).items()}
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
+    return {name: one.figure for name, one in _binary_figures(y, p, yes, bootstrap).items()}
 
 
 def with_label_intervals(
@@ -110,7 +110,7 @@ def with_label_intervals(
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
     called = flags(called, "decisions", axes=(2,))
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     each = [_binary_figures(*columns, bootstrap) for columns in zip(y.T, probs.T, called.T, strict=True)]
     means = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
     right = ((y == 1) == called).all(axis=1).astype(np.float64)
@@ -118,8 +118,8 @@ def with_label_intervals(
         lambda weights: {"subset_accuracy": ratio(weights @ right, weights.sum(-1))},
         {"subset_accuracy": bootstrap.num_patients},
     )
-    by_label = tuple({name: _interval(figure) for name, figure in one.items()} for one in each)
-    return {name: _interval(one) for name, one in means.items()}, by_label
+    by_label = tuple({name: figure.figure for name, figure in one.items()} for one in each)
+    return {name: one.figure for name, one in means.items()}, by_label
 
 
 def with_class_intervals(
@@ -146,11 +146,30 @@ def with_class_intervals(
             "macro_f1": metrics.macro_f1(matrix),
         }
 
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     rarest = min(bootstrap.count(y == k) for k in range(num_classes))
     rests_on = dict.fromkeys(("balanced_accuracy", "macro_auc", "macro_f1"), rarest)
     resampled = bootstrap.resample(figures, rests_on | {"accuracy": bootstrap.num_patients})
-    return {name: _interval(one) for name, one in resampled.items()}
+    return {name: one.figure for name, one in resampled.items()}
+
+
+def logit_interval(value: float, error: float, *, rests_on: int) -> Figure:
+    """A figure between 0 and 1 with its interval: normal on the logit scale, or Wilson's without a spread.
+
+    Args:
+        value: The figure.
+        error: Its standard error, carried over by the derivative of the logit; nan if there is none.
+        rests_on: Number of patients on which it rests, for Wilson's interval.
+    """
+    if math.isnan(value):
+        return Figure(value=value, low=math.nan, high=math.nan)
+    inner = 1e-12 < value < 1 - 1e-12
+    if not inner or not error >= 1e-12:
+        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), rests_on)
+        return Figure(value=value, low=low, high=high)
+    logit = math.log(value / (1 - value))
+    half = min(Z95 * error / (value * (1 - value)), 500.0)
+    return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
@@ -176,15 +195,32 @@ def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: floa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Resampled:
-    """A figure, its values on the resamples, and the number of patients on which it rests."""
+class Resampled:
+    """A figure on all cases and on resamples of the patients.
+
+    Attributes:
+        value: On all cases.
+        resampled: On each resample; nan where it does not exist.
+        rests_on: Number of patients on which it rests.
+    """
 
     value: float
     resampled: Float[np.ndarray, " b"]
     rests_on: int
 
+    @property
+    def error(self) -> float:
+        """Standard error; 0 if the figure exists in at most half of the resamples."""
+        defined = self.resampled[np.isfinite(self.resampled)]
+        return float(np.std(defined, ddof=1)) if len(defined) > max(1, len(self.resampled) // 2) else 0.0
 
-class _Bootstrap:
+    @property
+    def figure(self) -> Figure:
+        """The figure, which lies between 0 and 1, with its interval."""
+        return logit_interval(self.value, self.error, rests_on=self.rests_on)
+
+
+class PatientBootstrap:
     """Resamples patients; the resamples depend only on the seed and the patients."""
 
     def __init__(self, patients: Sequence[str], num_cases: int, seed: int, num_resamples: int) -> None:
@@ -202,7 +238,7 @@ class _Bootstrap:
 
     def resample(
         self, figures: Callable[[Resamples], dict[str, Figures]], rests_on: dict[str, int]
-    ) -> dict[str, _Resampled]:
+    ) -> dict[str, Resampled]:
         """Figures on all cases and on the resamples."""
         rng, shares = generator(self.seed, "bootstrap"), np.full(self.num_patients, 1 / self.num_patients)
         block = max(1, _LARGEST_BLOCK // len(self.index))
@@ -211,7 +247,7 @@ class _Bootstrap:
             times = rng.multinomial(self.num_patients, shares, size=min(block, self.num_resamples - start))
             blocks.append(figures(times[:, self.index].astype(np.float64)))
         return {
-            name: _Resampled(
+            name: Resampled(
                 value=float(np.squeeze(value)),
                 resampled=np.concatenate([one[name] for one in blocks]),
                 rests_on=rests_on[name],
@@ -221,8 +257,8 @@ class _Bootstrap:
 
 
 def _binary_figures(
-    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: _Bootstrap
-) -> dict[str, _Resampled]:
+    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: PatientBootstrap
+) -> dict[str, Resampled]:
     p = p.astype(np.float64)
     squares = np.square(p - (y == 1))
 
@@ -250,26 +286,10 @@ def _binary_figures(
     return bootstrap.resample(figures, rests_on)
 
 
-def _mean_of(each: Sequence[_Resampled]) -> _Resampled:
+def _mean_of(each: Sequence[Resampled]) -> Resampled:
     """The mean of figures on the same resamples; it rests on as few patients as the figure with the fewest."""
-    return _Resampled(
+    return Resampled(
         value=float(np.mean([one.value for one in each])),
         resampled=np.mean([one.resampled for one in each], axis=0),
         rests_on=min(one.rests_on for one in each),
     )
-
-
-def _interval(figure: _Resampled) -> Figure:
-    """The interval: normal on the logit scale with the bootstrap's standard error, or Wilson's without a spread."""
-    value = figure.value
-    if math.isnan(value):
-        return Figure(value=value, low=math.nan, high=math.nan)
-    defined = figure.resampled[np.isfinite(figure.resampled)]
-    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(figure.resampled) // 2) else 0.0
-    inner = 1e-12 < value < 1 - 1e-12
-    if not inner or error < 1e-12:
-        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), figure.rests_on)
-        return Figure(value=value, low=low, high=high)
-    logit = math.log(value / (1 - value))
-    half = min(Z95 * error / (value * (1 - value)), 500.0)
-    return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))
