@@ -1,8 +1,11 @@
 """Figures with 95 % intervals that account for the correlation of cases of one patient.
 
-Patients, not cases, are resampled. The interval is normal on the logit scale, with the standard error of the
+Patients, not cases, are resampled. The interval is symmetric on the logit scale, with the standard error of the
 bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
-91.6 to 93.3 % (simulated at AUC 0.95). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
+91.6 to 93.3 % (simulated at AUC 0.95). Its half width is 1.96 standard errors for a share of cases, such as
+sensitivity. For figures of both classes together, such as AUC, it is Student's quantile, with one degree of freedom
+less than the relevant patients: with few of them the standard error is itself too uncertain, and often too small
+(``benchmarks/coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
 is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
 those with a case decided positive for the positive predictive value, the smaller class for AUC.
 """
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit
 
 from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 from hilum.errors import CohortError
@@ -25,6 +29,9 @@ Z95 = 1.959963984540054
 
 _LARGEST_BLOCK = 4_000_000
 """Resampled weights in memory at a time, for large cohorts."""
+
+_SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "subset_accuracy")
+"""Means over cases; on the logit scale the normal interval of a share already covers 95 % or more with few patients."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
 """Figures whose mean over the labels is reported."""
@@ -153,13 +160,14 @@ def with_class_intervals(
     return {name: one.figure for name, one in resampled.items()}
 
 
-def logit_interval(value: float, error: float, *, rests_on: int) -> Figure:
-    """A figure between 0 and 1 with its interval: normal on the logit scale, or Wilson's without a spread.
+def logit_interval(value: float, error: float, *, rests_on: int, quantile: float = Z95) -> Figure:
+    """A figure between 0 and 1 with its interval: symmetric on the logit scale, or Wilson's without a spread.
 
     Args:
         value: The figure.
         error: Its standard error, carried over by the derivative of the logit; nan if there is none.
         rests_on: Number of patients on which it rests, for Wilson's interval.
+        quantile: Half width in standard errors; see ``student95``.
     """
     if math.isnan(value):
         return Figure(value=value, low=math.nan, high=math.nan)
@@ -168,8 +176,18 @@ def logit_interval(value: float, error: float, *, rests_on: int) -> Figure:
         low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), rests_on)
         return Figure(value=value, low=low, high=high)
     logit = math.log(value / (1 - value))
-    half = min(Z95 * error / (value * (1 - value)), 500.0)
+    half = min(quantile * error / (value * (1 - value)), 500.0)
     return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))
+
+
+def student95(num_patients: int) -> float:
+    """97.5 % quantile of Student's distribution with one degree of freedom less than the patients, at least one.
+
+    Example:
+        >>> round(student95(11), 3)
+        2.228
+    """
+    return float(stdtrit(max(num_patients - 1, 1), 0.975))
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
@@ -202,11 +220,13 @@ class Resampled:
         value: On all cases.
         resampled: On each resample; nan where it does not exist.
         rests_on: Number of patients on which it rests.
+        is_share: Whether it is a mean over cases.
     """
 
     value: float
     resampled: Float[np.ndarray, " b"]
     rests_on: int
+    is_share: bool = False
 
     @property
     def error(self) -> float:
@@ -217,7 +237,8 @@ class Resampled:
     @property
     def figure(self) -> Figure:
         """The figure, which lies between 0 and 1, with its interval."""
-        return logit_interval(self.value, self.error, rests_on=self.rests_on)
+        quantile = Z95 if self.is_share else student95(self.rests_on)
+        return logit_interval(self.value, self.error, rests_on=self.rests_on, quantile=quantile)
 
 
 class PatientBootstrap:
@@ -251,6 +272,7 @@ class PatientBootstrap:
                 value=float(np.squeeze(value)),
                 resampled=np.concatenate([one[name] for one in blocks]),
                 rests_on=rests_on[name],
+                is_share=name in _SHARES,
             )
             for name, value in figures(np.ones((1, len(self.index)))).items()
         }

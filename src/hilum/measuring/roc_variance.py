@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int
 
 from hilum.arrays import ArrayLike, labelled
 from hilum.errors import CohortError, require
-from hilum.measuring.intervals import Figure, logit_interval
+from hilum.measuring.intervals import Figure, logit_interval, student95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,9 @@ class Areas:
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Each area with its 95 % interval, normal on the logit scale (Wilson's without a spread)."""
-        pairs = zip(self.aucs.tolist(), self.errors.tolist(), strict=True)
-        return tuple(logit_interval(auc, error, rests_on=self.num_patients) for auc, error in pairs)
+        """Each area with its 95 % interval, as in ``hilum.measuring.intervals`` but with this standard error."""
+        pairs, quantile = zip(self.aucs.tolist(), self.errors.tolist(), strict=True), student95(self.num_patients)
+        return tuple(logit_interval(auc, e, rests_on=self.num_patients, quantile=quantile) for auc, e in pairs)
 
 
 def delong(y: ArrayLike, ratings: ArrayLike) -> Areas:
