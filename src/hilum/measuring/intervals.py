@@ -235,10 +235,14 @@ class Resampled:
         return float(np.std(defined, ddof=1)) if len(defined) > max(1, len(self.resampled) // 2) else 0.0
 
     @property
+    def quantile(self) -> float:
+        """Half width of its interval in standard errors."""
+        return Z95 if self.is_share else student95(self.rests_on)
+
+    @property
     def figure(self) -> Figure:
         """The figure, which lies between 0 and 1, with its interval."""
-        quantile = Z95 if self.is_share else student95(self.rests_on)
-        return logit_interval(self.value, self.error, rests_on=self.rests_on, quantile=quantile)
+        return logit_interval(self.value, self.error, rests_on=self.rests_on, quantile=self.quantile)
 
 
 class PatientBootstrap:
