@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from hilum.cohorts.labels import Labels
-from hilum.measuring.agreement import calibration_line, ece_floor, expected_calibration_error
+from hilum.measuring.agreement import calibration_line_intervals, ece_floor, expected_calibration_error
+from hilum.measuring.comparison import smallest_difference
 from hilum.measuring.intervals import (
     Asked,
     Figure,
@@ -19,6 +20,7 @@ from hilum.measuring.intervals import (
 )
 from hilum.measuring.metrics import confusion_matrix, log_loss
 from hilum.measuring.operating_points import FIXED_POINTS, OperatingPoint
+from hilum.measuring.roc_variance import obuchowski
 
 Evaluation = dict[str, Any]
 """Content of evaluation.json, or a part of it."""
@@ -144,7 +146,7 @@ def judge_cases(
     figures = with_called_intervals(
         labels, probs[:, 1], called=called, patients=patients, asked=rules.asked(0), seed=seed
     )
-    two = _class_judgement(classes[1], labels, probs[:, 1], called, rules.asked(0), figures)
+    two = _class_judgement(classes[1], labels, probs[:, 1], called, rules.asked(0), figures, patients)
     return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
 
 
@@ -164,7 +166,7 @@ def _judge_classes(
     for k, name in enumerate(classes):
         y, called, asked = (labels == k).astype(np.int64), decided == k, rules.asked(k)
         figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, asked=asked, seed=seed)
-        each.append(_class_judgement(name, y, probs[:, k], called, asked, figures))
+        each.append(_class_judgement(name, y, probs[:, k], called, asked, figures, patients))
     evaluation = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
@@ -188,7 +190,7 @@ def _judge_labels(
     asked = [rules.asked(k) for k in range(len(names))]
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
     columns = zip(names, labels.T, probs.T, called.T, asked, figures, strict=True)
-    each = tuple(_class_judgement(*one) for one in columns)
+    each = tuple(_class_judgement(*one, patients) for one in columns)
     by_label = {one.name: one.evaluation for one in each}
     return Judgement(figures={"multi_label": True, **with_ends(over_all), "by_label": by_label}, each=each)
 
@@ -200,8 +202,9 @@ def _class_judgement(
     called: Bool[np.ndarray, " n"],
     asked: Asked,
     figures: dict[str, Figure],
+    patients: Sequence[str],
 ) -> ClassJudgement:
-    agreement = _agreement(y, p)
+    agreement = {**_agreement(y, p, patients), **_area(y, p, patients)}
     return ClassJudgement(name=name, y=y, p=p, called=called, asked=asked, figures=figures, agreement=agreement)
 
 
@@ -216,14 +219,27 @@ def to_plain(value: object) -> Any:
     return [to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"]) -> Evaluation:
+def _agreement(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"], patients: Sequence[str]) -> Evaluation:
     """Agreement of probabilities with outcomes: calibration error, its value by chance, and calibration line."""
-    intercept, slope = calibration_line(y, p)
     error, floor = expected_calibration_error(y, p), ece_floor(p)
-    agreement = {"ece": error, "ece_floor": floor, "ece_excess": error - floor}
+    line = calibration_line_intervals(y, p, patients=patients)
     return {
-        k: to_plain(v)
-        for k, v in (agreement | {"calibration_intercept": intercept, "calibration_slope": slope}).items()
+        **{
+            name: to_plain(value)
+            for name, value in (("ece", error), ("ece_floor", floor), ("ece_excess", error - floor))
+        },
+        **with_ends({"calibration_intercept": line.intercept, "calibration_slope": line.slope}),
+    }
+
+
+def _area(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"], patients: Sequence[str]) -> Evaluation:
+    """The interval of the AUC by its analytic variance, and the smallest difference from a value that it could show."""
+    areas = obuchowski(y, p, patients=patients)
+    error = float(areas.errors[0])
+    return {
+        "auc_variance_by": "DeLong" if len(set(patients)) == len(y) else "Obuchowski",
+        **with_ends({"auc_by_variance": areas.figures[0]}),
+        "smallest_difference": to_plain(smallest_difference(error)),
     }
 
 

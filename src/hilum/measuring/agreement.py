@@ -1,12 +1,15 @@
 """Agreement of probabilities with outcomes: bins, calibration error and its floor, slope and intercept."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from hilum.arrays import ArrayLike, labelled, real
+from hilum.errors import CohortError
+from hilum.measuring.intervals import Figure, student95
 from hilum.measuring.metrics import Probs
 from hilum.measuring.regression import softmax_regression
 
@@ -27,6 +30,19 @@ class Bin:
     num_cases: int
     predicted: float
     observed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationLine:
+    """Intercept and slope of ``calibration_line`` with 95 % intervals.
+
+    Attributes:
+        intercept: 0 is perfect.
+        slope: 1 is perfect.
+    """
+
+    intercept: Figure
+    slope: Figure
 
 
 def reliability(y: ArrayLike, p: ArrayLike, *, num_bins: int = 10) -> tuple[Bin, ...]:
@@ -88,8 +104,7 @@ def calibration_line(y: ArrayLike, p: ArrayLike) -> tuple[float, float]:
     they are (0, 1) except for its smoothing.
     """
     y, p = labelled(y, p)
-    kept = np.clip(p.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-    odds, positive = np.log(kept) - np.log1p(-kept), y == 1
+    odds, positive = _odds(p), y == 1
     above, below = odds[positive], odds[~positive]
     if not len(above) or not len(below) or below.max() <= above.min() or above.max() <= below.min():
         return math.nan, math.nan
@@ -98,6 +113,64 @@ def calibration_line(y: ArrayLike, p: ArrayLike) -> tuple[float, float]:
     targets = np.stack([~positive, positive], axis=1).astype(np.float64)
     intercept, slope = softmax_regression(features, targets).tolist()
     return intercept, slope
+
+
+def calibration_line_intervals(y: ArrayLike, p: ArrayLike, *, patients: Sequence[str]) -> CalibrationLine:
+    """Intercept and slope of ``calibration_line`` with intervals that account for several cases of a patient.
+
+    The standard errors are the sandwich of Liang & Zeger (Biometrika 1986) with patients as clusters, times
+    G / (G - 1) (n - 1) / (n - 2) for G patients and n cases, as in Stata and in statsmodels. The half width is
+    Student's quantile with one degree of freedom less than the patients of the smaller class, for they and not all
+    patients bound what is known (after Carter, Schnepel & Steigerwald, Review of Economics and Statistics 2017). In
+    simulations of 60 and 120 patients it covers 92 to 96 %, the normal quantile 88 to 94 %, and a logarithmic scale of
+    the slope less than either; see ``benchmarks/interval_coverage.py``. All is nan if the likelihood has no maximum,
+    and the ends are with fewer than two patients of a class.
+
+    Args:
+        y: 1 where positive.
+        p: Probability of the positive class.
+        patients: Patient of each case.
+    """
+    y, p = labelled(y, p)
+    if len(patients) != len(y):
+        msg = f"there must be a patient for each case, got {len(patients)} patients for {len(y)} cases"
+        raise CohortError(msg)
+    line = np.array(calibration_line(y, p))
+    if np.isnan(line).any():
+        missing = Figure(value=math.nan, low=math.nan, high=math.nan)
+        return CalibrationLine(intercept=missing, slope=missing)
+    patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+    in_smaller_class = min(len(np.unique(patient[y == 1])), len(np.unique(patient[y != 1])))
+    if in_smaller_class < 2:
+        errors = np.full(2, np.nan)
+    else:
+        errors = _sandwich_errors((y == 1).astype(np.float64), _odds(p), line, patient)
+    half = student95(in_smaller_class) * errors
+    intercept, slope = (
+        Figure(value=value, low=value - width, high=value + width)
+        for value, width in zip(line.tolist(), half.tolist(), strict=True)
+    )
+    return CalibrationLine(intercept=intercept, slope=slope)
+
+
+def _sandwich_errors(
+    y: Probs, odds: Probs, line: Float[np.ndarray, "2"], patient: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "2"]:
+    """Cluster-robust standard errors of the logistic regression of y on the log odds, at its maximum."""
+    features = np.stack([np.ones(len(y)), odds], axis=1)
+    fitted = 1 / (1 + np.exp(-np.clip(features @ line, -700, 700)))
+    bread = np.linalg.inv(features.T @ (features * (fitted * (1 - fitted))[:, None]))
+    missed = (y - fitted)[:, None] * features
+    by_patient = np.stack([np.bincount(patient, weights=column) for column in missed.T], axis=1)
+    groups, cases = len(by_patient), len(y)
+    correction = groups / (groups - 1) * (cases - 1) / (cases - 2)
+    return np.asarray(np.sqrt(correction * np.diagonal(bread @ by_patient.T @ by_patient @ bread)))
+
+
+def _odds(p: Probs) -> Probs:
+    """Log odds in double precision, finite at 0 and 1."""
+    kept = np.clip(p.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(kept) - np.log1p(-kept))
 
 
 def _bins(p: Probs, num_bins: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " b"]]:

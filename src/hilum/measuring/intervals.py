@@ -1,20 +1,25 @@
 """Figures with 95 % intervals that account for the correlation of cases of one patient.
 
-Patients, not cases, are resampled. The interval is normal on the logit scale, with the standard error of the
+Patients, not cases, are resampled. The interval is symmetric on the logit scale, with the standard error of the
 bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
-91.6 to 93.3 % (simulated at AUC 0.95). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
-is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
-those with a case decided positive for the positive predictive value, the smaller class for AUC. Figures that are no
-shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one for net
+91.6 to 93.3 % (simulated at AUC 0.95). Its half width is 1.96 standard errors for a share of cases, such as
+sensitivity. For figures of both classes together, such as AUC, it is Student's quantile, with one degree of freedom
+less than the relevant patients: with few of them the standard error is itself too uncertain, and often too small
+(``benchmarks/interval_coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the
+interval is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for
+sensitivity, those with a case decided positive for the positive predictive value, the smaller class for AUC. Figures
+that are no shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one for net
 benefit; without a spread they have no interval.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit
 
 from hilum.arrays import ArrayLike, check_same_cases, flags, labelled, real, whole
 from hilum.errors import CohortError
@@ -32,8 +37,15 @@ PARTIAL_FPR = 0.1
 _LARGEST_BLOCK = 4_000_000
 """Resampled weights in memory at a time, for large cohorts."""
 
-_SCALES = {"mcc": "fisher", "log_loss": "log", "net_benefit": "plain", "net_benefit_at_prevalence": "plain"}
+_SCALES: dict[str, Literal["logit", "fisher", "log", "plain"]] = {
+    "mcc": "fisher", "log_loss": "log", "net_benefit": "plain"
+}  # fmt: skip
 """Scales on which figures that are no shares are nearly normal; those of all others are logits."""
+
+_SHARES = (
+    "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "log_loss", "net_benefit", "subset_accuracy"
+)  # fmt: skip
+"""Means over cases; on the logit scale the normal interval of a share already covers 95 % or more with few patients."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
 """Figures whose mean over the labels is reported."""
@@ -121,7 +133,7 @@ def with_called_intervals(
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     return _intervals(_binary_figures(y, p, yes, bootstrap, asked))
 
 
@@ -155,7 +167,7 @@ def with_label_intervals(
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
     called = flags(called, "decisions", axes=(2,))
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     wanted = asked or [NOTHING_MORE] * y.shape[1]
     columns = zip(y.T, probs.T, called.T, wanted, strict=True)
     each = [_binary_figures(one, p, yes, bootstrap, more) for one, p, yes, more in columns]
@@ -192,7 +204,7 @@ def with_class_intervals(
             "macro_f1": metrics.macro_f1(matrix),
         }
 
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     rarest = min(bootstrap.count(y == k) for k in range(num_classes))
     rests_on = dict.fromkeys(("balanced_accuracy", "macro_auc", "macro_f1"), rarest)
     resampled = bootstrap.resample(figures, rests_on | {"accuracy": bootstrap.num_patients})
@@ -206,7 +218,7 @@ def with_rates(
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
 
     def figures(weights: Resamples) -> dict[str, Figures]:
         table = metrics.confusion(y, yes, weights=weights)
@@ -231,7 +243,7 @@ def with_mean_auc(
         num_resamples: Number of resamples of the patients.
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,)).astype(np.float64)
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     known = [k for k in range(y.shape[1]) if 0 < np.sum(y[:, k] == 1) < len(y)]
     if not known:
         return Figure(value=math.nan, low=math.nan, high=math.nan)
@@ -267,7 +279,7 @@ def with_stratified_auc(
     """
     y, p = labelled(y, p)
     which = np.asarray(strata)
-    bootstrap = _Bootstrap(patients, len(y), seed, num_resamples)
+    bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     rows = [which == one for one in np.unique(which)]
 
     def figures(weights: Resamples) -> dict[str, Figures]:
@@ -281,6 +293,36 @@ def with_stratified_auc(
 
     fewest = min(bootstrap.count(y == 1), bootstrap.count(y != 1))
     return _intervals(bootstrap.resample(figures, {"auc": fewest}))["auc"]
+
+
+def logit_interval(value: float, error: float, *, rests_on: int, quantile: float = Z95) -> Figure:
+    """A figure between 0 and 1 with its interval: symmetric on the logit scale, or Wilson's without a spread.
+
+    Args:
+        value: The figure.
+        error: Its standard error, carried over by the derivative of the logit; nan if there is none.
+        rests_on: Number of patients on which it rests, for Wilson's interval.
+        quantile: Half width in standard errors; see ``student95``.
+    """
+    if math.isnan(value):
+        return Figure(value=value, low=math.nan, high=math.nan)
+    inner = 1e-12 < value < 1 - 1e-12
+    if not inner or not error >= 1e-12:
+        low, high = wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), rests_on)
+        return Figure(value=value, low=low, high=high)
+    logit = math.log(value / (1 - value))
+    half = min(quantile * error / (value * (1 - value)), 500.0)
+    return Figure(value=value, low=1 / (1 + math.exp(-(logit - half))), high=1 / (1 + math.exp(-(logit + half))))
+
+
+def student95(num_patients: int) -> float:
+    """97.5 % quantile of Student's distribution with one degree of freedom less than the patients, at least one.
+
+    Example:
+        >>> round(student95(11), 3)
+        2.228
+    """
+    return float(stdtrit(max(num_patients - 1, 1), 0.975))
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:
@@ -306,15 +348,52 @@ def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: floa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Resampled:
-    """A figure, its values on the resamples, and the number of patients on which it rests."""
+class Resampled:
+    """A figure on all cases and on resamples of the patients.
+
+    Attributes:
+        value: On all cases.
+        resampled: On each resample; nan where it does not exist.
+        rests_on: Number of patients on which it rests.
+        is_share: Whether it is a mean over cases.
+        scale: Scale on which it is nearly normal.
+    """
 
     value: float
     resampled: Float[np.ndarray, " b"]
     rests_on: int
+    is_share: bool = False
+    scale: Literal["logit", "fisher", "log", "plain"] = "logit"
+
+    @property
+    def error(self) -> float:
+        """Standard error; 0 if the figure exists in at most half of the resamples."""
+        defined = self.resampled[np.isfinite(self.resampled)]
+        return float(np.std(defined, ddof=1)) if len(defined) > max(1, len(self.resampled) // 2) else 0.0
+
+    @property
+    def quantile(self) -> float:
+        """Half width of its interval in standard errors."""
+        return Z95 if self.is_share else student95(self.rests_on)
+
+    @property
+    def figure(self) -> Figure:
+        """The figure with its interval, symmetric on its scale."""
+        value, error, quantile = self.value, self.error, self.quantile
+        if self.scale == "logit":
+            return logit_interval(value, error, rests_on=self.rests_on, quantile=quantile)
+        if self.scale == "fisher":  # Fisher's z is half the logit of (1 + value) / 2
+            half = logit_interval((1 + value) / 2, error / 2, rests_on=self.rests_on, quantile=quantile)
+            return Figure(value=value, low=2 * half.low - 1, high=2 * half.high - 1)
+        if math.isnan(value) or error < 1e-12 or (self.scale == "log" and value <= 0):
+            return Figure(value=value, low=math.nan, high=math.nan)
+        if self.scale == "log":
+            factor = math.exp(min(quantile * error / value, 500.0))
+            return Figure(value=value, low=value / factor, high=value * factor)
+        return Figure(value=value, low=value - quantile * error, high=value + quantile * error)
 
 
-class _Bootstrap:
+class PatientBootstrap:
     """Resamples patients; the resamples depend only on the seed and the patients."""
 
     def __init__(self, patients: Sequence[str], num_cases: int, seed: int, num_resamples: int) -> None:
@@ -332,7 +411,7 @@ class _Bootstrap:
 
     def resample(
         self, figures: Callable[[Resamples], dict[str, Figures]], rests_on: dict[str, int]
-    ) -> dict[str, _Resampled]:
+    ) -> dict[str, Resampled]:
         """Figures on all cases and on the resamples."""
         rng, shares = generator(self.seed, "bootstrap"), np.full(self.num_patients, 1 / self.num_patients)
         block = max(1, _LARGEST_BLOCK // len(self.index))
@@ -341,18 +420,20 @@ class _Bootstrap:
             times = rng.multinomial(self.num_patients, shares, size=min(block, self.num_resamples - start))
             blocks.append(figures(times[:, self.index].astype(np.float64)))
         return {
-            name: _Resampled(
+            name: Resampled(
                 value=float(np.squeeze(value)),
                 resampled=np.concatenate([one[name] for one in blocks]),
                 rests_on=rests_on[name],
+                is_share=name.split()[-1].removesuffix("_at_prevalence") in _SHARES,
+                scale=_SCALES.get(name.removesuffix("_at_prevalence"), "logit"),
             )
             for name, value in figures(np.ones((1, len(self.index)))).items()
         }
 
 
 def _binary_figures(
-    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: _Bootstrap, asked: Asked
-) -> dict[str, _Resampled]:
+    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: PatientBootstrap, asked: Asked
+) -> dict[str, Resampled]:
     p = p.astype(np.float64)
     squares, losses = np.square(p - (y == 1)), metrics.log_losses((y == 1).astype(np.int64), p)
 
@@ -418,45 +499,14 @@ def _at_point(
     return dict(zip((f"{point.name} sensitivity", f"{point.name} specificity"), both, strict=True))
 
 
-def _mean_of(each: Sequence[_Resampled]) -> _Resampled:
+def _mean_of(each: Sequence[Resampled]) -> Resampled:
     """The mean of figures on the same resamples; it rests on as few patients as the figure with the fewest."""
-    return _Resampled(
+    return Resampled(
         value=float(np.mean([one.value for one in each])),
         resampled=np.mean([one.resampled for one in each], axis=0),
         rests_on=min(one.rests_on for one in each),
     )
 
 
-def _intervals(figures: dict[str, _Resampled]) -> dict[str, Figure]:
-    return {name: _interval(one, _SCALES.get(name, "logit")) for name, one in figures.items()}
-
-
-def _interval(figure: _Resampled, scale: str) -> Figure:
-    """The interval: normal on its scale with the bootstrap's standard error; see the top of this module."""
-    value = figure.value
-    if math.isnan(value):
-        return Figure(value=value, low=math.nan, high=math.nan)
-    defined = figure.resampled[np.isfinite(figure.resampled)]
-    error = float(np.std(defined, ddof=1)) if len(defined) > max(1, len(figure.resampled) // 2) else 0.0
-    if scale == "logit":
-        low, high = _on_logit(value, error, figure.rests_on)
-    elif scale == "fisher":  # Fisher's z is half the logit of (1 + value) / 2
-        low, high = (2 * end - 1 for end in _on_logit((1 + value) / 2, error / 2, figure.rests_on))
-    elif error < 1e-12 or (scale == "log" and value <= 0):
-        low, high = math.nan, math.nan
-    elif scale == "log":
-        factor = math.exp(min(Z95 * error / value, 500.0))
-        low, high = value / factor, value * factor
-    else:
-        low, high = value - Z95 * error, value + Z95 * error
-    return Figure(value=value, low=low, high=high)
-
-
-def _on_logit(value: float, error: float, rests_on: int) -> tuple[float, float]:
-    """Ends of the interval of a share, Wilson's without a spread."""
-    inner = 1e-12 < value < 1 - 1e-12
-    if not inner or error < 1e-12:
-        return wilson(float(np.clip(value, 0, 1)) if inner else float(round(value)), rests_on)
-    logit = math.log(value / (1 - value))
-    half = min(Z95 * error / (value * (1 - value)), 500.0)
-    return 1 / (1 + math.exp(-(logit - half))), 1 / (1 + math.exp(-(logit + half)))
+def _intervals(figures: dict[str, Resampled]) -> dict[str, Figure]:
+    return {name: one.figure for name, one in figures.items()}
