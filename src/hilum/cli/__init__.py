@@ -25,6 +25,7 @@ VERBS = {
     "store": ("ShowStore", "list or verify a store of prepared samples"),
     "train": ("Train", "train and test a model from a config, or from a table alone"),
     "evaluate": ("Evaluate", "judge a model on cases that it has not seen"),
+    "compare": ("Compare", "compare a model with others, or with columns of the table, on the same cases"),
     "report": ("MakeReport", "write the report of an evaluation as one HTML page"),
     "predict": ("Predict", "predict one scan, or a table without labels"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from hilum.judging.figures import Judgement, with_ends
+from hilum.judging.figures import Judgement, to_plain, with_ends
 from hilum.judging.subgroups import Column
-from hilum.measuring.intervals import with_rates, with_stratified_auc
+from hilum.measuring.comparison import Rating, compare_ratings, smallest_difference
+from hilum.measuring.intervals import with_stratified_auc
 from hilum.measuring.metrics import roc_auc
+from hilum.measuring.roc_variance import obuchowski
 
 _STRATA = 5
 """Strata of nearly equal numbers of cases."""
@@ -30,15 +32,20 @@ def baselines(columns: Sequence[Column], judged: Judgement, patients: Sequence[s
         rows = np.isfinite(column.numbers)
         y, numbers, inside = one.y[rows], column.numbers[rows], which[rows].tolist()
         rises = not roc_auc(y, numbers) < 0.5
-        ranking = numbers if rises else -numbers
-        figures = {
-            "auc": with_rates(y, ranking, called=one.called[rows], patients=inside, num_resamples=2000)["auc"],
-            "model_auc": with_rates(y, one.p[rows], called=one.called[rows], patients=inside, num_resamples=2000)[
-                "auc"
-            ],
-        }
-        about = {"column": column.name, "higher_is_positive": rises, "num_cases": int(rows.sum())}
-        found.append(about | with_ends(figures))
+        alone = Rating(values=numbers if rises else -numbers, is_probability=False)
+        both = compare_ratings(y, Rating(values=one.p[rows]), alone, patients=inside)
+        areas = obuchowski(y, np.stack([alone.values, one.p[rows]], axis=1), patients=inside).figures
+        figures = {"auc": areas[0], "model_auc": areas[1], "difference": both.differences["auc"]}
+        found.append(
+            {
+                "column": column.name,
+                "higher_is_positive": rises,
+                "num_cases": int(rows.sum()),
+                **with_ends(figures),
+                "p_value": to_plain(both.p_areas),
+                "smallest_difference": to_plain(smallest_difference(both.auc_error)),
+            }
+        )
     return found
 
 

@@ -189,8 +189,10 @@ def _judge_labels(
     called = probs >= np.array(rules.thresholds)
     asked = [rules.asked(k) for k in range(len(names))]
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
-    columns = zip(names, labels.T, probs.T, called.T, asked, figures, strict=True)
-    each = tuple(_class_judgement(*one, patients) for one in columns)
+    each = tuple(
+        _class_judgement(name, labels[:, k], probs[:, k], called[:, k], asked[k], figures[k], patients)
+        for k, name in enumerate(names)
+    )
     by_label = {one.name: one.evaluation for one in each}
     return Judgement(figures={"multi_label": True, **with_ends(over_all), "by_label": by_label}, each=each)
 

@@ -30,7 +30,7 @@ _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _MARKS = {
     _PICTURES: PNG_MARK,
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases": \d+,\s*"num_patients": \d+,',
-    r"cases\.csv": r'^case_id,(row,)?"?label[_,](?s:.*),"?prob_',
+    r"cases\.csv": r'^case_id,(row,)?(patient_number,)?"?label[_,](?s:.*),"?prob_',
     r"refused\.csv": REFUSALS_MARK,
     r"report\.html": REPORT_MARK,
 }

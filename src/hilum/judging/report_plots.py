@@ -4,10 +4,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hilum.drawing import BLUE, GREY, INK, ORANGE, PALE, Panels, empty_panels, label, legend, note
+import numpy as np
+from jaxtyping import Float64, Int
+
+from hilum.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    Panels,
+    empty_panels,
+    label,
+    legend,
+    note,
+    unit_square,
+)  # fmt: skip
 from hilum.judging.figures import ClassJudgement
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import Figure
+from hilum.measuring.metrics import roc_auc, roc_curve
 
 _LOWEST_BENEFIT = -0.05
 """Lower end of the axis of net benefit, in which calling everybody falls without end."""
@@ -75,4 +92,26 @@ def forest(rows: Sequence[ForestRow], *, overall: Figure, title: str, x: str) ->
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     label(axes, title=title, x=x, y="")
+    return panels
+
+
+def roc_overlay(
+    curves: Sequence[tuple[str, Float64[np.ndarray, " n"]]], y: Int[np.ndarray, " n"], *, title: str
+) -> Panels:
+    """Plot the ROC curves of several raters of the same cases over one another, the first of them on top."""
+    panels = empty_panels()
+    axes = panels.axes[0]
+    unit_square(axes)
+    label(axes, title=title, x="1 − specificity", y="Sensitivity")
+    if len(set(y.tolist())) < 2:
+        note(axes, "not defined:\nthe cases are of one class")
+        return panels
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
+    colours = (BLUE, ORANGE, GREEN, INK, GREY)
+    for place, (name, values) in reversed(list(enumerate(curves))):
+        style = "-" if place < len(colours) else (0, (2, 2))
+        text = f"{name}: {roc_auc(y, values):.3f}"
+        axes.plot(*roc_curve(y, values), color=colours[place % len(colours)], linewidth=2, linestyle=style, label=text)
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], loc="lower right", fontsize=9, framealpha=0.9, edgecolor="none")
     return panels

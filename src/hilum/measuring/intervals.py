@@ -8,8 +8,8 @@ less than the relevant patients: with few of them the standard error is itself t
 (``benchmarks/interval_coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the
 interval is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for
 sensitivity, those with a case decided positive for the positive predictive value, the smaller class for AUC. Figures
-that are no shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one for net
-benefit; without a spread they have no interval.
+that are no shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one
+for net benefit; without a spread they have no interval.
 """
 
 import math
