@@ -25,6 +25,7 @@ VERBS = {
     "store": ("ShowStore", "list or verify a store of prepared samples"),
     "train": ("Train", "train and test a model from a config, or from a table alone"),
     "evaluate": ("Evaluate", "judge a model on cases that it has not seen"),
+    "recalibrate": ("Recalibrate", "fit calibration and thresholds of a model anew on another site's cases"),
     "predict": ("Predict", "predict one scan, or a table without labels"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }

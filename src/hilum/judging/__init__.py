@@ -2,5 +2,6 @@
 
 from hilum.judging.evaluate import evaluate, headline
 from hilum.judging.judge import judge
+from hilum.judging.recalibrate import recalibrate
 
-__all__ = ["evaluate", "headline", "judge"]
+__all__ = ["evaluate", "headline", "judge", "recalibrate"]

@@ -5,9 +5,9 @@ bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % 
 91.6 to 93.3 % (simulated at AUC 0.95). Its half width is 1.96 standard errors for a share of cases, such as
 sensitivity. For figures of both classes together, such as AUC, it is Student's quantile, with one degree of freedom
 less than the relevant patients: with few of them the standard error is itself too uncertain, and often too small
-(``benchmarks/interval_coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the interval
-is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for sensitivity,
-those with a case decided positive for the positive predictive value, the smaller class for AUC.
+(``benchmarks/interval_coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the
+interval is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for
+sensitivity, those with a case decided positive for the positive predictive value, the smaller class for AUC.
 """
 
 import math
