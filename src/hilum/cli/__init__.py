@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": ("Evaluate", "judge a model on cases that it has not seen"),
     "compare": ("Compare", "compare a model with others, or with columns of the table, on the same cases"),
     "report": ("MakeReport", "write the report of an evaluation as one HTML page"),
+    "recalibrate": ("Recalibrate", "fit calibration and thresholds of a model anew on another site's cases"),
     "predict": ("Predict", "predict one scan, or a table without labels"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }

@@ -1,7 +1,7 @@
 """Reads and writes splits.csv: the part of each case of a run, its hashed patient and the digest of its scan."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,15 @@ class Splits:
     format: int = SPLITS_FORMAT
 
     @property
+    def text(self) -> str:
+        """The text of ``splits.csv`` in the current format, sorted by case."""
+        rows = (
+            (case_id, part, self.patients.get(case_id, ""), self.scans.get(case_id, ""), SPLITS_FORMAT)
+            for case_id, part in sorted(self.parts.items())
+        )
+        return csv_text([_HEADER, *rows])
+
+    @property
     def trained_on(self) -> TrainedOn:
         """Patients and scans of all parts but test."""
         used = {case_id for case_id, part in self.parts.items() if part != "test"}
@@ -81,8 +90,25 @@ def splits_text(cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, st
         scans: Digest of the HU of each case's scan, if known.
     """
     patients = {case.case_id: patient_key(case) for case in cohort.cases}
-    rows = ((case, part, patients[case], scans.get(case, ""), SPLITS_FORMAT) for case, part in sorted(parts.items()))
-    return csv_text([_HEADER, *rows])
+    return Splits(parts=dict(parts), patients=patients, scans=dict(scans)).text
+
+
+def extended_splits(splits: Splits, cases: Iterable[Case], scans: Mapping[str, str]) -> Splits:
+    """A split with further cases as validation cases; one whose id is taken already gets another.
+
+    Args:
+        splits: The split of a run.
+        cases: Cases of another table.
+        scans: Digest of the HU of each case's scan, if known.
+    """
+    parts, patients, digests = dict(splits.parts), dict(splits.patients), dict(splits.scans)
+    for case in cases:
+        name = case.case_id
+        while name in parts:
+            name = f"{name}-added"
+        parts[name] = "val"
+        patients[name], digests[name] = patient_key(case), scans.get(case.case_id, "")
+    return Splits(parts=parts, patients=patients, scans=digests)
 
 
 def read_splits(path: Path, *, named_by_path: bool = False) -> Splits:

@@ -71,6 +71,48 @@ def decisions_of(
     return tuple(decisions), tuple(thresholds)
 
 
+def refitted_decisions(
+    rule: DecisionConfig, classes: tuple[str, ...], labels: Labels, logits: Float[np.ndarray, "n c"]
+) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
+    """Fit the decisions of a trained model anew on cases of another cohort, whose classes have other shares.
+
+    ``auto`` is Platt's fit: one temperature cannot follow another prevalence. Nothing is fitted to fewer cases than
+    ``fit_calibration`` asks for, and a threshold that cannot meet its rule is an error.
+
+    Args:
+        rule: What to fit; ``prior`` needs the training cases, and is refused.
+        classes: Names of the outputs.
+        labels: Labels of the cases, on which the model was not trained.
+        logits: Their logits.
+
+    Raises:
+        CohortError: If there are too few cases, of all or of a class.
+        ConfigError: If a setting is not allowed, or the threshold's rule cannot be met.
+    """
+    method = "platt" if rule.calibration == "auto" else rule.calibration
+    if method == "prior":
+        msg = "decision.calibration must be auto, none, temperature, platt or isotonic; prior needs the training cases"
+        raise ConfigError(msg)
+    many, outputs = labels.ndim == 2, [(labels, logits)]
+    if many:
+        outputs = list(zip(labels.T, label_logits(logits), strict=True))
+    decisions, thresholds = [], []
+    for k, (column, scores) in enumerate(outputs):
+        whose = f"{classes[k]}: " if many else ""
+        try:
+            calibration = fit_calibration(scores, column, method=method)
+            probs, chosen = calibration.probabilities(scores), None
+            if many or len(classes) == 2:
+                chosen = choose_threshold(column, probs[:, 1], rule=rule)
+                _warn_of_few(column, whose)
+        except (CohortError, ConfigError) as exc:
+            msg = f"{whose}{exc.message}"
+            raise type(exc)(msg) from exc
+        decisions.append(_decision(calibration, chosen, column, probs))
+        thresholds.append(chosen)
+    return tuple(decisions), tuple(thresholds)
+
+
 def _decision(
     calibration: Calibration, chosen: Threshold | None, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"]
 ) -> Decision:
@@ -139,13 +181,17 @@ def _calibration(
 def _threshold(
     rule: DecisionConfig, labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n 2"], whose: str = ""
 ) -> Threshold:
-    positives = int((labels == 1).sum())
-    if positives < _FIRM:
-        cases = f"{positives} validation case{'s' * (positives > 1)}"
-        _log.warning("warning: %sthe threshold was chosen from %s of the positive class: unreliable", whose, cases)
+    _warn_of_few(labels, whose)
     try:
         return choose_threshold(labels, probs[:, 1], rule=rule)
     except ConfigError as exc:  # validation cannot meet the rule, but the training must not be lost
         chosen = choose_threshold(labels, probs[:, 1], rule=DecisionConfig(rule="youden"))
         _log.warning("warning: %s%s; the threshold is that of largest sensitivity + specificity", whose, exc)
         return replace(chosen, rule=f"{chosen.rule}, for {exc}")
+
+
+def _warn_of_few(labels: Int[np.ndarray, " n"], whose: str) -> None:
+    positives = int((labels == 1).sum())
+    if positives < _FIRM:
+        cases = f"{positives} validation case{'s' * (positives > 1)}"
+        _log.warning("warning: %sthe threshold was chosen from %s of the positive class: unreliable", whose, cases)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,8 +33,8 @@ _log = logging.getLogger("hilum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidates:
-    """The cases to judge, before training cases and refused ones are left out.
+class Candidates:
+    """The cases to use, before training cases and refused ones are left out.
 
     Attributes:
         cohort: All of them.
@@ -111,7 +111,7 @@ def evaluate(
     if table is None:
         candidates = _own_cases(run, predictor)
     else:
-        candidates = replace(_cases_of(table, run, predictor, columns, unchecked=unchecked), max_refused=max_refused)
+        candidates = replace(cases_of(table, run, predictor, columns, unchecked=unchecked), max_refused=max_refused)
     is_own_store = table is None and store is None
     store = run.store if is_own_store else store
     with contextlib.ExitStack() as stack:
@@ -120,7 +120,7 @@ def evaluate(
         prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
         if candidates.splits is not None:
             run.check_tested(prepared, candidates.splits)
-        unseen, refused, seen = _unseen(candidates, prepared)
+        unseen, refused, seen = unseen_of(candidates, prepared)
         predictions = list(predict_prepared(predictor, unseen))
         tags = tags_of(unseen.samples)
         evaluation = _judged(
@@ -143,7 +143,7 @@ def _check_place(out: Path, *, is_own: bool) -> None:
 
 
 def _judged(
-    candidates: _Candidates,
+    candidates: Candidates,
     predictor: Predictor,
     unseen: PreparedCohort,
     predictions: list[Prediction],
@@ -184,7 +184,7 @@ def _judged(
     )
 
 
-def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
+def _own_cases(run: Run, predictor: Predictor) -> Candidates:
     """The test part of the model's own run.
 
     Raises:
@@ -208,7 +208,7 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
     at_points = predictor.card.recipe.region == "point"
     opposed = find_copies(cohort.cases, splits.scans, at_points=at_points).reasons  # in whatever part
     tested = [case for case in cohort.cases if splits.parts.get(case.case_id) == "test"]
-    return _Candidates(
+    return Candidates(
         whole=cohort,
         parts=splits.parts,
         cohort=replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed)),
@@ -221,10 +221,16 @@ def _own_cases(run: Run, predictor: Predictor) -> _Candidates:
     )
 
 
-def _cases_of(
-    table: Path, run: Run, predictor: Predictor, columns: ColumnsConfig | None, *, unchecked: bool
-) -> _Candidates:
-    """The cases of a table, and the patients and scans that trained the model.
+def cases_of(
+    table: Path,
+    run: Run,
+    predictor: Predictor,
+    columns: ColumnsConfig | None,
+    *,
+    unchecked: bool,
+    part: Literal["val", "test"] = "test",
+) -> Candidates:
+    """The cases of a table, of one part if it has a split, and the patients and scans that trained the model.
 
     Raises:
         CohortError: If training cases cannot be recognised, and ``unchecked`` is not given.
@@ -233,8 +239,8 @@ def _cases_of(
     if why and not unchecked:
         msg = f"cases that trained the model cannot be told from others: {why}"
         hint = (
-            "judge it in its run folder and under the key of the run (set HILUM_KEY, or the site's key file); or give "
-            "--unchecked to judge anyway"
+            "name it in its run folder and under the key of the run (set HILUM_KEY, or the site's key file); or give "
+            "--unchecked to go on anyway"
         )
         raise CohortError(msg, hint=hint)
     if why:
@@ -247,15 +253,15 @@ def _cases_of(
         _log.warning("%s", warning)
     whole, parts = cohort, {case.case_id: case.split or "judged" for case in cohort.cases}
     if any(case.split for case in cohort.cases):
-        cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.split == "test"))
+        cohort = replace(cohort, cases=tuple(case for case in cohort.cases if case.split == part))
         if not cohort.cases:
-            msg = f"{cohort.source}: there must be rows with split = test to judge, or no column split"
+            msg = f"{cohort.source}: there must be rows with split = {part} to use, or no column split"
             raise CohortError(msg)
     trained_on = read_splits(run.splits_file).trained_on if run.trained(predictor.card) else TrainedOn()
-    return _Candidates(cohort=cohort, trained_on=trained_on, unchecked=why, whole=whole, parts=parts)
+    return Candidates(cohort=cohort, trained_on=trained_on, unchecked=why, whole=whole, parts=parts)
 
 
-def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
+def unseen_of(candidates: Candidates, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
     """Divide cases into unseen ones, refused ones, and those that trained or validated the model.
 
     A training patient is recognised by id, by a scan, or by sharing a scan with another training patient. So the scans
@@ -283,14 +289,14 @@ def _unseen(candidates: _Candidates, prepared: PreparedCohort) -> tuple[Prepared
     check_refusals(cohort.source, num_unseen, refused, candidates.max_refused, "--cohort.max-refused")
     pairs = [pair for pair in zip(prepared.cases, prepared.samples, strict=True) if pair[0].case_id not in known]
     if not pairs:
-        msg = f"{cohort.source}: no case is left to judge; the model has seen {len(known)} of {len(cohort.cases)}"
+        msg = f"{cohort.source}: no case is left; the model has seen {len(known)} of {len(cohort.cases)}"
         raise CohortError(msg)
     cases, samples = zip(*pairs, strict=True)
     return replace(prepared, cases=cases, samples=samples), refused, seen
 
 
 def _about(
-    candidates: _Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+    candidates: Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
 ) -> dict[str, Any]:
     """Keys of evaluation.json on the cases, beside their figures."""
     return {
@@ -324,7 +330,7 @@ def own_samples(path: str | Path) -> dict[str, Path]:
 
 
 def _cohort(
-    candidates: _Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+    candidates: Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
 ) -> dict[str, Any]:
     """The flow from the table's rows to the judged cases, and the table of its parts."""
     whole, parts = candidates.whole, dict(candidates.parts)

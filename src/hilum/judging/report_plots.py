@@ -113,5 +113,7 @@ def roc_overlay(
         text = f"{name}: {roc_auc(y, values):.3f}"
         axes.plot(*roc_curve(y, values), color=colours[place % len(colours)], linewidth=2, linestyle=style, label=text)
     handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="lower right", fontsize=9, framealpha=0.9, edgecolor="none", labelcolor=INK)
+    axes.legend(
+        handles[::-1], names[::-1], loc="lower right", fontsize=9, framealpha=0.9, edgecolor="none", labelcolor=INK
+    )
     return panels

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from hilum.cohorts.dataset import as_sample
 from hilum.deciding.inference import case_logits
@@ -144,17 +145,28 @@ class Predictor:
         Raises:
             ResourceError: If memory does not suffice.
         """
+        probs = self.card.decisions.probabilities(self.logits(samples))
+        decided = self.card.decisions.described(self.card.decisions.decided(probs))
+        return [self._prediction(*case) for case in zip(samples, probs, decided, strict=True)]
+
+    @torch.inference_mode()
+    def logits(self, samples: list[Volume]) -> Float64[np.ndarray, "n c"]:
+        """Logits of a batch of prepared samples, before any calibration.
+
+        Raises:
+            CheckpointError: If one is not finite.
+            ResourceError: If memory does not suffice.
+        """
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
         with within_memory(f"predicting {scans} on {grid} voxels at a time", _memory_advice(self.device)):
             cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
             logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
-        probs = self.card.decisions.probabilities(logits.cpu().double().numpy())
-        if not np.isfinite(probs).all():
+        found = np.asarray(logits.cpu().double().numpy())
+        if not np.isfinite(found).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)
-        decided = self.card.decisions.described(self.card.decisions.decided(probs))
-        return [self._prediction(*case) for case in zip(samples, probs, decided, strict=True)]
+        return found
 
     def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:
         doubtful = _DOUBT if self.card.recipe.part else _DOUBT_OF_PLACE

@@ -1,9 +1,12 @@
 """Predicts a table of scans to a table of predictions."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
@@ -12,7 +15,9 @@ from hilum.files import check_output, csv_text, user_path, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.volume import Volume
 
+_Result = TypeVar("_Result")
 _BATCH = 16
 _MARK = r"^case_id,row,(?s:.*),decision,reason\r?\n"
 """Pattern at the beginning of a table of predictions."""
@@ -68,14 +73,25 @@ def predict_table(
 
 def predict_prepared(predictor: Predictor, prepared: PreparedCohort) -> Iterator[Prediction]:
     """Predict prepared cases in order, batch by batch, with as many at once as the memory allows."""
-    samples, size, start = prepared.samples, _BATCH, 0
+    for batch in _in_batches(predictor.predict_samples, prepared.samples):
+        yield from batch
+
+
+def logits_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float64[np.ndarray, "n c"]:
+    """Logits of prepared cases in order, as ``predict_prepared`` computes them."""
+    return np.concatenate(list(_in_batches(predictor.logits, prepared.samples)))
+
+
+def _in_batches(run: Callable[[list[Volume]], _Result], samples: Sequence[Path]) -> Iterator[_Result]:
+    """Results for batches of samples, which are made smaller where memory does not suffice."""
+    size, start = _BATCH, 0
     while start < len(samples):
         try:
-            batch = predictor.predict_samples([load_sample(path) for path in samples[start : start + size]])
+            batch = run([load_sample(path) for path in samples[start : start + size]])
         except ResourceError:
             if size == 1:
                 raise
             size //= 2
             continue
-        yield from batch
+        yield batch
         start += size

@@ -54,17 +54,24 @@ def model_card(
         training={
             **about,
             "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
-            "validation": _figures(decisions, labels, logits, chosen),
+            "validation": validation_figures(decisions, labels, logits, chosen),
             "statements": to_dict(config.card),
             "settings": settings,
         },
     )
 
 
-def _figures(
+def validation_figures(
     decisions: Decisions, labels: Labels, logits: Float[np.ndarray, "n c"], chosen: tuple[Threshold | None, ...]
 ) -> dict[str, Any]:
-    """Accuracy and, for two classes or for each label, AUC, and sensitivity and specificity at the threshold."""
+    """Accuracy and, for two classes or for each label, AUC, and sensitivity and specificity at the threshold.
+
+    Args:
+        decisions: What was fitted on the cases.
+        labels: Their labels.
+        logits: Their logits.
+        chosen: The thresholds as they were chosen.
+    """
     probs = decisions.probabilities(logits)
     if decisions.multi_label:
         triples = zip(decisions.classes, labels.T, probs.T, chosen, strict=True)

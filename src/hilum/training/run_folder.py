@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
-from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, patient_key, read_splits, splits_text
+from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, extended_splits, patient_key, read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
@@ -247,6 +247,39 @@ class Run:
         save(config, self.settings_file, comment=_COMMENT)
         write_whole(self.splits_file, splits)
         write_refusals(self.refused_file, prepared.refusals)
+
+    def extend(self, origin: "Run", card: ModelCard, added: PreparedCohort) -> None:
+        """Write the split of another run with further validation cases, and its record, around a model made from its.
+
+        So the cases of both are recognised as seen. A record is written only if the other run has one; it holds the
+        current key only if that is the other run's, since the patients of either could not be recognised otherwise.
+
+        Args:
+            origin: The run of the first model.
+            card: Card of the first model.
+            added: The further cases.
+
+        Raises:
+            CheckpointError: If the other run's ``run.json`` is damaged, or of a newer version.
+        """
+        is_known = origin.trained(card)
+        before = read_splits(origin.splits_file) if is_known else Splits(parts={})
+        record = origin._record() if is_known else None
+        splits = extended_splits(before, added.cases, added.scans)
+        names = [name for name in splits.parts if name not in before.parts]
+        text = splits.text
+        if record is not None:
+            key, current = record["key"], key_fingerprint()
+            records = _case_records(added)
+            cases = {name: records[case.case_id] for name, case in zip(names, added.cases, strict=True)}
+            record |= {
+                "version": version("hilum"),
+                "key": key if key == current else f"{key} and {current}",
+                "split": _digest(text.encode()),
+                "cases": record["cases"] | cases,
+            }
+            write_whole(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
+        write_whole(self.splits_file, text)
 
     def clear(self) -> None:
         """Remove the files of a run that has no checkpoint, and nothing else."""

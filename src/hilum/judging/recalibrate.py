@@ -1,0 +1,173 @@
+"""Fits calibration and thresholds of a model anew on labelled cases of another site; the weights stay."""
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from hilum.cohorts.copies import find_copies, join_patients
+from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
+from hilum.deciding.decision import Decisions
+from hilum.deciding.fit_decisions import refitted_decisions
+from hilum.deciding.model_folder import ModelCard, load_model, save_model
+from hilum.errors import CohortError, require
+from hilum.files import user_path
+from hilum.judging.evaluate import cases_of, unseen_of
+from hilum.measuring.agreement import calibration_line_intervals
+from hilum.predicting import Predictor, logits_of_prepared
+from hilum.preparing import Store
+from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
+from hilum.settings.toml import from_dict, to_dict
+from hilum.training.card import validation_figures
+from hilum.training.run_folder import Run
+
+_ABOUT = (
+    "Calibration and thresholds were fitted anew on labelled cases of another cohort; the weights are unchanged. "
+    "What they were stands under before."
+)
+_REFITTED = ("rule", "at", "calibration")
+"""Settings of the section decision that can change; views of test-time augmentation stay with the weights."""
+
+
+def recalibrate(
+    model: str | Path,
+    table: str | Path,
+    out: str | Path,
+    *,
+    decision: Mapping[str, object] | None = None,
+    columns: ColumnsConfig | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    max_refused: float = CohortConfig().max_refused,
+    unchecked: bool = False,
+) -> dict[str, Any]:
+    """Fit calibration and thresholds of a model anew on labelled cases, and write it as a new folder.
+
+    If a table has a split column, its val rows are used, else all rows. Cases that trained the model are left out as in
+    ``evaluate``, and ``refused.csv`` lists them. The new folder holds ``model/`` with the same weights, and the split
+    of the model's run with these cases as validation cases, so that a later evaluation leaves out both.
+
+    Args:
+        model: The run folder, or the model folder in it.
+        table: The labelled cases.
+        out: The new folder; must not exist, or be empty.
+        decision: Settings ``rule``, ``at`` and ``calibration`` that differ from the model's own.
+        columns: Names of the table's columns.
+        store: Folder of prepared samples; None: a temporary one.
+        device: Device of the network.
+        max_refused: Largest share of the unseen cases that may be refused.
+        unchecked: Go on even if training cases cannot be recognised, as in ``evaluate``.
+
+    Returns:
+        counts, num_seen, num_refused, thresholds before and after, rules, unchecked (why training cases could not be
+        recognised), and the calibration lines on these cases before and after, by class: intercept and slope, each
+        with its interval; null if it does not exist.
+
+    Raises:
+        HilumError: If the model, table or folder is not usable, or there are too few cases; nothing is written then.
+    """
+    table, new = user_path(table), Run(out)
+    _check_new(new.folder)
+    run, predictor = Run.of(model), Predictor(model, device=device)
+    card = predictor.card
+    rule = _rule(card, decision or {})
+    candidates = cases_of(table, run, predictor, columns, unchecked=unchecked, part="val")
+    candidates = replace(candidates, max_refused=max_refused)
+    with contextlib.ExitStack() as stack:
+        folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
+        prepared = prepare_cohort(candidates.cohort, card.recipe, Store(folder, card.reading))
+        unseen, refused, seen = unseen_of(candidates, prepared)
+        logits = logits_of_prepared(predictor, unseen)
+    labels, patients = labels_of(unseen.cases), _patients(unseen, card)
+    try:
+        each, chosen = refitted_decisions(rule, card.classes, labels, logits)
+    except CohortError as exc:
+        raise CohortError(exc.message, path=table) from exc
+    decisions = replace(card.decisions, each=each)
+    entry = {
+        "about": _ABOUT,
+        "counts": _counts(card.classes, labels, patients),
+        "settings": {name: getattr(rule, name) for name in _REFITTED},
+        "seen_checked": not candidates.unchecked,
+        "calibration_lines": {
+            when: _lines(one, labels, logits, patients)
+            for when, one in (("before", card.decisions), ("after", decisions))
+        },
+        "before": {"decisions": to_dict(card.decisions), "validation": card.training.get("validation", {})},
+    }
+    new.extend(run, card, unseen)
+    write_refusals(new.refused_file, (*seen, *refused))
+    training = {
+        **card.training,
+        "split": new.split_digest,
+        "validation": validation_figures(decisions, labels, logits, chosen),
+        "recalibrated": [*card.training.get("recalibrated", []), entry],
+    }
+    save_model(new.model, load_model(user_path(model))[0], replace(card, decisions=decisions, training=training))
+    return {
+        "counts": entry["counts"],
+        "num_seen": len(seen),
+        "num_refused": len(refused),
+        "thresholds": {"before": card.decisions.thresholds, "after": decisions.thresholds},
+        "rules": [one.rule for one in each],
+        "calibration_lines": entry["calibration_lines"],
+        "unchecked": candidates.unchecked,
+    }
+
+
+def _check_new(folder: Path) -> None:
+    is_free = (folder.is_dir() and not any(folder.iterdir())) or not (folder.exists() or folder.is_symlink())
+    require(is_free, "--out", "a new or empty folder", folder)
+
+
+def _rule(card: ModelCard, changes: Mapping[str, object]) -> DecisionConfig:
+    """The settings with which the model was last calibrated, with changes."""
+    unknown = [name for name in changes if name not in _REFITTED]
+    require(not unknown, "settings of a recalibration", f"among {', '.join(_REFITTED)}", ", ".join(unknown))
+    earlier = card.training.get("settings", {}).get("decision", {})
+    if "recalibrated" in card.training:
+        earlier = card.training["recalibrated"][-1]["settings"]
+    kept = {name: value for name, value in earlier.items() if name in _REFITTED}
+    rule = from_dict(DecisionConfig, {**kept, **changes}, "decision")
+    has_effect = "at" not in changes or rule.rule in ("sensitivity", "specificity")
+    require(has_effect, "decision.at", "given with the rule sensitivity or specificity", f"the rule {rule.rule}")
+    return rule
+
+
+def _patients(unseen: PreparedCohort, card: ModelCard) -> list[str]:
+    """Patient of each case; patients who share a scan count as one."""
+    copies = find_copies(unseen.cases, unseen.scans, at_points=card.recipe.region == "point")
+    return [case.patient_id for case in join_patients(unseen.cases, copies)]
+
+
+def _counts(classes: Sequence[str], labels: Labels, patients: Sequence[str]) -> dict[str, int]:
+    """Numbers of cases and patients, of all and of each class or label."""
+    counts, of = {"cases": len(labels), "patients": len(set(patients))}, np.array(patients)
+    for k, name in enumerate(classes):
+        has = labels[:, k] == 1 if labels.ndim == 2 else labels == k
+        counts |= {f"cases of {name}": int(has.sum()), f"patients of {name}": len(set(of[has].tolist()))}
+    return counts
+
+
+def _lines(
+    decisions: Decisions, labels: Labels, logits: Float64[np.ndarray, "n c"], patients: Sequence[str]
+) -> dict[str, dict[str, list[float] | None]]:
+    """Intercept and slope, each with its interval, of the second of two classes, or of each class or label."""
+    probs, found = decisions.probabilities(logits), {}
+    for k, name in enumerate(decisions.classes):
+        if k == 0 and len(decisions.classes) == 2 and not decisions.multi_label:
+            continue
+        y = labels[:, k] if labels.ndim == 2 else (labels == k).astype(np.int64)
+        line = calibration_line_intervals(y, probs[:, k], patients=patients)
+        ends = {"intercept": line.intercept, "slope": line.slope}
+        found[name] = {
+            what: None if math.isnan(one.low) else [one.value, one.low, one.high] for what, one in ends.items()
+        }
+    return found
