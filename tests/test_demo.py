@@ -29,4 +29,4 @@ def test_the_demo_goes_the_whole_way(tmp_path, monkeypatch, caplog):
     assert {"config.toml", "cohort.csv", "run", "store", "new", "scans"} == {path.name for path in folder.iterdir()}
     assert json.loads((folder / "run" / "evaluation" / "evaluation.json").read_text())["auc"] == answer["auc"]
     assert "the mean HU of the lungs alone" in caplog.text
-    assert f"figures and pictures: {folder / 'run' / 'evaluation'}" in caplog.text
+    assert f"report: {folder / 'run' / 'evaluation' / 'report.html'}" in caplog.text

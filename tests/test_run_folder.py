@@ -80,7 +80,7 @@ def test_the_folder_of_figures_is_named_for_a_model_folder_too(trained_run, tmp_
     shutil.copytree(trained_run.parent, tmp_path / "all")
     run = tmp_path / "all" / trained_run.name
     assert main(["evaluate", str(run / "model")]) == 0
-    assert f"figures and pictures: {run / 'evaluation'}\n" in capsys.readouterr().out
+    assert f"report: {run / 'evaluation' / 'report.html'}\n" in capsys.readouterr().out
 
 
 def test_a_model_folder_without_its_run_is_judged_only_with_unchecked(trained_run, npy_cohort, tmp_path):
@@ -113,23 +113,24 @@ def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, ca
     run = tmp_path / "all" / trained_run.name
     before = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert main(["evaluate", str(run)]) == 0
-    assert f"figures and pictures: {run / 'evaluation'}" in capsys.readouterr().out
+    assert f"report: {run / 'evaluation' / 'report.html'}" in capsys.readouterr().out
     assert json.loads((run / "evaluation" / "evaluation.json").read_text()) == before
     assert main(["evaluate", str(run / "model"), "--out", str(tmp_path / "other")]) == 0
     assert (tmp_path / "other" / "cases.csv").read_bytes() == (run / "evaluation" / "cases.csv").read_bytes()
 
 
 def test_formats_have_numbers_and_newer_ones_are_refused_in_one_line(trained_run, tmp_path, npy_cohort):
-    for file in ("evaluation/evaluation.json", "run.json", "model/model.json"):
-        assert json.loads((trained_run / file).read_text())["format"] == 1
+    formats = {"evaluation/evaluation.json": 2, "run.json": 1, "model/model.json": 2}
+    for file, number in formats.items():
+        assert json.loads((trained_run / file).read_text())["format"] == number
     with (trained_run / "evaluation" / "cases.csv").open(newline="") as file:
-        assert {row["format"] for row in csv.DictReader(file)} == {"1"}
+        assert {row["format"] for row in csv.DictReader(file)} == {"2"}
     shutil.copytree(trained_run, tmp_path / "run")
     for file, does in (("run.json", evaluate), ("model/model.json", evaluate)):
         path = tmp_path / "run" / file
         text = path.read_text()
-        path.write_text(text.replace('"format": 1', '"format": 99'))
-        with pytest.raises(CheckpointError, match=r"format must be 1.*, is 99"):
+        path.write_text(text.replace(f'"format": {formats[file]}', '"format": 99', 1))
+        with pytest.raises(CheckpointError, match=rf"format must be {formats[file]}.*, is 99"):
             does(tmp_path / "run", npy_cohort / "cohort.csv", tmp_path / "e")
         path.write_text(text)
 

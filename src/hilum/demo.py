@@ -86,7 +86,7 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
 
     _log.info("test: %s", headline(evaluation))
     _log.info("the mean HU of the lungs alone, on the same cases: AUC %.3f", mean_hu)
-    _log.info("figures and pictures: %s", pictures)
+    _log.info("report: %s", pictures / "report.html")
     return evaluation
 
 

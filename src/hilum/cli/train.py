@@ -109,7 +109,7 @@ class Train:
         if run.refused_file.is_file():
             print(f"refused: {_num_rows(run.refused_file)} cases of the table, listed in {run.refused_file}")
         print(f"model: {run.model}")
-        print(f"figures and pictures: {run.evaluation}")
+        print(f"report: {run.evaluation / 'report.html'}")
         return 0
 
     @staticmethod

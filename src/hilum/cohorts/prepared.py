@@ -116,7 +116,7 @@ def prepare_cohort(
     findings: Counter[str] = Counter()
     for case, result in zip(cohort.cases, results, strict=True):
         if isinstance(result, Failed):
-            reason, code = _reason(result.error, cohort.source), getattr(result.error, "code", "")
+            reason, code = _reason(result.error, cohort.source), getattr(result.error, "code", None) or ""
             refusals.append(Refusal(case_id=case.case_id, row=case.row, reason=reason, code=code))
         elif case.case_id in opposed:
             reason = opposed[case.case_id]

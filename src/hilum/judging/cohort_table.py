@@ -6,12 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from hilum.cohorts.prepared import Refusal
+from hilum.cohorts.prepared import PreparedCohort, Refusal
 from hilum.cohorts.table import PRESENT, Case
+from hilum.judging.candidates import Candidates
 from hilum.judging.subgroups import Column, columns_of
 
 
-def refused_by_code(refused: Sequence[Refusal]) -> dict[str, int]:
+def cohort_flow(
+    candidates: Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+) -> dict[str, Any]:
+    """The flow from the table's rows to the judged cases, and the table of its parts."""
+    whole, parts = candidates.whole, dict(candidates.parts)
+    left_out = {one.case_id for one in (*refused, *seen)}
+    judged = {case.case_id for case in unseen.cases}
+    parts = {case_id: part for case_id, part in parts.items() if case_id not in left_out}
+    if candidates.splits is None:
+        parts = dict.fromkeys(judged, "judged")
+    return {
+        "num_rows": len(whole.cases) + whole.num_unlabelled,
+        "num_unlabelled": whole.num_unlabelled,
+        "num_other_parts": len(whole.cases) - len(candidates.cohort.cases) - len(candidates.refused),
+        "num_seen": len(seen),
+        "refused_by_code": _refused_by_code(refused),
+        "num_judged": len(judged),
+        "table_one": table_one(whole.cases, parts, whole.classes),
+    }
+
+
+def _refused_by_code(refused: Sequence[Refusal]) -> dict[str, int]:
     """Number of refused cases by the code of the reason, the most frequent first."""
     return dict(Counter(one.code or "other" for one in refused).most_common())
 

@@ -19,7 +19,7 @@ from hilum.files import check_output, user_path, write_whole
 from hilum.judging.evaluation_folder import EvaluationFolder, read_evaluation
 from hilum.judging.figures import to_plain, with_ends
 from hilum.judging.report_plots import roc_overlay
-from hilum.judging.report_words import NAMES, number, shown
+from hilum.judging.report_words import NAMES, figure_text, rounded
 from hilum.measuring.comparison import Rating, compare_ratings, smallest_difference
 from hilum.pages import html_page
 from hilum.settings.run import CohortConfig, ColumnsConfig
@@ -309,9 +309,9 @@ def _page(
         for name in _SHOWN:
             if name in pair["figures"]:
                 both = pair["figures"][name]
-                texts = [number(np.nan if one is None else one) for one in (both["first"], both["other"])]
+                texts = [rounded(np.nan if one is None else one) for one in (both["first"], both["other"])]
                 p = [_p(pair[key]) for key in ("p_areas", "p_curves")] if name == "auc" else ["–", "–"]
-                cells = [pair["other"], pair["output"], NAMES[name], *texts, shown(pair["differences"], name), *p]
+                cells = [pair["other"], pair["output"], NAMES[name], *texts, figure_text(pair["differences"], name), *p]
                 rows.append(cells)
     return html_page(
         "hilum.judging",

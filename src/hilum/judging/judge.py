@@ -113,11 +113,7 @@ def judge(
     is_decided = np.array([not doubt for doubt in doubts or [""] * len(labels)])
     evaluation["coverage"] = float(is_decided.mean())
     evaluation["decided"] = _decided(is_decided, labels, probs, classes, rules, patients, seed)
-    divided, left_out = columns_of(columns or {})
-    evaluation["subgroups"] = subgroup_figures(divided, judged, labels, probs, patients)
-    evaluation["no_subgroups"] = left_out
-    evaluation["baselines"] = baselines(divided, judged, patients)
-    evaluation["size_matched"] = size_matched(divided, judged, patients)
+    evaluation |= _by_column(columns or {}, judged, labels, probs, patients)
     taken = sorted(set(evaluation) & set(extra or {}))
     if taken:
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
@@ -125,8 +121,7 @@ def judge(
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids]]
     table += [["row", *map(str, rows)]] if rows is not None else []
-    table += [["patient_number", *_numbered(patients)]]
-    table += _columns(labels, probs, classes, judged)
+    table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
     table += [["indeterminate", *doubts]] if doubts is not None else []
     table += [["note", *[note] * len(labels)]] if note else []
     table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
@@ -149,6 +144,23 @@ def _decided(
     inside = [patient for patient, one in zip(patients, is_decided, strict=True) if one]
     alone = judge_cases(labels[is_decided], probs[is_decided], classes=classes, rules=rules, patients=inside, seed=seed)
     return {"num_cases": len(inside), "num_patients": len(set(inside)), **alone.figures}
+
+
+def _by_column(
+    cells: Mapping[str, Sequence[str]],
+    judged: Judgement,
+    labels: Labels,
+    probs: Float64[np.ndarray, "n c"],
+    patients: Sequence[str],
+) -> Evaluation:
+    """Figures by subgroup, of each measurement alone, and among cases of one size."""
+    columns, left_out = columns_of(cells)
+    return {
+        "subgroups": subgroup_figures(columns, judged, labels, probs, patients),
+        "no_subgroups": left_out,
+        "baselines": baselines(columns, judged, patients),
+        "size_matched": size_matched(columns, judged, patients),
+    }
 
 
 def _numbered(patients: Sequence[str]) -> list[str]:

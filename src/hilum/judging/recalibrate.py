@@ -19,7 +19,7 @@ from hilum.deciding.fit_decisions import refitted_decisions
 from hilum.deciding.model_folder import ModelCard, load_model, save_model
 from hilum.errors import CohortError, require
 from hilum.files import user_path
-from hilum.judging.evaluate import cases_of, unseen_of
+from hilum.judging.candidates import cases_of, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.predicting import Predictor, logits_of_prepared
 from hilum.preparing import Store

@@ -19,7 +19,7 @@ from hilum.judging.headline import headline
 from hilum.judging.judge import REPORT_MARK
 from hilum.judging.pictures import calibration_page, pr_page, roc_page
 from hilum.judging.report_plots import decision_curve_page
-from hilum.judging.report_words import confusion_table, figure_rows, flat, point_rows, shown, sortable
+from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
 from hilum.pages import html_page
 from hilum.training.history import history_panels
@@ -145,8 +145,8 @@ def _plot(panels: Panels, name: str, title: str, caption: str) -> dict[str, Any]
 def _output(one: ClassJudgement, place: int, judged: EvaluationFolder) -> dict[str, Any]:
     """Tables and plots of one class or label."""
     evaluation, decided = parts.of_output(judged, one.name)
-    area, ap = shown(evaluation, "auc"), shown(evaluation, "average_precision")
-    slope = shown(evaluation, "calibration_slope")
+    area, ap = figure_text(evaluation, "auc"), figure_text(evaluation, "average_precision")
+    slope = figure_text(evaluation, "calibration_slope")
     names = ("absent", "present") if judged.multi_label else (f"not {one.name}", one.name)
     if len(judged.classes) == 2 and not judged.multi_label:
         names = (judged.classes[0], judged.classes[1])

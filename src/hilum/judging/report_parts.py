@@ -11,7 +11,7 @@ from hilum.drawing import Panels
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement, Evaluation, figures_in
 from hilum.judging.report_plots import ForestRow, forest
-from hilum.judging.report_words import NAMES, flat, number, shown, sortable
+from hilum.judging.report_words import NAMES, figure_text, flat, rounded, sortable
 from hilum.judging.subgroups import FEWEST
 from hilum.measuring.intervals import Figure
 from hilum.pages import grey, png
@@ -198,7 +198,7 @@ def _median(quartiles: Sequence[float] | None, missing: int) -> str:
 def overall(judged: EvaluationFolder) -> str:
     """The figures over all classes or labels in one line."""
     found = figures_in(judged.evaluation)
-    return "; ".join(f"{NAMES[name]} {shown(judged.evaluation, name)}" for name in NAMES if name in found)
+    return "; ".join(f"{NAMES[name]} {figure_text(judged.evaluation, name)}" for name in NAMES if name in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +280,7 @@ def baseline_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             sortable(one, "auc"),
             sortable(one, "model_auc"),
             better,
-            ("", "–") if p is None else (f"{p:.6g}", number(p)),
+            ("", "–") if p is None else (f"{p:.6g}", rounded(p)),
         ]
         rows.append({**one, "cells": cells})
     return rows
@@ -292,8 +292,8 @@ def size_rows(evaluation: Evaluation) -> list[list[str]]:
         [
             one["column"],
             ", ".join(f"{edge:.3g}" for edge in one["edges"]),
-            shown(one, "model_auc"),
-            shown(one, "size_auc"),
+            figure_text(one, "model_auc"),
+            figure_text(one, "size_auc"),
         ]
         for one in evaluation["size_matched"]
     ]
@@ -389,4 +389,14 @@ def _decision_names(decisions: Mapping[str, Any]) -> list[str]:
 
 def recalibrated_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What a recalibrated model's card tells of its fit; empty for other models."""
-    return flat(evaluation.get("model", {}).get("training", {}).get("recalibrated", {}) or {})
+    entries = evaluation.get("model", {}).get("training", {}).get("recalibrated") or []
+    rows = []
+    for place, entry in enumerate(entries):
+        which = f"{place + 1}. " if len(entries) > 1 else ""
+        shown_parts = {
+            name: entry[name] for name in ("about", "counts", "settings", "calibration_lines") if name in entry
+        }
+        rows += flat(shown_parts, which)
+        before = entry.get("before", {}).get("decisions", {}).get("each", [])
+        rows += [(f"{which}before", f"{one['calibration']['rule']}; {one['rule']}") for one in before]
+    return rows

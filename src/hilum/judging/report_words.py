@@ -41,21 +41,21 @@ NAMES = {
 _WITHOUT_DECISION = ("sensitivity", "specificity")
 
 
-def shown(evaluation: Mapping[str, Any], name: str) -> str:
+def figure_text(evaluation: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, such as ``0.985 (0.952 to 0.996)``."""
     value, ends = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
     if value is None:
         return "not defined"
-    return number(value) + ("" if None in ends else f" ({number(ends[0])} to {number(ends[1])})")
+    return rounded(value) + ("" if None in ends else f" ({rounded(ends[0])} to {rounded(ends[1])})")
 
 
 def sortable(evaluation: Mapping[str, Any], name: str) -> tuple[str, str]:
     """A figure as the value by which a column is sorted, and as text."""
     value = evaluation.get(name)
-    return ("" if value is None else f"{value:.6g}"), shown(evaluation, name)
+    return ("" if value is None else f"{value:.6g}"), figure_text(evaluation, name)
 
 
-def number(value: float) -> str:
+def rounded(value: float) -> str:
     """Three decimals; numbers below 0.001 with two digits."""
     if not math.isfinite(value):
         return "not defined"
@@ -65,31 +65,31 @@ def number(value: float) -> str:
 def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tuple[str, list[str]]]:
     """Name and texts of each figure: of all cases and, if there are undecided ones, of the decided cases."""
     columns = [evaluation] if decided is None else [evaluation, decided]
-    rows = [(text, [shown(one, name) for one in columns]) for name, text in NAMES.items() if name in evaluation]
+    rows = [(text, [figure_text(one, name) for one in columns]) for name, text in NAMES.items() if name in evaluation]
     stated = evaluation.get("at_prevalence")
     if stated:
         there = [one.get("at_prevalence") or {} for one in columns]
         at = f"at a prevalence of {stated['prevalence']:g}"
         for name, text in (("ppv", "Positive predictive value"), ("npv", "Negative predictive value")):
-            rows.append((f"{text}, {at}", [shown(one, name) for one in there]))
+            rows.append((f"{text}, {at}", [figure_text(one, name) for one in there]))
         if "net_benefit" in stated:
-            rows.append((f"Net benefit at the threshold, {at}", [shown(one, "net_benefit") for one in there]))
+            rows.append((f"Net benefit at the threshold, {at}", [figure_text(one, "net_benefit") for one in there]))
     return rows
 
 
 def point_rows(evaluation: Evaluation) -> list[list[str]]:
     """Texts of the operating points: demand, where it was chosen, threshold, sensitivity, specificity."""
     frozen = evaluation["threshold"]
-    rates = [shown(evaluation, name) for name in _WITHOUT_DECISION]
+    rates = [figure_text(evaluation, name) for name in _WITHOUT_DECISION]
     rule = "the most probable class" if frozen is None else "the model's own threshold"
     rows = [
-        [rule, "validation cases" if frozen is not None else "–", "–" if frozen is None else number(frozen), *rates]
+        [rule, "validation cases" if frozen is not None else "–", "–" if frozen is None else rounded(frozen), *rates]
     ]
     for point in evaluation["operating_points"]:
         demand = f"{point['rule']} of at least {point['at']:g}"
-        threshold = "–" if point["threshold"] is None else number(point["threshold"])
+        threshold = "–" if point["threshold"] is None else rounded(point["threshold"])
         where = "read from the curve of these cases" if point["threshold"] is None else point["chosen_on"]
-        rows.append([demand, where, threshold, *(shown(point, name) for name in _WITHOUT_DECISION)])
+        rows.append([demand, where, threshold, *(figure_text(point, name) for name in _WITHOUT_DECISION)])
     return rows
 
 
