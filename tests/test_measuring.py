@@ -12,13 +12,19 @@ from sklearn import metrics as oracle
 
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import calibration, metrics
+from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import (
+    Asked,
     Figure,
     expected_auc_half_width,
     wilson,
+    with_called_intervals,
     with_class_intervals,
     with_intervals,
+    with_mean_auc,
+    with_stratified_auc,
 )
+from hilum.measuring.operating_points import OperatingPoint, choose_points
 from hilum.measuring.thresholds import choose_threshold
 from hilum.settings.run import DecisionConfig
 
@@ -353,3 +359,110 @@ def test_an_impossible_demand_says_what_can_be_reached():
 def test_a_threshold_needs_both_classes(label):
     with pytest.raises(CohortError, match=f"cases of both classes, got {3 * label} positives among 3 cases"):
         choose_threshold(np.full(3, label), np.array([0.1, 0.2, 0.3]), rule=DecisionConfig())
+
+
+# figures that came with the reports
+
+
+def rated(n: int = 300, seed: int = 0, prevalence: float = 0.3, decimals: int = 2):
+    """Labels and probabilities with ties, and patients of one to four cases."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < prevalence).astype(int)
+    p = np.round(1 / (1 + np.exp(-(rng.normal(size=n) + 1.4 * y - 1))), decimals)
+    return y, p, [f"p{k}" for k in rng.integers(0, n // 2, n)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("max_fpr", [0.05, 0.1, 0.5])
+def test_the_partial_area_and_matthews_coefficient_agree_with_scikit_learn(seed, max_fpr):
+    y, p, _ = rated(seed=seed)
+    found = metrics.partial_auc_from(*metrics.ranked_counts(y, p), max_fpr=max_fpr)
+    assert found == pytest.approx(oracle.roc_auc_score(y, p, max_fpr=max_fpr), abs=1e-12)
+    weights = np.random.default_rng(seed).integers(0, 4, len(y)).astype(float)
+    found = metrics.partial_auc_from(*metrics.ranked_counts(y, p, weights=weights), max_fpr=max_fpr)
+    assert found == pytest.approx(oracle.roc_auc_score(y, p, max_fpr=max_fpr, sample_weight=weights), abs=1e-12)
+    table = metrics.confusion(y, p >= 0.4)
+    assert table.mcc == pytest.approx(oracle.matthews_corrcoef(y, p >= 0.4), abs=1e-12)
+
+
+def test_rates_on_the_curve_are_the_best_points_that_meet_the_demand():
+    y, p, _ = rated()
+    false_rate, true_rate, _ = oracle.roc_curve(y, p, drop_intermediate=False)
+    counts = metrics.ranked_counts(y, p)
+    for at in (0.5, 0.9, 0.95):
+        assert metrics.sensitivity_at(*counts, at) == pytest.approx(true_rate[1 - false_rate >= at - 1e-12].max())
+        assert metrics.specificity_at(*counts, at) == pytest.approx((1 - false_rate)[true_rate >= at - 1e-12].max())
+    assert np.isnan(metrics.sensitivity_at(*metrics.ranked_counts(np.zeros(5, int), np.arange(5) / 5), 0.9))
+
+
+def test_net_benefit_is_that_of_its_published_formula():
+    """Vickers & Elkin 2006: true positives per case, less false positives per case times the odds of the threshold."""
+    y, p, _ = rated()
+    for threshold in (0.1, 0.35, 0.8):
+        called = p >= threshold
+        expected = np.sum(called & (y == 1)) / len(y) - np.sum(called & (y == 0)) / len(y) * threshold / (1 - threshold)
+        assert metrics.confusion(y, called).net_benefit(threshold) == pytest.approx(expected, abs=1e-12)
+    curve = decision_curve(y, p)
+    at = list(curve.thresholds).index(0.35)
+    assert curve.model[at] == pytest.approx(metrics.confusion(y, p >= 0.35).net_benefit(0.35))
+    everybody = metrics.confusion(y, np.ones(len(y), bool))
+    assert curve.everybody[at] == pytest.approx(everybody.net_benefit(0.35), abs=1e-12)
+
+
+def test_predictive_values_at_a_prevalence_are_bayes_rule_and_those_of_cases_repeated_to_it():
+    y, p, _ = rated()
+    table = metrics.confusion(y, p >= 0.4)
+    there = table.at(0.02)
+    se, sp = table.sensitivity, table.specificity
+    assert there.ppv == pytest.approx(se * 0.02 / (se * 0.02 + (1 - sp) * 0.98), abs=1e-12)
+    assert there.npv == pytest.approx(sp * 0.98 / (sp * 0.98 + (1 - se) * 0.02), abs=1e-12)
+    own = table.at(float(np.mean(y)))
+    assert own.ppv == pytest.approx(table.ppv, abs=1e-12)
+    assert own.net_benefit(0.4) == pytest.approx(table.net_benefit(0.4), abs=1e-12)
+
+
+def test_every_figure_of_a_report_has_an_interval_around_it():
+    y, p, patients = rated()
+    points = (OperatingPoint(rule="sensitivity", at=0.9, threshold=0.2), OperatingPoint(rule="specificity", at=0.9))
+    asked = Asked(threshold=0.4, prevalence=0.05, points=points)
+    figures = with_called_intervals(y, p, called=p >= 0.4, patients=patients, asked=asked)
+    assert {"mcc", "log_loss", "net_benefit", "partial_auc", "ppv_at_prevalence"} <= figures.keys()
+    for name, one in figures.items():
+        assert one.low < one.value < one.high, name
+    assert figures["log_loss"].value == pytest.approx(oracle.log_loss(y, np.clip(p, 1e-15, 1)), abs=1e-9)
+    called = metrics.confusion(y, p >= 0.2)
+    assert figures["sensitivity 0.9 sensitivity"].value == pytest.approx(called.sensitivity)
+    assert figures["sensitivity 0.9 specificity"].value == pytest.approx(called.specificity)
+
+
+def test_operating_points_are_chosen_on_validation_cases_and_left_open_where_none_can_be():
+    y, p, _ = rated()
+    for point in choose_points(y, p):
+        table = metrics.confusion(y, p >= point.threshold)
+        assert getattr(table, point.rule) >= point.at
+    y, p = np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.2, 0.2])
+    assert {point.name for point in choose_points(y, p) if point.threshold is None}
+
+
+def test_the_area_within_strata_counts_only_pairs_of_one_stratum():
+    y, p, patients = rated(n=120, decimals=1)
+    strata = np.random.default_rng(3).integers(0, 4, len(y))
+    pairs = [
+        (p[i] > p[j]) + (p[i] == p[j]) / 2
+        for i in np.flatnonzero(y == 1)
+        for j in np.flatnonzero(y == 0)
+        if strata[i] == strata[j]
+    ]
+    found = with_stratified_auc(y, p, strata=strata.tolist(), patients=patients)
+    assert found.value == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert found.low < found.value < found.high
+
+
+def test_the_mean_area_leaves_out_labels_that_no_case_or_every_case_has():
+    y, p, patients = rated()
+    both = np.stack([y, np.zeros_like(y), 1 - y], axis=1)
+    probs = np.stack([p, p, p], axis=1)
+    area = metrics.roc_auc(y, p)
+    found = with_mean_auc(both, probs, patients=patients)
+    assert found.value == pytest.approx((area + 1 - area) / 2)
+    assert np.isnan(with_mean_auc(both[:, 1:2], probs[:, 1:2], patients=patients).value)

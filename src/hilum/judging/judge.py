@@ -119,8 +119,7 @@ def judge(
         msg = f"extra keys must not be names of figures, got {taken[0]!r}"
         raise ConfigError(msg)
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
-    table = [["case_id", *case_ids]]
-    table += [["row", *map(str, rows)]] if rows is not None else []
+    table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
     table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
     table += [["indeterminate", *doubts]] if doubts is not None else []
     table += [["note", *[note] * len(labels)]] if note else []
