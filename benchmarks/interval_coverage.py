@@ -17,7 +17,7 @@ A study has 60, 120 or 400 patients of 1 to 5 cases (equally often), AUC 0.75, 0
 
 Each study gives the intervals of ``with_intervals`` (200 resamples), those of ``obuchowski`` and, for contrast, of
 ``delong``; with 120 patients also those of the calibration line and of the difference, and the p-values of
-``compare_ratings``. A figure that does not exist in a study, as without a positive, is counted and left out.
+``compare_ratings``, beside that of the z test. A figure that does not exist in a study, as without a positive, is counted and left out.
 
 The counts are written after every 100 studies of a cell, and the same command goes on from there. With --quick nothing
 is written unless --out is given.
@@ -54,7 +54,7 @@ RESAMPLES = 200
 SHARED, LABEL_CORRELATION, MODEL_CORRELATION, SENSITIVITY = 0.5, 0.5, 0.5, 0.8
 CHUNK = 100
 NORMAL = NormalDist()
-TESTS = ("equal_areas", "equal_curves")
+TESTS = ("equal_areas", "equal_curves", "equal_areas_z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,9 @@ def judged(cell: Cell, study: Study, seed: int) -> Iterator[tuple[str, bool | No
         y, Rating(values=p), Rating(values=study.second), patients=of, seed=seed, num_resamples=RESAMPLES
     )
     yield "auc_difference", _holds(compared.differences["auc"], 0.0)
-    for name, value in zip(TESTS, (compared.p_areas, compared.p_curves), strict=True):
+    z = compared.differences["auc"].value / compared.auc_error if compared.auc_error > 0 else math.nan
+    p_values = (compared.p_areas, compared.p_curves, 2 * NORMAL.cdf(-abs(z)))
+    for name, value in zip(TESTS, p_values, strict=True):
         yield name, None if math.isnan(value) else value <= 0.05
 
 
