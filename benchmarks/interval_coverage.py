@@ -12,8 +12,8 @@ A study has 60, 120 or 400 patients of 1 to 5 cases (equally often), AUC 0.75, 0
   patient it is higher; they are less than 1 % of all pairs even with 60 patients.) Sensitivity at the threshold
   d - Phi^-1(0.8) is 0.8. The probability is that of a positive given the score, whose log odds are
   log(prevalence / (1 - prevalence)) + d score - d^2 / 2: the calibration line has intercept 0 and slope 1.
-- In the cells of 60 and 120 patients a second model has the same curve; its noise, of patients and of cases, correlates with
-  that of the first by 0.5. Their difference is 0.
+- In the cells of 60 and 120 patients a second model has the same curve; its noise, of patients and of cases, correlates
+  with that of the first by 0.5. Their difference is 0.
 
 Each study gives the intervals of ``with_intervals`` (200 resamples), those of ``obuchowski`` and, for contrast, of
 ``delong``; with 60 or 120 patients also those of the calibration line and of the difference, and the p-values of
