@@ -12,12 +12,13 @@ A study has 60, 120 or 400 patients of 1 to 5 cases (equally often), AUC 0.75, 0
   patient it is higher; they are less than 1 % of all pairs even with 60 patients.) Sensitivity at the threshold
   d - Phi^-1(0.8) is 0.8. The probability is that of a positive given the score, whose log odds are
   log(prevalence / (1 - prevalence)) + d score - d^2 / 2: the calibration line has intercept 0 and slope 1.
-- In the cells of 120 patients a second model has the same curve; its noise, of patients and of cases, correlates with
-  that of the first by 0.5. Their difference is 0.
+- In the cells of 60 and 120 patients a second model has the same curve; its noise, of patients and of cases, correlates
+  with that of the first by 0.5. Their difference is 0.
 
 Each study gives the intervals of ``with_intervals`` (200 resamples), those of ``obuchowski`` and, for contrast, of
-``delong``; with 120 patients also those of the calibration line and of the difference, and the p-values of
-``compare_ratings``. A figure that does not exist in a study, as without a positive, is counted and left out.
+``delong``; with 60 or 120 patients also those of the calibration line and of the difference, and the p-values of
+``compare_ratings``, beside that of the z test. A figure that does not exist in a study, as without a positive, is
+counted and left out.
 
 The counts are written after every 100 studies of a cell, and the same command goes on from there. With --quick nothing
 is written unless --out is given.
@@ -53,8 +54,9 @@ RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
 RESAMPLES = 200
 SHARED, LABEL_CORRELATION, MODEL_CORRELATION, SENSITIVITY = 0.5, 0.5, 0.5, 0.8
 CHUNK = 100
+PAIRED = (60, 120)
 NORMAL = NormalDist()
-TESTS = ("equal_areas", "equal_curves")
+TESTS = ("equal_areas", "equal_curves", "equal_areas_z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def judged(cell: Cell, study: Study, seed: int) -> Iterator[tuple[str, bool | No
     yield "sensitivity", _holds(figures["sensitivity"], SENSITIVITY)
     yield "auc_obuchowski", _holds(obuchowski(y, p, patients=of).figures[0], cell.auc)
     yield "auc_delong", _holds(delong(y, p).figures[0], cell.auc)
-    if cell.patients != 120:
+    if cell.patients not in PAIRED:
         return
     calibrated = calibration_line_intervals(y, p, patients=of)
     yield "slope", _holds(calibrated.slope, 1.0)
@@ -122,7 +124,9 @@ def judged(cell: Cell, study: Study, seed: int) -> Iterator[tuple[str, bool | No
         y, Rating(values=p), Rating(values=study.second), patients=of, seed=seed, num_resamples=RESAMPLES
     )
     yield "auc_difference", _holds(compared.differences["auc"], 0.0)
-    for name, value in zip(TESTS, (compared.p_areas, compared.p_curves), strict=True):
+    z = compared.differences["auc"].value / compared.auc_error if compared.auc_error > 0 else math.nan
+    p_values = (compared.p_areas, compared.p_curves, 2 * NORMAL.cdf(-abs(z)))
+    for name, value in zip(TESTS, p_values, strict=True):
         yield name, None if math.isnan(value) else value <= 0.05
 
 

@@ -93,13 +93,13 @@ def test_cases_must_be_the_same():
         compare_ratings(y[1:], a, b, patients=patients)
 
 
-def test_equal_areas_of_the_published_ovarian_cancer_data_have_the_published_p_values():
+def test_equal_areas_of_the_ovarian_cancer_data_have_the_published_errors_and_students_p_values():
     y, ratings = ovarian()
     alone = [str(k) for k in range(len(y))]
-    p, error = areas_test(y, ratings[:, 0], ratings[:, 2], patients=alone)
-    assert (f"{p:.4f}", f"{error:.4f}") == ("0.9102", "0.0953")
-    p, error = areas_test(y, ratings[:, 1], ratings[:, 2], patients=alone)
-    assert (f"{p:.4f}", f"{error:.4f}") == ("0.4561", "0.1046")
+    for column, published, difference in ((0, "0.0953", 0.0107527), (1, "0.1046", -0.0779570)):
+        p, error = areas_test(y, ratings[:, column], ratings[:, 2], patients=alone)
+        assert f"{error:.4f}" == published
+        assert p == pytest.approx(2 * stats.t.sf(abs(difference) / error, 11), abs=1e-6), "12 patients are negative"
 
 
 def by_enumeration(y, a, b, patients):

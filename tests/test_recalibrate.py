@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from safetensors.torch import load_file
 
 from hilum import Predictor, evaluate, recalibrate
 from hilum.cli import main
-from hilum.cohorts.split_file import read_splits
+from hilum.cohorts.split_file import extended_splits, read_splits
+from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import refitted_decisions
 from hilum.deciding.model_folder import load_model
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring.fit_calibration import fit_calibration
 from hilum.measuring.thresholds import choose_threshold
+from hilum.reading.identity import hashed
 from hilum.settings.run import DecisionConfig
 
 
@@ -221,6 +224,23 @@ def test_where_training_cases_cannot_be_recognised_that_stays_said(trained_run, 
             evaluate(tmp_path / "out", both, tmp_path / "judged")
     figures = evaluate(tmp_path / "out", both, tmp_path / "judged", unchecked=True)
     assert (figures["num_cases"], figures["num_seen"], figures["seen_checked"]) == (10, 90, False)
+
+
+def test_a_split_of_an_older_format_is_extended_in_the_current_one_and_still_recognises_its_scans(site, tmp_path):
+    digest = "0" * 64
+    older = f"case_id,split,patient,scan_hu\nc00,train,,{hashed('scan', digest)}\nc01,test,,\n"
+    (tmp_path / "splits.csv").write_text(older)
+    cases = Cohort.read(site).cases[:2]
+    splits = extended_splits(read_splits(tmp_path / "splits.csv"), cases, {"c00": "1" * 64})
+    (tmp_path / "new.csv").write_text(splits.text)
+    again = read_splits(tmp_path / "new.csv")
+    assert again.parts == {"c00": "train", "c01": "test", "c00-added": "val", "c01-added": "val"}
+    assert again.format == 3
+    stranger = replace(cases[0], patient_id="file:x")
+    for known in (digest, "1" * 64):
+        assert again.trained_on.has(stranger, known)
+    assert not again.trained_on.has(stranger, "2" * 64)
+    assert again.trained_on.has(cases[1], ""), "by its patient"
 
 
 def test_each_label_of_several_is_calibrated_by_itself_and_named_where_its_cases_are_too_few():

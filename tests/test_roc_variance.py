@@ -32,7 +32,7 @@ def ovarian() -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_the_papers_sums(y, ratings, patients):
-    """Obuchowski 1997, equations 5 to 9, case by case."""
+    """Obuchowski 1997 (S10, S01 and S11), case by case."""
     psi = lambda x, z: 1.0 if x > z else 0.5 if x == z else 0.0  # noqa: E731 - the paper's name
     k, ids = ratings.shape[1], sorted(set(patients))
     pos, neg = np.flatnonzero(y == 1), np.flatnonzero(y != 1)

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import stdtr
 
 from hilum.arrays import ArrayLike, real, whole
 from hilum.errors import CohortError, require
@@ -107,8 +108,11 @@ def compare_ratings(
 def areas_test(y: ArrayLike, a: ArrayLike, b: ArrayLike, *, patients: Sequence[str]) -> tuple[float, float]:
     """Two-sided p-value of equal areas under the ROC curves, and the standard error of their difference.
 
-    The difference over Obuchowski's standard error is taken as normal (z test). Curves may differ and have equal areas.
-    Without a spread p is 1 if the areas are equal, else nan, as it is with fewer than two patients of a class.
+    The difference over Obuchowski's standard error is compared with Student's distribution, with one degree of freedom
+    less than the patients of the smaller class. With the normal one, of the z test, up to 9 % of the tests of equal
+    models are significant where about 12 patients are positive (``benchmarks/interval_coverage.py`` measures both).
+    Curves may differ and have equal areas. Without a spread p is 1 if the areas are equal, else nan, as it is with
+    fewer than two patients of a class.
     """
     areas = obuchowski(y, np.stack([real(one, "ratings").astype(np.float64) for one in (a, b)], 1), patients=patients)
     contrast = np.array([1.0, -1.0])
@@ -119,7 +123,7 @@ def areas_test(y: ArrayLike, a: ArrayLike, b: ArrayLike, *, patients: Sequence[s
     if variance < 1e-15:
         return (1.0 if abs(difference) < 1e-12 else math.nan), 0.0
     error = math.sqrt(variance)
-    return math.erfc(abs(difference) / error / math.sqrt(2)), error
+    return float(2 * stdtr(areas.num_patients - 1, -abs(difference) / error)), error
 
 
 def curves_test(

@@ -70,7 +70,7 @@ def obuchowski(y: ArrayLike, ratings: ArrayLike, *, patients: Sequence[str]) -> 
 
 
 def _areas(y: Int[np.ndarray, " n"], ratings: np.ndarray, patient: Int[np.ndarray, " n"]) -> Areas:
-    """Obuchowski's equations 5 to 9, in which a cluster is a patient."""
+    """The sums of Obuchowski's paper over clusters, which are the patients."""
     require(bool(np.isfinite(ratings).all()), "ratings", "finite", "nan or infinity")
     columns = ratings.astype(np.float64).reshape(len(y), -1).T
     positive = y == 1

@@ -263,7 +263,7 @@ class Run:
             CheckpointError: If the other run's ``run.json`` is damaged, or of a newer version.
         """
         is_known = origin.trained(card)
-        before = read_splits(origin.splits_file) if is_known else Splits(parts={})
+        before = read_splits(origin.splits_file, named_by_path=True) if is_known else Splits(parts={})
         record = origin._record() if is_known else None
         splits = extended_splits(before, added.cases, added.scans)
         names = [name for name in splits.parts if name not in before.parts]
