@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hilum.cli import main
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, HilumError
 from hilum.judging import judge, report
 from hilum.judging.checklist import ITEMS
 from hilum.judging.evaluation_folder import read_evaluation
@@ -268,7 +268,7 @@ def test_a_page_is_the_same_bytes_again_and_replaces_no_other_file(tmp_path):
     first = report(tmp_path / "e").read_bytes()
     assert report(tmp_path / "e").read_bytes() == first
     (tmp_path / "mine.html").write_text("<p>mine</p>")
-    with pytest.raises(ConfigError, match="would be overwritten"):
+    with pytest.raises(HilumError, match="would be overwritten"):
         report(tmp_path / "e", tmp_path / "mine.html")
     with pytest.raises(ConfigError, match=r"must be named \.html"):
         report(tmp_path / "e", tmp_path / "page.pdf")

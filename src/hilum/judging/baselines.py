@@ -7,8 +7,8 @@ import numpy as np
 
 from hilum.judging.figures import Judgement, to_plain, with_ends
 from hilum.judging.subgroups import Column
-from hilum.measuring.comparison import Rating, compare_ratings, smallest_difference
-from hilum.measuring.intervals import with_stratified_auc
+from hilum.measuring.comparison import areas_test, smallest_difference
+from hilum.measuring.intervals import Figure, student95, with_stratified_auc
 from hilum.measuring.metrics import roc_auc
 from hilum.measuring.roc_variance import obuchowski
 
@@ -19,8 +19,8 @@ _STRATA = 5
 def baselines(columns: Sequence[Column], judged: Judgement, patients: Sequence[str]) -> list[dict[str, Any]]:
     """AUC of each measurement alone, for two classes, beside that of the model on the same cases.
 
-    The measurement counts in the direction that gives an AUC of at least one half here. Cases without it are left out
-    for both.
+    Intervals and the p-value of equal areas are by Obuchowski's variance. The measurement counts in the direction that
+    gives an AUC of at least one half here. Cases without it are left out for both.
     """
     if len(judged.each) != 1:
         return []
@@ -32,18 +32,23 @@ def baselines(columns: Sequence[Column], judged: Judgement, patients: Sequence[s
         rows = np.isfinite(column.numbers)
         y, numbers, inside = one.y[rows], column.numbers[rows], which[rows].tolist()
         rises = not roc_auc(y, numbers) < 0.5
-        alone = Rating(values=numbers if rises else -numbers, is_probability=False)
-        both = compare_ratings(y, Rating(values=one.p[rows]), alone, patients=inside)
-        areas = obuchowski(y, np.stack([alone.values, one.p[rows]], axis=1), patients=inside).figures
-        figures = {"auc": areas[0], "model_auc": areas[1], "difference": both.differences["auc"]}
+        alone = numbers if rises else -numbers
+        areas = obuchowski(y, np.stack([alone, one.p[rows]], axis=1), patients=inside)
+        p_value, error = areas_test(y, one.p[rows], alone, patients=inside)
+        difference, half = float(areas.aucs[1] - areas.aucs[0]), student95(areas.num_patients) * error
+        figures = {
+            "auc": areas.figures[0],
+            "model_auc": areas.figures[1],
+            "difference": Figure(value=difference, low=difference - half, high=difference + half),
+        }
         found.append(
             {
                 "column": column.name,
                 "higher_is_positive": rises,
                 "num_cases": int(rows.sum()),
                 **with_ends(figures),
-                "p_value": to_plain(both.p_areas),
-                "smallest_difference": to_plain(smallest_difference(both.auc_error)),
+                "p_value": to_plain(p_value),
+                "smallest_difference": to_plain(smallest_difference(error)),
             }
         )
     return found
