@@ -122,7 +122,7 @@ def calibration_line_intervals(y: ArrayLike, p: ArrayLike, *, patients: Sequence
     G / (G - 1) (n - 1) / (n - 2) for G patients and n cases, as in Stata and in statsmodels. The half width is
     Student's quantile with one degree of freedom less than the patients of the smaller class, for they and not all
     patients bound what is known (after Carter, Schnepel & Steigerwald, Review of Economics and Statistics 2017). In
-    simulations of 60 and 120 patients it covers 92 to 96 %, the normal quantile 88 to 94 %, and a logarithmic scale of
+    simulations of 60 and 120 patients it covers 93 to 96 %, the normal quantile 88 to 94 %, and a logarithmic scale of
     the slope less than either; see ``benchmarks/interval_coverage.py``. All is nan if the likelihood has no maximum,
     and the ends are with fewer than two patients of a class.
 

@@ -109,8 +109,8 @@ def areas_test(y: ArrayLike, a: ArrayLike, b: ArrayLike, *, patients: Sequence[s
     """Two-sided p-value of equal areas under the ROC curves, and the standard error of their difference.
 
     The difference over Obuchowski's standard error is compared with Student's distribution, with one degree of freedom
-    less than the patients of the smaller class. With the normal one, of the z test, up to 9 % of the tests of equal
-    models are significant where about 12 patients are positive (``benchmarks/interval_coverage.py`` measures both).
+    less than the patients of the smaller class. With the normal one, of the z test, up to 8 % of the tests of equal
+    models are significant where about 11 patients are positive (``benchmarks/interval_coverage.py`` measures both).
     Curves may differ and have equal areas. Without a spread p is 1 if the areas are equal, else nan, as it is with
     fewer than two patients of a class.
     """
