@@ -147,7 +147,8 @@ class _Axis:
         size = 1024 // round(BIN_MM)  # one frequency for all sets of scans: waves of 1024 mm and its parts
         spectra = np.abs(fft.rfft(fft.irfft(self.spectra[0], self.size)[:, : self.longest], size)[:, 1:_FREQUENCIES])
         lengths: np.ndarray = np.linalg.norm(spectra, axis=1, keepdims=True)
-        return (spectra / np.maximum(lengths, 1e-6)).astype(np.float32)
+        scaled: np.ndarray = (spectra / np.maximum(lengths, 1e-6)).astype(np.float32)
+        return scaled
 
     def align(
         self, first: Int[np.ndarray, " p"], second: Int[np.ndarray, " p"]

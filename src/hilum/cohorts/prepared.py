@@ -18,8 +18,8 @@ from hilum.errors import CohortError, HilumError, StoreError
 from hilum.files import check_output, csv_text, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
-from hilum.working.stop import Stop
 from hilum.volume import SourceScan, Tags
+from hilum.working.stop import Stop
 from hilum.working.tasks import Failed, run_tasks
 
 _FEW = 16

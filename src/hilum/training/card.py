@@ -53,6 +53,7 @@ def model_card(
         views=views,
         training={
             **about,
+            **({"leakage": data.leakage} if data.leakage else {}),
             "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
             "validation": _figures(decisions, labels, logits, chosen),
             "settings": settings,
