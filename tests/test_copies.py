@@ -62,11 +62,11 @@ def test_one_scan_has_one_digest_whatever_its_format_type_order_recipe_point_or_
     files = sorted(one_scan_in_many_files.iterdir())
     assert len(files) == 7
     recipes = (RECIPE, replace(RECIPE, size=(16, 16, 16), windows_hu=((-160.0, 240.0),)))
-    digests = {store.get(file, recipe).scan for file in files for recipe in recipes}
-    digests.add(store.get(files[0], replace(RECIPE, region="point"), point_mm=(0.0, -150.0, -500.0)).scan)
+    digests = {store.get(file, recipe).source.digest for file in files for recipe in recipes}
+    digests.add(store.get(files[0], replace(RECIPE, region="point"), point_mm=(0.0, -150.0, -500.0)).source.digest)
     assert len(digests) == 1
     assert digests != {""}
-    assert load_sample(store.fetch(files[0], RECIPE).file).scan in digests, "the sample on disk holds it"
+    assert load_sample(store.fetch(files[0], RECIPE).file).source.digest in digests, "the sample on disk holds it"
 
 
 def test_an_array_of_hu_has_the_digest_of_the_scan_and_of_unit_values_its_own_whatever_the_window(tmp_path):
@@ -74,10 +74,10 @@ def test_an_array_of_hu_has_the_digest_of_the_scan_and_of_unit_values_its_own_wh
     for name, kind in (("a.npy", np.int16), ("b.npy", np.float32), ("c.npy", np.int64)):
         np.save(tmp_path / name, hu.astype(kind))
     store = Store(tmp_path / "store")
-    assert {store.get(tmp_path / f"{name}.npy", RECIPE).scan for name in "abc"} == {hu_digest(hu.astype(np.int16))}
+    assert {store.get(tmp_path / f"{name}.npy", RECIPE).source.digest for name in "abc"} == {hu_digest(hu.astype(np.int16))}
     np.save(tmp_path / "unit.npy", (hu + 1000) / 1400)
     units = [replace(RECIPE, npy_range="unit", windows_hu=(window,)) for window in ((-1000.0, 400.0), (-160.0, 240.0))]
-    assert len({store.get(tmp_path / "unit.npy", recipe).scan for recipe in units}) == 1
+    assert len({store.get(tmp_path / "unit.npy", recipe).source.digest for recipe in units}) == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -364,7 +364,7 @@ def test_a_copy_that_a_program_saved_with_a_slope_of_its_own_is_a_copy(one_scan_
     assert not np.array_equal(nibabel.load(tmp_path / "again.nii.gz").get_fdata(), scan.get_fdata())
     store = Store(tmp_path / "store")
     first, again = (
-        store.get(path, RECIPE).scan for path in (one_scan_in_many_files / "int16.nii.gz", tmp_path / "again.nii.gz")
+        store.get(path, RECIPE).source.digest for path in (one_scan_in_many_files / "int16.nii.gz", tmp_path / "again.nii.gz")
     )
     assert first == again
 
@@ -376,7 +376,7 @@ def test_voxels_that_are_all_the_same_identify_nothing(tmp_path):
     for number, values in enumerate(dark):
         np.save(tmp_path / f"{number}.npy", values)
     store = Store(tmp_path / "store")
-    assert store.get(tmp_path / "0.npy", unit).scan != store.get(tmp_path / "1.npy", unit).scan
+    assert store.get(tmp_path / "0.npy", unit).source.digest != store.get(tmp_path / "1.npy", unit).source.digest
 
 
 def test_a_run_made_with_another_key_says_so(tmp_path, monkeypatch, no_training):

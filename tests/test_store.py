@@ -188,7 +188,7 @@ def test_a_sample_holds_no_path_and_no_identifier(scan, store):
         about = file.metadata()["hilum"]
     assert str(scan) not in about
     assert "P-1" not in about
-    assert set(json.loads(about)) == {"key", "shape", "affine", "tags", "findings", "scan", "checksum"}
+    assert set(json.loads(about)) == {"key", "shape", "affine", "tags", "findings", "source", "checksum"}
 
 
 def test_a_sample_of_a_view_is_saved_in_its_own_order(tmp_path, scan):

@@ -28,6 +28,9 @@ _SLAB = 1 << 22
 _NEARLY_WHOLE_HU = 0.05
 """Largest distance from a whole number that counts as the rounding of a rescaled copy (rule of thumb)."""
 
+NO_BIN = -32768
+"""Value of a bin of a signature beyond the end of the scan."""
+
 _SNAP = 1e-4
 """Directions this close to an axis are snapped to it: file formats store them in single precision."""
 
@@ -66,6 +69,29 @@ class Tags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SourceScan:
+    """The whole scan from which a sample was prepared: what identifies it and altered copies of it.
+
+    Attributes:
+        digest: ``hu_digest`` of its HU; empty if it identifies nothing.
+        shape: Number of voxels (z, y, x).
+        spacing_mm: Distance between them (z, y, x).
+        profiles: Signature: a profile along each axis in bins of 2 mm, see ``preparing.signature``.
+    """
+
+    digest: str
+    shape: tuple[int, int, int]
+    spacing_mm: Triple
+    profiles: Int16[np.ndarray, "3 bins"]
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Edge lengths of the grid along (z, y, x), in mm, between the outer faces of its voxels."""
+        z, y, x = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Volume:
     """A CT scan in HU on a regular grid.
 
@@ -76,7 +102,7 @@ class Volume:
         findings: Findings of reading and preparing.
         interpolated: (axis, index) of missing slices that were interpolated from their neighbours.
         lungs: Lung mask (0 or 1) on the same grid; only for prepared samples whose recipe asks for it.
-        scan: For a prepared sample, ``hu_digest`` of its scan; empty if unknown.
+        source: For a prepared sample, the whole scan that it comes from.
 
     Raises:
         GeometryError: If the voxels or the affine are not such arrays, the affine is singular or not finite, there are
@@ -89,7 +115,7 @@ class Volume:
     findings: tuple[Finding, ...] = ()
     interpolated: tuple[tuple[int, int], ...] = ()
     lungs: UInt8[np.ndarray, "z y x"] | None = None
-    scan: str = ""
+    source: SourceScan | None = None
 
     def __post_init__(self) -> None:
         voxels, affine = self.voxels_hu, self.affine

@@ -18,6 +18,7 @@ VERBS = {
     "inspect": ("Inspect", "list the scans under a path, series by series, with their findings"),
     "cohort": ("MakeCohort", "make a table of cases from a folder of scans"),
     "advise": ("Advise", "describe the classes of a table, and advise settings for rare ones"),
+    "audit": ("AuditCohort", "look for leaks in a table, and for what gives its labels away"),
     "config": ("MakeConfig", "print a config file with every setting explained, planned for a table if given"),
     "augment": ("ShowAugmentation", "show the random changes of a config on a scan, as a page of pictures"),
     "plan": ("MakePlan", "estimate memory, steps and time of a config on this machine"),

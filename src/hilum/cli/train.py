@@ -43,6 +43,9 @@ class Train:
     resume: bool = False
     """Continue the run in --out after its last complete epoch."""
 
+    allow_leakage: bool = False
+    """Train even if the table's own split puts linked cases into different parts; the model's card says so."""
+
     settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Flags win over the file."""
 
@@ -101,7 +104,7 @@ class Train:
             settings = replace(settings, store=str(run.folder.parent / settings.store))
         if not self.resume:
             run.check_new([self.source])  # ``train`` does not know this file, so it cannot check it
-        train(settings, run.folder, resume=self.resume)
+        train(settings, run.folder, resume=self.resume, allow_leakage=self.allow_leakage)
         if self.is_table:
             _log.info("the planned settings are in %s", run.settings_file)
         answer = evaluate(run.folder)
@@ -118,10 +121,15 @@ class Train:
         from hilum.settings.document import field_docs, setting_lines
 
         docs = field_docs(Train)
-        own = [line for name in ("out", "resume") for line in (f"  --{name}", f"      {docs[name]}")]
+        own = [
+            line
+            for name in ("out", "resume", "allow_leakage")
+            for line in (f"  --{name.replace('_', '-')}", f"      {docs[name]}")
+        ]
         return "\n".join(
             [
-                "usage: hilum train CONFIG|COHORT [--out RUN] [--resume] [--SECTION.SETTING VALUE ...]",
+                "usage: hilum train CONFIG|COHORT [--out RUN] [--resume] [--allow-leakage] "
+                "[--SECTION.SETTING VALUE ...]",
                 "",
                 *textwrap.wrap((Train.__doc__ or "").split("\n\n")[0], 100),
                 "",

@@ -14,7 +14,7 @@ PARTS = ("train", "val", "test")
 NOTHING, AND = "no finding", " + "
 """The decision of a multi-label model if no label is called, and the separator between called labels."""
 
-_NO_LABEL = ("", "na", "n/a", "nan", "null")
+EMPTY_CELLS = ("", "na", "n/a", "nan", "null")
 """Texts that programs write into empty cells; a class may have such a name only if cohort.classes lists it."""
 
 _HEAVIEST = 1e4
@@ -62,7 +62,7 @@ def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sh
     lacking: dict[int, str] = {}  # the first column without a label, by the row
     for column in columns:
         texts = sheet.column(column)
-        blank = {text for text in set(texts) if text.lower() in _NO_LABEL and text not in config.classes}
+        blank = {text for text in set(texts) if text.lower() in EMPTY_CELLS and text not in config.classes}
         for number, text in zip(sheet.numbers, texts, strict=True) if blank else ():
             if text in blank:
                 lacking.setdefault(number, column)

@@ -32,7 +32,7 @@ class Copies:
     def reasons(self) -> dict[str, str]:
         """Reason for refusing a case, by its id."""
         return {
-            case.case_id: f"the same scan, by its voxels, as {_named(c for c in group if c is not case)}, "
+            case.case_id: f"the same scan, by its voxels, as {name_cases(c for c in group if c is not case)}, "
             "with another label"
             for group in self.opposed
             for case in group
@@ -91,8 +91,14 @@ def _place(case: Case, at_points: bool) -> tuple[float, ...]:
     return tuple(round(v, 1) for v in case.point_mm) if at_points and case.point_mm else ()
 
 
-def join_patients(cases: Iterable[Case], copies: Copies) -> tuple[Case, ...]:
-    """Give all patients that share a scan, directly or through others, the same patient id."""
+def join_patients(cases: Iterable[Case], copies: Copies, linked: Iterable[CaseGroup] = ()) -> tuple[Case, ...]:
+    """Give all patients that share a scan, directly or through others, the same patient id.
+
+    Args:
+        cases: The cases.
+        copies: Cases that share their scan.
+        linked: Further groups of cases that must be one patient, such as near copies.
+    """
     parent: dict[str, str] = {}
 
     def root(patient: str) -> str:
@@ -100,7 +106,7 @@ def join_patients(cases: Iterable[Case], copies: Copies) -> tuple[Case, ...]:
             patient = parent[patient]
         return patient
 
-    for group in copies.shared:
+    for group in (*copies.shared, *linked):
         first = root(group[0].patient_id)
         for case in group[1:]:
             other = root(case.patient_id)
@@ -132,12 +138,18 @@ def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> No
 
 
 def _listed(groups: list[CaseGroup], *, with_split: bool = False) -> str:
-    shown = "; ".join(_named(group, with_split=with_split) for group in groups[:_SHOWN])
+    shown = "; ".join(
+        name_cases(group, {c.case_id: c.split for c in group if with_split and c.split}) for group in groups[:_SHOWN]
+    )
     return shown + (f"; and {len(groups) - _SHOWN} more scans" if len(groups) > _SHOWN else "")
 
 
-def _named(group: Iterable[Case], *, with_split: bool = False) -> str:
+def name_cases(group: Iterable[Case], parts: Mapping[str, str] | None = None) -> str:
+    """Ids and rows of cases, with their parts if given; of many, the first ones and their number."""
     cases = list(group)
-    names = [f"{c.case_id!r} (row {c.row}{f', {c.split}' if with_split and c.split else ''})" for c in cases[:_SHOWN]]
+    parts = parts or {}
+    names = [
+        f"{c.case_id!r} (row {c.row}{f', {parts[c.case_id]}' if c.case_id in parts else ''})" for c in cases[:_SHOWN]
+    ]
     more = [f"{len(cases) - _SHOWN} more"] if len(cases) > _SHOWN else []
     return " and ".join([*names, *more])

@@ -129,11 +129,13 @@ class SplitCohort:
         cohort: The cases and classes of the table.
         prepared: The usable cases.
         parts: Part of each case, by its id.
+        leakage: Sentence on leaks between the parts that the user accepted; empty if there are none.
     """
 
     cohort: Cohort
     prepared: PreparedCohort
     parts: dict[str, str]
+    leakage: str = ""
 
     def cases(self, part: str) -> tuple[Case, ...]:
         """The usable cases of a part."""

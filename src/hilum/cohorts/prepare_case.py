@@ -6,6 +6,7 @@ from typing import Any
 
 from hilum.preparing import Fetched, Store
 from hilum.settings.run import Recipe, Triple
+from hilum.volume import SourceScan, Tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,20 @@ class Done:
         file: Its file in the store.
         codes: Codes of its findings.
         made: Whether it was made now; else it was in the store.
-        scan: Digest of the scan's HU.
+        source: The whole scan; None if its sample does not tell.
+        tags: Acquisition tags of the scan.
     """
 
     file: Path
     codes: frozenset[str]
     made: bool
-    scan: str
+    source: SourceScan | None
+    tags: Tags
+
+    @property
+    def scan(self) -> str:
+        """Digest of the scan's HU; empty if unknown."""
+        return self.source.digest if self.source else ""
 
 
 def find_case(task: Task, recipe: Recipe, store: Store) -> Done | None:
@@ -64,4 +72,4 @@ def prepare_case(task: Task, recipe: Recipe, store: Store) -> Done:
 
 def _done(got: Fetched) -> Done:
     codes = frozenset(f.code for f in got.volume.findings)
-    return Done(file=got.file, codes=codes, made=got.made, scan=got.volume.scan)
+    return Done(file=got.file, codes=codes, made=got.made, source=got.volume.source, tags=got.volume.tags)

@@ -18,6 +18,7 @@ from hilum.errors import CohortError, HilumError, StoreError
 from hilum.files import check_output, csv_text, write_whole
 from hilum.preparing import Store
 from hilum.settings.run import Recipe
+from hilum.volume import SourceScan, Tags
 from hilum.working.stop import Stop
 from hilum.working.tasks import Failed, run_tasks
 
@@ -55,6 +56,8 @@ class PreparedCohort:
         num_there: Number of samples that were in the store already.
         scans: Digest of the scan's HU by case id, including cases refused as copies.
         copies: Cases that share their scan.
+        sources: The whole scan by case id, where its sample tells.
+        tags: Acquisition tags by case id.
     """
 
     cases: tuple[Case, ...]
@@ -64,6 +67,8 @@ class PreparedCohort:
     num_there: int = 0
     scans: Mapping[str, str] = field(default_factory=dict)
     copies: Copies = field(default_factory=Copies)
+    sources: Mapping[str, SourceScan] = field(default_factory=dict)
+    tags: Mapping[str, Tags] = field(default_factory=dict)
 
     @property
     def notes(self) -> str:
@@ -137,6 +142,8 @@ def prepare_cohort(
         num_there=sum(not done[case.case_id].made for case in cases),
         scans=scans,
         copies=copies,
+        sources={case_id: one.source for case_id, one in done.items() if one.source is not None},
+        tags={case_id: one.tags for case_id, one in done.items()},
     )
 
 

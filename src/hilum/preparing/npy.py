@@ -6,8 +6,9 @@ import numpy as np
 
 from hilum.errors import PrepareError, ReadError
 from hilum.preparing.resample import grid_around
+from hilum.preparing.signature import profiles_of
 from hilum.settings.recipe import Recipe
-from hilum.volume import HIGHEST_HU, LOWEST_HU, Volume, affine_from, hu_digest
+from hilum.volume import HIGHEST_HU, LOWEST_HU, SourceScan, Volume, affine_from, hu_digest
 
 _UNIT = 1000
 """Factor of values in [0, 1] for their digest, which must not depend on the recipe's window."""
@@ -57,9 +58,15 @@ def from_npy(path: Path, recipe: Recipe) -> Volume:
             raise PrepareError(msg, path=path)
         low, high = recipe.windows[0]
         hu = low + hu * (high - low)
+    source = SourceScan(
+        digest=hu_digest(array if recipe.npy_range == "hu" else array.astype(np.float64) * _UNIT),
+        shape=hu.shape,
+        spacing_mm=recipe.grid_spacing_mm,
+        profiles=profiles_of(hu, recipe.grid_spacing_mm),
+    )
     steps = affine_from(spacing_mm=recipe.grid_spacing_mm, origin_mm=(0.0, 0.0, 0.0))[:3, :3]
     return Volume(
         voxels_hu=np.rint(np.clip(hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16),
         affine=grid_around(np.zeros(3), steps, array.shape),
-        scan=hu_digest(array if recipe.npy_range == "hu" else array.astype(np.float64) * _UNIT),
+        source=source,
     )

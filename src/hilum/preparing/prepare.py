@@ -13,10 +13,11 @@ from hilum.preparing.lungs.masks import GivenLungs, lungs_of, mask_on, read_lung
 from hilum.preparing.lungs.segment import refine_lungs
 from hilum.preparing.npy import from_npy
 from hilum.preparing.resample import sample
+from hilum.preparing.signature import sign
 from hilum.reading.reader import read
 from hilum.settings.recipe import Range, Recipe
 from hilum.settings.run import ReadingConfig
-from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip, hu_digest
+from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip
 
 
 def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: GivenLungs = None) -> Volume:
@@ -53,7 +54,7 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Give
         tags=volume.tags,
         findings=(*volume.findings, *lung_findings, *grid.findings),
         lungs=inside.astype(np.uint8) if inside is not None and recipe.keeps_lungs else None,
-        scan=volume.scan,
+        source=volume.source,
     )
 
 
@@ -66,7 +67,7 @@ def prepare_path(
     mask: Path | None = None,
     reading: ReadingConfig | None = None,
 ) -> Volume:
-    """Read and prepare a scan, keeping the digest of its HU; a ``.npy`` volume counts as prepared already.
+    """Read and prepare a scan, keeping its digest and signature; a ``.npy`` volume counts as prepared already.
 
     Args:
         path: A path that ``read`` accepts, or a ``.npy`` array of shape ``recipe.size``.
@@ -79,7 +80,7 @@ def prepare_path(
     if path.suffix.lower() == ".npy":
         return from_npy(path, recipe)
     volume = read(path, series=series or None, reading=reading)
-    volume = replace(volume, scan=hu_digest(volume.voxels_hu))
+    volume = replace(volume, source=sign(volume))
     try:
         return prepare(volume, recipe, point_mm=point_mm, lungs=read_lungs(mask, volume) if mask else None)
     except (GeometryError, PrepareError) as exc:

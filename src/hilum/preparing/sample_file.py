@@ -21,7 +21,7 @@ from hilum.errors import ConfigError, PrepareError
 from hilum.files import write_whole
 from hilum.findings import Finding
 from hilum.settings.toml import from_dict
-from hilum.volume import Tags, Volume
+from hilum.volume import SourceScan, Tags, Volume
 
 SUFFIX = ".safetensors"
 
@@ -46,7 +46,7 @@ def save_sample(volume: Volume, path: Path) -> None:
         "affine": volume.affine.tolist(),
         "tags": asdict(volume.tags),
         "findings": [asdict(replace(f, where="")) for f in volume.findings],  # file names can be names of patients
-        "scan": volume.scan,
+        "source": _source_record(volume.source),
     }
     about["checksum"] = _checksum(about, arrays)
     header: dict[str, Any] = {"__metadata__": {"hilum": json.dumps(about)}}
@@ -149,7 +149,31 @@ def _volume(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Volume:
         findings=tuple(Finding(**f) for f in about["findings"]),
         voxels_hu=arrays["voxels_hu"],
         lungs=arrays.get("lungs"),
-        scan=about.get("scan", ""),  # older samples have none
+        source=_source(about.get("source")),  # older samples have none
+    )
+
+
+def _source_record(source: SourceScan | None) -> dict[str, Any] | None:
+    """What the header holds of the source; its profiles as lists, for they are short."""
+    if source is None:
+        return None
+    return {
+        "digest": source.digest,
+        "shape": list(source.shape),
+        "spacing_mm": list(source.spacing_mm),
+        "profiles": source.profiles.tolist(),
+    }
+
+
+def _source(record: dict[str, Any] | None) -> SourceScan | None:
+    if record is None:
+        return None
+    (nz, ny, nx), (z, y, x) = record["shape"], record["spacing_mm"]
+    return SourceScan(
+        digest=record["digest"],
+        shape=(nz, ny, nx),
+        spacing_mm=(z, y, x),
+        profiles=np.array(record["profiles"], np.int16),
     )
 
 

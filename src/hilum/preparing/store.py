@@ -21,7 +21,7 @@ from hilum.settings.run import ReadingConfig, Recipe
 from hilum.settings.toml import to_dict
 from hilum.volume import Volume
 
-_VERSION = 6
+_VERSION = 7
 """Increased whenever reading or preparing gives another sample for the same scan and recipe."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
@@ -29,7 +29,7 @@ _SAMPLE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 _LEFTOVER = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(SUFFIX)}\.(\d{{1,10}})\.([0-9a-f]{{4}})[0-9a-f]{{4}}")
 """Names of a store's own files; no other file is ever counted or removed."""
 
-_HEADER_BYTES = 4096
+_HEADER_BYTES = 8192
 """Approximate size of a sample's header."""
 
 _LONGEST_WRITE_S = 3600.0

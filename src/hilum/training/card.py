@@ -53,6 +53,7 @@ def model_card(
         views=views,
         training={
             **about,
+            **({"leakage": data.leakage} if data.leakage else {}),
             "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
             "validation": validation_figures(decisions, labels, logits, chosen),
             "statements": to_dict(config.card),

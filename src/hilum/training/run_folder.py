@@ -9,12 +9,15 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from hilum.cohorts.links import KnownCases
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
+from hilum.cohorts.signature_file import SIGNATURES_MARK, read_signatures, write_signatures
 from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, extended_splits, patient_key, read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
@@ -42,6 +45,7 @@ _OWN_FILES = {
     "splits.csv": r"^case_id,split,patient,scan",
     "refused.csv": REFUSALS_MARK,
     "metrics.csv": r"^epoch,lr,train_loss",
+    "signatures.safetensors": SIGNATURES_MARK,
     "history.png": PNG_MARK,
     "events.out.tfevents.*": "brain.Event:",
 }
@@ -72,6 +76,11 @@ class Run:
     def splits_file(self) -> Path:
         """``splits.csv``: part, hashed patient and scan of each case."""
         return self.folder / "splits.csv"
+
+    @property
+    def signatures_file(self) -> Path:
+        """``signatures.safetensors``: the signature of each case's whole scan; absent in runs of older versions."""
+        return self.folder / "signatures.safetensors"
 
     @property
     def refused_file(self) -> Path:
@@ -247,6 +256,32 @@ class Run:
         save(config, self.settings_file, comment=_COMMENT)
         write_whole(self.splits_file, splits)
         write_refusals(self.refused_file, prepared.refusals)
+        write_signatures(self.signatures_file, prepared)
+
+    def known(self) -> KnownCases:
+        """What an audit needs to know of the training and validation cases; the note says what older runs lack.
+
+        Raises:
+            CohortError: If ``splits.csv`` cannot be read.
+            CheckpointError: If the signatures are damaged.
+        """
+        splits = read_splits(self.splits_file)
+        note = ""
+        if not self.signatures_file.exists():
+            note = (
+                f"{self.folder} holds no signatures of its scans (it is of an older Hilum): altered copies of them are "
+                "not looked for"
+            )
+        signatures = {} if note else read_signatures(self.signatures_file)
+        used = {case_id: one for case_id, one in signatures.items() if splits.parts.get(case_id, "test") != "test"}
+        return KnownCases(
+            trained_on=splits.trained_on,
+            sources={
+                case_id: replace(one.source, digest=splits.scans.get(case_id, "")) for case_id, one in used.items()
+            },
+            studies=frozenset(one.study for one in used.values()),
+            note=note,
+        )
 
     def extend(self, origin: "Run", card: ModelCard, added: PreparedCohort) -> None:
         """Write the split of another run with further validation cases, and its record, around a model made from its.

@@ -2,14 +2,17 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from hilum.cohorts.audit import audit
 from hilum.cohorts.copies import check_table_split, join_patients
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import labels_of
+from hilum.cohorts.links import Link, find_links
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import num_draws
 from hilum.cohorts.split_file import Splits
@@ -37,14 +40,25 @@ from hilum.training.run_folder import STATE, Run
 _log = logging.getLogger("hilum")
 
 
-def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path = ".", resume: bool = False) -> Path:
+def train(
+    config: RunConfig | str | Path,
+    out: str | Path,
+    *,
+    base: str | Path = ".",
+    resume: bool = False,
+    allow_leakage: bool = False,
+) -> Path:
     """Train a classifier.
+
+    The cohort is audited first. Patients who share a scan, a study or near copies of a scan count as one; where the
+    table's own split puts them into several parts, training stops.
 
     Args:
         config: Settings, or a TOML file.
         out: The run folder; must be new or empty unless a run is resumed.
         base: Folder to which paths in ``config`` are relative if it is not a file.
         resume: Continue the run in ``out`` after its last complete epoch, with its own settings and split.
+        allow_leakage: Train even if the table's own split leaks; the model's card says so.
 
     Returns:
         The model folder, ``out/model``.
@@ -66,7 +80,7 @@ def train(config: RunConfig | str | Path, out: str | Path, *, base: str | Path =
         _log.warning("%s", warning)
     parts = split(cohort, config.split)  # before any scan is read
     data = _prepared(config, cohort, parts)
-    check_table_split(cohort.cases, data.prepared.copies, cohort.source)
+    data = _audited(data, allow_leakage=allow_leakage)
     if data.cohort.cases != cohort.cases:
         data = replace(data, parts=split(data.cohort, config.split))
     check_parts(data.prepared.cases, data.parts, data.cohort)
@@ -103,7 +117,7 @@ def _resumed(run: Run) -> Path:
             f"removed, such as {min(changed)!r}. Train a new run"
         )
         raise CohortError(msg)
-    data = _prepared(config, cohort, splits.parts)
+    data = _rejoined(_prepared(config, cohort, splits.parts))
     _check_copies(run, data, splits)
     run.check_unchanged(cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
@@ -123,7 +137,7 @@ def _check_settings(config: RunConfig) -> None:
 
 
 def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> SplitCohort:
-    """Prepare the cohort, log its findings, and join patients who share a scan."""
+    """Prepare the cohort, and log its findings."""
     store = Store(Path(config.store), config.reading, max_gb=config.store_gb)
     prepared = prepare_cohort(cohort, config.recipe, store, max_refused=config.cohort.max_refused)
     for refusal in prepared.refusals:
@@ -132,8 +146,45 @@ def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> Split
         _log.info("findings: %s", prepared.notes)
     for warning in prepared.copies.warnings:
         _log.warning("%s", warning)
-    cases, left = (join_patients(some, prepared.copies) for some in (cohort.cases, prepared.cases))
-    return SplitCohort(cohort=replace(cohort, cases=cases), prepared=replace(prepared, cases=left), parts=dict(parts))
+    return SplitCohort(cohort=cohort, prepared=prepared, parts=dict(parts))
+
+
+def _audited(data: SplitCohort, *, allow_leakage: bool) -> SplitCohort:
+    """Audit the cohort, log the warnings, and join linked patients unless the table's own split puts them apart.
+
+    Raises:
+        CohortError: If it does, and leaks are not allowed.
+    """
+    table_parts = {case.case_id: case.split for case in data.cohort.cases if case.split is not None}
+    found = audit(data.cohort, data.prepared, table_parts)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    if not found.leaks:
+        return _joined(data, found.links)
+    if not allow_leakage:
+        check_table_split(data.cohort.cases, data.prepared.copies, data.cohort.source)
+        more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
+        msg = f"{data.cohort.source}: the table's own split leaks: {found.leaks[0]}{more}"
+        raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
+    _log.warning("leaks are allowed: %s", "; ".join(found.leaks))
+    return replace(data, leakage="; ".join(found.leaks))
+
+
+def _rejoined(data: SplitCohort) -> SplitCohort:
+    """Join the patients of a resumed run, which keeps its split, and note the leaks that it was begun with."""
+    links = find_links(data.cohort.cases, data.prepared)
+    apart = [link for link in links if len(link.parts(data.parts)) > 1]
+    if not apart:
+        return _joined(data, links)
+    leaks = (link.sentence("is in several parts", data.parts) for link in apart)
+    return replace(data, leakage="; ".join(leaks))
+
+
+def _joined(data: SplitCohort, links: Sequence[Link]) -> SplitCohort:
+    """Give patients who share a scan, a study or near copies of a scan the same id."""
+    copies, linked = data.prepared.copies, [link.cases for link in links]
+    cases, left = (join_patients(some, copies, linked) for some in (data.cohort.cases, data.prepared.cases))
+    return replace(data, cohort=replace(data.cohort, cases=cases), prepared=replace(data.prepared, cases=left))
 
 
 def _check_copies(run: Run, data: SplitCohort, splits: Splits) -> None:

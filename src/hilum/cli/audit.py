@@ -1,0 +1,121 @@
+"""``hilum audit``: looks for leaks in a table of cases, and for what gives its labels away."""
+
+import contextlib
+import json
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from hilum.cli.arguments import CohortPath
+from hilum.settings.run import CohortConfig, ColumnsConfig, Recipe
+
+if TYPE_CHECKING:
+    from hilum.cohorts.audit import Audit
+
+_MARK = r'^\{\s*"format": \d+,\s*"num_cases": \d+,\s*"leaks"'
+"""Pattern that identifies files of this command."""
+
+_RECIPE = Recipe(region="whole", size=(48, 56, 64), extent_mm=(384.0, 448.0, 512.0))
+"""Samples for the HU histogram where no run gives a recipe: whole scans in voxels of 8 mm, without lungs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCohort:
+    """Look for leaks in a table of cases: patients, studies, scans and altered copies of scans in several parts.
+
+    Also for technical tags that give the label away, classes whose scans are refused more often, and extreme values.
+    Parts are those of the split column; with --run those of the run for its own table, and for another table all rows
+    that are not marked train or val are compared with the training and validation cases of the run. Exits with 1 if
+    anything leaks, else with 3 if scans were refused.
+    """
+
+    table: CohortPath
+    """CSV, Excel or Parquet with paths and labels."""
+
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """A run, with whose cases those of the table are compared, and whose recipe is used."""
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Names of the columns."""
+
+    store: Path | None = None
+    """Folder of prepared samples; by default a temporary one."""
+
+    json: bool = False
+    """Print one JSON object instead of a summary."""
+
+    out: Path | None = None
+    """Write the same JSON to this file too."""
+
+    def run(self) -> int:
+        """Prepare the cases, audit them, and print what was found."""
+        from hilum.cohorts.audit import audit
+        from hilum.cohorts.prepared import prepare_cohort
+        from hilum.cohorts.table import Cohort
+        from hilum.errors import CohortError
+        from hilum.files import check_output, write_whole
+        from hilum.preparing import Store
+        from hilum.training.run_folder import Run
+
+        if self.out is not None:
+            check_output(self.out, _MARK, inputs=[self.table])
+        run = None if self.run_folder is None else Run.of(self.run_folder)
+        settings = None if run is None else run.settings
+        columns = self.columns
+        if settings is not None and columns == ColumnsConfig():
+            columns = settings.cohort.columns
+        config = replace(settings.cohort if settings else CohortConfig(unlabelled="drop"), columns=columns)
+        cohort = Cohort.read(self.table, config)
+        known, parts = None, {case.case_id: case.split for case in cohort.cases if case.split is not None}
+        if run is not None:
+            is_own = run.table.exists() and self.table.samefile(run.table)
+            if is_own:
+                parts = run.splits(cohort).parts
+            else:
+                known = run.known()
+        with contextlib.ExitStack() as stack:
+            folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
+            store = Store(folder, settings.reading if settings else None)
+            prepared = prepare_cohort(cohort, settings.recipe if settings else _RECIPE, store)
+            found = audit(cohort, prepared, parts, known=known)
+        refused = [f"refused, row {one.row}: {one.reason}" for one in prepared.refusals]
+        text = json.dumps(found.as_dict(), indent=2)
+        if self.out is not None:
+            write_whole(self.out, text + "\n", mark=_MARK)
+        print(text if self.json else "\n".join([*cohort.warnings, *refused, *_summary(found)]))
+        if found.leaks:
+            more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
+            msg = f"{self.table} leaks: {found.leaks[0]}{more}"
+            raise CohortError(msg)
+        return 3 if prepared.refusals else 0
+
+
+def _summary(found: "Audit") -> list[str]:
+    """The audit in lines."""
+    lines = [f"{found.num_cases} cases"]
+    lines += [f"leak: {sentence}" for sentence in found.leaks] or ["no leak was found"]
+    lines += [f"warning: {sentence}" for sentence in found.warnings]
+    lines += list(found.notes)
+    known = [one for one in found.giveaways if one.auc is not None]
+    if known:
+        lines += ["", "what alone tells the class: cross-validated AUC (95 % interval)"]
+        width = max(len(one.tag) for one in known)
+        lines += [
+            f"  {one.tag:<{width}}  {one.target}: {one.auc:.2f} ({one.low:.2f} to {one.high:.2f})"
+            + ("" if one.is_technical else ", for comparison")
+            for one in known
+        ]
+    elif found.giveaways:
+        lines.append(f"no AUC of technical tags: {found.giveaways[0].reason}")
+    for refused in found.refused:
+        counts = ", ".join(f"{number} of {name}" for name, number in sorted(refused.refused.items()))
+        p = refused.reason if refused.p is None else f"p = {refused.p:.2g}"
+        lines.append(f"refused{f' ({refused.target})' if refused.target else ''}: {counts} ({p})")
+    lines += [
+        f"column {one.column!r}: {one.missing:.1%} of the cells are empty, {len(one.extreme)} extreme values"
+        for one in found.values
+    ]
+    return lines
