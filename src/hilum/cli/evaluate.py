@@ -45,6 +45,9 @@ class Evaluate:
     unchecked: bool = False
     """Judge even if training cases cannot be recognised, as under another HILUM_KEY; all figures are marked so."""
 
+    allow_leakage: bool = False
+    """Judge even if cases leak from training; all figures are marked so."""
+
     prevalence: tuple[float, ...] = ()
     """Prevalence at which predictive values and net benefit are stated too: of the second of two classes, of each of
     more classes, or of each label."""
@@ -79,6 +82,7 @@ class Evaluate:
             device=self.device,
             max_refused=self.max_refused,
             unchecked=self.unchecked,
+            allow_leakage=self.allow_leakage,
             prevalence=self.prevalence,
             pictures=self.pictures,
         )

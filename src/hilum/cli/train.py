@@ -107,7 +107,7 @@ class Train:
         train(settings, run.folder, resume=self.resume, allow_leakage=self.allow_leakage)
         if self.is_table:
             _log.info("the planned settings are in %s", run.settings_file)
-        answer = evaluate(run.folder)
+        answer = evaluate(run.folder, allow_leakage=self.allow_leakage)
         print(headline(answer))
         if run.refused_file.is_file():
             print(f"refused: {_num_rows(run.refused_file)} cases of the table, listed in {run.refused_file}")

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from hilum.cohorts.audit import Audit, audit
 from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
+from hilum.cohorts.links import KnownCases
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.errors import ConfigError
+from hilum.errors import CohortError, ConfigError
 from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
@@ -22,10 +24,11 @@ from hilum.judging.evaluation_folder import evaluation_folder_of
 from hilum.judging.judge import check_folder, judge
 from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
-from hilum.preparing import Store, load_sample
+from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.settings.toml import to_dict
 from hilum.training.run_folder import Run
+from hilum.volume import Tags
 
 _log = logging.getLogger("hilum")
 
@@ -40,6 +43,7 @@ def evaluate(
     device: str = "auto",
     max_refused: float = CohortConfig().max_refused,
     unchecked: bool = False,
+    allow_leakage: bool = False,
     prevalence: Sequence[float] = (),
     pictures: bool = False,
 ) -> dict[str, Any]:
@@ -48,7 +52,10 @@ def evaluate(
     If a table has a split column, its test rows are judged, else all rows. Training and validation cases of the model
     are left out: they are recognised by keyed hashes of the patients, and by the HU of the scans, whatever their files.
     Scans that cannot be prepared are refused, and so are copies of one scan with different labels; all are listed in
-    ``refused.csv``. Patients who share a scan count as one.
+    ``refused.csv``. Patients who share a scan, a study or near copies of a scan count as one.
+
+    The unseen cases are audited: one of a study of the training cases, or a near copy of their scans, is a leak, and
+    judging stops.
 
     Args:
         model: The run folder, or the model folder in it.
@@ -62,6 +69,7 @@ def evaluate(
             checked in training.
         unchecked: Judge even if training cases cannot be recognised: the run was made with another key, by an older
             version, or is missing. Recognised cases are still left out; all figures are marked as unchecked.
+        allow_leakage: Judge even if a leak is found; all figures are marked so.
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each of more classes, or of each label.
         pictures: Show planes of the most certain errors in the report, which must then not be shared.
@@ -70,8 +78,8 @@ def evaluate(
         The content of evaluation.json.
 
     Raises:
-        HilumError: If the model or the table is not usable, the cases cannot be checked, too many are refused, or none
-            is left.
+        HilumError: If the model or the table is not usable, the cases cannot be checked or leak, too many are refused,
+            or none is left.
     """
     run, table = Run.of(model), None if table is None else user_path(table)
     if out is None and table is not None:
@@ -94,11 +102,12 @@ def evaluate(
         if candidates.splits is not None:
             run.check_tested(prepared, candidates.splits)
         unseen, refused, seen = unseen_of(candidates, prepared)
+        asked = _without(candidates.cohort, seen)
+        found = audit(asked, unseen, known=_known(run, predictor, candidates))
+        leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
-        tags = tags_of(unseen.samples)
-        evaluation = _judged(
-            candidates, predictor, unseen, predictions, out, tags, prevalence, _about(candidates, unseen, refused, seen)
-        )
+        about = {**_about(candidates, unseen, refused, seen), "audit": found.as_dict(), "leakage": leakage}
+        evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, samples=samples_by_case(unseen) if pictures else None)
     return evaluation
@@ -115,26 +124,57 @@ def _check_place(out: Path, *, is_own: bool) -> None:
         raise ConfigError(msg, hint="name another --out")
 
 
+def _without(cohort: Cohort, seen: Sequence[Refusal]) -> Cohort:
+    """The cases that the model has not seen, refused ones included."""
+    left_out = {one.case_id for one in seen}
+    return replace(cohort, cases=tuple(case for case in cohort.cases if case.case_id not in left_out))
+
+
+def _known(run: Run, predictor: Predictor, candidates: Candidates) -> KnownCases | None:
+    """Training and validation cases of the model, with which the judged cases are compared; None if unknown."""
+    return run.known() if run.trained(predictor.card) and not candidates.unchecked else None
+
+
+def _leakage(found: Audit, candidates: Candidates, predictor: Predictor, *, allowed: bool) -> str:
+    """The leaks in one sentence; empty if there are none.
+
+    Raises:
+        CohortError: If there are leaks, and they are allowed neither now nor, for the run's own cases, in training.
+    """
+    trained_with = predictor.card.training.get("leakage", "") if candidates.splits is not None else ""
+    leaks = "; ".join(found.leaks) or trained_with
+    if leaks and not (allowed or trained_with):
+        more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
+        msg = f"{candidates.cohort.source}: the cases to judge leak: {found.leaks[0]}{more}"
+        raise CohortError(msg, hint="remove them, or give --allow-leakage to judge anyway; hilum audit lists all")
+    if leaks:
+        _log.warning("leaks are allowed: %s", leaks)
+    return leaks
+
+
 def _judged(
     candidates: Candidates,
     predictor: Predictor,
     unseen: PreparedCohort,
     predictions: list[Prediction],
     out: Path,
-    tags: dict[str, list[str]],
+    found: Audit,
     prevalence: Sequence[float],
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Judge predictions and write figures, pictures and cases."""
     copies = find_copies(unseen.cases, unseen.scans, at_points=predictor.card.recipe.region == "point")
-    for warning in () if candidates.splits else copies.warnings:  # training has logged those of its own table
+    for warning in () if candidates.splits else (*copies.warnings, *found.warnings):  # training has logged its own
         _log.warning("%s", warning)
     decisions = predictor.card.decisions
     rules = [one.rule for one in decisions.each]
+    marks = [f"NOT CHECKED for cases that trained the model: {candidates.unchecked}"] if candidates.unchecked else []
+    marks += [f"WITH LEAKAGE: {about['leakage']}"] if about["leakage"] else []
+    joined = join_patients(unseen.cases, copies, [link.cases for link in found.links])
     return judge(
         case_ids=[case.case_id for case in unseen.cases],
         rows=[case.row for case in unseen.cases],
-        patients=[case.patient_id for case in join_patients(unseen.cases, copies)],
+        patients=[case.patient_id for case in joined],
         labels=labels_of(unseen.cases),
         probs=np.array([list(p.probabilities.values()) for p in predictions]),
         classes=decisions.classes,
@@ -143,8 +183,8 @@ def _judged(
         doubts=[p.reason for p in predictions],
         points=[one.operating_points for one in decisions.each] if decisions.thresholds else (),
         prevalence=prevalence,
-        columns={name: [case.groups[name] for case in unseen.cases] for name in unseen.cases[0].groups} | tags,
-        note=f"NOT CHECKED for cases that trained the model: {candidates.unchecked}" if candidates.unchecked else "",
+        columns=_columns(unseen),
+        note="; ".join(marks),
         extra={
             **about,
             "num_indeterminate": sum(bool(p.reason) for p in predictions),
@@ -191,16 +231,17 @@ def own_samples(path: str | Path) -> dict[str, Path]:
     return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
 
 
-def tags_of(samples: Sequence[Path]) -> dict[str, list[str]]:
-    """Technical tags of prepared samples as columns of text, empty where missing; tags that none has are left out."""
-    tags = [load_sample(file).tags for file in samples]
+def _columns(unseen: PreparedCohort) -> dict[str, list[str]]:
+    """The table's further columns and the technical tags of the scans, as text; empty where missing."""
+    tags = [unseen.tags.get(case.case_id, Tags()) for case in unseen.cases]
     columns = {
         "kernel": [one.kernel for one in tags],
         "manufacturer": [one.manufacturer for one in tags],
         "scanner model": [one.model for one in tags],
         "slice thickness, mm": ["" if one.thickness_mm is None else f"{one.thickness_mm:g}" for one in tags],
     }
-    return {name: texts for name, texts in columns.items() if any(texts)}
+    known = {name: texts for name, texts in columns.items() if any(texts)}
+    return known | {name: [case.groups[name] for case in unseen.cases] for name in unseen.cases[0].groups}
 
 
 def _about_model(predictor: Predictor) -> dict[str, Any]:

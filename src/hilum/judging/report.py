@@ -117,7 +117,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "baselines": parts.baseline_rows(evaluation),
         "size_matched": parts.size_rows(evaluation),
         "smallest_difference": parts.smallest_difference_lines(evaluation),
-        "audit": parts.audit_parts(evaluation),
+        "audit": parts.audit_parts(evaluation, is_shareable),
         "errors": parts.errors(judged, samples),
         "training": training,
         "card": parts.card_rows(evaluation),

@@ -81,7 +81,7 @@ def warnings(judged: EvaluationFolder, is_shareable: bool) -> list[dict[str, str
     if not is_shareable:
         found.append({"what": "Not to be shared.", "why": "This page holds pixels of patients and names small groups."})
     if evaluation.get("leakage"):
-        found.append({"what": "With leakage.", "why": f"A leak was found and allowed: {evaluation['leakage']}"})
+        found.append({"what": "With leakage.", "why": _leak(evaluation, is_shareable)})
     if evaluation.get("unchecked"):
         why = f"Cases that trained the model could not be recognised: {evaluation['unchecked']}."
         found.append({"what": "Not checked.", "why": why})
@@ -106,6 +106,14 @@ def warnings(judged: EvaluationFolder, is_shareable: bool) -> list[dict[str, str
             )
             found.append({"what": f"{one.name}:", "why": why})
     return found
+
+
+def _leak(evaluation: Evaluation, is_shareable: bool) -> str:
+    """What leaks; in a page that is shared without the ids of cases."""
+    if not is_shareable:
+        return f"A leak was found and allowed: {evaluation['leakage']}"
+    kinds = sorted({one["kind"] for one in (evaluation.get("audit") or {}).get("leaks", [])})
+    return f"A leak was found and allowed ({', '.join(kinds) or 'in training'}); the figures flatter the model."
 
 
 def _patients(judged: EvaluationFolder, one: ClassJudgement, value: int) -> int:
@@ -321,10 +329,47 @@ def smallest_difference_lines(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def audit_parts(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The audit of the cohort, part by part; empty if none was made."""
+def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, Any]]:
+    """The audit of the judged cases, part by part; empty if none was made."""
     audit = evaluation.get("audit")
-    return [] if not audit else [{"title": "Findings", "lines": [*audit["leaks"], *audit["warnings"]], "rows": []}]
+    if not audit:
+        return []
+    leaks = [one["kind"] if is_shareable else one["sentence"] for one in audit["leaks"]]
+    lines = [f"Leak: {text}." for text in leaks] or ["No judged case was found to be known to the model."]
+    if not is_shareable:
+        lines += audit["warnings"]
+    parts = [{"title": "Leaks", "lines": [*lines, *audit["notes"]], "heads": [], "rows": []}]
+    told = [one for one in audit["giveaways"] if one["auc"] is not None]
+    rows = []
+    for one in sorted(told, key=lambda one: -one["auc"]):
+        figure = {"auc": one["auc"], "auc_ci": [one["low"], one["high"]]}
+        use = "technical" if one["is_technical"] else "for comparison"
+        rows.append([(text, text) for text in (one["tag"], one["target"], use)] + [sortable(figure, "auc")])
+    untold = sorted({one["reason"] for one in audit["giveaways"] if one["auc"] is None})
+    lines = [
+        "Cross-validated ROC AUC of each thing alone, by patient. A technical tag that tells the class can be learned "
+        "instead of the disease.",
+        *(f"Without a figure: {reason}." for reason in untold),
+    ]
+    heads = ["Thing", "Class or label", "Kind", "Cross-validated AUC"]
+    parts.append({"title": "What gives the label away", "lines": lines, "heads": heads, "rows": rows})
+    values = [
+        [
+            (one["column"], one["column"]),
+            (f"{one['missing']:.6g}", f"{one['missing']:.1%}"),
+            (str(len(one["extreme"])),) * 2,
+        ]
+        for one in audit["values"]
+    ]
+    parts.append(
+        {
+            "title": "Missing and extreme values",
+            "lines": [] if values else ["No column has missing or extreme values."],
+            "heads": ["Column", "Missing", "Extreme values"],
+            "rows": values,
+        }
+    )
+    return parts
 
 
 def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list[dict[str, Any]]:
