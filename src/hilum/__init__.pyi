@@ -3,8 +3,10 @@
 from hilum.cohorts.table import Cohort as Cohort
 from hilum.errors import HilumError as HilumError
 from hilum.findings import Finding as Finding
+from hilum.judging import compare as compare
 from hilum.judging import evaluate as evaluate
 from hilum.judging import recalibrate as recalibrate
+from hilum.judging import report as report
 from hilum.modelling.augmenting.augment import Augment as Augment
 from hilum.modelling.losses import AsymmetricLoss as AsymmetricLoss
 from hilum.modelling.losses import CombinedLoss as CombinedLoss

@@ -18,6 +18,7 @@ from hilum.preparing import segment_lungs
 from hilum.reading.doctor import examine
 from hilum.reading.reader import read
 from hilum.settings.run import (
+    CardConfig,
     CohortConfig,
     LossConfig,
     ModelConfig,
@@ -99,6 +100,10 @@ def _config(table: Path, seed: int) -> RunConfig:
         model=ModelConfig(depth=18, width=16),
         loss=LossConfig(class_weights="inverse"),
         training=TrainingConfig(epochs=40, batch_size=8, schedule="one-cycle", stop_patience=0, seed=seed),
+        card=CardConfig(
+            intended_use="A demonstration on simulated chests; of no use for patients.",
+            label_origin="The simulation: whether a disease was drawn into the chest.",
+        ),
         speed=PLAIN,  # without faster paths, so that machines give the same figures as far as possible
     )
 

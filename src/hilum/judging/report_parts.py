@@ -46,7 +46,7 @@ PRIVACY = {
 
 _ROUGH_AUC, _ROUGH_PATIENTS = 0.95, 50
 """Above this AUC with fewer patients of the smaller class the coverage of intervals was found to leave 92 to 98 %:
-91.8 % at AUC 0.97 with about 30 patients who have a positive (benchmarks/results/interval_coverage.json)."""
+91.8 % at AUC 0.97 with about 20 patients who have a positive (benchmarks/results/interval_coverage.json)."""
 
 _MOST_ERRORS = 12
 _MOST_FOREST = 120
