@@ -27,7 +27,7 @@ _LARGEST_RESIDUAL = 0.011
 chests, and the closest of all 499,500 pairs of 1,000 simulated patients of one scanner, 0.014; that of lidc-nodules has
 0.026 (benchmarks/near_copies.py)."""
 
-_LARGEST_SHORT = 0.1
+_LARGEST_SHORT = 0.03
 """Largest residual in short stretches, in which a displacement by a part of a bin already shows."""
 
 _INDEPENDENT = 12
