@@ -74,7 +74,9 @@ def test_an_array_of_hu_has_the_digest_of_the_scan_and_of_unit_values_its_own_wh
     for name, kind in (("a.npy", np.int16), ("b.npy", np.float32), ("c.npy", np.int64)):
         np.save(tmp_path / name, hu.astype(kind))
     store = Store(tmp_path / "store")
-    assert {store.get(tmp_path / f"{name}.npy", RECIPE).source.digest for name in "abc"} == {hu_digest(hu.astype(np.int16))}
+    assert {store.get(tmp_path / f"{name}.npy", RECIPE).source.digest for name in "abc"} == {
+        hu_digest(hu.astype(np.int16))
+    }
     np.save(tmp_path / "unit.npy", (hu + 1000) / 1400)
     units = [replace(RECIPE, npy_range="unit", windows_hu=(window,)) for window in ((-1000.0, 400.0), (-160.0, 240.0))]
     assert len({store.get(tmp_path / "unit.npy", recipe).source.digest for recipe in units}) == 1
@@ -364,7 +366,8 @@ def test_a_copy_that_a_program_saved_with_a_slope_of_its_own_is_a_copy(one_scan_
     assert not np.array_equal(nibabel.load(tmp_path / "again.nii.gz").get_fdata(), scan.get_fdata())
     store = Store(tmp_path / "store")
     first, again = (
-        store.get(path, RECIPE).source.digest for path in (one_scan_in_many_files / "int16.nii.gz", tmp_path / "again.nii.gz")
+        store.get(path, RECIPE).source.digest
+        for path in (one_scan_in_many_files / "int16.nii.gz", tmp_path / "again.nii.gz")
     )
     assert first == again
 

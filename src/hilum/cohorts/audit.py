@@ -214,7 +214,7 @@ def odd_values(cases: Sequence[Case]) -> tuple[ColumnValues, ...]:
     for column in cases[0].groups if cases else ():
         cells = {case.case_id: case.groups.get(column, "") for case in cases}
         filled = {case_id: cell for case_id, cell in cells.items() if cell.strip().casefold() not in EMPTY_CELLS}
-        missing = 1 - len(filled) / len(cells)
+        missing = (len(cells) - len(filled)) / len(cells)
         extreme = _extreme(filled)
         if missing or extreme:
             found.append(ColumnValues(column=column, missing=missing, extreme=extreme))

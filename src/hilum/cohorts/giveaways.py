@@ -202,7 +202,7 @@ def _measured(
     return Giveaway(tag=name, target=target, is_technical=_is_technical(name), auc=mean, low=low, high=high)
 
 
-def _rates(column: Column, train: np.ndarray, present: np.ndarray, test: np.ndarray) -> Float[np.ndarray, " n"]:
+def _rates(column: Column, train: np.ndarray, present: np.ndarray, test: np.ndarray) -> Float[np.ndarray, " m"]:
     """Smoothed rate of the class at the level of each test case."""
     levels = _levels(column, train)
     rate = present.mean()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
@@ -10,9 +11,10 @@ from scipy import fft
 from hilum.preparing.signature import BIN_MM, STEP_HU
 from hilum.volume import NO_BIN, SourceScan
 
-_STRETCH = 4
-"""Bins of a stretch, 8 mm: profiles are compared by the differences of neighbouring stretches. The slow rise and fall
-of density that all chests share then counts little, and slices of 5 mm still resolve them."""
+_STRETCH, _SHORT_STRETCH = 4, 1
+"""Bins of a stretch, 8 mm, and of one in scans with a short axis, 2 mm. Profiles are compared by the differences of
+neighbouring stretches: the slow rise and fall of density that all chests share then counts little, and slices of 5 mm
+still resolve them."""
 
 _NOISE_HU2 = 0.25
 """Mean square of the noise of a difference: a profile that varies less tells nothing."""
@@ -25,8 +27,12 @@ _LARGEST_RESIDUAL = 0.011
 chests, and the closest of all 499,500 pairs of 1,000 simulated patients of one scanner, 0.014; that of lidc-nodules has
 0.026 (benchmarks/near_copies.py)."""
 
-_FULL_MM = 100.0
-"""Length from which a profile has enough independent values; residuals of shorter ones count in proportion more."""
+_LARGEST_SHORT = 0.03
+"""Largest residual in short stretches, in which a displacement by a part of a bin already shows."""
+
+_INDEPENDENT = 12
+"""Stretches from which a profile has enough independent values. Of a shorter one the residual counts in proportion
+more, and scans with such an axis, below 96 mm, must agree in short stretches as well."""
 
 _MOST_CUT = 0.3
 """Largest share of an axis by which a copy is cut off or displaced."""
@@ -46,7 +52,14 @@ _FREQUENCIES = 48
 _BLOCK = 2000
 """Pairs that are aligned at a time."""
 
+_SHORT_MM = _INDEPENDENT * _STRETCH * BIN_MM
+"""Length below which an axis is short."""
+
 _AXES = ("feet to head", "front to back", "right to left")
+
+
+_Pair: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...], float]
+"""Places of two scans, flips and displacements by axis, and residual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +105,8 @@ def find_near_copies(
     found = []
     for start in range(0, len(first), _BLOCK):
         block = slice(start, start + _BLOCK)
-        found += _aligned(axes, first[block], second[block])
+        found += _aligned(axes, first[block], second[block], _LARGEST_RESIDUAL)
+    found = _confirmed([scans[place] for place in places], found)
     return tuple(
         NearCopy(
             first=names[places[i]],
@@ -117,12 +131,13 @@ def _once_each(scans: Sequence[SourceScan], number: int) -> tuple[list[int], lis
 class _Axis:
     """The profiles of all scans along one axis, as differences, with what their comparison needs."""
 
-    def __init__(self, scans: Sequence[SourceScan], axis: int) -> None:
+    def __init__(self, scans: Sequence[SourceScan], axis: int, stretch: int = _STRETCH) -> None:
+        self.stretch = stretch
         self.voxel_mm = np.array([scan.spacing_mm[axis] for scan in scans])
         rows = [scan.profiles[axis] for scan in scans]
         rows = [row[row != NO_BIN].astype(np.float32) * np.float32(STEP_HU) for row in rows]
         self.bins = np.array([len(row) for row in rows])
-        self.lengths = np.maximum(self.bins - 2 * _STRETCH + 1, 1)
+        self.lengths = np.maximum(self.bins - 2 * stretch + 1, 1)
         self.longest = int(self.lengths.max())
         self.size = int(fft.next_fast_len(2 * self.longest, real=True))
         forward, backward = (self._differences(rows, turn) for turn in (1, -1))
@@ -136,10 +151,10 @@ class _Axis:
     def _differences(self, rows: Sequence[np.ndarray], turn: int) -> np.ndarray:
         table = np.zeros((len(rows), self.longest), np.float32)
         for place, row in enumerate(rows):
-            if len(row) >= 2 * _STRETCH:
+            if len(row) >= 2 * self.stretch:
                 sums = np.concatenate([[0], np.cumsum(row[::turn], dtype=np.float64)])
-                means = (sums[_STRETCH:] - sums[:-_STRETCH]) / _STRETCH
-                table[place, : len(means) - _STRETCH] = means[_STRETCH:] - means[:-_STRETCH]
+                means = (sums[self.stretch :] - sums[: -self.stretch]) / self.stretch
+                table[place, : len(means) - self.stretch] = means[self.stretch :] - means[: -self.stretch]
         return table
 
     def descriptors(self) -> Float[np.ndarray, "n f"]:
@@ -166,7 +181,7 @@ class _Axis:
         end = np.maximum(end, begin)
         own = self._between(self.sums[0][first], begin, end)
         scale = 0.5 * (self.variation[first] + self.variation[second])[:, None] + _NOISE_HU2
-        share = np.minimum(1, BIN_MM * np.minimum(self.bins[first], self.bins[second]) / _FULL_MM)
+        share = np.minimum(1, np.minimum(self.bins[first], self.bins[second]) / (_INDEPENDENT * self.stretch))
         best, flipped, shift = np.full(len(first), np.inf), np.zeros(len(first), int), np.zeros(len(first), int)
         for flip in (0, 1):
             products = self._products(self.spectra[0][first], self.spectra[flip][second], shifts)
@@ -236,10 +251,8 @@ def _pairs(axes: Sequence[_Axis], number: int, split: int | None) -> tuple[np.nd
     return both[:, 0], both[:, 1]
 
 
-def _aligned(
-    axes: Sequence[_Axis], first: np.ndarray, second: np.ndarray
-) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...], float]]:
-    """The near copies among pairs, with flips, displacements and residual."""
+def _aligned(axes: Sequence[_Axis], first: np.ndarray, second: np.ndarray, most: float) -> list[_Pair]:
+    """The pairs of at most this residual, with flips, displacements and residual."""
     each, flips, shifts = zip(*(axis.align(first, second) for axis in axes), strict=True)
     residuals = np.maximum(each, _LEAST)
     logs = np.log(residuals).mean(0) / 2 + np.log(residuals.max(0)) / 2
@@ -252,8 +265,21 @@ def _aligned(
             tuple(int(shift[k]) for shift in shifts),
             float(residual[k]),
         )
-        for k in np.flatnonzero(residual <= _LARGEST_RESIDUAL)
+        for k in np.flatnonzero(residual <= most)
     ]
+
+
+def _confirmed(scans: Sequence[SourceScan], found: list[_Pair]) -> list[_Pair]:
+    """The pairs that agree in short stretches as well, as far as one of their axes is short."""
+    short = [pair for pair in found if min(min(scans[place].extent_mm) for place in pair[:2]) < _SHORT_MM]
+    if not short:
+        return found
+    both = [scans[place] for pair in short for place in pair[:2]]
+    axes = [_Axis(both, axis, _SHORT_STRETCH) for axis in range(3)]
+    first = np.arange(0, len(both), 2)
+    agreeing = {pair[0] // 2 for pair in _aligned(axes, first, first + 1, _LARGEST_SHORT)}
+    lost = {pair[:2] for number, pair in enumerate(short) if number not in agreeing}
+    return [pair for pair in found if pair[:2] not in lost]
 
 
 def _how(one: SourceScan, other: SourceScan, flips: tuple[int, ...], shifts: tuple[int, ...]) -> str:
