@@ -240,7 +240,10 @@ def test_the_card_of_a_model_keeps_the_leaks_that_were_allowed(npy_cohort, tmp_p
     with pytest.raises(CohortError, match="by its voxels, must be in one split"):
         train(tmp_path / "c.toml", tmp_path / "run")
     model = train(tmp_path / "c.toml", tmp_path / "run", allow_leakage=True)
-    assert "'c00' (row 2, train) and 'again' (row 26, test)" in json.loads((model / "model.json").read_text())["training"]["leakage"]
+    assert (
+        "'c00' (row 2, train) and 'again' (row 26, test)"
+        in json.loads((model / "model.json").read_text())["training"]["leakage"]
+    )
 
 
 # what gives the label away

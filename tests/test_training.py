@@ -43,8 +43,8 @@ def at(config, folder):
 def test_a_run_folder_holds_what_the_design_says(trained_run):
     names = {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in trained_run.iterdir()}
     assert names == {
-        "config.toml", "run.json", "splits.csv", "signatures.safetensors", "metrics.csv", "history.png", "events",
-        "last", "model", "evaluation",
+        "config.toml", "run.json", "splits.csv", "signatures.safetensors", "audit.json", "metrics.csv", "history.png",
+        "events", "last", "model", "evaluation",
     }  # fmt: skip
     assert {path.name for path in (trained_run / "model").iterdir()} == {"weights.safetensors", "model.json"}
     assert len({path.stat().st_mode for path in (trained_run / "model").iterdir()}) == 1, "who reads one reads both"

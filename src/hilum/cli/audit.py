@@ -15,9 +15,6 @@ from hilum.settings.run import CohortConfig, ColumnsConfig, Recipe
 if TYPE_CHECKING:
     from hilum.cohorts.audit import Audit
 
-_MARK = r'^\{\s*"format": \d+,\s*"num_cases": \d+,\s*"leaks"'
-"""Pattern that identifies files of this command."""
-
 _RECIPE = Recipe(region="whole", size=(48, 56, 64), extent_mm=(384.0, 448.0, 512.0))
 """Samples for the HU histogram where no run gives a recipe: whole scans in voxels of 8 mm, without lungs."""
 
@@ -52,7 +49,7 @@ class AuditCohort:
 
     def run(self) -> int:
         """Prepare the cases, audit them, and print what was found."""
-        from hilum.cohorts.audit import audit
+        from hilum.cohorts.audit import AUDIT_MARK, audit
         from hilum.cohorts.prepared import prepare_cohort
         from hilum.cohorts.table import Cohort
         from hilum.errors import CohortError
@@ -61,7 +58,7 @@ class AuditCohort:
         from hilum.training.run_folder import Run
 
         if self.out is not None:
-            check_output(self.out, _MARK, inputs=[self.table])
+            check_output(self.out, AUDIT_MARK, inputs=[self.table])
         run = None if self.run_folder is None else Run.of(self.run_folder)
         settings = None if run is None else run.settings
         columns = self.columns
@@ -84,7 +81,7 @@ class AuditCohort:
         refused = [f"refused, row {one.row}: {one.reason}" for one in prepared.refusals]
         text = json.dumps(found.as_dict(), indent=2)
         if self.out is not None:
-            write_whole(self.out, text + "\n", mark=_MARK)
+            write_whole(self.out, text + "\n", mark=AUDIT_MARK)
         print(text if self.json else "\n".join([*cohort.warnings, *refused, *_summary(found)]))
         if found.leaks:
             more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""

@@ -16,6 +16,9 @@ from hilum.cohorts.table import Case, Cohort
 
 AUDIT_FORMAT = 1
 
+AUDIT_MARK = r'^\{\s*"format": \d+,\s*"num_cases": \d+,\s*"leaks"'
+"""Pattern at the beginning of an audit's JSON."""
+
 _TELLING = 0.6
 """Lower end of the interval of an AUC from which a tag is warned of: chance is 0.5, and with the half width of the
 interval on top an estimate must lie far above it, so that twenty uninformative tags rarely give a warning."""

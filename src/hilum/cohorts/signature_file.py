@@ -1,6 +1,7 @@
 """Reads and writes the signatures of a run's scans, so that altered copies of them are recognised later."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +33,20 @@ class Signature:
     study: str
 
 
-def write_signatures(path: Path, prepared: PreparedCohort) -> None:
-    """Write the signatures of all cases: one array, and ids, grids and hashed studies as JSON."""
-    names = sorted(prepared.sources)
-    sources = [prepared.sources[name] for name in names]
-    longest = max((one.profiles.shape[1] for one in sources), default=1)
-    profiles = np.full((len(names), 3, longest), NO_BIN, np.int16)
-    for row, one in zip(profiles, sources, strict=True):
-        row[:, : one.profiles.shape[1]] = one.profiles
-    about = [
-        [name, list(one.shape), list(one.spacing_mm), prepared.tags[name].study if name in prepared.tags else ""]
-        for name, one in zip(names, sources, strict=True)
-    ]
+def signatures_of(prepared: PreparedCohort) -> dict[str, Signature]:
+    """The signatures of prepared cases by case id."""
+    studies = {name: tags.study for name, tags in prepared.tags.items()}
+    return {name: Signature(source=one, study=studies.get(name, "")) for name, one in prepared.sources.items()}
+
+
+def write_signatures(path: Path, signatures: Mapping[str, Signature]) -> None:
+    """Write signatures by case id: one array, and ids, grids and hashed studies as JSON."""
+    ordered = sorted(signatures.items())
+    longest = max((one.source.profiles.shape[1] for _, one in ordered), default=1)
+    profiles = np.full((len(ordered), 3, longest), NO_BIN, np.int16)
+    for row, (_, one) in zip(profiles, ordered, strict=True):
+        row[:, : one.source.profiles.shape[1]] = one.source.profiles
+    about = [[name, list(one.source.shape), list(one.source.spacing_mm), one.study] for name, one in ordered]
     write_whole(path, save({"profiles": profiles}, {_KEY: json.dumps(about)}))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hilum.judging.figures import Judgement, to_plain, with_ends
-from hilum.judging.subgroups import Column
+from hilum.judging.subgroups import CaseColumn
 from hilum.measuring.comparison import areas_test, smallest_difference
 from hilum.measuring.intervals import Figure, student95, with_stratified_auc
 from hilum.measuring.metrics import roc_auc
@@ -16,7 +16,7 @@ _STRATA = 5
 """Strata of nearly equal numbers of cases."""
 
 
-def baselines(columns: Sequence[Column], judged: Judgement, patients: Sequence[str]) -> list[dict[str, Any]]:
+def baselines(columns: Sequence[CaseColumn], judged: Judgement, patients: Sequence[str]) -> list[dict[str, Any]]:
     """AUC of each measurement alone, for two classes, beside that of the model on the same cases.
 
     Intervals and the p-value of equal areas are by Obuchowski's variance. The measurement counts in the direction that
@@ -54,7 +54,7 @@ def baselines(columns: Sequence[Column], judged: Judgement, patients: Sequence[s
     return found
 
 
-def size_matched(columns: Sequence[Column], judged: Judgement, patients: Sequence[str]) -> list[dict[str, Any]]:
+def size_matched(columns: Sequence[CaseColumn], judged: Judgement, patients: Sequence[str]) -> list[dict[str, Any]]:
     """AUC among cases of nearly one size, by each column of a size: of the model, and of the size itself.
 
     Only pairs within one of five strata of the size count. A model that has learned nothing but size keeps little more

@@ -9,7 +9,7 @@ import numpy as np
 from hilum.cohorts.prepared import PreparedCohort, Refusal
 from hilum.cohorts.table import PRESENT, Case
 from hilum.judging.candidates import Candidates
-from hilum.judging.subgroups import Column, columns_of
+from hilum.judging.subgroups import CaseColumn, columns_of
 
 
 def cohort_flow(
@@ -72,7 +72,7 @@ def _has(case: Case, output: int) -> bool:
     return case.present[output] >= PRESENT if case.present else case.label == output
 
 
-def _by_part(column: Column, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _by_part(column: CaseColumn, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Median and quartiles of a measurement, or the counts of the groups, by part."""
     if column.numbers is None:
         return {

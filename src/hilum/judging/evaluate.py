@@ -107,6 +107,7 @@ def evaluate(
         leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
         about = {**_about(candidates, unseen, refused, seen), "audit": found.as_dict(), "leakage": leakage}
+        about["training_audit"] = run.audit if candidates.splits is not None else None
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, samples=samples_by_case(unseen) if pictures else None)

@@ -330,15 +330,25 @@ def smallest_difference_lines(evaluation: Evaluation) -> list[str]:
 
 
 def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, Any]]:
-    """The audit of the judged cases, part by part; empty if none was made."""
-    audit = evaluation.get("audit")
-    if not audit:
-        return []
+    """The audits of the judged cases and, before training, of the whole cohort; empty if none was made."""
+    parts = []
+    audits = {
+        "Judged cases": (evaluation.get("audit"), "No judged case was found to be known to the model."),
+        "Whole cohort, before training": (evaluation.get("training_audit"), "No leak between the parts was found."),
+    }
+    for name, (audit, clean) in audits.items():
+        if audit:
+            parts += _audit_parts(name, audit, clean, is_shareable)
+    return parts
+
+
+def _audit_parts(name: str, audit: Mapping[str, Any], clean: str, is_shareable: bool) -> list[dict[str, Any]]:
+    """Leaks, what gives the label away, refusals and odd values, as the parts of a section."""
     leaks = [one["kind"] if is_shareable else one["sentence"] for one in audit["leaks"]]
-    lines = [f"Leak: {text}." for text in leaks] or ["No judged case was found to be known to the model."]
+    lines = [f"Leak: {text}." for text in leaks] or [clean]
     if not is_shareable:
         lines += audit["warnings"]
-    parts = [{"title": "Leaks", "lines": [*lines, *audit["notes"]], "heads": [], "rows": []}]
+    parts = [{"title": f"{name}: leaks", "lines": [*lines, *audit["notes"]], "heads": [], "rows": []}]
     told = [one for one in audit["giveaways"] if one["auc"] is not None]
     rows = []
     for one in sorted(told, key=lambda one: -one["auc"]):
@@ -352,7 +362,7 @@ def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, An
         *(f"Without a figure: {reason}." for reason in untold),
     ]
     heads = ["Thing", "Class or label", "Kind", "Cross-validated AUC"]
-    parts.append({"title": "What gives the label away", "lines": lines, "heads": heads, "rows": rows})
+    parts.append({"title": f"{name}: what gives the label away", "lines": lines, "heads": heads, "rows": rows})
     values = [
         [
             (one["column"], one["column"]),
@@ -363,13 +373,19 @@ def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, An
     ]
     parts.append(
         {
-            "title": "Missing and extreme values",
+            "title": f"{name}: missing and extreme values",
             "lines": [] if values else ["No column has missing or extreme values."],
             "heads": ["Column", "Missing", "Extreme values"],
             "rows": values,
         }
     )
     return parts
+
+
+def _refused_line(one: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{number} of {number + one['used'][name]} of {name}" for name, number in one["refused"].items())
+    among = f"{one['target']}, " if one["target"] else ""
+    return f"{among}{counts}; p = {rounded(one['p'])}"
 
 
 def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list[dict[str, Any]]:

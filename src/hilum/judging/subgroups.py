@@ -35,7 +35,7 @@ MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class CaseColumn:
     """One column of the cases, as numbers or as groups.
 
     Attributes:
@@ -60,7 +60,7 @@ class Column:
         return np.array([one == group for one in self.groups])
 
 
-def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[Column], dict[str, str]]:
+def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[CaseColumn], dict[str, str]]:
     """Divide the cases by each column, and the reason for each column that cannot divide them.
 
     A column of measurements is divided into bands of age, or at its thirds; any other into its distinct texts, of
@@ -86,7 +86,7 @@ def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[Column], dict[s
             columns.append(_measured(name, measured))
         else:
             groups = tuple(text or MISSING for text in texts)
-            columns.append(Column(name=name, groups=groups, order=tuple(sorted(set(groups), key=_place))))
+            columns.append(CaseColumn(name=name, groups=groups, order=tuple(sorted(set(groups), key=_place))))
     return columns, left_out
 
 
@@ -99,7 +99,7 @@ def _numbers(texts: Sequence[str]) -> Float64[np.ndarray, " n"] | None:
     return None if np.isinf(numbers).any() or np.isnan(numbers).all() else numbers
 
 
-def _measured(name: str, numbers: Float64[np.ndarray, " n"]) -> Column:
+def _measured(name: str, numbers: Float64[np.ndarray, " n"]) -> CaseColumn:
     known = numbers[np.isfinite(numbers)]
     if _AGE.search(name):
         edges: tuple[float, ...] = _AGE_BANDS
@@ -110,7 +110,7 @@ def _measured(name: str, numbers: Float64[np.ndarray, " n"]) -> Column:
     names.append(f"{edges[-1]:g} or more")
     groups = tuple(names[k] if known else MISSING for k, known in zip(band, np.isfinite(numbers), strict=True))
     order = tuple(one for one in (*names, MISSING) if one in groups)
-    return Column(name=name, groups=groups, order=order, numbers=numbers)
+    return CaseColumn(name=name, groups=groups, order=order, numbers=numbers)
 
 
 def _place(group: str) -> tuple[bool, float, str]:
@@ -122,7 +122,7 @@ def _place(group: str) -> tuple[bool, float, str]:
 
 
 def subgroup_figures(
-    columns: Sequence[Column],
+    columns: Sequence[CaseColumn],
     judged: Judgement,
     labels: Labels,
     probs: Float64[np.ndarray, "n c"],

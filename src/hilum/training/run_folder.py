@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from hilum.cohorts.audit import AUDIT_MARK, Audit
 from hilum.cohorts.links import KnownCases
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
-from hilum.cohorts.signature_file import SIGNATURES_MARK, read_signatures, write_signatures
+from hilum.cohorts.signature_file import SIGNATURES_MARK, read_signatures, signatures_of, write_signatures
 from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, extended_splits, patient_key, read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard
@@ -46,12 +47,13 @@ _OWN_FILES = {
     "refused.csv": REFUSALS_MARK,
     "metrics.csv": r"^epoch,lr,train_loss",
     "signatures.safetensors": SIGNATURES_MARK,
+    "audit.json": AUDIT_MARK,
     "history.png": PNG_MARK,
     "events.out.tfevents.*": "brain.Event:",
 }
 """Files of a run that was stopped before its first checkpoint, and patterns of their content."""
 _TEMPORARY = re.compile(
-    r".*/\.(config\.toml|\w+\.csv|run\.json|model\.json|history\.png|\w+\.safetensors)\.\d+\.[0-9a-f]{8}(\.png)?"
+    r".*/\.(config\.toml|\w+\.csv|run\.json|audit\.json|model\.json|history\.png|\w+\.safetensors)\.\d+\.[0-9a-f]{8}(\.png)?"
     r"|.*/(last|model)/\.tmp[0-9A-Za-z]{6}"
 )
 """Temporary paths of ``files.new_file`` for the files of a run, and those of safetensors."""
@@ -81,6 +83,11 @@ class Run:
     def signatures_file(self) -> Path:
         """``signatures.safetensors``: the signature of each case's whole scan; absent in runs of older versions."""
         return self.folder / "signatures.safetensors"
+
+    @property
+    def audit_file(self) -> Path:
+        """``audit.json``: what the audit before training found; absent in runs of older versions."""
+        return self.folder / "audit.json"
 
     @property
     def refused_file(self) -> Path:
@@ -232,14 +239,17 @@ class Run:
             msg = f"{must}, it holds {strangers[0].name}, which no run wrote"
             raise ConfigError(msg, hint="move it, or name another --out")
 
-    def begin(self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str]) -> None:
-        """Write settings, split, refusals and a record of the cohort, with which a resume is compared.
+    def begin(
+        self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str], found: Audit
+    ) -> None:
+        """Write settings, split, refusals, audit and a record of the cohort, with which a resume is compared.
 
         Args:
             config: All settings, fully resolved.
             cohort: The table as it was read.
             prepared: Its usable cases.
             parts: Part of each case of the table.
+            found: The audit of the cohort.
         """
         self.clear()
         splits = splits_text(cohort, parts, prepared.scans)
@@ -256,7 +266,23 @@ class Run:
         save(config, self.settings_file, comment=_COMMENT)
         write_whole(self.splits_file, splits)
         write_refusals(self.refused_file, prepared.refusals)
-        write_signatures(self.signatures_file, prepared)
+        write_signatures(self.signatures_file, signatures_of(prepared))
+        write_whole(self.audit_file, json.dumps(found.as_dict(), indent=1) + "\n")
+
+    @property
+    def audit(self) -> dict[str, Any] | None:
+        """The audit before training, as plain values; None in runs of older versions.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        try:
+            return dict(json.loads(self.audit_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError) as exc:
+            msg = "the audit cannot be read: the file is damaged"
+            raise CheckpointError(msg, path=self.audit_file) from exc
 
     def known(self) -> KnownCases:
         """What an audit needs to know of the training and validation cases; the note says what older runs lack.
@@ -302,6 +328,11 @@ class Run:
         record = origin._record() if is_known else None
         splits = extended_splits(before, added.cases, added.scans)
         names = [name for name in splits.parts if name not in before.parts]
+        if is_known and origin.signatures_file.exists():  # else altered copies of the first cases would be missed
+            own = signatures_of(added)
+            pairs = zip(names, (case.case_id for case in added.cases), strict=True)
+            both = read_signatures(origin.signatures_file) | {name: own[one] for name, one in pairs if one in own}
+            write_signatures(self.signatures_file, both)
         text = splits.text
         if record is not None:
             key, current = record["key"], key_fingerprint()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hilum.cohorts.audit import audit
+from hilum.cohorts.audit import Audit, audit
 from hilum.cohorts.copies import check_table_split, join_patients
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import labels_of
@@ -80,7 +80,7 @@ def train(
         _log.warning("%s", warning)
     parts = split(cohort, config.split)  # before any scan is read
     data = _prepared(config, cohort, parts)
-    data = _audited(data, allow_leakage=allow_leakage)
+    data, found = _audited(data, allow_leakage=allow_leakage)
     if data.cohort.cases != cohort.cases:
         data = replace(data, parts=split(data.cohort, config.split))
     check_parts(data.prepared.cases, data.parts, data.cohort)
@@ -89,7 +89,7 @@ def train(
         with run.locked(), kept_memory(config.speed.keep_memory == "on"):
             run.check_new()
             try:
-                run.begin(config, cohort, data.prepared, data.parts)
+                run.begin(config, cohort, data.prepared, data.parts, found)
                 return fit(config, data, run)
             finally:
                 run.clear()  # if stopped before the first complete epoch, there is nothing to resume
@@ -149,7 +149,7 @@ def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> Split
     return SplitCohort(cohort=cohort, prepared=prepared, parts=dict(parts))
 
 
-def _audited(data: SplitCohort, *, allow_leakage: bool) -> SplitCohort:
+def _audited(data: SplitCohort, *, allow_leakage: bool) -> tuple[SplitCohort, Audit]:
     """Audit the cohort, log the warnings, and join linked patients unless the table's own split puts them apart.
 
     Raises:
@@ -160,14 +160,14 @@ def _audited(data: SplitCohort, *, allow_leakage: bool) -> SplitCohort:
     for warning in found.warnings:
         _log.warning("%s", warning)
     if not found.leaks:
-        return _joined(data, found.links)
+        return _joined(data, found.links), found
     if not allow_leakage:
         check_table_split(data.cohort.cases, data.prepared.copies, data.cohort.source)
         more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
         msg = f"{data.cohort.source}: the table's own split leaks: {found.leaks[0]}{more}"
         raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
     _log.warning("leaks are allowed: %s", "; ".join(found.leaks))
-    return replace(data, leakage="; ".join(found.leaks))
+    return replace(data, leakage="; ".join(found.leaks)), found
 
 
 def _rejoined(data: SplitCohort) -> SplitCohort:
