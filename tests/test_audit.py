@@ -141,7 +141,7 @@ def test_a_patient_in_two_parts_one_scan_under_two_ids_and_a_copy_are_leaks_that
         "nearly the same scan is in several parts: 'd' (row 3, train) and 'e' (row 4, test) (flipped front to back)",
     )
     assert audit(cohort, prepared, dict.fromkeys("ade", "train")).leaks == ()
-    assert "stands under several patients: 'd' (row 3) and 'e' (row 4)" in found.warnings[0]
+    assert "stands under several patients, which must be one: 'd' (row 3) and 'e' (row 4)" in found.warnings[0]
     json.dumps(found.as_dict(), allow_nan=False)
     cases = [
         Case(case_id=i, path=Path(i), label=label, patient_id=who, row=k) for k, (i, _, label, who) in enumerate(rows)
@@ -169,11 +169,16 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
     monkeypatch.setattr(Run, "clear", lambda self: None)
     fitted = []
     train(config, tmp_path / "run", base=tmp_path)
-    assert "nearly the same scan stands under several patients: 'c0' (row 2) and 'copy' (row 14)" in caplog.text
+    assert (
+        "nearly the same scan stands under several patients, which must be one: 'c0' (row 2) and 'copy' (row 14)"
+        in caplog.text
+    )
     assert fitted[0].parts["c0"] == fitted[0].parts["copy"]
     assert fitted[0].leakage == ""
     kept = read_signatures(tmp_path / "run" / "signatures.safetensors")
     assert kept.keys() == {row[0] for row in rows}
+    content = (tmp_path / "run" / "signatures.safetensors").read_bytes()
+    assert not any(word.encode() in content for word in ("P0", "P12", ".nii", str(tmp_path))), "no patient, no path"
     known = Run(tmp_path / "run").known()
     parts = read_splits(tmp_path / "run" / "splits.csv").parts
     assert known.sources.keys() == {case_id for case_id, part in parts.items() if part != "test"}
@@ -240,7 +245,10 @@ def test_the_card_of_a_model_keeps_the_leaks_that_were_allowed(npy_cohort, tmp_p
     with pytest.raises(CohortError, match="by its voxels, must be in one split"):
         train(tmp_path / "c.toml", tmp_path / "run")
     model = train(tmp_path / "c.toml", tmp_path / "run", allow_leakage=True)
-    assert "'c00' (row 2, train) and 'again' (row 26, test)" in json.loads((model / "model.json").read_text())["training"]["leakage"]
+    assert (
+        "'c00' (row 2, train) and 'again' (row 26, test)"
+        in json.loads((model / "model.json").read_text())["training"]["leakage"]
+    )
 
 
 # what gives the label away

@@ -10,7 +10,7 @@ from scipy import stats
 from hilum.cohorts.cells import EMPTY_CELLS
 from hilum.cohorts.copies import name_cases
 from hilum.cohorts.giveaways import Giveaway, find_giveaways, number_in
-from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to
+from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
 
@@ -142,7 +142,7 @@ def audit(
         leaking=tuple(apart),
         leaks=tuple(leaks),
         warnings=(
-            *(_warn_of_link(link) for link in links if link.kind in ("study", "near copy")),
+            *warn_of_links(links),
             *(_warn_of_tag(one) for one in giveaways if one.is_technical and (one.low or 0) > _TELLING),
             *(_warn_of_refused(one) for one in refused if one.p is not None and one.p < _UNLIKELY),
             *(_warn_of_values(one, cohort.cases) for one in values if one.extreme),
@@ -152,10 +152,6 @@ def audit(
         values=values,
         notes=tuple(notes),
     )
-
-
-def _warn_of_link(link: Link) -> str:
-    return link.sentence("stands under several patients") + "; these count as one patient"
 
 
 def _warn_of_tag(one: Giveaway) -> str:

@@ -33,18 +33,22 @@ class Signature:
 
 
 def write_signatures(path: Path, prepared: PreparedCohort) -> None:
-    """Write the signatures of all cases: one array, and ids, grids and hashed studies as JSON."""
-    names = sorted(prepared.sources)
-    sources = [prepared.sources[name] for name in names]
-    longest = max((one.profiles.shape[1] for one in sources), default=1)
-    profiles = np.full((len(names), 3, longest), NO_BIN, np.int16)
-    for row, one in zip(profiles, sources, strict=True):
-        row[:, : one.profiles.shape[1]] = one.profiles
-    about = [
-        [name, list(one.shape), list(one.spacing_mm), prepared.tags[name].study if name in prepared.tags else ""]
-        for name, one in zip(names, sources, strict=True)
-    ]
-    write_whole(path, save({"profiles": profiles}, {_KEY: json.dumps(about)}))
+    """Write the signatures of all cases: an array of profiles, and grids, hashed studies and case ids as JSON."""
+    numbers: dict[object, int] = {}
+    scans: list[Signature] = []
+    cases: dict[str, int] = {}
+    for name, source in sorted(prepared.sources.items()):
+        study = prepared.tags[name].study if name in prepared.tags else ""
+        key = (source.digest, source.spacing_mm, study) if source.digest else name
+        cases[name] = numbers.setdefault(key, len(scans))
+        if cases[name] == len(scans):
+            scans.append(Signature(source=source, study=study))
+    longest = max((one.source.profiles.shape[1] for one in scans), default=1)
+    profiles = np.full((len(scans), 3, longest), NO_BIN, np.int16)
+    for row, one in zip(profiles, scans, strict=True):
+        row[:, : one.source.profiles.shape[1]] = one.source.profiles
+    grids = [[one.source.shape, one.source.spacing_mm, one.study] for one in scans]
+    write_whole(path, save({"profiles": profiles}, {_KEY: json.dumps({"scans": grids, "cases": cases})}))
 
 
 def read_signatures(path: Path) -> dict[str, Signature]:
@@ -56,11 +60,11 @@ def read_signatures(path: Path) -> dict[str, Signature]:
     try:
         with safe_open(path, framework="np") as file:
             about, profiles = json.loads(file.metadata()[_KEY]), file.get_tensor("profiles")
-        found = {}
-        for (name, (nz, ny, nx), (z, y, x), study), own in zip(about, profiles, strict=True):
+        scans = []
+        for ((nz, ny, nx), (z, y, x), study), own in zip(about["scans"], profiles, strict=True):
             source = SourceScan(digest="", shape=(nz, ny, nx), spacing_mm=(z, y, x), profiles=own)
-            found[name] = Signature(source=source, study=study)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+            scans.append(Signature(source=source, study=study))
+        return {name: scans[number] for name, number in about["cases"].items()}
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError) as exc:
         msg = "the signatures cannot be read: the file is damaged"
         raise CheckpointError(msg, path=path) from exc
-    return found
