@@ -23,8 +23,8 @@ from hilum.preparing import load_sample
 from hilum.volume import LOWEST_HU
 
 _FOLDS = 5
-_LEAST_PATIENTS = 10
-"""Fewest patients with and without a class: two of each in every fold."""
+_LEAST_PATIENTS = 20
+"""Fewest patients with and without a class: four of each in every fold."""
 
 _QUANTILES = 5
 """Levels into which numbers are divided."""
