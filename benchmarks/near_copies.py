@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import DATA, line, machine
@@ -84,9 +85,9 @@ def main() -> None:
     results = {}
     for name, volumes in sets.items():
         scans = {str(i): _signed(volume, str(i)) for i, volume in enumerate(volumes)}
-        different = _closest(scans) if len(scans) > 2 else []
-        row = {"scans": len(scans), "pairs": len(scans) * (len(scans) - 1) // 2, "called copies": 0}
-        row |= {"called copies": sum(r <= limit for r in different), "closest": [round(r, 4) for r in different[:5]]}
+        row: dict[str, Any] = {"scans": len(scans), "pairs": len(scans) * (len(scans) - 1) // 2}
+        row["called copies"] = len(find_near_copies(scans))
+        row["closest"] = [round(r, 4) for r in _closest(scans)[:5]]
         row["copies"] = {kind: _copies(volumes, scans, kind, copied, limit) for kind in KINDS}
         results[name] = row
         print(f"{name}: {row['pairs']} pairs, {row['called copies']} called copies, closest {row['closest'][:3]}")
@@ -95,7 +96,8 @@ def main() -> None:
     large = _large([_signed(volume, str(i)) for i, volume in enumerate(sets["simulated"])], samples)
     print(
         f"audit of {samples} samples: {large['seconds']:.1f} s, peak {large['peak_mb']:.0f} MB; "
-        f"{large['found']:.1%} of {large['copies']} altered copies found, {large['others']} other pairs called copies"
+        f"{large['found']:.1%} of {large['copies']} altered copies found, {large['others']} other pairs called copies, "
+        f"{large['others without a patient in common']} of them made of different patients"
     )
     if args.json:
         print(json.dumps({"limit": limit, "results": results, "audit": large, "machine": found}))
@@ -118,13 +120,15 @@ def _signed(volume: Volume, digest: str) -> SourceScan:
 
 
 def _closest(scans: dict[str, SourceScan]) -> list[float]:
-    """Residuals of the closest pairs of different scans; all pairs are aligned."""
-    limit = near_copies._LARGEST_RESIDUAL
-    near_copies._LARGEST_RESIDUAL = FARTHEST
+    """Residuals of the closest pairs of different scans, before short stretches are compared; all pairs are aligned."""
+    limits = near_copies._LARGEST_RESIDUAL, near_copies._LARGEST_SHORT
+    near_copies._LARGEST_RESIDUAL, near_copies._LARGEST_SHORT = FARTHEST, np.inf
+    near_copies._ALL_PAIRS, usual = len(scans), near_copies._ALL_PAIRS
     try:
         return sorted(pair.residual for pair in find_near_copies(scans))
     finally:
-        near_copies._LARGEST_RESIDUAL = limit
+        near_copies._LARGEST_RESIDUAL, near_copies._LARGEST_SHORT = limits
+        near_copies._ALL_PAIRS = usual
 
 
 def _copies(
@@ -183,7 +187,8 @@ def _large(scans: Sequence[SourceScan], number: int) -> dict[str, float]:
     """Audit many samples in a fresh process; the last tenth are altered copies of the first."""
     rng = np.random.default_rng(1)
     copies = number // 10
-    made = list(_mixtures(scans, number - copies, rng))
+    parents, made = (list(some) for some in zip(*_mixtures(scans, number - copies, rng), strict=True))
+    parents += parents[:copies]
     made += [_altered_signature(made[i], rng) for i in range(copies)]
     longest = max(one.profiles.shape[1] for one in made)
     profiles = np.full((number, 3, longest), near_copies.NO_BIN, np.int16)
@@ -214,13 +219,17 @@ def _large(scans: Sequence[SourceScan], number: int) -> dict[str, float]:
         "copies": copies,
         "found": round(len(true & pairs) / copies, 4),
         "others": len(pairs - true),
+        "others without a patient in common": sum(not parents[i] & parents[j] for i, j in pairs - true),
     }
 
 
-def _mixtures(scans: Sequence[SourceScan], number: int, rng: np.random.Generator) -> Iterator[SourceScan]:
+def _mixtures(
+    scans: Sequence[SourceScan], number: int, rng: np.random.Generator
+) -> Iterator[tuple[set[int], SourceScan]]:
     """Signatures beyond one patient's, away from another's, stretched to another height: as far apart as patients."""
     for i in range(number):
-        one, two = (scans[int(k)] for k in rng.choice(len(scans), 2, replace=False))
+        pair = rng.choice(len(scans), 2, replace=False).tolist()
+        one, two = (scans[k] for k in pair)
         share, stretch = rng.uniform(1.4, 1.8), rng.uniform(0.9, 1.1)
         slices = round(one.shape[0] * stretch)
         rows = []
@@ -232,7 +241,7 @@ def _mixtures(scans: Sequence[SourceScan], number: int, rng: np.random.Generator
             places = np.linspace(0, 1, bins)
             mixed = share * np.interp(places, np.linspace(0, 1, len(first)), first)
             rows.append(mixed + (1 - share) * np.interp(places, np.linspace(0, 1, len(second)), second))
-        yield replace(one, shape=(slices, *one.shape[1:]), digest=str(i), profiles=_table(rows))
+        yield set(pair), replace(one, shape=(slices, *one.shape[1:]), digest=str(i), profiles=_table(rows))
 
 
 def _altered_signature(scan: SourceScan, rng: np.random.Generator) -> SourceScan:

@@ -141,7 +141,7 @@ def test_a_patient_in_two_parts_one_scan_under_two_ids_and_a_copy_are_leaks_that
         "nearly the same scan is in several parts: 'd' (row 3, train) and 'e' (row 4, test) (flipped front to back)",
     )
     assert audit(cohort, prepared, dict.fromkeys("ade", "train")).leaks == ()
-    assert "stands under several patients: 'd' (row 3) and 'e' (row 4)" in found.warnings[0]
+    assert "stands under several patients, which must be one: 'd' (row 3) and 'e' (row 4)" in found.warnings[0]
     json.dumps(found.as_dict(), allow_nan=False)
     cases = [
         Case(case_id=i, path=Path(i), label=label, patient_id=who, row=k) for k, (i, _, label, who) in enumerate(rows)
@@ -169,11 +169,17 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
     monkeypatch.setattr(Run, "clear", lambda self: None)
     fitted = []
     train(config, tmp_path / "run", base=tmp_path)
-    assert "nearly the same scan stands under several patients: 'c0' (row 2) and 'copy' (row 14)" in caplog.text
+    assert (
+        "nearly the same scan stands under several patients, which must be one: 'c0' (row 2) and 'copy' (row 14)"
+        in caplog.text
+    )
     assert fitted[0].parts["c0"] == fitted[0].parts["copy"]
     assert fitted[0].leakage == ""
     kept = read_signatures(tmp_path / "run" / "signatures.safetensors")
     assert kept.keys() == {row[0] for row in rows}
+    content = (tmp_path / "run" / "signatures.safetensors").read_bytes()
+    content = content[: content.index(b"}}")]
+    assert not any(word.encode() in content for word in ("P0", "P12", ".nii", str(tmp_path))), "no patient, no path"
     known = Run(tmp_path / "run").known()
     parts = read_splits(tmp_path / "run" / "splits.csv").parts
     assert known.sources.keys() == {case_id for case_id, part in parts.items() if part != "test"}

@@ -212,11 +212,10 @@ def test_a_run_goes_on_by_the_command_line_and_keeps_its_settings(npy_cohort, tm
 
 
 def test_an_export_with_several_series_in_a_folder_can_be_trained_on(tmp_path, capsys):
-    whole = simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=12.0)[0]
-    middle = whole.shape[0] // 2
-    slab = crop(whole, (middle - 12, 0, 0), (middle + 12, *whole.shape[1:]))
-    for i in range(10):
-        simulated = replace(slab, voxels_hu=slab.voxels_hu + np.int16(i))
+    for i, case in enumerate(plan_cohort(10, seed=0)):
+        whole = simulate_case(case, seed=0, pixel_mm=12.0)[0]
+        middle = whole.shape[0] // 2
+        simulated = crop(whole, (middle - 12, 0, 0), (middle + 12, *whole.shape[1:]))
         for study in ("1", "2"):
             header = Header(patient_id=f"P{i}", study=study)
             for path in write_dicom(simulated, tmp_path / "new", header=header):

@@ -10,7 +10,7 @@ from scipy import stats
 from hilum.cohorts.cells import EMPTY_CELLS
 from hilum.cohorts.copies import name_cases
 from hilum.cohorts.giveaways import Giveaway, find_giveaways, number_in
-from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to
+from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
 
@@ -20,8 +20,8 @@ AUDIT_MARK = r'^\{\s*"format": \d+,\s*"num_cases": \d+,\s*"leaks"'
 """Pattern at the beginning of an audit's JSON."""
 
 _TELLING = 0.6
-"""Lower end of the interval of an AUC from which a tag is warned of: chance is 0.5, and with the half width of the
-interval on top an estimate must lie far above it, so that twenty uninformative tags rarely give a warning."""
+"""Lower end of the interval of an AUC from which a tag is warned of. Random tags of two to eight levels were warned of
+in 1.3 % of simulated tables with 20 patients of each class, and in 0.2 % with 20 and 46 (200 tables each)."""
 
 _UNLIKELY = 0.01
 """Largest p-value of a difference in refusals that is warned of: a table has one such test, or one for each label."""
@@ -145,7 +145,7 @@ def audit(
         leaking=tuple(apart),
         leaks=tuple(leaks),
         warnings=(
-            *(_warn_of_link(link) for link in links if link.kind in ("study", "near copy")),
+            *warn_of_links(links),
             *(_warn_of_tag(one) for one in giveaways if one.is_technical and (one.low or 0) > _TELLING),
             *(_warn_of_refused(one) for one in refused if one.p is not None and one.p < _UNLIKELY),
             *(_warn_of_values(one, cohort.cases) for one in values if one.extreme),
@@ -155,10 +155,6 @@ def audit(
         values=values,
         notes=tuple(notes),
     )
-
-
-def _warn_of_link(link: Link) -> str:
-    return link.sentence("stands under several patients") + "; these count as one patient"
 
 
 def _warn_of_tag(one: Giveaway) -> str:

@@ -117,24 +117,36 @@ def join_patients(cases: Iterable[Case], copies: Copies, linked: Iterable[CaseGr
     return tuple(replace(c, patient_id=root(c.patient_id)) if c.patient_id in parent else c for c in cases)
 
 
+def split_apart(cases: Sequence[Case], copies: Copies, linked: Iterable[CaseGroup] = ()) -> list[CaseGroup]:
+    """Groups that share a scan, or are linked otherwise, and that the table's own split puts into several parts.
+
+    Args:
+        cases: All cases of the table.
+        copies: Cases that share their scan.
+        linked: Further groups of cases that must be one patient, such as near copies.
+    """
+    linked = list(linked)
+    parts: dict[str, set[str]] = {}
+    patient_of = {case.case_id: case.patient_id for case in join_patients(cases, copies, linked)}
+    for case in cases:
+        if case.split is not None:
+            parts.setdefault(patient_of[case.case_id], set()).add(case.split)
+    return [group for group in (*copies.shared, *linked) if len(parts.get(patient_of[group[0].case_id], ())) > 1]
+
+
 def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> None:
     """Check that the table's own split puts all copies of a scan into one part.
 
     Raises:
         CohortError: If it does not; the text names the cases.
     """
-    parts: dict[str, set[str]] = {}
-    patient_of = {case.case_id: case.patient_id for case in join_patients(cases, copies)}
-    for case in cases:
-        if case.split is not None:
-            parts.setdefault(patient_of[case.case_id], set()).add(case.split)
-    groups = [group for group in copies.shared if len(parts.get(patient_of[group[0].case_id], ())) > 1]
+    groups = split_apart(cases, copies)
     if groups:
         msg = (
             f"{source}: the same scan, by its voxels, must be in one split, got {_listed(groups, with_split=True)}; "
             "change the split column, or remove the copies"
         )
-        raise CohortError(msg)
+        raise CohortError(msg, hint="--allow-leakage trains all the same")
 
 
 def _listed(groups: list[CaseGroup], *, with_split: bool = False) -> str:

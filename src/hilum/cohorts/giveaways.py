@@ -23,8 +23,8 @@ from hilum.preparing import load_sample
 from hilum.volume import LOWEST_HU
 
 _FOLDS = 5
-_LEAST_PATIENTS = 10
-"""Fewest patients with and without a class: two of each in every fold."""
+_LEAST_PATIENTS = 20
+"""Fewest patients with and without a class: four of each in every fold."""
 
 _QUANTILES = 5
 """Levels into which numbers are divided."""
@@ -37,6 +37,9 @@ _HIGHEST_AUC = 0.95
 
 _HU_STEP, _HU_BINS = 50, 32
 """Width and number of the bins of an HU histogram, from -1024 HU on; the last holds all that is denser."""
+
+_MOST_SAMPLES = 2500
+"""Samples with a class, and without it, from which histograms are made: enough for an interval of 0.02."""
 
 _SIZES = ("diameter", "size", "volume")
 """Parts of the names of columns that hold a size."""
@@ -85,24 +88,25 @@ def find_giveaways(cohort: Cohort, prepared: PreparedCohort) -> tuple[Giveaway, 
     files = dict(zip((case.case_id for case in prepared.cases), prepared.samples, strict=True))
     columns = _columns(cases, prepared)
     patients = np.unique([case.patient_id for case in cases], return_inverse=True)[1] if cases else np.zeros(0, int)
-    histograms: np.ndarray | None = None
+    histograms: dict[str, np.ndarray] = {}
     found = []
     for target, present in _targets(cohort, cases):
         reason = _why_not(present, patients)
         if reason:
             found += [_without_figure(name, target, reason) for name in (*columns, "HU histogram")]
             continue
-        if histograms is None:
-            histograms = np.stack([_histogram(load_sample(files[case.case_id]).voxels_hu) for case in cases])
         folds = _folds(present, patients)
         for name, column in columns.items():
             if not _differs(column):
                 found.append(_without_figure(name, target, "all cases have the same value, or none"))
                 continue
             found.append(_measured(name, target, present, patients, folds, lambda *of, c=column: _rates(c, *of)))
-        found.append(
-            _measured("HU histogram", target, present, patients, folds, lambda *of, h=histograms: _regression(h, *of))
-        )
+        some = _some(present)
+        for case in (cases[place] for place in some):
+            if case.case_id not in histograms:
+                histograms[case.case_id] = _histogram(load_sample(files[case.case_id]).voxels_hu)
+        table = np.stack([histograms[cases[place].case_id] for place in some])
+        found.append(_of_histograms(table, target, present[some], patients[some]))
     return tuple(found)
 
 
@@ -228,6 +232,21 @@ def _histogram(voxels_hu: Int[np.ndarray, "z y x"]) -> Float[np.ndarray, " b"]:
     bins = np.clip((part - LOWEST_HU) // _HU_STEP, 0, _HU_BINS - 1)
     shares: np.ndarray = np.sqrt(np.bincount(bins, minlength=_HU_BINS) / len(bins))
     return shares
+
+
+def _some(present: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Cases whose samples are read: of many with or without the class, evenly spaced ones."""
+    sides = [np.flatnonzero(present == state) for state in (True, False)]
+    return np.sort(np.concatenate([side[:: max(1, -(-len(side) // _MOST_SAMPLES))] for side in sides]))
+
+
+def _of_histograms(
+    histograms: Float[np.ndarray, "n b"], target: str, present: Bool[np.ndarray, " n"], patients: Int[np.ndarray, " n"]
+) -> Giveaway:
+    def predict(train: np.ndarray, classes: np.ndarray, test: np.ndarray) -> np.ndarray:
+        return _regression(histograms, train, classes, test)
+
+    return _measured("HU histogram", target, present, patients, _folds(present, patients), predict)
 
 
 def _regression(

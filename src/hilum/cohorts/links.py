@@ -1,6 +1,6 @@
 """Links cases that must be in one part: of one patient, one study or one scan, and near copies of a scan."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,6 +11,9 @@ from hilum.cohorts.split_file import TrainedOn, patient_key
 from hilum.cohorts.table import Case
 from hilum.reading.identity import hashed
 from hilum.volume import SourceScan
+
+_SHOWN = 8
+"""Largest number of links that a warning lists."""
 
 LinkKind: TypeAlias = Literal["patient", "study", "scan", "near copy"]
 
@@ -45,10 +48,13 @@ class Link:
         """The parts in which the cases are."""
         return {parts[case.case_id] for case in self.cases if case.case_id in parts}
 
+    def names(self, parts: Mapping[str, str] | None = None) -> str:
+        """The cases, and how they differ."""
+        return name_cases(self.cases, parts) + (f" ({self.how})" if self.how else "")
+
     def sentence(self, where: str, parts: Mapping[str, str] | None = None) -> str:
         """What is shared, where, and by which cases."""
-        how = f" ({self.how})" if self.how else ""
-        return f"{_WORDS[self.kind]} {where}: {name_cases(self.cases, parts)}{how}"
+        return f"{_WORDS[self.kind]} {where}: {self.names(parts)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,17 @@ def find_links(cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, .
     for pair in find_near_copies(sources):
         links.append(Link(kind="near copy", cases=(by_id[pair.first], by_id[pair.second]), how=pair.how))
     return tuple(link for link in links if link.kind == "patient" or link.has_several_patients)
+
+
+def warn_of_links(links: Sequence[Link]) -> Iterator[str]:
+    """A sentence for studies, and one for near copies, that stand under several patients; copies have their own."""
+    kinds: tuple[LinkKind, ...] = ("study", "near copy")
+    for kind in kinds:
+        names = [link.names() for link in links if link.kind == kind]
+        if names:
+            more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+            shown = "; ".join([*names[:_SHOWN], *more])
+            yield f"{_WORDS[kind]} stands under several patients, which must be one: {shown}"
 
 
 def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, ...]:

@@ -4,9 +4,10 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -193,6 +194,14 @@ def _reason(error: Exception, table: Path) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
+def _shared(done: Done, known: dict[object, Any]) -> Done:
+    """The same with the objects of earlier cases for equal tags and scans: a scan may have a thousand points."""
+    source = done.source
+    if source is not None and source.digest:
+        source = known.setdefault((source.digest, source.spacing_mm), source)
+    return replace(done, source=source, tags=known.setdefault(done.tags, done.tags))
+
+
 def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> list[Done | Failed]:
     """Sample or failure of each case, in order; ends the process if a signal requested it.
 
@@ -208,6 +217,7 @@ def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> 
         for number, case in enumerate(cohort.cases)
     }
     results: dict[int, Done | Failed] = {}
+    known: dict[object, Any] = {}
     refused = 0
     stop = Stop()
     with stop.on_signals(), tqdm(total=len(left), desc="preparing", unit="case", disable=None, leave=False) as bar:
@@ -219,7 +229,7 @@ def _prepare_all(cohort: Cohort, recipe: Recipe, store: Store, workers: int) -> 
                 if isinstance(result, Failed) and isinstance(result.error, StoreError):
                     raise result.error
                 if isinstance(result, Done) or (isinstance(result, Failed) and work is prepare_case):
-                    results[number] = result
+                    results[number] = result if isinstance(result, Failed) else _shared(result, known)
                     refused += isinstance(result, Failed)
                     del left[number]
                     bar.set_postfix({"refused": refused}, refresh=False)

@@ -40,14 +40,22 @@ def signatures_of(prepared: PreparedCohort) -> dict[str, Signature]:
 
 
 def write_signatures(path: Path, signatures: Mapping[str, Signature]) -> None:
-    """Write signatures by case id: one array, and ids, grids and hashed studies as JSON."""
-    ordered = sorted(signatures.items())
-    longest = max((one.source.profiles.shape[1] for _, one in ordered), default=1)
-    profiles = np.full((len(ordered), 3, longest), NO_BIN, np.int16)
-    for row, (_, one) in zip(profiles, ordered, strict=True):
+    """Write signatures by case id: an array of profiles, and grids, hashed studies and case ids as JSON."""
+    numbers: dict[object, int] = {}
+    scans: list[Signature] = []
+    cases: dict[str, int] = {}
+    for name, one in sorted(signatures.items()):
+        source = one.source
+        key = (source.digest, source.spacing_mm, one.study) if source.digest else name
+        cases[name] = numbers.setdefault(key, len(scans))
+        if cases[name] == len(scans):
+            scans.append(one)
+    longest = max((one.source.profiles.shape[1] for one in scans), default=1)
+    profiles = np.full((len(scans), 3, longest), NO_BIN, np.int16)
+    for row, one in zip(profiles, scans, strict=True):
         row[:, : one.source.profiles.shape[1]] = one.source.profiles
-    about = [[name, list(one.source.shape), list(one.source.spacing_mm), one.study] for name, one in ordered]
-    write_whole(path, save({"profiles": profiles}, {_KEY: json.dumps(about)}))
+    grids = [[one.source.shape, one.source.spacing_mm, one.study] for one in scans]
+    write_whole(path, save({"profiles": profiles}, {_KEY: json.dumps({"scans": grids, "cases": cases})}))
 
 
 def read_signatures(path: Path) -> dict[str, Signature]:
@@ -59,11 +67,11 @@ def read_signatures(path: Path) -> dict[str, Signature]:
     try:
         with safe_open(path, framework="np") as file:
             about, profiles = json.loads(file.metadata()[_KEY]), file.get_tensor("profiles")
-        found = {}
-        for (name, (nz, ny, nx), (z, y, x), study), own in zip(about, profiles, strict=True):
+        scans = []
+        for ((nz, ny, nx), (z, y, x), study), own in zip(about["scans"], profiles, strict=True):
             source = SourceScan(digest="", shape=(nz, ny, nx), spacing_mm=(z, y, x), profiles=own)
-            found[name] = Signature(source=source, study=study)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+            scans.append(Signature(source=source, study=study))
+        return {name: scans[number] for name, number in about["cases"].items()}
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError) as exc:
         msg = "the signatures cannot be read: the file is damaged"
         raise CheckpointError(msg, path=path) from exc
-    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hilum.cohorts.audit import Audit, audit
-from hilum.cohorts.copies import check_table_split, join_patients
+from hilum.cohorts.copies import check_table_split, join_patients, name_cases, split_apart
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.links import Link, find_links
@@ -159,15 +159,20 @@ def _audited(data: SplitCohort, *, allow_leakage: bool) -> tuple[SplitCohort, Au
     found = audit(data.cohort, data.prepared, table_parts)
     for warning in found.warnings:
         _log.warning("%s", warning)
-    if not found.leaks:
+    linked = [link.cases for link in found.links]
+    leaks = found.leaks or tuple(
+        f"cases that must be one patient are in several parts: {name_cases(group, table_parts)}"
+        for group in split_apart(data.cohort.cases, data.prepared.copies, linked)  # through other cases
+    )
+    if not leaks:
         return _joined(data, found.links), found
     if not allow_leakage:
         check_table_split(data.cohort.cases, data.prepared.copies, data.cohort.source)
-        more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
-        msg = f"{data.cohort.source}: the table's own split leaks: {found.leaks[0]}{more}"
+        more = f" (and {len(leaks) - 1} more leaks)" if len(leaks) > 1 else ""
+        msg = f"{data.cohort.source}: the table's own split leaks: {leaks[0]}{more}"
         raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
-    _log.warning("leaks are allowed: %s", "; ".join(found.leaks))
-    return replace(data, leakage="; ".join(found.leaks)), found
+    _log.warning("leaks are allowed, and patients stay as they are: %s", "; ".join(leaks))
+    return replace(data, leakage="; ".join(leaks)), found
 
 
 def _rejoined(data: SplitCohort) -> SplitCohort:
