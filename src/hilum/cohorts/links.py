@@ -127,12 +127,12 @@ def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCo
             left[case.case_id] = case
     links = [Link(kind=kind, cases=tuple(group)) for kind, group in groups.items() if group]
     sources = {case_id: prepared.sources[case_id] for case_id in left if case_id in prepared.sources}
-    seen = set()
-    for pair in find_near_copies(sources, known.sources):
-        if pair.first not in seen:
+    pairs = {sources[pair.first].digest: pair for pair in reversed(find_near_copies(sources, known.sources))}
+    for case_id, source in sources.items():  # each case of a scan, such as its points
+        if source.digest in pairs:
+            pair = pairs[source.digest]
             how = f"as {pair.second!r} of the run, {pair.how}"
-            links.append(Link(kind="near copy", cases=(left[pair.first],), how=how))
-            seen.add(pair.first)
+            links.append(Link(kind="near copy", cases=(left[case_id],), how=how))
     return tuple(links)
 
 
