@@ -1,5 +1,6 @@
 """Links cases that must be in one part: of one patient, one study or one scan, and near copies of a scan."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -22,6 +23,13 @@ _WORDS: dict[LinkKind, str] = {
     "study": "the same study, by the tags of its scans,",
     "scan": "the same scan, by its voxels,",
     "near copy": "nearly the same scan",
+}
+
+_COUNTED: dict[LinkKind, str] = {
+    "patient": "patients in several parts",
+    "study": "studies in several parts",
+    "scan": "scans in several parts",
+    "near copy": "near copies in several parts",
 }
 
 
@@ -102,6 +110,13 @@ def warn_of_links(links: Sequence[Link]) -> Iterator[str]:
             more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
             shown = "; ".join([*names[:_SHOWN], *more])
             yield f"{_WORDS[kind]} stands under several patients, which must be one: {shown}"
+
+
+def leakage_note(links: Iterable[Link]) -> str:
+    """A sentence on leaks that were accepted, without ids of cases, for the card of a model."""
+    counts = Counter(link.kind for link in links)
+    shared = ", ".join(f"{_COUNTED[kind]}: {number}" for kind, number in sorted(counts.items()))
+    return f"the parts leak, and this was accepted ({shared or 'cases linked through others'})"
 
 
 def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, ...]:
