@@ -13,6 +13,7 @@ from scipy import ndimage
 import hilum.training.train as training
 from hilum.cli import main
 from hilum.cohorts.audit import audit, odd_values, refused_by_class
+from hilum.cohorts.copies import Copies, split_apart
 from hilum.cohorts.links import find_links
 from hilum.cohorts.near_copies import find_near_copies
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort
@@ -194,8 +195,8 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
         train(config, tmp_path / "other", base=tmp_path)
     assert not (tmp_path / "other").exists()
     train(config, tmp_path / "other", base=tmp_path, allow_leakage=True)
-    assert "'c0' (row 2, train) and 'copy' (row 14, test)" in fitted[1].leakage
-    assert fitted[1].parts["c0"], fitted[1].parts["copy"] == ("train", "test")
+    assert fitted[1].leakage == "the parts leak, and this was accepted (near copies in several parts: 1)"
+    assert (fitted[1].parts["c0"], fitted[1].parts["copy"]) == ("train", "test")
     assert main(["audit", str(tmp_path / "t.csv"), "--out", str(tmp_path / "audit.json")]) == 1
     said = capsys.readouterr()
     assert len(said.err.strip().splitlines()) == 1 + said.err.count("there is no column")
@@ -246,10 +247,17 @@ def test_the_card_of_a_model_keeps_the_leaks_that_were_allowed(npy_cohort, tmp_p
     with pytest.raises(CohortError, match="by its voxels, must be in one split"):
         train(tmp_path / "c.toml", tmp_path / "run")
     model = train(tmp_path / "c.toml", tmp_path / "run", allow_leakage=True)
-    assert (
-        "'c00' (row 2, train) and 'again' (row 26, test)"
-        in json.loads((model / "model.json").read_text())["training"]["leakage"]
+    card = json.loads((model / "model.json").read_text())["training"]
+    assert card["leakage"] == "the parts leak, and this was accepted (scans in several parts: 1)", "without case ids"
+
+
+def test_cases_linked_through_the_patient_of_a_case_without_part_are_apart():
+    first, copy, other = (
+        Case(case_id=name, path=Path(name), label=0, patient_id=who, row=row, split=part)
+        for row, (name, who, part) in enumerate([("a", "P1", "train"), ("b", "P2", None), ("c", "P2", "test")], start=2)
     )
+    assert split_apart([first, copy, other], Copies(), [(first, copy)]) == [(first, copy)]
+    assert split_apart([first, copy], Copies(), [(first, copy)]) == []
 
 
 # what gives the label away

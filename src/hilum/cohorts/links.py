@@ -1,5 +1,6 @@
 """Links cases that must be in one part: of one patient, one study or one scan, and near copies of a scan."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -22,6 +23,13 @@ _WORDS: dict[LinkKind, str] = {
     "study": "the same study, by the tags of its scans,",
     "scan": "the same scan, by its voxels,",
     "near copy": "nearly the same scan",
+}
+
+_COUNTED: dict[LinkKind, str] = {
+    "patient": "patients in several parts",
+    "study": "studies in several parts",
+    "scan": "scans in several parts",
+    "near copy": "near copies in several parts",
 }
 
 
@@ -104,6 +112,13 @@ def warn_of_links(links: Sequence[Link]) -> Iterator[str]:
             yield f"{_WORDS[kind]} stands under several patients, which must be one: {shown}"
 
 
+def leakage_note(links: Iterable[Link]) -> str:
+    """A sentence on leaks that were accepted, without ids of cases, for the card of a model."""
+    counts = Counter(link.kind for link in links)
+    shared = ", ".join(f"{_COUNTED[kind]}: {number}" for kind, number in sorted(counts.items()))
+    return f"the parts leak, and this was accepted ({shared or 'cases linked through others'})"
+
+
 def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, ...]:
     """Link cases of a table to those that trained or validated a model; a case is linked once, by the surest sign.
 
@@ -127,12 +142,12 @@ def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCo
             left[case.case_id] = case
     links = [Link(kind=kind, cases=tuple(group)) for kind, group in groups.items() if group]
     sources = {case_id: prepared.sources[case_id] for case_id in left if case_id in prepared.sources}
-    seen = set()
-    for pair in find_near_copies(sources, known.sources):
-        if pair.first not in seen:
+    pairs = {sources[pair.first].digest: pair for pair in reversed(find_near_copies(sources, known.sources))}
+    for case_id, source in sources.items():  # each case of a scan, such as its points
+        if source.digest in pairs:
+            pair = pairs[source.digest]
             how = f"as {pair.second!r} of the run, {pair.how}"
-            links.append(Link(kind="near copy", cases=(left[pair.first],), how=how))
-            seen.add(pair.first)
+            links.append(Link(kind="near copy", cases=(left[case_id],), how=how))
     return tuple(links)
 
 

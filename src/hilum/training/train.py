@@ -12,7 +12,7 @@ from hilum.cohorts.audit import Audit, audit
 from hilum.cohorts.copies import check_table_split, join_patients, name_cases, split_apart
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.links import Link, find_links
+from hilum.cohorts.links import Link, find_links, leakage_note
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import num_draws
 from hilum.cohorts.split_file import Splits
@@ -172,7 +172,7 @@ def _audited(data: SplitCohort, *, allow_leakage: bool) -> tuple[SplitCohort, Au
         msg = f"{data.cohort.source}: the table's own split leaks: {leaks[0]}{more}"
         raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
     _log.warning("leaks are allowed, and patients stay as they are: %s", "; ".join(leaks))
-    return replace(data, leakage="; ".join(leaks)), found
+    return replace(data, leakage=leakage_note(found.leaking)), found
 
 
 def _rejoined(data: SplitCohort) -> SplitCohort:
@@ -181,8 +181,7 @@ def _rejoined(data: SplitCohort) -> SplitCohort:
     apart = [link for link in links if len(link.parts(data.parts)) > 1]
     if not apart:
         return _joined(data, links)
-    leaks = (link.sentence("is in several parts", data.parts) for link in apart)
-    return replace(data, leakage="; ".join(leaks))
+    return replace(data, leakage=leakage_note(apart))
 
 
 def _joined(data: SplitCohort, links: Sequence[Link]) -> SplitCohort:
