@@ -38,6 +38,9 @@ NAMES = {
 }
 """Names of the figures in the order in which they are shown."""
 
+_TINY = 0.001
+"""Smaller numbers are shown with two digits instead of three decimals."""
+
 _WITHOUT_DECISION = ("sensitivity", "specificity")
 
 
@@ -46,7 +49,12 @@ def figure_text(evaluation: Mapping[str, Any], name: str) -> str:
     value, ends = evaluation.get(name), evaluation.get(f"{name}_ci", [None, None])
     if value is None:
         return "not defined"
-    return rounded(value) + ("" if None in ends else f" ({rounded(ends[0])} to {rounded(ends[1])})")
+    if None in ends:
+        return rounded(value)
+    if 0 < abs(value) < _TINY:
+        return f"{rounded(value)} ({rounded(ends[0])} to {rounded(ends[1])})"
+    low, high = (f"{end:.3f}".replace("-", "−") for end in ends)
+    return f"{rounded(value)} ({low} to {high})"
 
 
 def sortable(evaluation: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -59,7 +67,7 @@ def rounded(value: float) -> str:
     """Three decimals; numbers below 0.001 with two digits."""
     if not math.isfinite(value):
         return "not defined"
-    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}".replace("-", "−")
+    return f"{value:.2g}" if 0 < abs(value) < _TINY else f"{value:.3f}".replace("-", "−")
 
 
 def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tuple[str, list[str]]]:
