@@ -25,7 +25,7 @@ _LEAST = 1e-3
 _LARGEST_RESIDUAL = 0.011
 """Largest residual of near copies: between the copies that were altered in one way, at most 0.0103 on simulated and
 real chests, and the closest of all 499,500 pairs of 1,000 simulated patients of one scanner, 0.0137. That of
-lidc-nodules has 0.026, before short stretches are compared (benchmarks/near_copies.py)."""
+lidc-nodules has 0.025, before short stretches are compared (benchmarks/near_copies.py)."""
 
 _LARGEST_SHORT = 0.03
 """Largest residual in short stretches, in which a displacement by a part of a bin already shows."""
