@@ -2,8 +2,8 @@
 
     python benchmarks/pages.py PAGE.html [PAGE.html ...] [--pictures FOLDER] [--json]
 
-Each page is opened at 1280 and 400 pixels, light and dark, and printed to PDF. A request of the page to
-any host, a console error, a page wider than the window or one of more than 5 MB fails. Needs Chromium (``chromium`` on the PATH).
+Each page is opened at 1280 and 400 pixels, light and dark, and printed to PDF. A request of the page to any host, a
+console error, a page wider than the window or one of more than 5 MB fails. Needs Chromium (``chromium`` on the PATH).
 """
 
 import argparse
