@@ -34,8 +34,8 @@ def baselines(columns: Sequence[CaseColumn], judged: Judgement, patients: Sequen
         rises = not roc_auc(y, numbers) < 0.5
         alone = numbers if rises else -numbers
         areas = obuchowski(y, np.stack([alone, one.p[rows]], axis=1), patients=inside)
-        p_value, error = areas_test(y, one.p[rows], alone, patients=inside)
-        difference, half = float(areas.aucs[1] - areas.aucs[0]), student95(areas.num_patients) * error
+        test = areas_test(y, one.p[rows], alone, patients=inside)
+        difference, half = float(areas.aucs[1] - areas.aucs[0]), student95(areas.num_patients) * test.error
         figures = {
             "auc": areas.figures[0],
             "model_auc": areas.figures[1],
@@ -47,8 +47,8 @@ def baselines(columns: Sequence[CaseColumn], judged: Judgement, patients: Sequen
                 "higher_is_positive": rises,
                 "num_cases": int(rows.sum()),
                 **with_ends(figures),
-                "p_value": to_plain(p_value),
-                "smallest_difference": to_plain(smallest_difference(error)),
+                "p_value": to_plain(test.p),
+                "smallest_difference": to_plain(smallest_difference(test.error, num_patients=test.num_patients)),
             }
         )
     return found

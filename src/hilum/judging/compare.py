@@ -20,7 +20,7 @@ from hilum.judging.evaluation_folder import EvaluationFolder, read_evaluation
 from hilum.judging.figures import to_plain, with_ends
 from hilum.judging.report_plots import roc_overlay
 from hilum.judging.report_words import NAMES, figure_text, rounded
-from hilum.measuring.comparison import Rating, compare_ratings, smallest_difference
+from hilum.measuring.comparison import Rating, compare_ratings
 from hilum.pages import html_page
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.training.run_folder import Run
@@ -285,7 +285,7 @@ def _pair(
                 "differences": with_ends(found.differences),
                 "p_areas": found.p_areas,
                 "p_curves": found.p_curves,
-                "smallest_difference": smallest_difference(found.auc_error),
+                "smallest_difference": found.smallest_difference,
             }
         )
     return [to_plain(one) for one in pairs]

@@ -16,12 +16,13 @@ from hilum.cohorts.labels import labels_of
 from hilum.cohorts.links import KnownCases
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
+from hilum.deciding.decision import Decisions
 from hilum.errors import CohortError, ConfigError
 from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.evaluation_folder import evaluation_folder_of
-from hilum.judging.judge import check_folder, judge
+from hilum.judging.judge import check_folder, checked_prevalence, judge
 from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
@@ -89,6 +90,8 @@ def evaluate(
     _check_place(out, is_own=table is None)
     check_folder(out, inputs=[] if table is None else [table])
     predictor = Predictor(model, device=device)
+    decisions = predictor.card.decisions
+    prevalence = checked_prevalence(prevalence, decisions.classes, multi_label=decisions.multi_label)
     if table is None:
         candidates = own_cases(run, predictor)
     else:
@@ -184,6 +187,7 @@ def _judged(
         doubts=[p.reason for p in predictions],
         points=[one.operating_points for one in decisions.each] if decisions.thresholds else (),
         prevalence=prevalence,
+        calibrated_at=_calibrated_at(decisions),
         columns=_columns(unseen),
         note="; ".join(marks),
         extra={
@@ -230,6 +234,14 @@ def own_samples(path: str | Path) -> dict[str, Path]:
     parts = run.splits(cohort).parts
     tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
     return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
+
+
+def _calibrated_at(decisions: Decisions) -> list[float | None]:
+    """Prevalence at which the probabilities of the second of two classes, or of each class or label, are stated."""
+    shares = [one.calibration.prevalence for one in decisions.each]
+    if decisions.multi_label or len(decisions.classes) == 2:
+        return [both[1] if both else None for both in shares]
+    return list(shares[0]) or [None] * len(decisions.classes)
 
 
 def _columns(unseen: PreparedCohort) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from hilum.measuring.intervals import (
 )
 from hilum.measuring.metrics import confusion_matrix, log_loss
 from hilum.measuring.operating_points import FIXED_POINTS, OperatingPoint
+from hilum.measuring.prevalence import log_shift, threshold_at
 from hilum.measuring.roc_variance import obuchowski
+from hilum.measuring.stated_prevalence import figures_at
 
 Evaluation = dict[str, Any]
 """Content of evaluation.json, or a part of it."""
-
-_STATED = "_at_prevalence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +38,48 @@ class Rules:
         points: Operating points of the second of two classes, or of each label; empty: read from the test's own curves.
         prevalence: Prevalence at which predictive values and net benefit are stated, of the second of two classes, of
             each class or of each label; empty: not stated.
+        calibrated_at: Prevalence at which the probabilities themselves are stated; None where it is unknown, empty:
+            nowhere known.
     """
 
     thresholds: tuple[float, ...] = ()
     points: tuple[tuple[OperatingPoint, ...], ...] = ()
     prevalence: tuple[float, ...] = ()
+    calibrated_at: tuple[float | None, ...] = ()
 
     def asked(self, output: int) -> Asked:
         """Further figures of one output."""
         return Asked(
             threshold=self.thresholds[output] if self.thresholds else None,
-            prevalence=self.prevalence[output] if self.prevalence else None,
             points=(self.points[output] if self.points else ()) or FIXED_POINTS,
         )
+
+    def stated(self, output: int) -> "Stated | None":
+        """The prevalence that is stated for one output; None if none is."""
+        if not self.prevalence:
+            return None
+        there, here = self.prevalence[output], self.calibrated_at[output] if self.calibrated_at else None
+        if here is None or not 0 < here < 1:
+            return Stated(prevalence=there)
+        of, to = (1 - here, here), (1 - there, there)
+        negative, positive = log_shift(of=of, to=to)
+        threshold = threshold_at(self.thresholds[output], of=of, to=to) if self.thresholds else None
+        return Stated(prevalence=there, threshold=threshold, log_odds_shift=positive - negative)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """A prevalence at which figures are stated, and what probabilities become there.
+
+    Attributes:
+        prevalence: The prevalence.
+        threshold: The threshold of the decisions there; None if it is unknown.
+        log_odds_shift: To be added to the log odds of the probabilities; None if it is unknown.
+    """
+
+    prevalence: float
+    threshold: float | None = None
+    log_odds_shift: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +94,7 @@ class ClassJudgement:
         asked: What was asked of it; its threshold is None where the most probable class is decided.
         figures: Figures with their intervals.
         agreement: Agreement of probabilities and outcomes.
+        stated: The prevalence at which figures are stated too; None: only that of the cases.
     """
 
     name: str
@@ -74,6 +104,7 @@ class ClassJudgement:
     asked: Asked
     figures: dict[str, Figure]
     agreement: Evaluation
+    stated: Stated | None = None
 
     @property
     def matrix(self) -> Int[np.ndarray, "2 2"]:
@@ -84,9 +115,7 @@ class ClassJudgement:
     def evaluation(self) -> Evaluation:
         """Counts, figures and their intervals."""
         further = {f"{point.name} {rate}" for point in self.asked.points for rate in ("sensitivity", "specificity")}
-        stated = {name for name in self.figures if name.endswith(_STATED)}
-        figures = {name: one for name, one in self.figures.items() if name not in further | stated}
-        at_prevalence = {name.removesuffix(_STATED): self.figures[name] for name in self.figures if name in stated}
+        figures = {name: one for name, one in self.figures.items() if name not in further}
         return {
             "num_positives": int(np.sum(self.y == 1)),
             "prevalence": float(np.mean(self.y == 1)),
@@ -95,8 +124,16 @@ class ClassJudgement:
             **with_ends(figures),
             **self.agreement,
             "operating_points": [self._at(point) for point in self.asked.points],
-            "at_prevalence": {"prevalence": self.asked.prevalence, **with_ends(at_prevalence)} if stated else None,
+            "at_prevalence": self._at_prevalence(),
         }
+
+    def _at_prevalence(self) -> Evaluation | None:
+        """Predictive values and net benefit at the stated prevalence; None if none is stated."""
+        if self.stated is None:
+            return None
+        rates = (self.figures[name] for name in ("sensitivity", "specificity"))
+        found = figures_at(*rates, prevalence=self.stated.prevalence, threshold=self.stated.threshold)
+        return {**asdict(self.stated), **with_ends(found)}
 
     def _at(self, point: OperatingPoint) -> Evaluation:
         """Both rates at an operating point; a rate that was read off the curve has no interval of its own."""
@@ -146,7 +183,7 @@ def judge_cases(
     figures = with_called_intervals(
         labels, probs[:, 1], called=called, patients=patients, asked=rules.asked(0), seed=seed
     )
-    two = _class_judgement(classes[1], labels, probs[:, 1], called, rules.asked(0), figures, patients)
+    two = _class_judgement(classes[1], labels, probs[:, 1], called, (rules, 0), figures, patients)
     return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
 
 
@@ -166,7 +203,7 @@ def _judge_classes(
     for k, name in enumerate(classes):
         y, called, asked = (labels == k).astype(np.int64), decided == k, rules.asked(k)
         figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, asked=asked, seed=seed)
-        each.append(_class_judgement(name, y, probs[:, k], called, asked, figures, patients))
+        each.append(_class_judgement(name, y, probs[:, k], called, (rules, k), figures, patients))
     evaluation = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
@@ -190,7 +227,7 @@ def _judge_labels(
     asked = [rules.asked(k) for k in range(len(names))]
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
     each = tuple(
-        _class_judgement(name, labels[:, k], probs[:, k], called[:, k], asked[k], figures[k], patients)
+        _class_judgement(name, labels[:, k], probs[:, k], called[:, k], (rules, k), figures[k], patients)
         for k, name in enumerate(names)
     )
     by_label = {one.name: one.evaluation for one in each}
@@ -202,12 +239,21 @@ def _class_judgement(
     y: Int[np.ndarray, " n"],
     p: Float64[np.ndarray, " n"],
     called: Bool[np.ndarray, " n"],
-    asked: Asked,
+    rule: tuple[Rules, int],
     figures: dict[str, Figure],
     patients: Sequence[str],
 ) -> ClassJudgement:
-    agreement = {**_agreement(y, p, patients), **_area(y, p, patients)}
-    return ClassJudgement(name=name, y=y, p=p, called=called, asked=asked, figures=figures, agreement=agreement)
+    rules, output = rule
+    return ClassJudgement(
+        name=name,
+        y=y,
+        p=p,
+        called=called,
+        asked=rules.asked(output),
+        figures=figures,
+        agreement={**_agreement(y, p, patients), **_area(y, p, patients)},
+        stated=rules.stated(output),
+    )
 
 
 def to_plain(value: object) -> Any:
@@ -241,7 +287,7 @@ def _area(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"], patients: Sequ
     return {
         "auc_variance_by": "DeLong" if len(set(patients)) == len(y) else "Obuchowski",
         **with_ends({"auc_by_variance": areas.figures[0]}),
-        "smallest_difference": to_plain(smallest_difference(error)),
+        "smallest_difference": to_plain(smallest_difference(error, num_patients=areas.num_patients)),
     }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
-from hilum.errors import CohortError, ConfigError
+from hilum.errors import CohortError, ConfigError, require
 from hilum.files import PNG_MARK, check_output, csv_text
 from hilum.judging.baselines import baselines, size_matched
 from hilum.judging.figures import Evaluation, Judgement, Rules, judge_cases, to_plain
@@ -51,6 +51,7 @@ def judge(
     rows: Sequence[int] | None = None,
     points: Sequence[Sequence[OperatingPoint]] = (),
     prevalence: Sequence[float] = (),
+    calibrated_at: Sequence[float | None] = (),
     columns: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
     extra: dict[str, object] | None = None,
@@ -82,6 +83,7 @@ def judge(
         points: Operating points of the second of two classes, or of each label; empty: read from the cases' own curves.
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each class or of each label.
+        calibrated_at: Prevalence at which the probabilities are stated, of the same outputs; None where it is unknown.
         columns: Text of each case by the name of a column, for figures by subgroup and by a measurement alone.
         note: A sentence at the foot of each picture, and in each row of cases.csv.
         extra: Further keys for evaluation.json.
@@ -100,7 +102,8 @@ def judge(
     rules = Rules(
         thresholds=() if labels.ndim == 1 and len(classes) > 2 else tuple(0.5 if cut is None else cut for cut in cuts),
         points=tuple(map(tuple, points)),
-        prevalence=tuple(prevalence),
+        prevalence=checked_prevalence(prevalence, classes, multi_label=labels.ndim == 2),
+        calibrated_at=tuple(calibrated_at),
     )
     judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed)
     about = {
@@ -126,6 +129,22 @@ def judge(
     table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
+
+
+def checked_prevalence(prevalence: Sequence[float], classes: Sequence[str], *, multi_label: bool) -> tuple[float, ...]:
+    """The stated prevalence of each output that is judged; empty if none is.
+
+    Raises:
+        ConfigError: If there is not one for the second of two classes, for each class or for each label, or one is not
+            above 0 and below 1.
+    """
+    outputs = tuple(classes) if multi_label or len(classes) > 2 else tuple(classes[1:])
+    if prevalence:
+        must = f"a share for each of {', '.join(outputs)}"
+        require(len(prevalence) == len(outputs), "prevalence", must, tuple(prevalence))
+        for share in prevalence:
+            require(0 < share < 1, "prevalence", "above 0 and below 1", share)
+    return tuple(prevalence)
 
 
 def _decided(

@@ -1,11 +1,11 @@
 """Figures with 95 % intervals that account for the correlation of cases of one patient.
 
 Patients, not cases, are resampled. The interval is symmetric on the logit scale, with the standard error of the
-bootstrap carried over by the derivative of the logit: it covers 94.6 to 95.9 % where the percentile interval covers
-91.6 to 93.3 % (simulated at AUC 0.95). Its half width is 1.96 standard errors for a share of cases, such as
-sensitivity. For figures of both classes together, such as AUC, it is Student's quantile, with one degree of freedom
-less than the relevant patients: with few of them the standard error is itself too uncertain, and often too small
-(``benchmarks/interval_coverage.py`` measures both). If a figure is exactly 0 or 1, or the bootstrap has no spread, the
+bootstrap carried over by the derivative of the logit. Its half width is 1.96 standard errors for a share of cases, such
+as sensitivity. For figures of both classes together, such as AUC or log loss, it is Student's quantile, with one degree
+of freedom less than the relevant patients: with few of them the standard error is itself too uncertain, and often too
+small. How often they hold the truth stands in docs/concepts/intervals.md
+(``benchmarks/interval_coverage.py``). If a figure is exactly 0 or 1, or the bootstrap has no spread, the
 interval is Wilson's (JASA 22, 1927), with the number of relevant patients as its n: those with a positive for
 sensitivity, those with a case decided positive for the positive predictive value, the smaller class for AUC. Figures
 that are no shares have their own scale: Fisher's z for Matthews' coefficient, the logarithm for log loss, the plain one
@@ -38,14 +38,14 @@ _LARGEST_BLOCK = 4_000_000
 """Resampled weights in memory at a time, for large cohorts."""
 
 _SCALES: dict[str, Literal["logit", "fisher", "log", "plain"]] = {
-    "mcc": "fisher", "log_loss": "log", "net_benefit": "plain"
-}  # fmt: skip
+    "mcc": "fisher",
+    "log_loss": "log",
+    "net_benefit": "plain",
+}
 """Scales on which figures that are no shares are nearly normal; those of all others are logits."""
 
-_SHARES = (
-    "accuracy", "sensitivity", "specificity", "ppv", "npv", "brier", "log_loss", "net_benefit", "subset_accuracy"
-)  # fmt: skip
-"""Means over cases; on the logit scale the normal interval of a share already covers 95 % or more with few patients."""
+_SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "subset_accuracy")
+"""Shares of cases of one kind: the normal interval on the logit scale covers 94 to 97 % with few patients."""
 
 _MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
 """Figures whose mean over the labels is reported."""
@@ -78,12 +78,10 @@ class Asked:
 
     Attributes:
         threshold: The threshold of the decisions, for the net benefit; None: there is none.
-        prevalence: Prevalence at which predictive values and net benefit are stated too; None: only that of the cases.
         points: Operating points.
     """
 
     threshold: float | None = None
-    prevalence: float | None = None
     points: tuple[OperatingPoint, ...] = FIXED_POINTS
 
 
@@ -127,8 +125,7 @@ def with_called_intervals(
     """The figures of ``with_intervals`` for any decisions, and further figures that are asked for.
 
     Returns:
-        At a stated prevalence also ppv_at_prevalence, npv_at_prevalence and net_benefit_at_prevalence. For each
-        operating point NAME also "NAME sensitivity" and "NAME specificity".
+        For each operating point NAME also "NAME sensitivity" and "NAME specificity".
     """
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
@@ -291,7 +288,8 @@ def with_stratified_auc(
             pairs += all_pairs
         return {"auc": ratio(above, pairs)}
 
-    fewest = min(bootstrap.count(y == 1), bootstrap.count(y != 1))
+    paired = np.any([one & (0 < np.sum(y[one] == 1) < np.sum(one)) for one in rows], axis=0)  # strata with both classes
+    fewest = min(bootstrap.count(paired & (y == 1)), bootstrap.count(paired & (y != 1)))
     return _intervals(bootstrap.resample(figures, {"auc": fewest}))["auc"]
 
 
@@ -424,8 +422,8 @@ class PatientBootstrap:
                 value=float(np.squeeze(value)),
                 resampled=np.concatenate([one[name] for one in blocks]),
                 rests_on=rests_on[name],
-                is_share=name.split()[-1].removesuffix("_at_prevalence") in _SHARES,
-                scale=_SCALES.get(name.removesuffix("_at_prevalence"), "logit"),
+                is_share=name.split()[-1] in _SHARES,
+                scale=_SCALES.get(name, "logit"),
             )
             for name, value in figures(np.ones((1, len(self.index)))).items()
         }
@@ -457,11 +455,6 @@ def _binary_figures(
         }
         if asked.threshold is not None:
             found["net_benefit"] = table.net_benefit(asked.threshold)
-        if asked.prevalence is not None:
-            there = table.at(asked.prevalence)
-            found |= {"ppv_at_prevalence": there.ppv, "npv_at_prevalence": there.npv}
-            if asked.threshold is not None:
-                found["net_benefit_at_prevalence"] = there.net_benefit(asked.threshold)
         for point in asked.points:
             found |= _at_point(point, y, p, weights, tps, fps)
         return found
@@ -469,10 +462,9 @@ def _binary_figures(
     positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
     decided = {"ppv": bootstrap.count(called), "npv": bootstrap.count(~called)}
     rests_on = dict.fromkeys(("average_precision", "f1"), positive) | {"specificity": negative} | decided
-    rests_on |= {f"{name}_at_prevalence": number for name, number in decided.items()}
-    rests_on |= dict.fromkeys(("accuracy", "brier", "log_loss", "net_benefit", "mcc"), bootstrap.num_patients)
-    rests_on |= dict.fromkeys(("auc", "partial_auc", "balanced_accuracy"), min(positive, negative))
-    rests_on |= {"sensitivity": positive, "net_benefit_at_prevalence": bootstrap.num_patients}
+    of_both = ("auc", "partial_auc", "balanced_accuracy", "mcc", "brier", "log_loss", "net_benefit")
+    rests_on |= dict.fromkeys(of_both, min(positive, negative))
+    rests_on |= {"sensitivity": positive, "accuracy": bootstrap.num_patients}
     for point in asked.points:
         rests_on |= {f"{point.name} sensitivity": positive, f"{point.name} specificity": negative}
     return bootstrap.resample(figures, rests_on)
