@@ -145,7 +145,7 @@ def test_the_page_that_is_shared_names_nobody_and_merges_small_groups(made):
     assert "2020-01-02" not in page.text
     assert "2 groups under ten" in page.text
     assert "patient_name" in page.text  # as a column that gives no subgroups
-    assert "identifiers and dates are no subgroups" in page.text
+    assert "identifiers, names, dates and free text are no subgroups" in page.text
 
 
 def test_groups_are_judged_as_if_they_were_alone(made):

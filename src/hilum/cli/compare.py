@@ -58,6 +58,8 @@ class Compare:
             print(json.dumps(compared.as_dict(), indent=2))
             return 0
         print(f"{compared.num_cases} cases of {compared.num_patients} patients")
+        for mark in compared.marks:
+            print(mark)
         for pair in compared.pairs:
             print(_line(pair))
         print(f"page: {self.out}")

@@ -32,6 +32,7 @@ class Candidates:
         max_refused: Largest share that may be refused.
         whole: All labelled cases of the table, of every part.
         parts: Part of each case of the table.
+        refused_before: Ids of the cases that were refused when the run began.
     """
 
     cohort: Cohort
@@ -42,6 +43,7 @@ class Candidates:
     max_refused: float = 1.0
     whole: Cohort
     parts: dict[str, str]
+    refused_before: frozenset[str] = frozenset()
 
 
 def own_cases(run: Run, predictor: Predictor) -> Candidates:
@@ -71,6 +73,7 @@ def own_cases(run: Run, predictor: Predictor) -> Candidates:
     return Candidates(
         whole=cohort,
         parts=splits.parts,
+        refused_before=run.refused_ids,
         cohort=replace(cohort, cases=tuple(case for case in tested if case.case_id not in opposed)),
         refused=tuple(
             Refusal(case_id=case.case_id, row=case.row, reason=opposed[case.case_id], code=OPPOSED)

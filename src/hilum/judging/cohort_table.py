@@ -17,7 +17,7 @@ def cohort_flow(
 ) -> dict[str, Any]:
     """The flow from the table's rows to the judged cases, and the table of its parts."""
     whole, parts = candidates.whole, dict(candidates.parts)
-    left_out = {one.case_id for one in (*refused, *seen)}
+    left_out = {one.case_id for one in (*refused, *seen)} | candidates.refused_before
     judged = {case.case_id for case in unseen.cases}
     parts = {case_id: part for case_id, part in parts.items() if case_id not in left_out}
     if candidates.splits is None:

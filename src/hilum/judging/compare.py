@@ -11,6 +11,7 @@ from markupsafe import Markup
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hilum.cohorts.cells import is_missing, number_in
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.table import Cohort
 from hilum.drawing import svg
@@ -56,12 +57,14 @@ class Compared:
         num_cases: Number of cases, the same for all.
         num_patients: Number of their patients.
         left_out: Number of cases that some have and others have not.
+        marks: Sentences on evaluations whose figures are unchecked or leak.
         pairs: For each other rater and each class or label: names, figures, differences and p-values.
     """
 
     num_cases: int
     num_patients: int
     left_out: int = 0
+    marks: list[str] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,11 +119,23 @@ def compare(
         num_cases=len(case_ids),
         num_patients=len(set(patients)),
         left_out=num_others,
+        marks=[mark for folder, rater in zip(folders, raters, strict=False) for mark in _marks(folder, rater.name)],
         pairs=[one for pair in pairs for one in pair],
     )
     if page is not None:
         write_whole(page, _page(compared, raters, case_ids, y, folders[0]))
     return compared
+
+
+def _marks(folder: EvaluationFolder, name: str) -> list[str]:
+    """What keeps the figures of an evaluation from being those of unseen cases."""
+    marks = []
+    if folder.evaluation.get("unchecked"):
+        marks.append(f"{name} is NOT CHECKED for cases that trained it: {folder.evaluation['unchecked']}")
+    if folder.evaluation.get("leakage"):
+        marks.append(f"{name} is judged WITH LEAKAGE: {folder.evaluation['leakage']}")
+    notes = (folder.evaluation.get("audit") or {}).get("notes", [])
+    return [*marks, *(f"{name} is not compared in full with its training cases: {note}" for note in notes)]
 
 
 def _names(evaluations: Sequence[str | Path]) -> list[str]:
@@ -182,13 +197,13 @@ def _column(cohort: Cohort, name: str, folder: EvaluationFolder) -> _Rater:
     values: dict[str, float] = {}
     for case in cohort.cases:
         text = case.groups[name]
-        if case.case_id not in wanted or not text:
+        if case.case_id not in wanted or is_missing(text):
             continue
-        try:
-            values[case.case_id] = float(text)
-        except ValueError as exc:
+        number = number_in(text)
+        if number is None:
             msg = f"row {case.row}, column {name!r} must be a number, got {text!r}"
-            raise CohortError(msg, path=cohort.source) from exc
+            raise CohortError(msg, path=cohort.source)
+        values[case.case_id] = number
     if not values:
         msg = f"{cohort.source}: column {name!r} must hold numbers of the judged cases, got none"
         raise CohortError(msg)
@@ -219,7 +234,8 @@ def _common(raters: Sequence[_Rater], common: bool) -> tuple[tuple[str, ...], in
             f"{raters[0].name} and {other.name} must be judged on the same cases, got {len(alone)} that only one "
             f"of them has, such as {alone[0]!r}"
         )
-        raise CohortError(msg, hint="judge them on the same table, or compare on the common cases: --common")
+        hint = "judge them on the same table, or fill the column; or compare on the common cases: --common"
+        raise CohortError(msg, hint=hint)
     if not shared:
         msg = "there must be cases that all have, got none"
         raise CohortError(msg)

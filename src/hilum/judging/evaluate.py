@@ -13,7 +13,7 @@ import numpy as np
 from hilum.cohorts.audit import Audit, audit
 from hilum.cohorts.copies import find_copies, join_patients
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.links import KnownCases
+from hilum.cohorts.links import leakage_note
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
@@ -105,12 +105,17 @@ def evaluate(
         if candidates.splits is not None:
             run.check_tested(prepared, candidates.splits)
         unseen, refused, seen = unseen_of(candidates, prepared)
-        asked = _without(candidates.cohort, seen)
-        found = audit(asked, unseen, known=_known(run, predictor, candidates))
+        known = run.known() if run.trained(predictor.card) else None
+        found = audit(candidates.cohort, unseen, _roles(candidates.cohort, seen), known=known)
         leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
-        about = {**_about(candidates, unseen, refused, seen), "audit": found.as_dict(), "leakage": leakage}
-        about["training_audit"] = run.audit if candidates.splits is not None else None
+        about = {
+            **_about(candidates, unseen, refused, seen),
+            "leakage": leakage,
+            "leaks_compared": known is not None,
+            "audit": found.as_dict(),
+            "training_audit": run.audit if candidates.splits is not None else None,
+        }
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, samples=samples_by_case(unseen) if pictures else None)
@@ -128,32 +133,26 @@ def _check_place(out: Path, *, is_own: bool) -> None:
         raise ConfigError(msg, hint="name another --out")
 
 
-def _without(cohort: Cohort, seen: Sequence[Refusal]) -> Cohort:
-    """The cases that the model has not seen, refused ones included."""
+def _roles(cohort: Cohort, seen: Sequence[Refusal]) -> dict[str, str]:
+    """Train for cases that the model has seen, test for all others: a link between both is a leak."""
     left_out = {one.case_id for one in seen}
-    return replace(cohort, cases=tuple(case for case in cohort.cases if case.case_id not in left_out))
-
-
-def _known(run: Run, predictor: Predictor, candidates: Candidates) -> KnownCases | None:
-    """Training and validation cases of the model, with which the judged cases are compared; None if unknown."""
-    return run.known() if run.trained(predictor.card) and not candidates.unchecked else None
+    return {case.case_id: "train" if case.case_id in left_out else "test" for case in cohort.cases}
 
 
 def _leakage(found: Audit, candidates: Candidates, predictor: Predictor, *, allowed: bool) -> str:
-    """The leaks in one sentence; empty if there are none.
+    """The allowed leaks in one sentence without ids; empty if there are none.
 
     Raises:
         CohortError: If there are leaks, and they are allowed neither now nor, for the run's own cases, in training.
     """
     trained_with = predictor.card.training.get("leakage", "") if candidates.splits is not None else ""
-    leaks = "; ".join(found.leaks) or trained_with
-    if leaks and not (allowed or trained_with):
+    if found.leaks and not (allowed or trained_with):
         more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
         msg = f"{candidates.cohort.source}: the cases to judge leak: {found.leaks[0]}{more}"
         raise CohortError(msg, hint="remove them, or give --allow-leakage to judge anyway; hilum audit lists all")
-    if leaks:
-        _log.warning("leaks are allowed: %s", leaks)
-    return leaks
+    if found.leaks:
+        _log.warning("leaks are allowed: %s", "; ".join(found.leaks))
+    return leakage_note(found.leaking) if found.leaks else trained_with
 
 
 def _judged(
@@ -170,6 +169,8 @@ def _judged(
     copies = find_copies(unseen.cases, unseen.scans, at_points=predictor.card.recipe.region == "point")
     for warning in () if candidates.splits else (*copies.warnings, *found.warnings):  # training has logged its own
         _log.warning("%s", warning)
+    for note in found.notes:
+        _log.warning("warning: %s", note)
     decisions = predictor.card.decisions
     rules = [one.rule for one in decisions.each]
     marks = [f"NOT CHECKED for cases that trained the model: {candidates.unchecked}"] if candidates.unchecked else []

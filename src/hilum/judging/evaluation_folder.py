@@ -13,10 +13,14 @@ from jaxtyping import Float64
 from hilum.cohorts.labels import Labels
 from hilum.errors import ConfigError
 from hilum.files import user_path
-from hilum.judging.figures import ClassJudgement, Evaluation, figures_in
+from hilum.judging.figures import ClassJudgement, Evaluation, Stated, figures_in
 from hilum.judging.judge import EVALUATION_FORMAT
 from hilum.measuring.intervals import Asked
 from hilum.training.run_folder import Run
+
+
+_KEYS = {"num_patients", "coverage", "decided", "subgroups", "no_subgroups", "baselines", "size_matched"}
+"""Keys that every evaluation.json has, beside its figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +79,17 @@ class EvaluationFolder:
                 asked=Asked(threshold=by_name[name]["threshold"], points=()),
                 figures=figures_in(by_name[name]),
                 agreement={},
+                stated=_stated(by_name[name]["at_prevalence"]),
             )
             for name, (y, p, called) in zip(by_name, columns, strict=True)
         )
+
+
+def _stated(at_prevalence: Evaluation | None) -> Stated | None:
+    """The stated prevalence in a part of evaluation.json."""
+    if at_prevalence is None:
+        return None
+    return Stated(**{name: at_prevalence[name] for name in ("prevalence", "threshold", "log_odds_shift")})
 
 
 def evaluation_folder_of(path: str | Path) -> Path:
@@ -128,7 +140,8 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
         )
     else:
         labels, decided = (np.array([classes.index(row[what]) for row in rows]) for what in ("label", "decision"))
-    if len(rows) != evaluation["num_cases"]:
+    probs = np.array([[float(row[f"prob_{name}"]) for name in classes] for row in rows])
+    if len(rows) != evaluation["num_cases"] or not np.isfinite(probs).all() or not _KEYS <= evaluation.keys():
         raise ValueError(len(rows))
     return EvaluationFolder(
         folder=folder,
@@ -136,7 +149,7 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
         case_ids=tuple(row["case_id"] for row in rows),
         patients=tuple(row["patient_number"] for row in rows),
         labels=labels,
-        probs=np.array([[float(row[f"prob_{name}"]) for name in classes] for row in rows]),
+        probs=probs,
         decided=decided,
         doubts=tuple(row.get("indeterminate", "") for row in rows),
     )

@@ -198,12 +198,15 @@ def _judge_classes(
     """Judge more than two classes: all together, then each against the rest."""
     decided = probs.argmax(1).astype(np.int64)
     matrix = confusion_matrix(labels, decided, num_classes=len(classes))
-    together = with_class_intervals(labels, probs, patients=patients, seed=seed)
-    each = []
-    for k, name in enumerate(classes):
-        y, called, asked = (labels == k).astype(np.int64), decided == k, rules.asked(k)
-        figures = with_called_intervals(y, probs[:, k], called=called, patients=patients, asked=asked, seed=seed)
-        each.append(_class_judgement(name, y, probs[:, k], called, (rules, k), figures, patients))
+    present, called = (np.eye(len(classes), dtype=np.int64)[one] for one in (labels, decided))
+    asked = [rules.asked(k) for k in range(len(classes))]
+    means, figures = with_label_intervals(present, probs, called=called, patients=patients, asked=asked, seed=seed)
+    del means["subset_accuracy"]  # the same as the accuracy
+    together = means | with_class_intervals(labels, probs, patients=patients, seed=seed)
+    each = [
+        _class_judgement(name, present[:, k], probs[:, k], called[:, k] == 1, (rules, k), figures[k], patients)
+        for k, name in enumerate(classes)
+    ]
     evaluation = {
         "num_by_class": matrix.sum(1).tolist(),
         "confusion": matrix.tolist(),
@@ -287,8 +290,16 @@ def _area(y: Int[np.ndarray, " n"], p: Float64[np.ndarray, " n"], patients: Sequ
     return {
         "auc_variance_by": "DeLong" if len(set(patients)) == len(y) else "Obuchowski",
         **with_ends({"auc_by_variance": areas.figures[0]}),
-        "smallest_difference": to_plain(smallest_difference(error, num_patients=areas.num_patients)),
+        "smallest_difference": to_plain(_found_above(float(areas.aucs[0]), error, areas.num_patients)),
     }
+
+
+def _found_above(auc: float, error: float, num_patients: int) -> float:
+    """How far below the AUC a fixed value must lie to be found different in 80 of 100 tests, on the logit scale."""
+    if not 0 < auc < 1:
+        return math.nan
+    needed = smallest_difference(error / (auc * (1 - auc)), num_patients=num_patients)
+    return auc - 1 / (1 + math.exp(min(needed, 500.0)) * (1 - auc) / auc)
 
 
 def with_ends(figures: Mapping[str, Figure]) -> Evaluation:

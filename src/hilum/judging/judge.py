@@ -27,6 +27,9 @@ EVALUATION_FORMAT = 2
 """Format of evaluation.json and cases.csv; 1, or none: an older version, with fewer figures."""
 
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
+_STALE = rf"{_PICTURES}|report\.html"
+"""Names of files of an earlier evaluation that would not fit the new figures."""
+
 _MARKS = {
     _PICTURES: PNG_MARK,
     r"evaluation\.json": r'^\{\s*("format": \d+,\s*)?"num_cases": \d+,\s*"num_patients": \d+,',
@@ -144,6 +147,8 @@ def checked_prevalence(prevalence: Sequence[float], classes: Sequence[str], *, m
         require(len(prevalence) == len(outputs), "prevalence", must, tuple(prevalence))
         for share in prevalence:
             require(0 < share < 1, "prevalence", "above 0 and below 1", share)
+        is_whole = multi_label or len(outputs) == 1 or abs(sum(prevalence) - 1) < 1e-6
+        require(is_whole, "prevalence", "shares of classes that sum to 1", tuple(prevalence))
     return tuple(prevalence)
 
 
@@ -203,7 +208,7 @@ def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:
-    """Write all files atomically, and remove other pictures of an earlier evaluation."""
+    """Write all files atomically, and remove other pictures and the report of an earlier evaluation."""
     check_folder(folder)
     new = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)  # left by a killed run
@@ -214,7 +219,7 @@ def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]],
         text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [file for file in folder.iterdir() if re.fullmatch(_PICTURES, file.name)]:
+        for old in [file for file in folder.iterdir() if re.fullmatch(_STALE, file.name)]:
             if not (new / old.name).exists():
                 old.unlink()
         for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):

@@ -72,7 +72,12 @@ def report(path: str | Path, out: str | Path | None = None, *, samples: Mapping[
         msg = "a report is an HTML file: it must be named .html"
         raise ConfigError(msg, path=file)
     check_output(file, REPORT_MARK)
-    page = html_page("hilum.judging", "report.html", **_values(judged, samples))
+    try:
+        values = _values(judged, samples)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:  # a file of the right format, edited by hand
+        msg = f"the evaluation in {judged.folder} is damaged: {type(exc).__name__} {exc}"
+        raise ConfigError(msg, hint="judge the model again") from exc
+    page = html_page("hilum.judging", "report.html", **values)
     write_whole(file, page)
     return file
 
@@ -102,21 +107,22 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "matrix": _matrix(judged),
         "decision_curves": [
             _plot(
-                decision_curve_page(one, prevalence=_stated(evaluation, judged, one)),
+                decision_curve_page(one, one.stated),
                 f"decision-{k}",
                 f"{one.name}: net benefit over thresholds",
-                f"{one.name}, at a prevalence of {_stated(evaluation, judged, one) or float(np.mean(one.y)):.3g}",
+                f"{one.name}, at a prevalence of {one.stated.prevalence if one.stated else np.mean(one.y):.3g}",
             )
             for k, one in enumerate(each)
         ],
         "undecided": parts.undecided(judged),
         "subgroups": groups.rows,
         "subgroup_heads": groups.heads,
+        "num_subgroup_intervals": groups.num_intervals,
         "forest_plot": groups.forest and _plot(*groups.forest),
         "no_subgroups": list(evaluation["no_subgroups"].items()),
         "baselines": parts.baseline_rows(evaluation),
         "size_matched": parts.size_rows(evaluation),
-        "smallest_difference": parts.smallest_difference_lines(evaluation),
+        "smallest_difference": parts.smallest_difference_lines(judged),
         "audit": parts.audit_parts(evaluation, is_shareable),
         "errors": parts.errors(judged, samples),
         "training": training,
@@ -127,13 +133,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
     }
     there = {place for place in _SECTIONS if place not in parts.OPTIONAL or values[parts.OPTIONAL[place]]}
     values["sections"] = [(place, name) for place, name in _SECTIONS.items() if place in there]
-    there |= (
-        {"privacy"} | ({"flow"} if values["flow"] else set()) | ({"recalibrated"} if values["recalibrated"] else set())
-    )
-    there |= {place.replace("_", "-") for place, text in values["statements"].items() if text}
-    if not groups.rows:
-        there.discard("subgroups")
-    values["checklist"] = checked(there)
+    values["checklist"] = checked(judged, has_training=training is not None)
     values["names"] = _SECTIONS | parts.PLACES
     return values
 
@@ -182,11 +182,6 @@ def _matrix(judged: EvaluationFolder) -> dict[str, Any] | None:
     return confusion_table(matrix, judged.classes)
 
 
-def _stated(evaluation: Mapping[str, Any], judged: EvaluationFolder, one: ClassJudgement) -> float | None:
-    stated = parts.of_output(judged, one.name)[0].get("at_prevalence")
-    return stated["prevalence"] if stated else None
-
-
 def _training(judged: EvaluationFolder) -> dict[str, Any] | None:
     """Curves of the run around the evaluation; None without one."""
     run = Run(judged.folder.parent)
@@ -194,8 +189,11 @@ def _training(judged: EvaluationFolder) -> dict[str, Any] | None:
     kept = judged.evaluation.get("model", {}).get("training", {}).get("epoch")
     if not run.is_begun or kept is None or not file.is_file():
         return None
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
     if str(kept) not in [row["epoch"] for row in rows]:
         return None
     title = f"Loss, accuracy, F1 and AUC by epoch; epoch {kept} was kept"

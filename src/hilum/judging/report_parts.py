@@ -20,7 +20,6 @@ from hilum.reading.identity import hashed
 
 OPTIONAL = {
     "table-1": "table_one",
-    "undecided": "undecided",
     "baselines": "baselines",
     "size-matched": "size_matched",
     "audit": "audit",
@@ -47,6 +46,9 @@ PRIVACY = {
 _ROUGH_AUC, _ROUGH_PATIENTS = 0.95, 50
 """Above this AUC with fewer patients of the smaller class the coverage of intervals was found to leave 92 to 98 %:
 91.8 % at AUC 0.97 with about 20 patients who have a positive (benchmarks/results/interval_coverage.json)."""
+
+_LONGEST = 32
+"""Letters of a name in a plot."""
 
 _MOST_ERRORS = 12
 _MOST_FOREST = 120
@@ -78,10 +80,12 @@ def _cases(evaluation: Evaluation) -> str:
 def warnings(judged: EvaluationFolder, is_shareable: bool) -> list[dict[str, str]]:
     """What a reader must know before any figure."""
     evaluation, found = judged.evaluation, []
+    notes = (evaluation.get("audit") or {}).get("notes", [])
+    found += [{"what": "Not compared in full.", "why": f"{note[:1].upper()}{note[1:]}."} for note in notes]
     if not is_shareable:
         found.append({"what": "Not to be shared.", "why": "This page holds pixels of patients and names small groups."})
     if evaluation.get("leakage"):
-        found.append({"what": "With leakage.", "why": _leak(evaluation, is_shareable)})
+        found.append({"what": "With leakage.", "why": f"{evaluation['leakage']}; the figures flatter the model."})
     if evaluation.get("unchecked"):
         why = f"Cases that trained the model could not be recognised: {evaluation['unchecked']}."
         found.append({"what": "Not checked.", "why": why})
@@ -106,14 +110,6 @@ def warnings(judged: EvaluationFolder, is_shareable: bool) -> list[dict[str, str
             )
             found.append({"what": f"{one.name}:", "why": why})
     return found
-
-
-def _leak(evaluation: Evaluation, is_shareable: bool) -> str:
-    """What leaks; in a page that is shared without the ids of cases."""
-    if not is_shareable:
-        return f"A leak was found and allowed: {evaluation['leakage']}"
-    kinds = sorted({one["kind"] for one in (evaluation.get("audit") or {}).get("leaks", [])})
-    return f"A leak was found and allowed ({', '.join(kinds) or 'in training'}); the figures flatter the model."
 
 
 def _patients(judged: EvaluationFolder, one: ClassJudgement, value: int) -> int:
@@ -188,15 +184,33 @@ def table_one_rows(evaluation: Evaluation, is_shareable: bool) -> TableOne | Non
         if "quartiles" in content:
             rows.append((column, [_median(content["quartiles"][part], content["missing"][part]) for part in parts]))
             continue
-        small = {group for group, counts in content.items() if is_shareable and sum(counts.values()) < FEWEST}
-        for group, counts in content.items():
-            if group not in small:
-                rows.append((f"{column}: {group}", [_share(counts[part], parts[part]["num_cases"]) for part in parts]))
-        if small:
-            merged = [sum(content[group][part] for group in small) for part in parts]
-            cells = [_share(count, one["num_cases"]) for count, one in zip(merged, parts.values(), strict=True)]
-            rows.append((f"{column}: {_under_ten(len(small))}", cells if sum(merged) >= FEWEST else ["–"] * len(cells)))
+        totals = {part: one["num_cases"] for part, one in parts.items()}
+        shown_groups = _grouped(content, list(parts)) if is_shareable else content
+        hidden = {part: _hidden({g: counts[part] for g, counts in shown_groups.items()}) for part in parts}
+        for group, counts in shown_groups.items():
+            cells = [
+                "–" if is_shareable and group in hidden[part] else _share(counts[part], totals[part]) for part in parts
+            ]
+            rows.append((f"{column}: {group}", cells))
     return TableOne(parts=[_PARTS[part] for part in parts], rows=rows)
+
+
+def _grouped(content: Mapping[str, Mapping[str, int]], parts: Sequence[str]) -> dict[str, Mapping[str, int]]:
+    """The groups of a column by part; those with fewer than ten cases in all are merged."""
+    small = [group for group, counts in content.items() if sum(counts.values()) < FEWEST]
+    kept = {group: counts for group, counts in content.items() if group not in small}
+    if small:
+        kept[_under_ten(len(small))] = {part: sum(content[group][part] for group in small) for part in parts}
+    return kept
+
+
+def _hidden(counts: Mapping[str, int]) -> set[str]:
+    """Groups whose counts are not shown: those under ten, and the next one if they could be told from the total."""
+    hidden = {group for group, count in counts.items() if 0 < count < FEWEST}
+    if hidden and sum(counts[group] for group in hidden) < FEWEST:
+        others = [group for group, count in counts.items() if count >= FEWEST]
+        hidden |= {min(others, key=lambda group: counts[group])} if others else set()
+    return hidden
 
 
 def _under_ten(number: int) -> str:
@@ -222,10 +236,11 @@ def overall(judged: EvaluationFolder) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """Subgroups for the page: the heads and rows of their table, and the arguments of their plot."""
+    """Subgroups for the page: heads and rows of their table, how many intervals it has, and the plot with its texts."""
 
     heads: list[str]
     rows: list[dict[str, Any]]
+    num_intervals: int
     forest: tuple[Panels, str, str, str] | None
 
 
@@ -238,23 +253,26 @@ def merged_subgroups(evaluation: Evaluation, is_shareable: bool) -> Groups:
     rows: list[dict[str, Any]] = []
     plotted: list[ForestRow] = []
     for column, groups in evaluation["subgroups"].items():
-        plotted.append(ForestRow(text=column))
+        plotted.append(ForestRow(text=_shortened(column)))
         small = [one for one in groups if one["num_cases"] < FEWEST]
         named = [one for one in groups if one not in small or not is_shareable]
         if small and is_shareable:
             sums = {name: sum(one[name] for one in small) for name in counts}
             named.append({"group": _under_ten(len(small)), **sums})
+        sizes = {one["group"]: one["num_cases"] for one in named}
+        hidden_groups = _hidden(sizes) if is_shareable else set()
         for one in named:
-            hidden = is_shareable and one["num_cases"] < FEWEST
-            cells = [("", f"under {FEWEST}") if hidden else (str(one[name]), str(one[name])) for name in counts]
+            hidden = one["group"] in hidden_groups
+            cells = [("", "–") if hidden else (str(one[name]), str(one[name])) for name in counts]
             has_figures = figures[0] in one
-            cells += [sortable(one, name) if has_figures else ("", f"fewer than {FEWEST} cases") for name in figures]
+            cells += [sortable(one, name) if has_figures else ("", "–") for name in figures]
             rows.append({"column": column, "group": one["group"], "cells": cells})
             remark = "" if has_figures and one[figures[0]] is not None else _why(one, has_figures)
-            text = one["group"] if hidden else f"{one['group']} ({one['num_cases']})"
+            name = _shortened(one["group"])
+            text = name if hidden else f"{name} ({one['num_cases']})"
             plotted.append(ForestRow(text=text, figure=figures_in(one).get(figures[0]), remark=remark))
     if not rows:
-        return Groups(heads=heads, rows=[], forest=None)
+        return Groups(heads=heads, rows=[], num_intervals=0, forest=None)
     name = "auc" if of_two else "macro_auc"
     whole = figures_in(evaluation).get(name, Figure(value=np.nan, low=np.nan, high=np.nan))
     panels = forest(plotted[:_MOST_FOREST], overall=whole, title="Subgroups", x=NAMES[figures[0]])
@@ -262,22 +280,28 @@ def merged_subgroups(evaluation: Evaluation, is_shareable: bool) -> Groups:
         f"; the first {_MOST_FOREST} of {len(plotted)} rows, the table holds all" if len(plotted) > _MOST_FOREST else ""
     )
     caption = f"{NAMES[figures[0]]} by subgroup with 95 % intervals; dashed line and band: all cases{more}"
-    return Groups(heads=heads, rows=rows, forest=(panels, "forest", caption, caption))
+    number = sum(" to " in text for row in rows for _, text in row["cells"])
+    return Groups(heads=heads, rows=rows, num_intervals=number, forest=(panels, "forest", caption, caption))
+
+
+def _shortened(text: str) -> str:
+    """A name for a plot, in which long ones would take the room of the figures."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _why(group: Mapping[str, Any], has_figures: bool) -> str:
     if not has_figures:
-        return f"fewer than {FEWEST} cases"
+        return "too few cases"
     if "num_positives" not in group:
         return "not defined"
     return "no case is positive" if not group["num_positives"] else "every case is positive"
 
 
 def undecided(judged: EvaluationFolder) -> str:
-    """A sentence on the cases without a decision; empty if there are none."""
+    """A sentence on the cases without a decision."""
     number = sum(map(bool, judged.doubts))
     if not number:
-        return ""
+        return f"All {len(judged.doubts)} cases have a decision."
     text = (
         f"{number} of {len(judged.doubts)} cases have no decision, because something is in doubt about the scan or the "
         f"lungs. Coverage is {judged.evaluation['coverage']:.3f}. "
@@ -318,40 +342,47 @@ def size_rows(evaluation: Evaluation) -> list[list[str]]:
     ]
 
 
-def smallest_difference_lines(evaluation: Evaluation) -> list[str]:
-    """What a test of this size could have shown."""
-    smallest = evaluation.get("smallest_difference")
-    if not smallest:
-        return ["It cannot be said: the ROC AUC of these cases is not defined."]
-    return [
-        f"A difference of the ROC AUC from a fixed value is found in 80 of 100 such tests (two-sided, at 5 %) if it is "
-        f"at least {smallest:.3f}. A smaller one was likely to be missed: no finding is then no proof of equality."
-    ]
+def smallest_difference_lines(judged: EvaluationFolder) -> list[str]:
+    """What a test of this size could have shown, for each class or label."""
+    lines = []
+    for one in judged.each:
+        smallest = of_output(judged, one.name)[0]["smallest_difference"]
+        lines.append(
+            f"{one.name}: it cannot be said, for the ROC AUC has no standard error here."
+            if smallest is None
+            else f"{one.name}: that the ROC AUC lies {smallest:.3f} above a fixed value is found in 80 of 100 such "
+            "tests (two-sided, at 5 %)."
+        )
+    return [*lines, "A smaller difference is found less often; that none was found does not show that there is none."]
 
 
 def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, Any]]:
     """The audits of the judged cases and, before training, of the whole cohort; empty if none was made."""
     parts = []
-    audits = {
-        "Judged cases": (evaluation.get("audit"), "No judged case was found to be known to the model."),
-        "Whole cohort, before training": (evaluation.get("training_audit"), "No leak between the parts was found."),
-    }
-    for name, (audit, clean) in audits.items():
-        if audit:
-            parts += _audit_parts(name, audit, clean, is_shareable)
+    if evaluation.get("audit"):
+        clean = (
+            "Compared with the training and validation cases by patient, study, scan and signature: no match."
+            if evaluation.get("leaks_compared")
+            else "Not compared with training cases: the model's run, which tells which they were, is not around it."
+        )
+        if evaluation.get("unchecked"):
+            clean = f"Patients and studies were not compared: {evaluation['unchecked']}."
+        parts += _audit_parts("Judged cases", evaluation["audit"], clean, is_shareable)
+    if evaluation.get("training_audit"):
+        clean = "No leak between the parts was found."
+        parts += _audit_parts("Whole cohort, before training", evaluation["training_audit"], clean, is_shareable)
     return parts
 
 
 def _audit_parts(name: str, audit: Mapping[str, Any], clean: str, is_shareable: bool) -> list[dict[str, Any]]:
-    """Leaks, what gives the label away, refusals and odd values, as the parts of a section."""
+    """Leaks and warnings, what gives the label away, refusals and odd values, as the parts of a section."""
     leaks = [one["kind"] if is_shareable else one["sentence"] for one in audit["leaks"]]
     lines = [f"Leak: {text}." for text in leaks] or [clean]
-    if not is_shareable:
-        lines += audit["warnings"]
-    parts = [{"title": f"{name}: leaks", "lines": [*lines, *audit["notes"]], "heads": [], "rows": []}]
-    told = [one for one in audit["giveaways"] if one["auc"] is not None]
+    lines += [f"Warning: {text}." for text in audit["warnings"] if not is_shareable or " (row " not in text]
+    parts = [{"title": f"{name}: leaks and warnings", "lines": [*lines, *audit["notes"]], "heads": [], "rows": []}]
+    told = sorted((one for one in audit["giveaways"] if one["auc"] is not None), key=lambda one: -one["auc"])
     rows = []
-    for one in sorted(told, key=lambda one: -one["auc"]):
+    for one in told:
         figure = {"auc": one["auc"], "auc_ci": [one["low"], one["high"]]}
         use = "technical" if one["is_technical"] else "for comparison"
         rows.append([(text, text) for text in (one["tag"], one["target"], use)] + [sortable(figure, "auc")])
@@ -363,44 +394,45 @@ def _audit_parts(name: str, audit: Mapping[str, Any], clean: str, is_shareable: 
     ]
     heads = ["Thing", "Class or label", "Kind", "Cross-validated AUC"]
     parts.append({"title": f"{name}: what gives the label away", "lines": lines, "heads": heads, "rows": rows})
-    values = [
+    lines = [_refused_line(one) for one in audit["refused"] if sum(one["refused"].values())]
+    lines = lines or ["No scan with a label was refused."]
+    parts.append({"title": f"{name}: refused scans", "lines": lines, "heads": [], "rows": []})
+    rows = [
         [
             (one["column"], one["column"]),
             (f"{one['missing']:.6g}", f"{one['missing']:.1%}"),
-            (str(len(one["extreme"])),) * 2,
+            (str(len(one["extreme"])), str(len(one["extreme"]))),
         ]
         for one in audit["values"]
     ]
-    parts.append(
-        {
-            "title": f"{name}: missing and extreme values",
-            "lines": [] if values else ["No column has missing or extreme values."],
-            "heads": ["Column", "Missing", "Extreme values"],
-            "rows": values,
-        }
-    )
+    lines = [] if rows else ["No column has missing or extreme values."]
+    heads = ["Column", "Missing", "Extreme values"]
+    parts.append({"title": f"{name}: missing and extreme values", "lines": lines, "heads": heads, "rows": rows})
     return parts
 
 
 def _refused_line(one: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{number} of {number + one['used'][name]} of {name}" for name, number in one["refused"].items())
-    among = f"{one['target']}, " if one["target"] else ""
-    return f"{among}{counts}; p = {rounded(one['p'])}"
+    among = f"{one['target']}: " if one["target"] else ""
+    p = one["reason"] if one["p"] is None else f"p = {rounded(one['p'])}"
+    return f"{among}refused were {counts} ({p})."
 
 
 def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list[dict[str, Any]]:
     """The wrong decisions that were furthest from the threshold, with planes of their samples if these are given."""
+    is_decided = np.array([not doubt for doubt in judged.doubts])
     found = []
     for one in judged.each:
-        wrong = np.flatnonzero(one.called != (one.y == 1))
+        wrong = np.flatnonzero((one.called != (one.y == 1)) & is_decided)
+        if not judged.multi_label and len(judged.classes) > 2:
+            wrong = wrong[one.called[wrong]]  # each wrong case once, under the class that was decided
         threshold = 0.5 if one.asked.threshold is None else one.asked.threshold
         for row in wrong.tolist():
-            p = float(one.p[row])
-            sure = (p - threshold) / (1 - threshold) if one.called[row] else (threshold - p) / threshold
-            found.append((sure, row, one))
+            beyond = float(one.p[row]) - threshold
+            distance, room = (beyond, 1 - threshold) if one.called[row] else (-beyond, threshold)
+            found.append((distance / room if room > 0 else 1.0, row, one))
     found.sort(key=lambda error: -error[0])
-    most = _MOST_ERRORS if judged.multi_label or len(judged.classes) == 2 else 2 * _MOST_ERRORS
-    return [_error(judged, row, one, samples) for _, row, one in found[:most]]
+    return [_error(judged, row, one, samples) for _, row, one in found[:_MOST_ERRORS]]
 
 
 def _error(

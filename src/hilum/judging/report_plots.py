@@ -21,7 +21,7 @@ from hilum.drawing import (
     note,
     unit_square,
 )  # fmt: skip
-from hilum.judging.figures import ClassJudgement
+from hilum.judging.figures import ClassJudgement, Stated
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import Figure
 from hilum.measuring.metrics import roc_auc, roc_curve
@@ -45,25 +45,41 @@ class ForestRow:
     remark: str = ""
 
 
-def decision_curve_page(one: ClassJudgement, *, prevalence: float | None) -> Panels:
-    """Plot the net benefit of the model, of calling every case and of calling none."""
+def decision_curve_page(one: ClassJudgement, stated: Stated | None) -> Panels:
+    """Plot the net benefit of the model, of calling every case and of calling none.
+
+    At a stated prevalence, probabilities and threshold are those there; without knowledge of the prevalence at which
+    the probabilities are stated there is no curve.
+    """
     panels = empty_panels()
     axes = panels.axes[0]
     label(axes, title="Decision curve", x="Threshold probability", y="Net benefit")
     if len(set(one.y.tolist())) < 2:
         note(axes, "not defined:\nthe cases are of one class")
         return panels
-    curve = decision_curve(one.y, one.p, prevalence=prevalence)
+    p, threshold = one.p, one.asked.threshold
+    if stated is not None:
+        if stated.log_odds_shift is None:
+            note(axes, "not known:\nthe model does not tell the prevalence\nof its probabilities")
+            return panels
+        p, threshold = _shifted(p, stated.log_odds_shift), stated.threshold
+    curve = decision_curve(one.y, p, prevalence=None if stated is None else stated.prevalence)
     axes.axhline(0, color=GREY, linewidth=1.2, label="call nobody")
     axes.plot(curve.thresholds, curve.everybody, color=ORANGE, linewidth=1.5, label="call everybody")
     axes.plot(curve.thresholds, curve.model, color=BLUE, linewidth=2, label="call by the model")
-    if one.asked.threshold is not None:
-        name = f"frozen threshold {one.asked.threshold:.3g}"
-        axes.axvline(one.asked.threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=name)
+    if threshold is not None:
+        name = f"frozen threshold {threshold:.3g}"
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(min(_LOWEST_BENEFIT, -0.15 * curve.prevalence), max(curve.prevalence * 1.15, 0.02))
     legend(axes, "upper right")
     return panels
+
+
+def _shifted(p: Float64[np.ndarray, " n"], by: float) -> Float64[np.ndarray, " n"]:
+    """Probabilities whose log odds are shifted; 0 and 1 stay."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(1 / (1 + np.exp(np.log1p(-p) - np.log(p) - by)))
 
 
 def forest(rows: Sequence[ForestRow], *, overall: Figure, title: str, x: str) -> Panels:
@@ -108,12 +124,13 @@ def roc_overlay(
         return panels
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 4)))
     colours = (BLUE, ORANGE, GREEN, INK, GREY)
+    shown = []
     for place, (name, values) in reversed(list(enumerate(curves))):
         style = "-" if place < len(colours) else (0, (2, 2))
-        text = f"{name}: {roc_auc(y, values):.3f}"
-        axes.plot(*roc_curve(y, values), color=colours[place % len(colours)], linewidth=2, linestyle=style, label=text)
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1], names[::-1], loc="lower right", fontsize=9, framealpha=0.9, edgecolor="none", labelcolor=INK
-    )
+        (line,) = axes.plot(*roc_curve(y, values), color=colours[place % len(colours)], linewidth=2, linestyle=style)
+        shown.append((line, f"{name.lstrip('_')}: {roc_auc(y, values):.3f}"))  # a leading _ hides a name from the key
+    lines, names = zip(*shown[::-1], strict=True)
+    key = axes.legend(lines, names, loc="lower right", fontsize=9, framealpha=0.9, edgecolor="none", labelcolor=INK)
+    for text in key.get_texts():
+        text.set_parse_math(False)
     return panels

@@ -1,7 +1,7 @@
 """Figures by subgroup: the columns of the table and the technical tags that divide the judged cases into groups."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,10 +24,28 @@ _FEW_VALUES = 8
 
 _AGE_BANDS = (40.0, 50.0, 60.0, 70.0, 80.0)
 
-_PRIVATE = re.compile(r"(^|[\W_])(ids?|uids?|name|names|mrn|accession|birth\w*|dob|date|dates)($|[\W_])", re.IGNORECASE)
-"""Names of columns that identify patients or say when they were scanned."""
+_PRIVATE = frozenset(
+    [
+        "id", "ids", "uid", "uids", "identifier", "pid", "mrn", "name", "names", "surname", "forename", "firstname",
+        "lastname", "fullname", "accession", "birth", "birthday", "birthdate", "yob", "dob", "date", "dates", "day",
+        "time", "datetime", "timestamp", "address", "street", "postcode", "zip", "phone", "email", "physician", "doctor",
+        "operator", "technician", "comment", "comments", "remark", "remarks", "note", "notes", "path", "file",
+        "filename", "url",
+    ]
+)  # fmt: skip
+"""Words in the names of columns that identify patients or staff, say when something was, or hold free text."""
 
-_DATE = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|(19|20)\d{6}")
+_OWNERS = frozenset(["patient", "patients", "subject", "study", "series", "exam", "examination", "case", "visit"])
+_NUMBERS = frozenset(["no", "nr", "num", "number", "key", "code", "index"])
+"""A column named by an owner and these words alone, such as PatientNo, identifies what it names."""
+
+_MONTH = r"(jan|feb|mar|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-z]*"
+_DATE = re.compile(
+    r"(\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|(19|20)\d{6}"
+    rf"|\d{{1,2}}[ .-]*{_MONTH}[ .,-]*\d{{2,4}}|{_MONTH}[ .-]*\d{{1,2}}[ .,-]+\d{{2,4}})([T ,].*)?",
+    re.IGNORECASE,
+)
+_YEAR_MONTH = re.compile(r"(19|20)\d{2}[-./]?(0[1-9]|1[0-2])")
 _AGE = re.compile(r"(^|[\W_])age($|[\W_])", re.IGNORECASE)
 _SIZE = re.compile(r"(^|[\W_])(size|diameter|volume|length)($|[\W_])", re.IGNORECASE)
 
@@ -73,8 +91,8 @@ def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[CaseColumn], di
     for name, texts in cells.items():
         texts = [text.strip() for text in texts]
         distinct = set(texts) - {""}
-        if _PRIVATE.search(name) or (distinct and all(_DATE.fullmatch(text) for text in distinct)):
-            left_out[name] = "identifiers and dates are no subgroups"
+        if _is_private(name, distinct):
+            left_out[name] = "identifiers, names, dates and free text are no subgroups"
             continue
         numbers = _numbers(texts)
         measured = numbers if len(distinct) > _FEW_VALUES else None
@@ -88,6 +106,16 @@ def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[CaseColumn], di
             groups = tuple(text or MISSING for text in texts)
             columns.append(CaseColumn(name=name, groups=groups, order=tuple(sorted(set(groups), key=_place))))
     return columns, left_out
+
+
+def _is_private(name: str, texts: Collection[str]) -> bool:
+    """Whether a column seems to hold identifiers, names, dates or free text, by its name or its texts."""
+    words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())) - {""}
+    if words & _PRIVATE or (words & _OWNERS and words <= _OWNERS | _NUMBERS):
+        return True
+    return any(_DATE.fullmatch(text) or "^" in text for text in texts) or (
+        bool(texts) and all(map(_YEAR_MONTH.fullmatch, texts))
+    )
 
 
 def _numbers(texts: Sequence[str]) -> Float64[np.ndarray, " n"] | None:
@@ -104,13 +132,25 @@ def _measured(name: str, numbers: Float64[np.ndarray, " n"]) -> CaseColumn:
     if _AGE.search(name):
         edges: tuple[float, ...] = _AGE_BANDS
     else:
-        edges = tuple(dict.fromkeys(float(f"{edge:.3g}") for edge in np.quantile(known, (1 / 3, 2 / 3))))
+        edges = _thirds(known)
     band = np.searchsorted(edges, numbers, side="right")
-    names = [f"below {edges[0]:g}", *(f"{a:g} to below {b:g}" for a, b in pairwise(edges))]
-    names.append(f"{edges[-1]:g} or more")
+    names = [f"below {edges[0]:.15g}", *(f"{a:.15g} to below {b:.15g}" for a, b in pairwise(edges))]
+    names.append(f"{edges[-1]:.15g} or more")
     groups = tuple(names[k] if known else MISSING for k, known in zip(band, np.isfinite(numbers), strict=True))
     order = tuple(one for one in (*names, MISSING) if one in groups)
     return CaseColumn(name=name, groups=groups, order=order, numbers=numbers)
+
+
+def _thirds(known: Float64[np.ndarray, " m"]) -> tuple[float, ...]:
+    """Edges of thirds with as few digits as divide the numbers: no third is empty, unless the numbers are too alike."""
+    exact = np.quantile(known, (1 / 3, 2 / 3))
+    edges: tuple[float, ...] = ()
+    for digits in range(3, 18):
+        edges = tuple(dict.fromkeys(float(f"{edge:.{digits}g}") for edge in exact))
+        sizes = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
+        if sizes.min() > 0 and len(edges) == len(set(exact.tolist())):
+            break
+    return edges
 
 
 def _place(group: str) -> tuple[bool, float, str]:

@@ -47,7 +47,10 @@ _SCALES: dict[str, Literal["logit", "fisher", "log", "plain"]] = {
 _SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "subset_accuracy")
 """Shares of cases of one kind: the normal interval on the logit scale covers 94 to 97 % with few patients."""
 
-_MACRO = ("auc", "average_precision", "balanced_accuracy", "f1")
+_MACRO = (
+    "auc", "partial_auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "f1", "mcc", "brier",
+    "log_loss",
+)  # fmt: skip
 """Figures whose mean over the labels is reported."""
 
 Resamples = Float[np.ndarray, "b n"]
@@ -158,8 +161,8 @@ def with_label_intervals(
         num_resamples: Number of resamples of the patients.
 
     Returns:
-        The means over the labels macro_auc, macro_average_precision, macro_balanced_accuracy and macro_f1, and
-        subset_accuracy, the share of the cases with correct decisions on all labels; then the figures of
+        The means over the labels, such as macro_auc, and subset_accuracy, the share of the cases with correct decisions
+        on all labels; then the figures of
         ``with_called_intervals`` for each label.
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
@@ -497,6 +500,7 @@ def _mean_of(each: Sequence[Resampled]) -> Resampled:
         value=float(np.mean([one.value for one in each])),
         resampled=np.mean([one.resampled for one in each], axis=0),
         rests_on=min(one.rests_on for one in each),
+        scale=each[0].scale,
     )
 
 

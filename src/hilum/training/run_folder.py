@@ -1,6 +1,7 @@
 """The run folder: its paths, its state, its lock, and a record of the cohort with which the run began."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import logging
@@ -93,6 +94,14 @@ class Run:
     def refused_file(self) -> Path:
         """``refused.csv``: the refused cases; absent if there are none."""
         return self.folder / "refused.csv"
+
+    @property
+    def refused_ids(self) -> frozenset[str]:
+        """Ids of the cases that were refused when the run began."""
+        if not self.refused_file.is_file():
+            return frozenset()
+        with self.refused_file.open(encoding="utf-8", newline="") as file:
+            return frozenset(row["case_id"] for row in csv.DictReader(file))
 
     @property
     def checkpoint(self) -> Path:
@@ -295,8 +304,8 @@ class Run:
         note = ""
         if not self.signatures_file.exists():
             note = (
-                f"{self.folder} holds no signatures of its scans (it is of an older Hilum): altered copies of them are "
-                "not looked for"
+                "the run holds no signatures of its scans (it is of an older Hilum): altered copies of them are not "
+                "looked for"
             )
         signatures = {} if note else read_signatures(self.signatures_file)
         used = {case_id: one for case_id, one in signatures.items() if splits.parts.get(case_id, "test") != "test"}
