@@ -478,3 +478,30 @@ def test_a_parquet_table_with_lists_in_its_cells_is_refused_in_one_line(tmp_path
     pd.DataFrame({"path": ["a.nii"], "label": [[0, 1]]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(CohortError, match=r"the file cannot be read as a \.parquet table"):
         Cohort.read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("cell", ["", " ", "NA", "n/a", " NaN ", "Null"])
+def test_a_missing_cell_is_missing_in_whatever_case(cell):
+    assert cells.is_missing(cell)
+    assert cells.number_in(cell) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [("12", 12.0), (" -1.5e1 ", -15.0), ("0", 0.0), ("12_3", None), ("inf", None), ("5 mm", None), ("none", None)],
+)
+def test_a_number_is_finite_and_alone_in_its_cell(cell, number):
+    assert not cells.is_missing(cell)
+    assert cells.number_in(cell) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "is_size"),
+    [
+        *((name, True) for name in ("diameter", "Size (mm)", "nodule_volume_mm3", "LongestDiameter", "sizeMM")),
+        *((name, True) for name in ("tumour-length_cm", "diameter_max", "DIAMETER_2", "volume [mm³]", "size in mm")),
+        *((name, False) for name in ("resized", "volume_id", "length_of_stay", "wavelength", "sizes", "mm", "", "3")),
+    ],
+)
+def test_a_column_is_a_size_if_its_name_ends_with_a_word_for_one(name, is_size):
+    assert cells.is_size(name) is is_size

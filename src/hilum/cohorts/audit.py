@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hilum.cohorts.cells import EMPTY_CELLS
+from hilum.cohorts.cells import is_missing, number_in
 from hilum.cohorts.copies import name_cases
-from hilum.cohorts.giveaways import Giveaway, find_giveaways, number_in
+from hilum.cohorts.giveaways import Giveaway, find_giveaways
 from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
@@ -212,7 +212,7 @@ def odd_values(cases: Sequence[Case]) -> tuple[ColumnValues, ...]:
     found = []
     for column in cases[0].groups if cases else ():
         cells = {case.case_id: case.groups.get(column, "") for case in cases}
-        filled = {case_id: cell for case_id, cell in cells.items() if cell.strip().casefold() not in EMPTY_CELLS}
+        filled = {case_id: cell for case_id, cell in cells.items() if not is_missing(cell)}
         missing = (len(cells) - len(filled)) / len(cells)
         extreme = _extreme(filled)
         if missing or extreme:

@@ -1,6 +1,7 @@
 """Converts columns of a table to labels, points, shares and parts, and checks each cell."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +18,16 @@ NOTHING, AND = "no finding", " + "
 EMPTY_CELLS = ("", "na", "n/a", "nan", "null")
 """Texts that programs write into empty cells; a class may have such a name only if cohort.classes lists it."""
 
+_SIZES = frozenset(("diameter", "size", "volume", "length"))
+"""Words by which the name of a column ends if it holds a size."""
+
+_QUALIFIERS = frozenset(
+    ("mm", "cm", "um", "ml", "cc", "l", "px", "pixels", "voxels", "in", "max", "min", "mean", "median")
+)
+"""Words that may stand behind them, as may numbers and brackets: units, and which of several sizes."""
+
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
 _HEAVIEST = 1e4
 """Largest weight of a case (rule of thumb): a larger one is a typing error and would swamp all others in the loss."""
 
@@ -24,6 +35,29 @@ _MOST_CLASSES = 50
 """Largest number of distinct labels (rule of thumb): more are measurements or names, not classes."""
 
 Value = TypeVar("Value")
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell is empty, or holds a text that programs write into empty cells, in whatever case."""
+    return cell.strip().casefold() in EMPTY_CELLS
+
+
+def number_in(cell: str) -> float | None:
+    """The finite number in a cell; None if it is missing or holds something else, such as ``12_3`` or ``inf``."""
+    return None if is_missing(cell) or "_" in cell else _number(cell)
+
+
+def is_size(name: str) -> bool:
+    """Whether a column holds a size, by its name: it ends with a word for a size, units and numbers aside.
+
+    Words are divided by capitals, digits and whatever is no letter: ``diameter``, ``nodule_volume_mm3``,
+    ``LongestDiameter``, ``Size (mm)``, but not ``resized``, ``volume_id`` or ``length_of_stay``.
+    """
+    letters = "".join(sign if sign.isalpha() else " " for sign in _INNER_CAPITAL.sub(" ", name))
+    words = letters.casefold().split()
+    while words and words[-1] in _QUALIFIERS:
+        words.pop()
+    return bool(words) and words[-1] in _SIZES
 
 
 def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
@@ -62,7 +96,7 @@ def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sh
     lacking: dict[int, str] = {}  # the first column without a label, by the row
     for column in columns:
         texts = sheet.column(column)
-        blank = {text for text in set(texts) if text.lower() in EMPTY_CELLS and text not in config.classes}
+        blank = {text for text in set(texts) if is_missing(text) and text not in config.classes}
         for number, text in zip(sheet.numbers, texts, strict=True) if blank else ():
             if text in blank:
                 lacking.setdefault(number, column)

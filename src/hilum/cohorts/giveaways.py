@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hilum.cohorts.cells import EMPTY_CELLS
+from hilum.cohorts.cells import is_size, number_in
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
 from hilum.measuring.intervals import Z95, expected_auc_half_width
@@ -40,9 +40,6 @@ _HU_STEP, _HU_BINS = 50, 32
 
 _MOST_SAMPLES = 2500
 """Samples with a class, and without it, from which histograms are made: enough for an interval of 0.02."""
-
-_SIZES = ("diameter", "size", "volume")
-"""Parts of the names of columns that hold a size."""
 
 _BASELINES = ("HU histogram", "size")
 
@@ -134,18 +131,9 @@ def _columns(cases: Sequence[Case], prepared: PreparedCohort) -> dict[str, Colum
         "extent in plane": _numbers([one.extent_mm[1] if one else None for one in sources]),
     }
     for name in cases[0].groups if cases else ():
-        if any(part in name.casefold() for part in _SIZES):
+        if is_size(name):
             columns[f"size ({name})"] = _numbers([number_in(case.groups.get(name, "")) for case in cases])
     return columns
-
-
-def number_in(cell: str) -> float | None:
-    """The number in a cell of a table; None if there is none."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and cell.strip().casefold() not in EMPTY_CELLS else None
 
 
 def _numbers(values: Sequence[int | float | None]) -> Float[np.ndarray, " n"]:
