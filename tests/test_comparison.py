@@ -13,7 +13,6 @@ from hilum.errors import CohortError, ConfigError
 from hilum.measuring import comparison
 from hilum.measuring.comparison import Rating, areas_test, compare_ratings, curves_test, smallest_difference
 from hilum.measuring.intervals import wilson
-from hilum.measuring.roc_variance import delong
 from test_roc_variance import ovarian
 
 
@@ -72,7 +71,8 @@ def test_sensitivity_needs_decisions_of_both_and_brier_probabilities_of_both():
 def test_a_classifier_and_itself_differ_by_nothing_with_newcombes_interval():
     y, a, _, patients = two_models(3)
     found = compare_ratings(y, a, a, patients=patients, num_resamples=100)
-    assert (found.p_areas, found.p_curves, found.auc_error) == (1.0, 1.0, 0.0)
+    assert (found.p_areas, found.p_curves) == (1.0, 1.0)
+    assert math.isnan(found.smallest_difference)
     share, positive_patients = found.a["sensitivity"], len({one for one, k in zip(patients, y, strict=True) if k})
     low, high = wilson(share, positive_patients)
     half = math.hypot(share - low, high - share)
@@ -83,7 +83,9 @@ def test_a_classifier_and_itself_differ_by_nothing_with_newcombes_interval():
 def test_of_one_class_only_nothing_is_compared_but_what_exists():
     y, a, b, patients = two_models(4)
     found = compare_ratings(np.zeros_like(y), a, b, patients=patients, num_resamples=50)
-    assert all(map(math.isnan, (found.p_areas, found.p_curves, found.auc_error, found.differences["auc"].low)))
+    assert all(
+        map(math.isnan, (found.p_areas, found.p_curves, found.smallest_difference, found.differences["auc"].low))
+    )
     assert not math.isnan(found.differences["specificity"].low)
 
 
@@ -97,7 +99,8 @@ def test_equal_areas_of_the_ovarian_cancer_data_have_the_published_errors_and_st
     y, ratings = ovarian()
     alone = [str(k) for k in range(len(y))]
     for column, published, difference in ((0, "0.0953", 0.0107527), (1, "0.1046", -0.0779570)):
-        p, error = areas_test(y, ratings[:, column], ratings[:, 2], patients=alone)
+        found = areas_test(y, ratings[:, column], ratings[:, 2], patients=alone)
+        p, error = found.p, found.error
         assert f"{error:.4f}" == published
         assert p == pytest.approx(2 * stats.t.sf(abs(difference) / error, 11), abs=1e-6), "12 patients are negative"
 
@@ -149,23 +152,33 @@ def test_under_no_difference_5_of_100_comparisons_are_significant():
     found = np.zeros(2)
     for seed in range(300):
         y, a, b, patients = two_models(100 + seed, patients=80)
-        p_areas, _ = areas_test(y, a.values, b.values, patients=patients)
+        p_areas = areas_test(y, a.values, b.values, patients=patients).p
         p_curves = curves_test(y, a.values, b.values, patients=patients, seed=seed, num_permutations=99)
         found += np.array([p_areas, p_curves]) <= 0.05
     assert (found / 300 < 0.09).all()
     assert (found / 300 > 0.02).all()
 
 
-def test_the_smallest_difference_is_found_with_the_stated_power():
-    y, ratings = ovarian()
-    error = delong(y, ratings).errors[0]
+@pytest.mark.parametrize("patients", [3, 5, 12, 30, 200])
+def test_the_smallest_difference_is_found_with_the_stated_power_by_students_test(patients):
+    """The noncentral t distribution of SciPy is the oracle."""
     for power in (0.5, 0.8, 0.9):
-        true = smallest_difference(error, power=power)
-        reached = stats.norm.sf(stats.norm.ppf(0.975) - true / error)
-        assert reached == pytest.approx(power, abs=1e-9)
-    assert smallest_difference(1.0) == pytest.approx(2.8015852, abs=1e-6), "1.96 + 0.84 of any textbook"
+        true = smallest_difference(0.02, num_patients=patients, power=power)
+        limit = stats.t.ppf(0.975, patients - 1)
+        shift = true / 0.02
+        reached = stats.nct.sf(limit, patients - 1, shift) + stats.nct.cdf(-limit, patients - 1, shift)
+        assert reached == pytest.approx(power, abs=1e-4)
+    assert smallest_difference(1.0, num_patients=10**6) == pytest.approx(2.8015852, abs=1e-4), (
+        "1.96 + 0.84 of textbooks"
+    )
+
+
+def test_without_a_standard_error_no_smallest_difference_can_be_said():
+    assert math.isnan(smallest_difference(0.0, num_patients=20))
+    assert math.isnan(smallest_difference(math.nan, num_patients=20))
+    assert math.isnan(smallest_difference(0.1, num_patients=1))
     with pytest.raises(ConfigError, match="power must be above 0 and below 1, got 1"):
-        smallest_difference(0.1, power=1.0)
+        smallest_difference(0.1, num_patients=20, power=1.0)
 
 
 def test_ten_thousand_cases_with_two_thousand_resamples_take_a_few_seconds():

@@ -25,6 +25,7 @@ from hilum.measuring.intervals import (
     with_stratified_auc,
 )
 from hilum.measuring.operating_points import OperatingPoint, choose_points
+from hilum.measuring.stated_prevalence import figures_at
 from hilum.measuring.thresholds import choose_threshold
 from hilum.settings.run import DecisionConfig
 
@@ -424,9 +425,9 @@ def test_predictive_values_at_a_prevalence_are_bayes_rule_and_those_of_cases_rep
 def test_every_figure_of_a_report_has_an_interval_around_it():
     y, p, patients = rated()
     points = (OperatingPoint(rule="sensitivity", at=0.9, threshold=0.2), OperatingPoint(rule="specificity", at=0.9))
-    asked = Asked(threshold=0.4, prevalence=0.05, points=points)
+    asked = Asked(threshold=0.4, points=points)
     figures = with_called_intervals(y, p, called=p >= 0.4, patients=patients, asked=asked)
-    assert {"mcc", "log_loss", "net_benefit", "partial_auc", "ppv_at_prevalence"} <= figures.keys()
+    assert {"mcc", "log_loss", "net_benefit", "partial_auc"} <= figures.keys()
     for name, one in figures.items():
         assert one.low < one.value < one.high, name
     assert figures["log_loss"].value == pytest.approx(oracle.log_loss(y, np.clip(p, 1e-15, 1)), abs=1e-9)
@@ -466,3 +467,49 @@ def test_the_mean_area_leaves_out_labels_that_no_case_or_every_case_has():
     found = with_mean_auc(both, probs, patients=patients)
     assert found.value == pytest.approx((area + 1 - area) / 2)
     assert np.isnan(with_mean_auc(both[:, 1:2], probs[:, 1:2], patients=patients).value)
+
+
+@pytest.mark.parametrize(("sensitivity", "specificity", "sizes"), [(0.8, 0.97, (20, 50)), (0.7, 0.9, (40, 200))])
+def test_intervals_at_a_stated_prevalence_hold_the_truth_though_few_are_called(sensitivity, specificity, sizes):
+    """An interval of the called cases alone would hold it in 77 of 100 studies of the first kind."""
+    rng, prevalence, threshold, studies = np.random.default_rng(0), 0.02, 0.1, 400
+    wrong = (1 - specificity) * (1 - prevalence)
+    truth = {
+        "ppv": sensitivity * prevalence / (sensitivity * prevalence + wrong),
+        "npv": specificity * (1 - prevalence) / (specificity * (1 - prevalence) + (1 - sensitivity) * prevalence),
+        "net_benefit": prevalence * sensitivity - wrong * threshold / (1 - threshold),
+    }
+    held = dict.fromkeys(truth, 0)
+    for _ in range(studies):
+        rates = [rng.binomial(n, rate) / n for n, rate in zip(sizes, (sensitivity, specificity), strict=True)]
+        ends = [wilson(rate, n) for rate, n in zip(rates, sizes, strict=True)]
+        both = [Figure(value=rate, low=low, high=high) for rate, (low, high) in zip(rates, ends, strict=True)]
+        found = figures_at(*both, prevalence=prevalence, threshold=threshold)
+        for name, true in truth.items():
+            held[name] += found[name].low <= true <= found[name].high
+    assert all(0.92 <= count / studies <= 0.99 for count in held.values()), held
+
+
+def test_a_perfect_specificity_on_few_cases_does_not_make_the_predictive_value_certain():
+    both = Figure(value=0.9, low=0.6, high=0.98), Figure(value=1.0, low=0.912, high=1.0)
+    ppv = figures_at(*both, prevalence=0.01)["ppv"]
+    assert ppv.value == ppv.high == 1
+    assert ppv.low < 0.15
+    at_most_one = figures_at(Figure(value=1.0, low=0.7, high=1.0), both[1], prevalence=0.01)["npv"]
+    assert 0.99 < at_most_one.low < at_most_one.value == at_most_one.high == 1
+    none = Figure(value=math.nan, low=math.nan, high=math.nan)
+    assert math.isnan(figures_at(none, both[1], prevalence=0.5)["ppv"].value)
+
+
+def test_figures_of_both_classes_rest_on_the_smaller_one():
+    """All decisions are right, on three positives: Matthews' coefficient is no surer than the sensitivity."""
+    y = np.array([1] * 3 + [0] * 197)
+    figures = with_intervals(y, y * 0.9 + 0.05, threshold=0.5, patients=patients_of(200))
+    assert figures["mcc"].value == 1
+    assert figures["mcc"].low < 2 * figures["sensitivity"].low - 1 + 1e-9
+    strata = np.arange(62) // 2
+    strata[1] = 0
+    y = np.zeros(62, int)
+    y[0] = 1
+    alone = with_stratified_auc(y, np.linspace(1, 0, 62), strata=strata.tolist(), patients=patients_of(62))
+    assert (alone.value, alone.low) == (1, pytest.approx(wilson(1.0, 1)[0])), "one pair says next to nothing"

@@ -95,7 +95,8 @@ def _lines(done: dict[str, Any]) -> list[str]:
         for name, line in done["calibration_lines"][when].items():
             figures = ", ".join(f"{what} {_figure(one)}" for what, one in line.items())
             lines.append(f"calibration {when}, class {name}: {figures}{note}")
-    for (name, after), rule in zip(done["thresholds"]["after"].items(), done["rules"], strict=True):
+    rules = done["rules"] if done["thresholds"]["after"] else []  # more than two classes have no threshold
+    for (name, after), rule in zip(done["thresholds"]["after"].items(), rules, strict=True):
         before = done["thresholds"]["before"].get(name)
         was = "" if before is None else f"{before:.3g}, now "
         lines.append(f"threshold of {name}: {was}{after:.3g} ({rule})")

@@ -18,7 +18,6 @@ from hilum.judging.judge import EVALUATION_FORMAT
 from hilum.measuring.intervals import Asked
 from hilum.training.run_folder import Run
 
-
 _KEYS = {"num_patients", "coverage", "decided", "subgroups", "no_subgroups", "baselines", "size_matched"}
 """Keys that every evaluation.json has, beside its figures."""
 
@@ -141,7 +140,7 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
     else:
         labels, decided = (np.array([classes.index(row[what]) for row in rows]) for what in ("label", "decision"))
     probs = np.array([[float(row[f"prob_{name}"]) for name in classes] for row in rows])
-    if len(rows) != evaluation["num_cases"] or not np.isfinite(probs).all() or not _KEYS <= evaluation.keys():
+    if len(rows) != evaluation["num_cases"] or not np.isfinite(probs).all() or not evaluation.keys() >= _KEYS:
         raise ValueError(len(rows))
     return EvaluationFolder(
         folder=folder,

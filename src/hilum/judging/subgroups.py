@@ -1,5 +1,6 @@
 """Figures by subgroup: the columns of the table and the technical tags that divide the judged cases into groups."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from hilum.cohorts.cells import is_missing, is_size, number_in
 from hilum.cohorts.labels import Labels
 from hilum.judging.figures import Judgement, with_ends
 from hilum.measuring.intervals import with_mean_auc, with_rates
@@ -28,8 +30,8 @@ _PRIVATE = frozenset(
     [
         "id", "ids", "uid", "uids", "identifier", "pid", "mrn", "name", "names", "surname", "forename", "firstname",
         "lastname", "fullname", "accession", "birth", "birthday", "birthdate", "yob", "dob", "date", "dates", "day",
-        "time", "datetime", "timestamp", "address", "street", "postcode", "zip", "phone", "email", "physician", "doctor",
-        "operator", "technician", "comment", "comments", "remark", "remarks", "note", "notes", "path", "file",
+        "time", "datetime", "timestamp", "address", "street", "postcode", "zip", "phone", "email", "physician",
+        "doctor", "operator", "technician", "comment", "comments", "remark", "remarks", "note", "notes", "path", "file",
         "filename", "url",
     ]
 )  # fmt: skip
@@ -47,8 +49,6 @@ _DATE = re.compile(
 )
 _YEAR_MONTH = re.compile(r"(19|20)\d{2}[-./]?(0[1-9]|1[0-2])")
 _AGE = re.compile(r"(^|[\W_])age($|[\W_])", re.IGNORECASE)
-_SIZE = re.compile(r"(^|[\W_])(size|diameter|volume|length)($|[\W_])", re.IGNORECASE)
-
 MISSING = "missing"
 
 
@@ -71,7 +71,7 @@ class CaseColumn:
     @property
     def is_size(self) -> bool:
         """Whether its name says that it is the size of a lesion."""
-        return self.numbers is not None and _SIZE.search(self.name) is not None
+        return self.numbers is not None and is_size(self.name)
 
     def rows(self, group: str) -> Bool[np.ndarray, " n"]:
         """The cases of a group."""
@@ -89,7 +89,7 @@ def columns_of(cells: Mapping[str, Sequence[str]]) -> tuple[list[CaseColumn], di
     """
     columns, left_out = [], {}
     for name, texts in cells.items():
-        texts = [text.strip() for text in texts]
+        texts = ["" if is_missing(text) else text.strip() for text in texts]
         distinct = set(texts) - {""}
         if _is_private(name, distinct):
             left_out[name] = "identifiers, names, dates and free text are no subgroups"
@@ -119,12 +119,10 @@ def _is_private(name: str, texts: Collection[str]) -> bool:
 
 
 def _numbers(texts: Sequence[str]) -> Float64[np.ndarray, " n"] | None:
-    """The column as numbers, nan where it is empty; None if a cell is no finite number."""
-    try:
-        numbers = np.array([float(text) if text else np.nan for text in texts])
-    except ValueError:
-        return None
-    return None if np.isinf(numbers).any() or np.isnan(numbers).all() else numbers
+    """The column as numbers, nan where it is missing; None if a cell is no finite number."""
+    numbers = [math.nan if not text else number_in(text) for text in texts]
+    known = [number for number in numbers if number is not None]
+    return np.array(known) if len(known) == len(texts) and not all(map(math.isnan, known)) else None
 
 
 def _measured(name: str, numbers: Float64[np.ndarray, " n"]) -> CaseColumn:
