@@ -160,3 +160,36 @@ def test_cases_without_the_measurement_must_be_left_out_by_request(two, tmp_path
     with pytest.raises(CohortError, match="got 9 that only one"):
         compare(two[:1], columns=("mm",), table=table)
     assert compare(two[:1], columns=("mm",), table=table, common=True).num_cases == 71
+
+
+def test_marks_of_an_evaluation_stay_with_its_comparison(two, tmp_path, capsys):
+    judge(**answers(2), folder=tmp_path / "marked", extra={"leakage": "near copies: 2", "unchecked": "another key"})
+    page = tmp_path / "c.html"
+    assert main(["compare", str(two[0]), str(tmp_path / "marked"), "--out", str(page)]) == 0
+    out = capsys.readouterr().out
+    for text in ("marked is judged WITH LEAKAGE: near copies: 2", "marked is NOT CHECKED for cases that trained it"):
+        assert text in out
+        assert text in page.read_text()
+    assert compare(two).marks == []
+
+
+def test_names_like_formulas_and_hidden_ones_are_in_the_key_of_the_curves(tmp_path):
+    for name in ("_first", "$\\frac$"):
+        judge(**answers(1), folder=tmp_path / name)
+    page = tmp_path / "c.html"
+    compare([tmp_path / "_first", tmp_path / "$\\frac$"], out=page)
+    assert ">first: 0." in page.read_text()
+    assert ">$\\frac$: 0." in page.read_text()
+
+
+def test_a_cell_that_is_no_number_is_named_and_a_missing_one_is_missing(two, tmp_path):
+    table = write_table(tmp_path / "t.csv", {"mm": ["inf" if k == 4 else str(k) for k in range(80)]})
+    with pytest.raises(CohortError, match="row 6, column 'mm' must be a number, got 'inf'"):
+        compare(two[:1], columns=("mm",), table=table)
+    table = write_table(tmp_path / "u.csv", {"mm": ["NA" if k < 9 else str(k) for k in range(80)]})
+    assert compare(two[:1], columns=("mm",), table=table, common=True).num_cases == 71
+
+
+def test_a_comparison_without_a_difference_does_not_say_that_it_could_have_shown_one(two):
+    (pair,) = compare([two[0], two[0]]).pairs
+    assert pair["smallest_difference"] is None

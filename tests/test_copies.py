@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import hilum.training.train as training
 from hilum.cli import main
-from hilum.cohorts.copies import check_table_split, find_copies, join_patients
+from hilum.cohorts.copies import find_copies, join_patients, join_within_parts
 from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Case, Cohort
@@ -182,14 +182,17 @@ def test_copies_of_one_patient_are_named_and_change_no_patient():
     assert "is several cases of one patient: 'c1' (row 1) and 'c2' (row 2)" in copies.warnings[0]
 
 
-def test_a_table_that_splits_copies_is_an_error_that_names_them():
-    cases, copies = found(
-        case("c1", "P1", scan="x", split="train"), case("c2", "P2", scan="x"), case("c3", "P2", split="test")
-    )
-    with pytest.raises(CohortError, match=r"must be in one split, got 'c1' \(row 1, train\) and 'c2' \(row 2\)"):
-        check_table_split(cases, copies, Path("t.csv"))
-    cases = [replace(one, split="train") for one in cases]
-    check_table_split(cases, copies, Path("t.csv"))
+def test_copies_are_joined_within_the_parts_that_a_table_gives_but_not_across_them():
+    parts = {"c1": "test", "c2": "train", "c4": "train", "c6": "val"}
+    cases, copies = found(*(case(f"c{i}", f"P{i}", scan=scan) for i, scan in enumerate("xxxxyy", start=1)))
+    joined = {one.case_id: one.patient_id for one in join_within_parts(cases, copies, (), parts)}
+    assert joined["c1"] not in {joined[i] for i in ("c2", "c3", "c4", "c5", "c6")}
+    assert joined["c2"] == joined["c3"] == joined["c4"], "c3, without a part, goes with the training cases"
+    assert joined["c5"] == joined["c6"] != joined["c2"]
+    assert join_within_parts(cases, copies, (), {}) == join_patients(cases, copies)
+    no_train = {"c1": "test", "c2": "val", "c4": "val"}
+    joined = {one.case_id: one.patient_id for one in join_within_parts(cases, copies, (), no_train)}
+    assert joined["c1"] == joined["c3"] != joined["c2"] == joined["c4"]
 
 
 @pytest.mark.parametrize("config", [SplitConfig(seed=3), *(SplitConfig(folds=3, fold=k) for k in range(3))])
@@ -297,7 +300,9 @@ def test_a_table_that_puts_copies_into_two_parts_stops_the_training(tmp_path, no
     shutil.copy(tmp_path / "00.npy", tmp_path / "copy.npy")
     header = ("case_id", "path", "label", "patient_id", "split")
     config = written(tmp_path, [*rows, ["c90", "copy.npy", "0", "Q1", "test"]], header)
-    with pytest.raises(CohortError, match=r"got 'c00' \(row 2, train\) and 'c90' \(row 38, test\); change the split"):
+    with pytest.raises(
+        CohortError, match=r"in several parts: 'c00' \(row 2, train\) and 'c90' \(row 38, test\) \(change the split"
+    ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -435,7 +440,7 @@ def test_a_run_of_an_older_hilum_goes_on_though_its_cases_were_named_after_their
     (tmp_path / "run" / "splits.csv").write_text("\n".join(map(",".join, old)) + "\n")
     (tmp_path / "run" / "run.json").unlink()
     train(config, tmp_path / "run", resume=True)
-    assert "(such scans: 1)" in caplog.text
+    assert "the split of this run, begun by an older Hilum, leaks, and stays: the same patient is" in caplog.text
     written(tmp_path, [*rows, ["copy.npy", "1", "Q1"]], ("path", "label", "patient_id"))
     with pytest.raises(CohortError, match="cannot be resumed: an older Hilum began it with cases that are refused now"):
         train(config, tmp_path / "run", resume=True)

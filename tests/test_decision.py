@@ -22,6 +22,7 @@ from hilum.deciding.model_folder import load_model
 from hilum.errors import ConfigError
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.metrics import log_loss
+from hilum.measuring.operating_points import OperatingPoint
 from hilum.modelling.losses import WeightedCrossEntropyLoss
 from hilum.predicting import Predictor
 from hilum.predicting.calibrated_network import Calibrated
@@ -316,3 +317,16 @@ def test_a_stated_prevalence_by_flag_moves_probability_and_threshold_together(tr
     assert answers[0]["decision"] == answers[1]["decision"]
     assert main(["predict", str(trained_run / "model"), str(npy_cohort / "00.npy"), "--prevalence", "1.5"]) == 1
     assert capsys.readouterr().err == "hilum: prevalence must be above 0 and below 1, got 1.5\n"
+
+
+def test_operating_points_decide_the_same_cases_at_another_prevalence():
+    points = (OperatingPoint(rule="sensitivity", at=0.9, threshold=0.2), OperatingPoint(rule="specificity", at=0.9))
+    calibration = Calibration(method="temperature", temperature=1.5, prevalence=(0.7, 0.3))
+    decision = Decision(calibration=calibration, threshold=0.4, operating_points=points)
+    there = decision.at((0.98, 0.02))
+    logits = np.random.default_rng(0).normal(size=(200, 2))
+    before, after = (one.calibration.probabilities(logits)[:, 1] for one in (decision, there))
+    moved = there.operating_points[0].threshold
+    assert moved < 0.05
+    np.testing.assert_array_equal(before >= 0.2, after >= moved)
+    assert there.operating_points[1].threshold is None

@@ -12,7 +12,11 @@ import pytest
 from hilum.errors import CohortError, ConfigError
 from hilum.judging import headline
 from hilum.judging.judge import judge
+from hilum.measuring.comparison import Rating, compare_ratings
+from hilum.measuring.intervals import with_stratified_auc
 from hilum.measuring.metrics import confusion, roc_auc
+from hilum.measuring.operating_points import OperatingPoint
+from hilum.measuring.roc_variance import delong
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -392,3 +396,64 @@ def test_each_of_many_classes_is_judged_against_the_rest(tmp_path):
     assert np.mean([one["auc"] for one in answer["by_class"].values()]) == pytest.approx(answer["macro_auc"])
     assert answer["by_class"]["other"]["sensitivity"] == 0
     assert answer["accuracy"] > 0.7
+
+
+def test_operating_points_are_those_of_validation_or_read_off_and_then_without_an_interval_of_what_was_demanded(
+    tmp_path,
+):
+    given = answers(n=200)
+    points = [(OperatingPoint(rule="sensitivity", at=0.9, threshold=0.2), OperatingPoint(rule="specificity", at=0.9))]
+    first, second = judge(**given, folder=tmp_path / "e", points=points)["operating_points"]
+    y, p = given["labels"], given["probs"][:, 1]
+    assert first["chosen_on"] == "validation cases"
+    assert first["sensitivity"] == pytest.approx(confusion(y, p >= 0.2).sensitivity)
+    assert None not in first["sensitivity_ci"]
+    assert (second["chosen_on"], second["threshold"]) == ("these cases", None)
+    assert second["specificity"] >= 0.9
+    assert second["specificity_ci"] == [None, None]
+    assert None not in second["sensitivity_ci"]
+
+
+def test_the_calibration_error_beyond_chance_is_what_is_left_above_the_floor(judged):
+    _, answer = judged
+    assert answer["ece_excess"] == pytest.approx(answer["ece"] - answer["ece_floor"])
+    assert answer["ece_floor"] > 0
+
+
+def test_the_variance_of_the_area_is_delongs_only_where_each_patient_has_one_case(tmp_path):
+    clustered = judge(**answers(), folder=tmp_path / "e")
+    alone = judge(**(answers() | {"patients": [str(k) for k in range(60)]}), folder=tmp_path / "e")
+    assert (clustered["auc_variance_by"], alone["auc_variance_by"]) == ("Obuchowski", "DeLong")
+    given = answers()
+    figure = delong(given["labels"], given["probs"][:, 1]).figures[0]
+    assert alone["auc_by_variance_ci"] == pytest.approx([figure.low, figure.high])
+
+
+def test_every_figure_of_many_classes_has_a_mean_over_them(tmp_path):
+    answer = judge(**answers(n=200, num_classes=3), folder=tmp_path / "e")
+    for name in ("auc", "average_precision", "sensitivity", "specificity", "mcc", "brier", "log_loss", "f1"):
+        mean = np.mean([one[name] for one in answer["by_class"].values()])
+        low, high = answer[f"macro_{name}_ci"]
+        assert low < answer[f"macro_{name}"] < high
+        assert answer[f"macro_{name}"] == pytest.approx(mean)
+
+
+def test_a_measurement_beside_the_model_has_the_interval_of_their_difference_by_variance(tmp_path):
+    given = answers()
+    sizes = np.random.default_rng(2).normal(size=60) + given["labels"]
+    answer = judge(**given, folder=tmp_path / "e", columns={"size": [f"{v:.4f}" for v in sizes]})
+    (one,) = answer["baselines"]
+    both = compare_ratings(
+        given["labels"], Rating(values=given["probs"][:, 1]),
+        Rating(values=np.round(sizes, 4), is_probability=False), patients=given["patients"],
+    )  # fmt: skip
+    low, high = one["difference_ci"]
+    assert one["difference"] == pytest.approx(both.differences["auc"].value)
+    assert high - low == pytest.approx(both.differences["auc"].high - both.differences["auc"].low, rel=0.2)
+    (matched,) = answer["size_matched"]
+    assert len(matched["edges"]) == 4
+    strata = np.searchsorted(matched["edges"], np.round(sizes, 4), side="right")
+    figure = with_stratified_auc(
+        given["labels"], given["probs"][:, 1], strata=strata.tolist(), patients=given["patients"]
+    )
+    assert matched["model_auc"] == pytest.approx(figure.value)

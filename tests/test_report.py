@@ -9,12 +9,20 @@ import pytest
 
 from hilum.cli import main
 from hilum.errors import ConfigError, HilumError
-from hilum.judging import judge, report
-from hilum.judging.checklist import ITEMS
+from hilum.judging import judge, report, report_parts
+from hilum.judging.checklist import ITEMS, checked
 from hilum.judging.evaluation_folder import read_evaluation
 from hilum.judging.subgroups import columns_of
+from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import with_rates
 from hilum.measuring.metrics import roc_auc
+
+NOTED = {
+    "leaks": [], "warnings": ["kernel alone tells 'malignant'", "odd: 'SECRET' (row 3)"],
+    "notes": ["altered copies are not looked for"], "giveaways": [], "values": [],
+    "refused": [{"target": "", "refused": {"benign": 3, "malignant": 9}, "used": {"benign": 40, "malignant": 40},
+                 "p": 0.09, "reason": ""}],
+}  # fmt: skip
 
 
 def cases(n: int = 80, num_classes: int = 2, seed: int = 0):
@@ -210,7 +218,8 @@ def test_decided_cases_stand_beside_all_with_their_coverage(tmp_path):
 @pytest.mark.parametrize("label", [0, 1])
 def test_cases_of_one_class_have_a_page_that_says_what_cannot_be_said(tmp_path, label):
     page = page_of(tmp_path / "e", cases() | {"labels": np.full(80, label)}, columns={"sex": ["F", "M"] * 40})
-    assert "cannot be said" in page.text
+    why = "no case is positive" if label == 0 else "every case is positive"
+    assert f"{why}, so that ROC AUC, and one of sensitivity and specificity, cannot be said." in page.text
     assert "not defined" in page.text
 
 
@@ -230,10 +239,14 @@ def test_cases_of_one_class_have_a_page_that_says_what_cannot_be_said(tmp_path, 
 def test_a_page_is_made_of_whatever_can_be_judged(tmp_path, given):
     n = len(given["labels"])
     columns = {"sex": [("F", "M", "")[k % 3] for k in range(n)], "site": ["x"] * n, "mm": [str(k) for k in range(n)]}
-    page = page_of(tmp_path / "e", given, columns=columns, doubts=["in doubt"] * n)
-    assert "No case is decided" in page.text
-    for name in given["classes"] if len(given["classes"]) > 2 else given["classes"][1:]:
-        assert name in page.text
+    doubts = ["in doubt" if k % 2 else "" for k in range(n)]
+    page = page_of(tmp_path / "e", given, columns=columns, doubts=doubts, extra={"num_indeterminate": n // 2})
+    assert ("Decided cases only" in page.text) == (n > 1)
+    names = given["classes"] if len(given["classes"]) > 2 else given["classes"][1:]
+    captions = [f"Figures of {name} against the rest" for name in names]
+    assert [caption for caption in captions if caption not in page.text] == []
+    none = page_of(tmp_path / "none", given, doubts=["in doubt"] * n)
+    assert "No case is decided" in none.text
 
 
 def test_a_subgroup_without_a_positive_is_named_and_its_area_is_not_defined(tmp_path):
@@ -247,20 +260,51 @@ def test_a_subgroup_without_a_positive_is_named_and_its_area_is_not_defined(tmp_
     assert "no case is positive" in page.text
 
 
+def ticked(folder):
+    """Texts of the items of the checklist that have a place on the page."""
+    return {row["text"] for row in checked(read_evaluation(folder), has_training=False) if row["place"]}
+
+
+MEASURED = {
+    "Size of the test, and what it could have shown", "Measures of discrimination with uncertainty",
+    "Calibration: curve, slope and intercept", "Net benefit of decisions", "Cases without a decision",
+    "Failures: the most certain errors",
+}  # fmt: skip
+"""What an evaluation of probabilities alone measures."""
+
+
 def test_nothing_counts_in_the_checklist_that_no_one_wrote_or_measured(tmp_path):
     page = page_of(tmp_path / "bare", cases())
-    missing = page.text.count("missing")
-    assert missing > len(ITEMS) / 2
+    assert ticked(tmp_path / "bare") == MEASURED
+    assert page.text.count("missing") == len(ITEMS) - len(MEASURED)
     assert page.text.count("not stated") == 2
+    page_of(tmp_path / "sexes", cases(), columns={"sex": ["F", "M"] * 40})
+    assert ticked(tmp_path / "sexes") - MEASURED == {"Differences between groups of patients and scanners"}
     statements = {"intended_use": "Triage of nodules", "label_origin": "Histology"}
     model = {
-        "version": "1", "network": {}, "recipe": {"region": "lungs", "size": [4, 4, 4]},
+        "version": "1", "network": {"depth": 10}, "recipe": {"region": "lungs", "size": [4, 4, 4]},
         "decisions": {"classes": ["benign", "malignant"], "each": []}, "training": {"statements": statements},
     }  # fmt: skip
     model["decisions"]["each"] = [{"calibration": {"rule": "Platt"}, "rule": "Youden"}]
     stated = page_of(tmp_path / "stated", cases(), extra={"model": model})
     assert "Triage of nodules" in stated.text
-    assert stated.text.count("missing") < missing
+    assert ticked(tmp_path / "stated") - MEASURED == {
+        "Intended use and the people it is meant for", "Who or what decided the labels, and on what evidence",
+        "How scans were prepared for the model", "Network, input and output", "Software and its version",
+        "Calibration, thresholds and how they were chosen",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{"leaks_compared": False}, {"unchecked": "another key"}, {"audit": NOTED}])
+def test_a_page_reassures_of_copies_only_where_all_was_compared(tmp_path, change):
+    clean = {"leaks_compared": True, "unchecked": "", "audit": NOTED | {"notes": []}}
+    page = page_of(tmp_path / "clean", cases(), extra=clean)
+    assert "no match" in page.text
+    looked = "Parts disjoint by patient, and looked through for copies"
+    assert looked in ticked(tmp_path / "clean")
+    page = page_of(tmp_path / "not", cases(), extra=clean | change)
+    assert looked not in ticked(tmp_path / "not")
+    assert "Not compared" in page.text or "not compared" in page.text
 
 
 def test_a_page_is_the_same_bytes_again_and_replaces_no_other_file(tmp_path):
@@ -338,3 +382,161 @@ def test_a_run_has_its_report_with_training_curves_and_pictures_only_where_asked
     wrong = int(np.sum(errors.called != (errors.y == 1)))
     assert [tag for tag, _ in own.tags].count("img") == min(wrong, 12)
     assert "must not be shared" in own.text
+
+
+def test_the_audit_is_on_the_page_and_sentences_with_ids_only_where_it_is_not_shared(tmp_path):
+    page = page_of(tmp_path / "e", cases(), extra={"audit": NOTED, "leaks_compared": True})
+    assert "kernel alone tells" in page.text
+    assert "refused were 3 of 43 of benign, 9 of 49 of malignant (p = 0.090)" in page.text
+    assert "SECRET" not in page.text
+    own = Page(report(tmp_path / "e", samples={}).read_text())
+    assert "odd: 'SECRET' (row 3)" in own.text
+
+
+def test_counts_of_few_cases_cannot_be_told_from_the_others_of_a_shared_page(tmp_path):
+    """Five of 80 are hidden, and so is the next group, or the five would be the rest of the total."""
+    groups = {"site": ["A"] * 45 + ["B"] * 30 + ["C"] * 5}
+    parts = {
+        part: {"num_cases": 80, "num_patients": 40, "by_class": {"benign": 40, "malignant": 40}} for part in ("test",)
+    }
+    table = {"parts": parts, "columns": {"site": {"A": {"test": 45}, "B": {"test": 30}, "C": {"test": 5}}}}
+    flow = {
+        "num_rows": 80, "num_unlabelled": 0, "num_other_parts": 0, "num_seen": 0, "refused_by_code": {},
+        "num_judged": 80, "table_one": table,
+    }  # fmt: skip
+    page = page_of(tmp_path / "e", cases(), columns=groups, extra={"cohort": flow})
+    rows = [" ".join(row.split()) for row in page.text.split("site")]
+    assert any(row.startswith(": A 45 (56%)") for row in rows)
+    assert any(row.startswith(": B –") for row in rows)
+    assert any(row.startswith(": 1 group under ten –") for row in rows)
+    assert any(row.startswith("B – – –") for row in rows), "in the table of subgroups too"
+    own = Page(report(tmp_path / "e", samples={}).read_text())
+    assert "site: C 5 (6%)" in own.text
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("PatientName", ["a", "b"]),
+        ("patientId", ["1", "2"]),
+        ("PatientNo", ["1", "2"]),
+        ("AccessionNumber", ["x", "y"]),
+        ("surname", ["a", "b"]),
+        ("YOB", ["1950", "1960"]),
+        ("scanned", ["12-03-2024", "13-03-2024"]),
+        ("scanned", ["3 Jan 2024", "4 Feb 2024"]),
+        ("scanned", ["Mar 12, 2024", "unknown"]),
+        ("scanned", ["2024-03-12 10:30", "n/a"]),
+        ("scanned", ["202403", "202404"]),
+        ("who", ["Smith^John", "Doe^Jane"]),
+    ],
+)
+def test_a_column_of_names_ids_or_dates_is_no_subgroup_however_it_is_spelt(name, texts):
+    columns, left_out = columns_of({name: texts * 20, "patient_age": ["40", "50"] * 20, "scanner": ["A", "B"] * 20})
+    assert [one.name for one in columns] == ["patient_age", "scanner"]
+    assert list(left_out) == [name]
+
+
+def test_missing_cells_are_one_group_and_leave_a_measurement_a_measurement():
+    sizes = [str(k + 0.5) for k in range(20)]
+    columns, _ = columns_of({"diameter_mm": [*sizes, "NA", ""], "sex": ["F", "M"] * 10 + ["n/a", "nan"]})
+    assert columns[0].numbers is not None
+    assert np.isnan(columns[0].numbers).sum() == 2
+    assert columns[1].order == ("F", "M", "missing")
+
+
+def test_thirds_of_numbers_that_differ_in_late_digits_are_thirds():
+    columns, _ = columns_of({"x": [f"{1024 + k / 100:.2f}" for k in range(60)]})
+    assert [int(columns[0].rows(group).sum()) for group in columns[0].order] == [20, 20, 20]
+
+
+def test_at_a_stated_prevalence_probabilities_and_threshold_are_those_there(tmp_path, monkeypatch):
+    """A perfect model stays of use: with the probabilities of the cases it would look harmful."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(1, 2.3, 4000)
+    y = (rng.random(4000) < p).astype(int)
+    given = {
+        "case_ids": [str(k) for k in range(4000)], "patients": [str(k) for k in range(4000)], "labels": y,
+        "probs": np.stack([1 - p, p], axis=1), "classes": ("no", "yes"), "threshold": 0.4,
+    }  # fmt: skip
+    drawn = []
+
+    def noted(*given, **how):
+        drawn.append(decision_curve(*given, **how))
+        return drawn[-1]
+
+    monkeypatch.setattr("hilum.judging.report_plots.decision_curve", noted)
+    judge(**given, folder=tmp_path / "e", prevalence=[0.02], calibrated_at=[float(y.mean())])
+    report(tmp_path / "e")
+    (curve,) = drawn
+    at = np.searchsorted(curve.thresholds, 0.1)
+    assert curve.prevalence == 0.02
+    assert curve.model[at] > 0 > curve.everybody[at]
+    found = json.loads((tmp_path / "e" / "evaluation.json").read_text())["at_prevalence"]
+    odds = 0.4 / 0.6 * (0.02 / 0.98) / (y.mean() / (1 - y.mean()))
+    assert found["threshold"] == pytest.approx(odds / (1 + odds))
+    judge(**given, folder=tmp_path / "u", prevalence=[0.02])
+    page = Page(report(tmp_path / "u").read_text())
+    assert "the model does not tell the prevalence" in page.text
+    assert "net_benefit" not in json.loads((tmp_path / "u" / "evaluation.json").read_text())["at_prevalence"]
+
+
+def test_what_the_test_could_show_stands_there_for_each_label_and_not_where_there_is_no_error(tmp_path):
+    page = page_of(tmp_path / "three", cases(num_classes=3))
+    answer = json.loads((tmp_path / "three" / "evaluation.json").read_text())
+    for name, one in answer["by_class"].items():
+        assert f"{name}: that the ROC AUC lies {one['smallest_difference']:.3f} above a fixed value" in page.text
+    perfect = cases() | {"probs": np.eye(2)[cases()["labels"]] * 0.8 + 0.1}
+    page = page_of(tmp_path / "perfect", perfect)
+    assert "malignant: it cannot be said, for the ROC AUC has no standard error here." in page.text
+
+
+def test_errors_are_the_surest_first_once_each_and_never_cases_without_a_decision(tmp_path):
+    given = cases(num_classes=3)
+    doubts = ["cut" if k % 2 else "" for k in range(80)]
+    judge(**given, folder=tmp_path / "e", doubts=doubts)
+    found = read_evaluation(tmp_path / "e")
+    listed = report_parts.errors(found, None)
+    wrong = [k for k in range(80) if found.decided[k] != found.labels[k] and not doubts[k]]
+    assert len(listed) == min(len(wrong), 12)
+    assert len({one["case"] for one in listed}) == len(listed)
+    assert [one["p"] for one in listed] == sorted((one["p"] for one in listed), reverse=True)
+    assert all(one["doubt"] == "" for one in listed)
+    judge(**(cases() | {"threshold": 1.0, "probs": np.eye(2)[1 - cases()["labels"]]}), folder=tmp_path / "sure")
+    assert len(report_parts.errors(read_evaluation(tmp_path / "sure"), None)) == 12
+
+
+def test_a_report_that_fails_leaves_no_older_page_beside_new_figures(tmp_path):
+    judge(**cases(), folder=tmp_path / "e")
+    report(tmp_path / "e")
+    judge(**cases(seed=1), folder=tmp_path / "e")
+    assert not (tmp_path / "e" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "prevalence", "match"),
+    [
+        (cases(), [1.5], "prevalence must be above 0 and below 1, got 1.5"),
+        (cases(), [float("nan")], "prevalence must be above 0 and below 1, got nan"),
+        (cases(), [0.1, 0.2], "prevalence must be a share for each of malignant, got"),
+        (cases(num_classes=3), [0.1], "a share for each of benign, malignant, other, got"),
+        (cases(num_classes=3), [0.1, 0.2, 0.3], "shares of classes that sum to 1"),
+        (findings(names=2), [0.1, 0.0], "above 0 and below 1, got 0.0"),
+    ],
+    ids=["above 1", "nan", "two for two classes", "one for three", "no whole", "zero of a label"],
+)
+def test_a_prevalence_that_cannot_be_is_refused_before_anything_is_written(tmp_path, given, prevalence, match):
+    with pytest.raises(ConfigError, match=match):
+        judge(**given, folder=tmp_path / "e", prevalence=prevalence)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["subgroups", "baselines", "operating_points", "auc_ci", "num_patients"])
+def test_an_evaluation_that_lacks_a_key_is_damaged(tmp_path, key):
+    judge(**cases(), folder=tmp_path / "e")
+    file = tmp_path / "e" / "evaluation.json"
+    content = json.loads(file.read_text())
+    del content[key]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="is damaged"):
+        report(tmp_path / "e")

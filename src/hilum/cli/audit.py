@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from hilum.cli.arguments import CohortPath
-from hilum.settings.run import CohortConfig, ColumnsConfig, Recipe
+from hilum.files import user_path
+from hilum.settings.run import CohortConfig, ColumnsConfig, ReadingConfig, Recipe
 
 if TYPE_CHECKING:
     from hilum.cohorts.audit import Audit
+    from hilum.deciding.model_folder import ModelCard
+    from hilum.training.run_folder import Run
 
 _RECIPE = Recipe(region="whole", size=(48, 56, 64), extent_mm=(384.0, 448.0, 512.0))
 """Samples for the HU histogram where no run gives a recipe: whole scans in voxels of 8 mm, without lungs."""
@@ -33,13 +36,16 @@ class AuditCohort:
     """CSV, Excel or Parquet with paths and labels."""
 
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """A run, with whose cases those of the table are compared, and whose recipe is used."""
+    """A run or model folder, with whose cases those of the table are compared, and whose recipe is used."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns."""
 
     store: Path | None = None
     """Folder of prepared samples; by default a temporary one."""
+
+    unchecked: bool = False
+    """Compare scans with those of the run even if its patients cannot be recognised, as under another HILUM_KEY."""
 
     json: bool = False
     """Print one JSON object instead of a summary."""
@@ -54,29 +60,24 @@ class AuditCohort:
         from hilum.cohorts.table import Cohort
         from hilum.errors import CohortError
         from hilum.files import check_output, write_whole
+        from hilum.judging.candidates import check_recognised
         from hilum.preparing import Store
-        from hilum.training.run_folder import Run
 
         if self.out is not None:
             check_output(self.out, AUDIT_MARK, inputs=[self.table])
-        run = None if self.run_folder is None else Run.of(self.run_folder)
-        settings = None if run is None else run.settings
-        columns = self.columns
-        if settings is not None and columns == ColumnsConfig():
-            columns = settings.cohort.columns
-        config = replace(settings.cohort if settings else CohortConfig(unlabelled="drop"), columns=columns)
+        basis = None if self.run_folder is None else _Basis.of(self.run_folder, self.table, self.columns)
+        recipe = _RECIPE if basis is None else basis.recipe
+        config = CohortConfig(unlabelled="drop", columns=self.columns) if basis is None else basis.cohort
         cohort = Cohort.read(self.table, config)
         known, parts = None, {case.case_id: case.split for case in cohort.cases if case.split is not None}
-        if run is not None:
-            is_own = run.table.exists() and self.table.samefile(run.table)
-            if is_own:
-                parts = run.splits(cohort).parts
-            else:
-                known = run.known()
+        if basis is not None and basis.is_own:
+            parts = basis.run.splits(cohort).parts
+        elif basis is not None:
+            known = basis.run.known(basis.card)
+            check_recognised(known.unchecked, unchecked=self.unchecked)
         with contextlib.ExitStack() as stack:
             folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
-            store = Store(folder, settings.reading if settings else None)
-            prepared = prepare_cohort(cohort, settings.recipe if settings else _RECIPE, store)
+            prepared = prepare_cohort(cohort, recipe, Store(folder, None if basis is None else basis.reading))
             found = audit(cohort, prepared, parts, known=known)
         refused = [f"refused, row {one.row}: {one.reason}" for one in prepared.refusals]
         text = json.dumps(found.as_dict(), indent=2)
@@ -90,12 +91,61 @@ class AuditCohort:
         return 3 if prepared.refusals else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Basis:
+    """What an audit takes from a run or a model.
+
+    Attributes:
+        run: The run, which need not be whole.
+        card: Card of its model; None if it has none yet.
+        cohort: Settings of the table.
+        recipe: Recipe of the samples.
+        reading: Policy of reading.
+        is_own: Whether the table is the run's own.
+    """
+
+    run: "Run"
+    card: "ModelCard | None"
+    cohort: CohortConfig
+    recipe: Recipe
+    reading: ReadingConfig
+    is_own: bool
+
+    @classmethod
+    def of(cls, folder: Path, table: Path, columns: ColumnsConfig) -> "_Basis":
+        """Of a run with settings; or of a model around which there are none, such as one calibrated anew.
+
+        Raises:
+            HilumError: If the folder holds neither, or its model does not fit the table.
+        """
+        from hilum.deciding.model_folder import read_card
+        from hilum.judging.candidates import label_columns
+        from hilum.training.run_folder import Run
+
+        run = Run.of(folder)
+        if not run.settings_file.exists():
+            alone = read_card(user_path(folder))
+            columns = replace(columns, labels=label_columns(table, columns.labels, alone.decisions))
+            cohort = CohortConfig(columns=columns, unlabelled="drop", classes=alone.classes)
+            return cls(run=run, card=alone, cohort=cohort, recipe=alone.recipe, reading=alone.reading, is_own=False)
+        card, settings = read_card(run.model) if run.state == "whole" else None, run.settings
+        return cls(
+            run=run,
+            card=card,
+            cohort=replace(settings.cohort, columns=settings.cohort.columns if columns == ColumnsConfig() else columns),
+            recipe=settings.recipe,
+            reading=settings.reading,
+            is_own=run.table.exists() and table.samefile(run.table),
+        )
+
+
 def _summary(found: "Audit") -> list[str]:
     """The audit in lines."""
     lines = [f"{found.num_cases} cases"]
-    lines += [f"leak: {sentence}" for sentence in found.leaks] or ["no leak was found"]
-    lines += [f"warning: {sentence}" for sentence in found.warnings]
+    none = "no leak was found in what could be compared; not all could:" if found.notes else "no leak was found"
+    lines += [f"leak: {sentence}" for sentence in found.leaks] or [none]
     lines += list(found.notes)
+    lines += [f"warning: {sentence}" for sentence in found.warnings]
     known = [one for one in found.giveaways if one.auc is not None]
     if known:
         lines += ["", "what alone tells the class: cross-validated AUC (95 % interval)"]

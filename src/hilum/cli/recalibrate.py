@@ -57,6 +57,9 @@ class Recalibrate:
     unchecked: bool = False
     """Go on even if training cases cannot be recognised, as under another HILUM_KEY."""
 
+    allow_leakage: bool = False
+    """Go on even if cases are of a study of the training cases, or near copies of their scans; the card says so."""
+
     json: bool = False
     """Print one JSON object instead of a few lines."""
 
@@ -78,6 +81,7 @@ class Recalibrate:
             device=self.device,
             max_refused=self.max_refused,
             unchecked=self.unchecked,
+            allow_leakage=self.allow_leakage,
         )
         print(json.dumps(done, indent=2) if self.json else "\n".join([*_lines(done), f"new model: {self.out}"]))
         return 0
@@ -91,6 +95,9 @@ def _lines(done: dict[str, Any]) -> list[str]:
         lines.append(f"left out: {', '.join(f'{n} {what}' for what, n in left_out.items())}, listed in refused.csv")
     if done["unchecked"]:
         lines.append(f"NOT CHECKED for cases that trained the model: {done['unchecked']}")
+    if done["leaks"]:
+        lines.append(f"WITH LEAKAGE that was allowed: {'; '.join(done['leaks'])}")
+    lines += done["notes"]
     for when, note in (("before", ""), ("after", "; fitted on these cases")):
         for name, line in done["calibration_lines"][when].items():
             figures = ", ".join(f"{what} {_figure(one)}" for what, one in line.items())

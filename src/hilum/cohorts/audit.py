@@ -10,7 +10,7 @@ from scipy import stats
 from hilum.cohorts.cells import is_missing, number_in
 from hilum.cohorts.copies import name_cases
 from hilum.cohorts.giveaways import Giveaway, find_giveaways
-from hilum.cohorts.links import KnownCases, Link, find_links, find_links_to, warn_of_links
+from hilum.cohorts.links import KnownCases, Link, find_leaks, find_links, find_links_to, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
 
@@ -115,35 +115,39 @@ class Audit:
 
 
 def audit(
-    cohort: Cohort, prepared: PreparedCohort, parts: Mapping[str, str] | None = None, *, known: KnownCases | None = None
+    cohort: Cohort,
+    prepared: PreparedCohort,
+    parts: Mapping[str, str] | None = None,
+    *,
+    known: KnownCases | None = None,
+    links: Sequence[Link] | None = None,
 ) -> Audit:
     """Audit a table of cases whose scans have been prepared.
 
     Args:
-        cohort: The table.
+        cohort: The table, before linked patients are joined.
         prepared: Its prepared cases.
         parts: Part of each case by its id, as far as known.
         known: Training and validation cases of a run, with which all other cases are compared.
+        links: What ``find_links`` finds, if it has been called.
     """
     parts = parts or {}
-    links = find_links(cohort.cases, prepared)
-    apart = [link for link in links if len(link.parts(parts)) > 1]
-    leaks = [link.sentence("is in several parts", parts) for link in apart]
-    notes = []
+    links = tuple(find_links(cohort.cases, prepared) if links is None else links)
+    leaking, leaks = find_leaks(links, parts)
+    notes = _notes_on_parts(cohort.cases, parts) if known is None else list(known.notes)
     if known is not None:
         unseen = [case for case in cohort.cases if parts.get(case.case_id, "test") == "test"]
         to_run = find_links_to(known, unseen, prepared)
-        leaks += [link.sentence("trained or validated the model") for link in to_run]
-        apart += to_run
-        notes += [known.note] if known.note else []
-    giveaways = find_giveaways(cohort, prepared)
+        leaking += to_run
+        leaks += tuple(link.sentence("trained or validated the model") for link in to_run)
+    giveaways = find_giveaways(cohort, prepared, linked=[link.cases for link in links])
     refused = refused_by_class(cohort, prepared)
     values = odd_values(cohort.cases)
     return Audit(
         num_cases=len(cohort.cases),
         links=links,
-        leaking=tuple(apart),
-        leaks=tuple(leaks),
+        leaking=leaking,
+        leaks=leaks,
         warnings=(
             *warn_of_links(links),
             *(_warn_of_tag(one) for one in giveaways if one.is_technical and (one.low or 0) > _TELLING),
@@ -155,6 +159,14 @@ def audit(
         values=values,
         notes=tuple(notes),
     )
+
+
+def _notes_on_parts(cases: Sequence[Case], parts: Mapping[str, str]) -> list[str]:
+    """A sentence if there are no parts between which cases could leak, or some cases are in none."""
+    if len({parts[case.case_id] for case in cases if case.case_id in parts}) < 2:
+        return ["there are no several parts between which cases could leak: scans are compared for copies only"]
+    left = [case for case in cases if case.case_id not in parts]
+    return [f"cases without a part, which may leak into any: {name_cases(left)}"] if left else []
 
 
 def _warn_of_tag(one: Giveaway) -> str:

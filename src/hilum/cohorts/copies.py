@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from hilum.cohorts.table import Case
-from hilum.errors import CohortError
 
 _SHOWN = 8
 """Largest number of groups, and of cases of a group, that a message lists."""
@@ -117,42 +115,46 @@ def join_patients(cases: Iterable[Case], copies: Copies, linked: Iterable[CaseGr
     return tuple(replace(c, patient_id=root(c.patient_id)) if c.patient_id in parent else c for c in cases)
 
 
-def split_apart(cases: Sequence[Case], copies: Copies, linked: Iterable[CaseGroup] = ()) -> list[CaseGroup]:
-    """Groups that share a scan, or are linked otherwise, and that the table's own split puts into several parts.
+def join_within_parts(
+    cases: Sequence[Case], copies: Copies, linked: Iterable[CaseGroup], parts: Mapping[str, str]
+) -> tuple[Case, ...]:
+    """Join patients as ``join_patients`` does, but never patients of different parts.
+
+    Of patients who would be one and are in several parts, those of each part are joined; those without a part are
+    joined with the training ones if there are any, else with those of the first part.
 
     Args:
         cases: All cases of the table.
         copies: Cases that share their scan.
         linked: Further groups of cases that must be one patient, such as near copies.
+        parts: Part of each case by its id, as far as given.
     """
-    linked = list(linked)
-    parts: dict[str, set[str]] = {}
-    patient_of = {case.case_id: case.patient_id for case in join_patients(cases, copies, linked)}
-    for case in cases:
-        if case.split is not None:
-            parts.setdefault(patient_of[case.case_id], set()).add(case.split)
-    return [group for group in (*copies.shared, *linked) if len(parts.get(patient_of[group[0].case_id], ())) > 1]
-
-
-def check_table_split(cases: Sequence[Case], copies: Copies, source: Path) -> None:
-    """Check that the table's own split puts all copies of a scan into one part.
-
-    Raises:
-        CohortError: If it does not; the text names the cases.
-    """
-    groups = split_apart(cases, copies)
-    if groups:
-        msg = (
-            f"{source}: the same scan, by its voxels, must be in one split, got {_listed(groups, with_split=True)}; "
-            "change the split column, or remove the copies"
-        )
-        raise CohortError(msg, hint="--allow-leakage trains all the same")
-
-
-def _listed(groups: list[CaseGroup], *, with_split: bool = False) -> str:
-    shown = "; ".join(
-        name_cases(group, {c.case_id: c.split for c in group if with_split and c.split}) for group in groups[:_SHOWN]
+    joined = join_patients(cases, copies, linked)
+    root_of = {case.patient_id: one.patient_id for case, one in zip(cases, joined, strict=True)}
+    part_of = {case.patient_id: parts[case.case_id] for case in cases if case.case_id in parts}
+    given: dict[str, list[str]] = {}
+    for patient, root in root_of.items():
+        if patient in part_of and part_of[patient] not in given.setdefault(root, []):
+            given[root].append(part_of[patient])
+    first: dict[tuple[str, str], str] = {}
+    patient_of = {}
+    for patient, root in root_of.items():
+        several = given.get(root, [])
+        if len(several) > 1:
+            part = part_of.get(patient, "train" if "train" in several else several[0])
+            patient_of[patient] = first.setdefault((root, part), patient)
+        else:
+            patient_of[patient] = root
+    return tuple(
+        replace(case, patient_id=patient_of[case.patient_id])
+        if patient_of[case.patient_id] != case.patient_id
+        else case
+        for case in cases
     )
+
+
+def _listed(groups: list[CaseGroup]) -> str:
+    shown = "; ".join(name_cases(group) for group in groups[:_SHOWN])
     return shown + (f"; and {len(groups) - _SHOWN} more scans" if len(groups) > _SHOWN else "")
 
 

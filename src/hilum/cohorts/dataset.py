@@ -129,7 +129,7 @@ class SplitCohort:
         cohort: The cases and classes of the table.
         prepared: The usable cases.
         parts: Part of each case, by its id.
-        leakage: Sentence on leaks between the parts that the user accepted; empty if there are none.
+        leakage: Sentence on leaks between the parts; empty if there are none.
     """
 
     cohort: Cohort

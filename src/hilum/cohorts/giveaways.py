@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hilum.cohorts.cells import is_size, number_in
+from hilum.cohorts.copies import CaseGroup, join_patients
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
 from hilum.measuring.intervals import Z95, expected_auc_half_width
@@ -70,7 +71,9 @@ class Giveaway:
     reason: str = ""
 
 
-def find_giveaways(cohort: Cohort, prepared: PreparedCohort) -> tuple[Giveaway, ...]:
+def find_giveaways(
+    cohort: Cohort, prepared: PreparedCohort, *, linked: Iterable[CaseGroup] = ()
+) -> tuple[Giveaway, ...]:
     """Cross-validated AUC of each technical tag, of sizes and of an HU histogram, for each class against the rest.
 
     Folds are by patient and stratified. A tag predicts the rate of the class at its level in the other folds, smoothed
@@ -80,11 +83,13 @@ def find_giveaways(cohort: Cohort, prepared: PreparedCohort) -> tuple[Giveaway, 
     Args:
         cohort: Classes of the table.
         prepared: Its usable cases, with their tags and samples.
+        linked: Groups of cases that count as one patient, such as copies: else these would leak between the folds.
     """
     cases = [case for case in prepared.cases if case.is_labelled]
     files = dict(zip((case.case_id for case in prepared.cases), prepared.samples, strict=True))
     columns = _columns(cases, prepared)
-    patients = np.unique([case.patient_id for case in cases], return_inverse=True)[1] if cases else np.zeros(0, int)
+    joined = [case.patient_id for case in join_patients(cases, prepared.copies, linked)]
+    patients = np.unique(joined, return_inverse=True)[1] if cases else np.zeros(0, int)
     histograms: dict[str, np.ndarray] = {}
     found = []
     for target, present in _targets(cohort, cases):

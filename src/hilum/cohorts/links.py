@@ -26,10 +26,10 @@ _WORDS: dict[LinkKind, str] = {
 }
 
 _COUNTED: dict[LinkKind, str] = {
-    "patient": "patients in several parts",
-    "study": "studies in several parts",
-    "scan": "scans in several parts",
-    "near copy": "near copies in several parts",
+    "patient": "patients",
+    "study": "studies",
+    "scan": "scans",
+    "near copy": "near copies",
 }
 
 
@@ -73,13 +73,15 @@ class KnownCases:
         trained_on: Their patients and scans.
         sources: Their whole scans by case id; empty if the run holds no signatures.
         studies: Keyed hashes of their studies.
-        note: Sentence on what cannot be compared; empty if all can.
+        unchecked: Why patients cannot be recognised; empty if they can.
+        notes: Sentences on what cannot be compared, and why.
     """
 
     trained_on: TrainedOn
     sources: Mapping[str, SourceScan]
     studies: frozenset[str] = frozenset()
-    note: str = ""
+    unchecked: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def find_links(cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, ...]:
@@ -112,11 +114,25 @@ def warn_of_links(links: Sequence[Link]) -> Iterator[str]:
             yield f"{_WORDS[kind]} stands under several patients, which must be one: {shown}"
 
 
-def leakage_note(links: Iterable[Link]) -> str:
-    """A sentence on leaks that were accepted, without ids of cases, for the card of a model."""
+def leakage_note(links: Iterable[Link], *, accepted: bool = True, where: str = "between the parts") -> str:
+    """A sentence on leaks, without ids of cases, for the card of a model.
+
+    Args:
+        links: The leaks.
+        accepted: Whether somebody allowed them; else they were found too late, in a run of an older version.
+        where: Where they are.
+    """
     counts = Counter(link.kind for link in links)
     shared = ", ".join(f"{_COUNTED[kind]}: {number}" for kind, number in sorted(counts.items()))
-    return f"the parts leak, and this was accepted ({shared or 'cases linked through others'})"
+    if accepted:
+        return f"leaks {where} were allowed ({shared})"
+    return f"there are leaks {where}, found after training began ({shared})"
+
+
+def find_leaks(links: Iterable[Link], parts: Mapping[str, str]) -> tuple[tuple[Link, ...], tuple[str, ...]]:
+    """The links between parts, and a sentence for each, which names its cases."""
+    apart = tuple(link for link in links if len(link.parts(parts)) > 1)
+    return apart, tuple(link.sentence("is in several parts", parts) for link in apart)
 
 
 def find_links_to(known: KnownCases, cases: Iterable[Case], prepared: PreparedCohort) -> tuple[Link, ...]:

@@ -79,15 +79,13 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     Raises:
         CheckpointError: If the folder is not a complete model folder, or the weights do not fit or are not float32.
     """
-    folder = folder / "model" if (folder / "model" / _ABOUT).is_file() else folder
+    folder = _model_in(folder)
+    card = read_card(folder)
     try:
-        about = _upgraded(json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
-        card = from_dict(ModelCard, about, _ABOUT)
         weights = load_file(folder / _WEIGHTS)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        msg = f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}"
-        raise CheckpointError(msg) from exc
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except FileNotFoundError as exc:
+        raise _no_model(folder) from exc
+    except (OSError, SafetensorError, ValueError) as exc:
         msg = f"{folder} is damaged: {exc}"
         raise CheckpointError(msg) from exc
     try:
@@ -104,6 +102,33 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
     return network.eval(), card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model, without its weights.
+
+    Args:
+        folder: A model folder, or a run folder with one.
+
+    Raises:
+        CheckpointError: If the folder is no model folder, or its card is damaged.
+    """
+    folder = _model_in(folder)
+    try:
+        return from_dict(ModelCard, _upgraded(json.loads((folder / _ABOUT).read_text(encoding="utf-8"))), _ABOUT)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise _no_model(folder) from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        msg = f"{folder} is damaged: {exc}"
+        raise CheckpointError(msg) from exc
+
+
+def _model_in(folder: Path) -> Path:
+    return folder / "model" if (folder / "model" / _ABOUT).is_file() else folder
+
+
+def _no_model(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder} is no model folder: it must hold {_ABOUT} and {_WEIGHTS}")
 
 
 def _last_line(exc: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Which cases are judged: those of a run's own test part or of a table, without those that the model has seen."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -99,17 +100,9 @@ def cases_of(
         CohortError: If training cases cannot be recognised, and ``unchecked`` is not given.
     """
     why = run.why_unchecked(predictor.card)
-    if why and not unchecked:
-        msg = f"cases that trained the model cannot be told from others: {why}"
-        hint = (
-            "name it in its run folder and under the key of the run (set HILUM_KEY, or the site's key file); or give "
-            "--unchecked to go on anyway"
-        )
-        raise CohortError(msg, hint=hint)
-    if why:
-        _log.warning("warning: unchecked: %s", why)
+    check_recognised(why, unchecked=unchecked)
     columns = columns or ColumnsConfig()
-    columns = replace(columns, labels=_label_columns(table, columns.labels, predictor.card.decisions))
+    columns = replace(columns, labels=label_columns(table, columns.labels, predictor.card.decisions))
     config = CohortConfig(columns=columns, unlabelled="drop", classes=predictor.card.decisions.classes)
     cohort = Cohort.read(table, config)
     for warning in cohort.warnings:
@@ -122,6 +115,48 @@ def cases_of(
             raise CohortError(msg)
     trained_on = read_splits(run.splits_file).trained_on if run.trained(predictor.card) else TrainedOn()
     return Candidates(cohort=cohort, trained_on=trained_on, unchecked=why, whole=whole, parts=parts)
+
+
+def check_recognised(why: str, *, unchecked: bool) -> None:
+    """Stop if cases that trained a model cannot be recognised, unless that is allowed; then log it.
+
+    Args:
+        why: Why not; empty if they can.
+        unchecked: Whether it is allowed.
+
+    Raises:
+        CohortError: If they cannot, and it is not allowed.
+    """
+    if why and not unchecked:
+        msg = f"cases that trained the model cannot be told from others: {why}"
+        hint = (
+            "name it in its run folder and under the key of the run (set HILUM_KEY, or the site's key file); or give "
+            "--unchecked to go on anyway"
+        )
+        raise CohortError(msg, hint=hint)
+    if why:
+        _log.warning("warning: unchecked: %s", why)
+
+
+def check_leaks(leaks: Sequence[str], source: Path, what: str, *, allowed: bool) -> None:
+    """Stop if cases of a table leak from those that trained a model, unless that is allowed; then log it.
+
+    Args:
+        leaks: A sentence for each leak, which names the cases.
+        source: The table.
+        what: What its cases are for, such as ``to judge``.
+        allowed: Whether leaks are allowed.
+
+    Raises:
+        CohortError: If there are leaks, and they are not allowed.
+    """
+    if leaks and not allowed:
+        more = f" (and {len(leaks) - 1} more leaks)" if len(leaks) > 1 else ""
+        msg = f"{source}: the cases {what} leak: {leaks[0]}{more}"
+        hint = "remove them, or give --allow-leakage to go on all the same; hilum audit --run lists all"
+        raise CohortError(msg, hint=hint)
+    if leaks:
+        _log.warning("warning: leaks are allowed: %s", "; ".join(leaks))
 
 
 def unseen_of(candidates: Candidates, prepared: PreparedCohort) -> tuple[PreparedCohort, list[Refusal], list[Refusal]]:
@@ -158,7 +193,7 @@ def unseen_of(candidates: Candidates, prepared: PreparedCohort) -> tuple[Prepare
     return replace(prepared, cases=cases, samples=samples), refused, seen
 
 
-def _label_columns(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:
+def label_columns(table: Path, given: tuple[str, ...], decisions: Decisions) -> tuple[str, ...]:
     """Columns of a table for the labels of a multi-label model, in its order; empty for other models.
 
     Raises:

@@ -105,14 +105,14 @@ def evaluate(
         if candidates.splits is not None:
             run.check_tested(prepared, candidates.splits)
         unseen, refused, seen = unseen_of(candidates, prepared)
-        known = run.known() if run.trained(predictor.card) else None
+        known = run.known(predictor.card)
         found = audit(candidates.cohort, unseen, _roles(candidates.cohort, seen), known=known)
         leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
         about = {
             **_about(candidates, unseen, refused, seen),
             "leakage": leakage,
-            "leaks_compared": known is not None,
+            "leaks_compared": not known.notes,
             "audit": found.as_dict(),
             "training_audit": run.audit if candidates.splits is not None else None,
         }

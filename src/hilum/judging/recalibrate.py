@@ -1,6 +1,7 @@
 """Fits calibration and thresholds of a model anew on labelled cases of another site; the weights stay."""
 
 import contextlib
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from hilum.cohorts.copies import find_copies, join_patients
+from hilum.cohorts.copies import join_patients
 from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.links import Link, find_links, find_links_to, leakage_note, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import refitted_decisions
 from hilum.deciding.model_folder import ModelCard, load_model, save_model
 from hilum.errors import CohortError, require
 from hilum.files import user_path
-from hilum.judging.candidates import cases_of, unseen_of
+from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.predicting import Predictor, logits_of_prepared
 from hilum.preparing import Store
@@ -28,9 +30,11 @@ from hilum.settings.toml import from_dict, to_dict
 from hilum.training.card import validation_figures
 from hilum.training.run_folder import Run
 
+_log = logging.getLogger("hilum")
+
 _ABOUT = (
     "Calibration and thresholds were fitted anew on labelled cases of another cohort; the weights are unchanged. "
-    "What they were stands under before."
+    "The previous ones are under `before`."
 )
 _REFITTED = ("rule", "at", "calibration")
 """Settings of the section decision that can change; views of test-time augmentation stay with the weights."""
@@ -47,6 +51,7 @@ def recalibrate(
     device: str = "auto",
     max_refused: float = CohortConfig().max_refused,
     unchecked: bool = False,
+    allow_leakage: bool = False,
 ) -> dict[str, Any]:
     """Fit calibration and thresholds of a model anew on labelled cases, and write it as a new folder.
 
@@ -64,14 +69,17 @@ def recalibrate(
         device: Device of the network.
         max_refused: Largest share of the unseen cases that may be refused.
         unchecked: Go on even if training cases cannot be recognised, as in ``evaluate``.
+        allow_leakage: Go on even if cases are of a study of the training cases or near copies of their scans; the card
+            says so.
 
     Returns:
         counts, num_seen, num_refused, thresholds before and after, rules, unchecked (why training cases could not be
-        recognised), and the calibration lines on these cases before and after, by class: intercept and slope, each
-        with its interval; null if it does not exist.
+        recognised), leaks that were allowed, notes on what could not be compared, and the calibration lines on these
+        cases before and after, by class: intercept and slope, each with its interval; null if it does not exist.
 
     Raises:
-        HilumError: If the model, table or folder is not usable, or there are too few cases; nothing is written then.
+        HilumError: If the model, table or folder is not usable, the cases leak, or there are too few; then nothing is
+            written.
     """
     table, new = user_path(table), Run(out)
     _check_new(new.folder)
@@ -84,8 +92,14 @@ def recalibrate(
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = prepare_cohort(candidates.cohort, card.recipe, Store(folder, card.reading))
         unseen, refused, seen = unseen_of(candidates, prepared)
+        links, known = find_links(unseen.cases, unseen), run.known(card)
+        for warning in (*warn_of_links(links), *known.notes):
+            _log.warning("warning: %s", warning)
+        leaking = find_links_to(known, unseen.cases, unseen)
+        leaks = [link.sentence("trained or validated the model") for link in leaking]
+        check_leaks(leaks, candidates.cohort.source, "to calibrate on", allowed=allow_leakage)
         logits = logits_of_prepared(predictor, unseen)
-    labels, patients = labels_of(unseen.cases), _patients(unseen, card)
+    labels, patients = labels_of(unseen.cases), _patients(unseen, links)
     try:
         each, chosen = refitted_decisions(rule, card.classes, labels, logits)
     except CohortError as exc:
@@ -96,6 +110,8 @@ def recalibrate(
         "counts": _counts(card.classes, labels, patients),
         "settings": {name: getattr(rule, name) for name in _REFITTED},
         "seen_checked": not candidates.unchecked,
+        "leakage": leakage_note(leaking, where="of cases that trained the model") if leaks else "",
+        "notes": list(known.notes),
         "calibration_lines": {
             when: _lines(one, labels, logits, patients)
             for when, one in (("before", card.decisions), ("after", decisions))
@@ -119,6 +135,8 @@ def recalibrate(
         "rules": [one.rule for one in each],
         "calibration_lines": entry["calibration_lines"],
         "unchecked": candidates.unchecked,
+        "leaks": leaks,
+        "notes": list(known.notes),
     }
 
 
@@ -141,10 +159,10 @@ def _rule(card: ModelCard, changes: Mapping[str, object]) -> DecisionConfig:
     return rule
 
 
-def _patients(unseen: PreparedCohort, card: ModelCard) -> list[str]:
-    """Patient of each case; patients who share a scan count as one."""
-    copies = find_copies(unseen.cases, unseen.scans, at_points=card.recipe.region == "point")
-    return [case.patient_id for case in join_patients(unseen.cases, copies)]
+def _patients(unseen: PreparedCohort, links: Sequence[Link]) -> list[str]:
+    """Patient of each case; patients who share a scan, a study or near copies of a scan count as one."""
+    joined = join_patients(unseen.cases, unseen.copies, [link.cases for link in links])
+    return [case.patient_id for case in joined]
 
 
 def _counts(classes: Sequence[str], labels: Labels, patients: Sequence[str]) -> dict[str, int]:

@@ -20,9 +20,17 @@ from hilum.cohorts.audit import AUDIT_MARK, Audit
 from hilum.cohorts.links import KnownCases
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
 from hilum.cohorts.signature_file import SIGNATURES_MARK, read_signatures, signatures_of, write_signatures
-from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, extended_splits, patient_key, read_splits, splits_text
+from hilum.cohorts.split_file import (
+    SPLITS_FORMAT,
+    Splits,
+    TrainedOn,
+    extended_splits,
+    patient_key,
+    read_splits,
+    splits_text,
+)
 from hilum.cohorts.table import Cohort
-from hilum.deciding.model_folder import ModelCard
+from hilum.deciding.model_folder import ModelCard, read_card
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
 from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
@@ -293,21 +301,37 @@ class Run:
             msg = "the audit cannot be read: the file is damaged"
             raise CheckpointError(msg, path=self.audit_file) from exc
 
-    def known(self) -> KnownCases:
-        """What an audit needs to know of the training and validation cases; the note says what older runs lack.
+    def known(self, card: ModelCard | None = None) -> KnownCases:
+        """What an audit needs to know of the training and validation cases; notes say what cannot be compared and why.
+
+        Under another key patients and studies cannot be recognised; scans are compared all the same.
+
+        Args:
+            card: Card of the model whose cases they are; None: that of the run's own model, if it has one.
 
         Raises:
             CohortError: If ``splits.csv`` cannot be read.
-            CheckpointError: If the signatures are damaged.
+            CheckpointError: If the signatures, ``run.json`` or the card are damaged.
         """
+        if card is None and self.state == "whole":
+            card = read_card(self.model)
+        why = self.why_unchecked(card)
+        if not self._is_split_of(card):
+            note = f"nothing was compared with the cases that trained the model: {why}"
+            return KnownCases(trained_on=TrainedOn(), sources={}, unchecked=why, notes=(note,))
         splits = read_splits(self.splits_file)
-        note = ""
-        if not self.signatures_file.exists():
-            note = (
-                "the run holds no signatures of its scans (it is of an older Hilum): altered copies of them are not "
-                "looked for"
+        notes = []
+        if why:
+            what = "patients and studies" if splits.format == SPLITS_FORMAT else "patients, studies and exact scans"
+            notes.append(f"{what} were not compared with those that trained the model: {why}")
+        signatures = {}
+        if self.signatures_file.exists():
+            signatures = read_signatures(self.signatures_file)
+        else:
+            notes.append(
+                "the run holds no signatures of its scans (it is of an older Hilum): altered copies of them, and their "
+                "studies, are not looked for"
             )
-        signatures = {} if note else read_signatures(self.signatures_file)
         used = {case_id: one for case_id, one in signatures.items() if splits.parts.get(case_id, "test") != "test"}
         return KnownCases(
             trained_on=splits.trained_on,
@@ -315,7 +339,8 @@ class Run:
                 case_id: replace(one.source, digest=splits.scans.get(case_id, "")) for case_id, one in used.items()
             },
             studies=frozenset(one.study for one in used.values()),
-            note=note,
+            unchecked=why,
+            notes=tuple(notes),
         )
 
     def extend(self, origin: "Run", card: ModelCard, added: PreparedCohort) -> None:
@@ -430,15 +455,23 @@ class Run:
 
     def trained(self, card: ModelCard) -> bool:
         """Whether the split in this folder trained a model; models of older versions do not say by which they were."""
-        return self.splits_file.exists() and card.training.get("split") in (None, self.split_digest)
+        return self._is_split_of(card)
 
-    def why_unchecked(self, card: ModelCard) -> str:
+    def _is_split_of(self, card: ModelCard | None) -> bool:
+        """Whether there is a split, and it trained a model; without a model there is nothing to compare it with."""
+        wanted = None if card is None else card.training.get("split")
+        return self.splits_file.exists() and wanted in (None, self.split_digest)
+
+    def why_unchecked(self, card: ModelCard | None) -> str:
         """Reason why cases of a table cannot be compared with a model's training cases; empty if they can.
+
+        Args:
+            card: Card of the model; None for a run that has none yet.
 
         Raises:
             CheckpointError: If ``run.json`` is damaged, or of a newer version.
         """
-        if not self.trained(card):
+        if not self._is_split_of(card):
             return "the model's run, whose splits.csv tells which cases trained it, is not the folder around it"
         record = self._record()
         if record is None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from hilum.cohorts.audit import Audit, audit
-from hilum.cohorts.copies import check_table_split, join_patients, name_cases, split_apart
+from hilum.cohorts.copies import join_within_parts
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import labels_of
-from hilum.cohorts.links import Link, find_links, leakage_note
+from hilum.cohorts.links import Link, find_leaks, find_links, leakage_note
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.sampling import num_draws
 from hilum.cohorts.split_file import Splits
@@ -39,6 +39,9 @@ from hilum.training.run_folder import STATE, Run
 
 _log = logging.getLogger("hilum")
 
+_SHOWN = 8
+"""Largest number of leaks that a warning lists."""
+
 
 def train(
     config: RunConfig | str | Path,
@@ -50,8 +53,8 @@ def train(
 ) -> Path:
     """Train a classifier.
 
-    The cohort is audited first. Patients who share a scan, a study or near copies of a scan count as one; where the
-    table's own split puts them into several parts, training stops.
+    Patients who share a scan, a study or near copies of a scan count as one when the parts are drawn. Then the cohort
+    is audited: where the table's own split puts them into several parts, training stops.
 
     Args:
         config: Settings, or a TOML file.
@@ -80,9 +83,12 @@ def train(
         _log.warning("%s", warning)
     parts = split(cohort, config.split)  # before any scan is read
     data = _prepared(config, cohort, parts)
-    data, found = _audited(data, allow_leakage=allow_leakage)
-    if data.cohort.cases != cohort.cases:
-        data = replace(data, parts=split(data.cohort, config.split))
+    links = find_links(cohort.cases, data.prepared)
+    data = replace(data, parts=_final_parts(config, data, links))
+    found = audit(cohort, data.prepared, data.parts, links=links)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    data = _joined(data, links, is_accepted=_check_leaks(found, cohort.source, allowed=allow_leakage))
     check_parts(data.prepared.cases, data.parts, data.cohort)
     config = _decided(config, data)
     try:
@@ -117,8 +123,9 @@ def _resumed(run: Run) -> Path:
             f"removed, such as {min(changed)!r}. Train a new run"
         )
         raise CohortError(msg)
-    data = _rejoined(_prepared(config, cohort, splits.parts))
+    data = _prepared(config, cohort, splits.parts)
     _check_copies(run, data, splits)
+    data = _joined(data, find_links(cohort.cases, data.prepared), is_accepted=bool((run.audit or {}).get("leaks")))
     run.check_unchanged(cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
     with run.locked(), kept_memory(config.speed.keep_memory == "on"):
@@ -149,50 +156,55 @@ def _prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> Split
     return SplitCohort(cohort=cohort, prepared=prepared, parts=dict(parts))
 
 
-def _audited(data: SplitCohort, *, allow_leakage: bool) -> tuple[SplitCohort, Audit]:
-    """Audit the cohort, log the warnings, and join linked patients unless the table's own split puts them apart.
+def _final_parts(config: RunConfig, data: SplitCohort, links: Sequence[Link]) -> dict[str, str]:
+    """The parts once linked patients count as one, unless the table's own split puts them apart."""
+    table_parts = {case.case_id: case.split for case in data.cohort.cases if case.split is not None}
+    linked = [link.cases for link in links]
+    cases = join_within_parts(data.cohort.cases, data.prepared.copies, linked, table_parts)
+    return data.parts if cases == data.cohort.cases else split(replace(data.cohort, cases=cases), config.split)
+
+
+def _check_leaks(found: Audit, source: Path, *, allowed: bool) -> bool:
+    """Whether there are leaks, which are allowed.
 
     Raises:
-        CohortError: If it does, and leaks are not allowed.
+        CohortError: If there are, and they are not.
     """
-    table_parts = {case.case_id: case.split for case in data.cohort.cases if case.split is not None}
-    found = audit(data.cohort, data.prepared, table_parts)
-    for warning in found.warnings:
-        _log.warning("%s", warning)
-    linked = [link.cases for link in found.links]
-    leaks = found.leaks or tuple(
-        f"cases that must be one patient are in several parts: {name_cases(group, table_parts)}"
-        for group in split_apart(data.cohort.cases, data.prepared.copies, linked)  # through other cases
-    )
-    if not leaks:
-        return _joined(data, found.links), found
-    if not allow_leakage:
-        check_table_split(data.cohort.cases, data.prepared.copies, data.cohort.source)
-        more = f" (and {len(leaks) - 1} more leaks)" if len(leaks) > 1 else ""
-        msg = f"{data.cohort.source}: the table's own split leaks: {leaks[0]}{more}"
+    if found.leaks and not allowed:
+        more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
+        msg = f"{source}: the table's own split leaks: {found.leaks[0]}{more}"
         raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
-    _log.warning("leaks are allowed, and patients stay as they are: %s", "; ".join(leaks))
-    return replace(data, leakage=leakage_note(found.leaking)), found
+    return bool(found.leaks)
 
 
-def _rejoined(data: SplitCohort) -> SplitCohort:
-    """Join the patients of a resumed run, which keeps its split, and note the leaks that it was begun with."""
-    links = find_links(data.cohort.cases, data.prepared)
-    apart = [link for link in links if len(link.parts(data.parts)) > 1]
-    if not apart:
-        return _joined(data, links)
-    return replace(data, leakage=leakage_note(apart))
+def _joined(data: SplitCohort, links: Sequence[Link], *, is_accepted: bool) -> SplitCohort:
+    """Give linked patients of each part the same id, and note and log the leaks between parts.
 
+    A run, resumed or not, comes to the same cases and the same sentence.
 
-def _joined(data: SplitCohort, links: Sequence[Link]) -> SplitCohort:
-    """Give patients who share a scan, a study or near copies of a scan the same id."""
-    copies, linked = data.prepared.copies, [link.cases for link in links]
-    cases, left = (join_patients(some, copies, linked) for some in (data.cohort.cases, data.prepared.cases))
-    return replace(data, cohort=replace(data.cohort, cases=cases), prepared=replace(data.prepared, cases=left))
+    Args:
+        data: The cohort with its final parts.
+        links: Its links, before patients are joined.
+        is_accepted: Whether the run was begun with leaks that were allowed.
+    """
+    cases = join_within_parts(data.cohort.cases, data.prepared.copies, [link.cases for link in links], data.parts)
+    by_id = {case.case_id: case for case in cases}
+    left = tuple(replace(one, patient_id=by_id[one.case_id].patient_id) for one in data.prepared.cases)
+    leaking, leaks = find_leaks(links, data.parts)
+    if leaks:
+        how = "leaks are allowed" if is_accepted else "the split of this run, begun by an older Hilum, leaks, and stays"
+        more = [f"and {len(leaks) - _SHOWN} more leaks"] if len(leaks) > _SHOWN else []
+        _log.warning("warning: %s: %s", how, "; ".join([*leaks[:_SHOWN], *more]))
+    return replace(
+        data,
+        cohort=replace(data.cohort, cases=cases),
+        prepared=replace(data.prepared, cases=left),
+        leakage=leakage_note(leaking, accepted=is_accepted) if leaks else "",
+    )
 
 
 def _check_copies(run: Run, data: SplitCohort, splits: Splits) -> None:
-    """Check copies in a resumed run, which keeps its split; older versions did not look for copies.
+    """Check copies in a resumed run; older versions did not look for them.
 
     Raises:
         CohortError: If cases that the run began with are refused now.
@@ -205,12 +217,6 @@ def _check_copies(run: Run, data: SplitCohort, splits: Splits) -> None:
             f"{copies.reasons[first]}. Train a new run"
         )
         raise CohortError(msg)
-    apart = [group for group in copies.shared if len({data.parts[case.case_id] for case in group}) > 1]
-    if apart:
-        _log.warning(
-            "warning: the split of this run was drawn before copies were looked for, and stays: the scan of %r is in "
-            "several parts (such scans: %d)", apart[0][0].case_id, len(apart)
-        )  # fmt: skip
 
 
 def _decided(config: RunConfig, data: SplitCohort) -> RunConfig:
