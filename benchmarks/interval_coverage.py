@@ -45,7 +45,7 @@ import numpy as np
 from machine import line, machine
 
 from hilum.measuring.agreement import calibration_line_intervals
-from hilum.measuring.comparison import Rating, compare_ratings
+from hilum.measuring.comparison import Rating, areas_test, compare_ratings
 from hilum.measuring.intervals import Figure, with_intervals
 from hilum.measuring.roc_variance import delong, obuchowski
 from hilum.randomness import generator
@@ -124,7 +124,8 @@ def judged(cell: Cell, study: Study, seed: int) -> Iterator[tuple[str, bool | No
         y, Rating(values=p), Rating(values=study.second), patients=of, seed=seed, num_resamples=RESAMPLES
     )
     yield "auc_difference", _holds(compared.differences["auc"], 0.0)
-    z = compared.differences["auc"].value / compared.auc_error if compared.auc_error > 0 else math.nan
+    error = areas_test(y, p, study.second, patients=of).error
+    z = compared.differences["auc"].value / error if error > 0 else math.nan
     p_values = (compared.p_areas, compared.p_curves, 2 * NORMAL.cdf(-abs(z)))
     for name, value in zip(TESTS, p_values, strict=True):
         yield name, None if math.isnan(value) else value <= 0.05

@@ -362,7 +362,7 @@ def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, An
     if evaluation.get("audit"):
         clean = (
             "Compared with the training and validation cases by patient, study, scan and signature: no match."
-            if evaluation.get("leaks_compared")
+            if evaluation.get("leaks_compared") and not evaluation.get("unchecked")
             else "Not compared in full with the training and validation cases:"
         )
         parts += _audit_parts("Judged cases", evaluation["audit"], clean, is_shareable)
