@@ -60,7 +60,7 @@ def _has_scanner(evaluation: Evaluation) -> bool:
     return bool(set(_SCANNER) & evaluation["subgroups"].keys() | set(_SCANNER) & evaluation["no_subgroups"].keys())
 
 
-def _is_compared(evaluation: Evaluation) -> bool:
+def is_compared(evaluation: Evaluation) -> bool:
     """Whether the cases were compared with those that trained the model, in all that an audit compares."""
     audit = evaluation.get("audit") or {"notes": ["no audit"]}
     return bool(evaluation.get("leaks_compared")) and not audit["notes"] and not evaluation.get("unchecked")
@@ -105,7 +105,7 @@ ITEMS = (
     ),
     ChecklistItem(
         about="Partitions", text="Parts disjoint by patient, and looked through for copies", source=_CLAIM,
-        place="audit", is_told=_is_compared,
+        place="audit", is_told=is_compared,
     ),
     ChecklistItem(
         about="Partitions", text="Size of the test, and what it could have shown", source=_BOTH,

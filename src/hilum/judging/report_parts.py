@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hilum.drawing import Panels
+from hilum.judging.checklist import is_compared
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement, Evaluation, figures_in
 from hilum.judging.report_plots import ForestRow, forest
@@ -362,7 +363,7 @@ def audit_parts(evaluation: Evaluation, is_shareable: bool) -> list[dict[str, An
     if evaluation.get("audit"):
         clean = (
             "Compared with the training and validation cases by patient, study, scan and signature: no match."
-            if evaluation.get("leaks_compared") and not evaluation.get("unchecked")
+            if is_compared(evaluation)
             else "Not compared in full with the training and validation cases:"
         )
         parts += _audit_parts("Judged cases", evaluation["audit"], clean, is_shareable)
