@@ -13,6 +13,7 @@ from scipy import ndimage
 import hilum.training.train as training
 from hilum.cli import main
 from hilum.cohorts.audit import audit, odd_values, refused_by_class
+from hilum.cohorts.giveaways import find_giveaways
 from hilum.cohorts.links import find_links
 from hilum.cohorts.near_copies import find_near_copies
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort
@@ -340,3 +341,162 @@ def test_the_verb_audits_a_table_alone_and_says_what_was_refused(patients, tmp_p
     assert main(["audit", str(tmp_path / "t.csv"), "--json"]) == 3
     answer = json.loads(capsys.readouterr().out)
     assert (answer["num_cases"], answer["leaks"], answer["refused"][0]["refused"]) == (5, [], {"0": 0, "1": 1})
+
+
+# the parts that are trained
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What would be trained, begun or resumed."""
+    fitted = []
+
+    def fit(config, data, run, *, resume=False):
+        run.checkpoint.mkdir(exist_ok=True)
+        (run.checkpoint / training.STATE).touch()
+        fitted.append(data)
+        return run.model
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training, "_decided", lambda config, data: config)
+    return fitted
+
+
+def copied(patients, tmp_path, splits):
+    """A table of twelve patients with these parts, and flipped copies of the first three under other patients."""
+    flipped = [of(one, one.voxels_hu[:, :, ::-1]) for one in patients[:3]]
+    rows = [(f"c{i}", i, i % 2, f"P{i}") for i in range(12)] + [(f"copy{i}", 12 + i, i % 2, f"Q{i}") for i in range(3)]
+    rows = [(*row, part) for row, part in zip(rows, splits, strict=True)]
+    header = ("case_id", "path", "label", "patient_id", "split")
+    cohort_of(tmp_path, dict(enumerate([*patients[:12], *flipped])), rows, header)
+    return RunConfig(cohort=CohortConfig(table="t.csv"), recipe=RECIPE, training=TrainingConfig(epochs=1, device="cpu"))
+
+
+WAYS = ("train", "test", "test", "train", "train", "train", "val", "val", "val", "test", "test", "train")
+
+
+def test_a_copy_without_a_part_goes_with_its_original_and_the_audit_is_of_the_parts_that_are_trained(
+    patients, tmp_path, fitted
+):
+    config = copied(patients, tmp_path, (*WAYS, "", "", ""))
+    train(config, tmp_path / "run", base=tmp_path)
+    parts = fitted[0].parts
+    assert [(parts[f"c{i}"], parts[f"copy{i}"]) for i in range(3)] == [("train",) * 2, ("test",) * 2, ("test",) * 2]
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["leaks"] == []
+    assert fitted[0].leakage == ""
+    assert len({case.patient_id for case in fitted[0].cohort.cases}) == 12
+
+
+def test_the_error_names_only_cases_that_are_in_several_parts(patients, tmp_path, fitted):
+    config = copied(patients, tmp_path, (*WAYS, "train", "", "train"))
+    message = r"leaks: nearly the same scan is in several parts: 'c2' \(row 4, test\) and 'copy2' \(row 16, train\) \(f"
+    with pytest.raises(CohortError, match=message) as caught:
+        train(config, tmp_path / "run", base=tmp_path)
+    assert "copy0" not in str(caught.value)
+    assert "copy1" not in str(caught.value)
+    assert "more leaks" not in str(caught.value)
+
+
+def test_a_resumed_run_has_the_patients_and_the_sentence_on_leaks_of_an_unbroken_one(
+    patients, tmp_path, fitted, caplog
+):
+    config = copied(patients, tmp_path, (*WAYS, "train", "", "train"))
+    train(config, tmp_path / "run", base=tmp_path, allow_leakage=True)
+    train(config, tmp_path / "run", resume=True)
+    begun, resumed = fitted
+    assert begun.leakage == resumed.leakage == "leaks between the parts were allowed (near copies: 1)"
+    assert begun.cohort.cases == resumed.cohort.cases
+    assert begun.prepared.cases == resumed.prepared.cases
+    of_case = {case.case_id: case.patient_id for case in begun.cohort.cases}
+    assert of_case["c0"] == of_case["copy0"]
+    assert of_case["c2"] != of_case["copy2"]
+    (tmp_path / "run" / "audit.json").unlink()
+    caplog.clear()
+    train(config, tmp_path / "run", resume=True)
+    assert fitted[2].leakage == "there are leaks between the parts, found after training began (near copies: 1)"
+    warning = (
+        "begun by an older Hilum, leaks, and stays: nearly the same scan is in several parts: 'c2' (row 4, test) and"
+    )
+    assert warning in caplog.text
+
+
+def test_without_several_parts_the_audit_says_that_nothing_could_leak(patients, tmp_path, capsys):
+    rows = [(f"c{i}", i, i % 2, f"P{i}") for i in range(4)]
+    cohort_of(tmp_path, dict(enumerate(patients[:4])), rows)
+    assert main(["audit", str(tmp_path / "t.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "there are no several parts between which cases could leak: scans are compared for copies only" in said
+    assert "no leak was found\n" not in said
+    header = ("case_id", "path", "label", "patient_id", "split")
+    rows = [(*row, part) for row, part in zip(rows, ("train", "test", "", "train"), strict=True)]
+    cohort_of(tmp_path, dict(enumerate(patients[:4])), rows, header)
+    assert main(["audit", str(tmp_path / "t.csv")]) == 0
+    assert "cases without a part, which may leak into any: 'c2' (row 4)" in capsys.readouterr().out
+    rows[2] = (*rows[2][:4], "val")
+    cohort_of(tmp_path, dict(enumerate(patients[:4])), rows, header)
+    assert main(["audit", str(tmp_path / "t.csv")]) == 0
+    assert "no leak was found\n" in capsys.readouterr().out
+
+
+# folds and intervals of what gives the label away
+
+
+def table_of(labels, patients, tags=None):
+    """Cases with these labels and patients, and their tags."""
+    cases = tuple(
+        Case(case_id=f"c{i}", path=Path("x"), label=int(label), patient_id=f"id:{who}", row=i + 2)
+        for i, (label, who) in enumerate(zip(labels, patients, strict=True))
+    )
+    tags = {case.case_id: tag for case, tag in zip(cases, tags or [Tags()] * len(cases), strict=True)}
+    prepared = PreparedCohort(cases=cases, samples=tuple(Path(case.case_id) for case in cases), refusals=(), tags=tags)
+    return Cohort(cases=cases, classes=("0", "1"), source=Path("t.csv")), prepared
+
+
+@pytest.fixture
+def noise(monkeypatch):
+    """Samples of noise without files: the name of a sample is ``c`` and its number; two numbers in turn share one."""
+    shared = {}
+
+    def load(file):
+        scan = int(file.stem[1:]) // 2
+        if scan not in shared:
+            voxels = np.random.default_rng(scan).normal(0, 400, (6, 6, 6)).clip(-1000, 1000).astype(np.int16)
+            shared[scan] = Volume.from_array(voxels, spacing_mm=(1.0, 1.0, 1.0))
+        return shared[scan]
+
+    monkeypatch.setattr("hilum.cohorts.giveaways.load_sample", load)
+
+
+def test_a_scan_under_two_patients_is_in_one_fold_so_that_noise_tells_nothing(noise):
+    labels = np.repeat(np.random.default_rng(1).integers(0, 2, 150), 2)
+    cohort, prepared = table_of(labels, range(300))
+    prepared = replace(prepared, scans={f"c{i}": str(i // 2) for i in range(300)})
+    (alone,) = (one.auc for one in find_giveaways(cohort, prepared) if one.tag == "HU histogram")
+    (joined,) = (one.auc for one in audit(cohort, prepared).giveaways if one.tag == "HU histogram")
+    assert alone > 0.6, "the copies leak between the folds"
+    assert 0.4 < joined < 0.55, joined
+
+
+def test_a_tag_that_only_tells_the_patient_does_not_tell_the_label(noise):
+    """Five cases of each patient share a kernel of their own: known in training, it would tell the label."""
+    labels = np.repeat(np.random.default_rng(2).integers(0, 2, 60), 5)
+    patients = np.repeat(np.arange(60), 5)
+    cohort, prepared = table_of(labels, patients, [Tags(kernel=f"K{who}") for who in patients])
+    (kernel,) = (one.auc for one in find_giveaways(cohort, prepared) if one.tag == "kernel")
+    assert 0.35 < kernel < 0.6
+
+
+def test_the_interval_of_a_size_is_as_wide_as_the_figures_of_many_tables_scatter(noise):
+    figures, widths = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], 60)
+        cohort, prepared = table_of(labels, range(120))
+        sizes = rng.normal(10 + 3 * labels, 3)
+        cases = tuple(replace(c, groups={"size_mm": f"{s:.2f}"}) for c, s in zip(cohort.cases, sizes, strict=True))
+        found = find_giveaways(replace(cohort, cases=cases), replace(prepared, cases=cases))
+        (one,) = (one for one in found if one.tag == "size (size_mm)")
+        figures.append(one.auc)
+        widths.append(one.high - one.low)
+    ratio = np.mean(widths) / (2 * 1.96 * np.std(figures))
+    assert 0.75 < ratio < 1.5, ratio
