@@ -168,7 +168,7 @@ def _output(one: ClassJudgement, place: int, judged: EvaluationFolder) -> dict[s
             _plot(
                 calibration_page([one], alone=True), f"calibration-{place}",
                 f"Observed over predicted share of {one.name}, slope {slope}; below, histograms of the probabilities",
-                "Calibration, above histograms of the probabilities",
+                "Calibration; below it, histograms of the probabilities",
             ),
         ],
     }  # fmt: skip

@@ -13,6 +13,7 @@ NAMES = {
     "auc": "ROC AUC",
     "macro_auc": "Mean ROC AUC",
     "mean_auc": "Mean ROC AUC",
+    "auc_by_variance": "ROC AUC with the interval of its analytic variance",
     "partial_auc": "Partial ROC AUC at specificities from 0.9 on (chance 0.5, McClish)",
     "average_precision": "Average precision",
     "macro_average_precision": "Mean average precision",
@@ -22,16 +23,22 @@ NAMES = {
     "npv": "Negative predictive value, at the prevalence of these cases",
     "balanced_accuracy": "Balanced accuracy",
     "macro_balanced_accuracy": "Mean balanced accuracy",
+    "macro_partial_auc": "Mean partial ROC AUC",
+    "macro_sensitivity": "Mean sensitivity",
+    "macro_specificity": "Mean specificity",
     "accuracy": "Accuracy",
     "subset_accuracy": "Share of cases with every label right",
     "f1": "F1",
     "macro_f1": "Mean F1",
     "mcc": "Matthews' correlation coefficient",
+    "macro_mcc": "Mean Matthews' correlation coefficient",
     "brier": "Brier score",
+    "macro_brier": "Mean Brier score",
+    "macro_log_loss": "Mean log loss of the classes one by one, nats",
     "log_loss": "Log loss, nats",
     "net_benefit": "Net benefit at the threshold",
     "calibration_slope": "Calibration slope (1 is right, below 1 too sure)",
-    "calibration_intercept": "Calibration intercept (0 is right)",
+    "calibration_intercept": "Calibration intercept at that slope (0 is right)",
     "ece": "Expected calibration error, bins of equal numbers",
     "ece_floor": "The same of a perfect model, by chance alone",
     "ece_excess": "Calibration error beyond chance",
@@ -73,7 +80,12 @@ def rounded(value: float) -> str:
 def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tuple[str, list[str]]]:
     """Name and texts of each figure: of all cases and, if there are undecided ones, of the decided cases."""
     columns = [evaluation] if decided is None else [evaluation, decided]
-    rows = [(text, [figure_text(one, name) for one in columns]) for name, text in NAMES.items() if name in evaluation]
+    method = {"auc_by_variance": f" ({evaluation.get('auc_variance_by')})"}
+    rows = [
+        (text + method.get(name, ""), [figure_text(one, name) for one in columns])
+        for name, text in NAMES.items()
+        if name in evaluation
+    ]
     stated = evaluation.get("at_prevalence")
     if stated:
         there = [one.get("at_prevalence") or {} for one in columns]
