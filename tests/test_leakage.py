@@ -126,6 +126,11 @@ def test_a_run_judges_its_own_cases_against_its_own_training_cases(trained):
     answer = evaluate(trained / "run")
     assert answer["leakage"] == ""
     assert answer["training_audit"]["num_cases"] == 24
+    assert answer["cohort"]["num_rows"] == 24
+    assert answer["cohort"]["num_other_parts"] == 24 - answer["num_cases"] > 0
+    parts = answer["cohort"]["table_one"]["parts"]
+    assert sum(one["num_cases"] for one in parts.values()) == 24
+    assert parts["test"]["num_cases"] == answer["num_cases"]
     page = (trained / "run" / "evaluation" / "report.html").read_text()
     assert "Whole cohort, before training" in page
 
