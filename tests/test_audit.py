@@ -12,6 +12,7 @@ from scipy import ndimage
 
 import hilum.training.train as training
 from hilum.cli import main
+from hilum.cli.audit import AuditCohort
 from hilum.cohorts.audit import audit, odd_values, refused_by_class
 from hilum.cohorts.giveaways import find_giveaways
 from hilum.cohorts.links import find_links
@@ -20,7 +21,7 @@ from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort
 from hilum.cohorts.signature_file import read_signatures
 from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.table import Case, Cohort
-from hilum.errors import CheckpointError, CohortError
+from hilum.errors import CheckpointError, CohortError, ConfigError
 from hilum.preparing import Store, load_sample, save_sample
 from hilum.preparing.signature import sign
 from hilum.settings.run import CohortConfig, Recipe, RunConfig, TrainingConfig
@@ -410,10 +411,19 @@ def test_a_resumed_run_has_the_patients_and_the_sentence_on_leaks_of_an_unbroken
     of_case = {case.case_id: case.patient_id for case in begun.cohort.cases}
     assert of_case["c0"] == of_case["copy0"]
     assert of_case["c2"] != of_case["copy2"]
-    (tmp_path / "run" / "audit.json").unlink()
+    audit_file = tmp_path / "run" / "audit.json"
+    older = json.loads(audit_file.read_text())
+    older["leaks"] = []  # audited by the parts of the table, not by those that were trained
+    audit_file.write_text(json.dumps(older))
     caplog.clear()
     train(config, tmp_path / "run", resume=True)
-    assert fitted[2].leakage == "there are leaks between the parts, found after training began (near copies: 1)"
+    audit_file.unlink()
+    train(config, tmp_path / "run", resume=True)
+    assert (
+        fitted[2].leakage
+        == fitted[3].leakage
+        == "there are leaks between the parts, found after training began (near copies: 1)"
+    )
     warning = (
         "begun by an older Hilum, leaks, and stays: nearly the same scan is in several parts: 'c2' (row 4, test) and"
     )
@@ -432,6 +442,8 @@ def test_without_several_parts_the_audit_says_that_nothing_could_leak(patients, 
     cohort_of(tmp_path, dict(enumerate(patients[:4])), rows, header)
     assert main(["audit", str(tmp_path / "t.csv")]) == 0
     assert "cases without a part, which may leak into any: 'c2' (row 4)" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--unchecked must be given with --run"):
+        AuditCohort(table=tmp_path / "t.csv", unchecked=True)
     rows[2] = (*rows[2][:4], "val")
     cohort_of(tmp_path, dict(enumerate(patients[:4])), rows, header)
     assert main(["audit", str(tmp_path / "t.csv")]) == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from hilum.cli.arguments import CohortPath
+from hilum.errors import require
 from hilum.files import user_path
 from hilum.settings.run import CohortConfig, ColumnsConfig, ReadingConfig, Recipe
 
@@ -52,6 +53,9 @@ class AuditCohort:
 
     out: Path | None = None
     """Write the same JSON to this file too."""
+
+    def __post_init__(self) -> None:
+        require(not self.unchecked or self.run_folder is not None, "--unchecked", "given with --run", "no --run")
 
     def run(self) -> int:
         """Prepare the cases, audit them, and print what was found."""

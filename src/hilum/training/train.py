@@ -125,7 +125,8 @@ def _resumed(run: Run) -> Path:
         raise CohortError(msg)
     data = _prepared(config, cohort, splits.parts)
     _check_copies(run, data, splits)
-    data = _joined(data, find_links(cohort.cases, data.prepared), is_accepted=bool((run.audit or {}).get("leaks")))
+    links = find_links(cohort.cases, data.prepared)
+    data = _joined(data, links, is_accepted=_were_allowed(run, find_leaks(links, data.parts)[0]))
     run.check_unchanged(cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
     with run.locked(), kept_memory(config.speed.keep_memory == "on"):
@@ -175,6 +176,12 @@ def _check_leaks(found: Audit, source: Path, *, allowed: bool) -> bool:
         msg = f"{source}: the table's own split leaks: {found.leaks[0]}{more}"
         raise CohortError(msg, hint="change the split column, or give --allow-leakage; hilum audit lists all")
     return bool(found.leaks)
+
+
+def _were_allowed(run: Run, leaking: Sequence[Link]) -> bool:
+    """Whether the audit with which a run was begun has these leaks: then they were allowed."""
+    known = [(one["kind"], one["cases"]) for one in (run.audit or {}).get("leaks", [])]
+    return all((link.kind, [case.case_id for case in link.cases]) in known for link in leaking)
 
 
 def _joined(data: SplitCohort, links: Sequence[Link], *, is_accepted: bool) -> SplitCohort:
