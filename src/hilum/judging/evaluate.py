@@ -17,9 +17,9 @@ from hilum.cohorts.links import leakage_note
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.deciding.decision import Decisions
-from hilum.errors import CohortError, ConfigError
+from hilum.errors import ConfigError
 from hilum.files import user_path
-from hilum.judging.candidates import Candidates, cases_of, own_cases, unseen_of
+from hilum.judging.candidates import Candidates, cases_of, check_leaks, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.evaluation_folder import evaluation_folder_of
 from hilum.judging.judge import check_folder, checked_prevalence, judge
@@ -146,13 +146,8 @@ def _leakage(found: Audit, candidates: Candidates, predictor: Predictor, *, allo
         CohortError: If there are leaks, and they are allowed neither now nor, for the run's own cases, in training.
     """
     trained_with = predictor.card.training.get("leakage", "") if candidates.splits is not None else ""
-    if found.leaks and not (allowed or trained_with):
-        more = f" (and {len(found.leaks) - 1} more leaks)" if len(found.leaks) > 1 else ""
-        msg = f"{candidates.cohort.source}: the cases to judge leak: {found.leaks[0]}{more}"
-        raise CohortError(msg, hint="remove them, or give --allow-leakage to judge anyway; hilum audit lists all")
-    if found.leaks:
-        _log.warning("leaks are allowed: %s", "; ".join(found.leaks))
-    return leakage_note(found.leaking) if found.leaks else trained_with
+    check_leaks(found.leaks, candidates.cohort.source, "to judge", allowed=allowed or bool(trained_with))
+    return trained_with or (leakage_note(found.leaking) if found.leaks else "")
 
 
 def _judged(

@@ -18,7 +18,7 @@ def headline(evaluation: dict[str, Any]) -> str:
     unchecked = "; NOT CHECKED for cases that trained the model" if evaluation.get("unchecked") else ""
     notes = (evaluation.get("audit") or {}).get("notes")
     unchecked += "; NOT COMPARED in full with training cases, see the report" if notes and not unchecked else ""
-    leaking = "; WITH LEAKAGE that was allowed" if evaluation.get("leakage") else ""
+    leaking = "; WITH LEAKAGE, see the report" if evaluation.get("leakage") else ""
     shown = ", ".join(filter(None, figures))
     return f"{evaluation['num_cases']} cases{about}: {shown}{doubtful}{seen}{refused}{unchecked}{leaking}"
 
