@@ -223,6 +223,12 @@ def test_cases_of_one_class_have_a_page_that_says_what_cannot_be_said(tmp_path, 
     assert "not defined" in page.text
 
 
+def test_a_page_without_any_decision_says_so(tmp_path):
+    page = page_of(tmp_path / "e", cases(), doubts=["in doubt"] * 80)
+    assert "No case is decided" in page.text
+    assert "Decided cases only" not in page.text
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -230,11 +236,11 @@ def test_cases_of_one_class_have_a_page_that_says_what_cannot_be_said(tmp_path, 
         cases() | {"probs": np.full((80, 2), 0.5)},
         cases(num_classes=3),
         cases(num_classes=4) | {"labels": np.zeros(80, np.int64)},
-        findings(),
-        findings(n=5),
+        findings(n=40),
+        findings(n=5, names=3),
         cases(n=1),
     ],
-    ids=["five cases", "equal scores", "three classes", "one of four classes", "14 findings", "5 of 14", "one case"],
+    ids=["five cases", "equal scores", "three classes", "one of four classes", "14 findings", "5 of 3", "one case"],
 )
 def test_a_page_is_made_of_whatever_can_be_judged(tmp_path, given):
     n = len(given["labels"])
@@ -245,8 +251,6 @@ def test_a_page_is_made_of_whatever_can_be_judged(tmp_path, given):
     names = given["classes"] if len(given["classes"]) > 2 else given["classes"][1:]
     captions = [f"Figures of {name} against the rest" for name in names]
     assert [caption for caption in captions if caption not in page.text] == []
-    none = page_of(tmp_path / "none", given, doubts=["in doubt"] * n)
-    assert "No case is decided" in none.text
 
 
 def test_a_subgroup_without_a_positive_is_named_and_its_area_is_not_defined(tmp_path):

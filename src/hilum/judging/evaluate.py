@@ -109,13 +109,8 @@ def evaluate(
         found = audit(candidates.cohort, unseen, _roles(candidates.cohort, seen), known=known)
         leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
-        about = {
-            **_about(candidates, unseen, refused, seen),
-            "leakage": leakage,
-            "leaks_compared": not known.notes,
-            "audit": found.as_dict(),
-            "training_audit": run.audit if candidates.splits is not None else None,
-        }
+        audited = {"leakage": leakage, "leaks_compared": not known.notes, "audit": found.as_dict()}
+        about = {**_about(run, candidates, unseen, refused, seen), **audited}
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, samples=samples_by_case(unseen) if pictures else None)
@@ -199,13 +194,14 @@ def _judged(
 
 
 def _about(
-    candidates: Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
+    run: Run, candidates: Candidates, unseen: PreparedCohort, refused: Sequence[Refusal], seen: Sequence[Refusal]
 ) -> dict[str, Any]:
     """Keys of evaluation.json on the cases, beside their figures."""
     return {
         "num_seen": len(seen),
         "num_refused": len(refused),
         "cohort": cohort_flow(candidates, unseen, refused, seen),
+        "training_audit": run.audit if candidates.splits is not None else None,
     }
 
 

@@ -109,13 +109,8 @@ def judge(
         calibrated_at=tuple(calibrated_at),
     )
     judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed)
-    about = {
-        "format": EVALUATION_FORMAT,
-        "num_cases": len(labels),
-        "num_patients": len(set(patients)),
-        "classes": list(classes),
-    }
-    evaluation: Evaluation = {**about, **judged.figures}
+    counts = {"num_cases": len(labels), "num_patients": len(set(patients))}
+    evaluation: Evaluation = {"format": EVALUATION_FORMAT, **counts, "classes": list(classes), **judged.figures}
     is_decided = np.array([not doubt for doubt in doubts or [""] * len(labels)])
     evaluation["coverage"] = float(is_decided.mean())
     evaluation["decided"] = _decided(is_decided, labels, probs, classes, rules, patients, seed)

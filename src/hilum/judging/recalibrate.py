@@ -23,6 +23,7 @@ from hilum.errors import CohortError, require
 from hilum.files import user_path
 from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
+from hilum.modelling.resnet import ResNet3D
 from hilum.predicting import Predictor, logits_of_prepared
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
@@ -86,8 +87,9 @@ def recalibrate(
     run, predictor = Run.of(model), Predictor(model, device=device)
     card = predictor.card
     rule = _rule(card, decision or {})
-    candidates = cases_of(table, run, predictor, columns, unchecked=unchecked, part="val")
-    candidates = replace(candidates, max_refused=max_refused)
+    candidates = replace(
+        cases_of(table, run, predictor, columns, unchecked=unchecked, part="val"), max_refused=max_refused
+    )
     with contextlib.ExitStack() as stack:
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = prepare_cohort(candidates.cohort, card.recipe, Store(folder, card.reading))
@@ -105,6 +107,8 @@ def recalibrate(
     except CohortError as exc:
         raise CohortError(exc.message, path=table) from exc
     decisions = replace(card.decisions, each=each)
+    both = {"before": card.decisions, "after": decisions}
+    lines = {when: _lines(one, labels, logits, patients) for when, one in both.items()}
     entry = {
         "about": _ABOUT,
         "counts": _counts(card.classes, labels, patients),
@@ -112,32 +116,41 @@ def recalibrate(
         "seen_checked": not candidates.unchecked,
         "leakage": leakage_note(leaking, where="of cases that trained the model") if leaks else "",
         "notes": list(known.notes),
-        "calibration_lines": {
-            when: _lines(one, labels, logits, patients)
-            for when, one in (("before", card.decisions), ("after", decisions))
-        },
+        "calibration_lines": lines,
         "before": {"decisions": to_dict(card.decisions), "validation": card.training.get("validation", {})},
     }
-    new.extend(run, card, unseen)
+    figures = validation_figures(decisions, labels, logits, chosen)
+    _write(new, run, card, unseen, (decisions, figures, entry), load_model(user_path(model))[0])
     write_refusals(new.refused_file, (*seen, *refused))
+    answer = {name: entry[name] for name in ("counts", "calibration_lines", "notes")}
+    return answer | {
+        "num_seen": len(seen),
+        "num_refused": len(refused),
+        "thresholds": {when: one.thresholds for when, one in both.items()},
+        "rules": [one.rule for one in each],
+        "unchecked": candidates.unchecked,
+        "leaks": leaks,
+    }
+
+
+def _write(
+    new: Run,
+    run: Run,
+    card: ModelCard,
+    unseen: PreparedCohort,
+    fitted: tuple[Decisions, dict[str, Any], dict[str, Any]],
+    network: ResNet3D,
+) -> None:
+    """Write split, record and model of a recalibrated run; ``fitted`` are decisions, their figures and the entry."""
+    decisions, figures, entry = fitted
+    new.extend(run, card, unseen)
     training = {
         **card.training,
         "split": new.split_digest,
-        "validation": validation_figures(decisions, labels, logits, chosen),
+        "validation": figures,
         "recalibrated": [*card.training.get("recalibrated", []), entry],
     }
-    save_model(new.model, load_model(user_path(model))[0], replace(card, decisions=decisions, training=training))
-    return {
-        "counts": entry["counts"],
-        "num_seen": len(seen),
-        "num_refused": len(refused),
-        "thresholds": {"before": card.decisions.thresholds, "after": decisions.thresholds},
-        "rules": [one.rule for one in each],
-        "calibration_lines": entry["calibration_lines"],
-        "unchecked": candidates.unchecked,
-        "leaks": leaks,
-        "notes": list(known.notes),
-    }
+    save_model(new.model, network, replace(card, decisions=decisions, training=training))
 
 
 def _check_new(folder: Path) -> None:
