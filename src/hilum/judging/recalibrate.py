@@ -23,6 +23,7 @@ from hilum.errors import CohortError, require
 from hilum.files import user_path
 from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
+from hilum.measuring.thresholds import Threshold
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting import Predictor, logits_of_prepared
 from hilum.preparing import Store
@@ -102,11 +103,7 @@ def recalibrate(
         check_leaks(leaks, candidates.cohort.source, "to calibrate on", allowed=allow_leakage)
         logits = logits_of_prepared(predictor, unseen)
     labels, patients = labels_of(unseen.cases), _patients(unseen, links)
-    try:
-        each, chosen = refitted_decisions(rule, card.classes, labels, logits)
-    except CohortError as exc:
-        raise CohortError(exc.message, path=table) from exc
-    decisions = replace(card.decisions, each=each)
+    decisions, chosen = _refitted(card, rule, labels, logits, table)
     both = {"before": card.decisions, "after": decisions}
     lines = {when: _lines(one, labels, logits, patients) for when, one in both.items()}
     entry = {
@@ -127,10 +124,21 @@ def recalibrate(
         "num_seen": len(seen),
         "num_refused": len(refused),
         "thresholds": {when: one.thresholds for when, one in both.items()},
-        "rules": [one.rule for one in each],
+        "rules": [one.rule for one in decisions.each],
         "unchecked": candidates.unchecked,
         "leaks": leaks,
     }
+
+
+def _refitted(
+    card: ModelCard, rule: DecisionConfig, labels: Labels, logits: Float64[np.ndarray, "n c"], table: Path
+) -> tuple[Decisions, tuple[Threshold | None, ...]]:
+    """The new decisions, and their thresholds with what they do on these cases."""
+    try:
+        each, chosen = refitted_decisions(rule, card.classes, labels, logits)
+    except CohortError as exc:
+        raise CohortError(exc.message, path=table) from exc
+    return replace(card.decisions, each=each), chosen
 
 
 def _write(
