@@ -512,3 +512,11 @@ def test_the_interval_of_a_size_is_as_wide_as_the_figures_of_many_tables_scatter
         widths.append(one.high - one.low)
     ratio = np.mean(widths) / (2 * 1.96 * np.std(figures))
     assert 0.75 < ratio < 1.5, ratio
+
+
+def test_prepared_volumes_of_whatever_size_are_audited_without_a_run(npy_cohort, capsys):
+    assert main(["audit", str(npy_cohort / "cohort.csv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_cases"] == 60
+    assert found["leaks"] == []
+    assert all(not sum(one["refused"].values()) for one in found["refused"])

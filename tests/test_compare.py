@@ -111,6 +111,15 @@ def test_other_labels_or_classes_cannot_be_compared(two, tmp_path):
         compare([two[0]])
 
 
+def test_a_case_of_the_same_name_but_another_scan_is_another_case(two, tmp_path):
+    """Two cohorts may both number their cases from 1."""
+    for name, scans in {"a": ["x"] * 80, "b": ["x"] * 79 + ["y"], "c": [""] * 80}.items():
+        judge(**answers(1), folder=tmp_path / name, scans=scans)
+    with pytest.raises(CohortError, match="the scan of case 'case-79' must be the same in all evaluations"):
+        compare([tmp_path / "a", tmp_path / "b"])
+    assert compare([tmp_path / "a", tmp_path / "c"]).num_cases == 80, "unknown scans are not compared"
+
+
 def test_patients_that_one_evaluation_joins_are_one_in_the_comparison(two, tmp_path):
     joined = answers(2) | {"patients": ["same"] * 10 + [f"p{k // 2}" for k in range(10, 80)]}
     judge(**joined, folder=tmp_path / "joined")

@@ -16,6 +16,7 @@ from hilum.settings.run import CohortConfig, ColumnsConfig, ReadingConfig, Recip
 
 if TYPE_CHECKING:
     from hilum.cohorts.audit import Audit
+    from hilum.cohorts.table import Cohort
     from hilum.deciding.model_folder import ModelCard
     from hilum.training.run_folder import Run
 
@@ -70,9 +71,9 @@ class AuditCohort:
         if self.out is not None:
             check_output(self.out, AUDIT_MARK, inputs=[self.table])
         basis = None if self.run_folder is None else _Basis.of(self.run_folder, self.table, self.columns)
-        recipe = _RECIPE if basis is None else basis.recipe
         config = CohortConfig(unlabelled="drop", columns=self.columns) if basis is None else basis.cohort
         cohort = Cohort.read(self.table, config)
+        recipe = _recipe_of(cohort) if basis is None else basis.recipe
         known, parts = None, {case.case_id: case.split for case in cohort.cases if case.split is not None}
         if basis is not None and basis.is_own:
             parts = basis.run.splits(cohort).parts
@@ -141,6 +142,23 @@ class _Basis:
             reading=settings.reading,
             is_own=run.table.exists() and table.samefile(run.table),
         )
+
+
+def _recipe_of(cohort: "Cohort") -> Recipe:
+    """The recipe of an audit without a run: for prepared volumes one of their own size, else a small one of scans."""
+    import numpy as np
+
+    path = cohort.cases[0].path if cohort.cases else Path()
+    if path.suffix.lower() != ".npy":
+        return _RECIPE
+    try:
+        shape = np.load(path, mmap_mode="r").shape
+    except (OSError, ValueError):  # refused when it is prepared
+        return _RECIPE
+    if len(shape) != 3 or min(shape) < 1:
+        return _RECIPE
+    z, y, x = shape
+    return replace(_RECIPE, size=(z, y, x), extent_mm=(float(z), float(y), float(x)))
 
 
 def _summary(found: "Audit") -> list[str]:

@@ -35,7 +35,7 @@ def cohort_flow(
 
 def _refused_by_code(refused: Sequence[Refusal]) -> dict[str, int]:
     """Number of refused cases by the code of the reason, the most frequent first."""
-    return dict(Counter(one.code or "other" for one in refused).most_common())
+    return dict(Counter(one.code or "cannot be read or prepared" for one in refused).most_common())
 
 
 def table_one(cases: Sequence[Case], parts: Mapping[str, str], classes: tuple[str, ...]) -> dict[str, Any]:

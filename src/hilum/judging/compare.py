@@ -20,7 +20,7 @@ from hilum.files import check_output, user_path, write_whole
 from hilum.judging.evaluation_folder import EvaluationFolder, read_evaluation
 from hilum.judging.figures import to_plain, with_ends
 from hilum.judging.report_plots import roc_overlay
-from hilum.judging.report_words import NAMES, figure_text, rounded
+from hilum.judging.report_words import NAMES, figure_text, p_value, rounded
 from hilum.measuring.comparison import Rating, compare_ratings
 from hilum.pages import html_page
 from hilum.settings.run import CohortConfig, ColumnsConfig
@@ -246,13 +246,18 @@ def _truth(folders: Sequence[EvaluationFolder], case_ids: Sequence[str]) -> tupl
     """Presence of each output, and the patient of each case: cases that share one in any evaluation share one here.
 
     Raises:
-        CohortError: If a case has another label in another evaluation.
+        CohortError: If a case has another label or scan in another evaluation.
     """
     labels: list[Labels] = []
     links: list[tuple[int, int]] = []
+    scans = {case_id: scan for case_id, scan in zip(folders[0].case_ids, folders[0].scans, strict=True) if scan}
     for folder in folders:
         place = {case_id: row for row, case_id in enumerate(folder.case_ids)}
         rows = [place[case_id] for case_id in case_ids]
+        for case_id, row in zip(case_ids, rows, strict=True):
+            if folder.scans[row] and scans.get(case_id, folder.scans[row]) != folder.scans[row]:
+                msg = f"the scan of case {case_id!r} must be the same in all evaluations, it differs"
+                raise CohortError(msg, hint="judge all models on the same table")
         labels.append(folder.labels[rows])
         differ = np.flatnonzero(np.any(np.atleast_2d((labels[0] != labels[-1]).T).T, axis=-1))
         if len(differ):
@@ -326,7 +331,7 @@ def _page(
             if name in pair["figures"]:
                 both = pair["figures"][name]
                 texts = [rounded(np.nan if one is None else one) for one in (both["first"], both["other"])]
-                p = [_p(pair[key]) for key in ("p_areas", "p_curves")] if name == "auc" else ["–", "–"]
+                p = [p_value(pair[key]) for key in ("p_areas", "p_curves")] if name == "auc" else ["–", "–"]
                 cells = [pair["other"], pair["output"], NAMES[name], *texts, figure_text(pair["differences"], name), *p]
                 rows.append(cells)
     return html_page(
@@ -340,7 +345,3 @@ def _page(
         plots=plots,
         smallest=[(one["other"], one["output"], one["smallest_difference"]) for one in compared.pairs],
     )
-
-
-def _p(value: float | None) -> str:
-    return "not defined" if value is None else "below 0.001" if value < 0.001 else f"{value:.3f}"

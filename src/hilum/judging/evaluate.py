@@ -169,6 +169,7 @@ def _judged(
     return judge(
         case_ids=[case.case_id for case in unseen.cases],
         rows=[case.row for case in unseen.cases],
+        scans=[unseen.scans.get(case.case_id, "") for case in unseen.cases],
         patients=[case.patient_id for case in joined],
         labels=labels_of(unseen.cases),
         probs=np.array([list(p.probabilities.values()) for p in predictions]),

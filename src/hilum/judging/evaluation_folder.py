@@ -35,6 +35,7 @@ class EvaluationFolder:
         probs: Probabilities.
         decided: Index of the decided class, or 1 where a label is called, else 0.
         doubts: Reason why a case has no decision, else empty.
+        scans: Digest of the HU of each case's scan; empty where unknown.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class EvaluationFolder:
     probs: Float64[np.ndarray, "n c"]
     decided: Labels
     doubts: tuple[str, ...]
+    scans: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -151,4 +153,5 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
         probs=probs,
         decided=decided,
         doubts=tuple(row.get("indeterminate", "") for row in rows),
+        scans=tuple(row.get("scan", "") for row in rows),
     )

@@ -20,7 +20,9 @@ def headline(evaluation: dict[str, Any]) -> str:
     unchecked += "; NOT COMPARED in full with training cases, see the report" if notes and not unchecked else ""
     leaking = "; WITH LEAKAGE, see the report" if evaluation.get("leakage") else ""
     shown = ", ".join(filter(None, figures))
-    return f"{evaluation['num_cases']} cases{about}: {shown}{doubtful}{seen}{refused}{unchecked}{leaking}"
+    number = evaluation["num_cases"]
+    cases = f"{number} case{'s' * (number != 1)}{about}"
+    return f"{cases}: {shown}{doubtful}{seen}{refused}{unchecked}{leaking}"
 
 
 def _doubtful(evaluation: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def judge(
     seed: int = 0,
     doubts: Sequence[str] | None = None,
     rows: Sequence[int] | None = None,
+    scans: Sequence[str] | None = None,
     points: Sequence[Sequence[OperatingPoint]] = (),
     prevalence: Sequence[float] = (),
     calibrated_at: Sequence[float | None] = (),
@@ -83,6 +84,7 @@ def judge(
         doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The main figures include
             all cases, decided by the threshold.
         rows: Row of each case in its table; a column of cases.csv.
+        scans: Digest of the HU of each case's scan, empty where unknown; a column of cases.csv.
         points: Operating points of the second of two classes, or of each label; empty: read from the cases' own curves.
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each class or of each label.
@@ -122,6 +124,7 @@ def judge(
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
     table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
+    table += [["scan", *scans]] if scans is not None else []
     table += [["indeterminate", *doubts]] if doubts is not None else []
     table += [["note", *[note] * len(labels)]] if note else []
     table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]

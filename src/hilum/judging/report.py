@@ -125,6 +125,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "smallest_difference": parts.smallest_difference_lines(judged),
         "audit": parts.audit_parts(evaluation, is_shareable),
         "errors": parts.errors(judged, samples),
+        "error_head": f"Probability of {judged.classes[1]}" if len(each) == 1 else "Its probability",
         "training": training,
         "card": parts.card_rows(evaluation),
         "recalibrated": parts.recalibrated_rows(evaluation),

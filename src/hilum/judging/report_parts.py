@@ -12,7 +12,7 @@ from hilum.judging.checklist import is_compared
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement, Evaluation, figures_in
 from hilum.judging.report_plots import ForestRow, forest
-from hilum.judging.report_words import NAMES, figure_text, flat, rounded, sortable
+from hilum.judging.report_words import NAMES, figure_text, flat, p_value, rounded, sortable
 from hilum.judging.subgroups import FEWEST
 from hilum.measuring.intervals import Figure
 from hilum.pages import grey, png
@@ -324,7 +324,7 @@ def baseline_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             sortable(one, "auc"),
             sortable(one, "model_auc"),
             better,
-            ("", "–") if p is None else (f"{p:.6g}", rounded(p)),
+            ("", "–") if p is None else (f"{p:.6g}", p_value(p)),
         ]
         rows.append({**one, "cells": cells})
     return rows
@@ -449,7 +449,6 @@ def _error(
         "truth": truth,
         "decision": decision,
         "p": float(one.p[row]),
-        "doubt": judged.doubts[row],
         "picture": "" if sample is None else _planes(sample),
     }
 

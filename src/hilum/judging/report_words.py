@@ -77,6 +77,11 @@ def rounded(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < _TINY else f"{value:.3f}".replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """A p-value with three decimals."""
+    return "not defined" if value is None else "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tuple[str, list[str]]]:
     """Name and texts of each figure: of all cases and, if there are undecided ones, of the decided cases."""
     columns = [evaluation] if decided is None else [evaluation, decided]
@@ -135,14 +140,14 @@ def confusion_table(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...]) -> d
     return {"names": names, "rows": rows}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as pairs of a dotted name and a text."""
     pairs: list[tuple[str, str]] = []
-    for name, value in values.items():
+    for name, value in settings.items():
         if isinstance(value, Mapping):
             pairs += flat(value, f"{prefix}{name}.")
         else:
-            listed = isinstance(value, list | tuple)
-            text = ", ".join(map(str, value)) if listed else str(value)
+            values = value if isinstance(value, list | tuple) else [value]
+            text = ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in values)
             pairs.append((f"{prefix}{name}", text or "none"))
     return pairs
