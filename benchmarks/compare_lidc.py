@@ -35,7 +35,7 @@ from machine import DATA, ROOT, line, machine
 from hilum import evaluate, train
 from hilum.cohorts.table import Cohort
 from hilum.files import write_whole
-from hilum.measuring.intervals import Z95
+from hilum.measuring.bootstrap import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
 from hilum.modelling.speed import PLAIN
 from hilum.randomness import generator

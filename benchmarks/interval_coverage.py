@@ -45,8 +45,9 @@ import numpy as np
 from machine import line, machine
 
 from hilum.measuring.agreement import calibration_line_intervals
+from hilum.measuring.bootstrap import Figure
 from hilum.measuring.comparison import Rating, areas_test, compare_ratings
-from hilum.measuring.intervals import Figure, with_intervals
+from hilum.measuring.intervals import with_intervals
 from hilum.measuring.roc_variance import delong, obuchowski
 from hilum.randomness import generator
 

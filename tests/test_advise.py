@@ -17,7 +17,7 @@ from hilum.cli.train import Train
 from hilum.cohorts.sampling import strata
 from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError, ConfigError
-from hilum.measuring.intervals import expected_auc_half_width
+from hilum.measuring.roc_variance import expected_auc_half_width
 from hilum.planning.advise import advise, choose_loss
 from hilum.planning.classes import class_table
 from hilum.planning.evidence import EVIDENCE, Evidence

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hilum.errors import CohortError
 from hilum.measuring.agreement import calibration_line, calibration_line_intervals
-from hilum.measuring.intervals import Figure
+from hilum.measuring.bootstrap import Figure
 
 
 def clustered(seed: int, patients: int = 60) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -11,8 +11,8 @@ from sklearn import metrics as oracle
 
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import comparison
+from hilum.measuring.bootstrap import wilson
 from hilum.measuring.comparison import Rating, areas_test, compare_ratings, curves_test, smallest_difference
-from hilum.measuring.intervals import wilson
 from test_roc_variance import ovarian
 
 

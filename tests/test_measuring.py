@@ -12,12 +12,10 @@ from sklearn import metrics as oracle
 
 from hilum.errors import CohortError, ConfigError
 from hilum.measuring import calibration, metrics
+from hilum.measuring.bootstrap import Figure, wilson
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import (
     Asked,
-    Figure,
-    expected_auc_half_width,
-    wilson,
     with_called_intervals,
     with_class_intervals,
     with_intervals,
@@ -25,6 +23,7 @@ from hilum.measuring.intervals import (
     with_stratified_auc,
 )
 from hilum.measuring.operating_points import OperatingPoint, choose_points
+from hilum.measuring.roc_variance import expected_auc_half_width
 from hilum.measuring.stated_prevalence import figures_at
 from hilum.measuring.thresholds import choose_threshold
 from hilum.settings.run import DecisionConfig
@@ -203,7 +202,7 @@ def test_intervals_depend_on_the_seed_and_not_on_the_order_of_cases_or_the_memor
     shuffled = auc(rng.permutation(60))
     assert (first.low, first.high) == pytest.approx((shuffled.low, shuffled.high))
     assert first.low != auc(np.arange(60), seed=1).low
-    monkeypatch.setattr("hilum.measuring.intervals._LARGEST_BLOCK", 60 * 7)
+    monkeypatch.setattr("hilum.measuring.bootstrap._LARGEST_BLOCK", 60 * 7)
     assert auc(np.arange(60)) == first
 
 

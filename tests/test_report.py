@@ -9,7 +9,7 @@ import pytest
 
 from hilum.cli import main
 from hilum.errors import ConfigError, HilumError
-from hilum.judging import judge, report, report_parts
+from hilum.judging import judge, report, report_errors
 from hilum.judging.checklist import ITEMS, checked
 from hilum.judging.evaluation_folder import read_evaluation
 from hilum.judging.subgroups import columns_of
@@ -502,7 +502,7 @@ def test_errors_are_the_surest_first_once_each_and_never_cases_without_a_decisio
     doubts = ["cut" if k % 2 else "" for k in range(80)]
     judge(**given, folder=tmp_path / "e", doubts=doubts)
     found = read_evaluation(tmp_path / "e")
-    listed = report_parts.errors(found, None)
+    listed = report_errors.errors(found, None)
     wrong = [k for k in range(80) if found.decided[k] != found.labels[k] and not doubts[k]]
     assert len(listed) == min(len(wrong), 12)
     assert len({one["case"] for one in listed}) == len(listed)
@@ -510,7 +510,7 @@ def test_errors_are_the_surest_first_once_each_and_never_cases_without_a_decisio
     cut = {hashed("case", found.case_ids[k]) for k in range(80) if doubts[k]}
     assert not cut & {one["case"] for one in listed}
     judge(**(cases() | {"threshold": 1.0, "probs": np.eye(2)[1 - cases()["labels"]]}), folder=tmp_path / "sure")
-    assert len(report_parts.errors(read_evaluation(tmp_path / "sure"), None)) == 12
+    assert len(report_errors.errors(read_evaluation(tmp_path / "sure"), None)) == 12
 
 
 def test_a_report_that_fails_leaves_no_older_page_beside_new_figures(tmp_path):

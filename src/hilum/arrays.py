@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hilum.errors import ConfigError, GeometryError
+from hilum.errors import CohortError, ConfigError, GeometryError
 
 
 @runtime_checkable
@@ -91,6 +91,18 @@ def check_same_cases(labels: np.ndarray, numbers: np.ndarray, what: str) -> None
     if len(labels) != len(numbers):
         msg = f"there must be a label for each case, got {len(labels)} labels for {what} of {len(numbers)} cases"
         raise ConfigError(msg)
+
+
+def patient_index(patients: Sequence[str], num_cases: int) -> Int[np.ndarray, " n"]:
+    """Number of each case's patient, from 0, in the order of the sorted ids.
+
+    Raises:
+        CohortError: If there is not one patient for each case.
+    """
+    if len(patients) != num_cases:
+        msg = f"there must be a patient for each case, got {len(patients)} patients for {num_cases} cases"
+        raise CohortError(msg)
+    return np.asarray(np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1))
 
 
 def _are_whole(array: np.ndarray) -> bool:

@@ -18,8 +18,9 @@ from hilum.cohorts.cells import is_size, number_in
 from hilum.cohorts.copies import CaseGroup, join_patients
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
-from hilum.measuring.intervals import Z95, expected_auc_half_width
+from hilum.measuring.bootstrap import Z95
 from hilum.measuring.metrics import roc_auc
+from hilum.measuring.roc_variance import expected_auc_half_width
 from hilum.preparing import load_sample
 from hilum.volume import LOWEST_HU
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from hilum.judging.figures import Judgement, to_plain, with_ends
 from hilum.judging.subgroups import CaseColumn
+from hilum.measuring.bootstrap import Figure, student95
 from hilum.measuring.comparison import areas_test, smallest_difference
-from hilum.measuring.intervals import Figure, student95, with_stratified_auc
+from hilum.measuring.intervals import with_stratified_auc
 from hilum.measuring.metrics import roc_auc
 from hilum.measuring.roc_variance import obuchowski
 

@@ -10,14 +10,9 @@ from jaxtyping import Bool, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.measuring.agreement import calibration_line_intervals, ece_floor, expected_calibration_error
+from hilum.measuring.bootstrap import Figure
 from hilum.measuring.comparison import smallest_difference
-from hilum.measuring.intervals import (
-    Asked,
-    Figure,
-    with_called_intervals,
-    with_class_intervals,
-    with_label_intervals,
-)
+from hilum.measuring.intervals import Asked, with_called_intervals, with_class_intervals, with_label_intervals
 from hilum.measuring.metrics import confusion_matrix, log_loss
 from hilum.measuring.operating_points import FIXED_POINTS, OperatingPoint
 from hilum.measuring.prevalence import log_shift, threshold_at

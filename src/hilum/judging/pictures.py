@@ -11,7 +11,7 @@ from jaxtyping import Int
 from hilum.drawing import BLUE, GREY, INK, ORANGE, Panels, empty_panels, label, legend, note, unit_square, write
 from hilum.judging.figures import ClassJudgement
 from hilum.measuring.agreement import reliability
-from hilum.measuring.intervals import wilson
+from hilum.measuring.bootstrap import wilson
 from hilum.measuring.metrics import pr_curve, roc_curve
 
 _ONE_CLASS = "not defined:\nthe cases are of one class"

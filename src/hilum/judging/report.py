@@ -18,6 +18,9 @@ from hilum.judging.figures import ClassJudgement
 from hilum.judging.headline import headline
 from hilum.judging.judge import REPORT_MARK
 from hilum.judging.pictures import calibration_page, pr_page, roc_page
+from hilum.judging.report_audit import audit_parts
+from hilum.judging.report_errors import errors
+from hilum.judging.report_groups import merged_subgroups, table_one_rows
 from hilum.judging.report_plots import decision_curve_page
 from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
@@ -86,7 +89,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
     """What the template shows."""
     evaluation, each, is_shareable = judged.evaluation, judged.each, samples is None
     training = _training(judged)
-    groups = parts.merged_subgroups(evaluation, is_shareable)
+    groups = merged_subgroups(evaluation, is_shareable)
     values: dict[str, Any] = {
         "generator": "hilum report",
         "title": parts.title(judged),
@@ -97,7 +100,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "question": parts.question(judged),
         "statements": parts.statements(evaluation),
         "flow": parts.flow(evaluation),
-        "table_one": parts.table_one_rows(evaluation, is_shareable),
+        "table_one": table_one_rows(evaluation, is_shareable),
         "num_cases": evaluation["num_cases"],
         "output_word": "Label" if judged.multi_label else "Class",
         "overall": parts.overall(judged),
@@ -123,8 +126,8 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "baselines": parts.baseline_rows(evaluation),
         "size_matched": parts.size_rows(evaluation),
         "smallest_difference": parts.smallest_difference_lines(judged),
-        "audit": parts.audit_parts(evaluation, is_shareable),
-        "errors": parts.errors(judged, samples),
+        "audit": audit_parts(evaluation, is_shareable),
+        "errors": errors(judged, samples),
         "error_head": f"Probability of {judged.classes[1]}" if len(each) == 1 else "Its probability",
         "training": training,
         "card": parts.card_rows(evaluation),
@@ -151,7 +154,6 @@ def _output(one: ClassJudgement, place: int, judged: EvaluationFolder) -> dict[s
     names = ("absent", "present") if judged.multi_label else (f"not {one.name}", one.name)
     if len(judged.classes) == 2 and not judged.multi_label:
         names = (judged.classes[0], judged.classes[1])
-    matrix = confusion_matrix(one.y, one.called.astype(np.int64), num_classes=2)
     return {
         "name": one.name,
         "num_positives": evaluation["num_positives"],
@@ -159,7 +161,7 @@ def _output(one: ClassJudgement, place: int, judged: EvaluationFolder) -> dict[s
         "rows": figure_rows(evaluation, decided),
         "overview": [sortable(evaluation, name) for name in _OVERVIEW],
         "points": point_rows(evaluation),
-        "confusion": confusion_table(matrix, names),
+        "confusion": confusion_table(one.matrix, names),
         "plots": [
             _plot(roc_page([one], alone=True), f"roc-{place}", f"ROC curve of {one.name}: AUC {area}", "ROC curve"),
             _plot(

@@ -22,8 +22,8 @@ from hilum.drawing import (
     unit_square,
 )  # fmt: skip
 from hilum.judging.figures import ClassJudgement, Stated
+from hilum.measuring.bootstrap import Figure
 from hilum.measuring.decision_curve import decision_curve
-from hilum.measuring.intervals import Figure
 from hilum.measuring.metrics import roc_auc, roc_curve
 
 _LOWEST_BENEFIT = -0.05

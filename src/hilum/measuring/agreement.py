@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from hilum.arrays import ArrayLike, labelled, real
-from hilum.errors import CohortError
-from hilum.measuring.intervals import Figure, student95
+from hilum.arrays import ArrayLike, labelled, patient_index, real
+from hilum.measuring.bootstrap import Figure, student95
 from hilum.measuring.metrics import Probs
 from hilum.measuring.regression import softmax_regression
 
@@ -132,14 +131,11 @@ def calibration_line_intervals(y: ArrayLike, p: ArrayLike, *, patients: Sequence
         patients: Patient of each case.
     """
     y, p = labelled(y, p)
-    if len(patients) != len(y):
-        msg = f"there must be a patient for each case, got {len(patients)} patients for {len(y)} cases"
-        raise CohortError(msg)
+    patient = patient_index(patients, len(y))
     line = np.array(calibration_line(y, p))
     if np.isnan(line).any():
         missing = Figure(value=math.nan, low=math.nan, high=math.nan)
         return CalibrationLine(intercept=missing, slope=missing)
-    patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
     in_smaller_class = min(len(np.unique(patient[y == 1])), len(np.unique(patient[y != 1])))
     if in_smaller_class < 2:
         errors = np.full(2, np.nan)

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
 
-from hilum.arrays import ArrayLike, real, whole
+from hilum.arrays import ArrayLike, patient_index, real, whole
 from hilum.errors import CohortError, require
 from hilum.measuring import metrics
-from hilum.measuring.intervals import Figure, PatientBootstrap, Resampled, Resamples, wilson
+from hilum.measuring.bootstrap import Figure, PatientBootstrap, Resampled, Resamples, wilson
 from hilum.measuring.metrics import Figures, ratio
 from hilum.measuring.roc_variance import mid_ranks, obuchowski
 from hilum.randomness import generator
@@ -170,7 +170,7 @@ def curves_test(
     if positive.all() or not positive.any():
         return math.nan
     codes = np.stack([2 * mid_ranks(real(one, "ratings")) for one in (a, b)]).astype(np.int64)
-    patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+    patient = patient_index(patients, len(positive))
     num_patients = int(patient.max()) + 1
     is_exact = 2**num_patients <= num_permutations
     count = 2**num_patients if is_exact else num_permutations

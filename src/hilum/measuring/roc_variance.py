@@ -4,15 +4,16 @@ DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988) 837-845, for independent c
 Sun & Xu, IEEE Signal Processing Letters 21 (2014) 1389-1393; Obuchowski, Biometrics 53 (1997) 567-578, for clusters.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int
 
-from hilum.arrays import ArrayLike, labelled
-from hilum.errors import CohortError, require
-from hilum.measuring.intervals import Figure, logit_interval, student95
+from hilum.arrays import ArrayLike, labelled, patient_index
+from hilum.errors import require
+from hilum.measuring.bootstrap import Z95, Figure, logit_interval, student95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +64,7 @@ def obuchowski(y: ArrayLike, ratings: ArrayLike, *, patients: Sequence[str]) -> 
         patients: Patient of each case.
     """
     y, ratings = labelled(y, ratings, what="ratings", axes=(1, 2))
-    if len(patients) != len(y):
-        msg = f"there must be a patient for each case, got {len(patients)} patients for {len(y)} cases"
-        raise CohortError(msg)
-    return _areas(y, ratings, np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1))
+    return _areas(y, ratings, patient_index(patients, len(y)))
 
 
 def _areas(y: Int[np.ndarray, " n"], ratings: np.ndarray, patient: Int[np.ndarray, " n"]) -> Areas:
@@ -120,3 +118,16 @@ def mid_ranks(values: np.ndarray) -> Float64[np.ndarray, " n"]:
 def _sums(values: Float64[np.ndarray, "k n"], of: Int[np.ndarray, " n"], size: int) -> Float64[np.ndarray, "k i"]:
     """Sum of the values of each patient."""
     return np.stack([np.bincount(of, weights=row, minlength=size) for row in values])
+
+
+def expected_auc_half_width(num_positives: int, num_negatives: int, *, auc: float = 0.85) -> float:
+    """Expected half width of the 95 % interval of an AUC, before any model is trained.
+
+    Hanley & McNeil, "The meaning and use of the area under a ROC curve", Radiology 143 (1982), with their
+    exponential approximation of Q1 and Q2. It assumes independent cases: pass numbers of patients.
+    """
+    if num_positives < 1 or num_negatives < 1:
+        return math.nan
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (num_positives - 1) * (q1 - auc**2) + (num_negatives - 1) * (q2 - auc**2)
+    return Z95 * math.sqrt(variance / (num_positives * num_negatives))

@@ -3,7 +3,7 @@
 import math
 
 from hilum.errors import require
-from hilum.measuring.intervals import Figure
+from hilum.measuring.bootstrap import Figure
 
 
 def figures_at(

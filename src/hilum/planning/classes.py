@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, Shaped
 from hilum.cohorts.labels import labels_of
 from hilum.cohorts.sampling import rarest
 from hilum.cohorts.table import PARTS, Cohort
-from hilum.measuring.intervals import expected_auc_half_width
+from hilum.measuring.roc_variance import expected_auc_half_width
 from hilum.settings.run import SplitConfig
 
 FEW = 20
