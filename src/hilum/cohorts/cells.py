@@ -76,7 +76,7 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
     if config.classes:
         return tuple(map(plain, config.classes))
     column = config.columns.label
-    labels = set(map(plain, set(sheet.column(column))))
+    labels = {plain(text) for text in set(sheet.column(column)) if not _is_blank(text, config)}
     if len(labels) > _MOST_CLASSES:
         msg = f"column {column!r} must hold at most {_MOST_CLASSES} different labels, got {len(labels)}"
         raise CohortError(msg)
@@ -91,15 +91,17 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
 
 
 def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sheet:
-    """The rows whose labels are filled; a warning counts the others."""
+    """The rows whose labels are filled, or that may train by their soft label; a warning counts the others."""
     columns = config.columns.labels or (config.columns.label,)
     lacking: dict[int, str] = {}  # the first column without a label, by the row
     for column in columns:
         texts = sheet.column(column)
-        blank = {text for text in set(texts) if is_missing(text) and text not in config.classes}
+        blank = {text for text in set(texts) if _is_blank(text, config)}
         for number, text in zip(sheet.numbers, texts, strict=True) if blank else ():
             if text in blank:
                 lacking.setdefault(number, column)
+    if config.unlabelled == "train":
+        lacking = _without_soft_label(sheet, config, lacking, warnings)
     if not lacking:
         return sheet
     first = min(lacking)
@@ -118,9 +120,39 @@ def labelled_rows(sheet: Sheet, config: CohortConfig, warnings: list[str]) -> Sh
     return sheet.without(lacking)
 
 
-def labels_in(sheet: Sheet, column: str, classes: tuple[str, ...]) -> list[int]:
-    """Class index of each row."""
-    return _converted(sheet, column, lambda text: classes.index(plain(text)), f"one of {', '.join(classes)}")
+def _without_soft_label(
+    sheet: Sheet, config: CohortConfig, lacking: dict[int, str], warnings: list[str]
+) -> dict[int, str]:
+    """The rows without a label that have no soft label either.
+
+    Raises:
+        CohortError: If there is no column of soft labels.
+    """
+    column = config.columns.soft_label
+    if column not in sheet.cells:
+        msg = f"with unlabelled = 'train' there must be a column {column!r} of soft labels, by which such rows train"
+        raise CohortError(msg)
+    soft = dict(zip(sheet.numbers, sheet.column(column), strict=True))
+    left = {number: name for number, name in lacking.items() if is_missing(soft[number])}
+    if len(left) < len(lacking):
+        warnings.append(
+            f"{len(lacking) - len(left)} of {len(sheet)} rows have no label but a soft one: they only train, and are "
+            "never judged"
+        )
+    return left
+
+
+def labels_in(sheet: Sheet, config: CohortConfig, classes: tuple[str, ...]) -> list[int | None]:
+    """Class index of each row, None where it has a soft label alone."""
+
+    def label(text: str) -> int | None:
+        return None if _is_blank(text, config) else classes.index(plain(text))
+
+    return _converted(sheet, config.columns.label, label, f"one of {', '.join(classes)}")
+
+
+def _is_blank(text: str, config: CohortConfig) -> bool:
+    return is_missing(text) and text not in config.classes
 
 
 def presence_in(sheet: Sheet, column: str) -> list[float]:

@@ -1,5 +1,6 @@
 """Prepared samples as a torch data set: HU, spacing and index; nothing random but the positions of sub-volumes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -47,8 +48,12 @@ def as_sample(volume: Volume, recipe: Recipe, index: int = 0, *, name: str = "")
     }
 
 
+def _is_in(part: str, case: Case, parts: Mapping[str, str]) -> bool:
+    return parts[case.case_id] == part and (case.is_labelled or part == "train")
+
+
 class CohortDataset(Dataset[Sample]):
-    """The cases of a prepared cohort that are in one part.
+    """The cases of a prepared cohort that are in one part; those with a soft label alone only to be trained on.
 
     The training loop augments, not the data set, so that validation and test cases can never be augmented.
 
@@ -66,6 +71,7 @@ class CohortDataset(Dataset[Sample]):
         labels: Class of each case, (n,); for a multi-label cohort 1 or 0 for each label, (n, c).
         targets: Probability of each class; soft where the table has soft labels.
         weights: Weight of each case in the loss.
+        auxiliary: Value of each auxiliary target; NaN where there is none.
     """
 
     def __init__(
@@ -81,12 +87,13 @@ class CohortDataset(Dataset[Sample]):
         self.prepared = prepared
         self.recipe = recipe
         self.seed = seed
-        self.indices = [i for i, case in enumerate(prepared.cases) if parts[case.case_id] == part]
+        self.indices = [i for i, case in enumerate(prepared.cases) if _is_in(part, case, parts)]
         cases = [prepared.cases[i] for i in self.indices]
         self.names = [case.name for case in cases]
         self.labels = labels_of(cases)
         self.targets: Float64[np.ndarray, "n c"] = targets_of(cases, num_classes)
         self.weights: Float64[np.ndarray, " n"] = np.array([case.weight for case in cases], float)
+        self.auxiliary: Float64[np.ndarray, "n a"] = np.array([case.auxiliary for case in cases], float)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -138,8 +145,8 @@ class SplitCohort:
     leakage: str = ""
 
     def cases(self, part: str) -> tuple[Case, ...]:
-        """The usable cases of a part."""
-        return tuple(case for case in self.prepared.cases if self.parts[case.case_id] == part)
+        """The usable cases of a part; those with a soft label alone only to be trained on."""
+        return tuple(case for case in self.prepared.cases if _is_in(part, case, self.parts))
 
     def dataset(self, part: str, recipe: Recipe, *, seed: int = 0) -> CohortDataset:
         """The samples of a part; see ``CohortDataset``."""

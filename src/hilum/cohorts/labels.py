@@ -13,10 +13,20 @@ Labels: TypeAlias = Int[np.ndarray, " n"] | Int[np.ndarray, "n c"]
 
 
 def labels_of(cases: Sequence[Case]) -> Labels:
-    """Class of each case, (n,); for a multi-label cohort 1 where a label is present, else 0, (n, c)."""
+    """Class of each case, (n,); for a multi-label cohort 1 where a label is present, else 0, (n, c).
+
+    A case with a soft label alone counts as the second class from a half on.
+    """
     if cases and cases[0].present:
         return np.array([[share >= PRESENT for share in case.present] for case in cases], np.int64)
-    return np.array([case.label for case in cases], np.int64)
+    return np.array([_class_of(case) for case in cases], np.int64)
+
+
+def _class_of(case: Case) -> int:
+    if case.label is None and case.soft_label is not None:
+        return int(case.soft_label >= PRESENT)
+    assert case.label is not None  # as tables without labels are not read for training  # noqa: S101
+    return case.label
 
 
 def targets_of(cases: Sequence[Case], num_classes: int) -> Float64[np.ndarray, "n c"]:

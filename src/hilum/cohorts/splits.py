@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -28,12 +29,20 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
       no val, it is taken out of train.
     - With ``config.folds``, fold ``config.fold`` of a stratified, grouped k-fold is the test part.
     - Otherwise, ``config.val`` and ``config.test`` are shares of the patients, rounded to whole patients.
+    - Cases with a soft label alone change nothing of this: they follow their patient's other cases. Patients who have
+      none train, but with folds are dealt to them, so that each is tested out of fold in the same way.
 
     Raises:
         CohortError: If there are too few patients of a class, or the table's own split lacks one.
     """
-    patients = _by_patient(cohort)
     check_classes(cohort)
+    whole, cohort = cohort, replace(cohort, cases=cohort.labelled)
+    patients = _by_patient(cohort)
+    return _with_soft(whole, _labelled_parts(cohort, patients, config), config)
+
+
+def _labelled_parts(cohort: Cohort, patients: Patients, config: SplitConfig) -> dict[str, str]:
+    """The parts of cases with labels."""
     if any(case.split for case in cohort.cases):
         return _from_table(cohort, patients, config)
     needed = max(config.folds, len(PARTS))
@@ -47,10 +56,25 @@ def split(cohort: Cohort, config: SplitConfig) -> dict[str, str]:
     return dict(sorted((parts | {case.case_id: "test" for patient in tested for case in patients[patient]}).items()))
 
 
+def _with_soft(cohort: Cohort, parts: dict[str, str], config: SplitConfig) -> dict[str, str]:
+    """The parts with the cases that have a soft label alone."""
+    if len(parts) == len(cohort.cases):
+        return parts
+    patients = _by_patient(cohort)
+    of_patient = {p: parts[case.case_id] for p, cases in patients.items() for case in cases if case.case_id in parts}
+    alone = [p for p in patients if p not in of_patient]
+    order = generator(config.seed, "split", "soft labels alone").permutation(len(alone))
+    for place, number in enumerate(order):
+        is_tested = config.folds and place % config.folds == config.fold
+        own = next((case.split for case in patients[alone[number]] if case.split), "test" if is_tested else "train")
+        of_patient[alone[number]] = own
+    return dict(sorted((case.case_id, of_patient[p]) for p, cases in patients.items() for case in cases))
+
+
 def check_classes(cohort: Cohort) -> None:
     """Raise a CohortError unless there are labelled cases of at least two classes, or with and without each label."""
     for case in cohort.cases:
-        if not case.is_labelled:
+        if not case.is_labelled and case.soft_label is None:
             msg = f"{cohort.source}: every case must have a label to be split, got none for {case.case_id!r}"
             raise CohortError(msg)
     found = {side for case in cohort.cases for side in case.sides}

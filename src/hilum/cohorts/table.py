@@ -1,6 +1,7 @@
 """Reads a table of cases as a cohort: path, label, patient and further columns of each case."""
 
 import gc
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -8,6 +9,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from hilum.cohorts.auxiliary_targets import Auxiliary, auxiliary_targets, auxiliary_values
 from hilum.cohorts.cells import (
     PARTS as PARTS,
 )
@@ -33,6 +35,9 @@ from hilum.volume import Triple
 PRESENT = 0.5
 """Smallest share of readers at which a label of a multi-label cohort counts as present."""
 
+_OF_TRAINING = ("label", "labels", "soft_label", "num_readers", "auxiliary", "split", "case_weight")
+"""Columns that are not read for prediction."""
+
 Side = tuple[int, bool]
 """A class and True; or a label of several and whether it is present. Each part of a split must have cases of each."""
 
@@ -44,7 +49,7 @@ class Case:
     Attributes:
         case_id: Unique in the cohort; without such a column, a keyed hash of the path (and point).
         path: Path of the scan.
-        label: Index of its class; None if unknown, or in a multi-label cohort.
+        label: Index of its class; None if unknown, as where readers tie, or in a multi-label cohort.
         present: In a multi-label cohort the presence of each label, 0 to 1; else empty.
         patient_id: Cases with the same id are never in different parts. Never written to any output.
         point_mm: LPS mm (x, y, z); None if the table has none.
@@ -52,7 +57,8 @@ class Case:
         series: The series to read, if the path holds several; else empty.
         mask: File of a lung mask; None if the table has none.
         soft_label: Probability of the second class; None if the table has none.
-        weight: Weight in the loss.
+        weight: Weight in the loss, times the number of readers if columns.num_readers is given.
+        auxiliary: Values of the auxiliary targets: numbers, or indices of classes; NaN where a cell is empty.
         groups: All other columns, for figures by subgroup.
         row: Row number in the table; the header is row 1.
         path_name: The path from which a hashed case id was made; else empty. Never written to any output.
@@ -69,6 +75,7 @@ class Case:
     mask: Path | None = None
     soft_label: float | None = None
     weight: float = 1.0
+    auxiliary: tuple[float, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
     row: int = 0
     path_name: str = field(default="", repr=False)
@@ -103,6 +110,7 @@ class Cohort:
         warnings: Warnings to show to the user.
         named_by_path: Whether the table has no case ids, so that they are keyed hashes of the paths.
         num_unlabelled: Number of rows that were left out because they have no label.
+        auxiliary: The auxiliary targets.
     """
 
     cases: tuple[Case, ...]
@@ -112,6 +120,12 @@ class Cohort:
     warnings: tuple[str, ...] = ()
     named_by_path: bool = False
     num_unlabelled: int = 0
+    auxiliary: tuple[Auxiliary, ...] = ()
+
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        """The cases whose class or labels are known; the others have soft labels alone, and only train."""
+        return tuple(case for case in self.cases if case.is_labelled)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -172,6 +186,7 @@ class Cohort:
         patients = group_patients(sheet, columns.patient_id, files, warnings)
         case_ids, names = _case_ids(sheet, columns, files, points, warnings)
         labels = sheet if labelled else Sheet(cells={}, numbers=sheet.numbers)
+        auxiliary = auxiliary_targets(sheet, columns.auxiliary) if labelled else ()
         by_field: dict[str, Iterable[Any]] = {
             "case_id": case_ids,
             "path": _below(folder, paths),
@@ -183,7 +198,8 @@ class Cohort:
             "series": series,
             "mask": _below(folder, sheet.column(columns.mask)),
             "soft_label": repeat(None, count) if many else _given(labels, columns.soft_label, shares_in, None),
-            "weight": _given(labels, columns.case_weight, weights_in, 1.0),
+            "weight": _weights(labels, columns),
+            "auxiliary": auxiliary_values(labels, auxiliary) if auxiliary else repeat((), count),
             "groups": _groups(sheet, columns),
             "row": sheet.numbers,
             "path_name": names,
@@ -191,7 +207,7 @@ class Cohort:
         if labelled and many:
             by_field["present"] = zip(*(presence_in(sheet, name) for name in columns.labels), strict=True)
         elif labelled:
-            by_field["label"] = labels_in(sheet, columns.label, classes)
+            by_field["label"] = labels_in(sheet, config, classes)
         del sheet, labels, paths, files  # the text of a large table takes as much memory as its cases
         cases = tuple(Case(**dict(zip(by_field, row, strict=True))) for row in zip(*by_field.values(), strict=True))
         _check_parts(cases)
@@ -203,6 +219,7 @@ class Cohort:
             warnings=tuple(warnings),
             named_by_path=any(names),
             num_unlabelled=num_unlabelled,
+            auxiliary=auxiliary,
         )
 
 
@@ -223,6 +240,14 @@ def _given(sheet: Sheet, column: str, read: Callable[[Sheet, str], Iterable[Any]
     return read(sheet, column) if column in sheet.cells else repeat(otherwise, len(sheet))
 
 
+def _weights(sheet: Sheet, columns: ColumnsConfig) -> Iterable[float]:
+    """Weight of each row, times its number of readers: the likelihood of their votes is binomial."""
+    weights = _given(sheet, columns.case_weight, weights_in, 1.0)
+    if not columns.num_readers or columns.num_readers not in sheet.cells:
+        return weights
+    return map(operator.mul, weights, weights_in(sheet, columns.num_readers))
+
+
 def _below(folder: Path, texts: list[str]) -> list[Any]:
     """Paths relative to the table's folder, one object for each distinct text; None for an empty one."""
     paths = {text: folder / user_path(text) if text else None for text in set(texts)}
@@ -231,7 +256,8 @@ def _below(folder: Path, texts: list[str]) -> list[Any]:
 
 def _groups(sheet: Sheet, columns: ColumnsConfig) -> Iterable[Mapping[str, str]]:
     """For each row the cells of all other columns; equal ones are one object."""
-    known = {name for f in fields(columns) for name in _names(columns, f.name)}
+    learned = ("num_readers", "auxiliary")  # these describe cases too, such as a diameter
+    known = {name for f in fields(columns) if f.name not in learned for name in _names(columns, f.name)}
     others = [name for name in sheet.columns if name not in known]
     if not others:
         return [{}] * len(sheet)
@@ -244,12 +270,12 @@ def _groups(sheet: Sheet, columns: ColumnsConfig) -> Iterable[Mapping[str, str]]
 
 def _check_columns(sheet: Sheet, columns: ColumnsConfig, labelled: bool) -> None:
     """Raise a CohortError if a required column, or one that the user named, is missing."""
-    unread = set() if labelled else {"label", "labels", "soft_label", "split", "case_weight"}
+    unread = set() if labelled else set(_OF_TRAINING)
     if columns.labels:
         unread |= {"label", "soft_label"}
     for f in fields(columns):
         required = f.name in ("path", "label") or getattr(columns, f.name) != f.default
-        for name in _names(columns, f.name):
+        for name in filter(None, _names(columns, f.name)):
             if required and f.name not in unread and name not in sheet.columns:
                 msg = (
                     f"there must be a column {name!r} for {f.name}, got the columns {', '.join(sheet.columns)}; "

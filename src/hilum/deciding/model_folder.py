@@ -1,6 +1,10 @@
-"""Reads and writes the model folder: weights and everything prediction needs, without pickle, ids or paths."""
+"""Reads and writes the model folder: weights and everything prediction needs, without pickle, ids or paths.
+
+A folder holds one network, or the members of an ensemble under ``members/NAME``, of one recipe.
+"""
 
 import json
+import re
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -12,19 +16,41 @@ from safetensors.torch import load_file
 
 from hilum.deciding.decision import Decisions
 from hilum.deciding.tta import Views
-from hilum.errors import CheckpointError
+from hilum.errors import CheckpointError, require
 from hilum.files import write_whole
+from hilum.modelling.ensemble import Ensemble, Network
+from hilum.modelling.measures import NoduleMeasures
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights.file import write_tensors
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
-MODEL_FORMAT = 2
-"""1: without operating points."""
+MODEL_FORMAT = 3
+"""1: without operating points. 2: one network only."""
 _WEIGHTS = "weights.safetensors"
 _ABOUT = "model.json"
+_MEMBERS = "members"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""Names of members, which are folders."""
+
 _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
 """Keys of older cards that ``decisions`` replaces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of an ensemble.
+
+    Attributes:
+        name: Its folder under ``members/``.
+        model: Settings of its network.
+    """
+
+    name: str
+    model: ModelConfig
+
+    def __post_init__(self) -> None:
+        require(bool(_NAME.fullmatch(self.name)), "the name of a member", "letters, digits, _, . and -", self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +58,14 @@ class ModelCard:
     """Content of ``model.json``.
 
     Attributes:
-        model: Settings of the network.
+        model: Settings of the network; of an ensemble those of its first member.
         recipe: Recipe of its input.
         reading: Policy of reading, the same as in training.
         decisions: Names of the outputs, their calibration and thresholds.
         views: Test-time augmentation; None: none.
         training: The training card: settings, numbers of cases and patients, validation figures.
         version: Version of Hilum.
+        members: The members of an ensemble; empty for one network.
     """
 
     model: ModelConfig
@@ -48,6 +75,7 @@ class ModelCard:
     views: Views | None = None
     training: dict[str, Any]
     version: str = ""
+    members: tuple[Member, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,21 +85,29 @@ class ModelCard:
 
 def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
     """Build the network of the settings, with random weights."""
-    options = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "depth"}
+    options = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ("depth", "measures")}
+    if config.measures == "nodule":
+        options["measures"] = NoduleMeasures(recipe.size, recipe.grid_spacing_mm)
     return ResNet3D(config.depth, recipe.num_channels, num_classes, **options)
 
 
-def save_model(folder: Path, network: ResNet3D, card: ModelCard) -> None:
+def save_model(folder: Path, network: Network, card: ModelCard) -> None:
     """Write a model folder; ``model.json`` is written last, so that a folder with it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
-    write_tensors(folder / _WEIGHTS, network.state_dict())
+    if isinstance(network, Ensemble):
+        for name, one in network.members.items():
+            where = folder / _MEMBERS / name
+            where.mkdir(parents=True, exist_ok=True)
+            write_tensors(where / _WEIGHTS, one.state_dict())
+    else:
+        write_tensors(folder / _WEIGHTS, network.state_dict())
     about = {"format": MODEL_FORMAT, **to_dict(card), "version": version("hilum")}
     write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 
 
-def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
-    """Load the network, in evaluation mode on the CPU, and its card.
+def load_model(folder: Path) -> tuple[Network, ModelCard]:
+    """Load the network or ensemble, in evaluation mode on the CPU, and its card.
 
     Args:
         folder: A model folder, or a run folder with one.
@@ -81,6 +117,14 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
     """
     folder = _model_in(folder)
     card = read_card(folder)
+    if not card.members:
+        return _loaded(folder, card.model, card), card
+    each = {one.name: _loaded(folder / _MEMBERS / one.name, one.model, card) for one in card.members}
+    return Ensemble(each).eval(), card
+
+
+def _loaded(folder: Path, model: ModelConfig, card: ModelCard) -> ResNet3D:
+    """The network whose weights lie in a folder."""
     try:
         weights = load_file(folder / _WEIGHTS)
     except FileNotFoundError as exc:
@@ -90,7 +134,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         raise CheckpointError(msg) from exc
     try:
         with torch.device("meta"):  # no memory and no random numbers for weights that come from the file
-            network = build(card.model, card.recipe, len(card.classes))
+            network = build(model, card.recipe, len(card.classes))
         for name, wanted in network.state_dict().items():
             if name in weights and weights[name].dtype != wanted.dtype:
                 must, found = (str(t.dtype).removeprefix("torch.") for t in (wanted, weights[name]))
@@ -101,7 +145,7 @@ def load_model(folder: Path) -> tuple[ResNet3D, ModelCard]:
         msg = f"{folder}: the weights do not fit the network in {_ABOUT}: {_last_line(exc)}"
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
-    return network.eval(), card
+    return network.eval()
 
 
 def read_card(folder: Path) -> ModelCard:

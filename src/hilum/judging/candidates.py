@@ -70,7 +70,7 @@ def own_cases(run: Run, predictor: Predictor) -> Candidates:
     splits = run.splits(cohort)
     at_points = predictor.card.recipe.region == "point"
     opposed = find_copies(cohort.cases, splits.scans, at_points=at_points).reasons  # in whatever part
-    tested = [case for case in cohort.cases if splits.parts.get(case.case_id) == "test"]
+    tested = [case for case in cohort.labelled if splits.parts.get(case.case_id) == "test"]
     return Candidates(
         whole=cohort,
         parts=splits.parts,

@@ -24,7 +24,7 @@ from hilum.files import user_path
 from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.measuring.thresholds import Threshold
-from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.ensemble import Network
 from hilum.predicting import Predictor, logits_of_prepared
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
@@ -147,7 +147,7 @@ def _write(
     card: ModelCard,
     unseen: PreparedCohort,
     fitted: tuple[Decisions, dict[str, Any], dict[str, Any]],
-    network: ResNet3D,
+    network: Network,
 ) -> None:
     """Write split, record and model of a recalibrated run; ``fitted`` are decisions, their figures and the entry."""
     decisions, figures, entry = fitted

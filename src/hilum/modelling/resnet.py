@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hilum.errors import require
 from hilum.modelling.convolution import Conv3D
+from hilum.modelling.measures import NoduleMeasures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +195,10 @@ class ResNet3D(nn.Module):
         stochastic_depth: Probability that a case skips the last block in training; earlier ones in proportion.
         pooling: ``average``, or ``attention``: a mean weighted by a learned score.
         zero_init: Start each block as the identity (Goyal et al. 2017).
+        measures: Measures of the input that are joined to the pooled features before the last layer; None: none.
 
     Attributes:
-        num_features: Length of the pooled feature vector.
+        num_features: Length of the feature vector before the last layer.
         channels_last: Compute with channels innermost in memory.
         checkpointing: Whether training keeps only each block's input and computes the block again for its gradient.
 
@@ -220,6 +222,7 @@ class ResNet3D(nn.Module):
         stochastic_depth: float = 0.0,
         pooling: Literal["average", "attention"] = "average",
         zero_init: bool = False,
+        measures: NoduleMeasures | None = None,
     ) -> None:
         super().__init__()
         _check(depth=depth, stem=stem, norm=norm, shortcut=shortcut, pooling=pooling)
@@ -232,7 +235,8 @@ class ResNet3D(nn.Module):
         block, blocks = DEPTHS[depth]
         self.in_channels = in_channels
         self.num_classes = num_classes
-        self.num_features = 8 * width * block.expansion
+        pooled = 8 * width * block.expansion
+        self.num_features = pooled + (measures.num_measures if measures is not None else 0)
         self.channels_last = False
         self.checkpointing = False
         full = stem == "full"
@@ -251,9 +255,10 @@ class ResNet3D(nn.Module):
                 in_planes = width * 2**stage * block.expansion
             self.add_module(f"layer{stage + 1}", layers)
         average = nn.AdaptiveAvgPool3d(1)
-        self.avgpool = average if pooling == "average" else AttentionPool3D(self.num_features)
+        self.avgpool = average if pooling == "average" else AttentionPool3D(pooled)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes)
+        self.measures = measures
         for module in self.modules():
             if isinstance(module, nn.Conv3d) and not module.weight.is_meta:  # else PyTorch imports its compiler
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -281,18 +286,27 @@ class ResNet3D(nn.Module):
                 x = block(x)
         return x
 
+    def measured(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b m"] | None:
+        """The measures of the input; None: the network has none."""
+        return None if self.measures is None else self.measures(x)
+
     def forward_head(
-        self, x: Float[Tensor, "b c _ _ _"], *, pre_logits: bool = False
+        self, x: Float[Tensor, "b c _ _ _"], measured: Float[Tensor, "b m"] | None = None, *, pre_logits: bool = False
     ) -> Float[Tensor, "b {self.num_classes}"] | Float[Tensor, "b {self.num_features}"]:
-        """Logits from feature maps, or the pooled features themselves."""
+        """Logits from feature maps, and from the measures of a network that has them; or the features before them."""
         with torch.autocast(x.device.type, enabled=False):  # cheap, and the logits need all digits
             x = torch.flatten(self.avgpool(x.to(self.fc.weight.dtype)), 1)
-            logits: Tensor = x if pre_logits else self.fc(self.dropout(x))
+            x = x if measured is None else torch.cat([x, measured.to(x.dtype)], dim=1)
+            return x if pre_logits else self.logits_of(x)
+
+    def logits_of(self, features: Float[Tensor, "b {self.num_features}"]) -> Float[Tensor, "b {self.num_classes}"]:
+        """Logits from the features before the last layer."""
+        logits: Tensor = self.fc(self.dropout(features))
         return logits
 
     def forward(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b {self.num_classes}"]:
         """Logits, one for each class."""
-        return self.forward_head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x), self.measured(x))
 
 
 _KNOWN: dict[str, tuple[Any, ...]] = {

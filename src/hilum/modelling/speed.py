@@ -7,13 +7,14 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hilum.modelling.convolution import Conv3D
+from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.memory import can_keep, kept_memory
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed_cache import key_of, remember, remembered
@@ -113,11 +114,21 @@ def autocast(device: torch.device, speed: SpeedConfig) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
 
 
-def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D:
+@overload
+def for_prediction(network: ResNet3D, speed: SpeedConfig) -> ResNet3D: ...
+
+
+@overload
+def for_prediction(network: Ensemble, speed: SpeedConfig) -> Ensemble: ...
+
+
+def for_prediction(network: Network, speed: SpeedConfig) -> Network:
     """A copy for prediction only: batch norms are folded into their convolutions, and bf16 weights are stored in bf16.
 
     Its state dict differs from the network's: save the network, not the copy.
     """
+    if isinstance(network, Ensemble):
+        return Ensemble({name: for_prediction(one, speed) for name, one in network.members.items()}).eval()
     network = copy.deepcopy(network).eval().requires_grad_(False)
     apply_speed(network, speed)
     for module in list(network.modules()):

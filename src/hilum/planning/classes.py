@@ -1,7 +1,7 @@
 """Class counts of a table, by patient and by case, and the precision that this many patients allow."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -133,6 +133,7 @@ def class_table(cohort: Cohort, split: SplitConfig | None = None) -> ClassTable:
         split: Otherwise the share of the test patients.
     """
     split = split or SplitConfig()
+    cohort = replace(cohort, cases=cohort.labelled)
     labels, many = labels_of(cohort.cases), cohort.multi_label
     present: np.ndarray = labels == 1 if many else labels[:, None] == np.arange(len(cohort.classes))
     patient = np.unique([case.patient_id for case in cohort.cases], return_inverse=True)[1].reshape(-1)

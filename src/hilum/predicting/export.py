@@ -19,9 +19,9 @@ from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard, load_model
 from hilum.errors import CheckpointError, ConfigError, HilumError, require
 from hilum.files import write_whole
+from hilum.modelling.ensemble import Network
 from hilum.modelling.input import model_input
 from hilum.modelling.memory import within_memory
-from hilum.modelling.resnet import ResNet3D
 from hilum.predicting.calibrated_network import Calibrated
 from hilum.predicting.export_check import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
 from hilum.settings.recipe import Range
@@ -61,7 +61,7 @@ class FromHU(nn.Module):
         decisions: Calibration of the logits.
     """
 
-    def __init__(self, network: ResNet3D, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
+    def __init__(self, network: Network, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
         super().__init__()
         self.network = network
         self.windows_hu = windows_hu
@@ -115,7 +115,7 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
     return Exported(difference=difference, notes=_notes(card))
 
 
-def _program(network: ResNet3D, card: ModelCard) -> torch.export.ExportedProgram:
+def _program(network: Network, card: ModelCard) -> torch.export.ExportedProgram:
     module = FromHU(network, card.recipe.windows, card.decisions).eval()
     with quiet():
         example = torch.zeros(_TRACED, *case_shape(card.recipe))

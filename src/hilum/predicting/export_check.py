@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import CheckpointError
+from hilum.modelling.ensemble import Network
 from hilum.modelling.input import model_input
-from hilum.modelling.resnet import ResNet3D
 from hilum.settings.recipe import Recipe
 
 INPUT, OUTPUT = "hu", "probabilities"
@@ -28,7 +28,7 @@ _TINY = 1e-30
 
 
 @torch.inference_mode()
-def largest_difference(file: Path, network: ResNet3D, card: ModelCard) -> float:
+def largest_difference(file: Path, network: Network, card: ModelCard) -> float:
     """Largest difference between a file's probabilities and a model's, on random HU in batches of 1 and 2.
 
     It is that of a probability p, or of log p relative to 1 + |log p|: on noise p is often close to 0 or 1, and would

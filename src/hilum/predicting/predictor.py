@@ -17,6 +17,7 @@ from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import user_path
 from hilum.findings import Finding, as_records
 from hilum.modelling.device import pick_device
+from hilum.modelling.ensemble import Ensemble
 from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import EXACT, choose_speed, for_prediction
 from hilum.preparing import prepare, prepare_path
@@ -102,7 +103,8 @@ class Predictor:
             speed = EXACT
             if precision != "fp32":
                 shape = (1, network.in_channels, *self.card.recipe.size)
-                chosen = choose_speed(network, shape, SpeedConfig(precision=precision), self.device, training=False)
+                one = next(iter(network.members.values())) if isinstance(network, Ensemble) else network
+                chosen = choose_speed(one, shape, SpeedConfig(precision=precision), self.device, training=False)
                 _log.info("%s", chosen.line)
                 speed = chosen.speed
             self.network = for_prediction(network.to(self.device), speed)

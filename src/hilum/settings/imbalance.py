@@ -44,6 +44,12 @@ class LossConfig:
     """Weight of each class, from the training labels: 1/n, 1/sqrt(n) or effective number (Cui 2019). auto: 1/n for
     cross entropy, focal and poly1 without sampling by class, else none."""
 
+    label_smoothing: float = 0.0
+    """Share of each training label that is spread evenly over the classes (Szegedy 2016)."""
+
+    auxiliary: float = 0.3
+    """Weight of the auxiliary targets (columns.auxiliary) beside the label."""
+
     beta: float = 0.999
     """Parameter of the effective number: near 1 the weights are 1/n, at 0 all are equal."""
 
@@ -88,7 +94,8 @@ class LossConfig:
             require(0 <= getattr(self, name) < math.inf, f"loss.{name}", "at least 0", getattr(self, name))
         for name in ("smooth", "scale"):
             require(0 < getattr(self, name) < math.inf, f"loss.{name}", "positive", getattr(self, name))
-        for name in ("beta", "clip"):
+        require(0 < self.auxiliary < math.inf, "loss.auxiliary", "positive", self.auxiliary)
+        for name in ("beta", "clip", "label_smoothing"):
             require(0 <= getattr(self, name) < 1, f"loss.{name}", "at least 0 and below 1", getattr(self, name))
         for name in ("tversky_alpha", "tversky_beta", "dice_share"):
             require(0 <= getattr(self, name) <= 1, f"loss.{name}", "between 0 and 1", getattr(self, name))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -87,6 +87,14 @@ class ColumnsConfig:
     """Instead of label, for multi-label cohorts: a column for each label, 1 if present, 0 if absent, or a share of
     readers. Flag: --columns.labels nodule effusion"""
 
+    num_readers: str = ""
+    """Number of readers whose share soft_label is: the weight of a case is multiplied by it, so that the loss is the
+    binomial likelihood of their votes. Empty: not used."""
+
+    auxiliary: tuple[str, ...] = ()
+    """Further columns, numbers or classes, that are learned beside the label from the same features; empty cells are
+    left out. Prediction neither needs nor uses them."""
+
     case_weight: str = "case_weight"
     """Weight of a case in the loss; 1 without this column."""
 
@@ -104,8 +112,9 @@ class CohortConfig:
     classes: tuple[str, ...] = ()
     """Class names in the order of the model's outputs; empty: the sorted labels of the table."""
 
-    unlabelled: Literal["error", "drop"] = "error"
-    """What to do with rows without a label."""
+    unlabelled: Literal["error", "drop", "train"] = "error"
+    """What to do with rows without a label. train: those with a soft label, as where readers tie, are trained on and
+    never judged; the others are dropped."""
 
     max_refused: float = 0.1
     """Largest share of the cases that may be refused before it is an error."""
@@ -116,7 +125,8 @@ class CohortConfig:
         labels, defaults = self.columns.labels, ColumnsConfig()
         both = bool(labels) and (self.columns.label, self.columns.soft_label) != (defaults.label, defaults.soft_label)
         require(not both, "columns.labels", "empty where columns.label or columns.soft_label is given", labels)
-        others = {getattr(self.columns, f.name) for f in fields(ColumnsConfig) if f.name not in ("label", "labels")}
+        names = [f.name for f in fields(ColumnsConfig) if f.name not in ("label", "labels", "auxiliary")]
+        others = {getattr(self.columns, name) for name in names} - {""} | set(self.columns.auxiliary)
         shared = sorted(others & set(labels))
         require(not shared, "columns.labels", "columns that hold nothing else", ", ".join(shared))
         distinct = len(labels) != 1 and len(set(labels)) == len(labels)
@@ -186,6 +196,10 @@ class ModelConfig:
     zero_init: bool = False
     """Start each block as the identity (Goyal 2017)."""
 
+    measures: Literal["none", "nodule"] = "none"
+    """nodule: the diameter and HU that rings around the point show are measured in the image, and joined to the learned
+    features before the last layer; for region point."""
+
     def __post_init__(self) -> None:
         require(self.width >= 1, "model.width", "positive", self.width)
         for name in ("dropout", "stochastic_depth"):
@@ -216,6 +230,8 @@ class ModelConfig:
             require(seen, "recipe.size", need, size)
 
 
+KeepBy: TypeAlias = Literal["loss", "auc", "average_precision", "balanced_accuracy"]
+
 _MOST_WORKERS = 256
 """Largest number of loading processes (rule of thumb): each takes 0.4 GB, and more would fill the memory in silence."""
 
@@ -236,8 +252,12 @@ class TrainingConfig:
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time, the same result."""
 
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    """Optimizer; adamw decouples weight decay from the gradient."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Optimizer; adamw decouples weight decay from the gradient. sgd wants a higher rate (0.05) and less decay (5e-4).
+    """
+
+    momentum: float = 0.9
+    """Nesterov momentum of sgd."""
 
     lr: float = 1e-3
     """Highest learning rate, of the head."""
@@ -255,11 +275,26 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     """Share of the weights that each step subtracts, times the rate."""
 
-    schedule: Literal["plateau", "one-cycle"] = "plateau"
-    """plateau: lower the rate when validation loss stalls. one-cycle: warm up, then anneal over all epochs."""
+    schedule: Literal["plateau", "one-cycle", "cosine"] = "plateau"
+    """plateau: lower the rate when validation loss stalls. one-cycle: warm up over 30 % of all steps, then anneal.
+    cosine: warm up over warm_up, then anneal."""
+
+    warm_up: float = 0.05
+    """Share of all steps over which the rate rises from 0; with schedule = cosine."""
+
+    ema_epochs: float = 0.0
+    """Train as usual, but validate and keep an exponential moving average of the weights over about this many epochs;
+    0: the weights themselves."""
+
+    norm_statistics: Literal["recomputed", "running"] = "recomputed"
+    """Batch norm's means and variances for validation and prediction. recomputed: of the validated weights, on up to
+    256 training cases after each epoch. running: collected while the weights changed, as PyTorch does."""
 
     keep: Literal["best", "last"] = "best"
-    """Epoch whose weights become the model: that of the lowest validation loss, or the last."""
+    """Epoch whose weights become the model: the best one by keep_by, or the last."""
+
+    keep_by: KeepBy = "loss"
+    """Validation figure by which an epoch is the best."""
 
     plateau_factor: float = 0.5
     """Factor by which the rate is multiplied when validation loss stalls."""
@@ -268,7 +303,10 @@ class TrainingConfig:
     """Epochs without a better validation loss before the rate is multiplied by plateau_factor."""
 
     stop_patience: int = 15
-    """Epochs without a better validation loss before training stops; 0: never."""
+    """Epochs without a better keep_by before training stops; 0: never."""
+
+    checkpoint_minutes: float = 10.0
+    """Within long epochs the state is saved this often too, as after each epoch; a resumed run is the same."""
 
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
@@ -287,12 +325,15 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
         require(self.batch_size >= 2, "training.batch_size", "at least 2 (batch normalisation)", self.batch_size)
         require(self.micro_batch >= 0, "training.micro_batch", "at least 0 (0: the whole batch)", self.micro_batch)
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "checkpoint_minutes"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"training.{name}", "positive", value)
         require(0 <= self.workers <= _MOST_WORKERS, "training.workers", f"0 to {_MOST_WORKERS}", self.workers)
         for name in ("weight_decay", "stop_patience", "seed"):
             require(0 <= getattr(self, name) < math.inf, f"training.{name}", "at least 0", getattr(self, name))
+        for name in ("momentum", "warm_up"):
+            require(0 <= getattr(self, name) < 1, f"training.{name}", "at least 0 and below 1", getattr(self, name))
+        require(0 <= self.ema_epochs < math.inf, "training.ema_epochs", "at least 0 (0: none)", self.ema_epochs)
         require(0 < self.lr_decay <= 1, "training.lr_decay", "above 0 and at most 1", self.lr_decay)
         require(0 <= self.freeze <= 5, "training.freeze", "0 to 5", self.freeze)
         require(0 < self.plateau_factor < 1, "training.plateau_factor", "between 0 and 1", self.plateau_factor)
@@ -403,6 +444,8 @@ class RunConfig:
             single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
         )
         self._check_prior()
+        at_point = self.model.measures == "none" or self.recipe.region == "point"
+        require(at_point, "model.measures", "none unless recipe.region is point", self.model.measures)
         self.model.check_for(self.recipe.size)
         self.augment.check_for(self.recipe)
 

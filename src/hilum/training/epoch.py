@@ -1,6 +1,6 @@
 """One epoch of training or validation, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from hilum.deciding.tta import Views
 from hilum.errors import TrainingError
 from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.input import model_input
-from hilum.modelling.losses.base import Loss
+from hilum.modelling.losses.base import Loss, smoothed
 from hilum.modelling.weights.freezing import train_what_learns
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig
+from hilum.training.auxiliary import AuxiliaryHead
 from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
 from hilum.training.micro_batches import micro_batches, within_memory_of
-from hilum.training.schedule import Schedule
+from hilum.training.state import TrainingState
 
 
 class PartLoader:
@@ -58,9 +59,9 @@ class PartLoader:
         """How often each case is sampled in an epoch."""
         return np.ones(len(self.dataset), int) if self.decks is None else self.decks.times(epoch)
 
-    def load(self, epoch: int, what: str) -> Iterator[Any]:
-        """Batches, with a progress bar on a terminal."""
-        self.batches.epoch = epoch
+    def load(self, epoch: int, what: str, *, first: int = 0) -> Iterator[Any]:
+        """Batches from the one of this number on, with a progress bar on a terminal."""
+        self.batches.epoch, self.batches.first = epoch, first
         yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
 
     def usual_weight(self, loss: Loss, epoch: int) -> float:
@@ -78,7 +79,9 @@ class Learner:
     Attributes:
         config: All settings.
         fabric: Device and precision.
-        model: The network, compiled and in mixed precision if set so.
+        model: The network, with the auxiliary head if there is one, compiled and in mixed precision if set so.
+        kept: The network with the weights that are kept, likewise.
+        auxiliary: The auxiliary head; None: no auxiliary targets.
         augment: Augmentation of training cases.
         loss: The loss, with weights and counts from the training labels.
     """
@@ -86,27 +89,38 @@ class Learner:
     config: RunConfig
     fabric: Fabric
     model: Any
+    kept: Any
+    auxiliary: AuxiliaryHead | None
     augment: Augment
     loss: Loss
 
 
-def run_epoch(learner: Learner, part: PartLoader, schedule: Schedule, epoch: int) -> EpochFigures:
-    """Train for one epoch; returns its figures.
+def run_epoch(
+    learner: Learner, part: PartLoader, state: TrainingState, after_step: Callable[[], None] = lambda: None
+) -> EpochFigures:
+    """Train to the end of the epoch after the last complete one; returns its figures.
+
+    Args:
+        learner: Settings and objects of the run.
+        part: The training cases.
+        state: The state of the run; steps that it has taken in this epoch are not repeated.
+        after_step: Called after each step, when the state can be saved.
 
     Raises:
         TrainingError: If the loss or the gradient is not finite; that step is not taken.
         ResourceError: If memory does not suffice.
     """
+    epoch, schedule, seed = state.progress.epoch + 1, state.schedule, learner.config.training.seed
     with torch.random.fork_rng(), within_memory_of("training", learner.config, len(part.dataset)):
-        torch.manual_seed(torch_seed(learner.config.training.seed, epoch, "dropout"))
         train_what_learns(learner.model)
-        metrics = EpochMetrics(part.dataset.labels)
         usual = part.usual_weight(learner.loss, epoch)
-        for number, batch in enumerate(part.load(epoch, f"epoch {epoch}")):
+        first = state.progress.step
+        for number, batch in enumerate(part.load(epoch, f"epoch {epoch}", first=first), first):
+            torch.manual_seed(torch_seed(seed, epoch, number, "dropout"))
             schedule.before_step((epoch - 1) * part.batches.num_batches + number)
             schedule.optimizer.zero_grad()
             where = f"in epoch {epoch}, batch {number + 1}"
-            _backward(learner, part.dataset, batch, metrics, usual, epoch, where)
+            _backward(learner, part.dataset, batch, state.running, usual, epoch, where)
             norm = learner.fabric.clip_gradients(
                 learner.model,
                 schedule.optimizer,
@@ -115,7 +129,9 @@ def run_epoch(learner: Learner, part: PartLoader, schedule: Schedule, epoch: int
             )
             _check_finite("gradient", norm, where)
             schedule.optimizer.step()
-        return metrics.figures()
+            state.after_step()
+            after_step()
+        return state.running.figures()
 
 
 def _backward(
@@ -132,18 +148,24 @@ def _backward(
     index, names = batch["index"].tolist(), batch["name"]
     hu = learner.augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), names, epoch=epoch)
     hu, target = learner.augment.mixed(hu, dataset.targets_of(index).to(fabric.device), names, epoch=epoch)
+    target = smoothed(target, learner.config.loss.label_smoothing, multi_label=loss.multi_label)
+    further = torch.from_numpy(dataset.auxiliary[index]).float().to(fabric.device)
     x = model_input(hu, learner.config.recipe.windows)
     counts = dataset.weights_of(index).to(fabric.device)
     weights = loss.weights(target, target, counts)
     expected = len(index) * usual  # not this batch's weights, by which rare classes would count less in small batches
     total = 0.0
-    for some, wanted, count, weight in zip(
-        *(micro_batches(t, learner.config) for t in (x, target, counts, weights)), strict=True
+    for some, wanted, count, weight, beside in zip(
+        *(micro_batches(t, learner.config) for t in (x, target, counts, weights, further)), strict=True
     ):
-        logits = learner.model(some)
-        value = loss(logits, wanted, count) * weight.sum() / expected
-        _check_finite("loss", value, where)
-        fabric.backward(value)
+        share = weight.sum() / expected
+        output = learner.model(some)
+        logits = output if learner.auxiliary is None else output[0]
+        value = whole = loss(logits, wanted, count) * share
+        if learner.auxiliary is not None:
+            whole = value + learner.config.loss.auxiliary * learner.auxiliary.loss(output[1], beside) * share
+        _check_finite("loss", whole, where)
+        fabric.backward(whole)
         metrics.add(index[: len(some)], logits)
         del index[: len(some)]
         total += value.item() * expected
@@ -161,18 +183,25 @@ def _check_finite(what: str, value: Tensor | None, where: str) -> None:
 
 @torch.no_grad()
 def validate(
-    learner: Learner, part: PartLoader, *, views: Views | None = None, weights: Tensor | None = None, model: Any = None
+    learner: Learner,
+    part: PartLoader,
+    *,
+    views: Views | None = None,
+    weights: Tensor | None = None,
+    model: Any = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[EpochFigures, Float[np.ndarray, "n c"]]:
     """Compute loss and figures on cases without training augmentation; also returns their logits.
 
     Args:
-        learner: Its model is put into evaluation mode.
+        learner: Its kept model is put into evaluation mode.
         part: The cases.
         views: Test-time augmentation; None: none.
         weights: Weights of the cases in the loss; None: equal.
-        model: Model to use instead of the learner's.
+        model: Model to use instead of the learner's kept one.
+        after_batch: Called after each batch.
     """
-    model = learner.model if model is None else model
+    model = learner.kept if model is None else model
     model.eval()
     loss, metrics = learner.loss, EpochMetrics(part.dataset.labels)
     samples: list[Sample]
@@ -183,6 +212,7 @@ def validate(
                 model, samples, learner.config.recipe, learner.fabric.device, views, multi_label=loss.multi_label
             )
         metrics.add(index, logits)
+        after_batch()
     logits, labels = torch.from_numpy(metrics.all_logits()).float(), torch.from_numpy(part.dataset.labels)
     value = loss(logits.to(learner.fabric.device), labels, weights)  # of the whole part, for Dice is no mean of batches
     metrics.add_loss(float(value), weight=1.0)

@@ -27,7 +27,7 @@ def finish(
         val: The validation part, on which calibration and thresholds are fitted.
         run: The run, whose model is written.
     """
-    config, network = learner.config, state.network
+    config, network = learner.config, state.kept.network
     kept = state.kept_epoch(config.training.keep)
     if config.training.keep == "best":
         network.load_state_dict(state.best)

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from hilum.cohorts.dataset import SplitCohort
+from hilum.cohorts.dataset import CohortDataset, SplitCohort
 from hilum.deciding.model_folder import build
 from hilum.errors import TrainingError
 from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.device import pick_device
+from hilum.modelling.input import model_input
 from hilum.modelling.losses.make import make_loss
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed
@@ -20,10 +22,13 @@ from hilum.modelling.weights.freezing import freeze
 from hilum.modelling.weights.matching import load_weights
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig, TrainingConfig
+from hilum.training.auxiliary import AuxiliaryHead, WithAuxiliary
 from hilum.training.epoch import Learner, PartLoader, run_epoch, sampled_shares, validate
 from hilum.training.finish import finish
+from hilum.training.kept_weights import KeptWeights, plain_batches
 from hilum.training.optimizer import make_optimizer
 from hilum.training.run_folder import Run
+from hilum.training.saver import Saver
 from hilum.training.schedule import Schedule
 from hilum.training.state import TrainingState
 from hilum.training.tracking import Tracker
@@ -52,34 +57,48 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     network, began = _network(config, len(data.cohort.classes), load=not resume)
     fabric = _fabric(pick_device(settings.device), config.speed.precision)
     network.to(fabric.device)  # before the optimizer, whose restored state goes to the device of the weights
-    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device), train.batches.num_batches)
-    state = TrainingState(network, schedule)
+    head = _auxiliary_head(data, network, train.dataset, settings.seed)
+    if head is not None:
+        head.to(fabric.device)
+    if network.measures is not None and not resume:
+        batches = plain_batches(train.dataset, config, fabric.device)
+        windows = config.recipe.windows
+        network.measures.fit(torch.cat([network.measures.measured(model_input(hu, windows)) for hu in batches]))
+    num_batches = train.batches.num_batches
+    schedule = Schedule(settings, make_optimizer(settings, network, fabric.device, head), num_batches)
+    kept = KeptWeights(network, config, train.dataset, num_batches)
+    state = TrainingState(kept, schedule, head, train.dataset.labels)
     state.progress.began = began
     if resume:
         state.restore(run.checkpoint)
-    compiled: Any = torch.compile(network, dynamic=False) if config.speed.compile == "on" else network
-    model, _ = fabric.setup(compiled, schedule.optimizer)
+    whole = network if head is None else WithAuxiliary(network, head)
+    model, _ = fabric.setup(_compiled(whole, config), schedule.optimizer)
     learner = Learner(
         config=config,
         fabric=fabric,
         model=model,
+        kept=fabric.setup_module(_compiled(kept.network, config)),
+        auxiliary=head,
         augment=Augment(config.augment, config.recipe, seed=settings.seed),
         loss=make_loss(config, train.dataset.labels, data.cohort.classes).to(fabric.device),
     )
     tracker = Tracker(run.folder, state.progress.rows)
     shares = sampled_shares(train, val, settings.epochs)
 
-    for epoch in range(state.progress.epoch + 1, settings.epochs + 1):
-        if settings.stop_patience and state.stalled >= settings.stop_patience:
-            _log.info("stopped: no better validation loss for %d epochs", state.stalled)
-            break
-        trained = run_epoch(learner, train, schedule, epoch)
-        lr = schedule.lr
-        validated, _ = validate(learner, val, weights=shares)
-        tracker.write(epoch, lr, trained, validated)
-        state.after_epoch(validated["loss"])
-        state.save(run.checkpoint)
-        _log.info("epoch %d of %d: %s", epoch, settings.epochs, tracker.line())
+    saver = Saver(state, run.checkpoint, settings.checkpoint_minutes)
+    with saver.on_signals():
+        while state.progress.epoch < settings.epochs:
+            if settings.stop_patience and state.stalled >= settings.stop_patience:
+                _log.info("stopped: no better %s in validation for %d epochs", settings.keep_by, state.stalled)
+                break
+            trained = run_epoch(learner, train, state, saver.after_step)
+            lr = schedule.lr
+            kept.after_epoch()
+            validated, _ = validate(learner, val, weights=shares, after_batch=saver.after_batch)
+            tracker.write(state.progress.epoch + 1, lr, trained, validated)
+            state.after_epoch(validated, settings.keep_by)
+            saver.after_epoch()
+            _log.info("epoch %d of %d: %s", state.progress.epoch, settings.epochs, tracker.line())
 
     tracker.close(_kept_epoch(state, settings))
     return finish(learner, state, data, train, val, run)
@@ -102,6 +121,20 @@ def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
         f"or look at the validation scans{weights}"
     )
     raise TrainingError(msg)
+
+
+def _compiled(model: nn.Module, config: RunConfig) -> Any:
+    return torch.compile(model, dynamic=False) if config.speed.compile == "on" else model
+
+
+def _auxiliary_head(data: SplitCohort, network: ResNet3D, train: CohortDataset, seed: int) -> AuxiliaryHead | None:
+    """The head of the auxiliary targets before its first step; None: there are none."""
+    targets = data.cohort.auxiliary
+    if not targets:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "auxiliary"))
+        return AuxiliaryHead(targets, network.num_features, train.auxiliary)
 
 
 def _fabric(device: torch.device, precision: str) -> Fabric:

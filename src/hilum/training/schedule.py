@@ -24,6 +24,20 @@ def one_cycle(progress: float) -> float:
     return _cosine(1.0, _START * _END, (progress - _WARM_UP) / (1 - _WARM_UP))
 
 
+def warmed_cosine(progress: float, warm_up: float) -> float:
+    """Share of the highest rate at a point of training from 0 to 1: a line up from 0, then half a cosine down to 0.
+
+    Loshchilov and Hutter 2017 (arXiv:1608.03983), one cycle; warm-up after Goyal et al. 2017 (arXiv:1706.02677).
+
+    Example:
+        >>> [round(warmed_cosine(p, 0.1), 2) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warm_up:
+        return progress / warm_up
+    return _cosine(1.0, 0.0, (progress - warm_up) / (1 - warm_up))
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
@@ -52,9 +66,15 @@ class Schedule:
 
     def before_step(self, step: int) -> None:
         """Set the rate of step number ``step`` of the whole run."""
-        if self.config.schedule == "one-cycle":
-            for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-                group["lr"] = highest * one_cycle(step / self.total)
+        match self.config.schedule:
+            case "plateau":
+                return
+            case "one-cycle":
+                share = one_cycle(step / self.total)
+            case "cosine":  # the first step moves too, and the last
+                share = warmed_cosine((step + 1) / (self.total + 2), self.config.warm_up)
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = highest * share
 
     def after_epoch(self, val_loss: float) -> None:
         """Lower the rate if the validation loss has stalled."""

@@ -52,8 +52,9 @@ def features_of(
     for start in range(0, len(dataset), batch_size):
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         hu = to_float(torch.stack([sample["hu"] for sample in samples]), device)
-        maps = network.forward_features(model_input(hu, dataset.recipe.windows))
-        rows.append(network.forward_head(maps, pre_logits=True).cpu().double().numpy())
+        x = model_input(hu, dataset.recipe.windows)
+        features = network.forward_head(network.forward_features(x), network.measured(x), pre_logits=True)
+        rows.append(features.cpu().double().numpy())
     return np.concatenate(rows)
 
 

@@ -9,11 +9,18 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hilum.cohorts.labels import Labels
 from hilum.errors import CheckpointError
-from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights.file import write_tensors
+from hilum.settings.run import KeepBy
+from hilum.training.auxiliary import AuxiliaryHead
+from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
+from hilum.training.kept_weights import KeptWeights
 from hilum.training.run_folder import STATE
 from hilum.training.schedule import Schedule
+
+_FORMAT = 2
+"""1: only after whole epochs, without averaged weights."""
 
 Tensors = dict[str, Tensor]
 
@@ -24,14 +31,16 @@ class Progress:
 
     Attributes:
         epoch: The last complete epoch; 0 before the first.
-        best_loss: Lowest validation loss.
-        best_epoch: Epoch of the lowest validation loss; 0 before the first.
+        step: Steps already taken in the epoch after it.
+        best: Best validation figure; None before the first that is finite.
+        best_epoch: Epoch of the best validation figure; 0 before the first.
         rows: Rows of ``metrics.csv``.
         began: The card's entry about initial weights.
     """
 
     epoch: int = 0
-    best_loss: float = math.inf
+    step: int = 0
+    best: float | None = None
     best_epoch: int = 0
     rows: list[dict[str, str]] = field(default_factory=list)
     began: dict[str, Any] = field(default_factory=dict)
@@ -41,41 +50,55 @@ class TrainingState:
     """The network, its optimizer and the progress of a run; saves and restores itself.
 
     Args:
-        network: On its device.
+        kept: The network in training, and the weights that are kept.
         schedule: The schedule, which holds the optimizer.
+        head: The auxiliary head, if any.
+        labels: Labels of the training cases.
 
     Attributes:
-        progress: Epochs and losses so far.
+        progress: Epochs and figures so far.
+        running: The figures of the epoch that is running.
         best: Weights of the best epoch, on the CPU; before that the network's own.
     """
 
-    def __init__(self, network: ResNet3D, schedule: Schedule) -> None:
-        self.network = network
+    def __init__(self, kept: KeptWeights, schedule: Schedule, head: AuxiliaryHead | None, labels: Labels) -> None:
+        self.kept = kept
         self.schedule = schedule
+        self.head = head
+        self.labels = labels
         self.progress = Progress()
-        self.best: Tensors = network.state_dict()
+        self.running = EpochMetrics(labels)
+        self.best: Tensors = kept.source.state_dict()
 
     @property
     def stalled(self) -> int:
-        """Epochs since the best validation loss."""
+        """Epochs since the best validation figure."""
         return self.progress.epoch - self.progress.best_epoch
 
     def kept_epoch(self, keep: str) -> int:
         """The epoch whose weights become the model, by ``training.keep``; 0: none."""
         return self.progress.best_epoch if keep == "best" else self.progress.epoch
 
-    def after_epoch(self, val_loss: float) -> None:
-        """Count an epoch, and keep its weights if its loss is the lowest."""
-        self.progress.epoch += 1
-        self.schedule.after_epoch(val_loss)
-        if val_loss < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_epoch = val_loss, self.progress.epoch
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+    def after_step(self) -> None:
+        """Count a step of the optimizer."""
+        self.progress.step += 1
+        self.kept.after_step()
+
+    def after_epoch(self, validated: EpochFigures, keep_by: KeepBy) -> None:
+        """Count an epoch, and keep its weights if its validation figure is the best."""
+        progress = self.progress
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self.running = EpochMetrics(self.labels)
+        self.schedule.after_epoch(validated["loss"])
+        value = validated[keep_by]
+        if math.isfinite(value) and (progress.best is None or _is_better(value, progress.best, keep_by)):
+            progress.best, progress.best_epoch = value, progress.epoch
+            self.best = {name: t.detach().cpu().clone() for name, t in self.kept.network.state_dict().items()}
 
     def save(self, folder: Path) -> None:
         """Write the state into ``last/`` of a run, atomically."""
         optimizer = self.schedule.optimizer.state_dict()
-        tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
+        tensors = self._own_tensors()
         if self.progress.best_epoch:
             tensors |= {f"best.{name}": t for name, t in self.best.items()}
         numbers: dict[str, dict[str, Any]] = {}
@@ -85,24 +108,41 @@ class TrainingState:
                     tensors[f"optimizer.{key}.{name}"] = value
                 else:
                     numbers.setdefault(str(key), {})[name] = value
+        running, running_tensors = self.running.as_state()
+        tensors |= {f"running.{name}": t for name, t in running_tensors.items()}
         about = {
+            "format": _FORMAT,
             "progress": asdict(self.progress),
+            "running": running,
             "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
             "plateau": self.schedule.plateau.state_dict(),
         }
         write_tensors(folder / STATE, tensors, {"hilum": json.dumps(about)})
 
+    def _own_tensors(self) -> Tensors:
+        """The tensors of the network, the averaged weights and the auxiliary head, by name."""
+        parts: dict[str, Any] = {"model": self.kept.source, "average": self.kept.averaged if self.kept.decay else None}
+        parts["auxiliary"] = self.head
+        return {f"{part}.{k}": t for part, m in parts.items() if m is not None for k, t in m.state_dict().items()}
+
     def restore(self, folder: Path) -> None:
         """Restore the state that ``save`` wrote.
 
         Raises:
-            CheckpointError: If it is missing, damaged or of another model.
+            CheckpointError: If it is missing, damaged, of another model or another version.
         """
         try:
             with safe_open(folder / STATE, framework="pt") as file:
                 about = json.loads(file.metadata()["hilum"])
+                if about.get("format", 1) != _FORMAT:
+                    msg = f"{folder} cannot be resumed: another version of Hilum began it, and would train otherwise"
+                    raise CheckpointError(msg, hint="resume it with that version, or train a new run")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            self.network.load_state_dict(_named(tensors, "model."))
+            self.kept.source.load_state_dict(_named(tensors, "model."))
+            if self.kept.decay:
+                self.kept.averaged.load_state_dict(_named(tensors, "average."))
+            if self.head is not None:
+                self.head.load_state_dict(_named(tensors, "auxiliary."))
             state: dict[int, dict[str, Any]] = {int(k): v for k, v in about["optimizer"]["numbers"].items()}
             for name, tensor in _named(tensors, "optimizer.").items():
                 key, field_name = name.split(".", 1)
@@ -111,11 +151,16 @@ class TrainingState:
             self.schedule.optimizer.load_state_dict({"state": state, "param_groups": groups})
             self.schedule.plateau.load_state_dict(about["plateau"])
             self.progress = Progress(**about["progress"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as exc:
+            self.running = EpochMetrics.of_state(self.labels, about["running"], _named(tensors, "running."))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
             lines = [line.strip() for line in str(exc).splitlines()]  # PyTorch's first line is a heading
             msg = f"{folder} cannot be resumed: {next((line for line in lines if not line.endswith(':')), '')}"
             raise CheckpointError(msg) from exc
-        self.best = _named(tensors, "best.") or self.network.state_dict()
+        self.best = _named(tensors, "best.") or self.kept.source.state_dict()
+
+
+def _is_better(value: float, best: float, keep_by: KeepBy) -> bool:
+    return value < best if keep_by == "loss" else value > best
 
 
 def _named(tensors: Tensors, prefix: str) -> Tensors:

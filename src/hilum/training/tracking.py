@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from hilum.files import csv_text, new_file, write_whole
+from hilum.training.epoch_metrics import FIGURES
 from hilum.training.history import plot_history
 
-_FIGURES = ("loss", "accuracy", "f1", "auc")
+_FIGURES = ("loss", *FIGURES)
+_SHOWN = ("loss", "accuracy", "f1", "auc")
+"""Figures of an epoch's line in the log."""
+
 COLUMNS = ("epoch", "lr", *(f"{part}_{name}" for part in ("train", "val") for name in _FIGURES))
 
 
@@ -45,7 +49,7 @@ class Tracker:
         """The last epoch in one line."""
         row = self.rows[-1]
         return ", ".join(
-            f"{part} " + " ".join(f"{name} {float(row[f'{part}_{name}']):.3f}" for name in _FIGURES)
+            f"{part} " + " ".join(f"{name} {float(row[f'{part}_{name}']):.3f}" for name in _SHOWN)
             for part in ("train", "val")
         )
 

@@ -16,18 +16,22 @@ class Stop:
 
     After the first signal running tasks finish, so that no temporary files remain; the second ends at once.
 
+    Args:
+        message: What the first signal prints.
+
     Attributes:
         signal: Number of the signal; 0 before any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "stopping after the scans that are under way; once more: at once") -> None:
+        self.message = message
         self.signal = 0
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.signal:
             self.end()
         self.signal = number
-        sys.stderr.write("\nstopping after the scans that are under way; once more: at once\n")
+        sys.stderr.write(f"\n{self.message}\n")
 
     def end(self) -> None:
         """End this process as the signal would have."""

@@ -1,0 +1,60 @@
+"""Saves the training state: after each epoch, now and then within long ones, and when a signal ends the run."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hilum.training.state import TrainingState
+from hilum.working.stop import Stop
+
+_log = logging.getLogger("hilum")
+
+
+class Saver:
+    """Saves a state after steps, epochs and signals.
+
+    Args:
+        state: The state of the run.
+        folder: ``last/`` of the run.
+        minutes: Time after which a state is saved within an epoch.
+    """
+
+    def __init__(self, state: TrainingState, folder: Path, minutes: float) -> None:
+        self.state = state
+        self.folder = folder
+        self.seconds = 60 * minutes
+        self.stop = Stop("stopping after this step, and saving; once more: at once")
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """A context in which a signal to end is only recorded, until the state is saved."""
+        with self.stop.on_signals():
+            yield
+
+    def after_step(self) -> None:
+        """Save if it is time, and end if a signal asked for it."""
+        if self.stop.signal or time.monotonic() - self.saved >= self.seconds:
+            self._save()
+
+    def after_batch(self) -> None:
+        """End if a signal asked for it: validation changes nothing of the state."""
+        if self.stop.signal:
+            self._save()
+
+    def after_epoch(self) -> None:
+        """Save."""
+        self._save()
+
+    def _save(self) -> None:
+        self.state.save(self.folder)
+        self.saved = time.monotonic()
+        if self.stop.signal:
+            progress = self.state.progress
+            name = signal.Signals(self.stop.signal).name
+            where = f"{progress.epoch} epochs and {progress.step} steps are saved in {self.folder}"
+            _log.warning("stopped by %s: %s; hilum train --resume goes on", name, where)
+            self.stop.end()
