@@ -19,24 +19,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 from machine import DATA, ROOT, line, machine
 
 from hilum import Predictor, train
+from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.table import Cohort
 from hilum.files import csv_text, write_whole
 from hilum.measuring.bootstrap import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
 from hilum.modelling.speed import PLAIN
 from hilum.preparing import Store, load_sample
-from hilum.cohorts.prepared import prepare_cohort
 from hilum.randomness import generator
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, to_dict
@@ -54,7 +52,18 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "smoothing": {"loss": {"label_smoothing": 0.1}},
     "sgd-cosine": {"training": {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"}},
     "votes": {"cohort": {"unlabelled": "train"}, "columns": {"num_readers": "num_readers"}},
-    "auxiliary": {"columns": {"auxiliary": ["mean_vote", "diameter_mm", "texture_1to5", "spiculation_1to5", "margin_1to5", "subtlety_1to5"]}},
+    "auxiliary": {
+        "columns": {
+            "auxiliary": [
+                "mean_vote",
+                "diameter_mm",
+                "texture_1to5",
+                "spiculation_1to5",
+                "margin_1to5",
+                "subtlety_1to5",
+            ]
+        }
+    },
     "group-norm": {"model": {"norm": "group"}},
     "measures": {"model": {"measures": "nodule"}},
 }
@@ -91,7 +100,12 @@ def _run_all(arms, out, jobs, quick):
         out.mkdir(parents=True, exist_ok=True)
         with (out / f"{name}.log").open("a") as log:
             command = [sys.executable, __file__, "--one", *map(str, what), "--out", str(out)]
-            done = subprocess.run(command + (["--quick"] if quick else []), stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            done = subprocess.run(
+                command + (["--quick"] if quick else []),
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
         print(name, "done" if not done.returncode else f"failed, see {name}.log", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -127,7 +141,9 @@ def _train(arm, fold, seed, out, quick=False):
     predictor = Predictor(run.model)
     samples = [load_sample(file) for file in prepared.samples]
     logits = np.concatenate([predictor.logits(samples[i : i + 32]) for i in range(0, len(samples), 32)])
-    rows = [(c.case_id, c.patient_id, c.label, f"{z[1] - z[0]:.9g}") for c, z in zip(prepared.cases, logits, strict=True)]
+    rows = [
+        (c.case_id, c.patient_id, c.label, f"{z[1] - z[0]:.9g}") for c, z in zip(prepared.cases, logits, strict=True)
+    ]
     write_whole(run.folder / "minutes.json", json.dumps(minutes))
     write_whole(run.folder / "test.csv", csv_text([("case_id", "patient", "label", "logit"), *rows]))
 
@@ -135,7 +151,12 @@ def _train(arm, fold, seed, out, quick=False):
 def read_test(file):
     with file.open(newline="") as f:
         rows = list(csv.DictReader(f))
-    return [r["case_id"] for r in rows], [r["patient"] for r in rows], np.array([int(r["label"]) for r in rows]), np.array([float(r["logit"]) for r in rows])
+    return (
+        [r["case_id"] for r in rows],
+        [r["patient"] for r in rows],
+        np.array([int(r["label"]) for r in rows]),
+        np.array([float(r["logit"]) for r in rows]),
+    )
 
 
 def figures(arms, out):
@@ -165,7 +186,10 @@ def figures(arms, out):
         base = next(iter(stats.values()))
         d, e = stats[arm][0] - base[0], np.nanstd(stats[arm][1] - base[1], ddof=1)
         de, ee = stats[arm][3] - base[3], np.nanstd(stats[arm][4] - base[4], ddof=1)
-        print(f"{arm:12s} AUC {stats[arm][0]:.4f}  {d:+.4f} +- {Z95 * e:.4f}   ensemble {stats[arm][3]:.4f} {de:+.4f} +- {Z95 * ee:.4f}  each {' '.join(f'{v:.4f}' for v in values)}  {np.mean(minutes):.1f} min", flush=True)
+        print(
+            f"{arm:12s} AUC {stats[arm][0]:.4f}  {d:+.4f} +- {Z95 * e:.4f}   ensemble {stats[arm][3]:.4f} {de:+.4f} +- {Z95 * ee:.4f}  each {' '.join(f'{v:.4f}' for v in values)}  {np.mean(minutes):.1f} min",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

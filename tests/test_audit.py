@@ -166,7 +166,7 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
     config = RunConfig(
         cohort=CohortConfig(table="t.csv"), recipe=RECIPE, training=TrainingConfig(epochs=1, batch_size=4, device="cpu")
     )
-    monkeypatch.setattr(training, "_decided", lambda config, data: config)
+    monkeypatch.setattr(training, "decided", lambda config, data: config)
     monkeypatch.setattr(training, "fit", lambda config, data, run: fitted.append(data) or run.model)
     monkeypatch.setattr(Run, "clear", lambda self: None)
     fitted = []
@@ -208,7 +208,7 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
 def test_a_table_is_compared_with_the_cases_that_trained_a_run(patients, tmp_path, monkeypatch, capsys):
     cohort_of(tmp_path, dict(enumerate(patients[:12])), [(f"c{i}", i, i % 2, f"P{i}") for i in range(12)])
     config = RunConfig(cohort=CohortConfig(table="t.csv"), recipe=RECIPE, training=TrainingConfig(device="cpu"))
-    monkeypatch.setattr(training, "_decided", lambda config, data: config)
+    monkeypatch.setattr(training, "decided", lambda config, data: config)
     monkeypatch.setattr(training, "fit", lambda config, data, run: run.model)
     monkeypatch.setattr(Run, "clear", lambda self: None)
     train(config, tmp_path / "run", base=tmp_path)
@@ -359,7 +359,7 @@ def fitted(monkeypatch):
         return run.model
 
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(training, "_decided", lambda config, data: config)
+    monkeypatch.setattr(training, "decided", lambda config, data: config)
     return fitted
 
 

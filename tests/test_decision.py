@@ -241,11 +241,11 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
 
 
 def test_auto_that_becomes_a_loss_without_offsets_is_refused_with_them(npy_cohort, tmp_path, monkeypatch):
-    import hilum.training.train as run
+    from hilum.training import decided_settings
 
     config = load(npy_cohort / "config.toml")
     config = replace(config, loss=LossConfig(name="auto"), decision=DecisionConfig(calibration="prior"))
-    monkeypatch.setattr(run, "_advised", lambda *_: LossConfig(name="focal"))
+    monkeypatch.setattr(decided_settings, "_advised", lambda *_: LossConfig(name="focal"))
     with pytest.raises(ConfigError, match=r"decision\.calibration must be another with loss\.name = focal"):
         train(config, tmp_path / "run", base=npy_cohort)
     assert not (tmp_path / "run").exists()

@@ -187,7 +187,7 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_written(tmp_path, change,
 
 
 def test_extra_keys_cannot_replace_figures(tmp_path):
-    with pytest.raises(ConfigError, match="must not be names of figures, got 'auc'"):
+    with pytest.raises(ConfigError, match="extra keys must be other names than those of figures, got auc"):
         judge(**answers(), folder=tmp_path / "evaluation", extra={"auc": 1.0})
 
 
@@ -353,7 +353,7 @@ def test_the_line_on_labels_names_the_worst_beside_the_mean(tmp_path):
         ({"probs": np.full((59, 3), 0.5)}, CohortError, "as many patients, labels and probabilities as cases"),
         ({"threshold": (0.5, 0.5)}, ConfigError, "a threshold for each of 3 labels, got 2"),
         ({"threshold": 0.5}, ConfigError, "a threshold for each of 3 labels, got 1"),
-        ({"extra": {"by_label": {}}}, ConfigError, "must not be names of figures, got 'by_label'"),
+        ({"extra": {"by_label": {}}}, ConfigError, "must be other names than those of figures, got by_label"),
     ],
 )  # fmt: skip
 def test_labels_that_cannot_be_judged_are_named_and_nothing_is_written(tmp_path, change, error, match):

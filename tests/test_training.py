@@ -70,11 +70,13 @@ def test_the_plot_of_the_loss_shows_small_losses_beside_a_peak(tmp_path, monkeyp
     assert scale == "log" or bottom == 0
 
 
-def test_metrics_have_loss_accuracy_f1_and_auc_of_both_parts_and_no_times(trained_run):
+def test_metrics_have_the_figures_of_both_parts_and_no_times(trained_run):
     with (trained_run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "lr"] + [
-        f"{part}_{name}" for part in ("train", "val") for name in ("loss", "accuracy", "f1", "auc")
+        f"{part}_{name}"
+        for part in ("train", "val")
+        for name in ("loss", "accuracy", "f1", "auc", "average_precision", "balanced_accuracy")
     ]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
 
@@ -401,7 +403,7 @@ def test_a_class_lost_to_refusals_is_said_before_training(npy_cohort, tmp_path):
 
 
 def test_a_demand_that_validation_cannot_meet_costs_no_training(npy_cohort, tmp_path, caplog):
-    config = short(npy_cohort, epochs=1, lr=1e-9)
+    config = short(npy_cohort, epochs=1, lr=1e-9, norm_statistics="running")
     config = replace(config, decision=DecisionConfig(rule="sensitivity", at=0.999))
     _, card = load_model(train(config, tmp_path / "run", base=npy_cohort))
     (decision,) = card.decisions.each

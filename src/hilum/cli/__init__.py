@@ -25,6 +25,7 @@ VERBS = {
     "prepare": ("Prepare", "prepare every case of a config into the store"),
     "store": ("ShowStore", "list or verify a store of prepared samples"),
     "train": ("Train", "train and test a model from a config, or from a table alone"),
+    "ensemble": ("MakeEnsemble", "make one calibrated ensemble of several runs on the same cases"),
     "evaluate": ("Evaluate", "judge a model on cases that it has not seen"),
     "compare": ("Compare", "compare a model with others, or with columns of the table, on the same cases"),
     "report": ("MakeReport", "write the report of an evaluation as one HTML page"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, require
 from hilum.settings.presets import under_flags
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, to_dict
@@ -40,8 +40,17 @@ class Train:
     out: Path | None = None
     """The run folder, new or empty; by default runs/NAME."""
 
+    folds: int = 0
+    """Train a member for each of so many folds, and make one calibrated ensemble of them; 0: one model."""
+
+    seeds: int = 1
+    """Members of each fold: training.seed and the numbers after it; with --folds."""
+
+    jobs: int = 1
+    """Members that are trained at a time, each with its share of the cores; with --folds."""
+
     resume: bool = False
-    """Continue the run in --out after its last complete epoch."""
+    """Go on with the run in --out where it stopped, with its own settings."""
 
     allow_leakage: bool = False
     """Train even if the table's own split puts linked cases into different parts; the model's card says so."""
@@ -95,7 +104,9 @@ class Train:
 
     def run(self) -> int:
         """Train, then judge the model on the test part."""
+        from hilum.deciding.model_folder import read_card
         from hilum.judging import evaluate, headline
+        from hilum.training.folds import train_folds
         from hilum.training.run_folder import Run
         from hilum.training.train import train
 
@@ -104,7 +115,17 @@ class Train:
             settings = replace(settings, store=str(run.folder.parent / settings.store))
         if not self.resume:
             run.check_new([self.source])  # ``train`` does not know this file, so it cannot check it
-        train(settings, run.folder, resume=self.resume, allow_leakage=self.allow_leakage)
+        lost = False
+        if self.folds or (self.resume and run.is_of_folds):
+            require(not self.allow_leakage, "--allow-leakage", "absent with --folds, which draws the parts", True)
+            model = train_folds(
+                settings, run.folder, folds=self.folds, seeds=self.seeds, jobs=self.jobs, resume=self.resume
+            )
+            lost = bool(read_card(model).training["ensemble"]["lost"])
+        else:
+            for name, value in {"seeds": self.seeds, "jobs": self.jobs}.items():
+                require(value == 1, f"--{name}", "1 without --folds", value)
+            train(settings, run.folder, resume=self.resume, allow_leakage=self.allow_leakage)
         if self.is_table:
             _log.info("the planned settings are in %s", run.settings_file)
         answer = evaluate(run.folder, allow_leakage=self.allow_leakage)
@@ -113,7 +134,7 @@ class Train:
             print(f"refused: {_num_rows(run.refused_file)} cases of the table, listed in {run.refused_file}")
         print(f"model: {run.model}")
         print(f"report: {run.evaluation / 'report.html'}")
-        return 0
+        return 3 if lost else 0
 
     @staticmethod
     def short_help() -> str:
@@ -123,13 +144,13 @@ class Train:
         docs = field_docs(Train)
         own = [
             line
-            for name in ("out", "resume", "allow_leakage")
+            for name in ("out", "folds", "seeds", "jobs", "resume", "allow_leakage")
             for line in (f"  --{name.replace('_', '-')}", f"      {docs[name]}")
         ]
         return "\n".join(
             [
-                "usage: hilum train CONFIG|COHORT [--out RUN] [--resume] [--allow-leakage] "
-                "[--SECTION.SETTING VALUE ...]",
+                "usage: hilum train CONFIG|COHORT [--out RUN] [--folds N [--seeds N] [--jobs N]] [--resume] "
+                "[--allow-leakage] [--SECTION.SETTING VALUE ...]",
                 "",
                 *textwrap.wrap((Train.__doc__ or "").split("\n\n")[0], 100),
                 "",

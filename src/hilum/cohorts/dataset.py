@@ -14,6 +14,7 @@ from hilum.cohorts.batches import Drawn
 from hilum.cohorts.labels import labels_of, targets_of
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.table import Case, Cohort
+from hilum.errors import PrepareError
 from hilum.preparing import load_sample
 from hilum.preparing.subvolumes import all_starts, channels, cut, random_start
 from hilum.randomness import generator
@@ -98,6 +99,22 @@ class CohortDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def check(self) -> None:
+        """Load every sample.
+
+        Raises:
+            PrepareError: If one is missing or damaged; the text names its case.
+        """
+        for place in range(len(self)):
+            self._volume(place)
+
+    def _volume(self, place: int) -> Volume:
+        try:
+            return load_sample(self.prepared.samples[self.indices[place]])
+        except PrepareError as exc:
+            msg = f"case {self.prepared.cases[self.indices[place]].case_id!r}: {exc.message}"
+            raise PrepareError(msg, path=exc.path, hint="hilum prepare makes it anew") from exc
+
     def targets_of(self, places: list[int]) -> Float32[Tensor, "n c"]:
         """Targets of the cases with these indices."""
         return torch.from_numpy(self.targets[places]).float()
@@ -110,7 +127,7 @@ class CohortDataset(Dataset[Sample]):
         """The case of an index; with ``sub_volumes``, an item with epoch and copy gives a random grid of the case."""
         place, epoch, copy = item if isinstance(item, tuple) else (item, None, 0)
         name = self.names[place] + (f"\0{copy}" if copy else "")  # no name has the character: names come from text
-        volume = load_sample(self.prepared.samples[self.indices[place]])
+        volume = self._volume(place)
         if epoch is None or not self.recipe.sub_volumes:
             return as_sample(volume, self.recipe, place, name=name)
         random = generator(self.seed, epoch, name, "sub-volume")

@@ -38,7 +38,7 @@ _MOVED = ("classes", "temperature", "threshold", "threshold_rule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class EnsembleMember:
     """A member of an ensemble.
 
     Attributes:
@@ -75,7 +75,7 @@ class ModelCard:
     views: Views | None = None
     training: dict[str, Any]
     version: str = ""
-    members: tuple[Member, ...] = ()
+    members: tuple[EnsembleMember, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

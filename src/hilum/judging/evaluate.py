@@ -16,20 +16,19 @@ from hilum.cohorts.labels import labels_of
 from hilum.cohorts.links import leakage_note
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.deciding.decision import Decisions
 from hilum.errors import ConfigError
 from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, check_leaks, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.evaluation_folder import evaluation_folder_of
+from hilum.judging.folds import evaluate_folds
 from hilum.judging.judge import check_folder, checked_prevalence, judge
+from hilum.judging.model_facts import about_model, calibrated_at, case_columns
 from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig
-from hilum.settings.toml import to_dict
 from hilum.training.run_folder import Run
-from hilum.volume import Tags
 
 _log = logging.getLogger("hilum")
 
@@ -60,7 +59,7 @@ def evaluate(
 
     Args:
         model: The run folder, or the model folder in it.
-        table: The cases; None: the test part of the model's own run.
+        table: The cases; None: the test part of the model's own run, or all cases of a run of folds, out of fold.
         out: Folder for ``evaluation.json``, ``cases.csv`` and the pictures; None: that of the run, for its own cases.
         columns: Names of the table's columns; for the run's own cases those of the run. A multi-label model uses
             columns with the names of its labels if ``columns.labels`` is empty.
@@ -89,6 +88,8 @@ def evaluate(
     out = (run.evaluation if out is None else user_path(out)).absolute()
     _check_place(out, is_own=table is None)
     check_folder(out, inputs=[] if table is None else [table])
+    if table is None and run.is_of_folds:
+        return evaluate_folds(run, out, prevalence=prevalence, pictures=pictures)
     predictor = Predictor(model, device=device)
     decisions = predictor.card.decisions
     prevalence = checked_prevalence(prevalence, decisions.classes, multi_label=decisions.multi_label)
@@ -179,8 +180,8 @@ def _judged(
         doubts=[p.reason for p in predictions],
         points=[one.operating_points for one in decisions.each] if decisions.thresholds else (),
         prevalence=prevalence,
-        calibrated_at=_calibrated_at(decisions),
-        columns=_columns(unseen),
+        calibrated_at=calibrated_at(decisions),
+        columns=case_columns(unseen),
         note="; ".join(marks),
         extra={
             **about,
@@ -189,7 +190,7 @@ def _judged(
             "unchecked": candidates.unchecked,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],
             "findings": unseen.findings,
-            "model": _about_model(predictor),
+            "model": about_model(predictor.card),
         },
     )
 
@@ -227,37 +228,3 @@ def own_samples(path: str | Path) -> dict[str, Path]:
     parts = run.splits(cohort).parts
     tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
     return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
-
-
-def _calibrated_at(decisions: Decisions) -> list[float | None]:
-    """Prevalence at which the probabilities of the second of two classes, or of each class or label, are stated."""
-    shares = [one.calibration.prevalence for one in decisions.each]
-    if decisions.multi_label or len(decisions.classes) == 2:
-        return [both[1] if both else None for both in shares]
-    return list(shares[0]) or [None] * len(decisions.classes)
-
-
-def _columns(unseen: PreparedCohort) -> dict[str, list[str]]:
-    """The table's further columns and the technical tags of the scans, as text; empty where missing."""
-    tags = [unseen.tags.get(case.case_id, Tags()) for case in unseen.cases]
-    columns = {
-        "kernel": [one.kernel for one in tags],
-        "manufacturer": [one.manufacturer for one in tags],
-        "scanner model": [one.model for one in tags],
-        "slice thickness, mm": ["" if one.thickness_mm is None else f"{one.thickness_mm:g}" for one in tags],
-    }
-    known = {name: texts for name, texts in columns.items() if any(texts)}
-    return known | {name: [case.groups[name] for case in unseen.cases] for name in unseen.cases[0].groups}
-
-
-def _about_model(predictor: Predictor) -> dict[str, Any]:
-    """What the report says of the model: network, input, decisions, training; no ids, paths or host."""
-    card = predictor.card
-    training = {name: value for name, value in card.training.items() if name != "split"}
-    return {
-        "version": card.version,
-        "network": to_dict(card.model),
-        "recipe": to_dict(card.recipe),
-        "decisions": to_dict(card.decisions),
-        "training": training,
-    }

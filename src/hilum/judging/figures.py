@@ -168,13 +168,18 @@ def judge_cases(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
+    decided: Labels | None = None,
 ) -> Judgement:
-    """Judge two classes, more classes, or several labels that do not exclude one another (labels of two axes)."""
+    """Judge two classes, more classes, or several labels that do not exclude one another (labels of two axes).
+
+    Decisions are by the thresholds of the rules, or given, where these have none. Of more than two classes the most
+    probable one is decided.
+    """
     if labels.ndim == 2:
-        return _judge_labels(labels, probs, classes, rules, patients, seed)
+        return _judge_labels(labels, probs, classes, rules, patients, seed, decided)
     if len(classes) > 2:
         return _judge_classes(labels, probs, classes, rules, patients, seed)
-    called = probs[:, 1] >= rules.thresholds[0]
+    called = probs[:, 1] >= rules.thresholds[0] if decided is None else decided == 1
     figures = with_called_intervals(
         labels, probs[:, 1], called=called, patients=patients, asked=rules.asked(0), seed=seed
     )
@@ -219,9 +224,10 @@ def _judge_labels(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
+    decided: Labels | None,
 ) -> Judgement:
     """Judge several labels that do not exclude one another: means over them, then each."""
-    called = probs >= np.array(rules.thresholds)
+    called = probs >= np.array(rules.thresholds) if decided is None else decided == 1
     asked = [rules.asked(k) for k in range(len(names))]
     over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
     each = tuple(

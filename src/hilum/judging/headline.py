@@ -12,6 +12,12 @@ def headline(evaluation: dict[str, Any]) -> str:
         figures = [_formatted(evaluation, name) for name in ("auc", "sensitivity", "specificity")]
     else:
         about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
+    folds = evaluation.get("folds")
+    if folds and len(folds["outputs"]) == 1:
+        (by_fold,) = folds["outputs"].values()
+        mean = _formatted({**by_fold, "mean": by_fold["auc_fold_mean"], "mean_ci": by_fold["auc_fold_mean_ci"]}, "mean")
+        about += f", out of fold, of {len(by_fold['folds'])} folds"
+        figures.insert(1, mean.replace("mean", "mean of the folds", 1))
     seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
     refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
     doubtful = _doubtful(evaluation)

@@ -56,6 +56,8 @@ def judge(
     points: Sequence[Sequence[OperatingPoint]] = (),
     prevalence: Sequence[float] = (),
     calibrated_at: Sequence[float | None] = (),
+    decided: Labels | None = None,
+    further: Mapping[str, Sequence[str]] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
     extra: dict[str, object] | None = None,
@@ -89,6 +91,8 @@ def judge(
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each class or of each label.
         calibrated_at: Prevalence at which the probabilities are stated, of the same outputs; None where it is unknown.
+        decided: Decision of each case, where no one threshold decides all; then ``threshold`` is None.
+        further: Further columns of cases.csv.
         columns: Text of each case by the name of a column, for figures by subgroup and by a measurement alone.
         note: A sentence at the foot of each picture, and in each row of cases.csv.
         extra: Further keys for evaluation.json.
@@ -104,30 +108,31 @@ def judge(
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
+    by_threshold = decided is None and (labels.ndim == 2 or len(classes) == 2)
     rules = Rules(
-        thresholds=() if labels.ndim == 1 and len(classes) > 2 else tuple(0.5 if cut is None else cut for cut in cuts),
+        thresholds=tuple(0.5 if cut is None else cut for cut in cuts) if by_threshold else (),
         points=tuple(map(tuple, points)),
         prevalence=checked_prevalence(prevalence, classes, multi_label=labels.ndim == 2),
         calibrated_at=tuple(calibrated_at),
     )
-    judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed)
+    judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed, decided=decided)
     counts = {"num_cases": len(labels), "num_patients": len(set(patients))}
     evaluation: Evaluation = {"format": EVALUATION_FORMAT, **counts, "classes": list(classes), **judged.figures}
     is_decided = np.array([not doubt for doubt in doubts or [""] * len(labels)])
-    evaluation["coverage"] = float(is_decided.mean())
-    evaluation["decided"] = _decided(is_decided, labels, probs, classes, rules, patients, seed)
+    alone = _decided(is_decided, labels, probs, classes, rules, patients, seed, decided)
+    evaluation |= {"coverage": float(is_decided.mean()), "decided": alone}
     evaluation |= _by_column(columns or {}, judged, labels, probs, patients)
     taken = sorted(set(evaluation) & set(extra or {}))
-    if taken:
-        msg = f"extra keys must not be names of figures, got {taken[0]!r}"
-        raise ConfigError(msg)
+    require(not taken, "extra keys", "other names than those of figures", ", ".join(taken))
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
     table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
+    table += [[name, *texts] for name, texts in (further or {}).items()]
     table += [["scan", *scans]] if scans is not None else []
     table += [["indeterminate", *doubts]] if doubts is not None else []
-    table += [["note", *[note] * len(labels)]] if note else []
-    table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
+    table += [
+        [name, *[text] * len(labels)] for name, text in (("note", note), ("format", str(EVALUATION_FORMAT))) if text
+    ]
     _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
 
@@ -158,12 +163,21 @@ def _decided(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
+    decided: Labels | None,
 ) -> Evaluation | None:
     """Figures of the decided cases alone; None if all are decided, or none is."""
     if is_decided.all() or not is_decided.any():
         return None
     inside = [patient for patient, one in zip(patients, is_decided, strict=True) if one]
-    alone = judge_cases(labels[is_decided], probs[is_decided], classes=classes, rules=rules, patients=inside, seed=seed)
+    alone = judge_cases(
+        labels[is_decided],
+        probs[is_decided],
+        classes=classes,
+        rules=rules,
+        patients=inside,
+        seed=seed,
+        decided=None if decided is None else decided[is_decided],
+    )
     return {"num_cases": len(inside), "num_patients": len(set(inside)), **alone.figures}
 
 

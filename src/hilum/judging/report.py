@@ -117,6 +117,7 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
             )
             for k, one in enumerate(each)
         ],
+        "fold_notes": parts.fold_notes(evaluation),
         "undecided": parts.undecided(judged),
         "subgroups": groups.rows,
         "subgroup_heads": groups.heads,
@@ -160,7 +161,8 @@ def _output(one: ClassJudgement, place: int, judged: EvaluationFolder) -> dict[s
         "caption": f"Figures of {one.name} against the rest: {evaluation['num_positives']} of {len(one.y)} cases",
         "rows": figure_rows(evaluation, decided),
         "overview": [sortable(evaluation, name) for name in _OVERVIEW],
-        "points": point_rows(evaluation),
+        "points": point_rows(evaluation, cross_fitted=bool(judged.evaluation.get("folds"))),
+        "folds": parts.fold_rows(judged.evaluation, one.name),
         "confusion": confusion_table(one.matrix, names),
         "plots": [
             _plot(roc_page([one], alone=True), f"roc-{place}", f"ROC curve of {one.name}: AUC {area}", "ROC curve"),

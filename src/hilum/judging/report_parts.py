@@ -204,6 +204,25 @@ def smallest_difference_lines(judged: EvaluationFolder) -> list[str]:
     return [*lines, "A smaller difference is found less often; that none was found does not show that there is none."]
 
 
+def fold_rows(evaluation: Evaluation, output: str) -> list[list[str]]:
+    """Fold, cases, positives and AUC of each fold, then their mean; empty for a single model."""
+    by_fold = evaluation.get("folds", {}).get("outputs", {}).get(output)
+    if not by_fold:
+        return []
+    rows = [
+        [str(one["fold"]), str(one["num_cases"]), str(one["num_positives"]), figure_text(one, "auc")]
+        for one in by_fold["folds"]
+    ]
+    return [*rows, ["mean of the folds", "", "", figure_text(by_fold, "auc_fold_mean")]]
+
+
+def fold_notes(evaluation: Evaluation) -> list[str]:
+    """What must be known of figures out of fold; empty for a single model."""
+    folds = evaluation.get("folds")
+    lost = [f"A member was lost: {one}" for one in evaluation.get("lost_members", [])]
+    return [folds["note"], folds["pooled"], *lost] if folds else []
+
+
 def card_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """The main facts of the model card."""
     model = evaluation.get("model")
@@ -213,6 +232,8 @@ def card_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     for one, name in zip(model["decisions"]["each"], _decision_names(model["decisions"]), strict=True):
         rows += [(f"calibration{name}", one["calibration"]["rule"]), (f"threshold{name}", one["rule"])]
     rows += flat(training.get("counts", {}), "cases.") + flat(training.get("validation", {}), "validation.")
+    for one in training.get("ensemble", {}).get("members", []):
+        rows.append((f"member {one['name']}", f"fold {one['fold']}, seed {one['seed']}, kept epoch {one['epoch']}"))
     if "epoch" in training:
         rows.append(("kept epoch", str(training["epoch"])))
     if training.get("leakage"):

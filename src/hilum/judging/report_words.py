@@ -102,14 +102,20 @@ def figure_rows(evaluation: Evaluation, decided: Evaluation | None) -> list[tupl
     return rows
 
 
-def point_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Texts of the operating points: demand, where it was chosen, threshold, sensitivity, specificity."""
+def point_rows(evaluation: Evaluation, *, cross_fitted: bool = False) -> list[list[str]]:
+    """Texts of the operating points: demand, where it was chosen, threshold, sensitivity, specificity.
+
+    Args:
+        evaluation: The figures of one class or label.
+        cross_fitted: Whether each fold has a threshold of its own.
+    """
     frozen = evaluation["threshold"]
     rates = [figure_text(evaluation, name) for name in _WITHOUT_DECISION]
-    rule = "the most probable class" if frozen is None else "the model's own threshold"
-    rows = [
-        [rule, "validation cases" if frozen is not None else "–", "–" if frozen is None else rounded(frozen), *rates]
-    ]
+    rows = [["the most probable class", "–", "–", *rates]]
+    if cross_fitted:
+        rows = [["the threshold of each fold", "the other folds", "–", *rates]]
+    elif frozen is not None:
+        rows = [["the model's own threshold", "validation cases", rounded(frozen), *rates]]
     for point in evaluation["operating_points"]:
         demand = f"{point['rule']} of at least {point['at']:g}"
         threshold = "–" if point["threshold"] is None else rounded(point["threshold"])

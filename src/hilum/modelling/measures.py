@@ -1,5 +1,7 @@
 """Size and HU around a point, measured in the image and joined to the learned features."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -42,7 +44,7 @@ class NoduleMeasures(nn.Module):
         radius = np.hypot(y[:, None], x[None]).ravel()
         most = min(_LARGEST_MM, float(-y[0]), float(-x[0]))
         edges = np.arange(0, max(most, _STEP_MM) + 1e-6, _STEP_MM)
-        inside = [(radius >= low) & (radius < high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        inside = [(radius >= low) & (radius < high) for low, high in pairwise(edges)]
         rings = np.stack([one / one.sum() for one in inside if one.any()]).astype(np.float32)
         self.num_middle = max(1, round(_CENTRE_MM / _STEP_MM))
         self.num_measures = 2 * len(rings) + 1

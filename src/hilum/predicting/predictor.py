@@ -171,16 +171,21 @@ class Predictor:
         return found
 
     def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:
-        doubtful = _DOUBT if self.card.recipe.part else _DOUBT_OF_PLACE
-        doubts = [f for f in sample.findings if f.code in doubtful]
+        doubt = doubt_about(sample, self.card.recipe)
         return Prediction(
             probabilities={name: float(p) for name, p in zip(self.card.classes, probs, strict=True)},
-            decision=INDETERMINATE if doubts else decided,
-            reason="; ".join(f.message for f in doubts),
+            decision=INDETERMINATE if doubt else decided,
+            reason=doubt,
             thresholds=self.card.decisions.thresholds,
             findings=sample.findings,
             geometry=_geometry(sample, self.card.recipe),
         )
+
+
+def doubt_about(sample: Volume, recipe: Recipe) -> str:
+    """Why a prediction of a prepared sample is indeterminate; else empty."""
+    doubtful = _DOUBT if recipe.part else _DOUBT_OF_PLACE
+    return "; ".join(f.message for f in sample.findings if f.code in doubtful)
 
 
 def _memory_advice(device: torch.device) -> str:

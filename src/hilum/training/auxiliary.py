@@ -1,7 +1,5 @@
 """Learns auxiliary targets beside the label, from the same features; nothing of it goes into the model."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -80,9 +78,3 @@ class WithAuxiliary(nn.Module):
         features = network.forward_head(network.forward_features(x), network.measured(x), pre_logits=True)
         with torch.autocast(x.device.type, enabled=False):
             return self.network.logits_of(features), self.head(features)
-
-
-def network_of(model: Any) -> ResNet3D:
-    """The network in a model that is trained, without its auxiliary head."""
-    network: ResNet3D = model.network if isinstance(model, WithAuxiliary) else model
-    return network

@@ -1,5 +1,6 @@
 """Fills in the card of a trained model (``deciding.model_folder.ModelCard``)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float, Int
 
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
+from hilum.cohorts.table import Case
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import ModelCard
@@ -39,12 +41,6 @@ def model_card(
     labels, logits = validated
     each, chosen = decisions_of(config, cohort.classes, trained, labels, logits)
     decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=each)
-    settings = {
-        k: v
-        for k, v in to_dict(config).items()
-        if k not in ("cohort", "store", "store_gb", "reading", "recipe", "model", "card")
-    }
-    del settings["training"]["weights"]
     return ModelCard(
         model=config.model,
         recipe=config.recipe.in_numbers,
@@ -54,10 +50,10 @@ def model_card(
         training={
             **about,
             **({"leakage": data.leakage} if data.leakage else {}),
-            "counts": {part: _counts(data, part) for part in ("train", "val", "test")},
+            "counts": {part: counts_of(data.cases(part), cohort.classes) for part in ("train", "val", "test")},
             "validation": validation_figures(decisions, labels, logits, chosen),
             "statements": to_dict(config.card),
-            "settings": settings,
+            "settings": settings_for_card(config),
         },
     )
 
@@ -85,8 +81,16 @@ def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], c
     return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
 
 
-def _counts(data: SplitCohort, part: str) -> dict[str, int]:
-    cases = data.cases(part)
+def settings_for_card(config: RunConfig) -> dict[str, Any]:
+    """The settings that a card repeats: neither the table nor paths."""
+    left_out = ("cohort", "store", "store_gb", "reading", "recipe", "model", "card")
+    settings = {name: value for name, value in to_dict(config).items() if name not in left_out}
+    del settings["training"]["weights"]
+    return settings
+
+
+def counts_of(cases: Sequence[Case], classes: Sequence[str]) -> dict[str, int]:
+    """Number of cases and patients, and of cases of each class."""
     having = [[k for k, is_there in case.sides if is_there] for case in cases]
-    by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(data.cohort.classes)}
+    by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(classes)}
     return {"cases": len(cases), "patients": len({case.patient_id for case in cases}), **by_class}

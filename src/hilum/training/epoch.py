@@ -1,5 +1,6 @@
 """One epoch of training or validation, batch by batch."""
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from hilum.cohorts.dataset import CohortDataset, Sample, to_float
 from hilum.cohorts.sampling import Decks, drawn_by
 from hilum.deciding.inference import case_logits
 from hilum.deciding.tta import Views
-from hilum.errors import TrainingError
+from hilum.errors import HilumError, ResourceError, TrainingError
 from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.input import model_input
 from hilum.modelling.losses.base import Loss, smoothed
@@ -27,7 +28,25 @@ from hilum.settings.run import RunConfig
 from hilum.training.auxiliary import AuxiliaryHead
 from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
 from hilum.training.micro_batches import micro_batches, within_memory_of
+from hilum.training.saver import Saver
 from hilum.training.state import TrainingState
+
+
+def _begin_worker(_number: int) -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _loader_error(exc: Exception) -> Exception:
+    """A clear error for what went wrong in a loader process."""
+    text = str(exc)
+    if "shared memory" in text or "shm" in text or "torch_" in text:
+        msg = "the loader processes ran out of shared memory, /dev/shm"
+        return ResourceError(msg, hint="enlarge it (docker run --shm-size 1g), or set training.workers = 0")
+    if "DataLoader worker" in text:
+        msg = "a loader process was killed, perhaps because memory ran out"
+        return ResourceError(msg, hint="free some, or set training.workers lower")
+    return exc
 
 
 class PartLoader:
@@ -53,6 +72,7 @@ class PartLoader:
             num_workers=settings.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
+            worker_init_fn=_begin_worker,
         )
 
     def times(self, epoch: int) -> Int[np.ndarray, " n"]:
@@ -62,7 +82,16 @@ class PartLoader:
     def load(self, epoch: int, what: str, *, first: int = 0) -> Iterator[Any]:
         """Batches from the one of this number on, with a progress bar on a terminal."""
         self.batches.epoch, self.batches.first = epoch, first
-        yield from tqdm(self.loader, what, leave=False, disable=None, unit="batch")
+        batches = iter(tqdm(self.loader, what, leave=False, disable=None, unit="batch"))
+        while True:
+            try:
+                batch = next(batches, None)
+            except (HilumError, RuntimeError, OSError) as exc:
+                self.dataset.check()  # an error of a process has lost which case it is about
+                raise _loader_error(exc) from exc
+            if batch is None:
+                return
+            yield batch
 
     def usual_weight(self, loss: Loss, epoch: int) -> float:
         """Mean weight in the loss over the sampled cases of an epoch."""
@@ -95,16 +124,14 @@ class Learner:
     loss: Loss
 
 
-def run_epoch(
-    learner: Learner, part: PartLoader, state: TrainingState, after_step: Callable[[], None] = lambda: None
-) -> EpochFigures:
+def run_epoch(learner: Learner, part: PartLoader, state: TrainingState, saver: Saver) -> EpochFigures:
     """Train to the end of the epoch after the last complete one; returns its figures.
 
     Args:
         learner: Settings and objects of the run.
         part: The training cases.
         state: The state of the run; steps that it has taken in this epoch are not repeated.
-        after_step: Called after each step, when the state can be saved.
+        saver: Saves the state between steps.
 
     Raises:
         TrainingError: If the loss or the gradient is not finite; that step is not taken.
@@ -115,7 +142,8 @@ def run_epoch(
         train_what_learns(learner.model)
         usual = part.usual_weight(learner.loss, epoch)
         first = state.progress.step
-        for number, batch in enumerate(part.load(epoch, f"epoch {epoch}", first=first), first):
+        batches = saver.between_steps(part.load(epoch, f"epoch {epoch}", first=first))
+        for number, batch in enumerate(batches, first):
             torch.manual_seed(torch_seed(seed, epoch, number, "dropout"))
             schedule.before_step((epoch - 1) * part.batches.num_batches + number)
             schedule.optimizer.zero_grad()
@@ -130,7 +158,7 @@ def run_epoch(
             _check_finite("gradient", norm, where)
             schedule.optimizer.step()
             state.after_step()
-            after_step()
+            saver.after_step()
         return state.running.figures()
 
 

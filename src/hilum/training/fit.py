@@ -91,7 +91,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
             if settings.stop_patience and state.stalled >= settings.stop_patience:
                 _log.info("stopped: no better %s in validation for %d epochs", settings.keep_by, state.stalled)
                 break
-            trained = run_epoch(learner, train, state, saver.after_step)
+            trained = run_epoch(learner, train, state, saver)
             lr = schedule.lr
             kept.after_epoch()
             validated, _ = validate(learner, val, weights=shares, after_batch=saver.after_batch)

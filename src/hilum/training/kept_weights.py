@@ -98,7 +98,7 @@ def plain_batches(
     dataset: CohortDataset, config: RunConfig, device: torch.device
 ) -> Iterator[Float[Tensor, "b c z y x"]]:
     """Batches of up to 256 training cases in HU, the same each time, without augmentation."""
-    chosen = generator(config.training.seed, "plain batches").permutation(len(dataset))[:_MOST_CASES]
+    chosen = generator(config.training.seed, "norm statistics").permutation(len(dataset))[:_MOST_CASES]
     for places in np.array_split(chosen, math.ceil(len(chosen) / config.at_once(config.training.batch_size))):
         samples = [dataset[int(place), 0, 0] for place in places]  # with sub_volumes a grid, as in training
         yield to_float(torch.stack([sample["hu"] for sample in samples]), device)

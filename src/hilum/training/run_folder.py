@@ -10,11 +10,11 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from hilum.cohorts.audit import AUDIT_MARK, Audit
 from hilum.cohorts.links import KnownCases
@@ -31,11 +31,11 @@ from hilum.cohorts.split_file import (
 )
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
-from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError
+from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError, require
 from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import load, save
+from hilum.settings.toml import from_dict, load, save
 
 try:
     import fcntl
@@ -57,6 +57,7 @@ _OWN_FILES = {
     "metrics.csv": r"^epoch,lr,train_loss",
     "signatures.safetensors": SIGNATURES_MARK,
     "audit.json": AUDIT_MARK,
+    "folds.json": r'^\{"format": \d+, "folds"',
     "history.png": PNG_MARK,
     "events.out.tfevents.*": "brain.Event:",
 }
@@ -66,6 +67,21 @@ _TEMPORARY = re.compile(
     r"|.*/(last|model)/\.tmp[0-9A-Za-z]{6}"
 )
 """Temporary paths of ``files.new_file`` for the files of a run, and those of safetensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldsPlan:
+    """The members of a run of folds.
+
+    Attributes:
+        folds: Number of folds.
+        seeds: Members of each fold.
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    folds: int
+    seeds: int
 
 
 class Run:
@@ -110,6 +126,37 @@ class Run:
             return frozenset()
         with self.refused_file.open(encoding="utf-8", newline="") as file:
             return frozenset(row["case_id"] for row in csv.DictReader(file))
+
+    @property
+    def plan_file(self) -> Path:
+        """``folds.json``: number of folds and seeds; only in a run of folds."""
+        return self.folder / "folds.json"
+
+    @property
+    def cases_file(self) -> Path:
+        """``cases.csv``: predictions out of fold; only in a run of folds."""
+        return self.folder / "cases.csv"
+
+    @property
+    def is_of_folds(self) -> bool:
+        """Whether it is a run of folds, with a member for each fold and seed."""
+        return self.plan_file.is_file()
+
+    @property
+    def plan(self) -> "FoldsPlan":
+        """The members of a run of folds.
+
+        Raises:
+            CheckpointError: If it is none, or the file is damaged.
+        """
+        try:
+            about = json.loads(self.plan_file.read_text(encoding="utf-8"))
+            number = about.pop("format")
+            require(number == FoldsPlan.FORMAT, "the format", str(FoldsPlan.FORMAT), number)
+            return from_dict(FoldsPlan, about)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            msg = f"the plan of the folds cannot be read: {getattr(exc, 'strerror', None) or exc}"
+            raise CheckpointError(msg, path=self.plan_file) from exc
 
     @property
     def checkpoint(self) -> Path:
@@ -161,7 +208,7 @@ class Run:
         """new: no checkpoint. begun: can be resumed. whole: has a model."""
         if (self.model / "model.json").is_file():
             return "whole"
-        return "begun" if (self.checkpoint / STATE).is_file() else "new"
+        return "begun" if (self.checkpoint / STATE).is_file() or self.is_of_folds else "new"
 
     @cached_property
     def settings(self) -> RunConfig:
@@ -257,7 +304,14 @@ class Run:
             raise ConfigError(msg, hint="move it, or name another --out")
 
     def begin(
-        self, config: RunConfig, cohort: Cohort, prepared: PreparedCohort, parts: dict[str, str], found: Audit
+        self,
+        config: RunConfig,
+        cohort: Cohort,
+        prepared: PreparedCohort,
+        parts: dict[str, str],
+        found: Audit | None,
+        *,
+        plan: "FoldsPlan | None" = None,
     ) -> None:
         """Write settings, split, refusals, audit and a record of the cohort, with which a resume is compared.
 
@@ -266,7 +320,8 @@ class Run:
             cohort: The table as it was read.
             prepared: Its usable cases.
             parts: Part of each case of the table.
-            found: The audit of the cohort.
+            found: The audit of the cohort; None: it stands in the run around this one.
+            plan: The members of a run of folds; None: a single run.
         """
         self.clear()
         splits = splits_text(cohort, parts, prepared.scans)
@@ -284,7 +339,11 @@ class Run:
         write_whole(self.splits_file, splits)
         write_refusals(self.refused_file, prepared.refusals)
         write_signatures(self.signatures_file, signatures_of(prepared))
-        write_whole(self.audit_file, json.dumps(found.as_dict(), indent=1) + "\n")
+        if found is not None:
+            write_whole(self.audit_file, json.dumps(found.as_dict(), indent=1) + "\n")
+        if plan is not None:
+            about = {"format": FoldsPlan.FORMAT, "folds": plan.folds, "seeds": plan.seeds}
+            write_whole(self.plan_file, json.dumps(about) + "\n")
 
     @property
     def audit(self) -> dict[str, Any] | None:
@@ -509,7 +568,11 @@ class Run:
         record = self._required_record()
         if record is None:
             return
-        tested = {case_id: one for case_id, one in record["cases"].items() if splits.parts.get(case_id) == "test"}
+        tested = {
+            case_id: one
+            for case_id, one in record["cases"].items()
+            if splits.parts.get(case_id) == "test" and one["label"] is not None  # others have soft labels alone
+        }
         changes = _changes(_case_records(prepared), tested, ["label"])
         changes += [
             f"the scan of case {case_id!r}"

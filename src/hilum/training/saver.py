@@ -1,12 +1,15 @@
 """Saves the training state: after each epoch, now and then within long ones, and when a signal ends the run."""
 
+import contextlib
 import logging
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from hilum.errors import HilumError
 from hilum.training.state import TrainingState
 from hilum.working.stop import Stop
 
@@ -34,6 +37,19 @@ class Saver:
         """A context in which a signal to end is only recorded, until the state is saved."""
         with self.stop.on_signals():
             yield
+
+    def between_steps(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches; where one cannot be loaded, the steps before it are saved."""
+        while True:
+            try:
+                batch = next(batches, None)
+            except (HilumError, OSError, RuntimeError, MemoryError):
+                with contextlib.suppress(HilumError, OSError):  # on a full disk the cause counts
+                    self._save()
+                raise
+            if batch is None:
+                return
+            yield batch
 
     def after_step(self) -> None:
         """Save if it is time, and end if a signal asked for it."""

@@ -1,0 +1,137 @@
+"""Judges a run of folds by its predictions out of fold."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hilum.cohorts.copies import join_patients
+from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.links import find_links
+from hilum.cohorts.prepared import prepare_cohort, write_refusals
+from hilum.cohorts.table import Cohort
+from hilum.deciding.model_folder import ModelCard, read_card
+from hilum.errors import CohortError
+from hilum.judging.candidates import Candidates
+from hilum.judging.cohort_table import cohort_flow
+from hilum.judging.figures import with_ends
+from hilum.judging.judge import judge
+from hilum.judging.model_facts import about_model, calibrated_at, case_columns
+from hilum.judging.report import report
+from hilum.measuring.bootstrap import logit_interval, student95
+from hilum.measuring.roc_variance import obuchowski
+from hilum.predicting.predictor import doubt_about
+from hilum.preparing import Store, load_sample
+from hilum.training.ensemble import NO_FIGURE
+from hilum.training.out_of_fold import OutOfFold, read_out_of_fold
+from hilum.training.run_folder import Run
+
+MIXED = "The pooled figures rank cases of several folds together, although the scale of each fold's logits is its own."
+
+
+_CHECKED = {
+    "leakage": "", "leaks_compared": True, "audit": None, "seen_checked": True, "unchecked": "", "num_seen": 0,
+}  # fmt: skip
+"""What an evaluation says of leaks: folds have none, for linked patients were joined before they were drawn."""
+
+
+def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pictures: bool = False) -> dict[str, Any]:
+    """Judge a run of folds: pooled figures of all cases, and the mean of the folds.
+
+    Each case was predicted by the members that held it out, and decided by calibration and threshold that were fitted
+    on the other folds. Nothing is said of the ensemble of all members: no case of the run is unseen by it.
+
+    Args:
+        run: The run, whose members are trained.
+        out: Folder for the figures.
+        prevalence: See ``evaluate``.
+        pictures: See ``evaluate``.
+
+    Raises:
+        HilumError: If the predictions are missing, or the cohort has changed.
+    """
+    card = read_card(run.model)
+    decisions = card.decisions
+    cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=decisions.classes))
+    splits = run.splits(cohort)
+    prepared = prepare_cohort(cohort, card.recipe, Store(run.store, card.reading, max_gb=run.settings.store_gb))
+    run.check_unchanged(cohort, prepared)
+    predicted = read_out_of_fold(run.cases_file, decisions.classes, multi_label=decisions.multi_label)
+    known = set(predicted.case_ids)
+    pairs = zip(prepared.cases, prepared.samples, strict=True)
+    judged = [(case, file) for case, file in pairs if case.is_labelled and case.case_id in known]
+    if not judged:
+        msg = "no case of the table was predicted out of fold"
+        raise CohortError(msg, path=run.cases_file)
+    cases, samples = zip(*judged, strict=True)
+    unseen = replace(prepared, cases=cases, samples=samples)
+    found = predicted.of(cases)
+    joined = join_patients(cases, prepared.copies, [link.cases for link in find_links(cohort.cases, prepared)])
+    patients, labels = [case.patient_id for case in joined], labels_of(cases)
+    doubts = [doubt_about(load_sample(file), card.recipe) for file in samples]
+    parts = dict.fromkeys(known, "test")
+    flow = Candidates(whole=cohort, parts=parts, refused_before=run.refused_ids, cohort=cohort, splits=splits)
+    evaluation = judge(
+        case_ids=found.case_ids,
+        rows=[case.row for case in cases],
+        scans=[prepared.scans.get(case.case_id, "") for case in cases],
+        patients=patients,
+        labels=labels,
+        probs=found.probs,
+        classes=decisions.classes,
+        threshold=[None] * len(decisions.classes) if decisions.multi_label else None,
+        decided=found.decided,
+        folder=out,
+        doubts=doubts,
+        prevalence=prevalence,
+        calibrated_at=calibrated_at(decisions),
+        columns=case_columns(unseen),
+        further={"fold": [str(fold) for fold in found.folds.tolist()]},
+        extra={
+            **_CHECKED,
+            "num_refused": len(prepared.refusals),
+            "cohort": cohort_flow(flow, unseen, prepared.refusals, ()),
+            "training_audit": run.audit,
+            "num_indeterminate": sum(map(bool, doubts)),
+            "threshold_rule": f"for each fold on the others; {decisions.each[0].rule}",
+            "findings": unseen.findings,
+            "folds": fold_figures(found, labels, patients, card),
+            "lost_members": card.training["ensemble"]["lost"],
+            "model": about_model(card),
+        },
+    )
+    write_refusals(out / "refused.csv", prepared.refusals)
+    files = {case.case_id: file for case, file in judged}
+    report(out, samples=files if pictures else None)
+    return evaluation
+
+
+def fold_figures(found: OutOfFold, labels: Labels, patients: Sequence[str], card: ModelCard) -> dict[str, Any]:
+    """The AUC of each fold and their mean with its interval, for the second of two classes, or each class or label.
+
+    The variance of the mean is that of independent folds: no patient is in two of them.
+    """
+    decisions = card.decisions
+    two = len(decisions.classes) == 2 and not decisions.multi_label
+    outputs = range(1, 2) if two else range(len(decisions.classes))
+    owners = np.array(patients)
+    by_output: dict[str, Any] = {}
+    for k in outputs:
+        y = labels[:, k] if labels.ndim == 2 else (labels == k).astype(np.int64)
+        rows, aucs, errors, rests_on = [], [], [], []
+        for fold in np.unique(found.folds):
+            inside = found.folds == fold
+            areas = obuchowski(y[inside], found.probs[inside, k], patients=owners[inside].tolist())
+            area = {"auc": areas.figures[0]}
+            counts = {"num_cases": int(inside.sum()), "num_positives": int((y[inside] == 1).sum())}
+            rows.append({"fold": int(fold), **counts, **with_ends(area)})
+            aucs.append(areas.aucs[0])
+            errors.append(areas.errors[0])
+            rests_on.append(areas.num_patients)
+        number = sum(rests_on)
+        error = float(np.sqrt(np.square(errors).sum()) / len(errors))
+        mean = logit_interval(float(np.mean(aucs)), error, rests_on=number, quantile=student95(number))
+        by_output[decisions.classes[k]] = {"folds": rows, **with_ends({"auc_fold_mean": mean})}
+    return {"note": NO_FIGURE, "pooled": MIXED, "outputs": by_output}

@@ -1,0 +1,168 @@
+"""Makes one calibrated ensemble of the members of a run of folds."""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float64
+
+from hilum.cohorts.dataset import SplitCohort
+from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.table import Case
+from hilum.deciding.decision import Decisions
+from hilum.deciding.fit_decisions import TrainingCases, decisions_of
+from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, save_model
+from hilum.deciding.tta import views_of
+from hilum.errors import TrainingError
+from hilum.modelling.ensemble import Ensemble, Network
+from hilum.modelling.resnet import ResNet3D
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import to_dict
+from hilum.training.card import counts_of, settings_for_card, validation_figures
+from hilum.training.epoch import PartLoader
+from hilum.training.out_of_fold import cross_fitted, logits_of_part, write_out_of_fold
+from hilum.training.run_folder import Run
+
+_log = logging.getLogger("hilum")
+
+NO_FIGURE = (
+    "The figures are of predictions out of fold: each case by the members of its fold alone, with calibration and "
+    "threshold fitted on the other folds. The ensemble of all members has no honest figure on these cases, and its "
+    "probabilities are sharper or flatter than those on which it was calibrated: hilum recalibrate, on cases that no "
+    "member has seen, mends that."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A member of a run of folds.
+
+    Attributes:
+        config: Its settings.
+        data: The cases, and their parts in its fold.
+        run: Its run folder.
+        name: Its name in the ensemble.
+    """
+
+    config: RunConfig
+    data: SplitCohort
+    run: Run
+    name: str
+
+
+def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> Path:
+    """Predict out of fold, calibrate, and write ``cases.csv`` and the model folder; returns the latter.
+
+    Args:
+        run: The run of folds.
+        members: Its members, in the order of their seeds and folds; those without a model are left out.
+        lost: A sentence for each lost member, for the card.
+
+    Raises:
+        TrainingError: If fewer than two folds have a member.
+    """
+    done = [one for one in members if one.run.state == "whole"]
+    by_fold: dict[int, list[Trained]] = {}
+    for one in done:
+        by_fold.setdefault(one.config.split.fold, []).append(one)
+    if len(by_fold) < 2:
+        msg = f"an ensemble needs members of two folds or more, {run.folder} has those of {len(by_fold)}"
+        raise TrainingError(msg, hint="hilum train --resume trains the lost members again")
+    for fold in range(members[0].config.split.folds):
+        if fold not in by_fold:
+            _log.warning("warning: fold %d has no member: its cases have no prediction out of fold", fold)
+    networks = {one.name: load_model(one.run.model) for one in done}
+    first = done[0]
+    config, cohort = first.config, first.data.cohort
+    cases: list[Case] = []
+    logits, folds = [], []
+    for fold, own in sorted(by_fold.items()):
+        each = {one.name: cast("ResNet3D", networks[one.name][0]) for one in own}
+        held_out, mean_logits = logits_of_part(Ensemble(each).eval(), own[0].data, config, "test")
+        cases += held_out
+        logits.append(mean_logits)
+        folds += [fold] * len(held_out)
+    scores = np.concatenate(logits)
+    trained = _training_cases(first, networks)
+    found = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores)
+    write_out_of_fold(run.cases_file, cohort.classes, cases, found)
+    has_label = np.array([case.is_labelled for case in cases])
+    labels = labels_of(cases)[has_label]
+    card = _card(done, networks, trained, (labels, scores[has_label]), run.split_digest)
+    about = {"folds": config.split.folds, "lost": list(lost), "note": NO_FIGURE}
+    return _saved(run, networks, _with_ensemble(card, about))
+
+
+def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
+    """Calibrate single runs of one split together on their validation part; returns the model folder.
+
+    Args:
+        run: The new run, which has their split.
+        members: The runs.
+    """
+    networks = {one.name: load_model(one.run.model) for one in members}
+    first = members[0]
+    whole = Ensemble({name: cast("ResNet3D", network) for name, (network, _) in networks.items()}).eval()
+    cases, logits = logits_of_part(whole, first.data, first.config, "val")
+    has_label = np.array([case.is_labelled for case in cases])
+    validated = labels_of(cases)[has_label], logits[has_label]
+    card = _card(members, networks, _training_cases(first, networks), validated, run.split_digest)
+    note = "Calibrated on the validation part, which chose the epochs of its members; the test part is unseen."
+    return _saved(run, networks, _with_ensemble(card, {"lost": [], "note": note}))
+
+
+def _training_cases(one: Trained, networks: Mapping[str, tuple[Network, ModelCard]]) -> TrainingCases:
+    """The training cases of a member, as its kept epoch sampled them; of the others alike, for folds are stratified."""
+    train = PartLoader(one.data.dataset("train", one.config.recipe), one.config, seed=one.config.training.seed)
+    kept = networks[one.name][1].training["epoch"]
+    return TrainingCases(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
+
+
+def _card(
+    members: Sequence[Trained],
+    networks: Mapping[str, tuple[Network, ModelCard]],
+    trained: TrainingCases,
+    held_out: tuple[Labels, Float64[np.ndarray, "n c"]],
+    split: str,
+) -> ModelCard:
+    """The card of an ensemble, with calibration and threshold fitted on logits of cases that were held out."""
+    first = members[0]
+    config, cohort = first.config, first.data.cohort
+    fitted, chosen = decisions_of(config, cohort.classes, trained, *held_out)
+    decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=fitted)
+    return ModelCard(
+        model=config.model,
+        recipe=config.recipe.in_numbers,
+        reading=config.reading,
+        decisions=decisions,
+        views=views_of(config),
+        members=tuple(EnsembleMember(name=one.name, model=one.config.model) for one in members),
+        training={
+            "split": split,
+            "counts": {"all": counts_of(first.data.prepared.cases, cohort.classes)},
+            "ensemble": {"members": [_about(one, networks[one.name][1]) for one in members]},
+            "validation": validation_figures(decisions, *held_out, chosen),
+            "statements": to_dict(config.card),
+            "settings": settings_for_card(config),
+        },
+    )
+
+
+def _with_ensemble(card: ModelCard, about: dict[str, Any]) -> ModelCard:
+    return replace(card, training={**card.training, "ensemble": {**card.training["ensemble"], **about}})
+
+
+def _saved(run: Run, networks: Mapping[str, tuple[Network, ModelCard]], card: ModelCard) -> Path:
+    shutil.rmtree(run.model / "members", ignore_errors=True)  # of an ensemble with other members
+    members = {name: cast("ResNet3D", network) for name, (network, _) in networks.items()}
+    save_model(run.model, Ensemble(members), card)
+    return run.model
+
+
+def _about(one: Trained, card: ModelCard) -> dict[str, Any]:
+    fold, seed = one.config.split.fold, one.config.training.seed
+    return {"name": one.name, "fold": fold, "seed": seed, "epoch": card.training.get("epoch")}

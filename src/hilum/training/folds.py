@@ -1,0 +1,212 @@
+"""Trains a member for each fold and seed from one prepared cohort, and makes one calibrated ensemble of them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hilum.cohorts.audit import audit
+from hilum.cohorts.dataset import SplitCohort
+from hilum.cohorts.links import find_links
+from hilum.cohorts.splits import check_parts, split
+from hilum.cohorts.table import Cohort
+from hilum.errors import CheckpointError, CohortError, ConfigError, ResourceError, TrainingError, require
+from hilum.files import cores, share_cores, user_path
+from hilum.modelling.memory import kept_memory
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import load, located
+from hilum.training.cohort import joined, prepared, read_cohort, same_cohort
+from hilum.training.decided_settings import check_settings, check_weights, decided
+from hilum.training.ensemble import Trained, make_ensemble
+from hilum.training.fit import fit
+from hilum.training.run_folder import FoldsPlan, Run
+from hilum.working.jobs import run_jobs
+from hilum.working.stop import Stop
+from hilum.working.tasks import Failed
+
+_log = logging.getLogger("hilum")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """A member to train.
+
+    Attributes:
+        config: Its settings, nothing left open.
+        cohort: The table as it was read.
+        data: The cases, and their parts in its fold.
+        folder: Its run folder.
+    """
+
+    config: RunConfig
+    cohort: Cohort
+    data: SplitCohort
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Short name for the log."""
+        return f"fold {self.config.split.fold}, seed {self.config.training.seed}"
+
+
+def train_folds(
+    config: RunConfig | str | Path,
+    out: str | Path,
+    *,
+    folds: int = 5,
+    seeds: int = 1,
+    jobs: int = 1,
+    base: str | Path = ".",
+    resume: bool = False,
+) -> Path:
+    """Train a classifier on all folds, and make one calibrated ensemble of the members.
+
+    The table is read, prepared and audited once. Each case is predicted out of fold by the members that held it out;
+    these predictions, in ``cases.csv``, calibrate the ensemble and give its figures (``hilum evaluate RUN``).
+
+    Args:
+        config: Settings, or a TOML file; its ``split.fold`` has no effect.
+        out: The run folder; must be new or empty unless a run is resumed. Its members are run folders in it.
+        folds: Number of folds, two at least.
+        seeds: Members of each fold: ``training.seed`` and the numbers after it.
+        jobs: Members that are trained at a time, each with its share of the cores.
+        base: Folder to which paths in ``config`` are relative if it is not a file.
+        resume: Go on with the run in ``out``, with its own settings, folds and seeds; lost members are trained again.
+
+    Returns:
+        The model folder, ``out/model``.
+
+    Raises:
+        HilumError: If the table, the scans or the settings are not usable; nothing is written then.
+        TrainingError: If fewer than two folds have a member in the end.
+    """
+    require(jobs >= 1, "--jobs", "at least 1", jobs)
+    run = Run(out)
+    with _sharing(jobs):
+        tasks = _resumed(run) if resume else _begun(config, run, folds, seeds, base)
+        with run.locked():
+            lost = _trained(run, tasks, jobs)
+            members = [
+                Trained(config=task.config, data=task.data, run=Run(task.folder), name=task.folder.name)
+                for task in tasks
+            ]
+            return make_ensemble(run, members, lost)
+
+
+@contextmanager
+def _sharing(jobs: int) -> Iterator[None]:
+    """Measure and compute with the threads that each of the members has."""
+    before = torch.get_num_threads()
+    share_cores(jobs)
+    torch.set_num_threads(min(before, cores()))
+    try:
+        yield
+    finally:
+        share_cores(1)
+        torch.set_num_threads(before)
+
+
+def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, base: str | Path) -> list[_Task]:
+    """Begin a run of folds; nothing is written before all settings and cases are checked."""
+    require(folds >= 2, "--folds", "at least 2", folds)
+    require(seeds >= 1, "--seeds", "at least 1", seeds)
+    inputs = [] if isinstance(config, RunConfig) else [user_path(config)]
+    config = located(config, base) if isinstance(config, RunConfig) else load(user_path(config))
+    config = replace(config, split=replace(config.split, folds=folds, fold=0))
+    run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
+    check_settings(config)
+    cohort = read_cohort(config)
+    if config.training.weights:
+        check_weights(config, Path(config.training.weights), len(cohort.classes))
+    data = prepared(config, cohort, split(cohort, config.split))
+    links = find_links(cohort.cases, data.prepared)
+    everywhere = {case.case_id: "train" for case in cohort.cases}
+    found = audit(cohort, data.prepared, everywhere, links=links)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    data = joined(replace(data, parts=everywhere), links, is_accepted=False)
+    tasks = _tasks(run, config, cohort, data, seeds)
+    plan = FoldsPlan(folds=folds, seeds=seeds)
+    try:
+        with run.locked():
+            run.check_new()
+            config = replace(config, speed=tasks[0].config.speed)
+            run.begin(config, cohort, data.prepared, everywhere, found, plan=plan)
+    except OSError as exc:
+        msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
+        raise ConfigError(msg) from exc
+    return tasks
+
+
+def _resumed(run: Run) -> list[_Task]:
+    """Go on with a run of folds."""
+    plan, config = run.plan, run.settings
+    check_settings(config)
+    cohort, _ = same_cohort(run, config)
+    everywhere = {case.case_id: "train" for case in cohort.cases}
+    data = prepared(config, cohort, everywhere)
+    data = joined(data, find_links(cohort.cases, data.prepared), is_accepted=False)
+    run.check_unchanged(cohort, data.prepared)
+    return _tasks(run, config, cohort, data, plan.seeds)
+
+
+def _tasks(run: Run, config: RunConfig, cohort: Cohort, data: SplitCohort, seeds: int) -> list[_Task]:
+    """The members: all folds of a seed before the next, so that an ensemble can be made early."""
+    speed, by_fold = config.speed, []
+    for fold in range(config.split.folds):
+        one = replace(config, split=replace(config.split, fold=fold), speed=speed)
+        own = replace(data, parts=split(data.cohort, one.split))
+        check_parts(own.prepared.cases, own.parts, own.cohort)
+        one = decided(one, own)
+        speed = one.speed  # measured once
+        by_fold.append((one, own))
+    return [
+        _Task(
+            config=replace(one, training=replace(one.training, seed=one.training.seed + number)),
+            cohort=cohort,
+            data=own,
+            folder=run.folder / f"fold-{one.split.fold}-seed-{one.training.seed + number}",
+        )
+        for number in range(seeds)
+        for one, own in by_fold
+    ]
+
+
+def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
+    """Train the members that are not yet; returns a sentence for each that was lost."""
+    left = [task for task in tasks if Run(task.folder).state != "whole"]
+    if jobs == 1:
+        results = [_alone(task) for task in left]
+    else:
+        stop = Stop("stopping after these steps, and saving; once more: at once")
+        results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
+    lost = [f"{task.name}: {one.error}" for task, one in zip(left, results, strict=True) if isinstance(one, Failed)]
+    for sentence in lost:
+        _log.warning("warning: a member was lost, and the others go on: %s", sentence)
+    return lost
+
+
+def _alone(task: _Task) -> Failed | None:
+    """Train a member in this process."""
+    _log.info("%s:", task.name)
+    try:
+        _member(task)
+    except (CohortError, TrainingError, ResourceError, CheckpointError) as exc:
+        return Failed(error=exc)
+    return None
+
+
+def _member(task: _Task) -> None:
+    """Train or resume a member."""
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    member = Run(task.folder)
+    with member.locked(), kept_memory(task.config.speed.keep_memory == "on"):
+        resume = member.state == "begun"
+        if resume:
+            member.remove_temporaries()
+        else:
+            member.begin(task.config, task.cohort, task.data.prepared, task.data.parts, None)
+        fit(task.config, task.data, member, resume=resume)

@@ -1,0 +1,122 @@
+"""Makes one ensemble of several runs on the same cases: ``hilum ensemble``."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hilum.cohorts.dataset import SplitCohort
+from hilum.cohorts.links import find_leaks, find_links
+from hilum.cohorts.splits import split
+from hilum.cohorts.table import Cohort
+from hilum.deciding.model_folder import read_card
+from hilum.errors import ConfigError, require
+from hilum.settings.toml import to_dict
+from hilum.training.cohort import joined, prepared, same_cohort, were_allowed
+from hilum.training.ensemble import Trained, make_ensemble, validated_ensemble
+from hilum.training.run_folder import FoldsPlan, Run
+
+_log = logging.getLogger("hilum")
+
+
+def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
+    """Make one calibrated ensemble of runs that were trained on the same cases with the same split and recipe.
+
+    Of runs of folds each case is predicted out of fold, as in ``train_folds``. Single runs are calibrated together on
+    their validation part, and their test part stays unseen. Networks, losses and seeds may differ.
+
+    Args:
+        runs: Run folders: all of folds, or all single.
+        out: The new folder, which must not exist, or be empty; it gets ``model/``.
+
+    Returns:
+        The model folder, ``out/model``.
+
+    Raises:
+        HilumError: If a run has no model, or the runs do not fit together.
+    """
+    sources, new = [Run(one) for one in runs], Run(out)
+    require(len(sources) >= 1, "an ensemble", "of one run at least", 0)
+    new.check_new()
+    of_folds = [one.is_of_folds for one in sources]
+    if len(set(of_folds)) > 1:
+        msg = "the runs of an ensemble must be all of folds, or all single; got both"
+        raise ConfigError(msg)
+    first = sources[0]
+    cohort, data = _cohort_of(first)
+    for one in sources:
+        _check_same(first, one)
+    plan, members = None, []
+    if first.is_of_folds:
+        plan = FoldsPlan(folds=first.plan.folds, seeds=sum(one.plan.seeds for one in sources))
+        members = [member for one in sources for member in _of_folds(one, data, alone=len(sources) == 1)]
+    else:
+        members = [Trained(config=one.settings, data=data, run=one, name=_name(one)) for one in sources]
+    _check_names(members)
+    with new.locked():
+        new.begin(first.settings, cohort, data.prepared, data.parts, None, plan=plan)
+        if first.audit_file.is_file():
+            new.audit_file.write_bytes(first.audit_file.read_bytes())
+        return make_ensemble(new, members, []) if plan else validated_ensemble(new, members)
+
+
+def _cohort_of(run: Run) -> tuple[Cohort, SplitCohort]:
+    """The table of a run, and its cases with their parts; all are in train in a run of folds."""
+    cohort, splits = same_cohort(run, run.settings)
+    data = prepared(run.settings, cohort, splits.parts)
+    links = find_links(cohort.cases, data.prepared)
+    data = joined(data, links, is_accepted=were_allowed(run, find_leaks(links, data.parts)[0]))
+    run.check_unchanged(cohort, data.prepared)
+    return cohort, data
+
+
+def _of_folds(run: Run, data: SplitCohort, *, alone: bool) -> list[Trained]:
+    """The members of a run of folds that have a model."""
+    members = []
+    for member in run.members:
+        if member.state != "whole":
+            _log.warning("warning: %s has no model and is left out", member.folder)
+            continue
+        own = replace(data, parts=split(data.cohort, member.settings.split))
+        name = _name(member) if alone else f"{_name(run)}-{_name(member)}"
+        members.append(Trained(config=member.settings, data=own, run=member, name=name))
+    return members
+
+
+def _name(run: Run) -> str:
+    """The name of a run's folder, as far as a member may have it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", run.folder.resolve().name).lstrip("_.-") or "run"
+
+
+def _check_names(members: Sequence[Trained]) -> None:
+    names = [one.name for one in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    require(not twice, "the folders of the runs", "of different names", ", ".join(twice))
+
+
+def _check_same(first: Run, other: Run) -> None:
+    """Check that two runs can be members of one ensemble.
+
+    Raises:
+        ConfigError: If they differ in cases, split, recipe, reading or classes.
+    """
+    facts = []
+    for run in (first, other):
+        if run.state != "whole":
+            msg = f"every run of an ensemble must have a model, {run.folder} has none"
+            raise ConfigError(msg)
+        card, settings = read_card(run.model), run.settings
+        facts.append(
+            {
+                "cases and split": (run.split_digest, replace(settings.split, fold=0) if run.is_of_folds else None),
+                "recipe": to_dict(card.recipe),
+                "reading": to_dict(card.reading),
+                "classes": (card.classes, card.decisions.multi_label),
+                "test-time augmentation": card.views,
+            }
+        )
+    for what, value in facts[0].items():
+        if facts[1][what] != value:
+            msg = f"the runs of an ensemble must have the same {what}, {other.folder} has another than {first.folder}"
+            raise ConfigError(msg)

@@ -1,0 +1,177 @@
+"""Out-of-fold predictions: each case by the members of its fold, which held it out; decided by fits on other folds."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+
+from hilum.cohorts.dataset import SplitCohort, as_sample
+from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.table import Case
+from hilum.deciding.decision import Decisions
+from hilum.deciding.fit_decisions import TrainingCases, decisions_of
+from hilum.deciding.inference import case_logits
+from hilum.deciding.tta import views_of
+from hilum.errors import CheckpointError, CohortError, require
+from hilum.files import csv_text, write_whole
+from hilum.modelling.device import pick_device
+from hilum.modelling.ensemble import Network
+from hilum.modelling.speed import EXACT, for_prediction
+from hilum.preparing import load_sample
+from hilum.settings.run import RunConfig
+
+CASES_MARK = r"^case_id,fold,label"
+"""Pattern at the beginning of cases.csv of a run of folds."""
+
+_FORMAT = "1"
+_AT_ONCE = 8
+"""Cases in a batch; it does not change the logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfFold:
+    """Predictions of cases by members that held them out.
+
+    Attributes:
+        case_ids: Id of each case.
+        folds: Its fold.
+        logits: Mean logits of the members of its fold.
+        probs: Probabilities by the calibration that was fitted on the other folds.
+        decided: Decisions by the thresholds that were chosen on the other folds: classes, or 0 and 1 for each label.
+    """
+
+    case_ids: tuple[str, ...]
+    folds: Int[np.ndarray, " n"]
+    logits: Float64[np.ndarray, "n c"]
+    probs: Float64[np.ndarray, "n c"]
+    decided: Labels
+
+    def of(self, cases: Iterable[Case]) -> "OutOfFold":
+        """The same of some cases, in their order.
+
+        Raises:
+            CohortError: If one has no prediction.
+        """
+        place = {case_id: i for i, case_id in enumerate(self.case_ids)}
+        cases = list(cases)
+        missing = [case.case_id for case in cases if case.case_id not in place]
+        if missing:
+            msg = f"every case must have been predicted out of fold, {missing[0]!r} was not ({len(missing)} in all)"
+            raise CohortError(msg)
+        at = np.array([place[case.case_id] for case in cases], int)
+        ids = tuple(self.case_ids[i] for i in at)
+        return OutOfFold(
+            case_ids=ids,
+            folds=self.folds[at],
+            logits=self.logits[at],
+            probs=self.probs[at],
+            decided=self.decided[at],
+        )
+
+
+@torch.inference_mode()
+def logits_of_part(
+    network: Network, data: SplitCohort, config: RunConfig, part: str
+) -> tuple[tuple[Case, ...], Float64[np.ndarray, "n c"]]:
+    """Logits of the cases of a part, those with a soft label alone included.
+
+    Args:
+        network: Members that were not trained on this part.
+        data: The cases.
+        config: Settings of a member: recipe, test-time augmentation, device.
+        part: The part: of a fold its cases are the test part.
+    """
+    device = pick_device(config.training.device)
+    predicting = for_prediction(network.to(device), EXACT)
+    pairs = zip(data.prepared.cases, data.prepared.samples, strict=True)
+    held_out = [(case, file) for case, file in pairs if data.parts[case.case_id] == part]
+    rows = []
+    for start in range(0, len(held_out), _AT_ONCE):
+        samples = [as_sample(load_sample(file), config.recipe) for _, file in held_out[start : start + _AT_ONCE]]
+        many = data.cohort.multi_label
+        logits = case_logits(predicting, samples, config.recipe, device, views_of(config), multi_label=many)
+        rows.append(logits.cpu().double().numpy())
+    return tuple(case for case, _ in held_out), np.concatenate(rows)
+
+
+def cross_fitted(
+    config: RunConfig,
+    classes: tuple[str, ...],
+    trained: TrainingCases,
+    cases: Sequence[Case],
+    folds: Int[np.ndarray, " n"],
+    logits: Float64[np.ndarray, "n c"],
+) -> OutOfFold:
+    """Probabilities and decisions of each fold, by calibration and thresholds that are fitted on the other folds.
+
+    Args:
+        config: What to fit.
+        classes: Names of the outputs.
+        trained: Training cases of a member.
+        cases: The cases; those without a label are decided, and nothing is fitted on them.
+        folds: Fold of each.
+        logits: Its logits by the members that held it out.
+    """
+    has_label = np.array([case.is_labelled for case in cases])
+    labels = labels_of(cases)
+    probs, decided = np.zeros(logits.shape), np.zeros(labels.shape, np.int64)
+    for fold in np.unique(folds):
+        own, others = folds == fold, (folds != fold) & has_label
+        each, _ = decisions_of(config, classes, trained, labels[others], logits[others])
+        decisions = Decisions(classes=classes, multi_label=labels.ndim == 2, each=each)
+        probs[own] = decisions.probabilities(logits[own])
+        decided[own] = decisions.decided(probs[own])
+    ids = tuple(case.case_id for case in cases)
+    return OutOfFold(case_ids=ids, folds=folds, logits=logits, probs=probs, decided=decided)
+
+
+def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case], found: OutOfFold) -> None:
+    """Write predictions as CSV; a case with a soft label alone has an empty label."""
+    labels = labels_of(cases)
+    columns: list[list[str]] = [["case_id", *found.case_ids], ["fold", *map(str, found.folds.tolist())]]
+    if labels.ndim == 1:
+        names = [classes[k] if case.is_labelled else "" for k, case in zip(labels.tolist(), cases, strict=True)]
+        columns += [["label", *names]]
+    else:
+        columns += [[f"label_{name}", *map(str, labels[:, k].tolist())] for k, name in enumerate(classes)]
+    for what, values in (("logit", found.logits), ("prob", found.probs)):
+        columns += [[f"{what}_{name}", *map(repr, values[:, k].tolist())] for k, name in enumerate(classes)]
+    if labels.ndim == 1:
+        columns += [["decision", *(classes[k] for k in found.decided.tolist())]]
+    else:
+        columns += [[f"called_{name}", *map(str, found.decided[:, k].tolist())] for k, name in enumerate(classes)]
+    columns += [["format", *[_FORMAT] * len(found.case_ids)]]
+    write_whole(path, csv_text(list(zip(*columns, strict=True))))
+
+
+def read_out_of_fold(path: Path, classes: Sequence[str], *, multi_label: bool) -> OutOfFold:
+    """Read what ``write_out_of_fold`` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another format.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        require({row["format"] for row in rows} == {_FORMAT}, "the format of each row", _FORMAT, "another")
+        logits, probs = (
+            np.array([[float(row[f"{what}_{name}"]) for name in classes] for row in rows]) for what in ("logit", "prob")
+        )
+        if multi_label:
+            decided = np.array([[int(row[f"called_{name}"]) for name in classes] for row in rows])
+        else:
+            decided = np.array([tuple(classes).index(row["decision"]) for row in rows])
+        return OutOfFold(
+            case_ids=tuple(row["case_id"] for row in rows),
+            folds=np.array([int(row["fold"]) for row in rows]),
+            logits=logits,
+            probs=probs,
+            decided=decided,
+        )
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as exc:
+        msg = f"the predictions out of fold cannot be read: {getattr(exc, 'strerror', None) or exc}"
+        raise CheckpointError(msg, path=path) from exc
