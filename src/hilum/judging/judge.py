@@ -127,12 +127,10 @@ def judge(
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
     table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
-    table += [[name, *texts] for name, texts in (further or {}).items()]
-    table += [["scan", *scans]] if scans is not None else []
-    table += [["indeterminate", *doubts]] if doubts is not None else []
-    table += [
-        [name, *[text] * len(labels)] for name, text in (("note", note), ("format", str(EVALUATION_FORMAT))) if text
-    ]
+    named = {**(further or {}), "scan": scans, "indeterminate": doubts}
+    table += [[name, *texts] for name, texts in named.items() if texts is not None]
+    table += [["note", *[note] * len(labels)]] if note else []
+    table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
 
