@@ -93,7 +93,8 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)[has_label]
     card = _card(done, networks, trained, (labels, scores[has_label]), run.split_digest)
-    about = {"folds": config.split.folds, "lost": list(lost), "note": NO_FIGURE}
+    seeds = len({one.config.training.seed for one in done})
+    about = {"folds": config.split.folds, "seeds": seeds, "lost": list(lost), "note": NO_FIGURE}
     return _saved(run, networks, _with_ensemble(card, about))
 
 

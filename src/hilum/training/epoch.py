@@ -1,7 +1,9 @@
 """One epoch of training or validation, batch by batch."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,7 @@ from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
 from hilum.training.micro_batches import micro_batches, within_memory_of
 from hilum.training.saver import Saver
 from hilum.training.state import TrainingState
+from hilum.training.tracking import Tracker
 
 
 def _begin_worker(_number: int) -> None:
@@ -37,10 +40,26 @@ def _begin_worker(_number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextmanager
+def _no_handler_of_dead_children() -> Iterator[None]:
+    """Keep the handler of SIGCHLD that PyTorch would replace, in the main thread, the only one that may.
+
+    Its own raises errors about dead loader processes anywhere, in the middle of a step too; without it they are raised
+    where a batch is waited for.
+    """
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    yield
+    signal.signal(number, before)
+
+
 def _loader_error(exc: Exception) -> Exception:
     """A clear error for what went wrong in a loader process."""
     text = str(exc)
-    if "shared memory" in text or "shm" in text or "torch_" in text:
+    if "Bus error" in text or "shared memory" in text or "/torch_" in text:
         msg = "the loader processes ran out of shared memory, /dev/shm"
         return ResourceError(msg, hint="enlarge it (docker run --shm-size 1g), or set training.workers = 0")
     if "DataLoader worker" in text:
@@ -82,7 +101,9 @@ class PartLoader:
     def load(self, epoch: int, what: str, *, first: int = 0) -> Iterator[Any]:
         """Batches from the one of this number on, with a progress bar on a terminal."""
         self.batches.epoch, self.batches.first = epoch, first
-        batches = iter(tqdm(self.loader, what, leave=False, disable=None, unit="batch"))
+        with _no_handler_of_dead_children():
+            loaded = iter(self.loader)
+        batches = iter(tqdm(loaded, what, total=len(self.loader), leave=False, disable=None, unit="batch"))
         while True:
             try:
                 batch = next(batches, None)
@@ -113,6 +134,7 @@ class Learner:
         auxiliary: The auxiliary head; None: no auxiliary targets.
         augment: Augmentation of training cases.
         loss: The loss, with weights and counts from the training labels.
+        tracker: Writes figures and pictures of the run.
     """
 
     config: RunConfig
@@ -122,6 +144,7 @@ class Learner:
     auxiliary: AuxiliaryHead | None
     augment: Augment
     loss: Loss
+    tracker: Tracker
 
 
 def run_epoch(learner: Learner, part: PartLoader, state: TrainingState, saver: Saver) -> EpochFigures:
@@ -179,6 +202,7 @@ def _backward(
     target = smoothed(target, learner.config.loss.label_smoothing, multi_label=loss.multi_label)
     further = torch.from_numpy(dataset.auxiliary[index]).float().to(fabric.device)
     x = model_input(hu, learner.config.recipe.windows)
+    learner.tracker.show_batch(x)
     counts = dataset.weights_of(index).to(fabric.device)
     weights = loss.weights(target, target, counts)
     expected = len(index) * usual  # not this batch's weights, by which rare classes would count less in small batches

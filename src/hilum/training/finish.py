@@ -31,11 +31,15 @@ def finish(
     kept = state.kept_epoch(config.training.keep)
     if config.training.keep == "best":
         network.load_state_dict(state.best)
+    else:
+        state.kept.after_epoch()  # a resumed run may have no epoch left
     if config.head.retrain != "none":
         retrain_head(network, train.dataset, config, learner.fabric.device)
     views = views_of(config)
     predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
+    learner.tracker.show_most_wrong(val.dataset, logits)
+    learner.tracker.close(kept)
     cases = TrainingCases(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
     about = {"epoch": kept, "split": run.split_digest, **state.progress.began}
     card = model_card(config, data, cases, (val.dataset.labels, logits), views, about)

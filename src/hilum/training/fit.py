@@ -16,6 +16,7 @@ from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.device import pick_device
 from hilum.modelling.input import model_input
 from hilum.modelling.losses.make import make_loss
+from hilum.modelling.measures import NoduleMeasures
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import apply_speed
 from hilum.modelling.weights.freezing import freeze
@@ -61,9 +62,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     if head is not None:
         head.to(fabric.device)
     if network.measures is not None and not resume:
-        batches = plain_batches(train.dataset, config, fabric.device)
-        windows = config.recipe.windows
-        network.measures.fit(torch.cat([network.measures.measured(model_input(hu, windows)) for hu in batches]))
+        _fit_measures(network.measures, train.dataset, config, fabric.device)
     num_batches = train.batches.num_batches
     schedule = Schedule(settings, make_optimizer(settings, network, fabric.device, head), num_batches)
     kept = KeptWeights(network, config, train.dataset, num_batches)
@@ -71,6 +70,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     state.progress.began = began
     if resume:
         state.restore(run.checkpoint)
+    tracker = Tracker(run.folder, state.progress.rows, settings.epochs)
     whole = network if head is None else WithAuxiliary(network, head)
     model, _ = fabric.setup(_compiled(whole, config), schedule.optimizer)
     learner = Learner(
@@ -81,8 +81,8 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
         auxiliary=head,
         augment=Augment(config.augment, config.recipe, seed=settings.seed),
         loss=make_loss(config, train.dataset.labels, data.cohort.classes).to(fabric.device),
+        tracker=tracker,
     )
-    tracker = Tracker(run.folder, state.progress.rows)
     shares = sampled_shares(train, val, settings.epochs)
 
     saver = Saver(state, run.checkpoint, settings.checkpoint_minutes)
@@ -100,12 +100,12 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
             saver.after_epoch()
             _log.info("epoch %d of %d: %s", state.progress.epoch, settings.epochs, tracker.line())
 
-    tracker.close(_kept_epoch(state, settings))
+    _check_kept(state, settings)
     return finish(learner, state, data, train, val, run)
 
 
-def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
-    """The epoch whose weights become the model.
+def _check_kept(state: TrainingState, settings: TrainingConfig) -> None:
+    """Check the epoch whose weights become the model.
 
     Raises:
         TrainingError: If it has no finite validation loss, or no epoch has one.
@@ -113,7 +113,7 @@ def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
     losses = [float(row["val_loss"]) for row in state.progress.rows]
     kept = state.kept_epoch(settings.keep)
     if kept and math.isfinite(losses[kept - 1]):
-        return kept
+        return
     where = f"in epoch {kept}, which training.keep = {settings.keep!r} keeps" if kept else "in every epoch"
     weights = " and at the running statistics of training.weights" if settings.weights else ""
     msg = (
@@ -121,6 +121,12 @@ def _kept_epoch(state: TrainingState, settings: TrainingConfig) -> int:
         f"or look at the validation scans{weights}"
     )
     raise TrainingError(msg)
+
+
+def _fit_measures(measures: NoduleMeasures, train: CohortDataset, config: RunConfig, device: torch.device) -> None:
+    """Standardise measures by training cases."""
+    batches = plain_batches(train, config, device)
+    measures.fit(torch.cat([measures.measured(model_input(hu, config.recipe.windows)) for hu in batches]))
 
 
 def _compiled(model: nn.Module, config: RunConfig) -> Any:

@@ -44,9 +44,9 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
         msg = "the runs of an ensemble must be all of folds, or all single; got both"
         raise ConfigError(msg)
     first = sources[0]
-    cohort, data = _cohort_of(first)
     for one in sources:
         _check_same(first, one)
+    cohort, data = _cohort_of(first)
     plan, members = None, []
     if first.is_of_folds:
         plan = FoldsPlan(folds=first.plan.folds, seeds=sum(one.plan.seeds for one in sources))

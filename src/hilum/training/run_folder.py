@@ -36,6 +36,7 @@ from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, save
+from hilum.training.environment import differences, environment_of
 
 try:
     import fcntl
@@ -331,6 +332,7 @@ class Run:
             "key": key_fingerprint(),
             "split": _digest(splits.encode()),
             "classes": cohort.classes,
+            "environment": environment_of(config.training.device, cohort.source, prepared.samples),
             "cases": _case_records(prepared),
         }
         # first of all, for it marks the rest as a run's
@@ -553,6 +555,11 @@ class Run:
             then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
+        device, table = self.settings.training.device, cohort.source
+        began = record.get("environment")  # absent in runs of older versions
+        others = differences(began, environment_of(device, table, prepared.samples)) if began else []
+        if others:
+            _log.warning("warning: the run may differ from an unbroken one in the last digits: %s", "; ".join(others))
         changes = _changes(_case_records(prepared), record["cases"], _FIELDS)
         if changes:
             msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {_first(changes)}"

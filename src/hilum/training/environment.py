@@ -1,0 +1,79 @@
+"""What a run was made with: versions, device, state of the code, digests of table and samples; no host, no path."""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hilum.files import cores
+from hilum.modelling.device import pick_device
+
+_PACKAGES = ("hilum", "torch", "lightning-fabric", "numpy", "scipy", "scikit-learn", "SimpleITK", "pydicom", "nibabel")
+
+
+def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[str, Any]:
+    """The environment of a run that begins.
+
+    Args:
+        device: ``training.device``.
+        table: The table of cases.
+        samples: The prepared samples, whose names depend on scan, recipe and code.
+    """
+    names = "\n".join(sorted(file.stem for file in samples))
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": _device_name(device),
+        "cores": cores(),
+        "git": _git(),
+        "table": _digest(table.read_bytes()),
+        "samples": _digest(names.encode()),
+    }
+
+
+def differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What makes figures of a resumed run differ from those of an unbroken one, in words."""
+    before, after = (
+        {"device": one["device"], **{f"{name}": number for name, number in one["packages"].items()}}
+        for one in (began, now)
+    )
+    return [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after.get(name)]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _device_name(device: str) -> str:
+    picked = pick_device(device)
+    if picked.type == "cuda":
+        return torch.cuda.get_device_name(picked)
+    return picked.type
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the current folder's repository, and whether files were changed since; None without one."""
+    try:
+        commit = _of_git("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_of_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _of_git(*args: str) -> str:
+    command = ["git", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 - no input
+    return done.stdout.strip()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,306 @@
+"""Tests of what ends a training early: signals, kills, full disks, damaged samples and dead loader processes."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hilum import train
+from hilum.cli import main
+from hilum.errors import HilumError, PrepareError, ResourceError
+from hilum.settings.toml import load
+from hilum.training.run_folder import Run
+from hilum.training.saver import Saver
+from hilum.training.state import TrainingState
+
+
+def config_of(folder, **settings):
+    config = load(folder / "config.toml")
+    return replace(config, training=replace(config.training, **{"epochs": 3, **settings}))
+
+
+def same(one, other):
+    """Whether two runs have the same weights, figures and card."""
+    for name in ("metrics.csv", "model/model.json", "model/weights.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+class Killed(BaseException):
+    """Ends a training at once, as SIGKILL does: nothing that Hilum catches."""
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Train with a checkpoint after each step, and end at once after so many steps."""
+
+    def run(config, out, steps, *, base):
+        taken = []
+        after_step = Saver.after_step
+
+        def counted(self):
+            self._save()
+            taken.append(1)
+            if len(taken) == steps:
+                raise Killed
+            after_step(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Saver, "after_step", counted)
+            with pytest.raises(Killed):
+                train(config, out, base=base)
+
+    return run
+
+
+ARMS = {
+    "plain": {},
+    "ema": {"training": {"ema_epochs": 1.0}},
+    "sgd, cosine": {"training": {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine"}},
+    "dropout": {"model": {"dropout": 0.3, "stochastic_depth": 0.2}},
+    "sampled": {"sampling": {"method": "over"}},
+    "auxiliary": {"columns": {"auxiliary": ("diameter_mm",)}},
+    "last": {"training": {"keep": "last", "norm_statistics": "running"}},
+}
+
+
+def arm(folder, name):
+    config = config_of(folder)
+    for section, changed in ARMS[name].items():
+        if section == "columns":
+            cohort = config.cohort
+            config = replace(config, cohort=replace(cohort, columns=replace(cohort.columns, **changed)))
+        else:
+            config = replace(config, **{section: replace(getattr(config, section), **changed)})
+    return config
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(npy_cohort, tmp_path, killed_after, name):
+    """Steps 1 to 9 of three epochs of nine batches each: the first, one in the middle of the second epoch."""
+    config = arm(npy_cohort, name)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    killed_after(config, tmp_path / "broken", 12, base=npy_cohort)
+    assert Run(tmp_path / "broken").state == "begun"
+    train(config, tmp_path / "broken", resume=True)
+    same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_validates_goes_on_bit_for_bit(npy_cohort, tmp_path, monkeypatch):
+    config = config_of(npy_cohort, ema_epochs=1.0)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    calls = []
+
+    def killed(self):
+        calls.append(1)
+        if len(calls) == 3:
+            self._save()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "after_batch", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "broken", base=npy_cohort)
+    train(config, tmp_path / "broken", resume=True)
+    same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_run_killed_after_its_last_epoch_still_gets_its_model(npy_cohort, tmp_path, monkeypatch):
+    config = config_of(npy_cohort, keep="last", ema_epochs=1.0)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    with monkeypatch.context() as patch:
+        patch.setattr("hilum.training.fit.finish", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(config, tmp_path / "broken", base=npy_cohort)
+    train(config, tmp_path / "broken", resume=True)
+    same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_state_is_saved_within_long_epochs(npy_cohort, tmp_path, monkeypatch):
+    saved = []
+    save = TrainingState.save
+    monkeypatch.setattr(
+        TrainingState, "save", lambda self, folder: saved.append(self.progress.step) or save(self, folder)
+    )
+    train(config_of(npy_cohort, epochs=1, checkpoint_minutes=1e-9), tmp_path / "run", base=npy_cohort)
+    assert saved[:-1] == list(range(1, len(saved)))
+    assert saved[-1] == 0
+    saved.clear()
+    train(config_of(npy_cohort, epochs=2), tmp_path / "other", base=npy_cohort)
+    assert saved == [0, 0]
+
+
+TRAINING = """
+import logging, sys
+from pathlib import Path
+from dataclasses import replace
+from hilum.cli import main
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(npy_cohort, tmp_path, number, code):
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
+    flags = [str(folder / "config.toml"), "--training.epochs", "40", "--training.stop-patience", "0"]
+    train_args = [*flags, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, *train_args], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    metrics = tmp_path / "run" / "metrics.csv"
+    until = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "stopping after this step, and saving; once more: at once" in said
+    assert f"stopped by {signal.Signals(number).name}" in said
+    assert "hilum train --resume goes on" in said
+    assert "Traceback" not in said
+    assert Run(tmp_path / "run").state == "begun"
+    settings = load(tmp_path / "run")
+    assert main(["train", flags[0], "--out", str(tmp_path / "run"), "--resume"]) == 0
+    train(settings, tmp_path / "whole", base="/")
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with few kilobytes; only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("a file system can be mounted by root only")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(npy_cohort, tmp_path, small_disk, capfd):
+    config = config_of(npy_cohort, epochs=3)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    disk = small_disk("16m")
+    size = []
+
+    def fill(state, folder):
+        SAVE(state, folder)
+        if state.progress.epoch == 1 and not size:
+            size.append(1)
+            with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"0" * 65536)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "save", fill)
+        with pytest.raises(HilumError, match="No space left on device") as error:
+            train(config, disk / "run", base=npy_cohort)
+    assert "\n" not in str(error.value)
+    assert Run(disk / "run").state == "begun"
+    (disk / "filler").unlink()
+    train(config, disk / "run", resume=True)
+    same(disk / "run", tmp_path / "whole")
+
+
+SAVE = TrainingState.save
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_damaged_since_it_was_prepared_is_named_and_nothing_is_lost(
+    npy_cohort, tmp_path, monkeypatch, workers
+):
+    """It is truncated after a step, while training goes on, and restored before the resume."""
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run", "store"))
+    config = config_of(folder, epochs=3, workers=workers)
+    train(config, tmp_path / "whole", base=folder)
+    damaged = {}
+    after_epoch = Saver.after_epoch
+
+    def damage(self):
+        after_epoch(self)
+        if not damaged:
+            for sample in (folder / "store").rglob("*.safetensors"):
+                damaged[sample] = sample.read_bytes()
+                sample.unlink()  # a new file: the old one may still be mapped
+                sample.write_bytes(damaged[sample][:-100])
+
+    monkeypatch.setattr(Saver, "after_epoch", damage)
+    with pytest.raises(PrepareError, match=r"case 'c\d\d'.*damaged") as error:
+        train(config, tmp_path / "broken", base=folder)
+    assert "\n" not in str(error.value)
+    assert Run(tmp_path / "broken").state == "begun"
+    for sample, content in damaged.items():
+        sample.unlink()
+        sample.write_bytes(content)
+    train(config, tmp_path / "broken", resume=True)
+    same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_killed_loader_process_is_one_line_and_nothing_is_lost(npy_cohort, tmp_path, monkeypatch):
+    config = config_of(npy_cohort, epochs=3, workers=1)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    after_step, steps = Saver.after_step, []
+
+    def kill(self):
+        after_step(self)
+        steps.append(1)
+        if len(steps) == 12:
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "after_step", kill)
+        with pytest.raises(ResourceError, match="a loader process was killed, perhaps because memory ran out") as error:
+            train(config, tmp_path / "broken", base=npy_cohort)
+    assert "\n" not in str(error.value)
+    train(config, tmp_path / "broken", resume=True)
+    same(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
+def test_a_small_dev_shm_is_one_line_that_says_what_helps(npy_cohort, tmp_path):
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run", "store"))
+    flags = ["--training.workers", "2", "--training.batch-size", "40", "--training.epochs", "1"]
+    python = [sys.executable, "-c", TRAINING, str(folder / "config.toml"), "--out", str(tmp_path / "run"), *flags]
+    mounted = 'mount -t tmpfs -o size=128k tmpfs /dev/shm && exec "$@"'
+    if subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted, "sh", "true"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", *python]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hilum: the loader processes ran out of shared memory, /dev/shm"), done.stderr
+    assert "training.workers = 0" in last
+    assert "Traceback" not in done.stderr
+
+
+def _children(pid):
+    """Processes that this one has forked to load samples."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(state[1]) == pid and b"resource_tracker" not in command and b"loky" not in command:
+                yield int(folder.name)
