@@ -63,6 +63,7 @@ KINDS = {
     "ema": ["--training.ema-epochs", "1"],
 }
 MOMENTS = ("first epoch", "checkpoint", "any")
+HILUM = "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
 COMPARED = ("metrics.csv", "model/model.json", "model/weights.safetensors")
 
 
@@ -123,7 +124,7 @@ def _cohort(folder: Path) -> None:
 
 
 def _started(folder: Path, run: Path, kind: str, *, resume: bool = False) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "hilum", "train", str(folder / "config.toml"), "--out", str(run)]
+    command = [sys.executable, "-c", HILUM, "train", str(folder / "config.toml"), "--out", str(run)]
     command += ["--resume"] if resume else KINDS[kind]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
 
@@ -156,7 +157,7 @@ def _row(
 def _is_writing(run: Path) -> bool:
     """Whether a checkpoint is being written: its temporary file is there."""
     try:
-        return any(name.startswith(".") for name in os.listdir(run / "last"))
+        return any(file.name.startswith(".") for file in (run / "last").iterdir())
     except OSError:
         return False
 

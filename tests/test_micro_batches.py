@@ -42,7 +42,7 @@ def test_parts_of_a_batch_train_the_weights_of_the_whole_batch(npy_cohort, tmp_p
 
     Over one epoch: where rounding carries a value over the corner of a ReLU, the weights part for good.
     """
-    plain = lambda settings, network, device: torch.optim.SGD(network.parameters(), lr=settings.lr)  # noqa: E731
+    plain = lambda settings, network, *_: torch.optim.SGD(network.parameters(), lr=settings.lr)  # noqa: E731
     monkeypatch.setattr(fit, "make_optimizer", plain)
     whole, _ = trained(config_of(npy_cohort, lr=0.05, epochs=1), npy_cohort, tmp_path / "whole")
     start, _ = trained(config_of(npy_cohort, lr=1e-12, epochs=1), npy_cohort, tmp_path / "start")

@@ -42,6 +42,8 @@ from hilum.settings.run import ReadingConfig as ReadingConfig
 from hilum.settings.run import Recipe as Recipe
 from hilum.settings.run import RunConfig as RunConfig
 from hilum.simulating import simulate_scan as simulate_scan
+from hilum.training.folds import train_folds as train_folds
+from hilum.training.merge import ensemble as ensemble
 from hilum.training.run_folder import Run as Run
 from hilum.training.train import train as train
 from hilum.volume import Volume as Volume
