@@ -1,14 +1,16 @@
-"""What makes it learn better: arms of settings on real nodules, folds 1 and 2 of 5, the same seeds, paired by patient.
+"""What makes it learn better: settings on real nodules, folds 1 and 2 of 5, two seeds, paired by patient.
 
-    python benchmarks/learning.py [--arms base ema ...] [--jobs 2] [--out FOLDER] [--quick] [--json]
+    python benchmarks/learning.py [--arms base votes ...] [--jobs 2] [--out FOLDER] [--quick] [--json]
 
-An arm is configs/lidc_nodules.toml with a few other settings; the first arm is what the others are compared with. An
-arm is four trainings, of three to eight minutes each on one core; ``--jobs`` trains as many at a time, one thread each.
-What was broken off is resumed, what is finished is only read.
+An arm is ``base`` with a few other settings: four trainings of three to eight minutes each on one core; ``--jobs``
+trains as many at a time, one thread each. What was broken off is resumed, what is finished is only read. ``base`` is
+what configs/lidc_nodules.toml was before these arms were trained: a box of 25.6 mm whose crops end at random (see
+``BASE``), soft labels, AdamW, one cycle, the last epoch.
 
-A figure is the mean AUC over folds and seeds. Its 95 % interval, and that of a difference, comes from a bootstrap of the
-patients of each fold, in which all arms and seeds see the same patients. ``ensemble`` is the AUC of the mean logit of
-the seeds. The data are looked for at HILUM_DATA or ../shared/data.
+A figure is the mean AUC over folds and seeds. Its difference from the first arm has a 95 % interval, by a bootstrap of
+the patients of each fold in which all arms and seeds see the same patients: it says what other patients would have
+changed. ``ensemble`` is the AUC of the mean log odds of the seeds. The data are looked for at HILUM_DATA or
+../shared/data.
 """
 
 import argparse
@@ -19,12 +21,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from machine import DATA, ROOT, line, machine
 
 from hilum import Predictor, train
@@ -34,7 +38,8 @@ from hilum.files import csv_text, write_whole
 from hilum.measuring.bootstrap import Z95
 from hilum.measuring.metrics import auc_from, ranked_counts
 from hilum.modelling.speed import PLAIN
-from hilum.preparing import Store, load_sample
+from hilum.predicting.tables import logits_of_prepared
+from hilum.preparing import Store
 from hilum.randomness import generator
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, to_dict
@@ -44,34 +49,49 @@ TABLE = DATA / "lidc-nodules" / "nodules.csv"
 FOLDS, SEEDS = (1, 2), (0, 1)
 NUM_RESAMPLES = 2000
 
-BOX_32 = {"recipe": {"size": [4, 48, 48], "extent_mm": [5.0, 32.0, 32.0]}, "augment": {"extent_by": [0.5, 1.0, 1.0]}}
-ARMS: dict[str, dict[str, dict[str, Any]]] = {
-    "box-32": BOX_32,
+Changes = dict[str, dict[str, Any]]
+"""Settings by section; ``columns`` stands for cohort.columns."""
+
+READ = ["mean_vote", "diameter_mm", "texture_1to5", "spiculation_1to5", "margin_1to5", "subtlety_1to5"]
+
+BASE: Changes = {
+    "cohort": {"unlabelled": "drop"},
+    "columns": {"num_readers": "", "auxiliary": []},
+    "recipe": {"size": [4, 40, 40], "extent_mm": [5.0, 25.6, 25.6]},
+    "augment": {"extent_by": [0.5, 0.75, 0.75]},
+    "model": {"norm": "batch", "measures": "none"},
+    "training": {"ema_epochs": 0.0, "keep": "last"},
+    "decision": {"tta": 0},
+}
+
+ARMS: dict[str, Changes] = {
     "base": {},
-    "ema": {"training": {"ema_epochs": 2.0}},
-    "smoothing": {"loss": {"label_smoothing": 0.1}},
-    "sgd-cosine": {"training": {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"}},
-    "votes": {"cohort": {"unlabelled": "train"}, "columns": {"num_readers": "num_readers"}},
-    "auxiliary": {
-        "columns": {
-            "auxiliary": [
-                "mean_vote",
-                "diameter_mm",
-                "texture_1to5",
-                "spiculation_1to5",
-                "margin_1to5",
-                "subtlety_1to5",
-            ]
-        }
+    "box-32": {
+        "recipe": {"size": [4, 48, 48], "extent_mm": [5.0, 32.0, 32.0]},
+        "augment": {"extent_by": [0.5, 1.0, 1.0]},
     },
+    "ema": {"training": {"ema_epochs": 2.0}},
+    "votes": {"cohort": {"unlabelled": "train"}, "columns": {"num_readers": "num_readers"}},
+    "auxiliary": {"columns": {"auxiliary": READ}},
     "group-norm": {"model": {"norm": "group"}},
+    "sgd-cosine": {"training": {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"}},
     "measures": {"model": {"measures": "nodule"}},
 }
+"""``box-32`` is the box of before, whose crops end where they ended; the first arm is compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """The test cases of a fold, and the log odds of each seed."""
+
+    labels: Int[np.ndarray, " n"]
+    patients: Int[np.ndarray, " n"]
+    odds: Float[np.ndarray, "s n"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["base"], help="the first is compared with")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learning")
     parser.add_argument("--quick", action="store_true", help="one epoch, in another folder: that it runs")
@@ -80,116 +100,136 @@ def main() -> None:
     args = parser.parse_args()
     if not TABLE.is_file():
         sys.exit(f"no {TABLE.name}: HILUM_DATA must name the folder with the shared data")
-    out = args.out.with_name(f"{args.out.name}-quick") if args.quick and not args.one else args.out
     if args.one:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         arm, fold, seed = args.one
-        _train(arm, int(fold), int(seed), out, quick=args.quick)
+        _train(arm, int(fold), int(seed), args.out, quick=args.quick)
         return
-    print(line(machine("torch")), flush=True)
-    _run_all(list(dict.fromkeys(args.arms)), out, args.jobs, args.quick)
+    found = machine("torch")
+    print(line(found), flush=True)
+    out = args.out.with_name(f"{args.out.name}-quick") if args.quick else args.out
+    arms = list(dict.fromkeys(args.arms))
+    _run_all(arms, out, args.jobs, quick=args.quick)
+    rows = _rows(arms, out)
+    for row in rows:
+        _show(row)
+    if args.json:
+        print(json.dumps({"folds": FOLDS, "seeds": SEEDS, "rows": rows, "machine": found}))
 
 
-def _run_all(arms, out, jobs, quick):
-    wanted = [(arm, fold, seed) for arm in arms for seed in SEEDS for fold in FOLDS]
+# the runs
 
-    def one(what):
-        name = "-".join(map(str, what))
-        if (out / name / "test.csv").is_file():
+
+def _run_all(arms: Sequence[str], out: Path, jobs: int, *, quick: bool) -> None:
+    """Train what is not yet, as many at a time; the seeds of an arm before the next arm."""
+    out.mkdir(parents=True, exist_ok=True)
+
+    def one(name: tuple[str, int, int]) -> None:
+        label = "-".join(map(str, name))
+        if (out / label / "test.csv").is_file():
             return
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / f"{name}.log").open("a") as log:
-            command = [sys.executable, __file__, "--one", *map(str, what), "--out", str(out)]
-            done = subprocess.run(
-                command + (["--quick"] if quick else []),
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-        print(name, "done" if not done.returncode else f"failed, see {name}.log", flush=True)
+        command = [sys.executable, __file__, "--one", *map(str, name), "--out", str(out), *(["--quick"] * quick)]
+        with (out / f"{label}.log").open("a") as log:
+            one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, stdout=log, stderr=log, env=one_thread, check=False)
+        if done.returncode:
+            sys.exit(f"{label} failed, see {label}.log")
+        print(f"{label} is trained", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, wanted))
-    figures(arms, out)
+        list(pool.map(one, [(arm, fold, seed) for arm in arms for seed in SEEDS for fold in FOLDS]))
 
 
-def config_of(arm, fold, seed, quick=False):
+def _config(arm: str, fold: int, seed: int, *, quick: bool) -> RunConfig:
     values = to_dict(load(ROOT / "configs" / "lidc_nodules.toml"))
-    for section, changed in ARMS[arm].items():
-        (values["cohort"]["columns"] if section == "columns" else values[section]).update(changed)
     values["cohort"]["table"] = str(TABLE.resolve())
     values["store"] = str((ROOT / "runs" / "store").resolve())
-    values["split"]["fold"] = fold
-    values["training"]["seed"] = seed
+    values["split"] |= {"folds": 5, "fold": fold}
     values["speed"] = to_dict(replace(PLAIN, precision="bf16", channels_last="on", keep_memory="on"))
-    if quick:
-        values["training"]["epochs"] = 1
+    for changes in (BASE, ARMS[arm], {"training": {"seed": seed, **({"epochs": 1} if quick else {})}}):
+        for section, changed in changes.items():
+            (values["cohort"]["columns"] if section == "columns" else values[section]).update(changed)
     return from_dict(RunConfig, values)
 
 
-def _train(arm, fold, seed, out, quick=False):
-    config = config_of(arm, fold, seed, quick)
-    run = Run(out / f"{arm}-{fold}-{seed}")
+def _train(arm: str, fold: int, seed: int, out: Path, *, quick: bool) -> None:
+    """Train a run, and write the log odds of its test cases."""
+    config, run = _config(arm, fold, seed, quick=quick), Run(out / f"{arm}-{fold}-{seed}")
     started = time.perf_counter()
     if run.state != "whole":
         train(config, run.folder, base="/", resume=run.state == "begun")
     minutes = (time.perf_counter() - started) / 60
     cohort = Cohort.read(TABLE, replace(config.cohort, unlabelled="drop"))
     parts = run.splits(cohort).parts
-    tested = replace(cohort, cases=tuple(c for c in cohort.cases if parts.get(c.case_id) == "test"))
+    tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
     prepared = prepare_cohort(tested, config.recipe, Store(Path(config.store), config.reading))
-    predictor = Predictor(run.model)
-    samples = [load_sample(file) for file in prepared.samples]
-    logits = np.concatenate([predictor.logits(samples[i : i + 32]) for i in range(0, len(samples), 32)])
+    logits = logits_of_prepared(Predictor(run.model), prepared)
     rows = [
-        (c.case_id, c.patient_id, c.label, f"{z[1] - z[0]:.9g}") for c, z in zip(prepared.cases, logits, strict=True)
+        (case.case_id, case.patient_id, case.label, f"{positive - negative:.9g}")
+        for case, (negative, positive) in zip(prepared.cases, logits.tolist(), strict=True)
     ]
     write_whole(run.folder / "minutes.json", json.dumps(minutes))
     write_whole(run.folder / "test.csv", csv_text([("case_id", "patient", "label", "logit"), *rows]))
 
 
-def read_test(file):
-    with file.open(newline="") as f:
-        rows = list(csv.DictReader(f))
-    return (
-        [r["case_id"] for r in rows],
-        [r["patient"] for r in rows],
-        np.array([int(r["label"]) for r in rows]),
-        np.array([float(r["logit"]) for r in rows]),
+# the figures
+
+
+def _tested(arm: str, fold: int, out: Path) -> Tested:
+    odds = []
+    for seed in SEEDS:
+        with (out / f"{arm}-{fold}-{seed}" / "test.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        odds.append([float(row["logit"]) for row in rows])
+    return Tested(
+        labels=np.array([int(row["label"]) for row in rows]),
+        patients=np.unique([row["patient"] for row in rows], return_inverse=True)[1].reshape(-1),
+        odds=np.array(odds),
     )
 
 
-def figures(arms, out):
-    first = None
-    stats = {}
+def _rows(arms: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """The figures of each arm, and its differences from the first."""
+    rows: list[dict[str, Any]] = []
+    first: dict[str, Any] = {}
     for arm in arms:
-        if not all((out / f"{arm}-{f}-{s}" / "test.csv").is_file() for f in FOLDS for s in SEEDS):
-            continue
-        boots, values, ens, eboots = [], [], [], []
+        single, together = [], []  # AUC of all cases, then of each resample
         for fold in FOLDS:
-            logit = []
-            for seed in SEEDS:
-                ids, patients, y, z = read_test(out / f"{arm}-{fold}-{seed}" / "test.csv")
-                logit.append(z)
-            pat = np.unique(patients, return_inverse=True)[1]
-            n = pat.max() + 1
-            times = generator(fold, "bootstrap").multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES)
-            w = times[:, pat].astype(float)
-            one = np.ones((1, len(y)))
-            for z in logit:
-                values.append(float(auc_from(*ranked_counts(y, z, weights=one))[0]))
-                boots.append(auc_from(*ranked_counts(y, z, weights=w)))
-            ens.append(float(auc_from(*ranked_counts(y, np.mean(logit, 0), weights=one))[0]))
-            eboots.append(auc_from(*ranked_counts(y, np.mean(logit, 0), weights=w)))
-        stats[arm] = (np.mean(values), np.mean(boots, 0), values, np.mean(ens), np.mean(eboots, 0))
-        minutes = [json.loads((out / f"{arm}-{f}-{s}" / "minutes.json").read_text()) for f in FOLDS for s in SEEDS]
-        base = next(iter(stats.values()))
-        d, e = stats[arm][0] - base[0], np.nanstd(stats[arm][1] - base[1], ddof=1)
-        de, ee = stats[arm][3] - base[3], np.nanstd(stats[arm][4] - base[4], ddof=1)
-        print(
-            f"{arm:12s} AUC {stats[arm][0]:.4f}  {d:+.4f} +- {Z95 * e:.4f}   ensemble {stats[arm][3]:.4f} {de:+.4f} +- {Z95 * ee:.4f}  each {' '.join(f'{v:.4f}' for v in values)}  {np.mean(minutes):.1f} min",
-            flush=True,
+            one = _tested(arm, fold, out)
+            patients = int(one.patients.max()) + 1
+            random = generator(fold, "bootstrap")
+            times = random.multinomial(patients, np.full(patients, 1 / patients), size=NUM_RESAMPLES)
+            weights = np.vstack([np.ones(len(one.labels)), times[:, one.patients]])
+            single += [auc_from(*ranked_counts(one.labels, odds, weights=weights)) for odds in one.odds]
+            together.append(auc_from(*ranked_counts(one.labels, one.odds.mean(axis=0), weights=weights)))
+        kinds = {"auc": np.mean(single, axis=0), "ensemble": np.mean(together, axis=0)}
+        first = first or kinds
+        files = [out / f"{arm}-{fold}-{seed}" / "minutes.json" for fold in FOLDS for seed in SEEDS]
+        rows.append(
+            {
+                "arm": arm,
+                "each": [float(auc[0]) for auc in single],
+                "minutes": float(np.mean([json.loads(file.read_text()) for file in files])),
+                **{name: float(auc[0]) for name, auc in kinds.items()},
+                **{f"{name}_difference": _difference(auc, first[name]) for name, auc in kinds.items()},
+            }
         )
+    return rows
+
+
+def _difference(auc: Float[np.ndarray, " b"], first: Float[np.ndarray, " b"]) -> list[float]:
+    """The difference of all cases, and the ends of its interval."""
+    value, error = float(auc[0] - first[0]), float(np.nanstd((auc - first)[1:], ddof=1))
+    return [value, value - Z95 * error, value + Z95 * error]
+
+
+def _show(row: dict[str, Any]) -> None:
+    shown = [f"{row['arm']:12s}"]
+    for name in ("auc", "ensemble"):
+        value, low, high = row[f"{name}_difference"]
+        shown.append(f"{name} {row[name]:.4f}, {value:+.4f} ({low:+.4f} to {high:+.4f})")
+    each = " ".join(f"{auc:.4f}" for auc in row["each"])
+    print(f"{'   '.join(shown)}   each {each}   {row['minutes']:.1f} min")
 
 
 if __name__ == "__main__":

@@ -376,7 +376,7 @@ def _jitter(found: Found, run: Path, draws: int) -> dict[str, Any]:
     from hilum.modelling.ensemble import Ensemble
     from hilum.modelling.speed import EXACT, for_prediction
 
-    config, recipe = load(run), load(run).recipe
+    recipe = load(run).recipe
     networks: dict[int, dict[str, Any]] = {}
     for member in Run(run).members:
         networks.setdefault(member.settings.split.fold, {})[member.folder.name] = load_model(member.model)[0]
@@ -424,10 +424,8 @@ def _whole_scan(run: Path, draws: int) -> dict[str, Any] | None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    print(
-        f"\n{result['num_nodules']} nodules of {result['num_patients']} patients, {result['num_suspicious']} suspicious; "
-        f"{result['folds']} folds, {result['seeds']} seeds"
-    )
+    counts = ", ".join(f"{result[name]} {name.removeprefix('num_')}" for name in ("num_nodules", "num_patients"))
+    print(f"\n{counts}, {result['num_suspicious']} suspicious; {result['folds']} folds, {result['seeds']} seeds")
     for name, value in result.items():
         ci = result.get(f"{name}_ci")
         if name.endswith("_ci") or name in ("machine", "minutes"):

@@ -134,7 +134,8 @@ def _shifts(config: RunConfig, classes: tuple[str, ...], trained: TrainingCases)
     """
     counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
     many, sampled = trained.labels.ndim == 2, config.sampling.method != "none"
-    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and sampled):
+    is_proper = config.loss.name in AT_THE_PROBABILITY and not config.loss.label_smoothing
+    if not is_proper or config.head.retrain != "none" or (many and sampled):
         return [None] * len(counts)
     weights = weights_of(config, trained.labels, classes)
     factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)

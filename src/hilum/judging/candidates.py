@@ -102,7 +102,8 @@ def cases_of(
     why = run.why_unchecked(predictor.card)
     check_recognised(why, unchecked=unchecked)
     columns = columns or ColumnsConfig()
-    columns = replace(columns, labels=label_columns(table, columns.labels, predictor.card.decisions))
+    labels = label_columns(table, columns.labels, predictor.card.decisions)
+    columns = replace(columns, labels=labels, auxiliary=(), num_readers="")  # of training alone
     config = CohortConfig(columns=columns, unlabelled="drop", classes=predictor.card.decisions.classes)
     cohort = Cohort.read(table, config)
     for warning in cohort.warnings:

@@ -444,6 +444,12 @@ class RunConfig:
             single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
         )
         self._check_prior()
+        alone = not self.cohort.columns.auxiliary or not (self.augment.mixup or self.augment.cutmix)
+        require(
+            alone, "columns.auxiliary", "empty with augment.mixup and cutmix, which mix the cases of a batch", "both"
+        )
+        soft = self.cohort.unlabelled != "train" or not self.cohort.columns.labels
+        require(soft, "cohort.unlabelled", "error or drop with columns.labels, which may hold shares", "train")
         at_point = self.model.measures == "none" or self.recipe.region == "point"
         require(at_point, "model.measures", "none unless recipe.region is point", self.model.measures)
         self.model.check_for(self.recipe.size)
@@ -455,6 +461,7 @@ class RunConfig:
             return
         rules = {
             f"loss.name = {self.loss.name}": self.loss.name in ("auto", *AT_THE_PROBABILITY),
+            "loss.label_smoothing": self.loss.label_smoothing == 0,
             f"head.retrain = {self.head.retrain}": self.head.retrain == "none",
             "several labels (columns.labels) that are sampled": not self.cohort.columns.labels
             or self.sampling.method == "none",

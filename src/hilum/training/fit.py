@@ -55,8 +55,8 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     settings = config.training
     train = PartLoader(data.dataset("train", config.recipe, seed=settings.seed), config, seed=settings.seed)
     val = PartLoader(data.dataset("val", config.recipe), config)
-    network, began = _network(config, len(data.cohort.classes), load=not resume)
-    fabric = _fabric(pick_device(settings.device), config.speed.precision)
+    network, began = network_of_run(config, len(data.cohort.classes), load=not resume)
+    fabric = fabric_of(pick_device(settings.device), config.speed.precision)
     network.to(fabric.device)  # before the optimizer, whose restored state goes to the device of the weights
     head = _auxiliary_head(data, network, train.dataset, settings.seed)
     if head is not None:
@@ -143,13 +143,14 @@ def _auxiliary_head(data: SplitCohort, network: ResNet3D, train: CohortDataset, 
         return AuxiliaryHead(targets, network.num_features, train.auxiliary)
 
 
-def _fabric(device: torch.device, precision: str) -> Fabric:
+def fabric_of(device: torch.device, precision: str) -> Fabric:
+    """Lightning Fabric for one device and ``speed.precision``."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats Hilum's own log
     devices = [device.index] if device.index is not None else 1
     return Fabric(accelerator=device.type, devices=devices, precision="bf16-mixed" if precision == "bf16" else None)
 
 
-def _network(config: RunConfig, num_classes: int, *, load: bool) -> tuple[ResNet3D, dict[str, Any]]:
+def network_of_run(config: RunConfig, num_classes: int, *, load: bool) -> tuple[ResNet3D, dict[str, Any]]:
     """The network of a run before its first step, and the card's entry about initial weights from a file."""
     settings = config.training
     with torch.random.fork_rng(devices=[]):
