@@ -12,7 +12,7 @@ figure has a 95 % interval by patient; a gain is the difference of two AUC on th
 - diameter: the readers' outline. automatic size: the diameter that the model's own measure finds in the image.
 - crop extents: a logistic regression on how far a crop reaches along z, y and x, fitted on the other folds.
 - controls, one seed each: the labels shuffled; the nodule blanked, a disc of 26 mm around the point at the mean of a
-  lung; the shape alone, noise instead of the image, so that only the crop's extents are left.
+  lung; the shape alone, random waves instead of the image, so that only the crop's extents are left.
 
 The data are looked for at HILUM_DATA or ../shared/data.
 """
@@ -21,6 +21,7 @@ import argparse
 import csv
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -187,7 +188,7 @@ def _changed(control: str, image: Path, point_mm: Sequence[float], out: Path) ->
     scan = sitk.ReadImage(str(image))
     hu = sitk.GetArrayFromImage(scan)
     if control == "shape":
-        hu = generator(0, out.name, "noise").normal(-400, 300, hu.shape)
+        hu = _waves(scan, out.name)
     else:
         x, y, _ = scan.TransformPhysicalPointToContinuousIndex(tuple(point_mm))
         dx, dy, _ = scan.GetSpacing()
@@ -196,6 +197,19 @@ def _changed(control: str, image: Path, point_mm: Sequence[float], out: Path) ->
     changed = sitk.GetImageFromArray(np.rint(hu).astype(np.int16))
     changed.CopyInformation(scan)
     sitk.WriteImage(changed, str(out))
+
+
+def _waves(scan: sitk.Image, name: str) -> Float[np.ndarray, "z y x"]:
+    """A random field of waves of 5 to 15 mm, evaluated at the voxels: not even their size can be told from it."""
+    random = generator(0, name, "waves")
+    direction = random.normal(size=(60, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    wave = direction * (2 * np.pi / random.uniform(5, 15, (60, 1)))
+    phase = random.uniform(0, 2 * np.pi, 60)
+    axes = [np.arange(n) * step for n, step in zip(scan.GetSize()[::-1], scan.GetSpacing()[::-1], strict=True)]
+    at = np.stack(np.meshgrid(*axes, indexing="ij"))
+    field = sum(np.cos(np.tensordot(k, at, 1) + shift) for k, shift in zip(wave, phase, strict=True))
+    return np.clip(-400 + 300 * field * math.sqrt(2 / 60), -1000, 400)
 
 
 def _control_auc(run: Path) -> dict[str, Any]:
