@@ -54,19 +54,18 @@ def dataset_of(folder, config):
 # the weights that are kept
 
 
-def test_averaged_weights_follow_the_published_recursion(npy_cohort):
-    """TensorFlow's: after n steps the decay is min(decay, (1 + n) / (10 + n)); the first weights are taken over."""
+def test_averaged_weights_are_the_mean_of_the_first_steps_and_then_an_exponential_one(npy_cohort):
     config = config_of(npy_cohort, training={"ema_epochs": 2.0})
     network = ResNet3D(10, width=4, stem="small")
     kept = KeptWeights(network, config, dataset_of(npy_cohort, config), steps_per_epoch=3)
-    decay, expected = math.exp(-1 / 6), None
+    decay, expected, so_far = math.exp(-1 / 6), None, []
     for n in range(40):
         with torch.no_grad():
             network.fc.weight.fill_(float(n % 7))
         kept.after_step()
         now = float(n % 7)
-        d = min(decay, (1 + n) / (10 + n))
-        expected = now if expected is None else d * expected + (1 - d) * now
+        so_far.append(now)
+        expected = np.mean(so_far) if n < 6 else decay * expected + (1 - decay) * now
         assert float(kept.network.fc.weight.detach()[0, 0]) == pytest.approx(expected, rel=1e-5)
     assert torch.all(network.fc.weight == 39 % 7), "the weights in training are left alone"
 

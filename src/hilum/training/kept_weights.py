@@ -65,12 +65,8 @@ class KeptWeights:
             self._recompute()
 
     def _average(self, kept: Any, new: Any, steps: Tensor | int) -> None:
-        """Move the kept weights towards new ones: exponentially, and faster in the first steps.
-
-        As TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``: the decay is at most (1 + n) / (10 + n).
-        """
-        decay = min(self.decay, (1 + float(steps)) / (10 + float(steps)))
-        torch._foreach_lerp_(kept, new, 1 - decay)
+        """Move the kept weights towards new ones: the mean of all steps while these are few, then exponentially."""
+        torch._foreach_lerp_(kept, new, max(1 - self.decay, 1 / (1 + float(steps))))
 
     @torch.no_grad()
     def _recompute(self) -> None:
