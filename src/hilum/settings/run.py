@@ -282,7 +282,7 @@ class TrainingConfig:
     warm_up: float = 0.05
     """Share of all steps over which the rate rises from 0; with schedule = cosine."""
 
-    ema_epochs: float = 0.0
+    ema_epochs: float = 2.0
     """Train as usual, but validate and keep an exponential moving average of the weights over about this many epochs;
     0: the weights themselves."""
 
