@@ -247,7 +247,7 @@ def no_training(monkeypatch):
         return run.model
 
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(training, "_fastest", lambda config, *_: config.speed)
+    monkeypatch.setattr("hilum.training.decided_settings._fastest", lambda config, *_: config.speed)
     return patients
 
 

@@ -232,18 +232,19 @@ def test_a_run_of_folds_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(fol
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_lost_a_member_says_so_and_goes_on(folder, tmp_path, monkeypatch, caplog, capsys, jobs):
-    """The member is lost by a folder that is in the way, as it would be by memory that runs out."""
-    begin = Run.begin
+    """The member is lost by a damaged state, as it would be by memory that runs out."""
+    check = folds_module._check_members
 
-    def in_the_way(self, *args, **kwargs):
-        if kwargs.get("plan") is not None:
-            begin(self, *args, **kwargs)
-            (self.folder / "fold-1-seed-0" / "last").mkdir(parents=True)
-            (self.folder / "fold-1-seed-0" / "last" / "state.safetensors").write_bytes(b"damaged")
-        else:
-            begin(self, *args, **kwargs)
+    def damaged(tasks):
+        for task in tasks:
+            member = Run(task.folder)
+            if task.config.split.fold == 1 and member.state == "new" and not member.folder.exists():
+                member.begin(task.config, task.cohort, task.data.prepared, task.data.parts, None)
+                member.checkpoint.mkdir()
+                (member.checkpoint / "state.safetensors").write_bytes(b"damaged")
+        check(tasks)
 
-    monkeypatch.setattr(Run, "begin", in_the_way)
+    monkeypatch.setattr(folds_module, "_check_members", damaged)
     flags = ["--folds", "3", "--jobs", str(jobs), "--training.epochs", "1", "--out", str(tmp_path / "run")]
     assert main(["train", str(folder / "config.toml"), *flags]) == 3
     assert "a member was lost, and the others go on: fold 1, seed 0" in caplog.text
@@ -253,8 +254,47 @@ def test_a_run_that_lost_a_member_says_so_and_goes_on(folder, tmp_path, monkeypa
     assert "fold 1, seed 0" in read_card(run.model).training["ensemble"]["lost"][0]
     assert "A member was lost" in (run.evaluation / "report.html").read_text()
     shutil.rmtree(run.folder / "fold-1-seed-0")
+    monkeypatch.setattr(folds_module, "_check_members", check)
     assert main(["train", str(folder / "config.toml"), "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert {row["fold"] for row in rows_of(run.cases_file)} == {"0", "1", "2"}
+
+
+def test_members_in_the_wrong_folders_are_refused_for_they_have_seen_the_cases(run, folder, capsys):
+    copy = run.folder.with_name("swapped")  # beside it, for its paths are relative
+    shutil.copytree(run.folder, copy)
+    one, other = (copy / f"fold-{fold}-seed-0" for fold in (0, 1))
+    one.renamecopy.with_name("aside")
+    other.rename(one)
+    copy.with_name("aside").rename(other)
+    shutil.rmtree(copy / "model")
+    assert main(["train", str(folder / "config.toml"), "--out", str(copy), "--resume"]) == 1
+    assert "must be the member of fold 0, seed 0, and was trained on other cases" in capsys.readouterr().err
+    assert not (copy / "model").exists()
+
+
+def test_predictions_of_another_run_are_not_judged(run, capsys):
+    copy = run.folder.with_name("shortened")
+    shutil.copytree(run.folder, copy)
+    lines = (copy / "cases.csv").read_text().splitlines()
+    (copy / "cases.csv").write_text("\n".join(lines[:4]) + "\n")
+    assert main(["evaluate", str(copy)]) == 1
+    assert "must hold the predictions that calibrated the ensemble" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_folds_and_seeds(run, folder, capsys):
+    command = ["train", str(folder / "config.toml"), "--out", str(run.folder), "--resume"]
+    assert main([*command, "--folds", "5"]) == 1
+    assert "--folds of a resumed run must be absent or 3, as the run was begun with, got 5" in capsys.readouterr().err
+    assert main([*command, "--folds", "3", "--seeds", "3"]) == 1
+    assert "--seeds of a resumed run must be absent or 2" in capsys.readouterr().err
+
+
+def test_loaders_of_members_that_are_trained_side_by_side_have_processes_of_their_own(folder, tmp_path):
+    config = quick(folder, workers=1)
+    train_folds(
+        replace(config, training=replace(config.training, epochs=1)), tmp_path / "run", folds=2, jobs=2, base=folder
+    )
+    assert read_card(tmp_path / "run").training["ensemble"]["lost"] == []
 
 
 def test_an_ensemble_of_one_fold_is_refused(folder, tmp_path, monkeypatch):
@@ -297,6 +337,10 @@ def test_runs_of_the_same_folds_become_one_ensemble(run, folder, tmp_path):
     model = ensemble([run.folder, tmp_path / "other"], tmp_path / "both")
     card = read_card(model)
     assert len(card.members) == 9
+    with pytest.raises(ConfigError, match="is an ensemble of other runs, and has nothing to resume"):
+        train_folds(quick(folder), tmp_path / "both", resume=True)
+    with pytest.raises(ConfigError, match="has no members of its own"):
+        ensemble([tmp_path / "both", run.folder], tmp_path / "more")
     both = read_out_of_fold(tmp_path / "both" / "cases.csv", ("0", "1"), multi_label=False)
     one, other = (
         read_out_of_fold(r / "cases.csv", ("0", "1"), multi_label=False) for r in (run.folder, tmp_path / "other")

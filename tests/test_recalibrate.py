@@ -24,7 +24,7 @@ from hilum.settings.run import DecisionConfig
 
 
 def write_site(folder, *, seed, cases, name="site.csv", split=""):
-    """A table of volumes of another scanner: more noise, fainter balls, fewer positives, two cases of each patient."""
+    """A table of volumes of another scanner: more noise, fainter balls, many of them harmless, two cases a patient."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(12) - 5.5] * 3, indexing="ij"))
     folder.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def write_site(folder, *, seed, cases, name="site.csv", split=""):
     for k in range(cases):
         volume = rng.normal(0.2, 0.07, (12, 12, 12))
         positive = k % 3 == 0
-        if positive or rng.random() < 0.2:
+        if positive or rng.random() < 0.5:
             centre = rng.uniform(-2, 2, (3, 1, 1, 1))
             volume[((grid - centre) ** 2).sum(axis=0) < 7] += rng.uniform(0.05, 0.35)
         np.save(folder / f"{seed}-{k:03d}.npy", np.clip(volume, 0, 1).astype(np.float32))

@@ -28,7 +28,8 @@ class MakeEnsemble:
         from hilum.training.run_folder import Run
 
         model = ensemble(self.runs, self.out)
-        print(headline(evaluate(self.out)))
+        evaluation = evaluate(self.out)
+        print(headline(evaluation))
         print(f"model: {model}")
         print(f"report: {Run(self.out).evaluation / 'report.html'}")
-        return 0
+        return 3 if evaluation.get("lost_members") else 0

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -14,6 +14,9 @@ from hilum.errors import ConfigError, require
 from hilum.settings.presets import under_flags
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, to_dict
+
+if TYPE_CHECKING:
+    from hilum.training.run_folder import FoldsPlan
 
 _log = logging.getLogger("hilum")
 
@@ -116,7 +119,11 @@ class Train:
         if not self.resume:
             run.check_new([self.source])  # ``train`` does not know this file, so it cannot check it
         lost = False
+        single = not self.resume or run.is_of_folds
+        require(single or not self.folds, "--folds", "absent for a single run that is resumed", self.folds)
         if self.folds or (self.resume and run.is_of_folds):
+            if self.resume:
+                _check_plan(run.plan, self)
             require(not self.allow_leakage, "--allow-leakage", "absent with --folds, which draws the parts", True)
             model = train_folds(
                 settings, run.folder, folds=self.folds, seeds=self.seeds, jobs=self.jobs, resume=self.resume
@@ -163,6 +170,14 @@ class Train:
                 "hilum train --help-all lists all settings; hilum config prints them as a commented TOML file.\n",
             ]
         )
+
+
+def _check_plan(plan: "FoldsPlan", command: Train) -> None:
+    """Raise a ConfigError if a resumed run would have other folds or seeds than it was begun with."""
+    for name, given, default in (("folds", command.folds, 0), ("seeds", command.seeds, 1)):
+        own = getattr(plan, name)
+        must = f"absent or {own}, as the run was begun with"
+        require(given in (default, own), f"--{name} of a resumed run", must, given)
 
 
 def planned(

@@ -245,6 +245,9 @@ def _weights(sheet: Sheet, columns: ColumnsConfig) -> Iterable[float]:
     weights = _given(sheet, columns.case_weight, weights_in, 1.0)
     if not columns.num_readers or columns.num_readers not in sheet.cells:
         return weights
+    if columns.soft_label not in sheet.cells:
+        msg = f"with columns.num_readers there must be a column {columns.soft_label!r}: the share of these readers"
+        raise CohortError(msg)
     return map(operator.mul, weights, weights_in(sheet, columns.num_readers))
 
 

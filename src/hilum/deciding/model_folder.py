@@ -128,6 +128,9 @@ def _loaded(folder: Path, model: ModelConfig, card: ModelCard) -> ResNet3D:
     try:
         weights = load_file(folder / _WEIGHTS)
     except FileNotFoundError as exc:
+        if card.members:
+            msg = f"{folder} of the ensemble has no {_WEIGHTS}"
+            raise CheckpointError(msg) from exc
         raise _no_model(folder) from exc
     except (OSError, SafetensorError, ValueError) as exc:
         msg = f"{folder} is damaged: {exc}"

@@ -16,7 +16,7 @@ from hilum.cohorts.labels import labels_of
 from hilum.cohorts.links import leakage_note
 from hilum.cohorts.prepared import PreparedCohort, Refusal, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, require
 from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, check_leaks, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
@@ -89,6 +89,7 @@ def evaluate(
     _check_place(out, is_own=table is None)
     check_folder(out, inputs=[] if table is None else [table])
     if table is None and run.is_of_folds:
+        require(store is None, "--store", "absent for a run of folds, which has its own", store)
         return evaluate_folds(run, out, prevalence=prevalence, pictures=pictures)
     predictor = Predictor(model, device=device)
     decisions = predictor.card.decisions
@@ -226,5 +227,6 @@ def own_samples(path: str | Path) -> dict[str, Path]:
     card = Predictor(run.folder).card
     cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=card.classes))
     parts = run.splits(cohort).parts
-    tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
+    judged = [case for case in cohort.labelled if run.is_of_folds or parts.get(case.case_id) == "test"]
+    tested = replace(cohort, cases=tuple(judged))
     return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))

@@ -13,7 +13,7 @@ from hilum.cohorts.links import find_links
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
-from hilum.errors import CohortError
+from hilum.errors import CheckpointError, CohortError
 from hilum.judging.candidates import Candidates
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.figures import with_ends
@@ -25,7 +25,7 @@ from hilum.measuring.roc_variance import obuchowski
 from hilum.predicting.predictor import doubt_about
 from hilum.preparing import Store, load_sample
 from hilum.training.ensemble import NO_FIGURE
-from hilum.training.out_of_fold import OutOfFold, read_out_of_fold
+from hilum.training.out_of_fold import OutOfFold, digest_of, read_out_of_fold
 from hilum.training.run_folder import Run
 
 MIXED = "The pooled figures rank cases of several folds together, although the scale of each fold's logits is its own."
@@ -57,7 +57,10 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=decisions.classes))
     splits = run.splits(cohort)
     prepared = prepare_cohort(cohort, card.recipe, Store(run.store, card.reading, max_gb=run.settings.store_gb))
-    run.check_unchanged(cohort, prepared)
+    run.check_tested(prepared, replace(splits, parts=dict.fromkeys(splits.parts, "test")))
+    if digest_of(run.cases_file) != card.training["ensemble"]["cases"]:
+        msg = "must hold the predictions that calibrated the ensemble, and holds others, or none"
+        raise CheckpointError(msg, path=run.cases_file, hint="hilum train --resume makes both anew")
     predicted = read_out_of_fold(run.cases_file, decisions.classes, multi_label=decisions.multi_label)
     known = set(predicted.case_ids)
     pairs = zip(prepared.cases, prepared.samples, strict=True)
@@ -95,7 +98,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "cohort": cohort_flow(flow, unseen, prepared.refusals, ()),
             "training_audit": run.audit,
             "num_indeterminate": sum(map(bool, doubts)),
-            "threshold_rule": f"for each fold on the others; {decisions.each[0].rule}",
+            "threshold_rule": f"for each fold on the other folds, by the rule {run.settings.decision.rule}",
             "findings": unseen.findings,
             "folds": fold_figures(found, labels, patients, card),
             "lost_members": card.training["ensemble"]["lost"],

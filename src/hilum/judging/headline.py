@@ -13,8 +13,10 @@ def headline(evaluation: dict[str, Any]) -> str:
     else:
         about, figures = "", [_formatted(evaluation, name) for name in ("macro_auc", "balanced_accuracy")]
     folds = evaluation.get("folds")
-    if folds and len(folds["outputs"]) == 1:
-        (by_fold,) = folds["outputs"].values()
+    by_fold = next(iter(folds["outputs"].values())) if folds else {}
+    if folds and len(folds["outputs"]) > 1:
+        about += f", out of fold, of {len(by_fold['folds'])} folds"
+    elif folds:
         mean = _formatted({**by_fold, "mean": by_fold["auc_fold_mean"], "mean_ci": by_fold["auc_fold_mean_ci"]}, "mean")
         about += f", out of fold, of {len(by_fold['folds'])} folds"
         figures.insert(1, mean.replace("mean", "mean of the folds", 1))

@@ -40,22 +40,31 @@ class AuxiliaryHead(nn.Module):
         outputs: Tensor = self.fc(features)
         return outputs
 
-    def loss(self, outputs: Float[Tensor, "b k"], values: Float[Tensor, "b a"]) -> Float[Tensor, ""]:
+    def loss(
+        self, outputs: Float[Tensor, "b k"], values: Float[Tensor, "b a"], *, of: Float[Tensor, "n a"] | None = None
+    ) -> Float[Tensor, ""]:
         """Mean over the targets of the mean loss over the cases that have a value: 0 if none has.
 
         Huber's loss of standardised numbers, cross entropy of classes.
+
+        Args:
+            outputs: Outputs of some cases.
+            values: Their values.
+            of: The values of the whole batch, by whose number of known ones is divided; None: ``values``.
         """
+        counts = (values if of is None else of).isfinite().sum(dim=0).clamp(min=1)
         losses = []
         parts = torch.split(outputs, self.widths, dim=1)
-        columns = zip(self.widths, parts, values.T, self.mean, self.scale, strict=True)
-        for width, output, value, mean, scale in columns:
+        columns = zip(self.widths, parts, values.T, self.mean, self.scale, counts, strict=True)
+        for width, output, value, mean, scale, count in columns:
             known = value.isfinite()
             if not known.any():
                 losses.append(output.sum() * 0)
             elif width == 1:
-                losses.append(F.smooth_l1_loss(output[known, 0], (value[known] - mean) / scale))
+                target = (value[known] - mean) / scale
+                losses.append(F.smooth_l1_loss(output[known, 0], target, reduction="sum") / count)
             else:
-                losses.append(F.cross_entropy(output[known], value[known].long()))
+                losses.append(F.cross_entropy(output[known], value[known].long(), reduction="sum") / count)
         return torch.stack(losses).mean()
 
 

@@ -24,7 +24,7 @@ from hilum.settings.run import RunConfig
 from hilum.settings.toml import to_dict
 from hilum.training.card import counts_of, settings_for_card, validation_figures
 from hilum.training.epoch import PartLoader
-from hilum.training.out_of_fold import cross_fitted, logits_of_part, write_out_of_fold
+from hilum.training.out_of_fold import cross_fitted, digest_of, logits_of_part, write_out_of_fold
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -93,8 +93,13 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)[has_label]
     card = _card(done, networks, trained, (labels, scores[has_label]), run.split_digest)
-    seeds = len({one.config.training.seed for one in done})
-    about = {"folds": config.split.folds, "seeds": seeds, "lost": list(lost), "note": NO_FIGURE}
+    about = {
+        "folds": config.split.folds,
+        "seeds": len({one.config.training.seed for one in done}),
+        "lost": list(lost),
+        "cases": digest_of(run.cases_file),
+        "note": NO_FIGURE,
+    }
     return _saved(run, networks, _with_ensemble(card, about))
 
 
@@ -158,6 +163,7 @@ def _with_ensemble(card: ModelCard, about: dict[str, Any]) -> ModelCard:
 
 
 def _saved(run: Run, networks: Mapping[str, tuple[Network, ModelCard]], card: ModelCard) -> Path:
+    (run.model / "model.json").unlink(missing_ok=True)  # first, for a folder with it is complete
     shutil.rmtree(run.model / "members", ignore_errors=True)  # of an ensemble with other members
     members = {name: cast("ResNet3D", network) for name, (network, _) in networks.items()}
     save_model(run.model, Ensemble(members), card)

@@ -39,10 +39,7 @@ def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[st
 
 def differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What makes figures of a resumed run differ from those of an unbroken one, in words."""
-    before, after = (
-        {"device": one["device"], **{f"{name}": number for name, number in one["packages"].items()}}
-        for one in (began, now)
-    )
+    before, after = ({"device": one["device"], **one["packages"]} for one in (began, now))
     return [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after.get(name)]
 
 

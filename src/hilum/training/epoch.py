@@ -1,6 +1,7 @@
 """One epoch of training or validation, batch by batch."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,7 @@ class PartLoader:
             pin_memory=torch.cuda.is_available(),
             persistent_workers=settings.workers > 0,
             worker_init_fn=_begin_worker,
+            multiprocessing_context="fork" if settings.workers and sys.platform == "linux" else None,
         )
 
     def times(self, epoch: int) -> Int[np.ndarray, " n"]:
@@ -210,12 +212,11 @@ def _backward(
     for some, wanted, count, weight, beside in zip(
         *(micro_batches(t, learner.config) for t in (x, target, counts, weights, further)), strict=True
     ):
-        share = weight.sum() / expected
         output = learner.model(some)
         logits = output if learner.auxiliary is None else output[0]
-        value = whole = loss(logits, wanted, count) * share
+        value = whole = loss(logits, wanted, count) * weight.sum() / expected
         if learner.auxiliary is not None:
-            whole = value + learner.config.loss.auxiliary * learner.auxiliary.loss(output[1], beside) * share
+            whole = value + learner.config.loss.auxiliary * learner.auxiliary.loss(output[1], beside, of=further)
         _check_finite("loss", whole, where)
         fabric.backward(whole)
         metrics.add(index[: len(some)], logits)

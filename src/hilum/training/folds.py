@@ -13,7 +13,7 @@ from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.links import find_links
 from hilum.cohorts.splits import check_parts, split
 from hilum.cohorts.table import Cohort
-from hilum.errors import CheckpointError, CohortError, ConfigError, ResourceError, TrainingError, require
+from hilum.errors import CheckpointError, CohortError, ConfigError, PrepareError, ResourceError, TrainingError, require
 from hilum.files import cores, share_cores, user_path
 from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
@@ -28,6 +28,10 @@ from hilum.working.stop import Stop
 from hilum.working.tasks import Failed
 
 _log = logging.getLogger("hilum")
+
+
+_LOSES_A_MEMBER = (CohortError, TrainingError, ResourceError, CheckpointError, PrepareError)
+"""Errors of one member, after which the others go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +89,12 @@ def train_folds(
     """
     require(jobs >= 1, "--jobs", "at least 1", jobs)
     run = Run(out)
+    jobs = max(1, min(jobs, run.plan.folds * run.plan.seeds if resume else folds * seeds))
     with _sharing(jobs):
         tasks = _resumed(run) if resume else _begun(config, run, folds, seeds, base)
+        _check_members(tasks)
         with run.locked():
+            run.remove_temporaries()
             lost = _trained(run, tasks, jobs)
             members = [
                 Trained(config=task.config, data=task.data, run=Run(task.folder), name=task.folder.name)
@@ -144,6 +151,9 @@ def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, bas
 def _resumed(run: Run) -> list[_Task]:
     """Go on with a run of folds."""
     plan, config = run.plan, run.settings
+    if plan.is_merged:
+        msg = f"{run.folder} is an ensemble of other runs, and has nothing to resume"
+        raise ConfigError(msg, hint="resume one of these, and make the ensemble anew")
     check_settings(config)
     cohort, _ = same_cohort(run, config)
     everywhere = {case.case_id: "train" for case in cohort.cases}
@@ -175,14 +185,38 @@ def _tasks(run: Run, config: RunConfig, cohort: Cohort, data: SplitCohort, seeds
     ]
 
 
+def _check_members(tasks: Sequence[_Task]) -> None:
+    """Check that what lies in the folders of members belongs there: another fold's member has seen this one's cases.
+
+    Raises:
+        CheckpointError: If a folder holds another run.
+    """
+    for task in tasks:
+        member = Run(task.folder)
+        if member.state == "new":
+            continue
+        own = (member.settings.split, member.settings.training.seed)
+        is_own = own == (task.config.split, task.config.training.seed)
+        if not is_own or not member.has_split(task.cohort, task.data.parts, task.data.prepared.scans):
+            msg = f"{member.folder} must be the member of {task.name}, and was trained on other cases"
+            raise CheckpointError(msg, hint="move it away: hilum train --resume trains the member again")
+
+
 def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
     """Train the members that are not yet; returns a sentence for each that was lost."""
     left = [task for task in tasks if Run(task.folder).state != "whole"]
-    if jobs == 1:
-        results = [_alone(task) for task in left]
-    else:
-        stop = Stop("stopping after these steps, and saving; once more: at once")
-        results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
+    try:
+        if jobs == 1:
+            results = [_alone(task) for task in left]
+        else:
+            stop = Stop("stopping after these steps, and saving; once more: at once")
+            results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
+    except (KeyboardInterrupt, SystemExit):
+        _log.warning("stopped: hilum train --resume --out %s goes on", run.folder)
+        raise
+    for one in results:
+        if isinstance(one, Failed) and not isinstance(one.error, _LOSES_A_MEMBER):
+            raise one.error  # of the machine or the settings: no other member would fare better
     lost = [f"{task.name}: {one.error}" for task, one in zip(left, results, strict=True) if isinstance(one, Failed)]
     for sentence in lost:
         _log.warning("warning: a member was lost, and the others go on: %s", sentence)
@@ -194,7 +228,7 @@ def _alone(task: _Task) -> Failed | None:
     _log.info("%s:", task.name)
     try:
         _member(task)
-    except (CohortError, TrainingError, ResourceError, CheckpointError) as exc:
+    except _LOSES_A_MEMBER as exc:
         return Failed(error=exc)
     return None
 

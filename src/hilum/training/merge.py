@@ -11,7 +11,7 @@ from hilum.cohorts.links import find_leaks, find_links
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import read_card
-from hilum.errors import ConfigError, require
+from hilum.errors import CheckpointError, ConfigError, require
 from hilum.settings.toml import to_dict
 from hilum.training.cohort import joined, prepared, same_cohort, were_allowed
 from hilum.training.ensemble import Trained, make_ensemble, validated_ensemble
@@ -47,10 +47,14 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
     for one in sources:
         _check_same(first, one)
     cohort, data = _cohort_of(first)
-    plan, members = None, []
+    plan, members, lost = None, [], []
     if first.is_of_folds:
-        plan = FoldsPlan(folds=first.plan.folds, seeds=sum(one.plan.seeds for one in sources))
-        members = [member for one in sources for member in _of_folds(one, data, alone=len(sources) == 1)]
+        seeds = sum(one.plan.seeds for one in sources)
+        plan = FoldsPlan(folds=first.plan.folds, seeds=seeds, is_merged=True)
+        members = [member for one in sources for member in _of_folds(one, cohort, data, alone=len(sources) == 1)]
+        lost = [f"{one.name} has no model" for one in members if one.run.state != "whole"]
+        for sentence in lost:
+            _log.warning("warning: a member is left out: %s", sentence)
     else:
         members = [Trained(config=one.settings, data=data, run=one, name=_name(one)) for one in sources]
     _check_names(members)
@@ -58,7 +62,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
         new.begin(first.settings, cohort, data.prepared, data.parts, None, plan=plan)
         if first.audit_file.is_file():
             new.audit_file.write_bytes(first.audit_file.read_bytes())
-        return make_ensemble(new, members, []) if plan else validated_ensemble(new, members)
+        return make_ensemble(new, members, lost) if plan else validated_ensemble(new, members)
 
 
 def _cohort_of(run: Run) -> tuple[Cohort, SplitCohort]:
@@ -71,16 +75,29 @@ def _cohort_of(run: Run) -> tuple[Cohort, SplitCohort]:
     return cohort, data
 
 
-def _of_folds(run: Run, data: SplitCohort, *, alone: bool) -> list[Trained]:
-    """The members of a run of folds that have a model."""
-    members = []
-    for member in run.members:
-        if member.state != "whole":
-            _log.warning("warning: %s has no model and is left out", member.folder)
-            continue
-        own = replace(data, parts=split(data.cohort, member.settings.split))
-        name = _name(member) if alone else f"{_name(run)}-{_name(member)}"
-        members.append(Trained(config=member.settings, data=own, run=member, name=name))
+def _of_folds(run: Run, cohort: Cohort, data: SplitCohort, *, alone: bool) -> list[Trained]:
+    """The members of a run of folds, as planned; one that is lost has no model.
+
+    Raises:
+        ConfigError: If the run has no members of its own.
+        CheckpointError: If a member was trained on other cases than those of its fold.
+    """
+    plan, config, members = run.plan, run.settings, []
+    if plan.is_merged:
+        msg = f"{run.folder} is an ensemble of other runs, and has no members of its own"
+        raise ConfigError(msg, hint="name the runs that it was made of")
+    for number in range(plan.seeds):
+        for fold in range(plan.folds):
+            seed = config.training.seed + number
+            member = Run(run.folder / f"fold-{fold}-seed-{seed}")
+            own = replace(data, parts=split(data.cohort, replace(config.split, fold=fold)))
+            settings = member.settings if member.state == "whole" else config
+            if member.state == "whole" and not member.has_split(cohort, own.parts, data.prepared.scans):
+                msg = f"{member.folder} must be the member of fold {fold}, and was trained on other cases"
+                raise CheckpointError(msg)
+            settings = replace(settings, split=replace(config.split, fold=fold))
+            name = _name(member) if alone else f"{_name(run)}-{_name(member)}"
+            members.append(Trained(config=settings, data=own, run=member, name=name))
     return members
 
 
@@ -107,13 +124,15 @@ def _check_same(first: Run, other: Run) -> None:
             msg = f"every run of an ensemble must have a model, {run.folder} has none"
             raise ConfigError(msg)
         card, settings = read_card(run.model), run.settings
+        is_prior = settings.decision.calibration == "prior"  # undoes what loss and sampling did
         facts.append(
             {
                 "cases and split": (run.split_digest, replace(settings.split, fold=0) if run.is_of_folds else None),
                 "recipe": to_dict(card.recipe),
                 "reading": to_dict(card.reading),
                 "classes": (card.classes, card.decisions.multi_label),
-                "test-time augmentation": card.views,
+                "section decision": settings.decision,
+                "shift of probabilities": (settings.loss, settings.sampling) if is_prior else None,
             }
         )
     for what, value in facts[0].items():

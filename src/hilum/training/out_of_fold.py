@@ -1,6 +1,7 @@
 """Out-of-fold predictions: each case by the members of its fold, which held it out; decided by fits on other folds."""
 
 import csv
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,11 @@ def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case],
         columns += [[f"called_{name}", *map(str, found.decided[:, k].tolist())] for k, name in enumerate(classes)]
     columns += [["format", *[_FORMAT] * len(found.case_ids)]]
     write_whole(path, csv_text(list(zip(*columns, strict=True))))
+
+
+def digest_of(path: Path) -> str:
+    """Digest of predictions on disk, by which a model knows those that calibrated it; empty if they are not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def read_out_of_fold(path: Path, classes: Sequence[str], *, multi_label: bool) -> OutOfFold:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +35,7 @@ from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingErro
 from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import from_dict, load, save
+from hilum.settings.toml import from_dict, load, save, to_dict
 from hilum.training.environment import differences, environment_of
 
 try:
@@ -64,8 +64,8 @@ _OWN_FILES = {
 }
 """Files of a run that was stopped before its first checkpoint, and patterns of their content."""
 _TEMPORARY = re.compile(
-    r".*/\.(config\.toml|\w+\.csv|run\.json|audit\.json|model\.json|history\.png|\w+\.safetensors)\.\d+\.[0-9a-f]{8}(\.png)?"
-    r"|.*/(last|model)/\.tmp[0-9A-Za-z]{6}"
+    r".*/\.(config\.toml|\w+\.csv|run\.json|audit\.json|folds\.json|model\.json|history\.png|\w+\.safetensors)\.\d+\.[0-9a-f]{8}(\.png)?"
+    r"|.*/(last|model|members/[^/]+)/\.tmp[0-9A-Za-z]{6}"
 )
 """Temporary paths of ``files.new_file`` for the files of a run, and those of safetensors."""
 
@@ -77,12 +77,14 @@ class FoldsPlan:
     Attributes:
         folds: Number of folds.
         seeds: Members of each fold.
+        is_merged: Whether the run is an ensemble of other runs, and has no members of its own to train.
     """
 
     FORMAT: ClassVar[int] = 1
 
     folds: int
     seeds: int
+    is_merged: bool = False
 
 
 class Run:
@@ -154,10 +156,12 @@ class Run:
             about = json.loads(self.plan_file.read_text(encoding="utf-8"))
             number = about.pop("format")
             require(number == FoldsPlan.FORMAT, "the format", str(FoldsPlan.FORMAT), number)
-            return from_dict(FoldsPlan, about)
+            plan = from_dict(FoldsPlan, about)
+            require(plan.folds == self.settings.split.folds, "folds", "as in config.toml", plan.folds)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             msg = f"the plan of the folds cannot be read: {getattr(exc, 'strerror', None) or exc}"
             raise CheckpointError(msg, path=self.plan_file) from exc
+        return plan
 
     @property
     def checkpoint(self) -> Path:
@@ -344,7 +348,7 @@ class Run:
         if found is not None:
             write_whole(self.audit_file, json.dumps(found.as_dict(), indent=1) + "\n")
         if plan is not None:
-            about = {"format": FoldsPlan.FORMAT, "folds": plan.folds, "seeds": plan.seeds}
+            about = {"format": FoldsPlan.FORMAT, **to_dict(plan)}
             write_whole(self.plan_file, json.dumps(about) + "\n")
 
     @property
@@ -469,7 +473,7 @@ class Run:
 
     def remove_temporaries(self) -> None:
         """Remove the files that a killed process was writing, in a locked run."""
-        for folder in (self.folder, self.checkpoint, self.model):
+        for folder in (self.folder, self.checkpoint, self.model, *self.model.glob("members/*")):
             for file in filter(_is_temporary, folder.glob(".*")):
                 file.unlink()
 
@@ -513,6 +517,11 @@ class Run:
             msg = "is missing, without which nothing can be compared with what the run began with"
             raise CheckpointError(msg, path=self.folder / "run.json")
         return record
+
+    def has_split(self, cohort: Cohort, parts: Mapping[str, str], scans: Mapping[str, str]) -> bool:
+        """Whether ``splits.csv`` is that of these cases and parts, and the run's model, if any, was trained by it."""
+        is_own = self.state != "whole" or read_card(self.model).training.get("split") == self.split_digest
+        return is_own and self.split_digest == _digest(splits_text(cohort, parts, scans).encode())
 
     def trained(self, card: ModelCard) -> bool:
         """Whether the split in this folder trained a model; models of older versions do not say by which they were."""

@@ -97,8 +97,9 @@ class _Job:
         if answer is not None:
             return answer[0]
         code = self.process.exitcode
-        how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
-        msg = f"its process ended {how}, perhaps because memory ran out"
+        by = signal.Signals(-code) if code is not None and code < 0 else None
+        how = f"by {by.name}" if by is not None else f"with exit code {code}"
+        msg = f"its process ended {how}" + (", perhaps because memory ran out" if by == signal.SIGKILL else "")
         return Failed(error=ResourceError(msg))
 
 
@@ -109,6 +110,7 @@ def _run(
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on
     threading.Thread(target=_end_with_parent, args=(life,), daemon=True).start()
     share_cores(jobs)
+    Stop.is_quiet = True  # the parent has said that all stop
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logger = logging.getLogger("hilum")

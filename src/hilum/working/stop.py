@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that ask a process to end."""
@@ -21,7 +22,10 @@ class Stop:
 
     Attributes:
         signal: Number of the signal; 0 before any.
+        is_quiet: Whether nothing is printed, as in processes whose parent has printed it.
     """
+
+    is_quiet: ClassVar[bool] = False
 
     def __init__(self, message: str = "stopping after the scans that are under way; once more: at once") -> None:
         self.message = message
@@ -31,7 +35,8 @@ class Stop:
         if self.signal:
             self.end()
         self.signal = number
-        sys.stderr.write(f"\n{self.message}\n")
+        if not self.is_quiet:
+            sys.stderr.write(f"\n{self.message}\n")
 
     def end(self) -> None:
         """End this process as the signal would have."""
