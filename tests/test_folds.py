@@ -263,7 +263,7 @@ def test_members_in_the_wrong_folders_are_refused_for_they_have_seen_the_cases(r
     copy = run.folder.with_name("swapped")  # beside it, for its paths are relative
     shutil.copytree(run.folder, copy)
     one, other = (copy / f"fold-{fold}-seed-0" for fold in (0, 1))
-    one.renamecopy.with_name("aside")
+    one.rename(copy.with_name("aside"))
     other.rename(one)
     copy.with_name("aside").rename(other)
     shutil.rmtree(copy / "model")
