@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from hilum import train
 from hilum.cli import main
@@ -253,6 +254,7 @@ def test_a_sample_damaged_since_it_was_prepared_is_named_and_nothing_is_lost(
 
 def test_a_killed_loader_process_is_one_line_and_nothing_is_lost(npy_cohort, tmp_path, monkeypatch):
     config = config_of(npy_cohort, epochs=3, workers=1)
+    list(torch.utils.data.DataLoader([1, 2], num_workers=1))  # whose handler of dead processes would stay
     train(config, tmp_path / "whole", base=npy_cohort)
     after_step, steps = Saver.after_step, []
 

@@ -54,7 +54,8 @@ def _no_handler_of_dead_children() -> Iterator[None]:
         return
     before = signal.getsignal(number)
     yield
-    signal.signal(number, before)
+    is_pytorchs = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another data loader
+    signal.signal(number, signal.SIG_DFL if is_pytorchs else before)
 
 
 def _loader_error(exc: Exception) -> Exception:
