@@ -16,7 +16,7 @@ from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, to_dict
 
 if TYPE_CHECKING:
-    from hilum.training.run_folder import FoldsPlan
+    from hilum.training.folds_plan import FoldsPlan
 
 _log = logging.getLogger("hilum")
 

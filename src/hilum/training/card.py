@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
-from hilum.cohorts.table import Case
+from hilum.cohorts.table import PARTS, Case
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import ModelCard
@@ -35,7 +35,7 @@ def model_card(
         trained: The training cases.
         validated: Labels and logits of the validation part, on which calibration and thresholds are fitted.
         views: Test-time augmentation with which they were predicted.
-        about: The kept epoch, the digest of the split, and the source of the initial weights.
+        about: What is told of this kind of model: the digest of the split, the kept epoch, the members.
     """
     cohort = data.cohort
     labels, logits = validated
@@ -50,10 +50,10 @@ def model_card(
         training={
             **about,
             **({"leakage": data.leakage} if data.leakage else {}),
-            "counts": {part: counts_of(data.cases(part), cohort.classes) for part in ("train", "val", "test")},
+            "counts": _counts(data),
             "validation": validation_figures(decisions, labels, logits, chosen),
             "statements": to_dict(config.card),
-            "settings": settings_for_card(config),
+            "settings": _settings(config),
         },
     )
 
@@ -81,7 +81,7 @@ def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], c
     return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
 
 
-def settings_for_card(config: RunConfig) -> dict[str, Any]:
+def _settings(config: RunConfig) -> dict[str, Any]:
     """The settings that a card repeats: neither the table nor paths."""
     left_out = ("cohort", "store", "store_gb", "reading", "recipe", "model", "card")
     settings = {name: value for name, value in to_dict(config).items() if name not in left_out}
@@ -89,7 +89,12 @@ def settings_for_card(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def counts_of(cases: Sequence[Case], classes: Sequence[str]) -> dict[str, int]:
+def _counts(data: SplitCohort) -> dict[str, dict[str, int]]:
+    """The counts of each part that there is: in a run of folds all cases are in one."""
+    return {part: _counts_of(cases, data.cohort.classes) for part in PARTS if (cases := data.cases(part))}
+
+
+def _counts_of(cases: Sequence[Case], classes: Sequence[str]) -> dict[str, int]:
     """Number of cases and patients, and of cases of each class."""
     having = [[k for k, is_there in case.sides if is_there] for case in cases]
     by_class = {f"class {name}": sum(k in one for one in having) for k, name in enumerate(classes)}

@@ -13,16 +13,14 @@ from jaxtyping import Float64
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.table import Case
-from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import TrainingCases, decisions_of
+from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, save_model
 from hilum.deciding.tta import views_of
 from hilum.errors import TrainingError
 from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import to_dict
-from hilum.training.card import counts_of, settings_for_card, validation_figures
+from hilum.training.card import model_card
 from hilum.training.epoch import PartLoader
 from hilum.training.out_of_fold import cross_fitted, digest_of, logits_of_part, write_out_of_fold
 from hilum.training.run_folder import Run
@@ -92,7 +90,6 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     write_out_of_fold(run.cases_file, cohort.classes, cases, found)
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)[has_label]
-    card = _card(done, networks, trained, (labels, scores[has_label]), run.split_digest)
     about = {
         "folds": config.split.folds,
         "seeds": len({one.config.training.seed for one in done}),
@@ -100,7 +97,10 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
         "cases": digest_of(run.cases_file),
         "note": NO_FIGURE,
     }
-    return _saved(run, networks, _with_ensemble(card, about))
+    everywhere = replace(first.data, parts=dict.fromkeys(first.data.parts, "train"))
+    held_out_logits = labels, scores[has_label]
+    told = {"split": run.split_digest, "ensemble": about}
+    return _saved(run, networks, _card(done, networks, everywhere, trained, held_out_logits, told))
 
 
 def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
@@ -116,9 +116,10 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     cases, logits = logits_of_part(whole, first.data, first.config, "val")
     has_label = np.array([case.is_labelled for case in cases])
     validated = labels_of(cases)[has_label], logits[has_label]
-    card = _card(members, networks, _training_cases(first, networks), validated, run.split_digest)
     note = "Calibrated on the validation part, which chose the epochs of its members; the test part is unseen."
-    return _saved(run, networks, _with_ensemble(card, {"lost": [], "note": note}))
+    told = {"split": run.split_digest, "ensemble": {"lost": [], "note": note}}
+    card = _card(members, networks, first.data, _training_cases(first, networks), validated, told)
+    return _saved(run, networks, card)
 
 
 def _training_cases(one: Trained, networks: Mapping[str, tuple[Network, ModelCard]]) -> TrainingCases:
@@ -131,35 +132,26 @@ def _training_cases(one: Trained, networks: Mapping[str, tuple[Network, ModelCar
 def _card(
     members: Sequence[Trained],
     networks: Mapping[str, tuple[Network, ModelCard]],
+    data: SplitCohort,
     trained: TrainingCases,
     held_out: tuple[Labels, Float64[np.ndarray, "n c"]],
-    split: str,
+    about: dict[str, Any],
 ) -> ModelCard:
-    """The card of an ensemble, with calibration and threshold fitted on logits of cases that were held out."""
-    first = members[0]
-    config, cohort = first.config, first.data.cohort
-    fitted, chosen = decisions_of(config, cohort.classes, trained, *held_out)
-    decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=fitted)
-    return ModelCard(
-        model=config.model,
-        recipe=config.recipe.in_numbers,
-        reading=config.reading,
-        decisions=decisions,
-        views=views_of(config),
-        members=tuple(EnsembleMember(name=one.name, model=one.config.model) for one in members),
-        training={
-            "split": split,
-            "counts": {"all": counts_of(first.data.prepared.cases, cohort.classes)},
-            "ensemble": {"members": [_about(one, networks[one.name][1]) for one in members]},
-            "validation": validation_figures(decisions, *held_out, chosen),
-            "statements": to_dict(config.card),
-            "settings": settings_for_card(config),
-        },
-    )
+    """The card of an ensemble, with calibration and threshold fitted on logits of cases that were held out.
 
-
-def _with_ensemble(card: ModelCard, about: dict[str, Any]) -> ModelCard:
-    return replace(card, training={**card.training, "ensemble": {**card.training["ensemble"], **about}})
+    Args:
+        members: The members; the first one's settings say what is fitted.
+        networks: Network and card of each.
+        data: The cases and the parts that the ensemble has seen them in.
+        trained: The training cases of a member.
+        held_out: Labels and logits.
+        about: The digest of the split, and what is told of the ensemble beside its members.
+    """
+    config = members[0].config
+    listed = [_about(one, networks[one.name][1]) for one in members]
+    about = {"split": about["split"], "ensemble": {"members": listed, **about["ensemble"]}}
+    card = model_card(config, data, trained, held_out, views_of(config), about)
+    return replace(card, members=tuple(EnsembleMember(name=one.name, model=one.config.model) for one in members))
 
 
 def _saved(run: Run, networks: Mapping[str, tuple[Network, ModelCard]], card: ModelCard) -> Path:

@@ -28,8 +28,7 @@ def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[st
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "device": _device_name(device),
+        **_computing(device),
         "cores": cores(),
         "git": _git(),
         "table": _digest(table.read_bytes()),
@@ -37,9 +36,19 @@ def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[st
     }
 
 
-def differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What makes figures of a resumed run differ from those of an unbroken one, in words."""
-    before, after = ({"device": one["device"], **one["packages"]} for one in (began, now))
+def _computing(device: str) -> dict[str, Any]:
+    """What the digits of a training depend on."""
+    return {"packages": {name: _version(name) for name in _PACKAGES}, "device": _device_name(device)}
+
+
+def differences(began: dict[str, Any], device: str) -> list[str]:
+    """What makes figures of a run that is resumed here differ from those of an unbroken one, in words.
+
+    Args:
+        began: What ``environment_of`` gave when the run began.
+        device: ``training.device``.
+    """
+    before, after = ({"device": one["device"], **one["packages"]} for one in (began, _computing(device)))
     return [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after.get(name)]
 
 

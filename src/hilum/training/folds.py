@@ -22,7 +22,8 @@ from hilum.training.cohort import joined, prepared, read_cohort, same_cohort
 from hilum.training.decided_settings import check_settings, check_weights, decided
 from hilum.training.ensemble import Trained, make_ensemble
 from hilum.training.fit import fit
-from hilum.training.run_folder import FoldsPlan, Run
+from hilum.training.folds_plan import FoldsPlan
+from hilum.training.run_folder import Run
 from hilum.working.jobs import run_jobs
 from hilum.working.stop import Stop
 from hilum.working.tasks import Failed

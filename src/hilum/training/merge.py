@@ -15,7 +15,8 @@ from hilum.errors import CheckpointError, ConfigError, require
 from hilum.settings.toml import to_dict
 from hilum.training.cohort import joined, prepared, same_cohort, were_allowed
 from hilum.training.ensemble import Trained, make_ensemble, validated_ensemble
-from hilum.training.run_folder import FoldsPlan, Run
+from hilum.training.folds_plan import FoldsPlan
+from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
 

@@ -10,11 +10,11 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeGuard
+from typing import Any, Literal
 
 from hilum.cohorts.audit import AUDIT_MARK, Audit
 from hilum.cohorts.links import KnownCases
@@ -25,7 +25,6 @@ from hilum.cohorts.split_file import (
     Splits,
     TrainedOn,
     extended_splits,
-    patient_key,
     read_splits,
     splits_text,
 )
@@ -37,6 +36,8 @@ from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, save, to_dict
 from hilum.training.environment import differences, environment_of
+from hilum.training.folds_plan import FoldsPlan
+from hilum.training.run_record import FIELDS, case_records, changed_cases, check_patients, first_of, is_complete
 
 try:
     import fcntl
@@ -47,8 +48,6 @@ _log = logging.getLogger("hilum")
 
 RUN_FORMAT = 1
 STATE = "state.safetensors"
-_FIELDS = ("label", "soft label", "weight", "sample")
-"""What ``run.json`` keeps of each case."""
 _COMMENT = "The settings of this run, as hilum train wrote them."
 _OWN_FILES = {
     "config.toml": rf"^# {re.escape(_COMMENT)}",
@@ -68,23 +67,6 @@ _TEMPORARY = re.compile(
     r"|.*/(last|model|members/[^/]+)/\.tmp[0-9A-Za-z]{6}"
 )
 """Temporary paths of ``files.new_file`` for the files of a run, and those of safetensors."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldsPlan:
-    """The members of a run of folds.
-
-    Attributes:
-        folds: Number of folds.
-        seeds: Members of each fold.
-        is_merged: Whether the run is an ensemble of other runs, and has no members of its own to train.
-    """
-
-    FORMAT: ClassVar[int] = 1
-
-    folds: int
-    seeds: int
-    is_merged: bool = False
 
 
 class Run:
@@ -146,7 +128,7 @@ class Run:
         return self.plan_file.is_file()
 
     @property
-    def plan(self) -> "FoldsPlan":
+    def plan(self) -> FoldsPlan:
         """The members of a run of folds.
 
         Raises:
@@ -239,7 +221,7 @@ class Run:
             CohortError: If the file is missing, the table has none of its cases, or cases have another patient or part.
         """
         splits = read_splits(self.splits_file, named_by_path=cohort.named_by_path)
-        _check_patients(self.folder, splits, cohort)
+        check_patients(self.folder, splits, cohort)
         has_val = any(case.split == "val" for case in cohort.cases)  # else val was drawn from rows marked train
         for case in cohort.cases:
             part = splits.parts.get(case.case_id, case.split)
@@ -316,7 +298,7 @@ class Run:
         parts: dict[str, str],
         found: Audit | None,
         *,
-        plan: "FoldsPlan | None" = None,
+        plan: FoldsPlan | None = None,
     ) -> None:
         """Write settings, split, refusals, audit and a record of the cohort, with which a resume is compared.
 
@@ -337,7 +319,7 @@ class Run:
             "split": _digest(splits.encode()),
             "classes": cohort.classes,
             "environment": environment_of(config.training.device, cohort.source, prepared.samples),
-            "cases": _case_records(prepared),
+            "cases": case_records(prepared),
         }
         # first of all, for it marks the rest as a run's
         write_whole(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
@@ -435,7 +417,7 @@ class Run:
         text = splits.text
         if record is not None:
             key, current = record["key"], key_fingerprint()
-            records = _case_records(added)
+            records = case_records(added)
             cases = {name: records[case.case_id] for name, case in zip(names, added.cases, strict=True)}
             record |= {
                 "version": version("hilum"),
@@ -498,7 +480,7 @@ class Run:
         if number is not None and (type(number) is not int or number != RUN_FORMAT):
             msg = f"the format must be {RUN_FORMAT}, is {number!r}: use the Hilum that wrote it"
             raise CheckpointError(msg, path=file)
-        if number is None or not _is_complete(record):
+        if number is None or not is_complete(record):
             msg = "is damaged: it must hold format, key, split, classes, and the fields of each case"
             raise CheckpointError(msg, path=file) from cause
         if record["split"] != self.split_digest:
@@ -564,14 +546,13 @@ class Run:
             then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
             msg = f"{self.folder} cannot be resumed: its classes must be {then_and_now}"
             raise CohortError(msg)
-        device, table = self.settings.training.device, cohort.source
         began = record.get("environment")  # absent in runs of older versions
-        others = differences(began, environment_of(device, table, prepared.samples)) if began else []
+        others = differences(began, self.settings.training.device) if began else []
         if others:
             _log.warning("warning: the run may differ from an unbroken one in the last digits: %s", "; ".join(others))
-        changes = _changes(_case_records(prepared), record["cases"], _FIELDS)
+        changes = changed_cases(case_records(prepared), record["cases"], FIELDS)
         if changes:
-            msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {_first(changes)}"
+            msg = f"{self.folder} cannot be resumed, the cohort has changed since it was begun: {first_of(changes)}"
             raise CohortError(msg, hint="train a new run")
 
     def check_tested(self, prepared: PreparedCohort, splits: Splits) -> None:
@@ -589,84 +570,19 @@ class Run:
             for case_id, one in record["cases"].items()
             if splits.parts.get(case_id) == "test" and one["label"] is not None  # others have soft labels alone
         }
-        changes = _changes(_case_records(prepared), tested, ["label"])
+        changes = changed_cases(case_records(prepared), tested, ["label"])
         changes += [
             f"the scan of case {case_id!r}"
             for case_id, digest in prepared.scans.items()
             if case_id in tested and splits.format == SPLITS_FORMAT and digest != splits.scans.get(case_id)
         ]
         if changes:
-            msg = f"the test part of {self.folder} has changed since the run was begun: {_first(changes)}"
+            msg = f"the test part of {self.folder} has changed since the run was begun: {first_of(changes)}"
             raise CohortError(msg, hint="judge the model on the table instead: hilum evaluate RUN COHORT --out FOLDER")
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
-    """Check that cases share patients as they did when a run began; works under any key.
-
-    Raises:
-        CohortError: If they do not. The first case with another patient is named; under another key, which hashes all
-            patients anew, the first case of a patient whose cases have changed.
-    """
-    now = {case.case_id: patient_key(case) for case in cohort.cases if case.case_id in splits.parts}
-    before = {case_id: splits.patients.get(case_id, "") for case_id in now}
-    changed = _by_patient(now) ^ _by_patient(before)
-    if changed:
-        of = f"of case {min(set().union(*changed))!r} or of a case that shares it"
-        if any(patient and patient == before[case_id] for case_id, patient in now.items()):  # the same key
-            of = f"of case {min(case_id for case_id in now if now[case_id] != before[case_id])!r}"
-        msg = f"the patient {of} in {cohort.source} has changed since {folder} was begun"
-        raise CohortError(msg, hint="train a new run")
-
-
-def _by_patient(patients: dict[str, str]) -> set[frozenset[str]]:
-    """The cases of each patient; cases without an id are left out."""
-    cases: dict[str, set[str]] = {}
-    for case_id, patient in patients.items():
-        cases.setdefault(patient, set()).add(case_id)
-    return {frozenset(some) for patient, some in cases.items() if patient}
-
-
-def _is_complete(record: object) -> TypeGuard[dict[str, Any]]:
-    """Whether the content of a ``run.json`` has all that is read of it."""
-    if not (isinstance(record, dict) and isinstance(record.get("cases"), dict) and record["cases"]):
-        return False
-    has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in record["cases"].values())
-    classes = record.get("classes")
-    has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return has_fields and has_classes and all(isinstance(record.get(name), str) for name in ("key", "split"))
-
-
-def _changes(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]], names: Iterable[str]) -> list[str]:
-    """What differs between records of cases in the fields of these names."""
-    changes: list[str] = []
-    for case_id in sorted(then.keys() | now.keys()):
-        if case_id not in now or case_id not in then:
-            changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
-            continue
-        fields = [name for name in names if now[case_id][name] != then[case_id][name]]
-        changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
-    return changes
-
-
-def _first(changes: list[str]) -> str:
-    return changes[0] + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
-
-
-def _case_records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
-    """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
-    return {
-        case.case_id: {
-            "label": list(case.present) or case.label,
-            "soft label": case.soft_label,
-            "weight": case.weight,
-            "sample": file.stem,
-        }
-        for case, file in zip(prepared.cases, prepared.samples, strict=True)
-    }
 
 
 def _is_temporary(file: Path) -> bool:

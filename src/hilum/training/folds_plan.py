@@ -1,0 +1,21 @@
+"""The members that a run of folds shall have."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldsPlan:
+    """The members of a run of folds.
+
+    Attributes:
+        folds: Number of folds.
+        seeds: Members of each fold.
+        is_merged: Whether the run is an ensemble of other runs, and has no members of its own to train.
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    folds: int
+    seeds: int
+    is_merged: bool = False

@@ -1,0 +1,79 @@
+"""What a run keeps of its cases in ``run.json`` and ``splits.csv``, and what of it has changed since."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from hilum.cohorts.prepared import PreparedCohort
+from hilum.cohorts.split_file import Splits, patient_key
+from hilum.cohorts.table import Cohort
+from hilum.errors import CohortError
+
+FIELDS = ("label", "soft label", "weight", "sample")
+"""What ``run.json`` keeps of each case."""
+
+
+def is_complete(record: object) -> TypeGuard[dict[str, Any]]:
+    """Whether the content of a ``run.json`` has all that is read of it."""
+    if not (isinstance(record, dict) and isinstance(record.get("cases"), dict) and record["cases"]):
+        return False
+    has_fields = all(isinstance(case, dict) and set(FIELDS) <= case.keys() for case in record["cases"].values())
+    classes = record.get("classes")
+    has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return has_fields and has_classes and all(isinstance(record.get(name), str) for name in ("key", "split"))
+
+
+def changed_cases(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]], names: Iterable[str]) -> list[str]:
+    """What differs between records of cases in the fields of these names."""
+    changes: list[str] = []
+    for case_id in sorted(then.keys() | now.keys()):
+        if case_id not in now or case_id not in then:
+            changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
+            continue
+        fields = [name for name in names if now[case_id][name] != then[case_id][name]]
+        changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
+    return changes
+
+
+def first_of(changes: list[str]) -> str:
+    """The first of some changes, and how many more there are."""
+    return changes[0] + (f" and {len(changes) - 1} more" if len(changes) > 1 else "")
+
+
+def case_records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
+    """Label, weight and sample of each case; the name of a sample depends on scan, recipe and code version."""
+    return {
+        case.case_id: {
+            "label": list(case.present) or case.label,
+            "soft label": case.soft_label,
+            "weight": case.weight,
+            "sample": file.stem,
+        }
+        for case, file in zip(prepared.cases, prepared.samples, strict=True)
+    }
+
+
+def check_patients(folder: Path, splits: Splits, cohort: Cohort) -> None:
+    """Check that cases share patients as they did when a run began; works under any key.
+
+    Raises:
+        CohortError: If they do not. The first case with another patient is named; under another key, which hashes all
+            patients anew, the first case of a patient whose cases have changed.
+    """
+    now = {case.case_id: patient_key(case) for case in cohort.cases if case.case_id in splits.parts}
+    before = {case_id: splits.patients.get(case_id, "") for case_id in now}
+    changed = _by_patient(now) ^ _by_patient(before)
+    if changed:
+        of = f"of case {min(set().union(*changed))!r} or of a case that shares it"
+        if any(patient and patient == before[case_id] for case_id, patient in now.items()):  # the same key
+            of = f"of case {min(case_id for case_id in now if now[case_id] != before[case_id])!r}"
+        msg = f"the patient {of} in {cohort.source} has changed since {folder} was begun"
+        raise CohortError(msg, hint="train a new run")
+
+
+def _by_patient(patients: dict[str, str]) -> set[frozenset[str]]:
+    """The cases of each patient; cases without an id are left out."""
+    cases: dict[str, set[str]] = {}
+    for case_id, patient in patients.items():
+        cases.setdefault(patient, set()).add(case_id)
+    return {frozenset(some) for patient, some in cases.items() if patient}
