@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 
@@ -76,6 +77,25 @@ def test_each_case_is_predicted_by_the_members_that_held_it_out_and_by_no_other(
             logits.append(predictors[name].logits([sample])[0])
         expected = np.mean(logits, axis=0)
         assert np.allclose([float(row["logit_0"]), float(row["logit_1"])], expected, atol=1e-5)
+
+
+def test_a_run_of_folds_whose_plan_is_lost_says_so_on_resume_and_is_still_judged(run, capsys):
+    lost = run.folder.parent / "lost"
+    shutil.copytree(run.folder, lost)
+    (lost / "folds.json").unlink()
+    assert main(["train", str(lost / "config.toml"), "--out", str(lost), "--resume"]) == 1
+    assert re.search(r"folds\.json: .*cannot be read: No such file", capsys.readouterr().err)
+    assert evaluate(lost)["auc"] == evaluate(run.folder)["auc"]
+
+
+def test_nothing_is_computed_for_a_run_folder_that_cannot_be_made(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "run"
+    assert main(["train", str(folder / "config.toml"), "--out", str(out), "--folds", "3"]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"hilum: --out must be a run folder in a folder, got {out}: {out.parent} is no folder\n"
+    )
 
 
 def test_no_patient_is_in_two_folds_and_every_fold_has_both_classes(run, folder):

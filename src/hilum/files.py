@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hilum.errors import HilumError
+from hilum.errors import HilumError, require
 
 PNG_MARK = "Software\\x00Hilum"
 """Pattern that Hilum's PNG files contain near their beginning."""
@@ -30,6 +30,19 @@ def user_path(path: str | Path) -> Path:
 def machine_id() -> str:
     """Four hexadecimal digits from the host name, which distinguish machines that write to one folder."""
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
+
+
+def check_place(out: Path, what: str) -> None:
+    """Check, before anything is computed, that a file or folder can be made where it shall be.
+
+    Raises:
+        ConfigError: If the nearest existing folder is none, or cannot be written to.
+    """
+    folder = next(
+        one for one in (out, *out.absolute().parents) if one.is_dir() or (one != out and os.path.lexists(one))
+    )
+    require(folder.is_dir(), "--out", f"{what} in a folder", f"{out}: {folder} is no folder")
+    require(os.access(folder, os.W_OK | os.X_OK), "--out", f"{what} in a folder that can be written to", out)
 
 
 def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iterable[Path | None] = ()) -> None:

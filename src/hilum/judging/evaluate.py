@@ -90,6 +90,7 @@ def evaluate(
     check_folder(out, inputs=[] if table is None else [table])
     if table is None and run.is_of_folds:
         require(store is None, "--store", "absent for a run of folds, which has its own", store)
+        require(device == "auto", "--device", "absent for a run of folds, whose predictions are kept", device)
         return evaluate_folds(run, out, prevalence=prevalence, pictures=pictures)
     predictor = Predictor(model, device=device)
     decisions = predictor.card.decisions

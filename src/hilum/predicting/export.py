@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard, load_model
 from hilum.errors import CheckpointError, ConfigError, HilumError, require
-from hilum.files import write_whole
+from hilum.files import check_place, write_whole
 from hilum.modelling.ensemble import Network
 from hilum.modelling.input import model_input
 from hilum.modelling.memory import within_memory
@@ -91,7 +91,8 @@ def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noq
         ResourceError: If memory does not suffice.
     """
     require(out.suffix == f".{format}", "--out", f"a file named .{format}", out)
-    _check_writable(out)
+    require(not os.path.lexists(out), "--out", "a new file", out)
+    check_place(out, "a file")
     if format == "onnx":
         _check_onnx()
     with within_memory(f"exporting {folder}", "free some"):
@@ -200,14 +201,6 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
             "which its calibration and thresholds were chosen"
         )
     return tuple(notes)
-
-
-def _check_writable(out: Path) -> None:
-    """Raise a ConfigError, before anything is computed, if the file exists or cannot be written."""
-    require(not os.path.lexists(out), "--out", "a new file", out)
-    folder = next(one for one in out.absolute().parents if os.path.lexists(one))
-    require(folder.is_dir(), "--out", "a file in a folder", f"{out}: {folder} is no folder")
-    require(os.access(folder, os.W_OK | os.X_OK), "--out", "a file in a folder that can be written to", out)
 
 
 def _check_onnx() -> None:

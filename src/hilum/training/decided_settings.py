@@ -86,5 +86,6 @@ def _fastest(config: RunConfig, num_cases: int, cohort: Cohort) -> SpeedConfig:
     steps = settings.epochs * math.ceil(num_cases / settings.batch_size)
     with within_memory_of("training", config, num_cases):
         chosen = choose_speed(network, shape, config.speed, pick_device(settings.device), expected_steps=steps)
-    _log.info("%s", chosen.line)
+    if chosen.speed != config.speed:
+        _log.info("%s", chosen.line)
     return chosen.speed

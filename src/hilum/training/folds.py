@@ -171,6 +171,8 @@ def _tasks(run: Run, config: RunConfig, cohort: Cohort, data: SplitCohort, seeds
         one = replace(config, split=replace(config.split, fold=fold), speed=speed)
         own = replace(data, parts=split(data.cohort, one.split))
         check_parts(own.prepared.cases, own.parts, own.cohort)
+        if config.loss.name == "auto":
+            _log.info("fold %d:", fold)
         one = decided(one, own)
         speed = one.speed  # measured once
         by_fold.append((one, own))

@@ -31,7 +31,7 @@ from hilum.cohorts.split_file import (
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
 from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError, require
-from hilum.files import PNG_MARK, check_output, holds, user_path, write_whole
+from hilum.files import PNG_MARK, check_output, check_place, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, save, to_dict
@@ -124,8 +124,8 @@ class Run:
 
     @property
     def is_of_folds(self) -> bool:
-        """Whether it is a run of folds, with a member for each fold and seed."""
-        return self.plan_file.is_file()
+        """Whether it is a run of folds, with a member for each fold and seed, even if its plan is lost."""
+        return self.plan_file.is_file() or (self.settings_file.is_file() and bool(self.members))
 
     @property
     def plan(self) -> FoldsPlan:
@@ -274,8 +274,10 @@ class Run:
             inputs: Files that the run reads, none of which may lie in the folder.
 
         Raises:
-            ConfigError: If the folder holds a run, an input, or files that no stopped run left behind.
+            ConfigError: If the folder cannot be made, or holds a run, an input, or files that no stopped run left
+                behind.
         """
+        check_place(self.folder, "a run folder")
         must = f"the run folder {self.folder} must be new or empty"
         if self.state != "new":
             msg = f"{must} (or resume the run in it), it holds a {self.state} run"
