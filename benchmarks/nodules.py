@@ -2,9 +2,9 @@
 
     python benchmarks/nodules.py [--jobs 2] [--parts main shuffled ...] [--out runs/nodules] [--quick] [--json]
 
-Trains 15 members, and 5 more for each control: one hour and a quarter on two cores that multiply in bfloat16, four hours
-on others. What was broken off is resumed, what is finished is only read. The settings were chosen on folds 1 and 2 (benchmarks/learning.py): no choice
-ever saw folds 3 and 4, whose AUC is the primary figure.
+Trains 15 members, and 5 more for each control: one hour and a quarter on two cores that multiply in bfloat16, four
+hours on others. What was broken off is resumed, what is finished is only read. The settings were chosen on folds 1 and
+2 (benchmarks/learning.py): no choice ever saw folds 3 and 4, whose AUC is the primary figure.
 
 Each case is predicted by the members that held it out; calibration and threshold are fitted on the other folds. Every
 figure has a 95 % interval by patient; a gain is the difference of two AUC on the same cases, with its paired interval.

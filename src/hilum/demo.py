@@ -65,7 +65,7 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
     )  # fmt: skip
 
     config = out / "config.toml"
-    save(_config(table, seed), config)
+    save(settings_for(table, seed), config)
     _log.info("3. Preparing the lungs and training a 3D ResNet by %s ...", config)
     model = train(config, out / "run")
 
@@ -91,7 +91,7 @@ def demo(out: Path, *, seed: int = 0, num_cases: int = NUM_CASES) -> dict[str, o
     return evaluation
 
 
-def _config(table: Path, seed: int) -> RunConfig:
+def settings_for(table: Path, seed: int) -> RunConfig:
     """Settings with which a laptop's CPU trains in minutes."""
     return RunConfig(
         cohort=CohortConfig(table=table.name, classes=("0", "1")),
