@@ -4,9 +4,10 @@
 
 Plain, class-sampled and averaged (EMA) trainings of a small network, with dropout, take turns. Each is killed once by
 SIGKILL: a third of them at a random moment of their first epoch, a third while a checkpoint is being written, a third
-at any moment, validation and the last fits included. Then two of each kind are stopped by SIGTERM and by Ctrl-C. All
-are resumed until they end, and ``metrics.csv``, ``model.json`` and the weights are compared byte by byte. A state is
-saved after every second step, so that most kills fall within an epoch. Takes about ten minutes.
+at any moment until there is a model, validation and the last fits included. Then two of each kind are stopped by
+SIGTERM and by Ctrl-C, and must exit with 143 and 130. All are resumed until they end, and ``metrics.csv``,
+``model.json`` and the weights are compared byte by byte. A state is saved after each step. A kill that leaves nothing
+to resume, for it came before the first state or after the model, is drawn again. Takes about ten minutes.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +60,12 @@ keep_memory = "off"
 """
 
 KINDS = {
-    "plain": [],
-    "sampled": ["--sampling.method", "over"],
+    "plain": ["--training.ema-epochs", "0"],
+    "sampled": ["--training.ema-epochs", "0", "--sampling.method", "over"],
     "ema": ["--training.ema-epochs", "1"],
 }
+CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+DRAWS = 10
 MOMENTS = ("first epoch", "checkpoint", "any")
 HILUM = "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
 COMPARED = ("metrics.csv", "model/model.json", "model/weights.safetensors")
@@ -78,29 +82,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hilum-") as name:
         folder = Path(name)
         _cohort(folder)
-        whole, began, ended = {}, {}, {}
-        for kind in KINDS:
-            whole[kind] = folder / f"whole-{kind}"
-            started = time.monotonic()
-            process = _started(folder, whole[kind], kind)
-            while not (whole[kind] / "run.json").exists() and process.poll() is None:
-                time.sleep(0.01)
-            began[kind] = time.monotonic() - started
-            if process.wait():
-                sys.exit(f"the unbroken {kind} training failed")
-            ended[kind] = time.monotonic() - started
-            print(f"{kind}: training begins after {began[kind]:.1f} s and ends after {ended[kind]:.1f} s", flush=True)
-        kills = 3 if args.quick else args.kills
-        for number in range(kills):
-            kind, moment = list(KINDS)[number % 3], MOMENTS[(number // 3) % 3]
-            random = generator(number, "kill")
-            share = float(random.random()) / (4 if moment == "first epoch" else 1)
-            after = began[kind] + share * (ended[kind] - began[kind])
-            rows.append(_row(folder, whole[kind], kind, signal.SIGKILL, moment, after, number))
-        for number, sign in enumerate([] if args.quick else [signal.SIGTERM, signal.SIGINT] * 3):
-            kind = list(KINDS)[number // 2]
-            after = began[kind] + float(generator(number, "signal").uniform(0.2, 0.8)) * (ended[kind] - began[kind])
-            rows.append(_row(folder, whole[kind], kind, sign, "any", after, kills + number))
+        whole = {kind: _unbroken(folder, kind) for kind in KINDS}
+        plans = [
+            (list(KINDS)[number % 3], signal.SIGKILL, MOMENTS[(number // 3) % 3])
+            for number in range(3 if args.quick else args.kills)
+        ]
+        plans += (
+            [] if args.quick else [(kind, sign, "any") for kind in KINDS for sign in (signal.SIGTERM, signal.SIGINT)]
+        )
+        for number, (kind, sign, moment) in enumerate(plans):
+            rows.append(_row(folder, whole[kind], sign, moment, number))
     same = sum(row["same"] for row in rows)
     print(f"{same} of {len(rows)} resumed trainings equal the unbroken one")
     if args.json:
@@ -123,35 +114,69 @@ def _cohort(folder: Path) -> None:
     (folder / "config.toml").write_text(CONFIG)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """An unbroken training, and when it began, had its first epoch and had its model, in seconds."""
+
+    kind: str
+    run: Path
+    began: float
+    first: float
+    ended: float
+
+
+def _unbroken(folder: Path, kind: str) -> Whole:
+    run, started, seconds = folder / f"whole-{kind}", time.monotonic(), []
+    process = _started(folder, run, kind)
+    for file in ("run.json", "metrics.csv", "model/model.json"):
+        while not (run / file).exists() and process.poll() is None:
+            time.sleep(0.005)
+        seconds.append(time.monotonic() - started)
+    if process.wait():
+        sys.exit(f"the unbroken {kind} training failed")
+    whole = Whole(kind, run, *seconds)
+    print(f"{kind}: begins after {whole.began:.1f} s, its first epoch ends after {whole.first:.1f} s, ", end="")
+    print(f"its model is there after {whole.ended:.1f} s", flush=True)
+    return whole
+
+
 def _started(folder: Path, run: Path, kind: str, *, resume: bool = False) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", HILUM, "train", str(folder / "config.toml"), "--out", str(run)]
     command += ["--resume"] if resume else KINDS[kind]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
 
 
-def _row(
-    folder: Path, whole: Path, kind: str, sign: signal.Signals, moment: str, after: float, number: int
-) -> dict[str, object]:
+def _row(folder: Path, whole: Whole, sign: signal.Signals, moment: str, number: int) -> dict[str, object]:
     """Break a training, resume it until it ends, and compare it."""
     run = folder / f"broken-{number}"
+    for draw in range(DRAWS):
+        shutil.rmtree(run, ignore_errors=True)
+        share = float(generator(number, draw, "kill").random())
+        until = whole.first if moment == "first epoch" else whole.ended
+        code = _broken(folder, run, whole, sign, moment, whole.began + share * (until - whole.began))
+        if Run(run).state == "begun":
+            break
+    else:
+        sys.exit(f"none of {DRAWS} kills left anything to resume")
+    where = _where(run)
+    _started(folder, run, whole.kind, resume=True).wait()
+    same = code == CODES[sign] and all(_content(run / name) == _content(whole.run / name) for name in COMPARED)
+    row = {"kind": whole.kind, "signal": sign.name, "moment": moment, "where": where, "exit": code, "same": same}
+    said = "same" if same else "DIFFERS"
+    print(f"{number:3d} {whole.kind:8s} {sign.name:8s} {moment:12s} {where:20s} exit {code:4d} {said}", flush=True)
+    return row
+
+
+def _broken(folder: Path, run: Path, whole: Whole, sign: signal.Signals, moment: str, after: float) -> int:
+    """Start a training and send it a signal after some seconds; its exit code."""
     started = time.monotonic()
-    process = _started(folder, run, kind)
+    process = _started(folder, run, whole.kind)
     while process.poll() is None and time.monotonic() - started < after:
         time.sleep(0.005)
     while moment == "checkpoint" and process.poll() is None and not _is_writing(run):
         pass
     process.send_signal(sign)
-    code = process.wait()
-    where = _where(run)
-    resumed = 0
-    while Run(run).state != "whole" and resumed < 3:
-        _started(folder, run, kind, resume=Run(run).state == "begun").wait()
-        resumed += 1
-    same = all(_content(run / name) == _content(whole / name) for name in COMPARED)
-    row = {"kind": kind, "signal": sign.name, "moment": moment, "where": where, "exit": code, "same": same}
-    print(f"{number:3d} {kind:8s} {sign.name:8s} {moment:12s} {where:28s} {'same' if same else 'DIFFERS'}", flush=True)
-    shutil.rmtree(run, ignore_errors=True)
-    return row
+    return process.wait()
 
 
 def _is_writing(run: Path) -> bool:
@@ -166,12 +191,7 @@ def _where(run: Path) -> str:
     """How far the saved state is."""
     from safetensors import safe_open
 
-    if Run(run).state == "whole":
-        return "ended before"
-    file = run / "last" / "state.safetensors"
-    if not file.is_file():
-        return "before the first checkpoint"
-    with safe_open(file, framework="np") as opened:
+    with safe_open(run / "last" / "state.safetensors", framework="np") as opened:
         progress = json.loads(opened.metadata()["hilum"])["progress"]
     return f"epoch {progress['epoch'] + 1}, step {progress['step']}"
 

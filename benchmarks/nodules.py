@@ -6,11 +6,14 @@ Trains 15 members, and 5 more for each control: one hour and a quarter on two co
 hours on others. What was broken off is resumed, what is finished is only read. The settings were chosen on folds 1 and
 2 (benchmarks/learning.py): no choice ever saw folds 3 and 4, whose AUC is the primary figure.
 
-Each case is predicted by the members that held it out; calibration and threshold are fitted on the other folds. Every
-figure has a 95 % interval by patient; a gain is the difference of two AUC on the same cases, with its paired interval.
+Each case is predicted by the members that held it out; calibration and threshold are fitted on the other folds.
+Intervals are 95 %, by patient; a gain is the difference of two AUC on the same cases, with its paired interval.
 
 - diameter: the readers' outline. automatic size: the diameter that the model's own measure finds in the image.
 - crop extents: a logistic regression on how far a crop reaches along z, y and x, fitted on the other folds.
+- jitter: change of the probability when a point moves by up to 2 mm, by the members that held the nodule out and the
+  calibration of the ensemble.
+- votes: log-likelihood of each reader's vote, given the probability of the mean logit, which was trained on the votes.
 - controls, one seed each: the labels shuffled; the nodule blanked, a disc of 26 mm around the point at the mean of a
   lung; the shape alone, random waves instead of the image, so that only the crop's extents are left.
 
@@ -43,15 +46,15 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.errors import GeometryError
 from hilum.files import csv_text, write_whole
 from hilum.judging.evaluation_folder import read_evaluation
-from hilum.measuring.bootstrap import Figure
+from hilum.measuring.bootstrap import Figure, logit_interval, student95
 from hilum.measuring.comparison import Rating, compare_ratings
 from hilum.measuring.intervals import Asked, with_called_intervals
-from hilum.measuring.metrics import roc_auc
+from hilum.measuring.roc_variance import obuchowski
 from hilum.modelling.input import model_input
 from hilum.modelling.measures import NoduleMeasures
 from hilum.randomness import generator
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import load
+from hilum.settings.toml import load, to_dict
 from hilum.training.folds import train_folds
 from hilum.training.out_of_fold import read_out_of_fold
 from hilum.training.run_folder import Run
@@ -64,6 +67,7 @@ UNSEEN = (3, 4)
 MIDDLE_MM = (6.0, 15.0)
 POINT_0314 = (-57.44, 131.23, -520.36)
 DRAWS, JITTER_MM = 50, 2.0
+RESAMPLES = 2000
 BLANK_MM, LUNG_HU = 26.0, -850
 CONTROLS = ("shuffled", "blanked", "shape")
 
@@ -114,7 +118,6 @@ def main() -> None:
 
     result: dict[str, Any] = {
         "folds": FOLDS,
-        "seeds": seeds,
         "minutes": {},
         "machine": machine("torch", "scikit-learn"),
     }
@@ -134,6 +137,7 @@ def _judged(run: Path, config: RunConfig, draws: int) -> dict[str, Any]:
     """All figures of the main run."""
     found = _found(run, config)
     return {
+        "seeds": Run(run).plan.seeds,
         "num_nodules": len(found.y),
         "num_patients": len(set(found.patients)),
         "num_suspicious": int(found.y.sum()),
@@ -160,9 +164,21 @@ def _trained(config: RunConfig, table: Path, run: Path, seeds: int, jobs: int) -
         train_folds(config, run, folds=FOLDS, seeds=seeds, jobs=jobs, base="/", resume=resume)
         if not resume:
             write_whole(taken, json.dumps(round((time.perf_counter() - started) / 60, 1)))
+    _check_settings(run, config)
     if not (run / "evaluation" / "evaluation.json").is_file():
         evaluate(run)
     return json.loads(taken.read_text()) if taken.is_file() else None
+
+
+def _check_settings(run: Path, config: RunConfig) -> None:
+    """End with exit 1 if the run was trained with other settings than these."""
+    own = load(run)
+    same = replace(config, cohort=replace(config.cohort, table=own.cohort.table), store=own.store)
+    same = replace(same, speed=own.speed, split=own.split, loss=replace(config.loss, name=own.loss.name))
+    wanted, found = to_dict(same), to_dict(own)
+    differ = [name for name in wanted if wanted[name] != found.get(name)]
+    if differ:
+        sys.exit(f"{run} was trained with other settings ({', '.join(differ)}); name another --out")
 
 
 def _control_table(control: str, folder: Path) -> Path:
@@ -223,9 +239,8 @@ def _waves(scan: sitk.Image, name: str) -> Float[np.ndarray, "z y x"]:
 def _control_auc(run: Path) -> dict[str, Any]:
     """Pooled AUC of a control, and that of the folds' mean."""
     evaluation = read_evaluation(run).evaluation
-    by_fold = evaluation["folds"]["outputs"]["1"]
-    return {name: one[name] for one in (evaluation, by_fold) for name in one if name.startswith(("auc", "auc_fold"))
-            and name.removesuffix("_ci") in ("auc", "auc_fold_mean")}  # fmt: skip
+    figures = evaluation | evaluation["folds"]["outputs"]["1"]
+    return {name: figures[name] for name in ("auc", "auc_ci", "auc_fold_mean", "auc_fold_mean_ci")}
 
 
 # what was found
@@ -278,7 +293,6 @@ def _numbers(cases: Sequence[Case], config: RunConfig) -> dict[str, Any]:
 
 def _figures(found: Found) -> dict[str, Any]:
     """The keys of the result on the 695 nodules, of folds 3 and 4, and of the nodules of 6 to 15 mm."""
-    evaluation_line = _line_of(found)
     diameter = found.numbers["diameter_mm"]
     low, high = MIDDLE_MM
     everywhere = np.ones(len(found.y), bool)
@@ -294,12 +308,10 @@ def _figures(found: Found) -> dict[str, Any]:
         result |= _on(found, inside, suffix, rivals)
     result |= {
         "auc_suspicious": result["auc"], "auc_suspicious_ci": result["auc_ci"],
-        "auc_by_fold": [roc_auc(found.y[found.folds == k], found.p[found.folds == k]) for k in range(FOLDS)],
-        "auc_by_seed": [roc_auc(found.y, 1 / (1 + np.exp(-row))) for row in found.by_seed],
-        "auc_by_seed_folds_3_4": [
-            roc_auc(found.y[subsets["_folds_3_4"]], row[subsets["_folds_3_4"]]) for row in found.by_seed
-        ],
-        **evaluation_line,
+        "auc_by_fold": [_area(found, found.folds == fold, found.p) for fold in range(FOLDS)],
+        "auc_by_seed": [_area(found, everywhere, row) for row in found.by_seed],
+        "auc_by_seed_folds_3_4": [_area(found, subsets["_folds_3_4"], row) for row in found.by_seed],
+        **_line_of(found),
     }  # fmt: skip
     del result["auc"], result["auc_ci"]
     return result
@@ -318,13 +330,33 @@ def _on(found: Found, inside: Any, suffix: str, rivals: dict[str, Any]) -> dict[
     for name, values in rivals.items():
         rating = Rating(values=values[inside], is_probability=False)
         compared = compare_ratings(y, Rating(values=p), rating, patients=patients)
-        result[f"auc_{name}{suffix}"] = compared.b["auc"]
+        result[f"auc_{name}{suffix}"], *ends = _area(found, inside, values)
+        result[f"auc_{name}{suffix}_ci"] = ends
         result |= _ends(f"gain_over_{name}{suffix}", compared.differences["auc"])
         result[f"p_equal_areas_{name}{suffix}"] = compared.p_areas
     if suffix != "_folds_3_4":
-        each = [inside & (found.folds == fold) for fold in range(FOLDS)]
-        result[f"auc_fold_mean{suffix}"] = float(np.mean([roc_auc(found.y[one], found.p[one]) for one in each]))
+        result |= _ends(f"auc_fold_mean{suffix}", _fold_mean(found, inside))
     return result
+
+
+def _area(found: Found, inside: Any, values: Any) -> list[float]:
+    """AUC of some cases and the ends of its interval."""
+    patients = [patient for patient, one in zip(found.patients, inside, strict=True) if one]
+    area = obuchowski(found.y[inside], values[inside], patients=patients).figures[0]
+    return [area.value, area.low, area.high]
+
+
+def _fold_mean(found: Found, inside: Any) -> Figure:
+    """Mean AUC of the folds; no patient is in two of them, so their variances add."""
+    each = []
+    for fold in range(FOLDS):
+        own = inside & (found.folds == fold)
+        patients = [patient for patient, one in zip(found.patients, own, strict=True) if one]
+        each.append(obuchowski(found.y[own], found.p[own], patients=patients))
+    error = math.sqrt(sum(one.errors[0] ** 2 for one in each)) / FOLDS
+    number = sum(one.num_patients for one in each)
+    mean = float(np.mean([one.aucs[0] for one in each]))
+    return logit_interval(mean, error, rests_on=number, quantile=student95(number))
 
 
 def _line_of(found: Found) -> dict[str, Any]:
@@ -361,15 +393,22 @@ def _votes(run: Path, config: RunConfig) -> dict[str, Any]:
     logits = known.of(cases).logits
     z = logits[:, 1] - logits[:, 0]
     share = np.array([case.soft_label for case in cases])
-    number = np.array([float(case.groups["num_readers"]) for case in cases])
+    number = np.array([len(case.groups["votes"].split()) for case in cases], float)
     own = np.clip(share, 1e-12, 1 - 1e-12)
     mean = float((share * number).sum() / number.sum())
     by = {"model": -np.logaddexp(0, -z), "constant": np.full(len(z), np.log(mean)), "share": np.log(own)}
     against = {"model": -np.logaddexp(0, z), "constant": np.full(len(z), np.log(1 - mean)), "share": np.log1p(-own)}
-    total = {
-        name: float((number * (share * by[name] + (1 - share) * against[name])).sum() / number.sum()) for name in by
+    sums = {name: number * (share * by[name] + (1 - share) * against[name]) for name in by}
+    patient = np.unique([case.patient_id for case in cases], return_inverse=True)[1].reshape(-1)
+    count = int(patient.max()) + 1
+    times = generator(0, "votes").multinomial(count, np.full(count, 1 / count), size=RESAMPLES)[:, patient]
+    gain = times @ (sums["model"] - sums["constant"]) / (times @ number)
+    return {
+        "num_nodules": len(cases),
+        "num_votes": int(number.sum()),
+        "log_likelihood_per_vote": {name: float(sums[name].sum() / number.sum()) for name in by},
+        "gain_over_constant_ci": np.quantile(gain, (0.025, 0.975)).tolist(),
     }
-    return {"num_nodules": len(cases), "num_votes": int(number.sum()), "log_likelihood_per_vote": total}
 
 
 # how steady it is
@@ -394,7 +433,7 @@ def _jitter(found: Found, run: Path, draws: int) -> dict[str, Any]:
     """|dP| of each nodule when its point moves by up to 2 mm, by the members of its fold."""
     from hilum.cohorts.dataset import as_sample
     from hilum.deciding.inference import case_logits
-    from hilum.deciding.model_folder import load_model
+    from hilum.deciding.model_folder import load_model, read_card
     from hilum.modelling.ensemble import Ensemble
     from hilum.modelling.speed import EXACT, for_prediction
 
@@ -403,7 +442,7 @@ def _jitter(found: Found, run: Path, draws: int) -> dict[str, Any]:
     for member in Run(run).members:
         networks.setdefault(member.settings.split.fold, {})[member.folder.name] = load_model(member.model)[0]
     by_fold = {fold: for_prediction(Ensemble(each).eval(), EXACT) for fold, each in networks.items()}
-    decisions = Predictor(run).card.decisions
+    card = read_card(Run(run).model)
     moved, num_outside = [], 0
     for case, fold in zip(found.cases, found.folds.tolist(), strict=True):
         scan = read(case.path)
@@ -413,8 +452,8 @@ def _jitter(found: Found, run: Path, draws: int) -> dict[str, Any]:
         inside = [prepare(scan, recipe, point_mm=case.point_mm), *inside]
         with torch.inference_mode():
             cases = [as_sample(one, recipe) for one in inside]
-            logits = case_logits(by_fold[fold], cases, recipe, torch.device("cpu"), Predictor(run).card.views)
-        p = decisions.probabilities(logits.double().numpy())[:, 1]
+            logits = case_logits(by_fold[fold], cases, recipe, torch.device("cpu"), card.views)
+        p = card.decisions.probabilities(logits.double().numpy())[:, 1]
         moved.append(np.abs(p[1:] - p[0]))
     together = np.concatenate(moved)
     return {

@@ -1,5 +1,6 @@
 """Tests of runs of folds: members, predictions out of fold, the ensemble, and ensembles of several runs."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -23,6 +24,7 @@ from hilum.measuring.metrics import roc_auc
 from hilum.modelling.ensemble import Ensemble
 from hilum.predicting.export import export_model
 from hilum.preparing.npy import from_npy
+from hilum.settings.run import LossConfig
 from hilum.settings.toml import load
 from hilum.training import folds as folds_module
 from hilum.training.folds import train_folds
@@ -252,19 +254,18 @@ def test_a_run_of_folds_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(fol
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_lost_a_member_says_so_and_goes_on(folder, tmp_path, monkeypatch, caplog, capsys, jobs):
-    """The member is lost by a damaged state, as it would be by memory that runs out."""
+    """The member is lost because its folder is locked, as it would be by memory that runs out."""
     check = folds_module._check_members
 
-    def damaged(tasks):
+    def locked(tasks):
+        """Another process trains in the folder of a member."""
         for task in tasks:
-            member = Run(task.folder)
-            if task.config.split.fold == 1 and member.state == "new" and not member.folder.exists():
-                member.begin(task.config, task.cohort, task.data.prepared, task.data.parts, None)
-                member.checkpoint.mkdir()
-                (member.checkpoint / "state.safetensors").write_bytes(b"damaged")
+            if task.config.split.fold == 1:
+                other.enter_context(Run(task.folder).locked())
         check(tasks)
 
-    monkeypatch.setattr(folds_module, "_check_members", damaged)
+    other = contextlib.ExitStack()
+    monkeypatch.setattr(folds_module, "_check_members", locked)
     flags = ["--folds", "3", "--jobs", str(jobs), "--training.epochs", "1", "--out", str(tmp_path / "run")]
     assert main(["train", str(folder / "config.toml"), *flags]) == 3
     assert "a member was lost, and the others go on: fold 1, seed 0" in caplog.text
@@ -273,10 +274,21 @@ def test_a_run_that_lost_a_member_says_so_and_goes_on(folder, tmp_path, monkeypa
     assert {row["fold"] for row in rows_of(run.cases_file)} == {"0", "2"}
     assert "fold 1, seed 0" in read_card(run.model).training["ensemble"]["lost"][0]
     assert "A member was lost" in (run.evaluation / "report.html").read_text()
-    shutil.rmtree(run.folder / "fold-1-seed-0")
+    other.close()
     monkeypatch.setattr(folds_module, "_check_members", check)
     assert main(["train", str(folder / "config.toml"), "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert {row["fold"] for row in rows_of(run.cases_file)} == {"0", "1", "2"}
+
+
+def test_a_member_whose_state_cannot_be_read_is_trained_anew(run, folder, caplog):
+    copy = run.folder.with_name("unread")
+    shutil.copytree(run.folder, copy)
+    for lost in (copy / "model", copy / "fold-2-seed-1" / "model"):
+        shutil.rmtree(lost)
+    (copy / "fold-2-seed-1" / "last" / "state.safetensors").write_bytes(b"damaged")
+    train_folds(quick(folder), copy, resume=True)
+    assert "warning: the member is trained anew" in caplog.text
+    assert (copy / "cases.csv").read_bytes() == run.cases_file.read_bytes()
 
 
 def test_members_in_the_wrong_folders_are_refused_for_they_have_seen_the_cases(run, folder, capsys):
@@ -398,6 +410,53 @@ def test_runs_that_do_not_fit_together_are_named(run, folder, tmp_path, capsys):
         assert main(["ensemble", *map(str, runs), "--out", str(tmp_path / "both")]) == 1
         assert says in capsys.readouterr().err
         assert not (tmp_path / "both").exists()
+
+
+def test_runs_on_other_labels_of_the_same_cases_are_refused(run, folder, tmp_path):
+    """Their splits are the same: all cases of a run of folds are in train."""
+    lines = (folder / "cohort.csv").read_text().splitlines()
+    turned = [
+        lines[0],
+        *(",".join([c, p, str(1 - int(y)), *rest]) for c, p, y, *rest in (r.split(",") for r in lines[1:])),
+    ]
+    (folder / "turned.csv").write_text("\n".join(turned) + "\n")
+    config = quick(folder)
+    config = replace(config, cohort=replace(config.cohort, table="turned.csv"))
+    train_folds(config, tmp_path / "turned", folds=3, base=folder)
+    with pytest.raises(ConfigError, match="must have the same "):
+        ensemble([run.folder, tmp_path / "turned"], tmp_path / "both")
+
+
+def test_members_of_other_losses_are_calibrated_by_a_fit_for_any_shift(run, folder, tmp_path):
+    """One temperature, right for plain cross entropy, could not undo what class weights did to the other members."""
+    plain = replace(quick(folder), loss=LossConfig(class_weights="none"))
+    train_folds(plain, tmp_path / "plain", folds=3, base=folder)
+    assert read_card(tmp_path / "plain").decisions.each[0].calibration.method == "temperature"
+    for number, runs in enumerate(([tmp_path / "plain", run.folder], [run.folder, tmp_path / "plain"])):
+        both = read_card(ensemble(runs, tmp_path / f"both-{number}"))
+        assert both.decisions.each[0].calibration.method == "platt"
+
+
+def test_an_ensemble_that_was_stopped_leaves_nothing(run, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hilum.training.ensemble.save_model", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble([run.folder], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_ensemble_of_single_runs_is_no_member_and_a_run_inside_another_makes_no_folds(folder, tmp_path):
+    for out in ("a", "a/again"):
+        train(quick(folder), tmp_path / out, base=folder)
+    assert not Run(tmp_path / "a").is_of_folds
+    both = tmp_path / "a" / "both"
+    ensemble([tmp_path / "a", tmp_path / "a" / "again"], both)
+    for runs in ([both, tmp_path / "a"], [tmp_path / "a", both]):
+        with pytest.raises(ConfigError, match="is an ensemble of other runs, and has no members of its own"):
+            ensemble(runs, tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_damaged_member_is_named(run, folder, tmp_path):

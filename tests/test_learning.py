@@ -14,6 +14,8 @@ from torch import nn
 from hilum import Predictor, evaluate, train
 from hilum.cli import main
 from hilum.cohorts.auxiliary_targets import Auxiliary
+from hilum.cohorts.dataset import CohortDataset, SplitCohort
+from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import load_model, read_card
@@ -24,9 +26,12 @@ from hilum.modelling.losses import WeightedCrossEntropyLoss
 from hilum.modelling.losses.base import smoothed
 from hilum.modelling.measures import NoduleMeasures
 from hilum.modelling.resnet import ResNet3D
+from hilum.modelling.speed import PLAIN, for_prediction
+from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, SplitConfig, TrainingConfig
 from hilum.settings.toml import load
 from hilum.training.auxiliary import AuxiliaryHead
+from hilum.training.epoch import PartLoader
 from hilum.training.epoch_metrics import EpochMetrics
 from hilum.training.kept_weights import KeptWeights, plain_batches
 from hilum.training.optimizer import make_optimizer
@@ -41,10 +46,6 @@ def config_of(folder, **sections):
 
 def dataset_of(folder, config):
     """The training cases of a config."""
-    from hilum.cohorts.dataset import SplitCohort
-    from hilum.cohorts.prepared import prepare_cohort
-    from hilum.preparing import Store
-
     cohort = Cohort.read(folder / "cohort.csv", config.cohort)
     prepared = prepare_cohort(cohort, config.recipe, Store(folder / "store"))
     data = SplitCohort(cohort=cohort, prepared=prepared, parts=split(cohort, config.split))
@@ -94,7 +95,6 @@ def test_running_statistics_are_kept_where_set_so_and_those_of_frozen_parts_alwa
     network = ResNet3D(10, width=4, stem="small")
     network.bn1.running_mean.fill_(7.0)
     network.layer1[0].bn1.running_mean.fill_(7.0)
-    KeptWeights(network, config_of(npy_cohort, training={"norm_statistics": "running"}), dataset, 3)
     for statistics, frozen, changed in (
         ("running", False, False),
         ("recomputed", True, False),
@@ -145,7 +145,7 @@ def test_the_state_of_an_epochs_figures_comes_back_exactly():
         for one in (whole, first) if start < 10 else (whole,):
             one.add(list(range(start, start + 5)), logits[start : start + 5])
             one.add_loss(0.1 * start, 5.0)
-    again = EpochMetrics.of_state(labels, *first.as_state())
+    again = EpochMetrics.of_state(labels, np.ones(20, bool), *first.as_state())
     for start in (10, 15):
         again.add(list(range(start, start + 5)), logits[start : start + 5])
         again.add_loss(0.1 * start, 5.0)
@@ -170,6 +170,11 @@ def test_the_warmed_cosine_rises_to_the_highest_rate_and_falls_to_nothing(progre
     assert 0 <= share <= 1
     assert warmed_cosine(1.0, warm_up) == pytest.approx(0, abs=1e-12)
     assert warmed_cosine(warm_up, warm_up) == pytest.approx(1)
+    later = (1 + progress) / 2
+    if later <= warm_up:
+        assert share <= warmed_cosine(later, warm_up)
+    if progress >= warm_up:
+        assert share >= warmed_cosine(later, warm_up)
 
 
 def test_the_cosine_schedule_is_pytorchs_behind_a_line():
@@ -272,6 +277,23 @@ def test_ties_are_trained_on_and_never_judged(npy_cohort, tmp_path):
     ties = {case.case_id for case in Cohort.read(config.cohort.table, config.cohort).cases if case.label is None}
     assert not any(f"\n{case_id}," in judged for case_id in ties)
     assert answer["num_cases"] > 0
+
+
+def test_ties_count_in_no_statistics_of_the_classes(npy_cohort, tmp_path):
+    """Neither in class weights and calibration nor in the figures of an epoch: they are of no class."""
+    config = replace(config_of(npy_cohort), cohort=votes_table(npy_cohort, tmp_path / "votes.csv"))
+    cohort = Cohort.read(config.cohort.table, config.cohort)
+    prepared = prepare_cohort(cohort, config.recipe, Store(tmp_path / "store"))
+    parts = split(cohort, config.split)
+    part = PartLoader(CohortDataset(prepared, parts, "train", 2, config.recipe), config, seed=0)
+    known = [case.label for case in cohort.cases if parts[case.case_id] == "train" and case.label is not None]
+    assert len(part.dataset) > len(known)
+    assert part.cases_of(1).labels.tolist() == known
+    metrics = EpochMetrics(part.dataset.labels, part.dataset.is_labelled)
+    right = np.where(part.dataset.is_labelled, part.dataset.labels, 1 - part.dataset.labels)
+    metrics.add(list(range(len(right))), torch.eye(2)[torch.from_numpy(right)])
+    metrics.add_loss(1.0, 1.0)
+    assert metrics.figures()["accuracy"] == 1.0
 
 
 def dataset_with(config, tmp_path):
@@ -396,6 +418,30 @@ def test_the_measured_diameter_is_that_of_the_disc(radius):
     measures = NoduleMeasures((4, 40, 40), (1.25, 0.64, 0.64))
     found = float(measures.measured(disc(radius))[0, 0])
     assert found == pytest.approx(2 * radius, abs=1.0)
+
+
+@pytest.mark.parametrize("step", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("radius", [4.0, 6.0, 9.0])
+def test_coarse_voxels_do_not_shrink_the_measured_diameter(step, radius):
+    size = (4, *(2 * round(16 / step),) * 2)
+    measures = NoduleMeasures(size, (1.25, step, step))
+    found = float(measures.measured(disc(radius, size=size, step=(1.25, step, step)))[0, 0])
+    assert found == pytest.approx(2 * radius, abs=step)
+
+
+def test_a_grid_without_rings_is_refused():
+    with pytest.raises(ConfigError, match=r"the grid of model.measures must be at least 2 mm wide"):
+        NoduleMeasures((1, 2, 2), (4.0, 4.0, 4.0))
+
+
+def test_prediction_in_bf16_measures_in_full_precision():
+    measures = NoduleMeasures((4, 24, 24), (1.25, 1.0, 1.0))
+    measures.fit(measures.measured(torch.rand(50, 1, 4, 24, 24)))
+    network = ResNet3D(10, width=4, stem="small", measures=measures).eval()
+    fast = for_prediction(network, replace(PLAIN, precision="bf16"))
+    x = torch.rand(2, 1, 4, 24, 24)
+    assert torch.equal(fast.measured(x), network.measured(x))
+    assert torch.allclose(fast(x).float(), network(x), atol=0.1)
 
 
 @given(st.floats(2.5, 7.0))

@@ -157,9 +157,12 @@ def test_what_onnx_runtime_says_of_memory_is_translated(tmp_path):
 SAVED = """
 import re, sys
 from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
 import torch
-from hilum.settings.run import TrainingConfig
+from hilum.settings.run import RunConfig, TrainingConfig
 from hilum.modelling.resnet import ResNet3D
+from hilum.training.kept_weights import KeptWeights
 from hilum.training.state import TrainingState
 from hilum.training.schedule import Schedule
 
@@ -175,7 +178,8 @@ schedule = Schedule(TrainingConfig(), optimizer, 10)
 best = {name: t.clone() for name, t in network.state_dict().items()}
 Path("/proc/self/clear_refs").write_text("5")
 before = held("VmRSS")
-state = TrainingState(network, schedule)
+cases = SimpleNamespace(labels=np.zeros(4, int), is_labelled=np.ones(4, bool))
+state = TrainingState(KeptWeights(network, RunConfig(), cases, 10), schedule, None, cases)
 state.best = best
 state.save(Path(sys.argv[1]))
 print((held("VmHWM") - before) / sum(t.nbytes for t in best.values()))

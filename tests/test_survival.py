@@ -15,7 +15,7 @@ import torch
 
 from hilum import train
 from hilum.cli import main
-from hilum.errors import HilumError, PrepareError, ResourceError
+from hilum.errors import CohortError, HilumError, PrepareError, ResourceError
 from hilum.settings.toml import load
 from hilum.training.run_folder import Run
 from hilum.training.saver import Saver
@@ -61,11 +61,11 @@ def killed_after(monkeypatch):
 
 
 ARMS = {
-    "plain": {},
+    "plain": {"training": {"ema_epochs": 0.0}},
     "ema": {"training": {"ema_epochs": 1.0}},
     "sgd, cosine": {"training": {"optimizer": "sgd", "lr": 0.05, "schedule": "cosine"}},
     "dropout": {"model": {"dropout": 0.3, "stochastic_depth": 0.2}},
-    "sampled": {"sampling": {"method": "over"}},
+    "sampled": {"sampling": {"method": "over"}, "training": {"ema_epochs": 0.0}},
     "auxiliary": {"columns": {"auxiliary": ("diameter_mm",)}},
     "last": {"training": {"keep": "last", "norm_statistics": "running"}},
 }
@@ -84,7 +84,7 @@ def arm(folder, name):
 
 @pytest.mark.parametrize("name", ARMS)
 def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(npy_cohort, tmp_path, killed_after, name):
-    """Steps 1 to 9 of three epochs of nine batches each: the first, one in the middle of the second epoch."""
+    """Killed in the second of its epochs of nine steps each."""
     config = arm(npy_cohort, name)
     train(config, tmp_path / "whole", base=npy_cohort)
     killed_after(config, tmp_path / "broken", 12, base=npy_cohort)
@@ -151,7 +151,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(npy_cohort, tmp_
     folder = tmp_path / "c"
     shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
     flags = [str(folder / "config.toml"), "--training.epochs", "40", "--training.stop-patience", "0"]
-    train_args = [*flags, "--out", str(tmp_path / "run")]
+    out = tmp_path / "run"
+    train_args = [*flags, "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, *train_args], stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
@@ -164,13 +165,71 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(npy_cohort, tmp_
     assert process.returncode == code, said
     assert "stopping after this step, and saving; once more: at once" in said
     assert f"stopped by {signal.Signals(number).name}" in said
-    assert "hilum train --resume goes on" in said
+    assert f"hilum train {out / 'config.toml'} --out {out} --resume goes on" in said
     assert "Traceback" not in said
     assert Run(tmp_path / "run").state == "begun"
     settings = load(tmp_path / "run")
     assert main(["train", flags[0], "--out", str(tmp_path / "run"), "--resume"]) == 0
     train(settings, tmp_path / "whole", base="/")
     same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_members_save_though_a_scheduler_signals_them_and_their_parent(npy_cohort, tmp_path):
+    folder, out = tmp_path / "c", tmp_path / "run"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
+    flags = ["--training.epochs", "200", "--training.stop-patience", "0", "--folds", "2", "--jobs", "2"]
+    command = [sys.executable, "-c", TRAINING, str(folder / "config.toml"), "--out", str(out), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while len(list(out.glob("*/metrics.csv"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in (*_children(process.pid, b"popen_loky"), process.pid):
+        os.kill(pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert said.count("stopped by SIGTERM: ") == 2
+    assert said.count("steps are saved in") == 2
+    assert f"stopped: hilum train {out / 'config.toml'} --out {out} --resume goes on" in said
+
+
+def test_a_signal_to_the_loader_processes_too_ends_in_order(npy_cohort, tmp_path):
+    folder, out = tmp_path / "c", tmp_path / "run"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
+    flags = ["--training.epochs", "200", "--training.stop-patience", "0", "--training.workers", "2"]
+    command = [sys.executable, "-c", TRAINING, str(folder / "config.toml"), "--out", str(out), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (out / "metrics.csv").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in (process.pid, *_children(process.pid)):
+        os.kill(pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "steps are saved in" in said
+
+
+def test_auxiliary_targets_that_changed_since_the_run_began_are_noticed(npy_cohort, tmp_path, killed_after):
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run", "store"))
+    killed_after(arm(folder, "auxiliary"), tmp_path / "run", 12, base=folder)
+    table = folder / "cohort.csv"
+    lines = table.read_text().splitlines()
+    lines[5] = ",".join([*lines[5].split(",")[:-1], "99"])
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(CohortError, match="the auxiliary targets of case 'c04'"):
+        train(arm(folder, "auxiliary"), tmp_path / "run", resume=True)
+
+
+def test_another_number_of_threads_is_said_when_a_run_is_resumed(npy_cohort, tmp_path, killed_after, caplog):
+    config = config_of(npy_cohort)
+    killed_after(config, tmp_path / "run", 3, base=npy_cohort)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        train(config, tmp_path / "run", resume=True)
+    finally:
+        torch.set_num_threads(before)
+    assert f"in the last digits: threads was {before}, is {before + 1}" in caplog.text
 
 
 @pytest.fixture
@@ -211,6 +270,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(npy_cohort, tmp_p
         with pytest.raises(HilumError, match="No space left on device") as error:
             train(config, disk / "run", base=npy_cohort)
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith("config.toml --out " + str(disk / "run") + " --resume goes on)")
     assert Run(disk / "run").state == "begun"
     (disk / "filler").unlink()
     train(config, disk / "run", resume=True)
@@ -295,8 +355,8 @@ def test_a_small_dev_shm_is_one_line_that_says_what_helps(npy_cohort, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def _children(pid):
-    """Processes that this one has forked to load samples."""
+def _children(pid, of=b""):
+    """Processes that this one has forked to load samples, or others whose command contains some bytes."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -304,5 +364,6 @@ def _children(pid):
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(state[1]) == pid and b"resource_tracker" not in command and b"loky" not in command:
+            is_loader = b"resource_tracker" not in command and b"loky" not in command
+            if int(state[1]) == pid and (of in command if of else is_loader):
                 yield int(folder.name)

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int16, Int64
+from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -70,6 +70,7 @@ class CohortDataset(Dataset[Sample]):
         indices: Indices of this part's cases in the cohort.
         names: Names of the cases, which key their random numbers.
         labels: Class of each case, (n,); for a multi-label cohort 1 or 0 for each label, (n, c).
+        is_labelled: Whether each has a label; a case with a soft label alone counts in no statistics of the classes.
         targets: Probability of each class; soft where the table has soft labels.
         weights: Weight of each case in the loss.
         auxiliary: Value of each auxiliary target; NaN where there is none.
@@ -92,6 +93,7 @@ class CohortDataset(Dataset[Sample]):
         cases = [prepared.cases[i] for i in self.indices]
         self.names = [case.name for case in cases]
         self.labels = labels_of(cases)
+        self.is_labelled: Bool[np.ndarray, " n"] = np.array([case.is_labelled for case in cases], bool)
         self.targets: Float64[np.ndarray, "n c"] = targets_of(cases, num_classes)
         self.weights: Float64[np.ndarray, " n"] = np.array([case.weight for case in cases], float)
         self.auxiliary: Float64[np.ndarray, "n a"] = np.array([case.auxiliary for case in cases], float)

@@ -142,9 +142,9 @@ def for_prediction(network: Network, speed: SpeedConfig) -> Network:
             if isinstance(module, Conv3D):
                 module.weight.data = module.weight.contiguous(memory_format=torch.channels_last_3d)
     if speed.precision == "bf16":
-        network.bfloat16()
-        network.avgpool.float()
-        network.fc.float()
+        for name, module in network.named_children():
+            if name not in ("avgpool", "measures", "fc"):
+                module.bfloat16()
     return network
 
 

@@ -75,7 +75,7 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
             _log.warning("warning: fold %d has no member: its cases have no prediction out of fold", fold)
     networks = {one.name: load_model(one.run.model) for one in done}
     first = done[0]
-    config, cohort = first.config, first.data.cohort
+    config, cohort = _fitted_by(done), first.data.cohort
     cases: list[Case] = []
     logits, folds = [], []
     for fold, own in sorted(by_fold.items()):
@@ -122,11 +122,22 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     return _saved(run, networks, card)
 
 
+def _fitted_by(members: Sequence[Trained]) -> RunConfig:
+    """Settings of the fits: the first member's, but a fit for any shift where losses or sampling of members differ.
+
+    What moved the probabilities of one member says nothing of the others' then, and no offsets are known.
+    """
+    config = members[0].config
+    moved_by = [(one.config.loss, one.config.sampling, one.config.head) for one in members]
+    if any(one != moved_by[0] for one in moved_by) and config.decision.calibration == "auto":
+        return replace(config, decision=replace(config.decision, calibration="platt"))
+    return config
+
+
 def _training_cases(one: Trained, networks: Mapping[str, tuple[Network, ModelCard]]) -> TrainingCases:
     """The training cases of a member, as its kept epoch sampled them; of the others alike, for folds are stratified."""
     train = PartLoader(one.data.dataset("train", one.config.recipe), one.config, seed=one.config.training.seed)
-    kept = networks[one.name][1].training["epoch"]
-    return TrainingCases(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
+    return train.cases_of(networks[one.name][1].training["epoch"])
 
 
 def _card(
@@ -140,14 +151,14 @@ def _card(
     """The card of an ensemble, with calibration and threshold fitted on logits of cases that were held out.
 
     Args:
-        members: The members; the first one's settings say what is fitted.
+        members: The members, whose settings say what is fitted.
         networks: Network and card of each.
         data: The cases and the parts that the ensemble has seen them in.
         trained: The training cases of a member.
         held_out: Labels and logits.
         about: The digest of the split, and what is told of the ensemble beside its members.
     """
-    config = members[0].config
+    config = _fitted_by(members)
     listed = [_about(one, networks[one.name][1]) for one in members]
     about = {"split": about["split"], "ensemble": {"members": listed, **about["ensemble"]}}
     card = model_card(config, data, trained, held_out, views_of(config), about)

@@ -38,7 +38,8 @@ def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[st
 
 def _computing(device: str) -> dict[str, Any]:
     """What the digits of a training depend on."""
-    return {"packages": {name: _version(name) for name in _PACKAGES}, "device": _device_name(device)}
+    packages = {name: _version(name) for name in _PACKAGES}
+    return {"packages": packages, "device": _device_name(device), "threads": torch.get_num_threads()}
 
 
 def differences(began: dict[str, Any], device: str) -> list[str]:
@@ -48,8 +49,10 @@ def differences(began: dict[str, Any], device: str) -> list[str]:
         began: What ``environment_of`` gave when the run began.
         device: ``training.device``.
     """
-    before, after = ({"device": one["device"], **one["packages"]} for one in (began, _computing(device)))
-    return [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after.get(name)]
+    now = _computing(device)
+    before, after = (one["packages"] | {name: one.get(name) for name in ("device", "threads")} for one in (began, now))
+    before = {name: value for name, value in before.items() if value is not None}  # older runs have no threads
+    return [f"{name} was {before[name]}, is {after.get(name)}" for name in before if before[name] != after.get(name)]
 
 
 def _version(name: str) -> str:

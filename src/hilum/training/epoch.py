@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from hilum.cohorts.batches import DrawnBatches, EpochBatches
 from hilum.cohorts.dataset import CohortDataset, Sample, to_float
 from hilum.cohorts.sampling import Decks, drawn_by
+from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.inference import case_logits
 from hilum.deciding.tta import Views
 from hilum.errors import HilumError, ResourceError, TrainingError
@@ -53,9 +54,11 @@ def _no_handler_of_dead_children() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(number)
-    yield
     is_pytorchs = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another data loader
-    signal.signal(number, signal.SIG_DFL if is_pytorchs else before)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL if is_pytorchs or before is None else before)
 
 
 def _loader_error(exc: Exception) -> Exception:
@@ -101,6 +104,12 @@ class PartLoader:
         """How often each case is sampled in an epoch."""
         return np.ones(len(self.dataset), int) if self.decks is None else self.decks.times(epoch)
 
+    def cases_of(self, epoch: int) -> TrainingCases:
+        """The cases with a label as an epoch samples them."""
+        known = self.dataset.is_labelled
+        counted = self.times(epoch) * self.dataset.weights
+        return TrainingCases(labels=self.dataset.labels[known], counted=counted[known])
+
     def load(self, epoch: int, what: str, *, first: int = 0) -> Iterator[Any]:
         """Batches from the one of this number on, with a progress bar on a terminal."""
         self.batches.epoch, self.batches.first = epoch, first
@@ -111,8 +120,10 @@ class PartLoader:
             try:
                 batch = next(batches, None)
             except (HilumError, RuntimeError, OSError) as exc:
-                self.dataset.check()  # an error of a process has lost which case it is about
-                raise _loader_error(exc) from exc
+                clear = _loader_error(exc)
+                if clear is exc and self.loader.num_workers:
+                    self.dataset.check()  # an error of a process has lost which case it is about
+                raise clear from exc
             if batch is None:
                 return
             yield batch
@@ -243,7 +254,7 @@ def validate(
     views: Views | None = None,
     weights: Tensor | None = None,
     model: Any = None,
-    after_batch: Callable[[], None] = lambda: None,
+    saver: Saver | None = None,
 ) -> tuple[EpochFigures, Float[np.ndarray, "n c"]]:
     """Compute loss and figures on cases without training augmentation; also returns their logits.
 
@@ -253,20 +264,22 @@ def validate(
         views: Test-time augmentation; None: none.
         weights: Weights of the cases in the loss; None: equal.
         model: Model to use instead of the learner's kept one.
-        after_batch: Called after each batch.
+        saver: Saves the state of the run where a signal or an error ends it; None: nothing is saved.
     """
     model = learner.kept if model is None else model
     model.eval()
     loss, metrics = learner.loss, EpochMetrics(part.dataset.labels)
     samples: list[Sample]
-    for samples in part.load(0, "validation"):
+    batches = part.load(0, "validation")
+    for samples in batches if saver is None else saver.between_steps(batches):
         index = [sample["index"] for sample in samples]
         with within_memory_of("validating", learner.config, len(part.dataset)):
             logits = case_logits(
                 model, samples, learner.config.recipe, learner.fabric.device, views, multi_label=loss.multi_label
             )
         metrics.add(index, logits)
-        after_batch()
+        if saver is not None:
+            saver.after_batch()
     logits, labels = torch.from_numpy(metrics.all_logits()).float(), torch.from_numpy(part.dataset.labels)
     value = loss(logits.to(learner.fabric.device), labels, weights)  # of the whole part, for Dice is no mean of batches
     metrics.add_loss(float(value), weight=1.0)
@@ -279,8 +292,9 @@ def sampled_shares(train: PartLoader, val: PartLoader, epoch: int) -> Float[Tens
     Without them the validation loss would favour epochs that ignore the rare class. The weights of one epoch are used
     for all, so that losses are comparable. Multi-label cases have none, for no class weights reproduce their sampling.
     """
-    labels = train.dataset.labels
+    known = train.dataset.is_labelled
+    labels = train.dataset.labels[known]
     if train.decks is None or labels.ndim == 2:
         return None
-    counts, sampled = np.bincount(labels), np.bincount(labels, weights=train.times(epoch))
+    counts, sampled = np.bincount(labels), np.bincount(labels, weights=train.times(epoch)[known])
     return torch.from_numpy((sampled / counts)[val.dataset.labels]).float()

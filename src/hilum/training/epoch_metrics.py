@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hilum.cohorts.labels import Labels
@@ -26,10 +26,12 @@ class EpochMetrics:
 
     Args:
         labels: Labels of all cases of the part: classes, or 0 and 1 for each label of a multi-label cohort.
+        is_labelled: Whether each has a label; the others count in the loss alone. None: all.
     """
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, is_labelled: Bool[np.ndarray, " n"] | None = None) -> None:
         self.labels = labels
+        self.is_labelled = np.ones(len(labels), bool) if is_labelled is None else is_labelled
         self.order: list[int] = []
         self.logits: list[Tensor] = []
         self.loss_sum = self.weight_sum = 0.0
@@ -42,9 +44,15 @@ class EpochMetrics:
         return {"loss": self.loss_sum, "weight": self.weight_sum}, tensors
 
     @classmethod
-    def of_state(cls, labels: Labels, numbers: dict[str, float], tensors: dict[str, Tensor]) -> "EpochMetrics":
+    def of_state(
+        cls,
+        labels: Labels,
+        is_labelled: Bool[np.ndarray, " n"],
+        numbers: dict[str, float],
+        tensors: dict[str, Tensor],
+    ) -> "EpochMetrics":
         """The metrics that ``as_state`` gave."""
-        metrics = cls(labels)
+        metrics = cls(labels, is_labelled)
         metrics.loss_sum, metrics.weight_sum = numbers["loss"], numbers["weight"]
         metrics.order = tensors["order"].tolist()
         metrics.logits = [tensors["logits"]] if "logits" in tensors else []
@@ -67,9 +75,10 @@ class EpochMetrics:
 
     def figures(self) -> EpochFigures:
         """Loss and ``FIGURES``: for the second of two classes, else the mean over classes or labels."""
-        labels = self.labels[np.sort(self.order)]
+        order = np.sort(self.order)
+        known, labels = self.is_labelled[order], self.labels[order]
         figures_of = _label_figures if labels.ndim == 2 else _class_figures
-        return {"loss": self.loss_sum / self.weight_sum} | figures_of(labels, self.all_logits())
+        return {"loss": self.loss_sum / self.weight_sum} | figures_of(labels[known], self.all_logits()[known])
 
 
 def _class_figures(labels: Labels, logits: Float[np.ndarray, "n c"]) -> EpochFigures:

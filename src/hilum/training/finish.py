@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from hilum.cohorts.dataset import SplitCohort
-from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction
@@ -28,7 +27,7 @@ def finish(
         run: The run, whose model is written.
     """
     config, network = learner.config, state.kept.network
-    kept = state.kept_epoch(config.training.keep)
+    epoch = state.kept_epoch(config.training.keep)
     if config.training.keep == "best":
         network.load_state_dict(state.best)
     else:
@@ -39,9 +38,8 @@ def finish(
     predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
     learner.tracker.show_most_wrong(val.dataset, logits)
-    learner.tracker.close(kept)
-    cases = TrainingCases(labels=train.dataset.labels, counted=train.times(kept) * train.dataset.weights)
-    about = {"epoch": kept, "split": run.split_digest, **state.progress.began}
-    card = model_card(config, data, cases, (val.dataset.labels, logits), views, about)
+    learner.tracker.close(epoch)
+    about = {"epoch": epoch, "split": run.split_digest, **state.progress.began}
+    card = model_card(config, data, train.cases_of(epoch), (val.dataset.labels, logits), views, about)
     save_model(run.model, network, card)
     return run.model

@@ -66,7 +66,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
     num_batches = train.batches.num_batches
     schedule = Schedule(settings, make_optimizer(settings, network, fabric.device, head), num_batches)
     kept = KeptWeights(network, config, train.dataset, num_batches)
-    state = TrainingState(kept, schedule, head, train.dataset.labels)
+    state = TrainingState(kept, schedule, head, train.dataset)
     state.progress.began = began
     if resume:
         state.restore(run.checkpoint)
@@ -80,12 +80,12 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
         kept=fabric.setup_module(_compiled(kept.network, config)),
         auxiliary=head,
         augment=Augment(config.augment, config.recipe, seed=settings.seed),
-        loss=make_loss(config, train.dataset.labels, data.cohort.classes).to(fabric.device),
+        loss=make_loss(config, train.dataset.labels[train.dataset.is_labelled], data.cohort.classes).to(fabric.device),
         tracker=tracker,
     )
     shares = sampled_shares(train, val, settings.epochs)
 
-    saver = Saver(state, run.checkpoint, settings.checkpoint_minutes)
+    saver = Saver(state, run, settings.checkpoint_minutes)
     with saver.on_signals():
         while state.progress.epoch < settings.epochs:
             if settings.stop_patience and state.stalled >= settings.stop_patience:
@@ -94,7 +94,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
             trained = run_epoch(learner, train, state, saver)
             lr = schedule.lr
             kept.after_epoch()
-            validated, _ = validate(learner, val, weights=shares, after_batch=saver.after_batch)
+            validated, _ = validate(learner, val, weights=shares, saver=saver)
             tracker.write(state.progress.epoch + 1, lr, trained, validated)
             state.after_epoch(validated, settings.keep_by)
             saver.after_epoch()

@@ -1,6 +1,7 @@
 """Trains a member for each fold and seed from one prepared cohort, and makes one calibrated ensemble of them."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -141,7 +142,7 @@ def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, bas
     try:
         with run.locked():
             run.check_new()
-            config = replace(config, speed=tasks[0].config.speed)
+            config = replace(config, loss=tasks[0].config.loss, speed=tasks[0].config.speed)
             run.begin(config, cohort, data.prepared, everywhere, found, plan=plan)
     except OSError as exc:
         msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
@@ -166,15 +167,14 @@ def _resumed(run: Run) -> list[_Task]:
 
 def _tasks(run: Run, config: RunConfig, cohort: Cohort, data: SplitCohort, seeds: int) -> list[_Task]:
     """The members: all folds of a seed before the next, so that an ensemble can be made early."""
-    speed, by_fold = config.speed, []
+    by_fold = []
     for fold in range(config.split.folds):
-        one = replace(config, split=replace(config.split, fold=fold), speed=speed)
+        one = replace(config, split=replace(config.split, fold=fold))
         own = replace(data, parts=split(data.cohort, one.split))
         check_parts(own.prepared.cases, own.parts, own.cohort)
-        if config.loss.name == "auto":
-            _log.info("fold %d:", fold)
-        one = decided(one, own)
-        speed = one.speed  # measured once
+        if not fold:
+            one = decided(one, own)
+            config = replace(config, loss=one.loss, speed=one.speed)  # the same of all members
         by_fold.append((one, own))
     return [
         _Task(
@@ -202,7 +202,7 @@ def _check_members(tasks: Sequence[_Task]) -> None:
         is_own = own == (task.config.split, task.config.training.seed)
         if not is_own or not member.has_split(task.cohort, task.data.parts, task.data.prepared.scans):
             msg = f"{member.folder} must be the member of {task.name}, and was trained on other cases"
-            raise CheckpointError(msg, hint="move it away: hilum train --resume trains the member again")
+            raise CheckpointError(msg, hint="move it away, and resume the run: it trains the member again")
 
 
 def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
@@ -215,7 +215,7 @@ def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
             stop = Stop("stopping after these steps, and saving; once more: at once")
             results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
     except (KeyboardInterrupt, SystemExit):
-        _log.warning("stopped: hilum train --resume --out %s goes on", run.folder)
+        _log.warning("stopped: %s", run.how_to_go_on)
         raise
     for one in results:
         if isinstance(one, Failed) and not isinstance(one.error, _LOSES_A_MEMBER):
@@ -241,9 +241,14 @@ def _member(task: _Task) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
     member = Run(task.folder)
     with member.locked(), kept_memory(task.config.speed.keep_memory == "on"):
-        resume = member.state == "begun"
-        if resume:
+        if member.state == "begun":
             member.remove_temporaries()
-        else:
-            member.begin(task.config, task.cohort, task.data.prepared, task.data.parts, None)
-        fit(task.config, task.data, member, resume=resume)
+            try:
+                fit(task.config, task.data, member, resume=True)
+            except CheckpointError as exc:
+                _log.warning("warning: the member is trained anew: %s", exc)
+                shutil.rmtree(member.checkpoint)
+            else:
+                return
+        member.begin(task.config, task.cohort, task.data.prepared, task.data.parts, None)
+        fit(task.config, task.data, member)

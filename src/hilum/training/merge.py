@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +61,16 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
         members = [Trained(config=one.settings, data=data, run=one, name=_name(one)) for one in sources]
     _check_names(members)
     with new.locked():
-        new.begin(first.settings, cohort, data.prepared, data.parts, None, plan=plan)
-        if first.audit_file.is_file():
-            new.audit_file.write_bytes(first.audit_file.read_bytes())
-        return make_ensemble(new, members, lost) if plan else validated_ensemble(new, members)
+        try:
+            new.begin(first.settings, cohort, data.prepared, data.parts, None, plan=plan)
+            if first.audit_file.is_file():
+                new.audit_file.write_bytes(first.audit_file.read_bytes())
+            return make_ensemble(new, members, lost) if plan else validated_ensemble(new, members)
+        finally:
+            if new.state != "whole":  # it was stopped, and there is nothing to resume
+                new.plan_file.unlink(missing_ok=True)
+                shutil.rmtree(new.model, ignore_errors=True)
+                new.clear()
 
 
 def _cohort_of(run: Run) -> tuple[Cohort, SplitCohort]:
@@ -80,13 +87,9 @@ def _of_folds(run: Run, cohort: Cohort, data: SplitCohort, *, alone: bool) -> li
     """The members of a run of folds, as planned; one that is lost has no model.
 
     Raises:
-        ConfigError: If the run has no members of its own.
         CheckpointError: If a member was trained on other cases than those of its fold.
     """
     plan, config, members = run.plan, run.settings, []
-    if plan.is_merged:
-        msg = f"{run.folder} is an ensemble of other runs, and has no members of its own"
-        raise ConfigError(msg, hint="name the runs that it was made of")
     for number in range(plan.seeds):
         for fold in range(plan.folds):
             seed = config.training.seed + number
@@ -117,7 +120,8 @@ def _check_same(first: Run, other: Run) -> None:
     """Check that two runs can be members of one ensemble.
 
     Raises:
-        ConfigError: If they differ in cases, split, recipe, reading or classes.
+        ConfigError: If one has no model, or members of other runs, or they differ in cases, labels, split, recipe,
+            reading or classes.
     """
     facts = []
     for run in (first, other):
@@ -125,6 +129,9 @@ def _check_same(first: Run, other: Run) -> None:
             msg = f"every run of an ensemble must have a model, {run.folder} has none"
             raise ConfigError(msg)
         card, settings = read_card(run.model), run.settings
+        if card.members and not (run.is_of_folds and not run.plan.is_merged):
+            msg = f"{run.folder} is an ensemble of other runs, and has no members of its own"
+            raise ConfigError(msg, hint="name the runs that it was made of")
         is_prior = settings.decision.calibration == "prior"  # undoes what loss and sampling did
         facts.append(
             {
@@ -134,6 +141,7 @@ def _check_same(first: Run, other: Run) -> None:
                 "classes": (card.classes, card.decisions.multi_label),
                 "section decision": settings.decision,
                 "shift of probabilities": (settings.loss, settings.sampling) if is_prior else None,
+                "labels": run.labels,
             }
         )
     for what, value in facts[0].items():

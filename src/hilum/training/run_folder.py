@@ -57,6 +57,7 @@ _OWN_FILES = {
     "metrics.csv": r"^epoch,lr,train_loss",
     "signatures.safetensors": SIGNATURES_MARK,
     "audit.json": AUDIT_MARK,
+    "cases.csv": "^case_id,fold,label",
     "folds.json": r'^\{"format": \d+, "folds"',
     "history.png": PNG_MARK,
     "events.out.tfevents.*": "brain.Event:",
@@ -162,8 +163,8 @@ class Run:
 
     @property
     def members(self) -> "tuple[Run, ...]":
-        """The runs inside this one, such as its folds."""
-        return tuple(Run(file.parent) for file in sorted(self.folder.glob("*/config.toml")))
+        """The members of a run of folds that have begun."""
+        return tuple(Run(file.parent) for file in sorted(self.folder.glob("fold-*-seed-*/config.toml")))
 
     @classmethod
     def of(cls, folder: str | Path) -> "Run":
@@ -201,6 +202,11 @@ class Run:
     def settings(self) -> RunConfig:
         """The settings of the run, with absolute paths."""
         return load(self.settings_file)
+
+    @property
+    def how_to_go_on(self) -> str:
+        """The command that resumes the run."""
+        return f"hilum train {self.settings_file} --out {self.folder} --resume goes on"
 
     @property
     def table(self) -> Path:
@@ -334,6 +340,16 @@ class Run:
         if plan is not None:
             about = {"format": FoldsPlan.FORMAT, **to_dict(plan)}
             write_whole(self.plan_file, json.dumps(about) + "\n")
+
+    @property
+    def labels(self) -> dict[str, Any] | None:
+        """The labels of its cases when it began; None in runs of older versions.
+
+        Raises:
+            CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
+        """
+        record = self._required_record()
+        return None if record is None else {case_id: one["label"] for case_id, one in record["cases"].items()}
 
     @property
     def audit(self) -> dict[str, Any] | None:

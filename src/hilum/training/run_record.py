@@ -1,5 +1,6 @@
 """What a run keeps of its cases in ``run.json`` and ``splits.csv``, and what of it has changed since."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -9,15 +10,16 @@ from hilum.cohorts.split_file import Splits, patient_key
 from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
 
-FIELDS = ("label", "soft label", "weight", "sample")
-"""What ``run.json`` keeps of each case."""
+_FIELDS = ("label", "soft label", "weight", "sample")
+FIELDS = (*_FIELDS, "auxiliary targets")
+"""What ``run.json`` keeps of each case; the last since there are such targets."""
 
 
 def is_complete(record: object) -> TypeGuard[dict[str, Any]]:
     """Whether the content of a ``run.json`` has all that is read of it."""
     if not (isinstance(record, dict) and isinstance(record.get("cases"), dict) and record["cases"]):
         return False
-    has_fields = all(isinstance(case, dict) and set(FIELDS) <= case.keys() for case in record["cases"].values())
+    has_fields = all(isinstance(case, dict) and set(_FIELDS) <= case.keys() for case in record["cases"].values())
     classes = record.get("classes")
     has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     return has_fields and has_classes and all(isinstance(record.get(name), str) for name in ("key", "split"))
@@ -30,7 +32,8 @@ def changed_cases(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]
         if case_id not in now or case_id not in then:
             changes.append(f"case {case_id!r} {'is new' if case_id in now else 'can no longer be used'}")
             continue
-        fields = [name for name in names if now[case_id][name] != then[case_id][name]]
+        before, after = then[case_id], now[case_id]  # older runs know of no auxiliary targets
+        fields = [name for name in names if after[name] != before.get(name, after[name])]
         changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
     return changes
 
@@ -48,6 +51,7 @@ def case_records(prepared: PreparedCohort) -> dict[str, dict[str, Any]]:
             "soft label": case.soft_label,
             "weight": case.weight,
             "sample": file.stem,
+            "auxiliary targets": [None if math.isnan(value) else value for value in case.auxiliary],
         }
         for case, file in zip(prepared.cases, prepared.samples, strict=True)
     }

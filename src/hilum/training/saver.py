@@ -6,10 +6,10 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hilum.errors import HilumError
+from hilum.training.run_folder import Run
 from hilum.training.state import TrainingState
 from hilum.working.stop import Stop
 
@@ -21,13 +21,13 @@ class Saver:
 
     Args:
         state: The state of the run.
-        folder: ``last/`` of the run.
+        run: The run.
         minutes: Time after which a state is saved within an epoch.
     """
 
-    def __init__(self, state: TrainingState, folder: Path, minutes: float) -> None:
+    def __init__(self, state: TrainingState, run: Run, minutes: float) -> None:
         self.state = state
-        self.folder = folder
+        self.run = run
         self.seconds = 60 * minutes
         self.stop = Stop("stopping after this step, and saving; once more: at once")
         self.saved = time.monotonic()
@@ -66,11 +66,11 @@ class Saver:
         self._save()
 
     def _save(self) -> None:
-        self.state.save(self.folder)
+        self.state.save(self.run.checkpoint)
         self.saved = time.monotonic()
         if self.stop.signal:
             progress = self.state.progress
             name = signal.Signals(self.stop.signal).name
-            where = f"{progress.epoch} epochs and {progress.step} steps are saved in {self.folder}"
-            _log.warning("stopped by %s: %s; hilum train --resume goes on", name, where)
+            where = f"{progress.epoch} epochs and {progress.step} steps are saved in {self.run.checkpoint}"
+            _log.warning("stopped by %s: %s%s", name, where, "" if self.stop.is_quiet else f"; {self.run.how_to_go_on}")
             self.stop.end()

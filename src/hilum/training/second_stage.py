@@ -71,11 +71,12 @@ def retrain_head(network: ResNet3D, dataset: CohortDataset, config: RunConfig, d
     patients = [dataset.prepared.cases[i].patient_id for i in dataset.indices]
     owners: np.ndarray = np.unique(patients, return_inverse=True)[1].reshape(-1)
     features = features_of(for_prediction(network, EXACT), dataset, device, config.at_once(settings.batch_size))
-    weight, bias = fit_head(features, dataset.labels, owners, config.head, seed=settings.seed)
+    known = dataset.is_labelled
+    weight, bias = fit_head(features[known], dataset.labels[known], owners[known], config.head, seed=settings.seed)
     with torch.no_grad():
         network.fc.weight.copy_(tensor_like(weight, network.fc.weight))
         network.fc.bias.copy_(tensor_like(bias, network.fc.bias))
-    _log.info("head: fitted anew on the features of %d training cases (%s)", len(features), config.head.retrain)
+    _log.info("head: fitted anew on the features of %d training cases (%s)", known.sum(), config.head.retrain)
 
 
 def fit_head(

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hilum.cohorts.labels import Labels
+from hilum.cohorts.dataset import CohortDataset
 from hilum.errors import CheckpointError
 from hilum.modelling.weights.file import write_tensors
 from hilum.settings.run import KeepBy
@@ -53,7 +53,7 @@ class TrainingState:
         kept: The network in training, and the weights that are kept.
         schedule: The schedule, which holds the optimizer.
         head: The auxiliary head, if any.
-        labels: Labels of the training cases.
+        dataset: The training cases.
 
     Attributes:
         progress: Epochs and figures so far.
@@ -61,13 +61,15 @@ class TrainingState:
         best: Weights of the best epoch, on the CPU; before that the network's own.
     """
 
-    def __init__(self, kept: KeptWeights, schedule: Schedule, head: AuxiliaryHead | None, labels: Labels) -> None:
+    def __init__(
+        self, kept: KeptWeights, schedule: Schedule, head: AuxiliaryHead | None, dataset: CohortDataset
+    ) -> None:
         self.kept = kept
         self.schedule = schedule
         self.head = head
-        self.labels = labels
+        self.dataset = dataset
         self.progress = Progress()
-        self.running = EpochMetrics(labels)
+        self.running = self.new_metrics()
         self.best: Tensors = kept.source.state_dict()
 
     @property
@@ -79,6 +81,10 @@ class TrainingState:
         """The epoch whose weights become the model, by ``training.keep``; 0: none."""
         return self.progress.best_epoch if keep == "best" else self.progress.epoch
 
+    def new_metrics(self) -> EpochMetrics:
+        """The figures of an epoch before its first step."""
+        return EpochMetrics(self.dataset.labels, self.dataset.is_labelled)
+
     def after_step(self) -> None:
         """Count a step of the optimizer."""
         self.progress.step += 1
@@ -88,7 +94,7 @@ class TrainingState:
         """Count an epoch, and keep its weights if its validation figure is the best."""
         progress = self.progress
         progress.epoch, progress.step = progress.epoch + 1, 0
-        self.running = EpochMetrics(self.labels)
+        self.running = self.new_metrics()
         self.schedule.after_epoch(validated["loss"])
         value = validated[keep_by]
         if math.isfinite(value) and (progress.best is None or _is_better(value, progress.best, keep_by)):
@@ -151,7 +157,8 @@ class TrainingState:
             self.schedule.optimizer.load_state_dict({"state": state, "param_groups": groups})
             self.schedule.plateau.load_state_dict(about["plateau"])
             self.progress = Progress(**about["progress"])
-            self.running = EpochMetrics.of_state(self.labels, about["running"], _named(tensors, "running."))
+            labels = self.dataset.labels, self.dataset.is_labelled
+            self.running = EpochMetrics.of_state(*labels, about["running"], _named(tensors, "running."))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as exc:
             lines = [line.strip() for line in str(exc).splitlines()]  # PyTorch's first line is a heading
             msg = f"{folder} cannot be resumed: {next((line for line in lines if not line.endswith(':')), '')}"

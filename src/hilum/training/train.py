@@ -9,7 +9,7 @@ from pathlib import Path
 from hilum.cohorts.audit import audit
 from hilum.cohorts.links import find_leaks, find_links
 from hilum.cohorts.splits import check_parts, split
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, HilumError
 from hilum.files import user_path
 from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
@@ -88,11 +88,15 @@ def train(
 
 @contextmanager
 def _writing(run: Run) -> Iterator[None]:
-    """Turn the operating system's errors into one that names the run folder."""
+    """Turn the operating system's errors into one that names the run folder, and say how a run that began goes on."""
     try:
         yield
+    except HilumError as exc:
+        if isinstance(exc.__cause__, OSError) and exc.hint is None and run.state == "begun":
+            exc.hint = f"once that is mended, {run.how_to_go_on}"
+        raise
     except OSError as exc:
-        hint = "make room, then hilum train --resume goes on" if run.state == "begun" else None
+        hint = f"once that is mended, {run.how_to_go_on}" if run.state == "begun" else None
         msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg, hint=hint) from exc
 

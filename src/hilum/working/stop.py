@@ -15,7 +15,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 class Stop:
     """Records the signal that requested the end.
 
-    After the first signal running tasks finish, so that no temporary files remain; the second ends at once.
+    After the first signal running tasks finish, so that no temporary files remain; the second ends at once, but not in
+    processes whose parent was told too.
 
     Args:
         message: What the first signal prints.
@@ -32,7 +33,7 @@ class Stop:
         self.signal = 0
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal:
+        if self.signal and not self.is_quiet:  # a scheduler may signal a process, and its parent again
             self.end()
         self.signal = number
         if not self.is_quiet:
