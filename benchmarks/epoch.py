@@ -113,7 +113,7 @@ class _Epoch:
             config=config,
             fabric=fabric,
             model=model,
-            kept=fabric.setup_module(self.kept.network),
+            kept_model=fabric.setup_module(self.kept.network),
             auxiliary=None,
             augment=Augment(config.augment, config.recipe),
             loss=make_loss(config, self.part.dataset.labels, ("0", "1")),

@@ -144,7 +144,7 @@ class Learner:
         config: All settings.
         fabric: Device and precision.
         model: The network, with the auxiliary head if there is one, compiled and in mixed precision if set so.
-        kept: The network with the weights that are kept, likewise.
+        kept_model: The network with the weights that are kept, likewise.
         auxiliary: The auxiliary head; None: no auxiliary targets.
         augment: Augmentation of training cases.
         loss: The loss, with weights and counts from the training labels.
@@ -154,7 +154,7 @@ class Learner:
     config: RunConfig
     fabric: Fabric
     model: Any
-    kept: Any
+    kept_model: Any
     auxiliary: AuxiliaryHead | None
     augment: Augment
     loss: Loss
@@ -266,7 +266,7 @@ def validate(
         model: Model to use instead of the learner's kept one.
         saver: Saves the state of the run where a signal or an error ends it; None: nothing is saved.
     """
-    model = learner.kept if model is None else model
+    model = learner.kept_model if model is None else model
     model.eval()
     loss, metrics = learner.loss, EpochMetrics(part.dataset.labels)
     samples: list[Sample]

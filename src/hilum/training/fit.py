@@ -77,7 +77,7 @@ def fit(config: RunConfig, data: SplitCohort, run: Run, *, resume: bool = False)
         config=config,
         fabric=fabric,
         model=model,
-        kept=fabric.setup_module(_compiled(kept.network, config)),
+        kept_model=fabric.setup_module(_compiled(kept.network, config)),
         auxiliary=head,
         augment=Augment(config.augment, config.recipe, seed=settings.seed),
         loss=make_loss(config, train.dataset.labels[train.dataset.is_labelled], data.cohort.classes).to(fabric.device),
