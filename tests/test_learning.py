@@ -33,6 +33,7 @@ from hilum.settings.toml import load
 from hilum.training.auxiliary import AuxiliaryHead
 from hilum.training.epoch import PartLoader
 from hilum.training.epoch_metrics import EpochMetrics
+from hilum.training.folds import train_folds
 from hilum.training.kept_weights import KeptWeights, plain_batches
 from hilum.training.optimizer import make_optimizer
 from hilum.training.schedule import Schedule, warmed_cosine
@@ -277,6 +278,17 @@ def test_ties_are_trained_on_and_never_judged(npy_cohort, tmp_path):
     ties = {case.case_id for case in Cohort.read(config.cohort.table, config.cohort).cases if case.label is None}
     assert not any(f"\n{case_id}," in judged for case_id in ties)
     assert answer["num_cases"] > 0
+
+
+def test_ties_of_a_run_of_folds_are_predicted_out_of_fold_and_never_judged(npy_cohort, tmp_path):
+    import csv
+
+    config = replace(config_of(npy_cohort), cohort=votes_table(npy_cohort, tmp_path / "votes.csv"))
+    train_folds(config, tmp_path / "run", folds=3, base=npy_cohort)
+    with (tmp_path / "run" / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    assert evaluate(tmp_path / "run")["num_cases"] == sum(row["label"] != "" for row in rows) < 60
 
 
 def test_ties_count_in_no_statistics_of_the_classes(npy_cohort, tmp_path):

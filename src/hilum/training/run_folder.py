@@ -588,7 +588,8 @@ class Run:
             for case_id, one in record["cases"].items()
             if splits.parts.get(case_id) == "test" and one["label"] is not None  # others have soft labels alone
         }
-        changes = changed_cases(case_records(prepared), tested, ["label"])
+        now = {case_id: one for case_id, one in case_records(prepared).items() if one["label"] is not None}
+        changes = changed_cases(now, tested, ["label"])
         changes += [
             f"the scan of case {case_id!r}"
             for case_id, digest in prepared.scans.items()
