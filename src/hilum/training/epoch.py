@@ -67,7 +67,7 @@ def _loader_error(exc: Exception) -> Exception:
     if "Bus error" in text or "shared memory" in text or "/torch_" in text:
         msg = "the loader processes ran out of shared memory, /dev/shm"
         return ResourceError(msg, hint="enlarge it (docker run --shm-size 1g), or set training.workers = 0")
-    if "DataLoader worker" in text:
+    if "exited unexpectedly" in text or "is killed by signal" in text:
         msg = "a loader process was killed, perhaps because memory ran out"
         return ResourceError(msg, hint="free some, or set training.workers lower")
     return exc
