@@ -277,7 +277,7 @@ def test_ties_are_trained_on_and_never_judged(npy_cohort, tmp_path):
     judged = (tmp_path / "run" / "evaluation" / "cases.csv").read_text()
     ties = {case.case_id for case in Cohort.read(config.cohort.table, config.cohort).cases if case.label is None}
     assert not any(f"\n{case_id}," in judged for case_id in ties)
-    assert answer["num_cases"] > 0
+    assert answer["cohort"]["table_one"]["parts"]["test"]["num_cases"] == answer["num_cases"] > 0
 
 
 def test_ties_of_a_run_of_folds_are_predicted_out_of_fold_and_never_judged(npy_cohort, tmp_path):
@@ -288,7 +288,10 @@ def test_ties_of_a_run_of_folds_are_predicted_out_of_fold_and_never_judged(npy_c
     with (tmp_path / "run" / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
-    assert evaluate(tmp_path / "run")["num_cases"] == sum(row["label"] != "" for row in rows) < 60
+    answer, num_labelled = evaluate(tmp_path / "run"), sum(row["label"] != "" for row in rows)
+    assert answer["num_cases"] == num_labelled < 60
+    assert answer["cohort"]["table_one"]["parts"]["test"]["num_cases"] == num_labelled
+    assert answer["cohort"]["num_unlabelled"] == 60 - num_labelled
 
 
 def test_ties_count_in_no_statistics_of_the_classes(npy_cohort, tmp_path):

@@ -18,6 +18,8 @@ def cohort_flow(
     """The flow from the table's rows to the judged cases, and the table of its parts."""
     whole, parts = candidates.whole, dict(candidates.parts)
     left_out = {one.case_id for one in (*refused, *seen)} | candidates.refused_before
+    idle = {case.case_id for case in whole.cases if not case.is_labelled and parts.get(case.case_id) != "train"}
+    left_out |= idle  # with a soft label alone, only to be trained on
     judged = {case.case_id for case in unseen.cases}
     parts = {case_id: part for case_id, part in parts.items() if case_id not in left_out}
     if candidates.splits is None:

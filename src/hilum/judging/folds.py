@@ -74,8 +74,10 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     joined = join_patients(cases, prepared.copies, [link.cases for link in find_links(cohort.cases, prepared)])
     patients, labels = [case.patient_id for case in joined], labels_of(cases)
     doubts = [doubt_about(load_sample(file), card.recipe) for file in samples]
-    parts = dict.fromkeys(known, "test")
-    flow = Candidates(whole=cohort, parts=parts, refused_before=run.refused_ids, cohort=cohort, splits=splits)
+    parts = dict.fromkeys(found.case_ids, "test")
+    num_unlabelled = cohort.num_unlabelled + len(cohort.cases) - len(cohort.labelled)
+    labelled = replace(cohort, cases=cohort.labelled, num_unlabelled=num_unlabelled)
+    flow = Candidates(whole=labelled, parts=parts, refused_before=run.refused_ids, cohort=labelled, splits=splits)
     evaluation = judge(
         case_ids=found.case_ids,
         rows=[case.row for case in cases],
