@@ -89,8 +89,7 @@ def evaluate(
     _check_place(out, is_own=table is None)
     check_folder(out, inputs=[] if table is None else [table])
     if table is None and run.is_of_folds:
-        require(store is None, "--store", "absent for a run of folds, which has its own", store)
-        require(device == "auto", "--device", "absent for a run of folds, whose predictions are kept", device)
+        _check_of_folds(store, device)
         return evaluate_folds(run, out, prevalence=prevalence, pictures=pictures)
     predictor = Predictor(model, device=device)
     decisions = predictor.card.decisions
@@ -118,6 +117,12 @@ def evaluate(
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, samples=samples_by_case(unseen) if pictures else None)
     return evaluation
+
+
+def _check_of_folds(store: str | Path | None, device: str) -> None:
+    """Raise a ConfigError if an option is given that a run of folds has no use for."""
+    require(store is None, "--store", "absent for a run of folds, which has its own", store)
+    require(device == "auto", "--device", "absent for a run of folds, whose predictions are kept", device)
 
 
 def _check_place(out: Path, *, is_own: bool) -> None:
