@@ -46,10 +46,10 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.errors import GeometryError
 from hilum.files import csv_text, write_whole
 from hilum.judging.evaluation_folder import read_evaluation
-from hilum.measuring.bootstrap import Figure, logit_interval, student95
+from hilum.measuring.bootstrap import Figure
 from hilum.measuring.comparison import Rating, compare_ratings
 from hilum.measuring.intervals import Asked, with_called_intervals
-from hilum.measuring.roc_variance import obuchowski
+from hilum.measuring.roc_variance import mean_area, obuchowski
 from hilum.modelling.input import model_input
 from hilum.modelling.measures import NoduleMeasures
 from hilum.randomness import generator
@@ -347,16 +347,13 @@ def _area(found: Found, inside: Any, values: Any) -> list[float]:
 
 
 def _fold_mean(found: Found, inside: Any) -> Figure:
-    """Mean AUC of the folds; no patient is in two of them, so their variances add."""
+    """Mean AUC of the folds."""
     each = []
     for fold in range(FOLDS):
         own = inside & (found.folds == fold)
         patients = [patient for patient, one in zip(found.patients, own, strict=True) if one]
         each.append(obuchowski(found.y[own], found.p[own], patients=patients))
-    error = math.sqrt(sum(one.errors[0] ** 2 for one in each)) / FOLDS
-    number = sum(one.num_patients for one in each)
-    mean = float(np.mean([one.aucs[0] for one in each]))
-    return logit_interval(mean, error, rests_on=number, quantile=student95(number))
+    return mean_area(each)
 
 
 def _line_of(found: Found) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from hilum.judging.figures import with_ends
 from hilum.judging.judge import judge
 from hilum.judging.model_facts import about_model, calibrated_at, case_columns
 from hilum.judging.report import report
-from hilum.measuring.bootstrap import logit_interval, student95
-from hilum.measuring.roc_variance import obuchowski
+from hilum.measuring.roc_variance import mean_area, obuchowski
 from hilum.predicting.predictor import doubt_about
 from hilum.preparing import Store, load_sample
 from hilum.training.ensemble import NO_FIGURE
@@ -114,10 +113,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
 
 
 def fold_figures(found: OutOfFold, labels: Labels, patients: Sequence[str], card: ModelCard) -> dict[str, Any]:
-    """The AUC of each fold and their mean with its interval, for the second of two classes, or each class or label.
-
-    The variance of the mean is that of independent folds: no patient is in two of them.
-    """
+    """The AUC of each fold and their mean with its interval, for the second of two classes, or each class or label."""
     decisions = card.decisions
     two = len(decisions.classes) == 2 and not decisions.multi_label
     outputs = range(1, 2) if two else range(len(decisions.classes))
@@ -125,18 +121,12 @@ def fold_figures(found: OutOfFold, labels: Labels, patients: Sequence[str], card
     by_output: dict[str, Any] = {}
     for k in outputs:
         y = labels[:, k] if labels.ndim == 2 else (labels == k).astype(np.int64)
-        rows, aucs, errors, rests_on = [], [], [], []
+        rows, parts = [], []
         for fold in np.unique(found.folds):
             inside = found.folds == fold
             areas = obuchowski(y[inside], found.probs[inside, k], patients=owners[inside].tolist())
-            area = {"auc": areas.figures[0]}
             counts = {"num_cases": int(inside.sum()), "num_positives": int((y[inside] == 1).sum())}
-            rows.append({"fold": int(fold), **counts, **with_ends(area)})
-            aucs.append(areas.aucs[0])
-            errors.append(areas.errors[0])
-            rests_on.append(areas.num_patients)
-        number = sum(rests_on)
-        error = float(np.sqrt(np.square(errors).sum()) / len(errors))
-        mean = logit_interval(float(np.mean(aucs)), error, rests_on=number, quantile=student95(number))
-        by_output[decisions.classes[k]] = {"folds": rows, **with_ends({"auc_fold_mean": mean})}
+            rows.append({"fold": int(fold), **counts, **with_ends({"auc": areas.figures[0]})})
+            parts.append(areas)
+        by_output[decisions.classes[k]] = {"folds": rows, **with_ends({"auc_fold_mean": mean_area(parts)})}
     return {"note": NO_FIGURE, "pooled": MIXED, "outputs": by_output}

@@ -215,7 +215,7 @@ def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
             stop = Stop("stopping after these steps, and saving; once more: at once")
             results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
     except (KeyboardInterrupt, SystemExit):
-        _log.warning("stopped: %s", run.how_to_go_on)
+        _log.warning("stopped: %s goes on", run.resume_command)
         raise
     for one in results:
         if isinstance(one, Failed) and not isinstance(one.error, _LOSES_A_MEMBER):

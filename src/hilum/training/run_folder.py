@@ -204,9 +204,9 @@ class Run:
         return load(self.settings_file)
 
     @property
-    def how_to_go_on(self) -> str:
+    def resume_command(self) -> str:
         """The command that resumes the run."""
-        return f"hilum train {self.settings_file} --out {self.folder} --resume goes on"
+        return f"hilum train {self.settings_file} --out {self.folder} --resume"
 
     @property
     def table(self) -> Path:

@@ -72,5 +72,6 @@ class Saver:
             progress = self.state.progress
             name = signal.Signals(self.stop.signal).name
             where = f"{progress.epoch} epochs and {progress.step} steps are saved in {self.run.checkpoint}"
-            _log.warning("stopped by %s: %s%s", name, where, "" if self.stop.is_quiet else f"; {self.run.how_to_go_on}")
+            how = "" if self.stop.is_quiet else f"; {self.run.resume_command} goes on"
+            _log.warning("stopped by %s: %s%s", name, where, how)
             self.stop.end()

@@ -93,10 +93,10 @@ def _writing(run: Run) -> Iterator[None]:
         yield
     except HilumError as exc:
         if isinstance(exc.__cause__, OSError) and exc.hint is None and run.state == "begun":
-            exc.hint = f"once that is mended, {run.how_to_go_on}"
+            exc.hint = f"once that is mended, {run.resume_command} goes on"
         raise
     except OSError as exc:
-        hint = f"once that is mended, {run.how_to_go_on}" if run.state == "begun" else None
+        hint = f"once that is mended, {run.resume_command} goes on" if run.state == "begun" else None
         msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg, hint=hint) from exc
 
