@@ -74,7 +74,7 @@ COLUMNS = ColumnsConfig(path="image", label="suspicious")
 class Arm:
     """One answer to rare disease: a loss, a sampling, a second stage."""
 
-    loss: LossConfig = field(default_factory=lambda: LossConfig(class_weights="none"))
+    loss: LossConfig = field(default_factory=lambda: LossConfig(class_weights="none", label_smoothing=0.0))
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -90,7 +90,7 @@ class Arm:
 
 
 def _loss(name: str, weights: str = "none", **given: float) -> Arm:
-    return Arm(loss=LossConfig(name=name, class_weights=weights, **given))  # type: ignore[arg-type]
+    return Arm(loss=LossConfig(name=name, class_weights=weights, label_smoothing=0.0, **given))  # type: ignore[arg-type]
 
 
 ARMS = {

@@ -40,7 +40,7 @@ ARMS: dict[str, list[str]] = {
         "--loss.label-smoothing", "0", "--training.ema-epochs", "0", "--training.norm-statistics", "running",
     ],
 }  # fmt: skip
-SEEDS = {"defaults": 5, "planned": 5}
+SEEDS = {"defaults": 5, "planned": 5, "no-smoothing": 5}
 """Seeds of an arm; three of the others."""
 
 

@@ -92,6 +92,7 @@ def test_a_finding_that_the_last_epoch_did_not_draw_costs_no_training():
     ("change", "what"),
     [
         ({"loss": LossConfig(name="focal")}, "loss.name = focal"),
+        ({"loss": LossConfig(label_smoothing=0.05)}, "loss.label_smoothing = 0.05"),
         ({"head": HeadConfig(retrain="balanced")}, "head.retrain = balanced"),
         ({"cohort": FINDINGS, "sampling": SamplingConfig(method="over")}, r"several labels \(columns.labels\)"),
     ],
@@ -106,10 +107,11 @@ def test_offsets_are_not_asked_for_where_they_undo_nothing(change, what):
     "change",
     [
         {},
-        {"loss": LossConfig(name="logit-adjusted")},
+        {"loss": LossConfig(name="logit-adjusted", label_smoothing=0.0)},
         {"sampling": SamplingConfig(method="over")},
         {"cohort": FINDINGS},
     ],
 )
 def test_offsets_may_be_asked_for_where_they_hold(change):
-    replace(COMPLETE, decision=DecisionConfig(calibration="prior"), **change).check_together()
+    plain = replace(COMPLETE, loss=LossConfig(label_smoothing=0.0), decision=DecisionConfig(calibration="prior"))
+    replace(plain, **change).check_together()

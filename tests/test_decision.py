@@ -137,8 +137,12 @@ def validated(positives=40, negatives=160, offset=0.0, seed=0):
     return labels, np.stack([np.zeros(len(z)), z], axis=1)
 
 
+PLAIN_LOSS = LossConfig(class_weights="none", label_smoothing=0.0)
+WEIGHTED_LOSS = LossConfig(label_smoothing=0.0)
+
+
 def chosen(labels, logits, trained=None, **sections):
-    config = replace(RunConfig(loss=LossConfig(class_weights="none")), **sections)
+    config = replace(RunConfig(loss=PLAIN_LOSS), **sections)
     of = np.repeat([0, 1], [320, 80]) if trained is None else trained
     on = TrainingCases(labels=of, counted=np.ones(len(of)))
     (decision,), (threshold,) = decisions_of(config, CLASSES, on, labels, logits)
@@ -150,14 +154,15 @@ def chosen(labels, logits, trained=None, **sections):
     ("sections", "method"),
     [
         ({}, "temperature"),
-        ({"loss": LossConfig(class_weights="inverse")}, "platt"),
+        ({"loss": LossConfig(class_weights="none", label_smoothing=0.1)}, "platt"),
+        ({"loss": WEIGHTED_LOSS}, "platt"),
         ({"loss": LossConfig()}, "platt"),
         ({"loss": LossConfig(name="focal", class_weights="none")}, "platt"),
         ({"loss": LossConfig(name="dice")}, "platt"),
         ({"head": HeadConfig(retrain="balanced")}, "platt"),
         ({"decision": DecisionConfig(calibration="isotonic")}, "isotonic"),
         ({"decision": DecisionConfig(calibration="none")}, "none"),
-        ({"loss": LossConfig(), "decision": DecisionConfig(calibration="prior")}, "prior"),
+        ({"loss": WEIGHTED_LOSS, "decision": DecisionConfig(calibration="prior")}, "prior"),
         ({"loss": LossConfig(), "decision": DecisionConfig(calibration="temperature")}, "temperature"),
     ],
 )
@@ -168,7 +173,7 @@ def test_platt_is_fitted_where_training_moved_the_probabilities_else_one_tempera
 def test_sampling_moves_the_probabilities_too():
     trained = np.repeat([0, 1], [320, 80])
     on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
-    config = RunConfig(loss=LossConfig(class_weights="none"), sampling=SamplingConfig(method="over"))
+    config = RunConfig(loss=PLAIN_LOSS, sampling=SamplingConfig(method="over"))
     (decision,), _ = decisions_of(config, CLASSES, on, *validated())
     assert decision.calibration.method == "platt"
     config = replace(config, decision=DecisionConfig(calibration="prior"))
@@ -178,7 +183,7 @@ def test_sampling_moves_the_probabilities_too():
 
 @pytest.mark.parametrize(
     ("loss", "offset"),
-    [(LossConfig(class_weights="inverse"), math.log(4)), (LossConfig(name="logit-adjusted"), math.log(4))],
+    [(WEIGHTED_LOSS, math.log(4)), (LossConfig(name="logit-adjusted", label_smoothing=0.0), math.log(4))],
 )
 def test_the_correction_without_a_fit_undoes_weights_and_logit_adjustment(loss, offset):
     labels, logits = validated(offset=offset, seed=3)
@@ -200,6 +205,14 @@ def test_with_too_few_positives_to_fit_the_correction_without_a_fit_is_taken_whe
     assert calibration.prevalence == ()
 
 
+def test_offsets_leave_what_label_smoothing_does_and_say_so():
+    labels, logits = validated(positives=3)
+    for weights, odds in (("none", 0.0), ("inverse", math.log(4))):
+        calibration = chosen(labels, logits, loss=LossConfig(class_weights=weights, label_smoothing=0.1))
+        assert calibration.bias == pytest.approx((odds / 2, -odds / 2))
+        assert calibration.rule.startswith("offsets that undo weights and sampling, not label smoothing (no fit)")
+
+
 def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said_not_to_be_firm(caplog):
     calibration = chosen(*validated(positives=3))
     assert calibration.method == "none"
@@ -212,7 +225,7 @@ def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said
 def test_weights_of_cases_that_favour_a_class_are_undone_too():
     trained = np.repeat([0, 1], [320, 80])
     on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
-    config = RunConfig(loss=LossConfig(class_weights="none"))
+    config = RunConfig(loss=PLAIN_LOSS)
     (decision,), _ = decisions_of(config, CLASSES, on, *validated())
     assert decision.calibration.method == "platt"
 
@@ -222,7 +235,7 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
     config = load(npy_cohort / "config.toml")
     config = replace(
         config,
-        loss=LossConfig(class_weights="none"),
+        loss=PLAIN_LOSS,
         sampling=SamplingConfig(method="progressive"),
         decision=DecisionConfig(calibration="prior"),
         training=replace(config.training, epochs=3, stop_patience=1, lr=1e-9),
@@ -244,7 +257,9 @@ def test_auto_that_becomes_a_loss_without_offsets_is_refused_with_them(npy_cohor
     from hilum.training import decided_settings
 
     config = load(npy_cohort / "config.toml")
-    config = replace(config, loss=LossConfig(name="auto"), decision=DecisionConfig(calibration="prior"))
+    config = replace(
+        config, loss=LossConfig(name="auto", label_smoothing=0.0), decision=DecisionConfig(calibration="prior")
+    )
     monkeypatch.setattr(decided_settings, "_advised", lambda *_: LossConfig(name="focal"))
     with pytest.raises(ConfigError, match=r"decision\.calibration must be another with loss\.name = focal"):
         train(config, tmp_path / "run", base=npy_cohort)

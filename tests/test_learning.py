@@ -1,5 +1,6 @@
 """Tests of what changes how a network learns: averaged weights, statistics, optimizers, schedules, votes, measures."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hilum.cli import main
 from hilum.cohorts.auxiliary_targets import Auxiliary
 from hilum.cohorts.dataset import CohortDataset, SplitCohort
 from hilum.cohorts.prepared import prepare_cohort
+from hilum.cohorts.split_file import read_splits
 from hilum.cohorts.splits import split
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import load_model, read_card
@@ -23,7 +25,6 @@ from hilum.errors import CohortError, ConfigError
 from hilum.measuring.metrics import average_precision
 from hilum.modelling.input import model_input
 from hilum.modelling.losses import WeightedCrossEntropyLoss
-from hilum.modelling.losses.base import smoothed
 from hilum.modelling.measures import NoduleMeasures
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.speed import PLAIN, for_prediction
@@ -112,8 +113,6 @@ def test_running_statistics_are_kept_where_set_so_and_those_of_frozen_parts_alwa
 
 @pytest.mark.parametrize("keep_by", ["loss", "auc", "average_precision", "balanced_accuracy"])
 def test_the_epoch_that_is_kept_is_the_best_by_its_figure(npy_cohort, tmp_path, keep_by):
-    import csv
-
     config = config_of(npy_cohort, training={"epochs": 4, "keep_by": keep_by, "lr": 0.02})
     card = read_card(train(config, tmp_path / "run", base=npy_cohort))
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
@@ -202,13 +201,52 @@ def test_the_cosine_schedule_is_pytorchs_behind_a_line():
     assert np.allclose(rates[warm:], expected, atol=2e-3)
 
 
-def test_smoothed_labels_are_pytorchs():
+def test_smoothed_labels_are_pytorchs_in_training_and_plain_in_evaluation():
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
-    targets = smoothed(nn.functional.one_hot(labels, 3).float(), 0.2)
-    ours = WeightedCrossEntropyLoss()(logits, targets)
-    theirs = nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
-    assert torch.allclose(ours, theirs)
-    assert torch.allclose(smoothed(torch.tensor([[1.0, 0.0]]), 0.2, multi_label=True), torch.tensor([[0.9, 0.1]]))
+    ours = WeightedCrossEntropyLoss(smoothing=0.2)
+    assert torch.allclose(ours(logits, labels), nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+    assert torch.allclose(ours.eval()(logits, labels), nn.functional.cross_entropy(logits, labels))
+    present = torch.tensor([[1.0, 0.0, 1.0]] * 6)
+    of_labels = WeightedCrossEntropyLoss(smoothing=0.2, multi_label=True)(logits, present)
+    theirs = nn.functional.binary_cross_entropy_with_logits(logits, 0.8 * present + 0.1)
+    assert torch.allclose(of_labels, theirs)
+
+
+def test_a_smoothed_case_keeps_the_weight_of_its_own_class():
+    """Where 1 in 20 is positive and weighs 19 times as much, the least loss of a case known by heart is at 0.05."""
+    logits = torch.zeros(20, 2, requires_grad=True)
+    labels = torch.tensor([1] + [0] * 19)
+    loss = WeightedCrossEntropyLoss(torch.tensor([1.0, 19.0]), smoothing=0.1)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(logits, labels)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    probs = logits.softmax(dim=1)[:, 1]
+    assert torch.allclose(probs, torch.tensor([0.95] + [0.05] * 19), atol=2e-3)
+
+
+def test_the_validation_loss_is_of_the_labels_as_they_are(npy_cohort, tmp_path):
+    """metrics.csv against the probabilities of the kept network, by PyTorch's weighted cross entropy."""
+    sections = {"training": {"epochs": 1, "keep": "last"}, "loss": {"label_smoothing": 0.4}}
+    config = config_of(npy_cohort, decision={"calibration": "none"}, **sections)
+    train(config, tmp_path / "run", base=npy_cohort)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    parts = read_splits(tmp_path / "run" / "splits.csv").parts
+    cases = Cohort.read(npy_cohort / "cohort.csv", config.cohort).labelled
+    val, learned = ([case for case in cases if parts[case.case_id] == part] for part in ("val", "train"))
+    predictor = Predictor(tmp_path / "run")
+    probs = [predictor.predict(case.path).probabilities for case in val]
+    logits = torch.tensor([[math.log(one["0"]), math.log(one["1"])] for one in probs])
+    counts = torch.bincount(torch.tensor([int(case.label) for case in learned]))
+    labels = torch.tensor([int(case.label) for case in val])
+    expected = nn.functional.cross_entropy(logits, labels, weight=1 / counts.to(logits))
+    assert float(row["val_loss"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 # votes
@@ -395,7 +433,7 @@ def test_columns_that_cannot_be_learned_are_named(npy_cohort, tmp_path, column, 
 @pytest.mark.parametrize(("sections", "says"), [
     ({"augment": {"mixup": 0.5}, "aux": True}, "columns.auxiliary must be empty with augment.mixup and cutmix"),
     ({"model": {"measures": "nodule"}}, "model.measures must be none unless recipe.region is point"),
-    ({"loss": {"label_smoothing": 0.1}, "decision": {"calibration": "prior"}}, "with loss.label_smoothing, which no"),
+    ({"loss": {"label_smoothing": 0.2}, "decision": {"calibration": "prior"}}, "with loss.label_smoothing = 0.2,"),
     ({"training": {"warm_up": 1.0}}, "training.warm_up must be at least 0 and below 1"),
     ({"training": {"ema_epochs": -1.0}}, "training.ema_epochs must be at least 0"),
     ({"training": {"checkpoint_minutes": 0.0}}, "training.checkpoint_minutes must be positive"),

@@ -129,13 +129,13 @@ def _shares(counts: Int[np.ndarray, " c"]) -> tuple[float, ...]:
 def _shifts(config: RunConfig, classes: tuple[str, ...], trained: TrainingCases) -> list[tuple[float, ...] | None]:
     """Logit offsets, for the classes or for each label, that undo weights, sampling and logit adjustment.
 
-    None where no offsets can: if the loss is not smallest at the true probabilities, or more than the class shares was
-    changed. Multi-label cases are sampled by their rarest label, which also changes how often labels occur together.
+    They leave what label smoothing does. None where no offsets can: if the loss is not smallest at the true
+    probabilities, or more than the class shares was changed. Multi-label cases are sampled by their rarest label, which
+    also changes how often labels occur together.
     """
     counts = np.atleast_2d(class_counts(trained.labels, num_classes=len(classes)))
     many, sampled = trained.labels.ndim == 2, config.sampling.method != "none"
-    is_proper = config.loss.name in AT_THE_PROBABILITY and not config.loss.label_smoothing
-    if not is_proper or config.head.retrain != "none" or (many and sampled):
+    if config.loss.name not in AT_THE_PROBABILITY or config.head.retrain != "none" or (many and sampled):
         return [None] * len(counts)
     weights = weights_of(config, trained.labels, classes)
     factors = np.ones(counts.shape) if weights is None else np.atleast_2d(weights)
@@ -160,7 +160,9 @@ def _calibration(
     logits: Float[np.ndarray, "n c"],
 ) -> Calibration:
     """Fit the calibration of the settings; with too few validation cases, use the analytic offsets where they hold."""
-    moves = shift is None or max(map(abs, shift)) > 1e-9  # else the network's own probabilities are the cohort's
+    smoothing = config.loss.label_smoothing > 0
+    # else the network's own probabilities are the cohort's
+    moves = shift is None or smoothing or max(map(abs, shift)) > 1e-9
     method = config.decision.calibration
     wanted = ("platt" if moves else "temperature") if method == "auto" else method
     why = ""
@@ -174,7 +176,7 @@ def _calibration(
     if shift is not None and wanted != "none":
         if not moves:
             return Calibration(prevalence=shares, rule=f"none{why}")
-        rule = f"offsets that undo weights and sampling (no fit){why}"
+        rule = f"offsets that undo weights and sampling{', not label smoothing' * smoothing} (no fit){why}"
         return Calibration(method="prior", bias=shift, prevalence=shares, rule=rule)
     return Calibration(prevalence=() if moves else shares, rule=f"none{why}")
 

@@ -44,8 +44,9 @@ class LossConfig:
     """Weight of each class, from the training labels: 1/n, 1/sqrt(n) or effective number (Cui 2019). auto: 1/n for
     cross entropy, focal and poly1 without sampling by class, else none."""
 
-    label_smoothing: float = 0.0
-    """Share of each training label that is spread evenly over the classes (Szegedy 2016)."""
+    label_smoothing: float = 0.1
+    """Share of each training label that cross entropy and logit adjustment spread evenly over the classes (Szegedy
+    2016): a network that knows its few cases by heart stays unsure of the others. The other losses have none."""
 
     auxiliary: float = 0.3
     """Weight of the auxiliary targets (columns.auxiliary) beside the label."""

@@ -461,10 +461,10 @@ class RunConfig:
             return
         rules = {
             f"loss.name = {self.loss.name}": self.loss.name in ("auto", *AT_THE_PROBABILITY),
-            "loss.label_smoothing": self.loss.label_smoothing == 0,
             f"head.retrain = {self.head.retrain}": self.head.retrain == "none",
             "several labels (columns.labels) that are sampled": not self.cohort.columns.labels
             or self.sampling.method == "none",
+            f"loss.label_smoothing = {self.loss.label_smoothing:g}": self.loss.label_smoothing == 0,
         }
         for what, right in rules.items():
             require(right, "decision.calibration", f"another with {what}, which no offsets undo", "prior")

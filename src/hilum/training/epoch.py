@@ -25,7 +25,7 @@ from hilum.deciding.tta import Views
 from hilum.errors import HilumError, ResourceError, TrainingError
 from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.input import model_input
-from hilum.modelling.losses.base import Loss, smoothed
+from hilum.modelling.losses.base import Loss
 from hilum.modelling.weights.freezing import train_what_learns
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig
@@ -177,6 +177,7 @@ def run_epoch(learner: Learner, part: PartLoader, state: TrainingState, saver: S
     epoch, schedule, seed = state.progress.epoch + 1, state.schedule, learner.config.training.seed
     with torch.random.fork_rng(), within_memory_of("training", learner.config, len(part.dataset)):
         train_what_learns(learner.model)
+        learner.loss.train()
         usual = part.usual_weight(learner.loss, epoch)
         first = state.progress.step
         batches = saver.between_steps(part.load(epoch, f"epoch {epoch}", first=first))
@@ -213,7 +214,6 @@ def _backward(
     index, names = batch["index"].tolist(), batch["name"]
     hu = learner.augment(to_float(batch["hu"], fabric.device), batch["spacing_mm"].numpy(), names, epoch=epoch)
     hu, target = learner.augment.mixed(hu, dataset.targets_of(index).to(fabric.device), names, epoch=epoch)
-    target = smoothed(target, learner.config.loss.label_smoothing, multi_label=loss.multi_label)
     further = torch.from_numpy(dataset.auxiliary[index]).float().to(fabric.device)
     x = model_input(hu, learner.config.recipe.windows)
     learner.tracker.show_batch(x)
@@ -268,7 +268,7 @@ def validate(
     """
     model = learner.kept_model if model is None else model
     model.eval()
-    loss, metrics = learner.loss, EpochMetrics(part.dataset.labels)
+    loss, metrics = learner.loss.eval(), EpochMetrics(part.dataset.labels)
     samples: list[Sample]
     batches = part.load(0, "validation")
     for samples in batches if saver is None else saver.between_steps(batches):

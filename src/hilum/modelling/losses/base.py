@@ -118,17 +118,6 @@ def label_probs(target: Target, logits: BatchLogits, *, multi_label: bool = Fals
     return F.one_hot(target.long(), logits.shape[1]).to(logits.device, dtype)[:, None]
 
 
-def smoothed(targets: Float[Tensor, "b c"], share: float, *, multi_label: bool = False) -> Float[Tensor, "b c"]:
-    """Training targets of which a share is spread evenly over the classes (Szegedy et al. 2016, arXiv:1512.00567).
-
-    Args:
-        targets: A probability for each class, or for each label.
-        share: The share, 0 to 1.
-        multi_label: Whether each output is a label of its own, absent or present.
-    """
-    return targets * (1 - share) + share / (2 if multi_label else targets.shape[1])
-
-
 class Loss(nn.Module, ABC):
     """Base of all losses, called as ``loss(logits, target)``, or with a weight for each case as a third argument.
 

@@ -15,6 +15,7 @@ class LogitAdjustedLoss(WeightedCrossEntropyLoss):
     Args:
         counts: Training cases of each class, (c,); multi-label: without and with each label, (c, 2).
         tau: Strength; 1 is consistent for the balanced error.
+        smoothing: As in ``WeightedCrossEntropyLoss``.
         multi_label: Whether each output is a label of its own.
 
     Raises:
@@ -23,8 +24,10 @@ class LogitAdjustedLoss(WeightedCrossEntropyLoss):
 
     shift: Tensor
 
-    def __init__(self, counts: ClassNumbers, tau: float = 1.0, *, multi_label: bool = False) -> None:
-        super().__init__(multi_label=multi_label)
+    def __init__(
+        self, counts: ClassNumbers, tau: float = 1.0, *, smoothing: float = 0.0, multi_label: bool = False
+    ) -> None:
+        super().__init__(smoothing=smoothing, multi_label=multi_label)
         require(tau >= 0, "tau", "at least 0", tau)
         cases = positive_counts(counts)
         log_prior = tau * (cases / cases.sum(-1, keepdim=True)).log()

@@ -33,7 +33,7 @@ def make_loss(config: RunConfig, labels: Labels, classes: tuple[str, ...]) -> Lo
     rare = int(counts.argmin()) if not many and len(classes) == 2 else None
     match loss.name:
         case "cross-entropy":
-            return losses.WeightedCrossEntropyLoss(w, multi_label=many)
+            return losses.WeightedCrossEntropyLoss(w, smoothing=loss.label_smoothing, multi_label=many)
         case "focal":
             return losses.FocalLoss(loss.gamma, w, multi_label=many)
         case "poly1":
@@ -43,7 +43,7 @@ def make_loss(config: RunConfig, labels: Labels, classes: tuple[str, ...]) -> Lo
             gammas = loss.gamma_pos, loss.gamma_neg
             return losses.AsymmetricLoss(*gammas, loss.clip, positive=positive, multi_label=many)
         case "logit-adjusted":
-            return losses.LogitAdjustedLoss(n, loss.tau, multi_label=many)
+            return losses.LogitAdjustedLoss(n, loss.tau, smoothing=loss.label_smoothing, multi_label=many)
         case "ldam":
             return losses.LDAMLoss(n, loss.max_margin, loss.scale, w, multi_label=many)
         case "dice":
