@@ -43,6 +43,7 @@ from hilum.preparing import Store
 from hilum.randomness import generator
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, to_dict
+from hilum.training.run_cases import splits_of
 from hilum.training.run_folder import Run
 
 TABLE = DATA / "lidc-nodules" / "nodules.csv"
@@ -160,7 +161,7 @@ def _train(arm: str, fold: int, seed: int, out: Path, *, quick: bool) -> None:
         train(config, run.folder, base="/", resume=run.state == "begun")
     minutes = (time.perf_counter() - started) / 60
     cohort = Cohort.read(TABLE, replace(config.cohort, unlabelled="drop"))
-    parts = run.splits(cohort).parts
+    parts = splits_of(run, cohort).parts
     tested = replace(cohort, cases=tuple(case for case in cohort.cases if parts.get(case.case_id) == "test"))
     prepared = prepare_cohort(tested, config.recipe, Store(Path(config.store), config.reading))
     logits = logits_of_prepared(Predictor(run.model), prepared)

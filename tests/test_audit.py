@@ -27,6 +27,7 @@ from hilum.preparing.signature import sign
 from hilum.settings.run import CohortConfig, Recipe, RunConfig, TrainingConfig
 from hilum.settings.toml import load, save
 from hilum.simulating import Scanner, simulate_scan
+from hilum.training.run_cases import known_cases
 from hilum.training.run_folder import Run
 from hilum.training.train import train
 from hilum.volume import NO_BIN, Tags, Volume
@@ -182,7 +183,7 @@ def test_near_copies_are_joined_by_train_and_stop_it_where_the_tables_own_split_
     content = (tmp_path / "run" / "signatures.safetensors").read_bytes()
     content = content[: content.index(b"}}")]
     assert not any(word.encode() in content for word in ("P0", "P12", ".nii", str(tmp_path))), "no patient, no path"
-    known = Run(tmp_path / "run").known()
+    known = known_cases(Run(tmp_path / "run"))
     parts = read_splits(tmp_path / "run" / "splits.csv").parts
     assert known.sources.keys() == {case_id for case_id, part in parts.items() if part != "test"}
     assert (known.notes, known.unchecked) == ((), "")
@@ -218,7 +219,7 @@ def test_a_table_is_compared_with_the_cases_that_trained_a_run(patients, tmp_pat
     volumes = {0: of(patients[seen], patients[seen].voxels_hu[5:-5]), 1: patients[20], 2: patients[21]}
     rows = [("x", 0, 0, "Q0"), ("y", 1, 1, "Q1"), ("z", 2, 1, f"P{seen}")]
     cohort, prepared = cohort_of(tmp_path / "new", volumes, rows)
-    found = audit(cohort, prepared, known=Run(tmp_path / "run").known())
+    found = audit(cohort, prepared, known=known_cases(Run(tmp_path / "run")))
     assert [(link.kind, link.cases[0].case_id) for link in found.leaking] == [("patient", "z"), ("near copy", "x")]
     assert f"trained or validated the model: 'x' (row 2) (as 'c{seen}' of the run, cropped by 40 mm" in found.leaks[1]
     assert main(["audit", str(tmp_path / "new" / "t.csv"), "--run", str(tmp_path / "run")]) == 1
@@ -226,9 +227,9 @@ def test_a_table_is_compared_with_the_cases_that_trained_a_run(patients, tmp_pat
     assert "no leak was found" in capsys.readouterr().out
     (tmp_path / "run" / "signatures.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"signatures\.safetensors: the signatures cannot be read"):
-        Run(tmp_path / "run").known()
+        known_cases(Run(tmp_path / "run"))
     (tmp_path / "run" / "signatures.safetensors").unlink()
-    older = audit(cohort, prepared, known=Run(tmp_path / "run").known())
+    older = audit(cohort, prepared, known=known_cases(Run(tmp_path / "run")))
     assert [link.case_id for one in older.leaking for link in one.cases] == ["z"]
     assert "holds no signatures of its scans (it is of an older Hilum)" in older.notes[0]
 

@@ -207,10 +207,13 @@ def test_with_too_few_positives_to_fit_the_correction_without_a_fit_is_taken_whe
 
 def test_offsets_leave_what_label_smoothing_does_and_say_so():
     labels, logits = validated(positives=3)
-    for weights, odds in (("none", 0.0), ("inverse", math.log(4))):
-        calibration = chosen(labels, logits, loss=LossConfig(class_weights=weights, label_smoothing=0.1))
-        assert calibration.bias == pytest.approx((odds / 2, -odds / 2))
-        assert calibration.rule.startswith("offsets that undo weights and sampling, not label smoothing (no fit)")
+    calibration = chosen(labels, logits, loss=LossConfig(class_weights="inverse"))
+    assert calibration.bias == pytest.approx((math.log(2), -math.log(2)))
+    says = "offsets that undo weights and sampling (no fit), which leaves label smoothing, for platt"
+    assert calibration.rule.startswith(says)
+    calibration = chosen(labels, logits, loss=LossConfig(class_weights="none"))
+    assert calibration.method == "none"
+    assert calibration.rule.startswith("none, which leaves label smoothing, for platt")
 
 
 def test_few_cases_of_a_plain_run_are_left_as_they_are_and_the_threshold_is_said_not_to_be_firm(caplog):

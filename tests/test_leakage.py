@@ -20,6 +20,7 @@ from hilum.deciding.model_folder import read_card
 from hilum.errors import CohortError
 from hilum.judging import evaluate
 from hilum.simulating import Scanner, simulate_scan
+from hilum.training.run_cases import known_cases
 from hilum.training.run_folder import Run
 from hilum.volume import Tags
 
@@ -188,7 +189,7 @@ def test_under_another_key_the_audit_of_a_table_stops_unless_only_its_scans_are_
 
 def test_a_model_away_from_its_run_is_compared_with_nothing_and_that_is_said(trained, tmp_path, capsys):
     shutil.copytree(trained / "run" / "model", tmp_path / "away" / "model")
-    known = Run.of(tmp_path / "away" / "model").known()
+    known = known_cases(Run.of(tmp_path / "away" / "model"))
     assert known.sources == {}
     assert known.unchecked
     assert "nothing was compared with the cases that trained the model: the model's run, whose spl" in known.notes[0]
@@ -210,7 +211,7 @@ def test_a_study_of_the_training_cases_is_a_leak_and_one_of_the_test_cases_is_no
     cases = tuple(Case(case_id=name, path=Path(name), patient_id=f"id:{name}", row=2, label=0) for name in names)
     tags = {name: Tags(study=f"study {name}") for name in names}
     new = PreparedCohort(cases=cases, samples=(), refusals=(), tags=tags)
-    (link,) = find_links_to(run.known(), cases, new)
+    (link,) = find_links_to(known_cases(run), cases, new)
     assert (link.kind, *(case.case_id for case in link.cases)) == ("study", "train", "val")
 
 

@@ -20,6 +20,7 @@ from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, 
 from hilum.files import PNG_MARK, check_output, holds
 from hilum.judging import evaluate
 from hilum.settings.toml import load
+from hilum.training.run_cases import splits_of
 from hilum.training.run_folder import Run
 from hilum.training.state import TrainingState
 from hilum.training.train import train
@@ -364,10 +365,10 @@ def test_a_case_that_changes_patients_is_named_itself_and_under_another_key_as_o
     number = int(case[1:])
     table.write_text(table.read_text().replace(rows[number], rows[number].replace(f"P{number // 4}", patient)))
     with pytest.raises(CohortError, match=rf"the patient of case '{case}' in .*cohort\.csv has changed"):
-        run.splits(Cohort.read(table))
+        splits_of(run, Cohort.read(table))
     monkeypatch.setenv("HILUM_KEY", "another")
     with pytest.raises(CohortError, match=r"the patient of case 'c1[2-7]' or of a case that shares it in .* changed"):
-        run.splits(Cohort.read(table))
+        splits_of(run, Cohort.read(table))
 
 
 def test_where_a_file_system_has_no_locks_training_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):

@@ -67,6 +67,7 @@ class AuditCohort:
         from hilum.files import check_output, write_whole
         from hilum.judging.candidates import check_recognised
         from hilum.preparing import Store
+        from hilum.training.run_cases import known_cases, splits_of
 
         if self.out is not None:
             check_output(self.out, AUDIT_MARK, inputs=[self.table])
@@ -76,9 +77,9 @@ class AuditCohort:
         recipe = _recipe_of(cohort) if basis is None else basis.recipe
         known, parts = None, {case.case_id: case.split for case in cohort.cases if case.split is not None}
         if basis is not None and basis.is_own:
-            parts = basis.run.splits(cohort).parts
+            parts = splits_of(basis.run, cohort).parts
         elif basis is not None:
-            known = basis.run.known(basis.card)
+            known = known_cases(basis.run, basis.card)
             check_recognised(known.unchecked, unchecked=self.unchecked)
         with contextlib.ExitStack() as stack:
             folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))

@@ -160,9 +160,8 @@ def _calibration(
     logits: Float[np.ndarray, "n c"],
 ) -> Calibration:
     """Fit the calibration of the settings; with too few validation cases, use the analytic offsets where they hold."""
-    smoothing = config.loss.label_smoothing > 0
-    # else the network's own probabilities are the cohort's
-    moves = shift is None or smoothing or max(map(abs, shift)) > 1e-9
+    smoothing, shifted = config.loss.label_smoothing > 0, shift is None or max(map(abs, shift)) > 1e-9
+    moves = shifted or smoothing  # else the network's own probabilities are the cohort's
     method = config.decision.calibration
     wanted = ("platt" if moves else "temperature") if method == "auto" else method
     why = ""
@@ -174,9 +173,10 @@ def _calibration(
             if moves or method != "auto":
                 _log.warning("warning: %s%s", whose, exc)
     if shift is not None and wanted != "none":
-        if not moves:
+        why = ", which leaves label smoothing" * smoothing + why
+        if not shifted:
             return Calibration(prevalence=shares, rule=f"none{why}")
-        rule = f"offsets that undo weights and sampling{', not label smoothing' * smoothing} (no fit){why}"
+        rule = f"offsets that undo weights and sampling (no fit){why}"
         return Calibration(method="prior", bias=shift, prevalence=shares, rule=rule)
     return Calibration(prevalence=() if moves else shares, rule=f"none{why}")
 

@@ -15,6 +15,7 @@ from hilum.deciding.decision import Decisions
 from hilum.errors import CohortError, ConfigError, require
 from hilum.predicting import Predictor
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.training.run_cases import has_trained, splits_of, why_unchecked
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -60,14 +61,14 @@ def own_cases(run: Run, predictor: Predictor) -> Candidates:
         raise ConfigError(msg, hint=on_table)
     config, decisions = run.settings.cohort, predictor.card.decisions
     read_splits(run.splits_file)  # a missing, damaged or newer file is no other split
-    if not run.trained(predictor.card):
+    if not has_trained(run, predictor.card):
         msg = f"the model was trained with another split than that of {run.folder}, so its test part is not known"
         raise CohortError(msg, hint=on_table)
     given = config.columns.labels
     must = "labels, as the model has them" if decisions.multi_label else "empty, as the model has classes"
     require(bool(given) == decisions.multi_label, f"columns.labels in {run.settings_file}", must, given)
     cohort = Cohort.read(run.table, replace(config, classes=decisions.classes))
-    splits = run.splits(cohort)
+    splits = splits_of(run, cohort)
     at_points = predictor.card.recipe.region == "point"
     opposed = find_copies(cohort.cases, splits.scans, at_points=at_points).reasons  # in whatever part
     tested = [case for case in cohort.labelled if splits.parts.get(case.case_id) == "test"]
@@ -99,7 +100,7 @@ def cases_of(
     Raises:
         CohortError: If training cases cannot be recognised, and ``unchecked`` is not given.
     """
-    why = run.why_unchecked(predictor.card)
+    why = why_unchecked(run, predictor.card)
     check_recognised(why, unchecked=unchecked)
     columns = columns or ColumnsConfig()
     labels = label_columns(table, columns.labels, predictor.card.decisions)
@@ -114,7 +115,7 @@ def cases_of(
         if not cohort.cases:
             msg = f"{cohort.source}: there must be rows with split = {part} to use, or no column split"
             raise CohortError(msg)
-    trained_on = read_splits(run.splits_file).trained_on if run.trained(predictor.card) else TrainedOn()
+    trained_on = read_splits(run.splits_file).trained_on if has_trained(run, predictor.card) else TrainedOn()
     return Candidates(cohort=cohort, trained_on=trained_on, unchecked=why, whole=whole, parts=parts)
 
 

@@ -28,6 +28,7 @@ from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig
+from hilum.training.run_cases import check_tested, known_cases, splits_of
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -105,9 +106,9 @@ def evaluate(
         samples = Store(folder, predictor.card.reading, max_gb=run.settings.store_gb if is_own_store else 0.0)
         prepared = prepare_cohort(candidates.cohort, predictor.card.recipe, samples)
         if candidates.splits is not None:
-            run.check_tested(prepared, candidates.splits)
+            check_tested(run, prepared, candidates.splits)
         unseen, refused, seen = unseen_of(candidates, prepared)
-        known = run.known(predictor.card)
+        known = known_cases(run, predictor.card)
         found = audit(candidates.cohort, unseen, _roles(candidates.cohort, seen), known=known)
         leakage = _leakage(found, candidates, predictor, allowed=allow_leakage)
         predictions = list(predict_prepared(predictor, unseen))
@@ -232,7 +233,7 @@ def own_samples(path: str | Path) -> dict[str, Path]:
         raise ConfigError(msg, hint="judge the model again: hilum evaluate RUN COHORT --out FOLDER --pictures")
     card = Predictor(run.folder).card
     cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=card.classes))
-    parts = run.splits(cohort).parts
+    parts = splits_of(run, cohort).parts
     judged = [case for case in cohort.labelled if run.is_of_folds or parts.get(case.case_id) == "test"]
     tested = replace(cohort, cases=tuple(judged))
     return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))

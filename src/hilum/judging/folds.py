@@ -25,6 +25,7 @@ from hilum.predicting.predictor import doubt_about
 from hilum.preparing import Store, load_sample
 from hilum.training.ensemble import NO_FIGURE
 from hilum.training.out_of_fold import OutOfFold, digest_of, read_out_of_fold
+from hilum.training.run_cases import check_tested, splits_of
 from hilum.training.run_folder import Run
 
 MIXED = "The pooled figures rank cases of several folds together, although the scale of each fold's logits is its own."
@@ -54,9 +55,9 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     card = read_card(run.model)
     decisions = card.decisions
     cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=decisions.classes))
-    splits = run.splits(cohort)
+    splits = splits_of(run, cohort)
     prepared = prepare_cohort(cohort, card.recipe, Store(run.store, card.reading, max_gb=run.settings.store_gb))
-    run.check_tested(prepared, replace(splits, parts=dict.fromkeys(splits.parts, "test")))
+    check_tested(run, prepared, replace(splits, parts=dict.fromkeys(splits.parts, "test")))
     if digest_of(run.cases_file) != card.training["ensemble"]["cases"]:
         msg = "must hold the predictions that calibrated the ensemble, and holds others, or none"
         raise CheckpointError(msg, path=run.cases_file, hint="hilum train --resume makes both anew")

@@ -30,6 +30,7 @@ from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
 from hilum.settings.toml import from_dict, to_dict
 from hilum.training.card import validation_figures
+from hilum.training.run_cases import extend_run, known_cases
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -95,7 +96,7 @@ def recalibrate(
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = prepare_cohort(candidates.cohort, card.recipe, Store(folder, card.reading))
         unseen, refused, seen = unseen_of(candidates, prepared)
-        links, known = find_links(unseen.cases, unseen), run.known(card)
+        links, known = find_links(unseen.cases, unseen), known_cases(run, card)
         for warning in (*warn_of_links(links), *known.notes):
             _log.warning("warning: %s", warning)
         leaking = find_links_to(known, unseen.cases, unseen)
@@ -151,7 +152,7 @@ def _write(
 ) -> None:
     """Write split, record and model of a recalibrated run; ``fitted`` are decisions, their figures and the entry."""
     decisions, figures, entry = fitted
-    new.extend(run, card, unseen)
+    extend_run(new, run, card, unseen)
     training = {
         **card.training,
         "split": new.split_digest,

@@ -16,6 +16,7 @@ from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
 from hilum.preparing import Store
 from hilum.settings.run import RunConfig
+from hilum.training.run_cases import splits_of
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -39,7 +40,7 @@ def same_cohort(run: Run, config: RunConfig) -> tuple[Cohort, Splits]:
         CohortError: If cases were added or removed, or have another patient or part.
     """
     cohort = read_cohort(config)
-    splits = run.splits(cohort)
+    splits = splits_of(run, cohort)
     changed = {case.case_id for case in cohort.cases} ^ splits.parts.keys()
     if changed:
         msg = (

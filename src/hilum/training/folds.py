@@ -24,6 +24,7 @@ from hilum.training.decided_settings import check_settings, check_weights, decid
 from hilum.training.ensemble import Trained, make_ensemble
 from hilum.training.fit import fit
 from hilum.training.folds_plan import FoldsPlan
+from hilum.training.run_cases import check_unchanged, has_split
 from hilum.training.run_folder import Run
 from hilum.working.jobs import run_jobs
 from hilum.working.stop import Stop
@@ -161,7 +162,7 @@ def _resumed(run: Run) -> list[_Task]:
     everywhere = {case.case_id: "train" for case in cohort.cases}
     data = prepared(config, cohort, everywhere)
     data = joined(data, find_links(cohort.cases, data.prepared), is_accepted=False)
-    run.check_unchanged(cohort, data.prepared)
+    check_unchanged(run, cohort, data.prepared)
     return _tasks(run, config, cohort, data, plan.seeds)
 
 
@@ -200,7 +201,7 @@ def _check_members(tasks: Sequence[_Task]) -> None:
             continue
         own = (member.settings.split, member.settings.training.seed)
         is_own = own == (task.config.split, task.config.training.seed)
-        if not is_own or not member.has_split(task.cohort, task.data.parts, task.data.prepared.scans):
+        if not is_own or not has_split(member, task.cohort, task.data.parts, task.data.prepared.scans):
             msg = f"{member.folder} must be the member of {task.name}, and was trained on other cases"
             raise CheckpointError(msg, hint="move it away, and resume the run: it trains the member again")
 

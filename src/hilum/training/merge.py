@@ -17,6 +17,7 @@ from hilum.settings.toml import to_dict
 from hilum.training.cohort import joined, prepared, same_cohort, were_allowed
 from hilum.training.ensemble import Trained, make_ensemble, validated_ensemble
 from hilum.training.folds_plan import FoldsPlan
+from hilum.training.run_cases import check_unchanged, has_split, labels_at_begin
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -79,7 +80,7 @@ def _cohort_of(run: Run) -> tuple[Cohort, SplitCohort]:
     data = prepared(run.settings, cohort, splits.parts)
     links = find_links(cohort.cases, data.prepared)
     data = joined(data, links, is_accepted=were_allowed(run, find_leaks(links, data.parts)[0]))
-    run.check_unchanged(cohort, data.prepared)
+    check_unchanged(run, cohort, data.prepared)
     return cohort, data
 
 
@@ -96,7 +97,7 @@ def _of_folds(run: Run, cohort: Cohort, data: SplitCohort, *, alone: bool) -> li
             member = Run(run.folder / f"fold-{fold}-seed-{seed}")
             own = replace(data, parts=split(data.cohort, replace(config.split, fold=fold)))
             settings = member.settings if member.state == "whole" else config
-            if member.state == "whole" and not member.has_split(cohort, own.parts, data.prepared.scans):
+            if member.state == "whole" and not has_split(member, cohort, own.parts, data.prepared.scans):
                 msg = f"{member.folder} must be the member of fold {fold}, and was trained on other cases"
                 raise CheckpointError(msg)
             settings = replace(settings, split=replace(config.split, fold=fold))
@@ -141,7 +142,7 @@ def _check_same(first: Run, other: Run) -> None:
                 "classes": (card.classes, card.decisions.multi_label),
                 "section decision": settings.decision,
                 "shift of probabilities": (settings.loss, settings.sampling) if is_prior else None,
-                "labels": run.labels,
+                "labels": labels_at_begin(run),
             }
         )
     for what, value in facts[0].items():

@@ -1,5 +1,6 @@
 """What a run keeps of its cases in ``run.json`` and ``splits.csv``, and what of it has changed since."""
 
+import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +11,15 @@ from hilum.cohorts.split_file import Splits, patient_key
 from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
 
+RUN_FORMAT = 1
 _FIELDS = ("label", "soft label", "weight", "sample")
 FIELDS = (*_FIELDS, "auxiliary targets")
 """What ``run.json`` keeps of each case; the last since there are such targets."""
+
+
+def text_digest(content: bytes) -> str:
+    """The digest by which a model and ``run.json`` know a split."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def is_complete(record: object) -> TypeGuard[dict[str, Any]]:

@@ -26,6 +26,7 @@ from hilum.training.cohort import (
 )
 from hilum.training.decided_settings import check_settings, check_weights, decided
 from hilum.training.fit import fit
+from hilum.training.run_cases import check_unchanged
 from hilum.training.run_folder import STATE, Run
 
 _log = logging.getLogger("hilum")
@@ -114,7 +115,7 @@ def _resumed(run: Run) -> Path:
     check_copies(run, data, splits)
     links = find_links(cohort.cases, data.prepared)
     data = joined(data, links, is_accepted=were_allowed(run, find_leaks(links, data.parts)[0]))
-    run.check_unchanged(cohort, data.prepared)
+    check_unchanged(run, cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
     with _writing(run), run.locked(), kept_memory(config.speed.keep_memory == "on"):
         run.remove_temporaries()
