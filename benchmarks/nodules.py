@@ -482,7 +482,7 @@ def _whole_scan(run: Path, draws: int) -> dict[str, Any] | None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    print(f"\n{result['folds']} folds, {result['seeds']} seeds")
+    print()
     for name, value in result.items():
         ci = result.get(f"{name}_ci")
         if name.endswith("_ci") or name in ("machine", "minutes"):
