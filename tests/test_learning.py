@@ -57,20 +57,36 @@ def dataset_of(folder, config):
 # the weights that are kept
 
 
-def test_averaged_weights_are_the_mean_of_the_first_steps_and_then_an_exponential_one(npy_cohort):
+@pytest.mark.parametrize(("steps_per_epoch", "every"), [(3, 1), (14, 3)])
+def test_averaged_weights_are_a_mean_at_first_and_then_an_exponential_one(npy_cohort, steps_per_epoch, every):
     config = config_of(npy_cohort, training={"ema_epochs": 2.0})
     network = ResNet3D(10, width=4, stem="small")
-    kept = KeptWeights(network, config, dataset_of(npy_cohort, config), steps_per_epoch=3)
-    decay, expected, so_far = math.exp(-1 / 6), None, []
-    for n in range(40):
+    kept = KeptWeights(network, config, dataset_of(npy_cohort, config), steps_per_epoch=steps_per_epoch)
+    decay, expected, so_far = math.exp(-every / (2 * steps_per_epoch)), math.nan, []
+    for n in range(10 * steps_per_epoch):
+        now, step = float(n % 7), n % steps_per_epoch + 1
         with torch.no_grad():
-            network.fc.weight.fill_(float(n % 7))
-        kept.after_step()
-        now = float(n % 7)
-        so_far.append(now)
-        expected = np.mean(so_far) if n < 6 else decay * expected + (1 - decay) * now
-        assert float(kept.network.fc.weight.detach()[0, 0]) == pytest.approx(expected, rel=1e-5)
-    assert torch.all(network.fc.weight == 39 % 7), "the weights in training are left alone"
+            network.fc.weight.fill_(now)
+        kept.after_step(step)
+        if (steps_per_epoch - step) % every == 0:
+            so_far.append(now)
+            is_mean = 1 / len(so_far) > 1 - decay
+            expected = np.mean(so_far) if is_mean else decay * expected + (1 - decay) * now
+        if so_far:
+            assert float(kept.network.fc.weight.detach()[0, 0]) == pytest.approx(expected, rel=1e-5)
+    assert torch.all(network.fc.weight == now), "the weights in training are left alone"
+
+
+def test_the_average_takes_in_the_last_step_of_an_epoch_and_costs_eight_updates_in_its_span(npy_cohort):
+    config = config_of(npy_cohort, training={"ema_epochs": 2.0})
+    network = ResNet3D(10, width=4, stem="small")
+    kept = KeptWeights(network, config, dataset_of(npy_cohort, config), steps_per_epoch=50)
+    counts = []
+    for step in range(1, 51):
+        kept.after_step(step)
+        counts.append(int(kept.averaged.n_averaged))
+    assert counts[-1] == 5
+    assert counts[-2] == 4
 
 
 def test_statistics_are_the_means_of_the_batches_of_training_cases_for_the_kept_weights(npy_cohort):

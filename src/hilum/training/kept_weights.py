@@ -26,6 +26,10 @@ _MOST_CASES = 256
 """Training cases from which statistics are recomputed: each brings thousands of voxels (rule of thumb)."""
 
 
+_UPDATES = 8
+"""Times that the average is updated within the steps that it spans: more often costs time, and smooths no further."""
+
+
 class KeptWeights:
     """A copy of the network with the weights that are validated, and kept if they are the best.
 
@@ -36,7 +40,7 @@ class KeptWeights:
         steps_per_epoch: Optimizer steps of an epoch.
 
     Attributes:
-        averaged: The copy; its ``n_averaged`` counts the steps.
+        averaged: The copy; its ``n_averaged`` counts the updates.
     """
 
     def __init__(self, network: ResNet3D, config: RunConfig, dataset: CohortDataset, steps_per_epoch: int) -> None:
@@ -44,7 +48,10 @@ class KeptWeights:
         self.source = network
         self.config = config
         self.dataset = dataset
-        self.decay = math.exp(-1 / (settings.ema_epochs * steps_per_epoch)) if settings.ema_epochs else 0.0
+        self.steps_per_epoch = steps_per_epoch
+        span = settings.ema_epochs * steps_per_epoch
+        self.every = max(1, int(span / _UPDATES))
+        self.decay = math.exp(-self.every / span) if span else 0.0
         self.averaged = AveragedModel(network, multi_avg_fn=self._average)
 
     @property
@@ -52,9 +59,9 @@ class KeptWeights:
         """The copy of the network."""
         return cast("ResNet3D", self.averaged.module)
 
-    def after_step(self) -> None:
-        """Follow a step of the optimizer."""
-        if self.decay:
+    def after_step(self, step: int) -> None:
+        """Follow a step of the optimizer, of this number within its epoch; the last of an epoch always counts."""
+        if self.decay and (self.steps_per_epoch - step) % self.every == 0:
             self.averaged.update_parameters(self.source)
 
     def after_epoch(self) -> None:
@@ -65,7 +72,7 @@ class KeptWeights:
             self._recompute()
 
     def _average(self, kept: Any, new: Any, steps: Tensor | int) -> None:
-        """Move the kept weights towards new ones: the mean of all steps while these are few, then exponentially."""
+        """Move the kept weights towards new ones: the mean of all updates while few, then exponentially."""
         torch._foreach_lerp_(kept, new, max(1 - self.decay, 1 / (1 + float(steps))))
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from hilum.training.kept_weights import KeptWeights
 from hilum.training.run_folder import STATE
 from hilum.training.schedule import Schedule
 
-_FORMAT = 2
+_FORMAT = 3
 """1: only after whole epochs, without averaged weights."""
 
 Tensors = dict[str, Tensor]
@@ -88,7 +88,7 @@ class TrainingState:
     def after_step(self) -> None:
         """Count a step of the optimizer."""
         self.progress.step += 1
-        self.kept.after_step()
+        self.kept.after_step(self.progress.step)
 
     def after_epoch(self, validated: EpochFigures, keep_by: KeepBy) -> None:
         """Count an epoch, and keep its weights if its validation figure is the best."""
