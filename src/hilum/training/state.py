@@ -20,7 +20,7 @@ from hilum.training.run_folder import STATE
 from hilum.training.schedule import Schedule
 
 _FORMAT = 3
-"""1: only after whole epochs, without averaged weights."""
+"""1: only after whole epochs, without averaged weights; 2: averaged after each step."""
 
 Tensors = dict[str, Tensor]
 
