@@ -125,7 +125,7 @@ def test_probabilities_and_decisions_of_a_fold_are_fitted_on_the_others(run, fol
         assert np.allclose(found.probs[~others], probs, atol=1e-9)
         assert found.decided[~others].tolist() == decisions.decided(probs).tolist()
     turned = [replace(c, label=1 - c.label) if f == 1 else c for c, f in zip(ordered, found.folds, strict=True)]
-    again = cross_fitted(config, ("0", "1"), trained, turned, found.folds, found.logits)
+    again, _ = cross_fitted(config, ("0", "1"), trained, turned, found.folds, found.logits)
     assert np.allclose(again.probs[found.folds == 1], found.probs[found.folds == 1])
     assert not np.allclose(again.probs[found.folds == 0], found.probs[found.folds == 0])
 
@@ -158,6 +158,29 @@ def test_the_card_of_the_ensemble_names_its_members_and_has_no_figure_of_its_own
     assert [one.name for one in card.members] == [one["name"] for one in about["members"]]
     assert "no honest figure" in about["note"]
     assert "recalibrate" in about["note"]
+    rows = rows_of(run.cases_file)
+    called, labels = (np.array([int(row[name]) for row in rows]) for name in ("decision", "label"))
+    said = card.training["validation"]
+    assert said["sensitivity"] == pytest.approx(np.mean(called[labels == 1]))
+    assert said["specificity"] == pytest.approx(np.mean(1 - called[labels == 0]))
+    assert said["auc"] == pytest.approx(roc_auc(labels, np.array([float(row["prob_1"]) for row in rows])))
+
+
+def test_folds_whose_other_cases_were_too_few_for_a_fit_are_told(folder, tmp_path, caplog):
+    """Of 40 cases in two folds 20 are left for a fold's fit, and 40 for the ensemble's; Platt's asks for 30."""
+    lines = (folder / "cohort.csv").read_text().splitlines()
+    (folder / "small.csv").write_text("\n".join(lines[:41]) + "\n")
+    config = quick(folder)
+    config = replace(config, cohort=replace(config.cohort, table="small.csv"))
+    train_folds(config, tmp_path / "run", folds=2, base=folder)
+    card = read_card(tmp_path / "run")
+    assert card.decisions.each[0].calibration.method == "platt"
+    told = "but for the cases of fold 0, 1 the other folds allowed: "
+    assert told in card.training["ensemble"]["note"]
+    assert f"warning: The ensemble is calibrated by platt, {told}" in caplog.text
+    evaluate(tmp_path / "run")
+    assert told in json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())["folds"]["note"]
+    assert told in (tmp_path / "run" / "evaluation" / "report.html").read_text()
 
 
 def test_the_ensemble_predicts_the_mean_logit_of_all_members(run, folder):
@@ -268,7 +291,13 @@ def test_a_run_that_lost_a_member_says_so_and_goes_on(folder, tmp_path, monkeypa
     monkeypatch.setattr(folds_module, "_check_members", locked)
     flags = ["--folds", "3", "--jobs", str(jobs), "--training.epochs", "1", "--out", str(tmp_path / "run")]
     assert main(["train", str(folder / "config.toml"), *flags]) == 3
-    assert "a member was lost, and the others go on: fold 1, seed 0" in caplog.text
+    said = [record.getMessage() for record in caplog.records]
+    lost = next(k for k, line in enumerate(said) if "a member was lost, and the others go on: fold 1, seed 0" in line)
+    assert jobs == 2 or lost < said.index("fold 2, seed 0:"), "said when it happened"
+    assert (
+        f"members that were lost: 1; hilum train {tmp_path}/run/config.toml --out {tmp_path}/run --resume"
+        in caplog.text
+    )
     assert "fold 1 has no member" in caplog.text
     run = Run(tmp_path / "run")
     assert {row["fold"] for row in rows_of(run.cases_file)} == {"0", "2"}
@@ -302,6 +331,43 @@ def test_members_in_the_wrong_folders_are_refused_for_they_have_seen_the_cases(r
     assert main(["train", str(folder / "config.toml"), "--out", str(copy), "--resume"]) == 1
     assert "must be the member of fold 0, seed 0, and was trained on other cases" in capsys.readouterr().err
     assert not (copy / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("config.toml", "epochs = 2", "epochs = 3", "training.epochs must be 2, is 3"),
+        ("config.toml", "label_smoothing = 0.1", "label_smoothing = 0.0", "loss.label_smoothing must be 0.1, is 0.0"),
+        ("fold-1-seed-0/run.json", '"training.lr": ', '"training.lr": 1', "training.lr must be"),
+        ("folds.json", '"seeds": 2', '"seeds": -2', "seeds must be at least 1, got -2"),
+    ],
+)
+def test_settings_that_were_changed_before_a_resume_are_refused(run, folder, capsys, file, old, new, says):
+    copy = run.folder.with_name("changed")
+    shutil.copytree(run.folder, copy)
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    shutil.rmtree(copy / "model")
+    assert main(["train", str(folder / "config.toml"), "--out", str(copy), "--resume"]) == 1
+    said = capsys.readouterr().err
+    shutil.rmtree(copy)
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_state_of_another_member_is_not_gone_on_with(run, folder, caplog):
+    """It has seen the cases of this fold."""
+    copy = run.folder.with_name("mixed")
+    shutil.copytree(run.folder, copy)
+    for lost in (copy / "model", copy / "fold-1-seed-0" / "model"):
+        shutil.rmtree(lost)
+    name = "last/state.safetensors"
+    shutil.copy(copy / "fold-0-seed-0" / name, copy / "fold-1-seed-0" / name)
+    train_folds(quick(folder), copy, resume=True)
+    assert "the member is trained anew" in caplog.text
+    assert "it is the state of another fold or seed" in caplog.text
+    assert (copy / "cases.csv").read_bytes() == run.cases_file.read_bytes()
 
 
 def test_predictions_of_another_run_are_not_judged(run, capsys):
@@ -401,11 +467,13 @@ def test_runs_that_do_not_fit_together_are_named(run, folder, tmp_path, capsys):
     train(quick(folder), tmp_path / "single", base=folder)
     other = quick(folder)
     train(replace(other, split=replace(other.split, seed=3)), tmp_path / "split", base=folder)
+    train(other, tmp_path / "a" / "single", base=folder)
     for runs, says in (
         ([run.folder, tmp_path / "single"], "must be all of folds, or all single"),
         ([tmp_path / "single", tmp_path / "split"], "must have the same cases and split"),
-        ([tmp_path / "single", tmp_path / "single"], "of different names"),
-        ([tmp_path / "missing"], "must have a model"),
+        ([tmp_path / "single", tmp_path / "single"], "must be different"),
+        ([tmp_path / "single", tmp_path / "a" / "single"], "of different names"),
+        ([tmp_path / "missing", run.folder], "missing is no run folder"),
     ):
         assert main(["ensemble", *map(str, runs), "--out", str(tmp_path / "both")]) == 1
         assert says in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -412,6 +413,22 @@ def test_auxiliary_targets_are_learned_and_nothing_of_them_is_in_the_model(npy_c
     assert "texture" not in json.dumps(read_card(tmp_path / "run").training.get("counts"))
     assert Predictor(tmp_path / "run").predict(npy_cohort / "01.npy").decision in ("0", "1")
     assert main(["evaluate", str(tmp_path / "run"), "--out", str(tmp_path / "e")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([*map(str, range(59)), "inf"], "must hold numbers alone or classes alone, got 'inf' among numbers"),
+        ([*map(str, range(59)), ">30"], "got '>30' among numbers"),
+        ([f"remark {k % 40}" for k in range(60)], "must hold classes that cases share, got 40 in 60 cells"),
+    ],
+)
+def test_a_column_that_is_neither_numbers_nor_classes_is_not_learned(npy_cohort, tmp_path, values, says):
+    lines = (npy_cohort / "cohort.csv").read_text().splitlines()
+    rows = [f"{lines[0]},extra", *(f"{line},{value}" for line, value in zip(lines[1:], values, strict=True))]
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(CohortError, match=re.escape(says)):
+        Cohort.read(tmp_path / "cohort.csv", CohortConfig(columns=ColumnsConfig(auxiliary=("extra",))))
 
 
 def test_the_loss_of_the_head_is_pytorchs_over_the_values_that_are_there():

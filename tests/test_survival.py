@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,13 +11,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hilum import train
 from hilum.cli import main
-from hilum.errors import CohortError, HilumError, PrepareError, ResourceError
+from hilum.errors import CohortError, ConfigError, HilumError, PrepareError, ResourceError
 from hilum.settings.toml import load
+from hilum.training.events import Events
 from hilum.training.run_folder import Run
 from hilum.training.saver import Saver
 from hilum.training.state import TrainingState
@@ -220,6 +223,33 @@ def test_auxiliary_targets_that_changed_since_the_run_began_are_noticed(npy_coho
         train(arm(folder, "auxiliary"), tmp_path / "run", resume=True)
 
 
+def test_rows_in_another_order_since_the_run_began_are_noticed(npy_cohort, tmp_path, killed_after):
+    """Batches are drawn by the places of the cases."""
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run", "store"))
+    killed_after(config_of(folder), tmp_path / "run", 12, base=folder)
+    head, *lines = (folder / "cohort.csv").read_text().splitlines()
+    (folder / "cohort.csv").write_text("\n".join([head, *lines[::-1]]) + "\n")
+    with pytest.raises(CohortError, match="changed since it was begun: the order of the cases, by which batches"):
+        train(config_of(folder), tmp_path / "run", resume=True)
+
+
+def test_settings_edited_since_the_run_began_are_refused_but_for_what_costs_only_time(
+    npy_cohort, tmp_path, killed_after
+):
+    config = config_of(npy_cohort)
+    train(config, tmp_path / "whole", base=npy_cohort)
+    killed_after(config, tmp_path / "run", 12, base=npy_cohort)
+    file = tmp_path / "run" / "config.toml"
+    text = file.read_text()
+    file.write_text(text.replace("\nlr = ", "\nlr = 1"))
+    with pytest.raises(ConfigError, match=r"was begun with other settings: training.lr must be .* \(give them back"):
+        train(config, tmp_path / "run", resume=True)
+    file.write_text(text.replace("checkpoint_minutes = ", "checkpoint_minutes = 1"))
+    train(config, tmp_path / "run", resume=True)
+    same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_another_number_of_threads_is_said_when_a_run_is_resumed(npy_cohort, tmp_path, killed_after, caplog):
     config = config_of(npy_cohort)
     killed_after(config, tmp_path / "run", 3, base=npy_cohort)
@@ -281,6 +311,22 @@ SAVE = TrainingState.save
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_events_that_cannot_be_written_are_a_warning_and_the_run_goes_on(npy_cohort, tmp_path, caplog):
+    """A limit of the size of files stops the events alone, whose pictures are larger than all else before the model."""
+    events = Events(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        events.scalar("loss", 0.5, 1)
+        for step in range(3):
+            events.image("batch", np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8), step)
+        events.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["warning: TensorBoard's events are no longer written: File too large"]
+
+
 def test_a_sample_damaged_since_it_was_prepared_is_named_and_nothing_is_lost(
     npy_cohort, tmp_path, monkeypatch, workers
 ):

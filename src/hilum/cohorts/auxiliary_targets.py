@@ -29,7 +29,7 @@ def auxiliary_targets(sheet: Sheet, columns: tuple[str, ...]) -> tuple[Auxiliary
     """The targets in these columns: numbers where all filled cells are numbers, else classes.
 
     Raises:
-        CohortError: If a column has one value only, or too many classes.
+        CohortError: If a column has one value only, too many classes, or a text among numbers.
     """
     return tuple(_target(sheet, name) for name in columns)
 
@@ -39,10 +39,18 @@ def _target(sheet: Sheet, name: str) -> Auxiliary:
     if len(values) < 2:
         msg = f"column {name!r} must hold two values or more to be learned, got {', '.join(values) or 'none'}"
         raise CohortError(msg)
-    if all(number_in(text) is not None for text in values):
+    odd = sorted(text for text in values if number_in(text) is None)
+    if not odd:
         return Auxiliary(name=name)
+    if 2 * len(odd) < len(values):
+        msg = f"column {name!r} must hold numbers alone or classes alone, got {odd[0]!r} among numbers"
+        raise CohortError(msg, hint="mend or empty that cell")
     if len(values) > _MOST_CLASSES:
         msg = f"column {name!r} must hold numbers, or at most {_MOST_CLASSES} classes, got {len(values)}"
+        raise CohortError(msg)
+    filled = [text for text in sheet.column(name) if not is_missing(text)]
+    if len(values) > max(2, len(filled) // 2):
+        msg = f"column {name!r} must hold classes that cases share, got {len(values)} in {len(filled)} cells"
         raise CohortError(msg)
     return Auxiliary(name=name, classes=tuple(sorted(values)))
 

@@ -84,7 +84,7 @@ def evaluate(
     """
     run, table = Run.of(model), None if table is None else user_path(table)
     if out is None and table is not None:
-        msg = "judging the cases of a table needs a folder for the figures, out"
+        msg = "judging the cases of a table needs a folder for the figures: --out FOLDER"
         raise ConfigError(msg)
     out = (run.evaluation if out is None else user_path(out)).absolute()
     _check_place(out, is_own=table is None)

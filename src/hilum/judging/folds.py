@@ -23,7 +23,6 @@ from hilum.judging.report import report
 from hilum.measuring.roc_variance import mean_area, obuchowski
 from hilum.predicting.predictor import doubt_about
 from hilum.preparing import Store, load_sample
-from hilum.training.ensemble import NO_FIGURE
 from hilum.training.out_of_fold import OutOfFold, digest_of, read_out_of_fold
 from hilum.training.run_cases import check_tested, splits_of
 from hilum.training.run_folder import Run
@@ -58,7 +57,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     splits = splits_of(run, cohort)
     prepared = prepare_cohort(cohort, card.recipe, Store(run.store, card.reading, max_gb=run.settings.store_gb))
     check_tested(run, prepared, replace(splits, parts=dict.fromkeys(splits.parts, "test")))
-    if digest_of(run.cases_file) != card.training["ensemble"]["cases"]:
+    if digest_of(run.cases_file) != card.training.get("ensemble", {}).get("cases"):
         msg = "must hold the predictions that calibrated the ensemble, and holds others, or none"
         raise CheckpointError(msg, path=run.cases_file, hint="hilum train --resume makes both anew")
     predicted = read_out_of_fold(run.cases_file, decisions.classes, multi_label=decisions.multi_label)
@@ -100,7 +99,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "cohort": cohort_flow(flow, unseen, prepared.refusals, ()),
             "training_audit": run.audit,
             "num_indeterminate": sum(map(bool, doubts)),
-            "threshold_rule": f"for each fold on the other folds, by the rule {run.settings.decision.rule}",
+            "threshold_rule": f"thresholds of each fold, chosen on the others by {run.settings.decision.rule}",
             "findings": unseen.findings,
             "folds": fold_figures(found, labels, patients, card),
             "lost_members": card.training["ensemble"]["lost"],
@@ -130,4 +129,4 @@ def fold_figures(found: OutOfFold, labels: Labels, patients: Sequence[str], card
             rows.append({"fold": int(fold), **counts, **with_ends({"auc": areas.figures[0]})})
             parts.append(areas)
         by_output[decisions.classes[k]] = {"folds": rows, **with_ends({"auc_fold_mean": mean_area(parts)})}
-    return {"note": NO_FIGURE, "pooled": MIXED, "outputs": by_output}
+    return {"note": card.training["ensemble"]["note"], "pooled": MIXED, "outputs": by_output}

@@ -92,8 +92,8 @@ def _roc(axes: Any, one: ClassJudgement) -> None:
 
 
 def _cut(one: ClassJudgement) -> str:
-    """The threshold of a class or label, or the rule that replaces it."""
-    return "most probable" if one.asked.threshold is None else f"threshold {one.asked.threshold:.3g}"
+    """The threshold of a class or label; without one of all cases, the most probable class or each fold's decided."""
+    return "as decided" if one.asked.threshold is None else f"threshold {one.asked.threshold:.3g}"
 
 
 def pr_page(each: Sequence[ClassJudgement], *, alone: bool) -> Panels:

@@ -102,19 +102,17 @@ def advise(
     table = class_table(cohort, split)
     near = near_to(EVIDENCE if evidence is None else evidence, table.rarest.share)
     choice = choose_loss(table, RunConfig(), evidence)
-    is_plain = (choice.loss.name, choice.loss.class_weights) == ("cross-entropy", "none")
     decision = DecisionConfig(
         rule="sensitivity" if recall_first and table.has_thresholds else "youden",
         at=0.9,
-        calibration="temperature" if is_plain else "platt",
+        calibration="platt",
     )
     reasons = {
         "loss": choice.reason,
         "sampling": "none: repeating the cases of few patients shows no new patient, leaving cases out loses some",
         "second stage": "none: balanced or synthetic features of few patients show no new patient either",
-        "calibration": "temperature: an unweighted loss keeps the shares of the classes and is at most too sure"
-        if is_plain
-        else "platt: this loss shifts the probability of rare classes, which a temperature cannot undo",
+        "calibration": "platt: smoothed labels and weighted classes move the probability of rare classes, which one "
+        "temperature cannot undo",
         "threshold": _threshold(table, decision),
     }
     if table.multi_label:

@@ -77,6 +77,24 @@ def validation_figures(
     return accuracy if chosen[0] is None else accuracy | _binary_figures(labels, probs[:, 1], chosen[0])
 
 
+def figures_of(
+    labels: Labels, probs: Float[np.ndarray, "n c"], decided: Labels, decisions: Decisions
+) -> dict[str, Any]:
+    """The same of cases that others have decided: those of each fold by the fits on the other folds."""
+    if decisions.multi_label:
+        triples = zip(decisions.classes, labels.T, probs.T, decided.T, strict=True)
+        return {name: _called_figures(y, p, called) for name, y, p, called in triples}
+    accuracy = {"accuracy": float(np.mean(decided == labels))}
+    return accuracy if len(decisions.classes) > 2 else accuracy | _called_figures(labels, probs[:, 1], decided)
+
+
+def _called_figures(
+    labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], called: Int[np.ndarray, " n"]
+) -> dict[str, float]:
+    sensitivity, specificity = (float(np.mean(called[labels == k] == k)) for k in (1, 0))
+    return {"auc": roc_auc(labels, p), "sensitivity": sensitivity, "specificity": specificity}
+
+
 def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:
     return {"auc": roc_auc(labels, p), "sensitivity": chosen.sensitivity, "specificity": chosen.specificity}
 

@@ -13,14 +13,15 @@ from jaxtyping import Float64
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.table import Case
+from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, save_model
 from hilum.deciding.tta import views_of
-from hilum.errors import TrainingError
+from hilum.errors import CheckpointError, TrainingError
 from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
-from hilum.training.card import model_card
+from hilum.training.card import figures_of, model_card
 from hilum.training.epoch import PartLoader
 from hilum.training.out_of_fold import cross_fitted, digest_of, logits_of_part, write_out_of_fold
 from hilum.training.run_folder import Run
@@ -69,11 +70,11 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
         by_fold.setdefault(one.config.split.fold, []).append(one)
     if len(by_fold) < 2:
         msg = f"an ensemble needs members of two folds or more, {run.folder} has those of {len(by_fold)}"
-        raise TrainingError(msg, hint="hilum train --resume trains the lost members again")
+        raise TrainingError(msg, hint="once what lost the others is mended, --resume goes on")
     for fold in range(members[0].config.split.folds):
         if fold not in by_fold:
             _log.warning("warning: fold %d has no member: its cases have no prediction out of fold", fold)
-    networks = {one.name: load_model(one.run.model) for one in done}
+    networks = {one.name: _loaded(one) for one in done}
     first = done[0]
     config, cohort = _fitted_by(done), first.data.cohort
     cases: list[Case] = []
@@ -86,7 +87,7 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
         folds += [fold] * len(held_out)
     scores = np.concatenate(logits)
     trained = _training_cases(first, networks)
-    found = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores)
+    found, by_fold_decisions = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores)
     write_out_of_fold(run.cases_file, cohort.classes, cases, found)
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)[has_label]
@@ -95,12 +96,30 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
         "seeds": len({one.config.training.seed for one in done}),
         "lost": list(lost),
         "cases": digest_of(run.cases_file),
-        "note": NO_FIGURE,
     }
     everywhere = replace(first.data, parts=dict.fromkeys(first.data.parts, "train"))
     held_out_logits = labels, scores[has_label]
     told = {"split": run.split_digest, "ensemble": about}
-    return _saved(run, networks, _card(done, networks, everywhere, trained, held_out_logits, told))
+    card = _card(done, networks, everywhere, trained, held_out_logits, told)
+    about = card.training["ensemble"] | {"note": NO_FIGURE + _unfitted(card.decisions, by_fold_decisions)}
+    validated = figures_of(labels, found.probs[has_label], found.decided[has_label], card.decisions)
+    card = replace(card, training=card.training | {"ensemble": about, "validation": validated})
+    return _saved(run, networks, card)
+
+
+def _unfitted(whole: Decisions, by_fold: Mapping[int, Decisions]) -> str:
+    """A sentence about the folds whose probabilities were calibrated otherwise than the ensemble's; empty: none."""
+    methods = [one.calibration.method for one in whole.each]
+    others = [fold for fold, own in by_fold.items() if [one.calibration.method for one in own.each] != methods]
+    if not others:
+        return ""
+    rules = "; ".join(one.calibration.rule for one in by_fold[others[0]].each)
+    told = (
+        f" The ensemble is calibrated by {', '.join(methods)}, but for the cases of fold {', '.join(map(str, others))} "
+        f"the other folds allowed: {rules}. So calibration and Brier score here are not those of the ensemble."
+    )
+    _log.warning("warning:%s", told)
+    return told
 
 
 def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
@@ -120,6 +139,19 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     told = {"split": run.split_digest, "ensemble": {"lost": [], "note": note}}
     card = _card(members, networks, first.data, _training_cases(first, networks), validated, told)
     return _saved(run, networks, card)
+
+
+def _loaded(one: Trained) -> tuple[Network, ModelCard]:
+    """Network and card of a member.
+
+    Raises:
+        CheckpointError: If they are damaged.
+    """
+    try:
+        return load_model(one.run.model)
+    except CheckpointError as exc:
+        exc.hint = f"remove {one.run.model}, and resume the run: it makes the member's model again"
+        raise
 
 
 def _fitted_by(members: Sequence[Trained]) -> RunConfig:

@@ -24,7 +24,7 @@ from hilum.training.decided_settings import check_settings, check_weights, decid
 from hilum.training.ensemble import Trained, make_ensemble
 from hilum.training.fit import fit
 from hilum.training.folds_plan import FoldsPlan
-from hilum.training.run_cases import check_unchanged, has_split
+from hilum.training.run_cases import check_settings_kept, check_unchanged, has_split
 from hilum.training.run_folder import Run
 from hilum.working.jobs import run_jobs
 from hilum.working.stop import Stop
@@ -96,7 +96,7 @@ def train_folds(
     with _sharing(jobs):
         tasks = _resumed(run) if resume else _begun(config, run, folds, seeds, base)
         _check_members(tasks)
-        with run.locked():
+        with run.writing(), run.locked():
             run.remove_temporaries()
             lost = _trained(run, tasks, jobs)
             members = [
@@ -140,14 +140,10 @@ def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, bas
     data = joined(replace(data, parts=everywhere), links, is_accepted=False)
     tasks = _tasks(run, config, cohort, data, seeds)
     plan = FoldsPlan(folds=folds, seeds=seeds)
-    try:
-        with run.locked():
-            run.check_new()
-            config = replace(config, loss=tasks[0].config.loss, speed=tasks[0].config.speed)
-            run.begin(config, cohort, data.prepared, everywhere, found, plan=plan)
-    except OSError as exc:
-        msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
-        raise ConfigError(msg) from exc
+    with run.writing(), run.locked():
+        run.check_new()
+        config = replace(config, loss=tasks[0].config.loss, speed=tasks[0].config.speed)
+        run.begin(config, cohort, data.prepared, everywhere, found, plan=plan)
     return tasks
 
 
@@ -204,6 +200,7 @@ def _check_members(tasks: Sequence[_Task]) -> None:
         if not is_own or not has_split(member, task.cohort, task.data.parts, task.data.prepared.scans):
             msg = f"{member.folder} must be the member of {task.name}, and was trained on other cases"
             raise CheckpointError(msg, hint="move it away, and resume the run: it trains the member again")
+        check_settings_kept(member, task.config)
 
 
 def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
@@ -214,7 +211,8 @@ def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
             results = [_alone(task) for task in left]
         else:
             stop = Stop("stopping after these steps, and saving; once more: at once")
-            results = run_jobs(_member, left, jobs=jobs, names=[task.name for task in left], stop=stop)
+            names = [task.name for task in left]
+            results = run_jobs(_member, left, jobs=jobs, names=names, stop=stop, on_failure=_lost)
     except (KeyboardInterrupt, SystemExit):
         _log.warning("stopped: %s goes on", run.resume_command)
         raise
@@ -222,9 +220,15 @@ def _trained(run: Run, tasks: Sequence[_Task], jobs: int) -> list[str]:
         if isinstance(one, Failed) and not isinstance(one.error, _LOSES_A_MEMBER):
             raise one.error  # of the machine or the settings: no other member would fare better
     lost = [f"{task.name}: {one.error}" for task, one in zip(left, results, strict=True) if isinstance(one, Failed)]
-    for sentence in lost:
-        _log.warning("warning: a member was lost, and the others go on: %s", sentence)
+    if lost:
+        _log.warning("warning: members that were lost: %d; %s trains them again", len(lost), run.resume_command)
     return lost
+
+
+def _lost(name: str, failed: Failed) -> None:
+    """Say at once that a member is lost."""
+    if isinstance(failed.error, _LOSES_A_MEMBER):
+        _log.warning("warning: a member was lost, and the others go on: %s: %s", name, failed.error)
 
 
 def _alone(task: _Task) -> Failed | None:
@@ -233,7 +237,9 @@ def _alone(task: _Task) -> Failed | None:
     try:
         _member(task)
     except _LOSES_A_MEMBER as exc:
-        return Failed(error=exc)
+        failed = Failed(error=exc)
+        _lost(task.name, failed)
+        return failed
     return None
 
 

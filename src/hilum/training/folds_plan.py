@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hilum.errors import require
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldsPlan:
@@ -19,3 +21,7 @@ class FoldsPlan:
     folds: int
     seeds: int
     is_merged: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.folds >= 2, "folds", "at least 2", self.folds)
+        require(self.seeds >= 1, "seeds", "at least 1", self.seeds)

@@ -42,6 +42,13 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
     sources, new = [Run(one) for one in runs], Run(out)
     require(len(sources) >= 1, "an ensemble", "of one run at least", 0)
     new.check_new()
+    for one in sources:
+        if not (one.is_of_folds or one.is_begun):
+            msg = f"{one.folder} is no run folder"
+            raise ConfigError(msg)
+    folders = [one.folder.resolve() for one in sources]
+    twice = [folder for folder in folders if folders.count(folder) > 1]
+    require(not twice, "the runs of an ensemble", "different", f"{twice[0]} twice" if twice else "")
     of_folds = [one.is_of_folds for one in sources]
     if len(set(of_folds)) > 1:
         msg = "the runs of an ensemble must be all of folds, or all single; got both"
@@ -61,7 +68,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path) -> Path:
     else:
         members = [Trained(config=one.settings, data=data, run=one, name=_name(one)) for one in sources]
     _check_names(members)
-    with new.locked():
+    with new.writing(), new.locked():
         try:
             new.begin(first.settings, cohort, data.prepared, data.parts, None, plan=plan)
             if first.audit_file.is_file():

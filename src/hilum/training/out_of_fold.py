@@ -106,8 +106,10 @@ def cross_fitted(
     cases: Sequence[Case],
     folds: Int[np.ndarray, " n"],
     logits: Float64[np.ndarray, "n c"],
-) -> OutOfFold:
+) -> tuple[OutOfFold, dict[int, Decisions]]:
     """Probabilities and decisions of each fold, by calibration and thresholds that are fitted on the other folds.
+
+    Too few cases for a fit leave a fold without one; so the decisions of each fold are returned as well.
 
     Args:
         config: What to fit.
@@ -120,14 +122,15 @@ def cross_fitted(
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)
     probs, decided = np.zeros(logits.shape), np.zeros(labels.shape, np.int64)
-    for fold in np.unique(folds):
+    by_fold: dict[int, Decisions] = {}
+    for fold in np.unique(folds).tolist():
         own, others = folds == fold, (folds != fold) & has_label
         each, _ = decisions_of(config, classes, trained, labels[others], logits[others])
-        decisions = Decisions(classes=classes, multi_label=labels.ndim == 2, each=each)
+        decisions = by_fold[fold] = Decisions(classes=classes, multi_label=labels.ndim == 2, each=each)
         probs[own] = decisions.probabilities(logits[own])
         decided[own] = decisions.decided(probs[own])
     ids = tuple(case.case_id for case in cases)
-    return OutOfFold(case_ids=ids, folds=folds, logits=logits, probs=probs, decided=decided)
+    return OutOfFold(case_ids=ids, folds=folds, logits=logits, probs=probs, decided=decided), by_fold
 
 
 def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case], found: OutOfFold) -> None:

@@ -13,9 +13,10 @@ from hilum.cohorts.signature_file import read_signatures, signatures_of, write_s
 from hilum.cohorts.split_file import SPLITS_FORMAT, Splits, TrainedOn, extended_splits, read_splits, splits_text
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
-from hilum.errors import CheckpointError, CohortError
+from hilum.errors import CheckpointError, CohortError, ConfigError
 from hilum.files import write_whole
 from hilum.reading.identity import key_fingerprint
+from hilum.settings.run import RunConfig
 from hilum.training.environment import differences
 from hilum.training.run_folder import Run
 from hilum.training.run_record import (
@@ -23,9 +24,11 @@ from hilum.training.run_record import (
     RUN_FORMAT,
     case_records,
     changed_cases,
+    changed_settings,
     check_patients,
     first_of,
     is_complete,
+    settings_record,
     text_digest,
 )
 
@@ -68,15 +71,18 @@ def labels_at_begin(run: Run) -> dict[str, Any] | None:
 
 
 def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
-    """Check that a resumed run has the same cohort as when it began.
+    """Check that a resumed run has the same settings and the same cohort as when it began.
 
     Raises:
-        CohortError: If classes, or labels, weights or samples of cases have changed; the text names the first case.
+        ConfigError: If a setting on which the result depends has changed.
+        CohortError: If classes, the order of the cases, or labels, weights or samples of cases have changed; the text
+            names the first case.
         CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
     """
     record = _required_record(run)
     if record is None:
         return
+    check_settings_kept(run, run.settings)
     if record["classes"] != list(cohort.classes):
         then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
         msg = f"{run.folder} cannot be resumed: its classes must be {then_and_now}"
@@ -85,10 +91,27 @@ def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
     others = differences(began, run.settings.training.device) if began else []
     if others:
         _log.warning("warning: the run may differ from an unbroken one in the last digits: %s", "; ".join(others))
-    changes = changed_cases(case_records(prepared), record["cases"], FIELDS)
+    now = case_records(prepared)
+    changes = changed_cases(now, record["cases"], FIELDS)
+    if not changes and list(now) != list(record["cases"]):
+        changes = ["the order of the cases, by which batches are drawn"]
     if changes:
         msg = f"{run.folder} cannot be resumed, the cohort has changed since it was begun: {first_of(changes)}"
         raise CohortError(msg, hint="train a new run")
+
+
+def check_settings_kept(run: Run, config: RunConfig) -> None:
+    """Check that these are the settings with which a run began, but for places and what only costs time.
+
+    Raises:
+        ConfigError: If one has changed.
+        CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
+    """
+    began = (_required_record(run) or {}).get("settings")  # older runs keep none
+    changes = changed_settings(settings_record(config), began) if began else []
+    if changes:
+        msg = f"{run.folder} was begun with other settings: {first_of(changes)}"
+        raise ConfigError(msg, hint="give them back, or train a new run")
 
 
 def check_tested(run: Run, prepared: PreparedCohort, splits: Splits) -> None:

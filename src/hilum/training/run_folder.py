@@ -19,14 +19,14 @@ from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, write_refusals
 from hilum.cohorts.signature_file import SIGNATURES_MARK, signatures_of, write_signatures
 from hilum.cohorts.split_file import splits_text
 from hilum.cohorts.table import Cohort
-from hilum.errors import CheckpointError, CohortError, ConfigError, TrainingError, require
+from hilum.errors import CheckpointError, CohortError, ConfigError, HilumError, TrainingError, require
 from hilum.files import PNG_MARK, check_output, check_place, holds, user_path, write_whole
 from hilum.reading.identity import key_fingerprint
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import from_dict, load, save, to_dict
 from hilum.training.environment import environment_of
 from hilum.training.folds_plan import FoldsPlan
-from hilum.training.run_record import RUN_FORMAT, case_records, text_digest
+from hilum.training.run_record import RUN_FORMAT, case_records, settings_record, text_digest
 
 try:
     import fcntl
@@ -192,6 +192,11 @@ class Run:
         return load(self.settings_file)
 
     @property
+    def is_member(self) -> bool:
+        """Whether it is a member of a run of folds."""
+        return self.folder.name.startswith("fold-") and Run(self.folder.parent).plan_file.is_file()
+
+    @property
     def resume_command(self) -> str:
         """The command that resumes the run."""
         return f"hilum train {self.settings_file} --out {self.folder} --resume"
@@ -236,6 +241,24 @@ class Run:
                 if made:
                     with contextlib.suppress(OSError):  # not empty: it holds a run
                         self.folder.rmdir()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn the operating system's errors into one that names the folder, and say how a run that began goes on.
+
+        Raises:
+            HilumError: If a file cannot be written.
+        """
+        try:
+            yield
+        except HilumError as exc:
+            if isinstance(exc.__cause__, OSError) and exc.hint is None and self.state == "begun":
+                exc.hint = f"once that is mended, {self.resume_command} goes on"
+            raise
+        except OSError as exc:
+            hint = f"once that is mended, {self.resume_command} goes on" if self.state == "begun" else None
+            msg = f"the run folder {self.folder} cannot be written: {exc.strerror or exc}"
+            raise ConfigError(msg, hint=hint) from exc
 
     def check_new(self, inputs: Iterable[str | Path] = ()) -> None:
         """Check that a run can begin in the folder.
@@ -290,6 +313,7 @@ class Run:
             "key": key_fingerprint(),
             "split": text_digest(splits.encode()),
             "classes": cohort.classes,
+            "settings": settings_record(config),
             "environment": environment_of(config.training.device, cohort.source, prepared.samples),
             "cases": case_records(prepared),
         }

@@ -1,7 +1,9 @@
 """What a run keeps of its cases in ``run.json`` and ``splits.csv``, and what of it has changed since."""
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,11 +12,19 @@ from hilum.cohorts.prepared import PreparedCohort
 from hilum.cohorts.split_file import Splits, patient_key
 from hilum.cohorts.table import Cohort
 from hilum.errors import CohortError
+from hilum.settings.run import RunConfig
+from hilum.settings.toml import to_dict
 
 RUN_FORMAT = 1
 _FIELDS = ("label", "soft label", "weight", "sample")
 FIELDS = (*_FIELDS, "auxiliary targets")
 """What ``run.json`` keeps of each case; the last since there are such targets."""
+
+
+_ANYTIME = re.compile(
+    r"cohort\.table|store|store_gb|reading\.max_gb|card\..*|training\.(weights|workers|device|checkpointing|checkpoint_minutes)"
+)
+"""Settings that may change while a run goes on: places, statements, and what costs only time or memory."""
 
 
 def text_digest(content: bytes) -> str:
@@ -43,6 +53,26 @@ def changed_cases(now: dict[str, dict[str, Any]], then: dict[str, dict[str, Any]
         fields = [name for name in names if after[name] != before.get(name, after[name])]
         changes += [f"the {' and '.join(fields)} of case {case_id!r}"] if fields else []
     return changes
+
+
+def settings_record(config: RunConfig) -> dict[str, Any]:
+    """The settings on which the result of a run depends, by their full names, as JSON has them."""
+    named: dict[str, Any] = {}
+    sections: list[tuple[str, Any]] = [("", json.loads(json.dumps(to_dict(config))))]
+    while sections:
+        prefix, section = sections.pop()
+        for name, value in section.items():
+            if isinstance(value, dict):
+                sections.append((f"{prefix}{name}.", value))
+            elif not _ANYTIME.fullmatch(prefix + name):
+                named[prefix + name] = value
+    return named
+
+
+def changed_settings(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """What differs between records of settings, as sentences; None: not given."""
+    others = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+    return [f"{name} must be {then.get(name)!r}, is {now.get(name)!r}" for name in others]
 
 
 def first_of(changes: list[str]) -> str:

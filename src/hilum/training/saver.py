@@ -72,6 +72,6 @@ class Saver:
             progress = self.state.progress
             name = signal.Signals(self.stop.signal).name
             where = f"{progress.epoch} epochs and {progress.step} steps are saved in {self.run.checkpoint}"
-            how = "" if self.stop.is_quiet else f"; {self.run.resume_command} goes on"
+            how = "" if self.run.is_member else f"; {self.run.resume_command} goes on"  # with the run of folds
             _log.warning("stopped by %s: %s%s", name, where, how)
             self.stop.end()

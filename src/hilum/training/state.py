@@ -118,12 +118,19 @@ class TrainingState:
         tensors |= {f"running.{name}": t for name, t in running_tensors.items()}
         about = {
             "format": _FORMAT,
+            "member": self._member,
             "progress": asdict(self.progress),
             "running": running,
             "optimizer": {"numbers": numbers, "groups": optimizer["param_groups"]},
             "plateau": self.schedule.plateau.state_dict(),
         }
         write_tensors(folder / STATE, tensors, {"hilum": json.dumps(about)})
+
+    @property
+    def _member(self) -> list[int | None]:
+        """Fold and seeds, which tell the members of a run of folds apart: each has seen other cases."""
+        config = self.kept.config
+        return [config.split.fold, config.split.seed, config.training.seed]
 
     def _own_tensors(self) -> Tensors:
         """The tensors of the network, the averaged weights and the auxiliary head, by name."""
@@ -143,6 +150,9 @@ class TrainingState:
                 if about.get("format", 1) != _FORMAT:
                     msg = f"{folder} cannot be resumed: another version of Hilum began it, and would train otherwise"
                     raise CheckpointError(msg, hint="resume it with that version, or train a new run")
+                if about["member"] != self._member:
+                    msg = f"{folder} cannot be resumed: it is the state of another fold or seed"
+                    raise CheckpointError(msg)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
             self.kept.source.load_state_dict(_named(tensors, "model."))
             if self.kept.decay:

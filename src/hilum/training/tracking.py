@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,6 +13,7 @@ from hilum.measuring.calibration import probabilities
 from hilum.modelling.input import model_input
 from hilum.preparing import load_sample
 from hilum.training.epoch_metrics import FIGURES
+from hilum.training.events import Events
 from hilum.training.history import plot_history
 
 _FIGURES = ("loss", *FIGURES)
@@ -46,13 +46,10 @@ class Tracker:
     """
 
     def __init__(self, out: Path, rows: list[dict[str, str]], epochs: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.out = out
         self.rows = rows
         self.epochs = epochs
-        out.mkdir(parents=True, exist_ok=True)
-        self.events: Any = SummaryWriter(str(out), purge_step=len(rows) + 1)
+        self.events = Events(out, len(rows) + 1)
         self.began, self.rows_before = time.monotonic(), len(rows)
         self.has_batch = bool(rows)
 
@@ -60,7 +57,7 @@ class Tracker:
         """Show the first batch of a run as the network sees it, once."""
         if not self.has_batch:
             self.has_batch = True
-            self.events.add_image("batch as augmented", _mosaic(x[:_CASES]), 1, dataformats="HW")
+            self.events.image("batch as augmented", _mosaic(x[:_CASES]), 1)
 
     def write(self, epoch: int, lr: float, train: dict[str, float], val: dict[str, float]) -> None:
         """Record one epoch."""
@@ -71,9 +68,8 @@ class Tracker:
         write_whole(self.out / "metrics.csv", csv_text(table), follow=False)
         for name, value in figures.items():
             part, figure = name.split("_", 1)
-            self.events.add_scalar(f"{figure}/{part}", value, epoch)
-        self.events.add_scalar("lr", lr, epoch)
-        self.events.flush()
+            self.events.scalar(f"{figure}/{part}", value, epoch)
+        self.events.scalar("lr", lr, epoch)
 
     def line(self) -> str:
         """The last epoch in one line, with the time left if all epochs are trained."""
@@ -98,9 +94,9 @@ class Tracker:
             index = dataset.indices[number]
             sample = as_sample(load_sample(dataset.prepared.samples[index]), dataset.recipe)
             x = model_input(to_float(sample["hu"][None], sample["hu"].device), dataset.recipe.windows)
-            self.events.add_image(f"most wrong in validation/{place + 1}", _mosaic(x), len(self.rows), dataformats="HW")
+            self.events.image(f"most wrong in validation/{place + 1}", _mosaic(x), len(self.rows))
             lines.append(f"{place + 1}. {dataset.prepared.cases[index].case_id}: {wanted[number]:.3f}")
-        self.events.add_text("most wrong in validation: probability of the label", "\n".join(lines), len(self.rows))
+        self.events.text("most wrong in validation: probability of the label", "\n".join(lines), len(self.rows))
 
     def close(self, kept_epoch: int) -> None:
         """Close the events and plot the history."""

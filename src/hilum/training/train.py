@@ -1,15 +1,13 @@
 """Trains a model from a config: reads, splits and prepares the cohort before anything is written, then fits."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from hilum.cohorts.audit import audit
 from hilum.cohorts.links import find_leaks, find_links
 from hilum.cohorts.splits import check_parts, split
-from hilum.errors import ConfigError, HilumError
+from hilum.errors import ConfigError
 from hilum.files import user_path
 from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
@@ -78,28 +76,13 @@ def train(
     data = joined(data, links, is_accepted=leaks_accepted(found, cohort.source, allowed=allow_leakage))
     check_parts(data.prepared.cases, data.parts, data.cohort)
     config = decided(config, data)
-    with _writing(run), run.locked(), kept_memory(config.speed.keep_memory == "on"):
+    with run.writing(), run.locked(), kept_memory(config.speed.keep_memory == "on"):
         run.check_new()
         try:
             run.begin(config, cohort, data.prepared, data.parts, found)
             return fit(config, data, run)
         finally:
             run.clear()  # if stopped before the first checkpoint, there is nothing to resume
-
-
-@contextmanager
-def _writing(run: Run) -> Iterator[None]:
-    """Turn the operating system's errors into one that names the run folder, and say how a run that began goes on."""
-    try:
-        yield
-    except HilumError as exc:
-        if isinstance(exc.__cause__, OSError) and exc.hint is None and run.state == "begun":
-            exc.hint = f"once that is mended, {run.resume_command} goes on"
-        raise
-    except OSError as exc:
-        hint = f"once that is mended, {run.resume_command} goes on" if run.state == "begun" else None
-        msg = f"the run folder {run.folder} cannot be written: {exc.strerror or exc}"
-        raise ConfigError(msg, hint=hint) from exc
 
 
 def _resumed(run: Run) -> Path:
@@ -117,6 +100,6 @@ def _resumed(run: Run) -> Path:
     data = joined(data, links, is_accepted=were_allowed(run, find_leaks(links, data.parts)[0]))
     check_unchanged(run, cohort, data.prepared)
     check_parts(data.prepared.cases, data.parts, data.cohort)
-    with _writing(run), run.locked(), kept_memory(config.speed.keep_memory == "on"):
+    with run.writing(), run.locked(), kept_memory(config.speed.keep_memory == "on"):
         run.remove_temporaries()
         return fit(config, data, run, resume=True)

@@ -22,7 +22,13 @@ _POLL_S = 1.0
 
 
 def run_jobs(
-    work: Callable[[Item], Any], items: Sequence[Item], *, jobs: int, names: Sequence[str], stop: Stop
+    work: Callable[[Item], Any],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    names: Sequence[str],
+    stop: Stop,
+    on_failure: Callable[[str, Failed], None] = lambda *_: None,
 ) -> list[Any]:
     """The result of each item, in order; a failure is a ``Failed``.
 
@@ -36,6 +42,7 @@ def run_jobs(
         jobs: Largest number of processes at a time.
         names: Name of each item, in front of the lines that its process logs.
         stop: Records signals.
+        on_failure: Is called with the name of an item and its failure as soon as that is known.
 
     Raises:
         ConfigError: If ``jobs`` is not positive.
@@ -59,6 +66,8 @@ def run_jobs(
                 if job.is_over():
                     results[number] = job.result()
                     del running[number]
+                    if isinstance(results[number], Failed) and not stop.signal:
+                        on_failure(names[number], results[number])
         if stop.signal:
             stop.end()
     return results
