@@ -336,7 +336,7 @@ def test_members_in_the_wrong_folders_are_refused_for_they_have_seen_the_cases(r
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("config.toml", "epochs = 2", "epochs = 3", "training.epochs must be 2, is 3"),
+        ("config.toml", "\nepochs = 2", "\nepochs = 3", "training.epochs must be 2, is 3"),
         ("config.toml", "label_smoothing = 0.1", "label_smoothing = 0.0", "loss.label_smoothing must be 0.1, is 0.0"),
         ("fold-1-seed-0/run.json", '"training.lr": ', '"training.lr": 1', "training.lr must be"),
         ("folds.json", '"seeds": 2', '"seeds": -2', "seeds must be at least 1, got -2"),

@@ -310,7 +310,6 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(npy_cohort, tmp_p
 SAVE = TrainingState.save
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 def test_events_that_cannot_be_written_are_a_warning_and_the_run_goes_on(npy_cohort, tmp_path, caplog):
     """A limit of the size of files stops the events alone, whose pictures are larger than all else before the model."""
     events = Events(tmp_path, 1)
@@ -320,13 +319,13 @@ def test_events_that_cannot_be_written_are_a_warning_and_the_run_goes_on(npy_coh
         events.scalar("loss", 0.5, 1)
         for step in range(3):
             events.image("batch", np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8), step)
-        events.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = [record.getMessage() for record in caplog.records]
     assert said == ["warning: TensorBoard's events are no longer written: File too large"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_damaged_since_it_was_prepared_is_named_and_nothing_is_lost(
     npy_cohort, tmp_path, monkeypatch, workers
 ):

@@ -27,11 +27,8 @@ class Events:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         self._event = Event
-        self._file: Any = None
-        try:
-            self._open(folder)
-        except OSError as exc:
-            self._give_up(exc)
+        self._file = folder / f"events.out.tfevents.{time.time_ns() // 1_000_000}.{os.getpid()}"
+        self._is_off = False
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
@@ -53,33 +50,14 @@ class Events:
 
         self._write(step=step, summary=text(name, words))
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _open(self, folder: Path) -> None:
+    def _write(self, **content: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        number = time.time_ns() // 1_000_000
-        self._file = RecordWriter((folder / f"events.out.tfevents.{number}.{os.getpid()}").open("xb"))
-
-    def _write(self, **content: Any) -> None:
-        if self._file is None:
+        if self._is_off:
             return
         try:
-            self._file.write(self._event(wall_time=time.time(), **content).SerializeToString())
-            self._file.flush()
+            with self._file.open("ab") as file:
+                RecordWriter(file).write(self._event(wall_time=time.time(), **content).SerializeToString())
         except OSError as exc:
-            self._give_up(exc)
-
-    def _give_up(self, exc: OSError) -> None:
-        _log.warning("warning: TensorBoard's events are no longer written: %s", exc.strerror or exc)
-        file, self._file = self._file, None
-        try:
-            if file is not None:
-                file.close()
-        except OSError:
-            return  # what was left to write could not be
+            self._is_off = True
+            _log.warning("warning: TensorBoard's events are no longer written: %s", exc.strerror or exc)

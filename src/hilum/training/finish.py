@@ -38,7 +38,7 @@ def finish(
     predicting = for_prediction(network, EXACT)  # bit for bit as in prediction
     _, logits = validate(learner, val, views=views, model=predicting)
     learner.tracker.show_most_wrong(val.dataset, logits)
-    learner.tracker.close(epoch)
+    learner.tracker.plot(epoch)
     about = {"epoch": epoch, "split": run.split_digest, **state.progress.began}
     card = model_card(config, data, train.cases_of(epoch), (val.dataset.labels, logits), views, about)
     save_model(run.model, network, card)

@@ -49,6 +49,7 @@ class Tracker:
         self.out = out
         self.rows = rows
         self.epochs = epochs
+        out.mkdir(parents=True, exist_ok=True)
         self.events = Events(out, len(rows) + 1)
         self.began, self.rows_before = time.monotonic(), len(rows)
         self.has_batch = bool(rows)
@@ -98,9 +99,8 @@ class Tracker:
             lines.append(f"{place + 1}. {dataset.prepared.cases[index].case_id}: {wanted[number]:.3f}")
         self.events.text("most wrong in validation: probability of the label", "\n".join(lines), len(self.rows))
 
-    def close(self, kept_epoch: int) -> None:
-        """Close the events and plot the history."""
-        self.events.close()
+    def plot(self, kept_epoch: int) -> None:
+        """Plot the history."""
         with new_file(self.out / "history.png", follow=False, suffix=".png") as new:
             plot_history(self.rows, new, kept_epoch=kept_epoch)
 
