@@ -2,9 +2,10 @@
 
     python benchmarks/nodules.py [--jobs 2] [--parts main shuffled ...] [--out runs/nodules] [--quick] [--json]
 
-Trains 15 members, and 5 more for each control: one hour and a quarter on two cores that multiply in bfloat16, four
-hours on others. What was broken off is resumed, what is finished is only read. The settings were chosen on folds 1 and
-2 (benchmarks/learning.py): no choice ever saw folds 3 and 4, whose AUC is the primary figure.
+Trains 15 members, and 5 more for each control. Measured on two cores, with other work beside: 150 minutes for the
+members where bfloat16 is not fast, 48 for the controls where it is. What was broken off is resumed, what is finished is
+only read. The settings were chosen on folds 1 and 2 (benchmarks/learning.py): no choice ever saw folds 3 and 4, whose
+AUC is the primary figure.
 
 Each case is predicted by the members that held it out; calibration and threshold are fitted on the other folds.
 Intervals are 95 %, by patient; a gain is the difference of two AUC on the same cases, with its paired interval.
