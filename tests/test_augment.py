@@ -17,7 +17,7 @@ from scipy.special import ndtr
 from hilum import Augment, AugmentConfig, Recipe
 from hilum.errors import ConfigError
 from hilum.modelling.augmenting.augment import apply
-from hilum.modelling.augmenting.changes import Change, draw
+from hilum.modelling.augmenting.changes import Change, changes_nothing, draw
 from hilum.modelling.augmenting.mixing import Mix, draw_mixes, mix
 from hilum.modelling.augmenting.spatial import control_displacements, sampling_grid, smallest_jacobian
 from hilum.modelling.input import model_input
@@ -684,3 +684,11 @@ def test_a_file_names_a_preset_and_changes_some_of_it(tmp_path):
     path.write_text("[augment]\npreset = 'weak'\n")
     with pytest.raises(ConfigError, match=r"c\.toml: augment\.preset must be one of none, tutorial, standard, strong"):
         load(path)
+
+
+def test_no_augmentation_draws_nothing_and_gives_the_batch_itself():
+    augment = Augment(AugmentConfig(), Recipe(spacing_mm=(2.0, 2.0, 2.0)))
+    x = torch.full((2, 1, 4, 4, 4), 5000.0)
+    assert augment(x, np.full((2, 3), 2.0), ["a", "b"], epoch=1) is x
+    for name, value in (("flip", (0.0, 0.0, 0.5)), ("noise", 0.5)):
+        assert not changes_nothing(AugmentConfig(**{name: value}))

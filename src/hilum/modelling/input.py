@@ -15,4 +15,6 @@ def model_input(x: Float[Tensor, "b k z y x"], windows_hu: tuple[Range, ...]) ->
         windows_hu: HU of black and of white.
     """
     hu = x[:, :1]
-    return torch.cat([*(((hu - low) / (high - low)).clamp(0, 1) for low, high in windows_hu), x[:, 1:]], dim=1)
+    channels = [((hu - low) / (high - low)).clamp(0, 1) for low, high in windows_hu]
+    alone = len(channels) == 1 and x.shape[1] == 1  # nothing to join: a copy less in each step
+    return channels[0] if alone else torch.cat([*channels, x[:, 1:]], dim=1)

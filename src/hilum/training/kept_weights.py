@@ -90,8 +90,10 @@ class KeptWeights:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
         device = next(network.parameters()).device
+        in_bf16 = self.config.speed.precision == "bf16"  # as it is trained and validated
         for hu in plain_batches(self.dataset, self.config, device):
-            network.forward_features(model_input(hu, self.config.recipe.windows))
+            with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+                network.forward_features(model_input(hu, self.config.recipe.windows))
         for norm in norms:
             norm.eval()
             norm.momentum = usual

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hilum.errors import require
-from hilum.modelling.augmenting.changes import Change, draw
+from hilum.modelling.augmenting.changes import Change, changes_nothing, draw
 from hilum.modelling.augmenting.intensity import change_intensity
 from hilum.modelling.augmenting.mixing import draw_mixes, mix
 from hilum.modelling.augmenting.spatial import warp
@@ -62,6 +62,8 @@ class Augment:
             epoch: Number of the training epoch.
             num_images: Number of channels that are images in HU; the rest are masks.
         """
+        if changes_nothing(self.config):
+            return x
         changes = draw(self.config, case_ids, seed=self.seed, epoch=epoch)
         return apply(x, changes, spacing_mm, self.recipe, num_images=num_images)
 

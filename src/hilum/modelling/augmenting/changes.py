@@ -110,6 +110,11 @@ def draw(config: AugmentConfig, case_ids: list[str], *, seed: int, epoch: int) -
     return [_draw_one(config, case_id, seed, epoch) for case_id in case_ids]
 
 
+def changes_nothing(config: AugmentConfig) -> bool:
+    """Whether no change is ever drawn."""
+    return not any(config.flip) and not any(getattr(config, name) for name in _ROWS if name != "flip")
+
+
 def _draw_one(config: AugmentConfig, case_id: str, seed: int, epoch: int) -> Change:
     table = generator(seed, epoch, case_id, "augment").random((len(_ROWS), _COLUMNS))
     rows = {name: _Uniform(row) for name, row in zip(_ROWS, table.tolist(), strict=True)}
