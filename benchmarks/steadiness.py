@@ -6,7 +6,7 @@ Each seed draws its own cohort, split and training. ``defaults``: the demo's set
 cohort.csv``, without a config. The other arms are ``defaults`` with a few other settings; ``before`` is what they were
 when the loss jumped. ``ratio`` is the largest validation loss after the third epoch as a multiple of the first
 epoch's; ``auc`` is that of the test part, by the kept epoch. What was broken off is resumed, what is finished is only
-read; about 100 minutes on two cores, one thread for each training.
+read; about an hour on two cores, one thread for each training.
 """
 
 import argparse
@@ -35,7 +35,6 @@ ARMS: dict[str, list[str]] = {
     "planned": [],
     "no-smoothing": ["--loss.label-smoothing", "0"],
     "sgd-cosine": [*SGD, "--training.schedule", "cosine"],
-    "by-auc": ["--loss.label-smoothing", "0", "--training.keep-by", "auc"],
     "before": [
         "--loss.label-smoothing", "0", "--training.ema-epochs", "0", "--training.norm-statistics", "running",
     ],
