@@ -153,7 +153,7 @@ def _row(folder: Path, whole: Whole, sign: signal.Signals, moment: str, number: 
         shutil.rmtree(run, ignore_errors=True)
         share = float(generator(number, draw, "kill").random())
         until = whole.first if moment == "first epoch" else whole.ended
-        code = _broken(folder, run, whole, sign, moment, whole.began + share * (until - whole.began))
+        code = _broken(folder, run, whole, sign, moment, share * (until - whole.began))
         if Run(run).state == "begun":
             break
     else:
@@ -168,9 +168,11 @@ def _row(folder: Path, whole: Whole, sign: signal.Signals, moment: str, number: 
 
 
 def _broken(folder: Path, run: Path, whole: Whole, sign: signal.Signals, moment: str, after: float) -> int:
-    """Start a training and send it a signal after some seconds; its exit code."""
-    started = time.monotonic()
+    """Start a training and send it a signal some seconds after it began; its exit code."""
     process = _started(folder, run, whole.kind)
+    while process.poll() is None and not (run / "run.json").exists():
+        time.sleep(0.005)
+    started = time.monotonic()
     while process.poll() is None and time.monotonic() - started < after:
         time.sleep(0.005)
     while moment == "checkpoint" and process.poll() is None and not _is_writing(run):

@@ -687,8 +687,9 @@ def test_a_file_names_a_preset_and_changes_some_of_it(tmp_path):
 
 
 def test_no_augmentation_draws_nothing_and_gives_the_batch_itself():
-    augment = Augment(AugmentConfig(), Recipe(spacing_mm=(2.0, 2.0, 2.0)))
+    recipe = Recipe(spacing_mm=(2.0, 2.0, 2.0))
+    none = preset("none", recipe)
     x = torch.full((2, 1, 4, 4, 4), 5000.0)
-    assert augment(x, np.full((2, 3), 2.0), ["a", "b"], epoch=1) is x
-    for name, value in (("flip", (0.0, 0.0, 0.5)), ("noise", 0.5)):
-        assert not changes_nothing(AugmentConfig(**{name: value}))
+    assert Augment(none, recipe)(x, np.full((2, 3), 2.0), ["a", "b"], epoch=1) is x
+    for name, value in (("flip", (0.0, 0.0, 0.5)), ("noise", 0.5), ("cutout", 0.1), ("extent", 1.0)):
+        assert not changes_nothing(replace(none, **{name: value}))
