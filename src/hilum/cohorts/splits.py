@@ -128,15 +128,15 @@ def _stratum(cohort: Cohort) -> Callable[[Iterable[Case]], int]:
 
 
 def _check_counts(cohort: Cohort, patients: Patients, needed: int, what: str) -> None:
-    for side in cohort.sides:
-        found = _num_patients(patients, side)
-        if found < needed:
-            advice = f"take at most {found} folds" if found >= len(PARTS) else "leave the class out"
-            msg = (
-                f"{cohort.source}: every class must have at least {needed} patients to be in all {needed} {what}, "
-                f"got {found} of class {cohort.name_of(side)}; add patients of this class, or {advice}"
-            )
-            raise CohortError(msg)
+    side = min(cohort.sides, key=lambda side: _num_patients(patients, side))
+    found = _num_patients(patients, side)
+    if found < needed:
+        advice = f"take at most {found} folds" if found >= len(PARTS) else "leave the class out"
+        msg = (
+            f"{cohort.source}: every class must have at least {needed} patients to be in all {needed} {what}, "
+            f"got {found} of class {cohort.name_of(side)}; add patients of this class, or {advice}"
+        )
+        raise CohortError(msg)
 
 
 def _missing(cohort: Cohort, parts: Mapping[str, str], wanted: tuple[str, ...]) -> tuple[str, Side] | None:
