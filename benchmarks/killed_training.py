@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three kills, no other signal")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
     print(line(machine("torch")), flush=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="hilum-") as name:

@@ -141,10 +141,9 @@ def test_a_state_is_saved_within_long_epochs(npy_cohort, tmp_path, monkeypatch):
 
 
 TRAINING = """
-import logging, sys
-from pathlib import Path
-from dataclasses import replace
+import signal, sys
 from hilum.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
