@@ -13,7 +13,7 @@ from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import ModelCard
 from hilum.deciding.tta import Views
-from hilum.measuring.metrics import multiclass_accuracy, roc_auc
+from hilum.measuring.metrics import confusion, multiclass_accuracy, roc_auc
 from hilum.measuring.thresholds import Threshold
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import to_dict
@@ -91,8 +91,9 @@ def figures_of(
 def _called_figures(
     labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], called: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
-    sensitivity, specificity = (float(np.mean(called[labels == k] == k)) for k in (1, 0))
-    return {"auc": roc_auc(labels, p), "sensitivity": sensitivity, "specificity": specificity}
+    counts = confusion(labels, called)
+    rates = {"sensitivity": float(counts.sensitivity), "specificity": float(counts.specificity)}
+    return {"auc": roc_auc(labels, p), **rates}
 
 
 def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:

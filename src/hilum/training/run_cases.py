@@ -82,7 +82,7 @@ def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
     record = _required_record(run)
     if record is None:
         return
-    check_settings_kept(run, run.settings)
+    _check_settings(run, run.settings, record)
     if record["classes"] != list(cohort.classes):
         then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
         msg = f"{run.folder} cannot be resumed: its classes must be {then_and_now}"
@@ -107,7 +107,11 @@ def check_settings_kept(run: Run, config: RunConfig) -> None:
         ConfigError: If one has changed.
         CheckpointError: If ``run.json`` is damaged, lost, or of a newer version.
     """
-    began = (_required_record(run) or {}).get("settings")  # older runs keep none
+    _check_settings(run, config, _required_record(run) or {})
+
+
+def _check_settings(run: Run, config: RunConfig, record: dict[str, Any]) -> None:
+    began = record.get("settings")  # older runs keep none
     changes = changed_settings(settings_record(config), began) if began else []
     if changes:
         msg = f"{run.folder} was begun with other settings: {first_of(changes)}"
