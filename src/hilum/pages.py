@@ -12,6 +12,8 @@ from jaxtyping import Bool, UInt8
 WINDOW_HU = (-1000.0, 400.0)
 """HU of black and of white in pictures of whole scans: air to bright soft tissue."""
 
+_BASE = "page_base.html"
+
 _GAP = 4
 """Black pixels between pictures side by side."""
 
@@ -50,10 +52,11 @@ def png(planes: Sequence[np.ndarray]) -> str:
 def html_page(package: str, template: str, **values: Any) -> str:
     """Fill in a template that lies in a package; text is escaped, and a value that is missing is an error.
 
-    A template may extend or include others of its package.
+    A template may extend ``page_base.html``, the look of all reports.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    loader = FunctionLoader(lambda name: files(package).joinpath(name).read_text(encoding="utf-8"))
+    homes = {_BASE: "hilum"}
+    loader = FunctionLoader(lambda name: files(homes.get(name, package)).joinpath(name).read_text(encoding="utf-8"))
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template(template).render(values)

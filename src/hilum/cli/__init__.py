@@ -31,6 +31,7 @@ VERBS = {
     "report": ("MakeReport", "write the report of an evaluation as one HTML page"),
     "recalibrate": ("Recalibrate", "fit calibration and thresholds of a model anew on another site's cases"),
     "predict": ("Predict", "predict one scan, or a table without labels"),
+    "explain": ("Explain", "show which parts of a scan a prediction depends on"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }
 """Class of each verb, in the module of its name, and its description."""

@@ -44,10 +44,10 @@ def case_logits(
         hu = to_float(torch.stack([s["hu"] for s in samples]), device)
         spacing_mm = np.stack([s["spacing_mm"].numpy() for s in samples])
         return view_logits(network, hu, spacing_mm, recipe, views, multi_label=multi_label)
-    return torch.stack([_aggregated(network, one, recipe, device, views, multi_label) for one in samples])
+    return torch.stack([_case_logits(network, one, recipe, device, views, multi_label) for one in samples])
 
 
-def _aggregated(
+def _case_logits(
     network: Callable[[Tensor], Tensor],
     sample: Sample,
     recipe: Recipe,
@@ -66,7 +66,11 @@ def _aggregated(
         spacing_mm = np.tile(sample["spacing_mm"].numpy(), (len(hu), 1))
         seen = view_logits(network, to_float(hu, device), spacing_mm, recipe, views, multi_label=multi_label)
         logits.append(seen.float())
-    each = torch.cat(logits)
+    return aggregated(torch.cat(logits), recipe, multi_label=multi_label)
+
+
+def aggregated(each: Float[Tensor, "g c"], recipe: Recipe, *, multi_label: bool) -> Float[Tensor, " c"]:
+    """Logits of a case from those of its grids."""
     if len(each) == 1:
         return each[0]
     if recipe.aggregate == "max":

@@ -48,3 +48,8 @@ class Ensemble(nn.Module):
 
 Network: TypeAlias = ResNet3D | Ensemble
 """What a model folder holds."""
+
+
+def members_of(network: Network) -> tuple[ResNet3D, ...]:
+    """The networks of an ensemble, or the network itself."""
+    return tuple(network.members.values()) if isinstance(network, Ensemble) else (network,)

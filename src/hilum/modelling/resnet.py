@@ -267,8 +267,13 @@ class ResNet3D(nn.Module):
 
     def blocks(self) -> Iterator[nn.Module]:
         """The residual blocks, in order."""
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            yield from stage  # type: ignore[misc]
+        for number in (1, 2, 3, 4):
+            yield from self.stage(number)
+
+    def stage(self, number: int) -> nn.Sequential:
+        """The residual blocks of a stage, 1 to 4."""
+        blocks: nn.Sequential = self.get_submodule(f"layer{number}")  # type: ignore[assignment]
+        return blocks
 
     def forward_features(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
         """Feature maps of the last stage."""

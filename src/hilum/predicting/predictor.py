@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,7 @@ class Predictor:
     ) -> None:
         require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
         self.device = pick_device(device)
-        with within_memory(f"loading {folder}", _memory_advice(self.device)):
+        with self.within_memory(f"loading {folder}"):
             network, self.card = load_model(user_path(folder))
             if prevalence is not None:
                 self.card = replace(self.card, decisions=self.card.decisions.at(prevalence))
@@ -108,6 +109,10 @@ class Predictor:
                 _log.info("%s", chosen.line)
                 speed = chosen.speed
             self.network = for_prediction(network.to(self.device), speed)
+
+    def within_memory(self, doing: str) -> AbstractContextManager[None]:
+        """A context in which memory that does not suffice is a ResourceError with advice."""
+        return within_memory(doing, "free some" if self.device.type == "cpu" else "free some, or use --device cpu")
 
     def predict(
         self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
@@ -124,6 +129,12 @@ class Predictor:
             ConfigError: If a mask is given that would have no effect.
             HilumError: If the scan cannot be read or prepared.
         """
+        return self.predict_samples([self.prepare(scan, point_mm=point_mm, series=series, mask=mask)])[0]
+
+    def prepare(
+        self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
+    ) -> Volume:
+        """Prepare one scan as the sample that the model sees; arguments and errors are those of ``predict``."""
         recipe, at = self.card.recipe, user_path(mask) if mask is not None else None
         if at is not None and not recipe.needs_lungs:
             msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
@@ -133,12 +144,10 @@ class Predictor:
             raise ConfigError(msg)
         if isinstance(scan, Volume):
             lungs = read_lungs(at, scan) if at is not None else None
-            sample = prepare(scan, recipe, point_mm=point_mm, lungs=lungs)
-        else:
-            sample = prepare_path(
-                user_path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
-            )
-        return self.predict_samples([sample])[0]
+            return prepare(scan, recipe, point_mm=point_mm, lungs=lungs)
+        return prepare_path(
+            user_path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
+        )
 
     @torch.inference_mode()
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
@@ -161,7 +170,7 @@ class Predictor:
         """
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
-        with within_memory(f"predicting {scans} on {grid} voxels at a time", _memory_advice(self.device)):
+        with self.within_memory(f"predicting {scans} on {grid} voxels at a time"):
             cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
             logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
         found = np.asarray(logits.cpu().double().numpy())
@@ -186,10 +195,6 @@ def doubt_about(sample: Volume, recipe: Recipe) -> str:
     """Why a prediction of a prepared sample is indeterminate; else empty."""
     doubtful = _DOUBT if recipe.part else _DOUBT_OF_PLACE
     return "; ".join(f.message for f in sample.findings if f.code in doubtful)
-
-
-def _memory_advice(device: torch.device) -> str:
-    return "free some" if device.type == "cpu" else "free some, or predict with --device cpu"
 
 
 def _geometry(sample: Volume, recipe: Recipe) -> dict[str, Any]:

@@ -212,12 +212,16 @@ class ModelConfig:
         """Fewest cases that are trained on at a time: batch norm needs two."""
         return 2 if self.norm == "batch" else 1
 
-    def grid_of(self, stage: int, size: tuple[int, int, int]) -> tuple[int, ...]:
-        """Voxels (z, y, x) of the maps of a stage, 1 to 4, for an input of this size: every stride rounds up."""
+    def stride_of(self, stage: int) -> tuple[int, ...]:
+        """Voxels (z, y, x) of the input between two voxels of the maps of a stage, 1 to 4."""
         full = self.stem == "full"
         strides = self.stem_stride or ((2, 2, 2) if full else (1, 1, 1))
         later = (2 if full else 1) * 2 ** (stage - 1)
-        return tuple(-(-n // (s * later)) for n, s in zip(size, strides, strict=True))
+        return tuple(s * later for s in strides)
+
+    def grid_of(self, stage: int, size: tuple[int, int, int]) -> tuple[int, ...]:
+        """Voxels (z, y, x) of the maps of a stage, 1 to 4, for an input of this size: every stride rounds up."""
+        return tuple(-(-n // s) for n, s in zip(size, self.stride_of(stage), strict=True))
 
     def check_for(self, size: tuple[int, int, int]) -> None:
         """Raise a ConfigError where a norm would be computed over a single number, which it sets to 0."""

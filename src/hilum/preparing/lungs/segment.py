@@ -164,6 +164,12 @@ def locate_lungs(volume: Volume) -> Lungs:
     return _with_field(Chest(hu=hu, step_mm=COARSE_MM, body=body, leftward_mm=leftward, labels=labels), coarse)
 
 
+def body_of(volume: Volume) -> tuple[_Mask, Affine]:
+    """The patient, without table and outside air, on cubic voxels of 3 mm with their affine."""
+    coarse = _coarse(volume)
+    return find_body(coarse.voxels_hu, COARSE_MM), coarse.affine
+
+
 def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
     """Convert a lung mask from another program to lungs, on the mask's grid.
 

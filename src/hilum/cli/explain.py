@@ -1,0 +1,96 @@
+"""``hilum explain``: shows which parts of a scan a prediction depends on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hilum.cli.arguments import ModelPath, ScanPath
+from hilum.settings.explain import ExplainConfig, Method
+from hilum.settings.run import Triple
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain:
+    """Show which parts of a scan a prediction depends on: maps in the scan's geometry, pictures, JSON and a page.
+
+    A map shows where replacing the image changes this model's output; it locates no disease.
+    """
+
+    model: ModelPath
+    """A run folder, or the model folder in it."""
+
+    path: ScanPath
+    """A scan: DICOM folder or file, NIfTI, NRRD, MetaImage; or a prepared .npy volume."""
+
+    out: Path
+    """Folder to write; new, empty or of an earlier explanation."""
+
+    finding: tuple[str, ...] = ()
+    """Classes or labels, one map each; by default the second of two classes, the most probable of more, every label."""
+
+    method: Method = "occlusion"
+    """occlusion measures what replacing a part changes. hirescam, gradcam and integrated-gradients follow gradients."""
+
+    patch_mm: float | None = None
+    """Edge of the cubes of occlusion; by default an eighth of the shortest edge of the model's box."""
+
+    stage: int | None = None
+    """Stage of hirescam and gradcam, 1 to 4; by default the last with four voxels along each axis."""
+
+    check: bool = False
+    """Test whether the map says anything: deletion, insertion, and maps of lost weights; takes about ten times as long.
+    """
+
+    point: Triple | None = None
+    """X Y Z in LPS mm, for models of region point."""
+
+    series: str = ""
+    """Series to read, if the folder holds several."""
+
+    mask: Path | None = None
+    """Lung mask from another program, for models that need the lungs."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+
+    json: bool = False
+    """Print explanation.json instead of a few lines."""
+
+    def run(self) -> int:
+        """Explain, write and print."""
+        from hilum.modelling.memory import kept_memory
+        from hilum.predicting.explain import explain_scan
+
+        with kept_memory():
+            about = explain_scan(
+                self.model,
+                self.path,
+                self.out,
+                outputs=self.finding,
+                config=ExplainConfig(method=self.method, patch_mm=self.patch_mm, stage=self.stage),
+                check=self.check,
+                point_mm=self.point,
+                series=self.series,
+                mask=self.mask,
+                device=self.device,
+                show_progress=True,
+            )
+        if self.json:
+            print(json.dumps(about, indent=2))
+            return 0
+        for one in about["maps"]:
+            print(_line(one))
+            if one["check"] is not None:
+                print(one["check"]["verdict"])
+        print(about["meaning"])
+        print(f"page: {self.out / 'explanation.html'}")
+        return 0
+
+
+def _line(one: dict[str, object]) -> str:
+    """Peak and place of a map."""
+    peak = one["peak_lps_mm"]
+    if not isinstance(peak, list):
+        return f"{one['output']}: nothing in the image speaks for it"
+    where = f", {one['peak_in']}" if one["peak_in"] else ""
+    return f"{one['output']}: peak at {' '.join(f'{mm:.1f}' for mm in peak)} (LPS mm){where}"

@@ -1,0 +1,223 @@
+"""Tests whether a map says anything: by deleting and inserting what it shows, and by losing the model's weights.
+
+Deletion and insertion: Petsiuk et al. 2018 (arXiv:1806.07421). Randomised weights: Adebayo et al. 2018
+(arXiv:1810.03292).
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from scipy import ndimage, stats
+from torch import nn
+
+from hilum.modelling.ensemble import Network, members_of
+from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.explain.evidence import Box, Evidence
+from hilum.randomness import generator, torch_seed
+from hilum.settings.recipe import Triple
+
+STEPS = 20
+"""Points of a curve."""
+
+_ORDERS = 4
+"""Random orders whose curves are averaged."""
+
+_ALIKE = 0.5
+"""Rank correlation from which a map of random weights counts as the same map (rule of thumb)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """Log odds while the image is replaced by its blurred self cube by cube, or put back.
+
+    Attributes:
+        shares: Share of the cubes that are replaced, or put back.
+        deletion: Log odds when the cubes are replaced in the order of the map, largest values first.
+        insertion: Log odds when they are put back into the blurred image in this order.
+        random_deletion: Mean over random orders.
+        random_insertion: Mean over random orders.
+    """
+
+    shares: tuple[float, ...]
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    random_deletion: tuple[float, ...]
+    random_insertion: tuple[float, ...]
+
+    @property
+    def deletion_gain(self) -> float:
+        """Mean of the log odds by which deletion in the map's order stays below random orders; positive is good."""
+        return _area(self.shares, self.random_deletion) - _area(self.shares, self.deletion)
+
+    @property
+    def insertion_gain(self) -> float:
+        """Mean of the log odds by which insertion in the map's order exceeds random orders; positive is good."""
+        return _area(self.shares, self.insertion) - _area(self.shares, self.random_insertion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SanityCheck:
+    """What the tests of a map found.
+
+    Attributes:
+        curves: Of the map.
+        random_gain: Deletion gain in the TRAINED network of a map that a network of random weights made.
+        correlations: Rank correlation of the map with that after the weights of these parts were lost, from the head
+            down; the last part is the stem, after which no trained weight is left.
+    """
+
+    curves: Curves
+    random_gain: float
+    correlations: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the map depends on the weights, and shows what the output depends on better than one without them."""
+        alike = list(self.correlations.values())[-1]
+        return alike < _ALIKE and self.curves.deletion_gain > max(0.0, self.random_gain)
+
+    @property
+    def verdict(self) -> str:
+        """The same as a sentence."""
+        if self.holds:
+            return "This map changes when the weights are lost, and deleting what it shows lowers the output."
+        if list(self.correlations.values())[-1] >= _ALIKE:
+            return "This map does not change when the weights are lost, and says nothing."
+        return "Deleting what this map shows lowers the output no more than chance or lost weights: it says nothing."
+
+
+def curves_of(
+    evidence: Evidence, values: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple, *, seed: int = 0
+) -> Curves:
+    """Deletion and insertion curves of the first output.
+
+    Args:
+        evidence: The model and the sample.
+        values: The map.
+        patch_mm: Edge of the cubes, and standard deviation of the blur.
+        spacing_mm: Of the sample's voxels.
+        seed: Of the random orders.
+    """
+    boxes = _tiles(evidence.shape, [max(1, round(patch_mm / s)) for s in spacing_mm])
+    means = [float(values[box].mean()) for box in boxes]
+    ranked = np.argsort([-mean for mean in means], kind="stable").tolist()
+    random = generator(seed, "deletion")
+    orders = [ranked, *(random.permutation(len(boxes)).tolist() for _ in range(_ORDERS))]
+    counts = np.unique(np.rint(np.linspace(0, len(boxes), STEPS + 1)).astype(int)).tolist()
+    hu = evidence.hu.float()
+    blurred = hu.clone()
+    sigmas = [patch_mm / s for s in spacing_mm]
+    blurred[0] = torch.from_numpy(ndimage.gaussian_filter(hu[0].numpy(), sigmas, mode="nearest"))
+    deleted = np.array([_odds(evidence, _replaced(hu, blurred, boxes, order, counts)) for order in orders])
+    inserted = np.array([_odds(evidence, _replaced(blurred, hu, boxes, order, counts)) for order in orders])
+    return Curves(
+        shares=tuple(count / len(boxes) for count in counts),
+        deletion=tuple(deleted[0].tolist()),
+        insertion=tuple(inserted[0].tolist()),
+        random_deletion=tuple(deleted[1:].mean(axis=0).tolist()),
+        random_insertion=tuple(inserted[1:].mean(axis=0).tolist()),
+    )
+
+
+def randomised(network: Network, *, seed: int = 0) -> Iterator[tuple[str, Network]]:
+    """Copies of a network whose weights are lost part by part, from the head down, with the part that was last.
+
+    Each tensor is replaced by normal numbers of its own mean and standard deviation.
+    """
+    lost = copy.deepcopy(network)
+    random = torch.Generator().manual_seed(torch_seed(seed, "randomised"))
+    for part in ("head", "layer4", "layer3", "layer2", "layer1", "stem"):
+        for member in members_of(lost):
+            for module in _modules(member, part):
+                for tensor in module.parameters():
+                    wide = tensor.detach().float()
+                    spread = wide.std(correction=0) if wide.numel() > 1 else wide.abs()
+                    fresh = torch.randn(tensor.shape, generator=random).to(wide.device) * spread + wide.mean()
+                    tensor.data = fresh.to(tensor.dtype).contiguous(memory_format=_format(tensor))
+        yield part, lost
+
+
+def check_map(
+    evidence: Evidence,
+    values: Float32[np.ndarray, "z y x"],
+    map_of: Callable[[Evidence], Float32[np.ndarray, "z y x"]],
+    patch_mm: float,
+    spacing_mm: Triple,
+) -> SanityCheck:
+    """Test a map of the first output.
+
+    Args:
+        evidence: The model and the sample.
+        values: The map.
+        map_of: Makes the same kind of map for another network.
+        patch_mm: Edge of the cubes that are deleted.
+        spacing_mm: Of the sample's voxels.
+    """
+    correlations, other = {}, values
+    for part, network in randomised(evidence.network):
+        other = map_of(replace(evidence, network=network))
+        correlations[part] = rank_correlation(values, other, patch_mm, spacing_mm)
+    return SanityCheck(
+        curves=curves_of(evidence, values, patch_mm, spacing_mm),
+        random_gain=curves_of(evidence, other, patch_mm, spacing_mm).deletion_gain,
+        correlations=correlations,
+    )
+
+
+def rank_correlation(
+    one: Float32[np.ndarray, "z y x"], other: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple
+) -> float:
+    """Spearman's correlation of the means in cubes, without those where both maps are 0, as in air; 0 if undefined."""
+    boxes = _tiles(one.shape, [max(1, round(patch_mm / s)) for s in spacing_mm])
+    pairs = np.array([(one[box].mean(), other[box].mean()) for box in boxes])
+    pairs = pairs[(pairs != 0).any(axis=1)]
+    if len(pairs) < 3 or not (pairs.std(axis=0) > 0).all():
+        return 0.0
+    return float(stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+
+
+def _replaced(
+    hu: torch.Tensor, by: torch.Tensor, boxes: Sequence[Box], order: Sequence[int], counts: Sequence[int]
+) -> Iterator[torch.Tensor]:
+    """The sample after the first boxes of an order were replaced, for each count."""
+    changed, done = hu.clone(), 0
+    for count in counts:
+        for n in order[done:count]:
+            changed[(0, *boxes[n])] = by[(0, *boxes[n])]
+        done = count
+        yield changed.clone()
+
+
+def _odds(evidence: Evidence, samples: Iterator[torch.Tensor]) -> list[float]:
+    """Mean log odds of the first output by the members, for each sample."""
+    logits = evidence.logits(one[(slice(None), *grid)] for one in samples for grid in evidence.grids)
+    grids = len(evidence.starts)
+    cases = (logits[:, first : first + grids] for first in range(0, logits.shape[1], grids))
+    return [float(evidence.of_grids(case)[:, 0].mean()) for case in cases]
+
+
+def _tiles(shape: Sequence[int], size: Sequence[int]) -> list[Box]:
+    """Boxes side by side that hold every voxel once; the last ones are smaller."""
+    axes = [[slice(a, min(a + s, n)) for a in range(0, n, s)] for n, s in zip(shape, size, strict=True)]
+    return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]
+
+
+def _area(shares: Sequence[float], odds: Sequence[float]) -> float:
+    return float(np.trapezoid(odds, shares))
+
+
+def _modules(network: ResNet3D, part: str) -> list[nn.Module]:
+    if part == "head":
+        return [network.fc, network.avgpool]
+    if part == "stem":
+        return [network.conv1, network.bn1]
+    return [network.get_submodule(part)]
+
+
+def _format(tensor: torch.Tensor) -> torch.memory_format:
+    is_last = tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d)
+    return torch.channels_last_3d if is_last else torch.contiguous_format

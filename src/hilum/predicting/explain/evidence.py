@@ -1,0 +1,145 @@
+"""The quantity that maps explain: the log odds of outputs, as a function of the HU of a prepared sample."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int16
+from torch import Tensor
+
+from hilum.deciding.inference import aggregated
+from hilum.modelling.ensemble import Network, members_of
+from hilum.modelling.input import model_input
+from hilum.modelling.losses.base import log_odds
+from hilum.settings.recipe import Recipe
+
+Box = tuple[slice, slice, slice]
+"""Voxels (z, y, x) of a sample."""
+
+_VOXELS = 1 << 22
+"""Voxels of a batch (measured: larger batches are no faster on CPUs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evidence:
+    """The log odds of outputs of a model for a prepared sample, and for changed copies of it.
+
+    Test-time augmentation is left out, and so is calibration, which only stretches the log odds of a model.
+
+    Attributes:
+        network: The network or ensemble, in evaluation mode.
+        hu: The sample: HU and further channels, (c, z, y, x).
+        starts: First voxels (n, 3) of the model's grids in it.
+        recipe: The model's input.
+        outputs: Indices of the classes or labels.
+        multi_label: Whether outputs are labels that do not exclude one another.
+        device: Device of the network.
+    """
+
+    network: Network
+    hu: Int16[Tensor, "c z y x"]
+    starts: Sequence[tuple[int, int, int]]
+    recipe: Recipe
+    outputs: tuple[int, ...]
+    multi_label: bool
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the sample."""
+        _, z, y, x = self.hu.shape
+        return z, y, x
+
+    @property
+    def grids(self) -> list[Box]:
+        """The model's grids in the sample."""
+        return [_box(start, self.recipe.size) for start in self.starts]
+
+    def input_of(self, hu: Tensor) -> Float[Tensor, "b c z y x"]:
+        """The network's input for a batch of grids in HU."""
+        return model_input(hu.to(self.device).float(), self.recipe.windows)
+
+    def of_logits(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, "b k"]:
+        """Log odds of the outputs."""
+        odds = log_odds(logits, multi_label=self.multi_label)
+        return (odds[:, :, 1] if self.multi_label else odds[:, 0])[:, self.outputs]
+
+    def of_grids(self, logits: Float[Tensor, "m g c"]) -> Float64[np.ndarray, "m k"]:
+        """Log odds of the outputs by each member, from its logits for all grids of the sample."""
+        each = [aggregated(one, self.recipe, multi_label=self.multi_label) for one in logits]
+        return self.of_logits(torch.stack(each)).double().numpy()
+
+    def share_of_grids(self, logits: Float[Tensor, "g c"], output: int) -> Float[Tensor, "g c"]:
+        """Gradient of a member's log odds of one of the outputs by its logits for the grids of the sample."""
+        with torch.inference_mode(False), torch.enable_grad():
+            each = logits.clone().requires_grad_()
+            case = aggregated(each, self.recipe, multi_label=self.multi_label)
+            (shares,) = torch.autograd.grad(self.of_logits(case[None])[0, output], each)
+        return shares
+
+    @torch.inference_mode()
+    def logits(self, grids: Iterable[Tensor]) -> Float[Tensor, "m g c"]:
+        """Logits of each member for grids in HU, on the CPU; they are taken batch by batch."""
+        at_once = max(1, _VOXELS // math.prod(self.recipe.size))
+        rows, left = [], iter(grids)
+        while batch := list(islice(left, at_once)):
+            seen = self.input_of(torch.stack(batch))
+            rows.append(torch.stack([one(seen).float().cpu() for one in members_of(self.network)]))
+        return torch.cat(rows, dim=1)
+
+    def whole(self) -> Float[Tensor, "m g c"]:
+        """Logits of each member for the grids of the unchanged sample."""
+        return self.logits(self.hu[(slice(None), *grid)] for grid in self.grids)
+
+
+def filled(
+    evidence: Evidence, boxes: Sequence[Box], fills_hu: Sequence[float], whole: Float[Tensor, "m g c"]
+) -> Float64[np.ndarray, "n m k"]:
+    """Log odds by each member after each box alone was filled with a density; only grids that it touches are computed.
+
+    Args:
+        evidence: What is explained.
+        boxes: Voxels of the sample.
+        fills_hu: The density of each.
+        whole: Logits of the unchanged sample.
+    """
+    touched = [[g for g, grid in enumerate(evidence.grids) if _overlap(box, grid)] for box in boxes]
+    changes = zip(boxes, fills_hu, touched, strict=True)
+    changed_grids = (
+        _with_box(evidence, evidence.grids[g], box, fill_hu) for box, fill_hu, grids in changes for g in grids
+    )
+    logits = evidence.logits(changed_grids) if any(touched) else whole[:, :0]
+    found, done = np.empty((len(boxes), len(whole), len(evidence.outputs))), 0
+    for n, grids in enumerate(touched):
+        changed = whole.clone()
+        changed[:, grids] = logits[:, done : done + len(grids)]
+        found[n] = evidence.of_grids(changed)
+        done += len(grids)
+    return found
+
+
+def _with_box(evidence: Evidence, grid: Box, box: Box, fill_hu: float) -> Float[Tensor, "c z y x"]:
+    """A grid in HU, in which a box is filled."""
+    hu = evidence.hu[(slice(None), *grid)].float()
+    inner = _overlap(box, grid)
+    if inner is not None:
+        hu[(0, *inner)] = fill_hu
+    return hu
+
+
+def _box(start: Sequence[int], size: Sequence[int]) -> Box:
+    z, y, x = (slice(int(s), int(s) + n) for s, n in zip(start, size, strict=True))
+    return z, y, x
+
+
+def _overlap(box: Box, grid: Box) -> Box | None:
+    """The part of a box that lies in a grid, in the grid's own voxels; None if there is none."""
+    low = [max(b.start, g.start) - g.start for b, g in zip(box, grid, strict=True)]
+    high = [min(b.stop, g.stop) - g.start for b, g in zip(box, grid, strict=True)]
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        return None
+    z, y, x = (slice(a, b) for a, b in zip(low, high, strict=True))
+    return z, y, x

@@ -1,0 +1,56 @@
+"""A map of a prepared sample: what each part adds to the log odds of one output, and where its peak lies."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from scipy import ndimage
+
+from hilum.volume import Affine
+
+_TOP = 0.8
+"""Share of the largest value above which voxels belong to the peak: its centre moves little where windows do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeatMap:
+    """What each voxel of a prepared sample adds to the log odds of one output.
+
+    Attributes:
+        values: Positive where the image speaks for the output; of an ensemble the mean of its members' maps.
+        spread: Standard deviation of the members' maps; None for one network.
+        affine: Index (z, y, x) to LPS mm.
+        output: Name of the class or label.
+        method: ``occlusion``, ``hirescam``, ``gradcam`` or ``integrated-gradients``.
+        settings: Settings of the method in words and numbers, for JSON.
+        log_odds: Log odds of the output for the sample, before calibration.
+    """
+
+    values: Float32[np.ndarray, "z y x"]
+    spread: Float32[np.ndarray, "z y x"] | None
+    affine: Affine
+    output: str
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    log_odds: float
+
+    @property
+    def peak_index(self) -> Float64[np.ndarray, "3"] | None:
+        """Centre of the peak, a continuous index (z, y, x); None if nothing speaks for the output.
+
+        It is the centre of the voxels around the largest value that exceed four fifths of it, weighted by the excess.
+        """
+        top = float(self.values.max())
+        if not top > 0:
+            return None
+        excess = np.maximum(self.values - _TOP * top, 0).astype(np.float64)
+        parts, _ = ndimage.label(excess > 0, np.ones((3, 3, 3)))
+        excess[parts != parts.ravel()[self.values.argmax()]] = 0
+        return np.array(ndimage.center_of_mass(excess))
+
+    @property
+    def peak_mm(self) -> Float64[np.ndarray, "3"] | None:
+        """Centre of the peak in LPS mm (x, y, z); None if nothing speaks for the output."""
+        index = self.peak_index
+        return None if index is None else self.affine[:3, :3] @ index + self.affine[:3, 3]

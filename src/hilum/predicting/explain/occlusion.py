@@ -1,0 +1,186 @@
+"""Occlusion: how the log odds fall when a cube of the image is replaced (Zeiler and Fergus 2014, arXiv:1311.2901).
+
+Cubes are replaced by air and, once more, by the mean of their surroundings: each makes an image that the model never
+saw, in another way. Large cubes come first, smaller ones only where large ones mattered most.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+
+from hilum.predicting.explain.evidence import Box, Evidence, filled
+from hilum.settings.recipe import Size, Triple
+from hilum.volume import AIR_HU
+
+FILLS = ("air", "local mean")
+
+_REFINED = 0.15
+"""Share of the cubes of a level, those that matter most, in which the next level lies."""
+
+_CHUNK = 64
+"""Cubes between two reports of progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Occluded:
+    """Result of occlusion.
+
+    Attributes:
+        values: Mean fall of the log odds over the smallest cubes that hold a voxel, by output and member.
+        settings: Of each output: patch, stride and fills, and how well the fills agree.
+    """
+
+    values: Float32[np.ndarray, "k m z y x"]
+    settings: tuple[dict[str, Any], ...]
+
+
+def occlude(
+    evidence: Evidence,
+    spacing_mm: Triple,
+    patch_mm: float,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Occluded:
+    """Map the fall of the log odds by replacing cubes.
+
+    Three levels: cubes of twice the patch side by side; the patch side by side; the patch at steps of half its edge.
+    Each level but the first lies within the cubes of the level before that mattered most.
+
+    Args:
+        evidence: What is explained.
+        spacing_mm: Of the sample's voxels (z, y, x).
+        patch_mm: Edge of the smallest cube.
+        progress: Called with the number of cubes done and, as far as known, of all.
+    """
+    patch = _voxels(patch_mm, spacing_mm, evidence.shape)
+    double = _voxels(2 * patch_mm, spacing_mm, evidence.shape)
+    half = _voxels(patch_mm / 2, spacing_mm, evidence.shape)
+    hu = evidence.hu[0].numpy()
+    means = _BoxMeans(hu)
+    whole = evidence.whole()
+    base = evidence.of_grids(whole)
+    active = np.ones(evidence.shape, bool)
+    values = np.zeros((base.shape[1], base.shape[0], *evidence.shape), np.float32)
+    by_fill: list[Float64[np.ndarray, "n 2 k"]] = []
+    done = 0
+    for size, stride in ((double, double), (patch, patch), (patch, half)):
+        boxes = _boxes(evidence.shape, size, stride, active)
+        falls = np.zeros((len(boxes), len(FILLS), *base.shape))
+        for start in range(0, len(boxes), _CHUNK):
+            some = boxes[start : start + _CHUNK]
+            falls[start : start + len(some)] = _falls(evidence, some, means, whole, base)
+            done += len(some)
+            if progress is not None:
+                progress(done, done + len(boxes) - start - len(some))
+        by_fill.append(falls.mean(axis=2))
+        mean = falls.mean(axis=1)
+        active = np.zeros(evidence.shape, bool)
+        for k, maps in enumerate(values):
+            _paint(maps, boxes, mean[:, :, k])
+            order = np.argsort(-mean[:, :, k].mean(axis=1), kind="stable")
+            for n in order[: max(1, math.ceil(_REFINED * len(boxes)))].tolist():
+                active[boxes[n]] = True
+    settings = {
+        "patch_mm": [round(n * s, 3) for n, s in zip(patch, spacing_mm, strict=True)],
+        "stride_mm": [round(n * s, 3) for n, s in zip(half, spacing_mm, strict=True)],
+        "coarse_patch_mm": [round(n * s, 3) for n, s in zip(double, spacing_mm, strict=True)],
+        "fills": list(FILLS),
+        "cubes": done,
+    }
+    pairs = np.concatenate(by_fill)
+    each = tuple({**settings, "fill_agreement": _correlation(pairs[:, :, k])} for k in range(len(values)))
+    return Occluded(values=values, settings=each)
+
+
+def patch_of(size: Size, spacing_mm: Triple) -> float:
+    """Edge of the smallest cube by default, in mm: an eighth of the shortest edge of the model's box."""
+    return min(n * s for n, s in zip(size, spacing_mm, strict=True)) / 8
+
+
+def _falls(
+    evidence: Evidence, boxes: Sequence[Box], means: "_BoxMeans", whole: Any, base: np.ndarray
+) -> Float64[np.ndarray, "n f m k"]:
+    """Fall of the log odds for each box and fill by member and output; a fill that changes nothing costs nothing."""
+    fills = [fill for box in boxes for fill in (float(AIR_HU), means.around(box))]
+    each = [box for box in boxes for _ in FILLS]
+    changes = [n for n, (box, fill) in enumerate(zip(each, fills, strict=True)) if _changes(evidence, box, fill)]
+    falls = np.zeros((len(each), *base.shape))
+    if changes:
+        falls[changes] = base - filled(evidence, [each[n] for n in changes], [fills[n] for n in changes], whole)
+    return falls.reshape(len(boxes), len(FILLS), *base.shape)
+
+
+def _changes(evidence: Evidence, box: Box, fill_hu: float) -> bool:
+    """Whether a fill changes the network's input: air filled with air does not, nor what a window shows alike."""
+    hu = evidence.hu[(0, *box)].numpy()
+    return any(
+        not (np.clip(hu, low, high) == np.clip(fill_hu, low, high)).all() for low, high in evidence.recipe.windows
+    )
+
+
+def _paint(values: np.ndarray, boxes: Sequence[Box], falls: Float64[np.ndarray, "n m"]) -> None:
+    """Set each voxel that lies in a box to the mean over the boxes that hold it; others stay as they are."""
+    total, number = np.zeros_like(values), np.zeros(values.shape[1:], np.int32)
+    for box, fall in zip(boxes, falls, strict=True):
+        total[(slice(None), *box)] += fall[:, None, None, None]
+        number[box] += 1
+    there = number > 0
+    values[:, there] = total[:, there] / number[there]
+
+
+def _boxes(shape: Size, size: Size, stride: Size, active: Bool[np.ndarray, "z y x"]) -> list[Box]:
+    """Boxes of a size that are evenly spaced by at most the stride, and whose centres are active."""
+    axes = []
+    for length, edge, step in zip(shape, size, stride, strict=True):
+        count = -(-(length - edge) // step) + 1
+        axes.append(np.rint(np.linspace(0, length - edge, count)).astype(int))
+    found = []
+    for start in np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3):
+        centre = tuple(s + n // 2 for s, n in zip(start, size, strict=True))
+        if active[centre]:
+            z, y, x = (slice(int(s), int(s) + n) for s, n in zip(start, size, strict=True))
+            found.append((z, y, x))
+    return found
+
+
+def _voxels(mm: float, spacing_mm: Triple, shape: Size) -> Size:
+    z, y, x = (min(n, max(1, round(mm / s))) for n, s in zip(shape, spacing_mm, strict=True))
+    return z, y, x
+
+
+def _correlation(pairs: Float64[np.ndarray, "n 2"]) -> float | None:
+    """Correlation of the falls by both fills over all cubes; None where one is constant."""
+    if len(pairs) < 2 or not (pairs.std(axis=0) > 0).all():
+        return None
+    return round(float(np.corrcoef(pairs.T)[0, 1]), 3)
+
+
+class _BoxMeans:
+    """Mean HU around boxes, from the sums over all boxes that begin at the first voxel."""
+
+    def __init__(self, hu: Float[np.ndarray, "z y x"]) -> None:
+        self.shape = hu.shape
+        self.sums = np.pad(hu, ((1, 0),) * 3).astype(np.float64)
+        for axis in range(3):
+            np.cumsum(self.sums, axis=axis, out=self.sums)
+
+    def around(self, box: Box) -> float:
+        """Mean HU of a shell around a box, half as thick as its edges; of the box itself where nothing is around it."""
+        edges = [side.stop - side.start for side in box]
+        reach = [max(1, edge // 2) for edge in edges]
+        sides = zip(box, reach, self.shape, strict=True)
+        z, y, x = (slice(max(0, s.start - r), min(n, s.stop + r)) for s, r, n in sides)
+        total, number = self._of((z, y, x))
+        inner, inside = self._of(box)
+        return inner / inside if number == inside else (total - inner) / (number - inside)
+
+    def _of(self, box: Box) -> tuple[float, int]:
+        total = 0.0
+        for corner in np.ndindex(2, 2, 2):
+            at = tuple(side.stop if bit else side.start for side, bit in zip(box, corner, strict=True))
+            total += (-1) ** (3 - sum(corner)) * self.sums[at]
+        return total, math.prod(side.stop - side.start for side in box)
