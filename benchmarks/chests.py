@@ -22,7 +22,9 @@ from hilum.simulating import Truth, sample_anatomy, sample_disease, sample_lesio
 from hilum.training.run_folder import Run
 from hilum.volume import Volume
 
-RECIPE = Recipe(region="lungs", size=(80, 72, 96), spacing_mm=(3.0, 3.0, 3.0), npy_range="hu")
+RECIPE = Recipe(
+    region="lung-field", size=(80, 72, 96), spacing_mm=(3.0, 3.0, 3.0), outside_lungs="air", npy_range="hu"
+)
 MASS_MM = (20.0, 35.0)
 HILUM = "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
 

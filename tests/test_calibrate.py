@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from held_out import held_out
 from hilum.cohorts.sampling import Decks, strata
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.errors import ConfigError
@@ -43,7 +44,7 @@ def test_weights_are_undone_for_each_finding_by_its_own_counts():
     moved = odds + np.log((4000 - present) / present)  # weights of 1/n
     config = replace(COMPLETE, loss=LossConfig(class_weights="inverse"))
     each, chosen = decisions_of(
-        config, ("nodule", "mass"), TrainingCases(labels=trained, counted=np.ones(4000)), labels, moved
+        config, ("nodule", "mass"), TrainingCases(labels=trained, counted=np.ones(4000)), held_out(labels, moved)
     )
     assert [one.calibration.method for one in each] == ["prior", "prior"]
     assert [one.threshold for one in each] == [one.value for one in chosen]
@@ -60,7 +61,9 @@ def test_findings_that_were_drawn_by_their_rarest_are_not_corrected_by_offsets(c
     config = replace(COMPLETE, sampling=SamplingConfig(method="over"))
     times = Decks(strata(trained), "over").times(1).astype(float)
     with caplog.at_level(logging.WARNING, "hilum"):
-        each, _ = decisions_of(config, ("nodule", "mass"), TrainingCases(labels=trained, counted=times), labels, odds)
+        each, _ = decisions_of(
+            config, ("nodule", "mass"), TrainingCases(labels=trained, counted=times), held_out(labels, odds)
+        )
     assert [(one.calibration.method, one.calibration.prevalence) for one in each] == [("none", ())] * 2
     assert "warning: nodule: platt calibration needs at least 30" in caplog.text
     assert "warning: mass: platt calibration needs at least 30" in caplog.text
@@ -82,8 +85,7 @@ def test_a_finding_that_the_last_epoch_did_not_draw_costs_no_training():
         config,
         ("a", "b", "c", "d"),
         TrainingCases(labels=trained, counted=times.astype(float)),
-        labels,
-        rng.normal(size=(10, 4)),
+        held_out(labels, rng.normal(size=(10, 4))),
     )
     assert all(0 <= one.threshold <= 1 for one in each)
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from held_out import held_out
 from hilum.cli import main
 from hilum.cohorts.batches import EpochBatches
 from hilum.cohorts.sampling import draws
@@ -145,7 +146,7 @@ def chosen(labels, logits, trained=None, **sections):
     config = replace(RunConfig(loss=PLAIN_LOSS), **sections)
     of = np.repeat([0, 1], [320, 80]) if trained is None else trained
     on = TrainingCases(labels=of, counted=np.ones(len(of)))
-    (decision,), (threshold,) = decisions_of(config, CLASSES, on, labels, logits)
+    (decision,), (threshold,) = decisions_of(config, CLASSES, on, held_out(labels, logits))
     assert decision.threshold == threshold.value
     return decision.calibration
 
@@ -174,10 +175,10 @@ def test_sampling_moves_the_probabilities_too():
     trained = np.repeat([0, 1], [320, 80])
     on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
     config = RunConfig(loss=PLAIN_LOSS, sampling=SamplingConfig(method="over"))
-    (decision,), _ = decisions_of(config, CLASSES, on, *validated())
+    (decision,), _ = decisions_of(config, CLASSES, on, held_out(*validated()))
     assert decision.calibration.method == "platt"
     config = replace(config, decision=DecisionConfig(calibration="prior"))
-    (decision,), _ = decisions_of(config, CLASSES, on, *validated())
+    (decision,), _ = decisions_of(config, CLASSES, on, held_out(*validated()))
     assert decision.calibration.bias == pytest.approx((math.log(2), -math.log(2)))
 
 
@@ -229,7 +230,7 @@ def test_weights_of_cases_that_favour_a_class_are_undone_too():
     trained = np.repeat([0, 1], [320, 80])
     on = TrainingCases(labels=trained, counted=np.where(trained == 1, 4.0, 1.0))
     config = RunConfig(loss=PLAIN_LOSS)
-    (decision,), _ = decisions_of(config, CLASSES, on, *validated())
+    (decision,), _ = decisions_of(config, CLASSES, on, held_out(*validated()))
     assert decision.calibration.method == "platt"
 
 
@@ -275,7 +276,7 @@ def test_each_finding_is_calibrated_on_its_own():
     labels[0] = 1
     logits = random.normal(3 * labels - 2.0, 1.0)
     trained = TrainingCases(labels=labels, counted=np.ones(300))
-    decisions, _ = decisions_of(RunConfig(loss=LossConfig()), FINDINGS, trained, labels, logits)
+    decisions, _ = decisions_of(RunConfig(loss=LossConfig()), FINDINGS, trained, held_out(labels, logits))
     assert [one.calibration.method for one in decisions] == ["platt", "platt", "prior"]
     assert decisions[1].calibration.prevalence == pytest.approx((1 - labels[:, 1].mean(), labels[:, 1].mean()))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from held_out import held_out
 from hilum import Predictor, evaluate, train
 from hilum.cli import main
 from hilum.cohorts.split_file import read_splits
@@ -119,7 +120,7 @@ def test_probabilities_and_decisions_of_a_fold_are_fitted_on_the_others(run, fol
     config, trained = run.members[0].settings, TrainingCases(labels=labels, counted=np.ones(len(labels)))
     for fold in range(3):
         others = found.folds != fold
-        each, _ = decisions_of(config, ("0", "1"), trained, labels[others], found.logits[others])
+        each, _ = decisions_of(config, ("0", "1"), trained, held_out(labels[others], found.logits[others]))
         decisions = Decisions(classes=("0", "1"), each=each)
         probs = decisions.probabilities(found.logits[~others])
         assert np.allclose(found.probs[~others], probs, atol=1e-9)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from hilum.deciding.outcome import Outcome
 from hilum.errors import CohortError, ConfigError
 from hilum.judging import headline
 from hilum.judging.judge import judge
@@ -74,7 +75,8 @@ def test_every_figure_can_be_computed_again_from_the_cases(judged):
     with (folder / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        "case_id", "patient_number", "label", "prob_benign", "prob_malignant", "decision", "format"
+        "case_id", "patient_number", "label", "prob_benign", "prob_malignant", "decision", "outcome", "reason_codes",
+        "reason", "format",
     ]  # fmt: skip
     y = np.array([int(row["label"] == "malignant") for row in rows])
     p = np.array([float(row["prob_malignant"]) for row in rows])
@@ -191,13 +193,53 @@ def test_extra_keys_cannot_replace_figures(tmp_path):
         judge(**answers(), folder=tmp_path / "evaluation", extra={"auc": 1.0})
 
 
-def test_why_a_prediction_was_indeterminate_is_beside_its_case(tmp_path):
-    doubts = [""] * 59 + ["the lungs measure 0.12 litres"]
-    judge(**answers(), folder=tmp_path / "evaluation", doubts=doubts)
+def no_result(reason="no lungs", code="lungs-volume"):
+    return Outcome(kind="no-result", codes=(code,), reason=reason)
+
+
+def second_without_result():
+    return [Outcome(), no_result(), *[Outcome()] * 58]
+
+
+def test_why_a_prediction_has_no_result_is_beside_its_case(tmp_path):
+    outcomes = [Outcome()] * 59 + [no_result("the lungs measure 0.12 litres")]
+    answer = judge(**answers(), folder=tmp_path / "evaluation", outcomes=outcomes)
     lines = (tmp_path / "evaluation" / "cases.csv").read_text().splitlines()
-    assert lines[0].endswith(",decision,indeterminate,format")
-    assert lines[1].endswith(",,2")
-    assert lines[-1].endswith(",the lungs measure 0.12 litres,2")
+    assert lines[0].endswith(",decision,outcome,reason_codes,reason,format")
+    assert lines[1].endswith(",decided,,,3")
+    assert lines[-1].endswith(",no-result,no-result,lungs-volume,the lungs measure 0.12 litres,3")
+    assert (answer["num_no_result"], answer["num_undecided"]) == (1, 0)
+    assert answer["reasons"] == {"lungs-volume": 1}
+
+
+def test_a_case_without_a_decision_counts_for_no_rate_and_for_the_auc(tmp_path):
+    given = answers()
+    y, p = given["labels"], given["probs"][:, 1]
+    whole = judge(**given, folder=tmp_path / "whole")
+    missed = np.flatnonzero((y == 1) & (p < given["threshold"]))[:1]
+    assert len(missed) == 1
+    outcomes = [no_result() if k in missed else Outcome() for k in range(len(y))]
+    answer = judge(**given, folder=tmp_path / "one-less", outcomes=outcomes)
+    known = np.array([one.kind == "decided" for one in outcomes])
+    expected = confusion(y[known], (p >= given["threshold"])[known])
+    assert answer["sensitivity"] == pytest.approx(float(expected.sensitivity))
+    assert answer["sensitivity"] > whole["sensitivity"]
+    assert answer["confusion"]["fn"] == whole["confusion"]["fn"] - 1
+    assert answer["auc"] == whole["auc"]
+    assert answer["coverage_by_class"] == [1.0, pytest.approx(known[y == 1].mean())]
+
+
+def test_undecided_labels_leave_their_own_rates_alone(tmp_path):
+    given = several_labels(names=NAMES)
+    decided = (given["probs"] >= np.array(given["threshold"])).astype(np.int64)
+    decided[::3, 0] = -1
+    answer = judge(**given, folder=tmp_path / "evaluation", decided=decided)
+    first, second = (answer["by_label"][name] for name in NAMES[:2])
+    known = decided[:, 0] >= 0
+    expected = confusion(given["labels"][known, 0], decided[known, 0] == 1)
+    assert first["sensitivity"] == pytest.approx(float(expected.sensitivity))
+    assert first["num_decided"] == known.sum()
+    assert second["num_decided"] == len(known)
 
 
 # labels side by side, and classes each against the rest
@@ -223,7 +265,9 @@ NAMES = ("nodule", "ground glass, bilateral", "a/b.c ä")
 @pytest.fixture(scope="module")
 def judged_labels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels") / "evaluation"
-    return folder, judge(**several_labels(names=NAMES), folder=folder, doubts=["", "no lungs", *[""] * 58])
+    return folder, judge(
+        **several_labels(names=NAMES), folder=folder, outcomes=[Outcome(), no_result(), *[Outcome()] * 58]
+    )
 
 
 def alone(given, k):
@@ -243,7 +287,7 @@ def test_each_label_is_judged_as_the_second_of_two_classes_would_be(judged_label
     assert answer["multi_label"] is True
     assert answer["classes"] == list(answer["by_label"]) == list(NAMES)
     for k, name in enumerate(given["classes"]):
-        single = judge(**alone(given, k), folder=tmp_path / "one")
+        single = judge(**alone(given, k), folder=tmp_path / "one", outcomes=second_without_result())
         found = answer["by_label"][name]
         assert found == {key: single[key] for key in found}
         assert {"auc", "log_loss", "mcc", "calibration_slope", "operating_points"} <= found.keys()
@@ -257,7 +301,7 @@ def test_figures_over_the_labels_are_means_and_cases_of_which_all_is_right(judge
         assert answer[f"macro_{name}"] == pytest.approx(mean)
         assert low < mean < high
     right = ((given["probs"] >= given["threshold"]) == given["labels"]).all(axis=1)
-    assert answer["subset_accuracy"] == pytest.approx(right.mean())
+    assert answer["subset_accuracy"] == pytest.approx(np.delete(right, 1).mean())
 
 
 def test_the_same_patients_are_drawn_for_every_label(tmp_path):
@@ -278,15 +322,16 @@ def test_every_label_can_be_computed_again_from_the_cases(judged_labels):
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = [f"{what}_{name}" for name in NAMES for what in ("label", "prob", "called")]
-    assert list(rows[0]) == ["case_id", "patient_number", *names, "indeterminate", "format"]
+    assert list(rows[0]) == ["case_id", "patient_number", *names, "outcome", "reason_codes", "reason", "format"]
     for name in NAMES:
         y = np.array([int(row[f"label_{name}"]) for row in rows])
         p = np.array([float(row[f"prob_{name}"]) for row in rows])
-        called = np.array([int(row[f"called_{name}"]) for row in rows])
+        known = np.array([row[f"called_{name}"] != "" for row in rows])
+        called = np.array([row[f"called_{name}"] == "1" for row in rows])
         found = answer["by_label"][name]
         assert roc_auc(y, p) == found["auc"]
-        assert confusion(y, called == 1).sensitivity == found["sensitivity"]
-    assert [row["indeterminate"] for row in rows[:3]] == ["", "no lungs", ""]
+        assert confusion(y[known], called[known]).sensitivity == found["sensitivity"]
+    assert [row["reason"] for row in rows[:3]] == ["", "no lungs", ""]
     assert "SECRET" not in (folder / "cases.csv").read_text() + (folder / "evaluation.json").read_text()
 
 

@@ -39,7 +39,7 @@ def scan(tmp_path):
     return tmp_path / "scan"
 
 
-def test_a_point_in_a_slice_that_was_missing_is_indeterminate_and_one_beside_it_is_not(tmp_path, scan):
+def test_a_point_in_a_slice_that_was_missing_has_no_result_and_one_beside_it_has(tmp_path, scan):
     predictor = Predictor(_model(tmp_path / "model", ReadingConfig()), device="cpu")
     volume = read(scan)
     assert volume.interpolated == ((0, 7),)
@@ -47,9 +47,10 @@ def test_a_point_in_a_slice_that_was_missing_is_indeterminate_and_one_beside_it_
     for z in (5.6, 6.4, 6.6, 7.0, 7.4, 7.6):
         prediction = predictor.predict(scan, point_mm=volume.index_to_mm((z, 3, 4)))
         decisions[z] = prediction.decision
-        if prediction.decision == "indeterminate":
-            assert prediction.reason == "the point lies in a missing slice, interpolated from its neighbours"
-    assert [z for z, decision in decisions.items() if decision == "indeterminate"] == [6.6, 7.0, 7.4]
+        if prediction.decision == "no-result":
+            assert prediction.outcome.codes == ("point-interpolated",)
+            assert prediction.outcome.reason == "the point lies in a missing slice, interpolated from its neighbours"
+    assert [z for z, decision in decisions.items() if decision == "no-result"] == [6.6, 7.0, 7.4]
 
 
 def test_a_model_keeps_the_policy_that_it_was_trained_with(tmp_path, scan):

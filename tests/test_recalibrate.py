@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from held_out import held_out
 from hilum import Predictor, evaluate, recalibrate
 from hilum.cli import main
 from hilum.cohorts.split_file import extended_splits, read_splits
@@ -190,7 +191,7 @@ def test_what_is_not_allowed_is_said_before_anything_is_computed(trained_run, si
         with pytest.raises(ConfigError, match="--out must be a new or empty folder"):
             recalibrate(trained_run, site, out)
     for decision, message in (
-        ({"tta": 4}, "settings of a recalibration must be among rule, at, calibration, got tta"),
+        ({"tta": 4}, "settings of a recalibration must be among rule, at, calibration, gate_share, .*, got tta"),
         ({"rule": "best"}, r"decision\.rule must be one of youden"),
         ({"at": 0.9}, r"decision\.at must be given with the rule sensitivity or specificity, got the rule youden"),
         ({"calibration": "prior"}, "prior needs the training cases"),
@@ -247,21 +248,23 @@ def test_each_label_of_several_is_calibrated_by_itself_and_named_where_its_cases
     rng = np.random.default_rng(0)
     labels = (rng.random((80, 2)) < [0.5, 0.3]).astype(np.int64)
     logits = rng.normal(size=(80, 2)) + labels
-    each, chosen = refitted_decisions(DecisionConfig(calibration="temperature"), ("mass", "effusion"), labels, logits)
+    each, chosen = refitted_decisions(
+        DecisionConfig(calibration="temperature"), ("mass", "effusion"), held_out(labels, logits)
+    )
     decisions = Decisions(classes=("mass", "effusion"), multi_label=True, each=each)
     assert list(decisions.thresholds.values()) == [one.value for one in chosen]
     pair = np.stack([np.zeros(80), logits[:, 1]], axis=1)
     assert each[1].calibration == fit_calibration(pair, labels[:, 1], method="temperature")
     labels[:, 1] = 0
     with pytest.raises(CohortError, match="effusion: platt calibration needs at least 30 validation cases, 5 of each"):
-        refitted_decisions(DecisionConfig(), ("mass", "effusion"), labels, logits)
+        refitted_decisions(DecisionConfig(), ("mass", "effusion"), held_out(labels, logits))
 
 
 def test_of_three_classes_the_most_probable_one_stays_the_decision():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 90)
     each, chosen = refitted_decisions(
-        DecisionConfig(), ("a", "b", "c"), labels, np.eye(3)[labels] + rng.normal(size=(90, 3))
+        DecisionConfig(), ("a", "b", "c"), held_out(labels, np.eye(3)[labels] + rng.normal(size=(90, 3)))
     )
     assert chosen == (None,)
     assert each[0].rule == "the most probable class"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hilum.cli import main
+from hilum.deciding.outcome import Outcome
 from hilum.errors import ConfigError, HilumError
 from hilum.judging import judge, report, report_errors
 from hilum.judging.checklist import ITEMS, checked
@@ -202,18 +203,22 @@ def test_a_measurement_alone_stands_beside_the_model_and_size_is_matched(made):
     assert "Among cases of one size" in page.text
 
 
+def outcomes_of(doubts):
+    return [Outcome(kind="no-result", codes=("lungs-cut",), reason=one) if one else Outcome() for one in doubts]
+
+
 def test_decided_cases_stand_beside_all_with_their_coverage(tmp_path):
     given = cases()
     doubts = ["the lungs are cut" if k % 4 == 0 else "" for k in range(80)]
-    page = page_of(tmp_path / "e", given, doubts=doubts, extra={"num_indeterminate": 20})
+    page = page_of(tmp_path / "e", given, outcomes=outcomes_of(doubts))
     answer = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     rows = np.array([not doubt for doubt in doubts])
     assert answer["coverage"] == 0.75
     assert answer["decided"]["num_cases"] == 60
     assert answer["decided"]["auc"] == pytest.approx(roc_auc(given["labels"][rows], given["probs"][rows, 1]))
-    assert "20 of 80 cases have no decision" in page.text
-    assert "20 without a decision, the 60 decided ones: sensitivity" in page.text
-    assert "Decided cases only" in page.text
+    assert "Of 80 cases 20 without a result: 75.0% are decided. Reasons: lungs-cut 20." in page.text
+    assert "; 75% decided, 20 without a result" in page.text
+    assert "Decided cases alone" in page.text
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -225,9 +230,9 @@ def test_cases_of_one_class_have_a_page_that_says_what_cannot_be_said(tmp_path, 
 
 
 def test_a_page_without_any_decision_says_so(tmp_path):
-    page = page_of(tmp_path / "e", cases(), doubts=["in doubt"] * 80)
+    page = page_of(tmp_path / "e", cases(), outcomes=outcomes_of(["in doubt"] * 80))
     assert "No case is decided" in page.text
-    assert "Decided cases only" not in page.text
+    assert "Decided cases alone" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -247,8 +252,8 @@ def test_a_page_is_made_of_whatever_can_be_judged(tmp_path, given):
     n = len(given["labels"])
     columns = {"sex": [("F", "M", "")[k % 3] for k in range(n)], "site": ["x"] * n, "mm": [str(k) for k in range(n)]}
     doubts = ["in doubt" if k % 2 else "" for k in range(n)]
-    page = page_of(tmp_path / "e", given, columns=columns, doubts=doubts, extra={"num_indeterminate": n // 2})
-    assert ("Decided cases only" in page.text) == (n > 1)
+    page = page_of(tmp_path / "e", given, columns=columns, outcomes=outcomes_of(doubts))
+    assert ("Decided cases alone" in page.text) == (n > 1)
     names = given["classes"] if len(given["classes"]) > 2 else given["classes"][1:]
     captions = [f"Figures of {name} against the rest" for name in names]
     assert [caption for caption in captions if caption not in page.text] == []
@@ -350,8 +355,8 @@ def test_an_evaluation_is_read_back_as_it_was_judged(tmp_path):
         (lambda folder: (folder / "cases.csv").unlink(), "cannot be read"),
         (lambda folder: (folder / "evaluation.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "cases.csv").write_text("case_id\n1\n"), "is damaged"),
-        (lambda folder: _edit(folder, format=1), "must be of format 2, is of 1"),
-        (lambda folder: _edit(folder, format=3), "must be of format 2, is of 3"),
+        (lambda folder: _edit(folder, format=2), "must be of format 3, is of 2"),
+        (lambda folder: _edit(folder, format=4), "must be of format 3, is of 4"),
         (lambda folder: _edit(folder, classes=["a"]), "is damaged"),
     ],
     ids=["no cases", "no JSON", "other cases", "older", "newer", "other classes"],
@@ -500,7 +505,7 @@ def test_what_the_test_could_show_stands_there_for_each_label_and_not_where_ther
 def test_errors_are_the_surest_first_once_each_and_never_cases_without_a_decision(tmp_path):
     given = cases(num_classes=3)
     doubts = ["cut" if k % 2 else "" for k in range(80)]
-    judge(**given, folder=tmp_path / "e", doubts=doubts)
+    judge(**given, folder=tmp_path / "e", outcomes=outcomes_of(doubts))
     found = read_evaluation(tmp_path / "e")
     listed = report_errors.errors(found, None)
     wrong = [k for k in range(80) if found.decided[k] != found.labels[k] and not doubts[k]]

@@ -69,6 +69,14 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "beyond-scan": (_N, _N, _N),
     "point-outside": (_R, _R, _R),
     "point-interpolated": (_N, _N, _N),
+    # deciding: what training has not seen; decision.gate says whether there is a decision
+    "unseen-spacing": (_N, _N, _N),
+    "unseen-thickness": (_N, _N, _N),
+    "unseen-kernel": (_N, _N, _N),
+    "unseen-coverage": (_N, _N, _N),
+    "unseen-lungs": (_N, _N, _N),
+    "unseen-hu": (_N, _N, _N),
+    "unseen-features": (_N, _N, _N),
 }
 """Severity by code and policy. ``refused``: no volume. ``repaired``: a changed volume. ``note``: unchanged."""
 

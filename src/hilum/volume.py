@@ -77,12 +77,14 @@ class SourceScan:
         shape: Number of voxels (z, y, x).
         spacing_mm: Distance between them (z, y, x).
         profiles: Signature: a profile along each axis in bins of 2 mm, see ``preparing.signature``.
+        lungs_litres: Volume of both lungs; None where the recipe did not look for them.
     """
 
     digest: str
     shape: tuple[int, int, int]
     spacing_mm: Triple
     profiles: Int16[np.ndarray, "3 bins"]
+    lungs_litres: float | None = None
 
     @property
     def extent_mm(self) -> Triple:

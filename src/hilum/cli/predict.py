@@ -95,7 +95,8 @@ class Predict:
         many = predictor.card.decisions.multi_label
         shown = ", ".join(f"{f'{name} ' if many else ''}{_shown(at)}" for name, at in prediction.thresholds.items())
         at = f" ({'thresholds' if many else 'threshold'} {shown})" if shown else ""
-        print(f"decision: {prediction.decision}{at}" + (f", because {prediction.reason}" if prediction.reason else ""))
+        why = prediction.outcome.reason
+        print(f"decision: {prediction.decision}{at}" + (f", because {why}" if why else ""))
         for finding in prediction.findings:
             print(finding)
         return 0

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 
 from hilum.cohorts.cells import AND, NOTHING
 from hilum.cohorts.labels import Labels
+from hilum.deciding.outcome import UNDECIDED
 from hilum.errors import require
+from hilum.measuring.abstaining import Band, ConformalSets
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.operating_points import OperatingPoint
 from hilum.measuring.prevalence import Shares, threshold_at
@@ -23,21 +25,36 @@ class Decision:
         threshold: Smallest probability of the second class, or of a label, that is positive; None: most probable class.
         rule: Sentence that describes how the threshold was chosen.
         operating_points: Further thresholds that were chosen on the same cases; they decide nothing.
+        band: Where a case is undecided; None: nowhere.
+        sets: Conformal sets; a case whose set does not hold one class is undecided. None: there are none.
+        abstains: Why there is neither, where one was asked for; else what there is, in a sentence.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float | None = None
     rule: str = ""
     operating_points: tuple[OperatingPoint, ...] = ()
+    band: Band | None = None
+    sets: ConformalSets | None = None
+    abstains: str = ""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
             require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
+        require(self.band is None or self.threshold is not None, "a band", "around a threshold", self.band)
+
+    def undecided(self, probs: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
+        """Whether cases of these probabilities of the classes, or of absent and present, are undecided."""
+        none = np.zeros(len(probs), bool)
+        within = none if self.band is None else self.band.holds(probs[:, 1])
+        several = none if self.sets is None else self.sets.members(probs).sum(axis=1) != 1
+        return np.asarray(within | several)
 
     def at(self, prevalence: Shares) -> "Decision":
         """Adjust probabilities to another prevalence.
 
-        The threshold is adjusted with them; of more than two classes the most probable one may change.
+        Threshold, band and sets are adjusted with them; of more than two classes the most probable one may change, and
+        conformal sets are lost.
 
         Raises:
             ConfigError: If the prevalence of the calibration is unknown, or a share is 0.
@@ -46,7 +63,7 @@ class Decision:
         require(known, "the prevalence that the probabilities stand for", "known", why)
         moved = self.calibration.at(prevalence)
         if self.threshold is None:
-            return replace(self, calibration=moved)
+            return replace(self, calibration=moved, sets=None)
 
         def there(threshold: float) -> float:
             return threshold_at(threshold, of=self.calibration.prevalence, to=prevalence)
@@ -55,7 +72,20 @@ class Decision:
             one if one.threshold is None else replace(one, threshold=there(one.threshold))
             for one in self.operating_points
         )
-        return replace(self, calibration=moved, threshold=there(self.threshold), operating_points=points)
+        band, sets = self.band, self.sets
+        if band is not None:
+            band = replace(band, low=there(band.low), high=there(band.high))
+        if sets is not None:
+            absent, present = sets.least
+            sets = replace(sets, least=(1 - there(1 - absent), there(present)))
+        return replace(
+            self,
+            calibration=moved,
+            threshold=there(self.threshold),
+            operating_points=points,
+            band=band,
+            sets=sets,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +130,43 @@ class Decisions:
         return np.stack(columns, axis=1)
 
     def decided(self, probs: Float[np.ndarray, "n c"]) -> Labels:
-        """Decided class of each case, (n,); multi-label: 1 where a label is called, else 0, (n, c)."""
+        """Decided class of each case, (n,); multi-label: 1 where a label is called, else 0, (n, c); -1: undecided."""
         if self.multi_label:
             cuts = np.array([0.5 if one.threshold is None else one.threshold for one in self.each])
-            return (probs >= cuts).astype(np.int64)
+            called = (probs >= cuts).astype(np.int64)
+            pairs = (np.stack([1 - p, p], axis=1) for p in probs.T)
+            called[np.stack([one.undecided(pair) for one, pair in zip(self.each, pairs, strict=True)], axis=1)] = -1
+            return called
         threshold = self.each[0].threshold
-        return probs.argmax(1).astype(np.int64) if threshold is None else (probs[:, 1] >= threshold).astype(np.int64)
+        chosen = probs.argmax(1) if threshold is None else probs[:, 1] >= threshold
+        return np.where(self.each[0].undecided(probs), -1, chosen).astype(np.int64)
 
     def described(self, decided: Labels) -> list[str]:
-        """The decision of each case as text: its class, or the called labels."""
+        """The decision of each case as text: its class, or the called labels, and those that are undecided."""
         if not self.multi_label:
-            return [self.classes[k] for k in decided]
-        pairs = [zip(self.classes, row, strict=True) for row in decided]
-        return [AND.join(name for name, called in pair if called) or NOTHING for pair in pairs]
+            return [self.classes[k] if k >= 0 else UNDECIDED for k in decided.tolist()]
+        return [self._labels_of(row) for row in decided.tolist()]
+
+    def _labels_of(self, row: list[int]) -> str:
+        called, undecided = (
+            AND.join(name for name, state in zip(self.classes, row, strict=True) if state == wanted)
+            for wanted in (1, -1)
+        )
+        if not undecided:
+            return called or NOTHING
+        return "; ".join(filter(None, [called, f"{UNDECIDED}: {undecided}"])) if 0 in row or called else UNDECIDED
+
+    def sets_of(self, probs: Float[np.ndarray, " c"]) -> dict[str, tuple[str, ...]]:
+        """Conformal sets of a case: of ``classes``, or of absent and present by label; empty where none are fitted."""
+        found = {}
+        for n, one in enumerate(self.each):
+            if one.sets is not None:
+                own = np.array([1 - probs[n], probs[n]]) if self.multi_label else probs
+                names = ("absent", "present") if self.multi_label else self.classes
+                inside = one.sets.members(own[None])[0].tolist()
+                key = self.classes[n] if self.multi_label else "classes"
+                found[key] = tuple(name for name, is_in in zip(names, inside, strict=True) if is_in)
+        return found
 
     def at(self, prevalence: Sequence[float]) -> "Decisions":
         """Adjust probabilities to another prevalence.

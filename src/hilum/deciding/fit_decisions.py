@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from hilum.cohorts.labels import Labels
 from hilum.deciding.decision import Decision, label_logits
 from hilum.errors import CohortError, ConfigError
+from hilum.measuring.abstaining import choose_band, fit_sets
 from hilum.measuring.calibration import Calibration
 from hilum.measuring.fit_calibration import fit_calibration
 from hilum.measuring.operating_points import choose_points
@@ -38,12 +39,33 @@ class TrainingCases:
     counted: Float[np.ndarray, " n"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldOut:
+    """Cases that were never trained on, from which calibration, thresholds and abstaining are fitted.
+
+    Attributes:
+        labels: Their labels.
+        logits: Their logits.
+        patients: Patient of each.
+        chose_epoch: Whether they chose the epoch whose weights were kept, as validation cases do.
+    """
+
+    labels: Labels
+    logits: Float[np.ndarray, "n c"]
+    patients: tuple[str, ...]
+    chose_epoch: bool
+
+    @property
+    def name(self) -> str:
+        """What they are, in a sentence."""
+        return "validation cases" if self.chose_epoch else "cases that were held out"
+
+
 def decisions_of(
     config: RunConfig,
     classes: tuple[str, ...],
     trained: TrainingCases,
-    labels: Labels,
-    logits: Float[np.ndarray, "n c"],
+    held_out: HeldOut,
 ) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
     """Fit one decision for all classes, or one for each label of a multi-label model, with its threshold.
 
@@ -51,28 +73,30 @@ def decisions_of(
         config: Its loss, sampling and head changed the class shares; its decision section says what to fit.
         classes: Names of the outputs.
         trained: The training cases.
-        labels: Labels of the validation cases, which were never trained on.
-        logits: Logits of the validation cases.
+        held_out: Cases that were never trained on.
     """
+    labels, logits = held_out.labels, held_out.logits
     shifts = _shifts(config, classes, trained)
     counts = class_counts(trained.labels, num_classes=len(classes))
     if labels.ndim == 1:
         calibration = _calibration(config, "", shifts[0], _shares(counts), labels, logits)
         probs = calibration.probabilities(logits)
         chosen = _threshold(config.decision, labels, probs) if len(classes) == 2 else None
-        return (_decision(calibration, chosen, labels, probs),), (chosen,)
+        decision = _decision(calibration, chosen, labels, probs)
+        return (_abstaining(decision, config.decision, held_out, labels, probs),), (chosen,)
     decisions, thresholds = [], []
     for name, column, pair, shift, both in zip(classes, labels.T, label_logits(logits), shifts, counts, strict=True):
         calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
         probs = calibration.probabilities(pair)
         chosen = _threshold(config.decision, column, probs, f"{name}: ")
-        decisions.append(_decision(calibration, chosen, column, probs))
+        decision = _decision(calibration, chosen, column, probs)
+        decisions.append(_abstaining(decision, config.decision, held_out, column, probs, f"{name}: "))
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
 
 
 def refitted_decisions(
-    rule: DecisionConfig, classes: tuple[str, ...], labels: Labels, logits: Float[np.ndarray, "n c"]
+    rule: DecisionConfig, classes: tuple[str, ...], held_out: HeldOut
 ) -> tuple[tuple[Decision, ...], tuple[Threshold | None, ...]]:
     """Fit the decisions of a trained model anew on cases of another cohort, whose classes have other shares.
 
@@ -82,8 +106,7 @@ def refitted_decisions(
     Args:
         rule: What to fit; ``prior`` needs the training cases, and is refused.
         classes: Names of the outputs.
-        labels: Labels of the cases, on which the model was not trained.
-        logits: Their logits.
+        held_out: The cases, on which the model was not trained.
 
     Raises:
         CohortError: If there are too few cases, of all or of a class.
@@ -93,6 +116,7 @@ def refitted_decisions(
     if method == "prior":
         msg = "decision.calibration must be auto, none, temperature, platt or isotonic; prior needs the training cases"
         raise ConfigError(msg)
+    labels, logits = held_out.labels, held_out.logits
     many, outputs = labels.ndim == 2, [(labels, logits)]
     if many:
         outputs = list(zip(labels.T, label_logits(logits), strict=True))
@@ -105,12 +129,68 @@ def refitted_decisions(
             if many or len(classes) == 2:
                 chosen = choose_threshold(column, probs[:, 1], rule=rule)
                 _warn_of_few(column, whose)
+            decision = _decision(calibration, chosen, column, probs)
+            decisions.append(_with_abstaining(decision, rule, held_out, column, probs))
         except (CohortError, ConfigError) as exc:
             msg = f"{whose}{exc.message}"
             raise type(exc)(msg) from exc
-        decisions.append(_decision(calibration, chosen, column, probs))
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
+
+
+def _abstaining(
+    decision: Decision,
+    rule: DecisionConfig,
+    held_out: HeldOut,
+    labels: Int[np.ndarray, " n"],
+    probs: Float[np.ndarray, "n c"],
+    whose: str = "",
+) -> Decision:
+    """The decision with a band or sets; without, where they cannot be had: the training must not be lost."""
+    try:
+        return _with_abstaining(decision, rule, held_out, labels, probs)
+    except (CohortError, ConfigError) as exc:
+        _log.warning("warning: %s%s; the model decides every case", whose, exc)
+        return replace(decision, abstains=f"never: {exc.message}")
+
+
+def _with_abstaining(
+    decision: Decision,
+    rule: DecisionConfig,
+    held_out: HeldOut,
+    labels: Int[np.ndarray, " n"],
+    probs: Float[np.ndarray, "n c"],
+) -> Decision:
+    """The decision with what ``decision.abstain`` asks for.
+
+    Raises:
+        CohortError: If there are too few patients, or too few cases would be decided.
+        ConfigError: If it cannot be had of such cases or classes.
+    """
+    if rule.abstain == "none":
+        return decision
+    error, patients = rule.error, held_out.patients
+    if rule.abstain == "band":
+        if decision.threshold is None:
+            msg = "decision.abstain must be none or sets for more than two classes, a band lies around a threshold"
+            raise ConfigError(msg)
+        at = decision.threshold
+        band = choose_band(labels, probs[:, 1], threshold=at, error=error, coverage=rule.coverage, patients=patients)
+        about = (
+            f"undecided from {band.low:.3g} to {band.high:.3g}: at most {error:g} of each class is decided wrongly, "
+        )
+        about += f"{band.coverage:.0%} of the {held_out.name} were decided"
+        return replace(decision, band=band, abstains=about)
+    if held_out.chose_epoch:
+        msg = "conformal sets need cases that did not choose the epoch, validation cases did"
+        raise ConfigError(msg, hint="train folds, or hilum recalibrate on other cases")
+    sets = fit_sets(labels, probs, error=error, patients=patients)
+    if sets.singles < rule.coverage:
+        msg = f"with an error of {error:g} {sets.singles:.0%} of the sets hold one class, must be {rule.coverage:.0%}"
+        raise CohortError(msg)
+    about = f"undecided where the conformal set holds not one class: {1 - error:g} of each class are covered, "
+    about += f"{sets.singles:.0%} of the sets of {held_out.name} hold one"
+    return replace(decision, sets=sets, abstains=about)
 
 
 def _decision(

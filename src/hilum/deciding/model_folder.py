@@ -5,6 +5,7 @@ A folder holds one network, or the members of an ensemble under ``members/NAME``
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -15,19 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hilum.deciding.decision import Decisions
+from hilum.deciding.gate import FeatureStatistics, Gate
 from hilum.deciding.tta import Views
 from hilum.errors import CheckpointError, require
 from hilum.files import write_whole
-from hilum.modelling.ensemble import Ensemble, Network
+from hilum.modelling.ensemble import Ensemble, Network, members_of
 from hilum.modelling.measures import NoduleMeasures
 from hilum.modelling.resnet import ResNet3D
 from hilum.modelling.weights.file import write_tensors
 from hilum.settings.run import ModelConfig, ReadingConfig, Recipe
 from hilum.settings.toml import from_dict, to_dict
 
-MODEL_FORMAT = 3
-"""1: without operating points. 2: one network only."""
+MODEL_FORMAT = 4
+"""1: without operating points. 2: one network only. 3: without a gate, bands and conformal sets."""
 _WEIGHTS = "weights.safetensors"
+_GATE = "gate.safetensors"
 _ABOUT = "model.json"
 _MEMBERS = "members"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -66,6 +69,7 @@ class ModelCard:
         training: The training card: settings, numbers of cases and patients, validation figures.
         version: Version of Hilum.
         members: The members of an ensemble; empty for one network.
+        gate: What training saw; None: a model of an older version, or decision.gate = off.
     """
 
     model: ModelConfig
@@ -76,6 +80,7 @@ class ModelCard:
     training: dict[str, Any]
     version: str = ""
     members: tuple[EnsembleMember, ...] = ()
+    gate: Gate | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,17 +96,27 @@ def build(config: ModelConfig, recipe: Recipe, num_classes: int) -> ResNet3D:
     return ResNet3D(config.depth, recipe.num_channels, num_classes, **options)
 
 
-def save_model(folder: Path, network: Network, card: ModelCard) -> None:
-    """Write a model folder; ``model.json`` is written last, so that a folder with it is complete."""
+def save_model(folder: Path, network: Network, card: ModelCard, statistics: Sequence[FeatureStatistics] = ()) -> None:
+    """Write a model folder; ``model.json`` is written last, so that a folder with it is complete.
+
+    Args:
+        folder: The folder.
+        network: The network or ensemble.
+        card: Its card.
+        statistics: Of the features of each member, for the gate; empty: features are not judged.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT).unlink(missing_ok=True)
+    places = [folder]
     if isinstance(network, Ensemble):
-        for name, one in network.members.items():
-            where = folder / _MEMBERS / name
-            where.mkdir(parents=True, exist_ok=True)
-            write_tensors(where / _WEIGHTS, one.state_dict())
-    else:
-        write_tensors(folder / _WEIGHTS, network.state_dict())
+        places = [folder / _MEMBERS / name for name in network.members]
+    for n, (where, one) in enumerate(zip(places, members_of(network), strict=True)):
+        where.mkdir(parents=True, exist_ok=True)
+        write_tensors(where / _WEIGHTS, one.state_dict())
+        (where / _GATE).unlink(missing_ok=True)
+        if statistics:
+            arrays = {name: torch.from_numpy(getattr(statistics[n], name)) for name in ("means", "covariance")}
+            write_tensors(where / _GATE, arrays)
     about = {"format": MODEL_FORMAT, **to_dict(card), "version": version("hilum")}
     write_whole(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
 
@@ -121,6 +136,28 @@ def load_model(folder: Path) -> tuple[Network, ModelCard]:
         return _loaded(folder, card.model, card), card
     each = {one.name: _loaded(folder / _MEMBERS / one.name, one.model, card) for one in card.members}
     return Ensemble(each).eval(), card
+
+
+def load_statistics(folder: Path, card: ModelCard) -> tuple[FeatureStatistics, ...]:
+    """Statistics of the features of each member; empty if the gate does not judge features.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
+    if card.gate is None or card.gate.limit is None:
+        return ()
+    folder = _model_in(folder)
+    places = [folder / _MEMBERS / one.name for one in card.members] or [folder]
+    found = []
+    for where in places:
+        try:
+            arrays = load_file(where / _GATE)
+            found.append(FeatureStatistics(**{name: one.numpy() for name, one in arrays.items()}))
+            found[-1].distances(found[-1].means)  # that the covariance has a root
+        except (OSError, SafetensorError, ValueError, TypeError) as exc:
+            msg = f"{where} is damaged: the {_GATE} that its gate needs cannot be read: {_last_line(exc)}"
+            raise CheckpointError(msg) from exc
+    return tuple(found)
 
 
 def _loaded(folder: Path, model: ModelConfig, card: ModelCard) -> ResNet3D:

@@ -23,7 +23,7 @@ from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.evaluation_folder import evaluation_folder_of
 from hilum.judging.folds import evaluate_folds
 from hilum.judging.judge import check_folder, checked_prevalence, judge
-from hilum.judging.model_facts import about_model, calibrated_at, case_columns
+from hilum.judging.model_facts import about_model, abstaining_facts, calibrated_at, case_columns
 from hilum.judging.report import report
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
@@ -175,17 +175,19 @@ def _judged(
     marks = [f"NOT CHECKED for cases that trained the model: {candidates.unchecked}"] if candidates.unchecked else []
     marks += [f"WITH LEAKAGE: {about['leakage']}"] if about["leakage"] else []
     joined = join_patients(unseen.cases, copies, [link.cases for link in found.links])
+    labels, probs = labels_of(unseen.cases), np.array([list(p.probabilities.values()) for p in predictions])
     return judge(
         case_ids=[case.case_id for case in unseen.cases],
         rows=[case.row for case in unseen.cases],
         scans=[unseen.scans.get(case.case_id, "") for case in unseen.cases],
         patients=[case.patient_id for case in joined],
-        labels=labels_of(unseen.cases),
-        probs=np.array([list(p.probabilities.values()) for p in predictions]),
+        labels=labels,
+        probs=probs,
         classes=decisions.classes,
         threshold=[one.threshold for one in decisions.each] if decisions.multi_label else decisions.each[0].threshold,
         folder=out,
-        doubts=[p.reason for p in predictions],
+        outcomes=[p.outcome for p in predictions],
+        decided=decisions.decided(probs),
         points=[one.operating_points for one in decisions.each] if decisions.thresholds else (),
         prevalence=prevalence,
         calibrated_at=calibrated_at(decisions),
@@ -193,7 +195,7 @@ def _judged(
         note="; ".join(marks),
         extra={
             **about,
-            "num_indeterminate": sum(bool(p.reason) for p in predictions),
+            "abstains": abstaining_facts(decisions, labels, probs),
             "seen_checked": not candidates.unchecked,
             "unchecked": candidates.unchecked,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],

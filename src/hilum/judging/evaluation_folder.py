@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from hilum.cohorts.labels import Labels
+from hilum.deciding.outcome import DECIDED
 from hilum.errors import ConfigError
 from hilum.files import user_path
 from hilum.judging.figures import ClassJudgement, Evaluation, Stated, figures_in
@@ -33,8 +34,8 @@ class EvaluationFolder:
         patients: Number of the patient of each case, as text; a number is a patient within this folder only.
         labels: Index of the true class, or 1 where a label is present, else 0.
         probs: Probabilities.
-        decided: Index of the decided class, or 1 where a label is called, else 0.
-        doubts: Reason why a case has no decision, else empty.
+        decided: Index of the decided class, or 1 where a label is called, else 0; -1 without a decision.
+        reasons: Why a case, or a label of it, has no decision, else empty.
         scans: Digest of the HU of each case's scan; empty where unknown.
     """
 
@@ -45,7 +46,7 @@ class EvaluationFolder:
     labels: Labels
     probs: Float64[np.ndarray, "n c"]
     decided: Labels
-    doubts: tuple[str, ...]
+    reasons: tuple[str, ...]
     scans: tuple[str, ...]
 
     @property
@@ -67,7 +68,8 @@ class EvaluationFolder:
             columns = zip(self.labels.T, self.probs.T, self.decided.T, strict=True)
         elif len(self.classes) > 2:
             by_name = self.evaluation["by_class"]
-            columns = ((self.labels == k, self.probs[:, k], self.decided == k) for k in range(len(self.classes)))
+            of_class = ((self.decided == k).astype(np.int64) - (self.decided < 0) for k in range(len(self.classes)))
+            columns = ((self.labels == k, self.probs[:, k], one) for k, one in enumerate(of_class))
         else:
             by_name = {self.classes[1]: self.evaluation}
             columns = [(self.labels, self.probs[:, 1], self.decided)]
@@ -76,7 +78,8 @@ class EvaluationFolder:
                 name=name,
                 y=np.asarray(y, np.int64),
                 p=p,
-                called=np.asarray(called, bool),
+                called=np.asarray(called == 1),
+                is_decided=np.asarray(called >= 0),
                 asked=Asked(threshold=by_name[name]["threshold"], points=()),
                 figures=figures_in(by_name[name]),
                 agreement={},
@@ -124,7 +127,8 @@ def read_evaluation(path: str | Path) -> EvaluationFolder:
     number = evaluation.get("format", 1) if isinstance(evaluation, dict) else None
     if number != EVALUATION_FORMAT:
         msg = f"the evaluation in {folder} must be of format {EVALUATION_FORMAT}, is of {number!r}"
-        hint = "judge the model again" if number == 1 else "use the Hilum that wrote it"
+        is_older = number in range(1, EVALUATION_FORMAT)
+        hint = "judge the model again" if is_older else "use the Hilum that wrote it"
         raise ConfigError(msg, hint=hint)
     try:
         return _folder(folder, evaluation, rows)
@@ -137,10 +141,12 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
     classes = [str(name) for name in evaluation["classes"]]
     if evaluation.get("multi_label"):
         labels, decided = (
-            np.array([[int(row[f"{what}_{name}"]) for name in classes] for row in rows]) for what in ("label", "called")
+            np.array([[int(row[f"{what}_{name}"] or -1) for name in classes] for row in rows])
+            for what in ("label", "called")
         )
     else:
-        labels, decided = (np.array([classes.index(row[what]) for row in rows]) for what in ("label", "decision"))
+        labels = np.array([classes.index(row["label"]) for row in rows])
+        decided = np.array([classes.index(row["decision"]) if row["outcome"] == DECIDED else -1 for row in rows])
     probs = np.array([[float(row[f"prob_{name}"]) for name in classes] for row in rows])
     if len(rows) != evaluation["num_cases"] or not np.isfinite(probs).all() or not evaluation.keys() >= _KEYS:
         raise ValueError(len(rows))
@@ -152,6 +158,6 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
         labels=labels,
         probs=probs,
         decided=decided,
-        doubts=tuple(row.get("indeterminate", "") for row in rows),
+        reasons=tuple(row["reason"] for row in rows),
         scans=tuple(row.get("scan", "") for row in rows),
     )

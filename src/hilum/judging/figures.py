@@ -85,7 +85,8 @@ class ClassJudgement:
         name: Name of the class or label.
         y: 1 where it is present, else 0.
         p: Its probability, in double precision.
-        called: Whether it is decided, for each case.
+        called: Whether it is what the threshold says, for each case.
+        is_decided: Whether the model decides, for each case; figures of decisions leave the others out.
         asked: What was asked of it; its threshold is None where the most probable class is decided.
         figures: Figures with their intervals.
         agreement: Agreement of probabilities and outcomes.
@@ -96,6 +97,7 @@ class ClassJudgement:
     y: Int[np.ndarray, " n"]
     p: Float64[np.ndarray, " n"]
     called: Bool[np.ndarray, " n"]
+    is_decided: Bool[np.ndarray, " n"]
     asked: Asked
     figures: dict[str, Figure]
     agreement: Evaluation
@@ -103,8 +105,9 @@ class ClassJudgement:
 
     @property
     def matrix(self) -> Int[np.ndarray, "2 2"]:
-        """Confusion matrix: absent and present (rows), not called and called (columns)."""
-        return confusion_matrix(self.y, self.called.astype(np.int64), num_classes=2)
+        """Confusion matrix of the decided cases: absent and present (rows), not called and called (columns)."""
+        known = self.is_decided
+        return confusion_matrix(self.y[known], self.called[known].astype(np.int64), num_classes=2)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -115,6 +118,8 @@ class ClassJudgement:
             "num_positives": int(np.sum(self.y == 1)),
             "prevalence": float(np.mean(self.y == 1)),
             "threshold": self.asked.threshold,
+            "num_decided": int(self.is_decided.sum()),
+            "coverage_by_class": [_share(self.is_decided[self.y != 1]), _share(self.is_decided[self.y == 1])],
             "confusion": dict(zip(("tn", "fp", "fn", "tp"), self.matrix.ravel().tolist(), strict=True)),
             **with_ends(figures),
             **self.agreement,
@@ -168,22 +173,30 @@ def judge_cases(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
-    decided: Labels | None = None,
+    decided: Labels,
 ) -> Judgement:
     """Judge two classes, more classes, or several labels that do not exclude one another (labels of two axes).
 
-    Decisions are by the thresholds of the rules, or given, where these have none. Of more than two classes the most
-    probable one is decided.
+    Figures of decisions are of the decided cases, figures of probabilities alone are of all.
+
+    Args:
+        labels: True class of each case, or 1 where a label is present.
+        probs: Probabilities.
+        classes: Names of the outputs.
+        rules: How probabilities are judged.
+        patients: Patient of each case.
+        seed: Seed of the bootstrap.
+        decided: Decided class of each case, or 1 where a label is called; -1: no decision.
     """
     if labels.ndim == 2:
         return _judge_labels(labels, probs, classes, rules, patients, seed, decided)
     if len(classes) > 2:
-        return _judge_classes(labels, probs, classes, rules, patients, seed)
-    called = probs[:, 1] >= rules.thresholds[0] if decided is None else decided == 1
+        return _judge_classes(labels, probs, classes, rules, patients, seed, decided)
+    called, known = decided == 1, decided >= 0
     figures = with_called_intervals(
-        labels, probs[:, 1], called=called, patients=patients, asked=rules.asked(0), seed=seed
+        labels, probs[:, 1], called=called, is_decided=known, patients=patients, asked=rules.asked(0), seed=seed
     )
-    two = _class_judgement(classes[1], labels, probs[:, 1], called, (rules, 0), figures, patients)
+    two = _class_judgement(classes[1], labels, probs[:, 1], (called, known), (rules, 0), figures, patients)
     return Judgement(figures=two.evaluation, each=(two,), matrix=two.matrix)
 
 
@@ -194,21 +207,25 @@ def _judge_classes(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
+    decided: Labels,
 ) -> Judgement:
     """Judge more than two classes: all together, then each against the rest."""
-    decided = probs.argmax(1).astype(np.int64)
-    matrix = confusion_matrix(labels, decided, num_classes=len(classes))
-    present, called = (np.eye(len(classes), dtype=np.int64)[one] for one in (labels, decided))
-    asked = [rules.asked(k) for k in range(len(classes))]
-    means, figures = with_label_intervals(present, probs, called=called, patients=patients, asked=asked, seed=seed)
+    known, size = decided >= 0, len(classes)
+    matrix = confusion_matrix(labels[known], decided[known], num_classes=size)
+    present = np.eye(size, dtype=np.int64)[labels]
+    called, is_decided = decided[:, None] == np.arange(size), np.repeat(known[:, None], size, axis=1)
+    asked = [rules.asked(k) for k in range(size)]
+    means, figures = with_label_intervals(
+        present, probs, called=called, is_decided=is_decided, patients=patients, asked=asked, seed=seed
+    )
     del means["subset_accuracy"]  # the same as the accuracy
-    together = means | with_class_intervals(labels, probs, patients=patients, seed=seed)
+    together = means | with_class_intervals(labels, probs, is_decided=known, patients=patients, seed=seed)
     each = [
-        _class_judgement(name, present[:, k], probs[:, k], called[:, k] == 1, (rules, k), figures[k], patients)
+        _class_judgement(name, present[:, k], probs[:, k], (called[:, k], known), (rules, k), figures[k], patients)
         for k, name in enumerate(classes)
     ]
     evaluation = {
-        "num_by_class": matrix.sum(1).tolist(),
+        "num_by_class": present.sum(0).tolist(),
         "confusion": matrix.tolist(),
         **with_ends(together),
         "log_loss": to_plain(log_loss(labels, probs)),
@@ -224,14 +241,16 @@ def _judge_labels(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
-    decided: Labels | None,
+    decided: Labels,
 ) -> Judgement:
     """Judge several labels that do not exclude one another: means over them, then each."""
-    called = probs >= np.array(rules.thresholds) if decided is None else decided == 1
+    called, known = decided == 1, decided >= 0
     asked = [rules.asked(k) for k in range(len(names))]
-    over_all, figures = with_label_intervals(labels, probs, called=called, patients=patients, asked=asked, seed=seed)
+    over_all, figures = with_label_intervals(
+        labels, probs, called=called, is_decided=known, patients=patients, asked=asked, seed=seed
+    )
     each = tuple(
-        _class_judgement(name, labels[:, k], probs[:, k], called[:, k], (rules, k), figures[k], patients)
+        _class_judgement(name, labels[:, k], probs[:, k], (called[:, k], known[:, k]), (rules, k), figures[k], patients)
         for k, name in enumerate(names)
     )
     by_label = {one.name: one.evaluation for one in each}
@@ -242,22 +261,27 @@ def _class_judgement(
     name: str,
     y: Int[np.ndarray, " n"],
     p: Float64[np.ndarray, " n"],
-    called: Bool[np.ndarray, " n"],
+    decided: tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]],
     rule: tuple[Rules, int],
     figures: dict[str, Figure],
     patients: Sequence[str],
 ) -> ClassJudgement:
-    rules, output = rule
+    (called, is_decided), (rules, output) = decided, rule
     return ClassJudgement(
         name=name,
         y=y,
         p=p,
         called=called,
+        is_decided=is_decided,
         asked=rules.asked(output),
         figures=figures,
         agreement={**_agreement(y, p, patients), **_area(y, p, patients)},
         stated=rules.stated(output),
     )
+
+
+def _share(inside: Bool[np.ndarray, " m"]) -> float | None:
+    return float(inside.mean()) if len(inside) else None
 
 
 def to_plain(value: object) -> Any:

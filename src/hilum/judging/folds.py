@@ -13,6 +13,7 @@ from hilum.cohorts.links import find_links
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
+from hilum.deciding.outcome import outcome_of
 from hilum.errors import CheckpointError, CohortError
 from hilum.judging.candidates import Candidates
 from hilum.judging.cohort_table import cohort_flow
@@ -21,7 +22,6 @@ from hilum.judging.judge import judge
 from hilum.judging.model_facts import about_model, calibrated_at, case_columns
 from hilum.judging.report import report
 from hilum.measuring.roc_variance import mean_area, obuchowski
-from hilum.predicting.predictor import doubt_about
 from hilum.preparing import Store, load_sample
 from hilum.training.out_of_fold import OutOfFold, digest_of, read_out_of_fold
 from hilum.training.run_cases import check_tested, splits_of
@@ -72,7 +72,11 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     found = predicted.of(cases)
     joined = join_patients(cases, prepared.copies, [link.cases for link in find_links(cohort.cases, prepared)])
     patients, labels = [case.patient_id for case in joined], labels_of(cases)
-    doubts = [doubt_about(load_sample(file), card.recipe) for file in samples]
+    undecided = np.asarray((found.decided.reshape(len(cases), -1) < 0).any(axis=1))
+    outcomes = [
+        outcome_of(load_sample(file), card.recipe, None, (), is_undecided=one)  # the gate met all these cases
+        for file, one in zip(samples, undecided.tolist(), strict=True)
+    ]
     parts = dict.fromkeys(found.case_ids, "test")
     num_unlabelled = cohort.num_unlabelled + len(cohort.cases) - len(cohort.labelled)
     labelled = replace(cohort, cases=cohort.labelled, num_unlabelled=num_unlabelled)
@@ -88,7 +92,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
         threshold=[None] * len(decisions.classes) if decisions.multi_label else None,
         decided=found.decided,
         folder=out,
-        doubts=doubts,
+        outcomes=outcomes,
         prevalence=prevalence,
         calibrated_at=calibrated_at(decisions),
         columns=case_columns(unseen),
@@ -98,7 +102,6 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "num_refused": len(prepared.refusals),
             "cohort": cohort_flow(flow, unseen, prepared.refusals, ()),
             "training_audit": run.audit,
-            "num_indeterminate": sum(map(bool, doubts)),
             "threshold_rule": f"thresholds of each fold, chosen on the others by {run.settings.decision.rule}",
             "findings": unseen.findings,
             "folds": fold_figures(found, labels, patients, card),

@@ -22,7 +22,7 @@ def headline(evaluation: dict[str, Any]) -> str:
         figures.insert(1, mean.replace("mean", "mean of the folds", 1))
     seen = f"; {evaluation['num_seen']} left out, for the model has seen them" if evaluation.get("num_seen") else ""
     refused = f"; {evaluation['num_refused']} refused" if evaluation.get("num_refused") else ""
-    doubtful = _doubtful(evaluation)
+    abstained = _abstained(evaluation)
     unchecked = "; NOT CHECKED for cases that trained the model" if evaluation.get("unchecked") else ""
     notes = (evaluation.get("audit") or {}).get("notes")
     unchecked += "; NOT COMPARED in full with training cases, see the report" if notes and not unchecked else ""
@@ -30,19 +30,14 @@ def headline(evaluation: dict[str, Any]) -> str:
     shown = ", ".join(filter(None, figures))
     number = evaluation["num_cases"]
     cases = f"{number} case{'s' * (number != 1)}{about}"
-    return f"{cases}: {shown}{doubtful}{seen}{refused}{unchecked}{leaking}"
+    return f"{cases}: {shown}{abstained}{seen}{refused}{unchecked}{leaking}"
 
 
-def _doubtful(evaluation: dict[str, Any]) -> str:
-    """Number of cases without a decision, with the rates of the decided ones."""
-    number, decided = evaluation.get("num_indeterminate"), evaluation.get("decided")
-    if not number:
-        return ""
-    rates = [_formatted(decided, name) for name in ("sensitivity", "specificity")] if decided else []
-    shown = ", ".join(filter(None, rates))
-    return f"; {number} without a decision" + (
-        f", the {decided['num_cases']} decided ones: {shown}" if shown and decided else ""
-    )
+def _abstained(evaluation: dict[str, Any]) -> str:
+    """Numbers of cases without a decision, which sensitivity and specificity leave out, and the share of the others."""
+    kinds = {"without a result": "num_no_result", "undecided": "num_undecided"}
+    counts = [f"{evaluation[key]} {words}" for words, key in kinds.items() if evaluation.get(key)]
+    return f"; {evaluation['coverage']:.0%} decided, {' and '.join(counts)}" if counts else ""
 
 
 def _formatted(evaluation: dict[str, Any], name: str) -> str:

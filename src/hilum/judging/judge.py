@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
+from hilum.deciding.outcome import NO_RESULT, UNDECIDED, Outcome
 from hilum.errors import CohortError, ConfigError, require
 from hilum.files import PNG_MARK, check_output, csv_text
 from hilum.judging.baselines import baselines, size_matched
@@ -23,8 +25,9 @@ from hilum.measuring.operating_points import OperatingPoint
 REPORT_MARK = r'^<!doctype html>\n<html lang="en">\n<head>\n(?s:.*?)content="hilum report"'
 """Pattern at the beginning of a report."""
 
-EVALUATION_FORMAT = 2
-"""Format of evaluation.json and cases.csv; 1, or none: an older version, with fewer figures."""
+EVALUATION_FORMAT = 3
+"""Format of evaluation.json and cases.csv. 1, or none: an older version, with fewer figures. 2: its figures of
+decisions count cases without one."""
 
 _PICTURES = r"(roc|pr|calibration|confusion)(-\d+)?\.png"
 _STALE = rf"{_PICTURES}|report\.html"
@@ -50,7 +53,7 @@ def judge(
     threshold: float | Sequence[float | None] | None,
     folder: Path,
     seed: int = 0,
-    doubts: Sequence[str] | None = None,
+    outcomes: Sequence[Outcome] | None = None,
     rows: Sequence[int] | None = None,
     scans: Sequence[str] | None = None,
     points: Sequence[Sequence[OperatingPoint]] = (),
@@ -70,8 +73,11 @@ def judge(
 
     More than two classes are also judged each against the rest, under ``by_class``. Each of several labels is judged
     like the second of two classes, under ``by_label``, with means over all; pictures then have a panel for each, and
-    continue in ``roc-2.png`` and so on after twelve. If some predictions are no decisions, ``decided`` holds the
-    figures of the others, and ``coverage`` is their share.
+    continue in ``roc-2.png`` and so on after twelve.
+
+    A case without a decision is never counted as negative: figures of decisions, such as sensitivity, are of the
+    decided cases, figures of probabilities alone, such as the AUC, of all. ``coverage`` is the share of decided cases,
+    and ``decided`` holds all figures of these alone.
 
     Args:
         case_ids: Id of each case.
@@ -83,15 +89,15 @@ def judge(
             several labels one for each, 0.5 for None.
         folder: Output folder; created if missing.
         seed: Seed of the bootstrap.
-        doubts: Reason why a prediction is indeterminate, else empty; a column of cases.csv. The main figures include
-            all cases, decided by the threshold.
+        outcomes: Whether each case gets a decision, and why not; columns of cases.csv. None: all do.
         rows: Row of each case in its table; a column of cases.csv.
         scans: Digest of the HU of each case's scan, empty where unknown; a column of cases.csv.
         points: Operating points of the second of two classes, or of each label; empty: read from the cases' own curves.
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each class or of each label.
         calibrated_at: Prevalence at which the probabilities are stated, of the same outputs; None where it is unknown.
-        decided: Decision of each case, where no one threshold decides all; then ``threshold`` is None.
+        decided: Decision of each case, or of each label of it, -1: none; where a band, sets or several thresholds
+            decide. None: by the threshold.
         further: Further columns of cases.csv.
         columns: Text of each case by the name of a column, for figures by subgroup and by a measurement alone.
         note: A sentence at the foot of each picture, and in each row of cases.csv.
@@ -108,31 +114,54 @@ def judge(
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
-    by_threshold = decided is None and (labels.ndim == 2 or len(classes) == 2)
+    asked_of_two = labels.ndim == 2 or len(classes) == 2
+    by_threshold = asked_of_two and (decided is None or any(cut is not None for cut in cuts))
     rules = Rules(
         thresholds=tuple(0.5 if cut is None else cut for cut in cuts) if by_threshold else (),
         points=tuple(map(tuple, points)),
         prevalence=checked_prevalence(prevalence, classes, multi_label=labels.ndim == 2),
         calibrated_at=tuple(calibrated_at),
     )
-    judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed, decided=decided)
+    outcomes = outcomes or [Outcome()] * len(labels)
+    by_rule = _by_rule(labels, probs, rules) if decided is None else decided.copy()
+    by_rule[[one.kind == NO_RESULT for one in outcomes]] = -1
+    judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed, decided=by_rule)
     counts = {"num_cases": len(labels), "num_patients": len(set(patients))}
     evaluation: Evaluation = {"format": EVALUATION_FORMAT, **counts, "classes": list(classes), **judged.figures}
-    is_decided = np.array([not doubt for doubt in doubts or [""] * len(labels)])
-    alone = _decided(is_decided, labels, probs, classes, rules, patients, seed, decided)
-    evaluation |= {"coverage": float(is_decided.mean()), "decided": alone}
+    is_decided = np.asarray((by_rule.reshape(len(labels), -1) >= 0).all(axis=1))
+    alone = _decided(is_decided, labels, probs, classes, rules, patients, seed, by_rule)
+    evaluation |= {"coverage": float(is_decided.mean()), "decided": alone, **_abstained(outcomes)}
     evaluation |= _by_column(columns or {}, judged, labels, probs, patients)
     taken = sorted(set(evaluation) & set(extra or {}))
     require(not taken, "extra keys", "other names than those of figures", ", ".join(taken))
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
-    table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, judged)]
-    named = {**(further or {}), "scan": scans, "indeterminate": doubts}
+    table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, by_rule, outcomes)]
+    named: dict[str, Sequence[str] | None] = {**(further or {}), "scan": scans}
+    named |= {"outcome": [one.kind for one in outcomes], "reason_codes": [" ".join(one.codes) for one in outcomes]}
+    named["reason"] = [one.reason for one in outcomes]
     table += [[name, *texts] for name, texts in named.items() if texts is not None]
     table += [["note", *[note] * len(labels)]] if note else []
     table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
+
+
+def _by_rule(labels: Labels, probs: Float64[np.ndarray, "n c"], rules: Rules) -> Labels:
+    """Decided class of each case, or 1 where a label is called, by the thresholds or as the most probable class."""
+    if labels.ndim == 2:
+        return (probs >= np.array(rules.thresholds)).astype(np.int64)
+    return (probs[:, 1] >= rules.thresholds[0] if rules.thresholds else probs.argmax(1)).astype(np.int64)
+
+
+def _abstained(outcomes: Sequence[Outcome]) -> Evaluation:
+    """Numbers of cases without a decision, and of each reason; a case may have several."""
+    codes = Counter(code for one in outcomes for code in one.codes)
+    return {
+        "num_no_result": sum(one.kind == NO_RESULT for one in outcomes),
+        "num_undecided": sum(one.kind == UNDECIDED for one in outcomes),
+        "reasons": dict(sorted(codes.items())),
+    }
 
 
 def checked_prevalence(prevalence: Sequence[float], classes: Sequence[str], *, multi_label: bool) -> tuple[float, ...]:
@@ -161,7 +190,7 @@ def _decided(
     rules: Rules,
     patients: Sequence[str],
     seed: int,
-    decided: Labels | None,
+    decided: Labels,
 ) -> Evaluation | None:
     """Figures of the decided cases alone; None if all are decided, or none is."""
     if is_decided.all() or not is_decided.any():
@@ -174,7 +203,7 @@ def _decided(
         rules=rules,
         patients=inside,
         seed=seed,
-        decided=None if decided is None else decided[is_decided],
+        decided=decided[is_decided],
     )
     return {"num_cases": len(inside), "num_patients": len(set(inside)), **alone.figures}
 
@@ -242,22 +271,28 @@ def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]],
 
 
 def _columns(
-    labels: Labels, probs: Float64[np.ndarray, "n c"], classes: tuple[str, ...], judged: Judgement
+    labels: Labels,
+    probs: Float64[np.ndarray, "n c"],
+    classes: tuple[str, ...],
+    decided: Labels,
+    outcomes: Sequence[Outcome],
 ) -> list[list[str]]:
-    """Columns of cases.csv: labels, decisions, and probabilities in full precision, to recompute every figure."""
+    """Columns of cases.csv: labels, decisions, and probabilities in full precision, to recompute every figure.
+
+    A label without a decision has an empty cell.
+    """
     if labels.ndim == 1:
-        decided = judged.each[0].called.astype(int) if len(judged.each) == 1 else probs.argmax(1)
         names = [[f"prob_{name}", *map(repr, column.tolist())] for name, column in zip(classes, probs.T, strict=True)]
         return [
             ["label", *(classes[k] for k in labels)],
             *names,
-            ["decision", *(classes[k] for k in decided)],
+            ["decision", *(classes[k] if k >= 0 else one.kind for k, one in zip(decided, outcomes, strict=True))],
         ]
     columns = []
-    for one in judged.each:
-        columns.append([f"label_{one.name}", *map(str, one.y.tolist())])
-        columns.append([f"prob_{one.name}", *map(repr, one.p.tolist())])
-        columns.append([f"called_{one.name}", *map(str, one.called.astype(int).tolist())])
+    for name, y, p, called in zip(classes, labels.T, probs.T, decided.T, strict=True):
+        columns.append([f"label_{name}", *map(str, y.tolist())])
+        columns.append([f"prob_{name}", *map(repr, p.tolist())])
+        columns.append([f"called_{name}", *("" if one < 0 else str(one) for one in called.tolist())])
     return columns
 
 

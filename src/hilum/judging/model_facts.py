@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import PreparedCohort
 from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard
+from hilum.measuring.bootstrap import wilson
 from hilum.settings.toml import to_dict
 from hilum.volume import Tags
 
@@ -30,6 +35,39 @@ def case_columns(unseen: PreparedCohort) -> dict[str, list[str]]:
     return known | {name: [case.groups[name] for case in unseen.cases] for name in unseen.cases[0].groups}
 
 
+def abstaining_facts(
+    decisions: Decisions, labels: Labels, probs: Float64[np.ndarray, "n c"]
+) -> dict[str, dict[str, Any]]:
+    """How the model abstains, by output; of conformal sets also what they cover of these cases, and how many decide.
+
+    The coverage of each class has Wilson's interval, which takes the cases for independent.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for k, one in enumerate(decisions.each):
+        if not one.abstains:
+            continue
+        name = decisions.classes[k] if decisions.multi_label else decisions.classes[-1]
+        found[name] = {"rule": one.abstains}
+        if one.sets is not None:
+            own = np.stack([1 - probs[:, k], probs[:, k]], axis=1) if decisions.multi_label else probs
+            truth = labels[:, k] if decisions.multi_label else labels
+            inside = one.sets.members(own)
+            classes = ("absent", "present") if decisions.multi_label else decisions.classes
+            found[name] |= {
+                "error": one.sets.error,
+                "singles": float((inside.sum(axis=1) == 1).mean()),
+                "covered": [_covered(c, inside[truth == n, n]) for n, c in enumerate(classes)],
+            }
+    return found
+
+
+def _covered(name: str, inside: Bool[np.ndarray, " m"]) -> dict[str, Any]:
+    if not len(inside):
+        return {"class": name, "num_cases": 0, "share": None, "share_ci": [None, None]}
+    share = float(inside.mean())
+    return {"class": name, "num_cases": len(inside), "share": share, "share_ci": list(wilson(share, len(inside)))}
+
+
 def about_model(card: ModelCard) -> dict[str, Any]:
     """What the report says of the model: network, input, decisions, training; no ids, paths or host."""
     training = {name: value for name, value in card.training.items() if name != "split"}
@@ -38,5 +76,6 @@ def about_model(card: ModelCard) -> dict[str, Any]:
         "network": to_dict(card.model),
         "recipe": to_dict(card.recipe),
         "decisions": to_dict(card.decisions),
+        "gate": None if card.gate is None else to_dict(card.gate),
         "training": training,
     }

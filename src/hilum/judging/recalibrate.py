@@ -17,15 +17,15 @@ from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.links import Link, find_links, find_links_to, leakage_note, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import refitted_decisions
+from hilum.deciding.fit_decisions import HeldOut, refitted_decisions
 from hilum.deciding.model_folder import ModelCard, load_model, save_model
 from hilum.errors import CohortError, require
 from hilum.files import user_path
 from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.measuring.thresholds import Threshold
-from hilum.modelling.ensemble import Network
 from hilum.predicting import Predictor, logits_of_prepared
+from hilum.predicting.tables import refitted_gate
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
 from hilum.settings.toml import from_dict, to_dict
@@ -37,9 +37,9 @@ _log = logging.getLogger("hilum")
 
 _ABOUT = (
     "Calibration and thresholds were fitted anew on labelled cases of another cohort; the weights are unchanged. "
-    "The previous ones are under `before`."
+    "The previous ones are under `before`. Where the model has a gate, it accepts scans like these too."
 )
-_REFITTED = ("rule", "at", "calibration")
+_REFITTED = ("rule", "at", "calibration", "gate_share", "abstain", "error", "coverage")
 """Settings of the section decision that can change; views of test-time augmentation stay with the weights."""
 
 
@@ -66,7 +66,8 @@ def recalibrate(
         model: The run folder, or the model folder in it.
         table: The labelled cases.
         out: The new folder; must not exist, or be empty.
-        decision: Settings ``rule``, ``at`` and ``calibration`` that differ from the model's own.
+        decision: Settings ``rule``, ``at``, ``calibration``, ``gate_share``, ``abstain``, ``error`` and ``coverage``
+            that differ from the model's own.
         columns: Names of the table's columns.
         store: Folder of prepared samples; None: a temporary one.
         device: Device of the network.
@@ -102,9 +103,10 @@ def recalibrate(
         leaking = find_links_to(known, unseen.cases, unseen)
         leaks = [link.sentence("trained or validated the model") for link in leaking]
         check_leaks(leaks, candidates.cohort.source, "to calibrate on", allowed=allow_leakage)
-        logits = logits_of_prepared(predictor, unseen)
+        logits, gate = logits_of_prepared(predictor, unseen), refitted_gate(predictor, unseen, rule.gate_share)
     labels, patients = labels_of(unseen.cases), _patients(unseen, links)
-    decisions, chosen = _refitted(card, rule, labels, logits, table)
+    held_out = HeldOut(labels=labels, logits=logits, patients=tuple(patients), chose_epoch=False)
+    decisions, chosen = _refitted(card, rule, held_out, table)
     both = {"before": card.decisions, "after": decisions}
     lines = {when: _lines(one, labels, logits, patients) for when, one in both.items()}
     entry = {
@@ -118,7 +120,7 @@ def recalibrate(
         "before": {"decisions": to_dict(card.decisions), "validation": card.training.get("validation", {})},
     }
     figures = validation_figures(decisions, labels, logits, chosen)
-    _write(new, run, card, unseen, (decisions, figures, entry), load_model(user_path(model))[0])
+    _write(new, run, replace(card, gate=gate), unseen, (decisions, figures, entry), predictor)
     write_refusals(new.refused_file, (*seen, *refused))
     answer = {name: entry[name] for name in ("counts", "calibration_lines", "notes")}
     return answer | {
@@ -132,11 +134,11 @@ def recalibrate(
 
 
 def _refitted(
-    card: ModelCard, rule: DecisionConfig, labels: Labels, logits: Float64[np.ndarray, "n c"], table: Path
+    card: ModelCard, rule: DecisionConfig, held_out: HeldOut, table: Path
 ) -> tuple[Decisions, tuple[Threshold | None, ...]]:
     """The new decisions, and their thresholds with what they do on these cases."""
     try:
-        each, chosen = refitted_decisions(rule, card.classes, labels, logits)
+        each, chosen = refitted_decisions(rule, card.classes, held_out)
     except CohortError as exc:
         raise CohortError(exc.message, path=table) from exc
     return replace(card.decisions, each=each), chosen
@@ -148,7 +150,7 @@ def _write(
     card: ModelCard,
     unseen: PreparedCohort,
     fitted: tuple[Decisions, dict[str, Any], dict[str, Any]],
-    network: Network,
+    predictor: Predictor,
 ) -> None:
     """Write split, record and model of a recalibrated run; ``fitted`` are decisions, their figures and the entry."""
     decisions, figures, entry = fitted
@@ -159,7 +161,8 @@ def _write(
         "validation": figures,
         "recalibrated": [*card.training.get("recalibrated", []), entry],
     }
-    save_model(new.model, network, replace(card, decisions=decisions, training=training))
+    network, _ = load_model(predictor.folder)
+    save_model(new.model, network, replace(card, decisions=decisions, training=training), predictor.statistics)
 
 
 def _check_new(folder: Path) -> None:

@@ -21,7 +21,7 @@ from hilum.judging.pictures import calibration_page, pr_page, roc_page
 from hilum.judging.report_audit import audit_parts
 from hilum.judging.report_errors import errors
 from hilum.judging.report_groups import merged_subgroups, table_one_rows
-from hilum.judging.report_plots import decision_curve_page
+from hilum.judging.report_plots import decision_curve_page, risk_page
 from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
 from hilum.pages import html_page
@@ -119,6 +119,11 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         ],
         "fold_notes": parts.fold_notes(evaluation),
         "undecided": parts.undecided(judged),
+        "risk_plots": [
+            _plot(risk_page(one), f"risk-{k}", f"{one.name}: errors over coverage", one.name)
+            for k, one in enumerate(each)
+            if one.asked.threshold is not None
+        ],
         "subgroups": groups.rows,
         "subgroup_heads": groups.heads,
         "num_subgroup_intervals": groups.num_intervals,
@@ -183,7 +188,8 @@ def _matrix(judged: EvaluationFolder) -> dict[str, Any] | None:
     """The confusion matrix of more than two classes."""
     if judged.multi_label or len(judged.classes) == 2:
         return None
-    matrix = confusion_matrix(judged.labels, judged.decided, num_classes=len(judged.classes))
+    known = judged.decided >= 0
+    matrix = confusion_matrix(judged.labels[known], judged.decided[known], num_classes=len(judged.classes))
     return confusion_table(matrix, judged.classes)
 
 

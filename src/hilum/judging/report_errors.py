@@ -17,10 +17,9 @@ _MOST_ERRORS = 12
 
 def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list[dict[str, Any]]:
     """The wrong decisions that were furthest from the threshold, with planes of their samples if these are given."""
-    is_decided = np.array([not doubt for doubt in judged.doubts])
     found = []
     for one in judged.each:
-        wrong = np.flatnonzero((one.called != (one.y == 1)) & is_decided)
+        wrong = np.flatnonzero((one.called != (one.y == 1)) & one.is_decided)
         if not judged.multi_label and len(judged.classes) > 2:
             wrong = wrong[one.called[wrong]]  # each wrong case once, under the class that was decided
         threshold = 0.5 if one.asked.threshold is None else one.asked.threshold

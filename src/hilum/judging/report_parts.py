@@ -145,20 +145,29 @@ def overall(judged: EvaluationFolder) -> str:
     return "; ".join(f"{NAMES[name]} {figure_text(judged.evaluation, name)}" for name in NAMES if name in found)
 
 
-def undecided(judged: EvaluationFolder) -> str:
-    """A sentence on the cases without a decision."""
-    number = sum(map(bool, judged.doubts))
-    if not number:
-        return f"All {len(judged.doubts)} cases have a decision."
-    text = (
-        f"{number} of {len(judged.doubts)} cases have no decision, because something is in doubt about the scan or the "
-        f"lungs. Coverage is {judged.evaluation['coverage']:.3f}. "
-    )
-    return text + (
-        "The figures of all cases count them as if the threshold had decided; those of the decided cases stand beside."
-        if judged.evaluation["decided"]
-        else "No case is decided."
-    )
+def undecided(judged: EvaluationFolder) -> list[str]:
+    """Sentences on the cases without a decision, and on how the model abstains."""
+    evaluation, number = judged.evaluation, len(judged.reasons)
+    without = {"without a result": evaluation["num_no_result"], "undecided": evaluation["num_undecided"]}
+    counts = [f"{count} {words}" for words, count in without.items() if count]
+    told = [f"All {number} cases have a decision."]
+    if counts:
+        reasons = ", ".join(f"{code} {count}" for code, count in evaluation["reasons"].items())
+        told = [
+            f"Of {number} cases {' and '.join(counts)}: {evaluation['coverage']:.1%} are decided. Reasons: {reasons}.",
+            "No case without a decision counts as negative: figures of decisions, such as sensitivity, are of the "
+            "decided cases; figures of probabilities alone, such as the AUC, of all.",
+        ]
+        told += [] if evaluation["coverage"] else ["No case is decided."]
+    for name, one in evaluation.get("abstains", {}).items():
+        told.append(f"{name}: {one['rule']}.")
+        if "covered" in one:
+            covered = ", ".join(f"{each['class']} {figure_text(each, 'share')}" for each in one["covered"])
+            told.append(
+                f"Here the sets cover {covered}, at {1 - one['error']:g} asked for, and {one['singles']:.1%} hold one "
+                "class alone: neither says anything without the other."
+            )
+    return told
 
 
 def baseline_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

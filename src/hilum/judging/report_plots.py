@@ -22,6 +22,7 @@ from hilum.drawing import (
     unit_square,
 )  # fmt: skip
 from hilum.judging.figures import ClassJudgement, Stated
+from hilum.measuring.abstaining import risk_by_coverage
 from hilum.measuring.bootstrap import Figure
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.metrics import roc_auc, roc_curve
@@ -73,6 +74,31 @@ def decision_curve_page(one: ClassJudgement, stated: Stated | None) -> Panels:
     axes.set_xlim(0, 1)
     axes.set_ylim(min(_LOWEST_BENEFIT, -0.15 * curve.prevalence), max(curve.prevalence * 1.15, 0.02))
     legend(axes, "upper right")
+    return panels
+
+
+def risk_page(one: ClassJudgement) -> Panels:
+    """Plot the share of wrong decisions among the cases furthest from the threshold, by the share of these cases.
+
+    Beside it stands the share among the cases that the model decides.
+    """
+    panels = empty_panels()
+    axes = panels.axes[0]
+    label(axes, title="Errors over coverage", x="Share of the cases that are decided", y="Share of wrong decisions")
+    threshold = one.asked.threshold
+    if threshold is None:
+        note(axes, "not defined:\nno one threshold decides all cases")
+        return panels
+    coverage, risk = risk_by_coverage(one.y, one.p, threshold=threshold)
+    axes.plot(coverage, risk, color=BLUE, linewidth=2, label="the furthest from the threshold")
+    known = one.is_decided
+    if known.any() and not known.all():
+        wrong = float(np.mean(one.called[known] != (one.y[known] == 1)))
+        name = f"as decided: {wrong:.3f} of {known.mean():.0%}"
+        axes.plot(known.mean(), wrong, "o", color=ORANGE, markersize=8, markeredgecolor="white", label=name)
+    axes.set_xlim(0, 1.015)
+    axes.set_ylim(0, max(0.05, 1.25 * float(risk.max())))
+    legend(axes, "upper left")
     return panels
 
 

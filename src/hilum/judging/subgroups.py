@@ -190,8 +190,11 @@ def subgroup_figures(
             if about["num_cases"] >= FEWEST:
                 inside = which[rows].tolist()
                 if of_two:
-                    called = judged.each[0].called[rows]
-                    figures = with_rates(labels[rows], probs[rows, 1], called=called, patients=inside)
+                    one = judged.each[0]
+                    figures = with_rates(
+                        labels[rows], probs[rows, 1], called=one.called[rows], is_decided=one.is_decided[rows],
+                        patients=inside,
+                    )  # fmt: skip
                 else:
                     figures = {"mean_auc": with_mean_auc(present[rows], probs[rows], patients=inside)}
                 about |= with_ends(figures)

@@ -69,11 +69,14 @@ def with_called_intervals(
     *,
     called: ArrayLike,
     patients: Sequence[str],
+    is_decided: ArrayLike | None = None,
     asked: Asked = NOTHING_MORE,
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> dict[str, Figure]:
     """The figures of ``with_intervals`` for any decisions, and further figures that are asked for.
+
+    Figures of decisions are those of the decided cases, figures of probabilities alone are of all.
 
     Returns:
         For each operating point NAME also "NAME sensitivity" and "NAME specificity".
@@ -82,7 +85,7 @@ def with_called_intervals(
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
     bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
-    return _intervals(_binary_figures(y, p, yes, bootstrap, asked))
+    return _intervals(_binary_figures(y, p, yes, _decided(is_decided, yes), bootstrap, asked))
 
 
 def with_label_intervals(
@@ -91,6 +94,7 @@ def with_label_intervals(
     *,
     called: ArrayLike,
     patients: Sequence[str],
+    is_decided: ArrayLike | None = None,
     asked: Sequence[Asked] = (),
     seed: int = 0,
     num_resamples: int = 2000,
@@ -104,34 +108,42 @@ def with_label_intervals(
         probs: Probability that the label is present.
         called: Whether the label is decided to be present.
         patients: Patient of each case.
+        is_decided: Whether each label of each case is decided; None: all are.
         asked: Further figures of each label; empty: none.
         seed: Seed of the bootstrap.
         num_resamples: Number of resamples of the patients.
 
     Returns:
         The means over the labels, such as macro_auc, and subset_accuracy, the share of the cases with correct decisions
-        on all labels; then the figures of
-        ``with_called_intervals`` for each label.
+        on all labels among those with all labels decided; then the figures of ``with_called_intervals`` for each label.
     """
     y, probs = whole(y, "labels", axes=(2,)), real(probs, "probabilities", axes=(2,))
     called = flags(called, "decisions", axes=(2,))
     bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
     wanted = asked or [NOTHING_MORE] * y.shape[1]
-    columns = zip(y.T, probs.T, called.T, wanted, strict=True)
-    each = [_binary_figures(one, p, yes, bootstrap, more) for one, p, yes, more in columns]
+    decided = _decided(is_decided, called)
+    columns = zip(y.T, probs.T, called.T, decided.T, wanted, strict=True)
+    each = [_binary_figures(one, p, yes, known, bootstrap, more) for one, p, yes, known, more in columns]
     means = {f"macro_{name}": _mean_of([one[name] for one in each]) for name in _MACRO}
-    right = ((y == 1) == called).all(axis=1).astype(np.float64)
+    whole_cases = decided.all(axis=1)
+    right = (((y == 1) == called).all(axis=1) & whole_cases).astype(np.float64)
     means |= bootstrap.resample(
-        lambda weights: {"subset_accuracy": ratio(weights @ right, weights.sum(-1))},
+        lambda weights: {"subset_accuracy": ratio(weights @ right, weights @ whole_cases.astype(np.float64))},
         {"subset_accuracy": bootstrap.num_patients},
     )
     return _intervals(means), tuple(map(_intervals, each))
 
 
 def with_class_intervals(
-    y: ArrayLike, probs: ArrayLike, *, patients: Sequence[str], seed: int = 0, num_resamples: int = 2000
+    y: ArrayLike,
+    probs: ArrayLike,
+    *,
+    patients: Sequence[str],
+    is_decided: ArrayLike | None = None,
+    seed: int = 0,
+    num_resamples: int = 2000,
 ) -> dict[str, Figure]:
-    """Figures of a classifier of any number of classes that decides for the most probable one.
+    """Figures of a classifier of any number of classes that decides for the most probable one, or not at all.
 
     Returns:
         accuracy, balanced_accuracy, macro_auc (each class against the rest) and macro_f1.
@@ -140,13 +152,14 @@ def with_class_intervals(
     probs = probs.astype(np.float64)
     num_classes = probs.shape[1]
     decided = probs.argmax(1)
-    cells = np.eye(num_classes**2)[y * num_classes + decided]
-    right = (decided == y).astype(np.float64)
+    known = _decided(is_decided, decided == y).astype(np.float64)
+    cells = np.eye(num_classes**2)[y * num_classes + decided] * known[:, None]
+    right = (decided == y) * known
 
     def figures(weights: Resamples) -> dict[str, Figures]:
         matrix = (weights @ cells).reshape(-1, num_classes, num_classes)
         return {
-            "accuracy": ratio(weights @ right, weights.sum(-1)),
+            "accuracy": ratio(weights @ right, weights @ known),
             "balanced_accuracy": metrics.macro_recall(matrix),
             "macro_auc": metrics.macro_auc(y, probs, weights=weights),
             "macro_f1": metrics.macro_f1(matrix),
@@ -160,21 +173,30 @@ def with_class_intervals(
 
 
 def with_rates(
-    y: ArrayLike, p: ArrayLike, *, called: ArrayLike, patients: Sequence[str], seed: int = 0, num_resamples: int = 500
+    y: ArrayLike,
+    p: ArrayLike,
+    *,
+    called: ArrayLike,
+    patients: Sequence[str],
+    is_decided: ArrayLike | None = None,
+    seed: int = 0,
+    num_resamples: int = 500,
 ) -> dict[str, Figure]:
     """AUC, sensitivity and specificity alone, for many subgroups; arguments as for ``with_called_intervals``."""
     y, p = labelled(y, p)
     yes = flags(called, "decisions")
     check_same_cases(y, yes, "decisions")
+    known = _decided(is_decided, yes)
     bootstrap = PatientBootstrap(patients, len(y), seed, num_resamples)
 
     def figures(weights: Resamples) -> dict[str, Figures]:
-        table = metrics.confusion(y, yes, weights=weights)
+        table = metrics.confusion(y[known], yes[known], weights=weights[..., known])
         auc = metrics.auc_from(*metrics.ranked_counts(y, p, weights=weights))
         return {"auc": auc, "sensitivity": table.sensitivity, "specificity": table.specificity}
 
     positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
-    rests_on = {"auc": min(positive, negative), "sensitivity": positive, "specificity": negative}
+    of_decided = {"sensitivity": bootstrap.count((y == 1) & known), "specificity": bootstrap.count((y != 1) & known)}
+    rests_on = {"auc": min(positive, negative), **of_decided}
     return _intervals(bootstrap.resample(figures, rests_on))
 
 
@@ -245,13 +267,19 @@ def with_stratified_auc(
 
 
 def _binary_figures(
-    y: Int[np.ndarray, " n"], p: Probs, called: Bool[np.ndarray, " n"], bootstrap: PatientBootstrap, asked: Asked
+    y: Int[np.ndarray, " n"],
+    p: Probs,
+    called: Bool[np.ndarray, " n"],
+    known: Bool[np.ndarray, " n"],
+    bootstrap: PatientBootstrap,
+    asked: Asked,
 ) -> dict[str, Resampled]:
+    """Figures of decisions on the cases that are known to be decided, and of probabilities on all."""
     p = p.astype(np.float64)
     squares, losses = np.square(p - (y == 1)), metrics.log_losses((y == 1).astype(np.int64), p)
 
     def figures(weights: Resamples) -> dict[str, Figures]:
-        table = metrics.confusion(y, called, weights=weights)
+        table = metrics.confusion(y[known], called[known], weights=weights[..., known])
         tps, fps = metrics.ranked_counts(y, p, weights=weights)
         found = {
             "accuracy": table.accuracy,
@@ -275,14 +303,24 @@ def _binary_figures(
         return found
 
     positive, negative = bootstrap.count(y == 1), bootstrap.count(y != 1)
-    decided = {"ppv": bootstrap.count(called), "npv": bootstrap.count(~called)}
-    rests_on = dict.fromkeys(("average_precision", "f1"), positive) | {"specificity": negative} | decided
-    of_both = ("auc", "partial_auc", "balanced_accuracy", "mcc", "brier", "log_loss", "net_benefit")
-    rests_on |= dict.fromkeys(of_both, min(positive, negative))
-    rests_on |= {"sensitivity": positive, "accuracy": bootstrap.num_patients}
+    sick, well = bootstrap.count((y == 1) & known), bootstrap.count((y != 1) & known)
+    rests_on = {"average_precision": positive, "f1": sick, "sensitivity": sick, "specificity": well}
+    rests_on |= {"ppv": bootstrap.count(called & known), "npv": bootstrap.count(~called & known)}
+    rests_on |= dict.fromkeys(("auc", "partial_auc", "brier", "log_loss"), min(positive, negative))
+    rests_on |= dict.fromkeys(("balanced_accuracy", "mcc", "net_benefit"), min(sick, well))
+    rests_on |= {"accuracy": bootstrap.count(known)}
     for point in asked.points:
         rests_on |= {f"{point.name} sensitivity": positive, f"{point.name} specificity": negative}
     return bootstrap.resample(figures, rests_on)
+
+
+def _decided(is_decided: ArrayLike | None, called: Bool[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    """Whether each decision was made; without an answer all were."""
+    if is_decided is None:
+        return np.ones(called.shape, bool)
+    known = flags(is_decided, "whether cases are decided", axes=(called.ndim,))
+    check_same_cases(called, known, "whether cases are decided")
+    return known
 
 
 def _at_point(

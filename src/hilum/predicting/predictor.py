@@ -10,10 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float64
+from torch import Tensor
 
 from hilum.cohorts.dataset import as_sample
-from hilum.deciding.inference import case_logits
-from hilum.deciding.model_folder import load_model
+from hilum.deciding.facts import facts_of, kernel_of
+from hilum.deciding.features import CaseOutputs, case_outputs
+from hilum.deciding.gate import mean_distance
+from hilum.deciding.model_folder import load_model, load_statistics
+from hilum.deciding.outcome import NO_RESULT, Outcome, outcome_of
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import user_path
 from hilum.findings import Finding, as_records
@@ -29,12 +33,6 @@ from hilum.volume import Volume
 
 _log = logging.getLogger("hilum")
 
-INDETERMINATE = "indeterminate"
-
-_DOUBT_OF_PLACE = ("point-interpolated",)
-_DOUBT = (*_DOUBT_OF_PLACE, "lungs-volume", "lungs-cut", "lungs-parts", "lungs-share", "lungs-bright")
-"""Findings that make a decision indeterminate; those of the lungs only if the region is a part of the lungs."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -42,17 +40,23 @@ class Prediction:
 
     Attributes:
         probabilities: By class name; they sum to 1 unless multi-label.
-        decision: A class name, the called labels (joined by " + ", or ``no finding``), or ``indeterminate``.
-        reason: Why it is indeterminate; else empty.
+        decision: A class name, the called labels (joined by " + ", or ``no finding``); ``no-result`` where the model is
+            not asked, ``undecided`` where it does not know: neither is negative.
+        outcome: Whether there is a decision, and why not, in codes and in words.
         thresholds: Threshold of the second of two classes, or of each label.
-        findings: Findings of reading and preparing.
+        sets: Conformal sets of classes, or of ``absent`` and ``present`` by label; empty without them.
+        spread: Standard deviation of the probabilities over the members of an ensemble, by class name; it is no
+            probability. Empty for one network.
+        findings: Findings of reading, preparing and the gate.
         geometry: Box of the model's input, in LPS mm, and its grid.
     """
 
     probabilities: dict[str, float]
     decision: str
-    reason: str = ""
+    outcome: Outcome = field(default_factory=Outcome)
     thresholds: dict[str, float] = field(default_factory=dict)
+    sets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     geometry: dict[str, Any] = field(default_factory=dict)
 
@@ -61,8 +65,12 @@ class Prediction:
         return {
             "probabilities": self.probabilities,
             "decision": self.decision,
-            "reason": self.reason,
+            "outcome": self.outcome.kind,
+            "reason_codes": list(self.outcome.codes),
+            "reason": self.outcome.reason,
             "thresholds": self.thresholds,
+            "sets": {name: list(members) for name, members in self.sets.items()},
+            "spread": self.spread,
             "findings": as_records(self.findings),
             "geometry": self.geometry,
         }
@@ -81,6 +89,10 @@ class Predictor:
 
     Attributes:
         card: Content of ``model.json``.
+        folder: The folder.
+        device: Device of the network.
+        network: The network or ensemble, for prediction.
+        statistics: Of the features of each member, for the gate; empty where features are not judged.
 
     Raises:
         CheckpointError: If the folder is not a complete model folder.
@@ -96,9 +108,10 @@ class Predictor:
         prevalence: Sequence[float] | None = None,
     ) -> None:
         require(precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto", repr(precision))
-        self.device = pick_device(device)
+        self.device, self.folder = pick_device(device), user_path(folder)
         with self.within_memory(f"loading {folder}"):
-            network, self.card = load_model(user_path(folder))
+            network, self.card = load_model(self.folder)
+            self.statistics = load_statistics(self.folder, self.card)
             if prevalence is not None:
                 self.card = replace(self.card, decisions=self.card.decisions.at(prevalence))
             speed = EXACT
@@ -149,18 +162,23 @@ class Predictor:
             user_path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
         )
 
-    @torch.inference_mode()
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
         """Predict a batch of prepared samples.
 
         Raises:
+            CheckpointError: If an output of the network is not finite.
             ResourceError: If memory does not suffice.
         """
-        probs = self.card.decisions.probabilities(self.logits(samples))
-        decided = self.card.decisions.described(self.card.decisions.decided(probs))
-        return [self._prediction(*case) for case in zip(samples, probs, decided, strict=True)]
+        found, decisions = self._outputs(samples), self.card.decisions
+        probs = decisions.probabilities(_array(found.logits))
+        decided = decisions.decided(probs)
+        by_member = [decisions.probabilities(_array(own)) for own in found.by_member]
+        spreads = np.std(by_member, axis=0) if len(by_member) > 1 else np.zeros((len(samples), 0))
+        distances = self._distances(found)
+        unseen = [self._unseen(sample, distance) for sample, distance in zip(samples, distances, strict=True)]
+        cases = zip(samples, probs, decided, spreads, unseen, strict=True)
+        return [self._prediction(*case) for case in cases]
 
-    @torch.inference_mode()
     def logits(self, samples: list[Volume]) -> Float64[np.ndarray, "n c"]:
         """Logits of a batch of prepared samples, before any calibration.
 
@@ -168,33 +186,59 @@ class Predictor:
             CheckpointError: If one is not finite.
             ResourceError: If memory does not suffice.
         """
+        return _array(self._outputs(samples).logits)
+
+    @torch.inference_mode()
+    def _outputs(self, samples: list[Volume]) -> CaseOutputs:
         recipe = self.card.recipe
         scans, grid = f"{len(samples)} scan{'s' * (len(samples) > 1)}", " x ".join(map(str, recipe.size))
         with self.within_memory(f"predicting {scans} on {grid} voxels at a time"):
             cases, many = [as_sample(s, recipe) for s in samples], self.card.decisions.multi_label
-            logits = case_logits(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
-        found = np.asarray(logits.cpu().double().numpy())
-        if not np.isfinite(found).all():
+            found = case_outputs(self.network, cases, recipe, self.device, self.card.views, multi_label=many)
+        if not torch.isfinite(found.logits).all():
             msg = "the network's output must be finite; the weights of this model are damaged"
             raise CheckpointError(msg)
         return found
 
-    def _prediction(self, sample: Volume, probs: np.ndarray, decided: str) -> Prediction:
-        doubt = doubt_about(sample, self.card.recipe)
+    def distances(self, samples: list[Volume]) -> list[float | None]:
+        """Distance of the features of prepared samples from those of training; None where they are not judged."""
+        return self._distances(self._outputs(samples))
+
+    def _distances(self, found: CaseOutputs) -> list[float | None]:
+        if not self.statistics:
+            return [None] * len(found.logits)
+        distances: list[float | None] = mean_distance(self.statistics, [_array(o) for o in found.features]).tolist()
+        return distances
+
+    def _unseen(self, sample: Volume, distance: float | None) -> tuple[Finding, ...]:
+        """Findings of the gate."""
+        gate = self.card.gate
+        return () if gate is None else gate.findings(facts_of(sample, self.card.recipe), kernel_of(sample), distance)
+
+    def _prediction(
+        self,
+        sample: Volume,
+        probs: Float64[np.ndarray, " c"],
+        decided: Any,
+        spread: Float64[np.ndarray, " k"],
+        unseen: tuple[Finding, ...],
+    ) -> Prediction:
+        card, decisions = self.card, self.card.decisions
+        outcome = outcome_of(sample, card.recipe, card.gate, unseen, is_undecided=bool(np.any(decided == -1)))
         return Prediction(
-            probabilities={name: float(p) for name, p in zip(self.card.classes, probs, strict=True)},
-            decision=INDETERMINATE if doubt else decided,
-            reason=doubt,
-            thresholds=self.card.decisions.thresholds,
-            findings=sample.findings,
-            geometry=_geometry(sample, self.card.recipe),
+            probabilities={name: float(p) for name, p in zip(card.classes, probs, strict=True)},
+            decision=NO_RESULT if outcome.kind == NO_RESULT else decisions.described(decided[None])[0],
+            outcome=outcome,
+            thresholds=decisions.thresholds,
+            sets=decisions.sets_of(probs),
+            spread={name: float(one) for name, one in zip(card.classes, spread, strict=False)},
+            findings=(*sample.findings, *unseen),
+            geometry=_geometry(sample, card.recipe),
         )
 
 
-def doubt_about(sample: Volume, recipe: Recipe) -> str:
-    """Why a prediction of a prepared sample is indeterminate; else empty."""
-    doubtful = _DOUBT if recipe.part else _DOUBT_OF_PLACE
-    return "; ".join(f.message for f in sample.findings if f.code in doubtful)
+def _array(values: Tensor) -> Float64[np.ndarray, "_ _"]:
+    return np.asarray(values.cpu().double().numpy())
 
 
 def _geometry(sample: Volume, recipe: Recipe) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from jaxtyping import Float64
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
+from hilum.deciding.facts import facts_of, kernel_of
+from hilum.deciding.fit_gate import Seen, widened_gate, with_limit
+from hilum.deciding.gate import Gate
 from hilum.errors import ConfigError, ResourceError
 from hilum.files import check_output, csv_text, user_path, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
@@ -19,7 +22,7 @@ from hilum.volume import Volume
 
 _Result = TypeVar("_Result")
 _BATCH = 16
-_MARK = r"^case_id,row,(?s:.*),decision,reason\r?\n"
+_MARK = r"^case_id,row,(?s:.*),decision,(reason_codes,)?reason\r?\n"
 """Pattern at the beginning of a table of predictions."""
 
 
@@ -31,8 +34,8 @@ def predict_table(
     Args:
         predictor: The model.
         table: CSV, Excel or Parquet with a column of paths.
-        out: The CSV to write: case_id, row in the table, probability of each class, decision, reason. Cases that cannot
-            be prepared are listed in ``NAME.refused.csv`` beside it.
+        out: The CSV to write: case_id, row in the table, probability of each class, decision, and why there is none, in
+            codes and in words. Cases that cannot be prepared are listed in ``NAME.refused.csv`` beside it.
         columns: Names of the columns.
 
     Returns:
@@ -55,9 +58,23 @@ def predict_table(
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         prepared = prepare_cohort(cohort, predictor.card.recipe, Store(Path(folder), predictor.card.reading))
         predictions = list(predict_prepared(predictor, prepared))
-    header = ["case_id", "row", *(f"prob_{name}" for name in predictor.card.classes), "decision", "reason"]
+    header = [
+        "case_id",
+        "row",
+        *(f"prob_{name}" for name in predictor.card.classes),
+        "decision",
+        "reason_codes",
+        "reason",
+    ]
     rows = (
-        [case.case_id, case.row, *one.probabilities.values(), one.decision, one.reason]
+        [
+            case.case_id,
+            case.row,
+            *one.probabilities.values(),
+            one.decision,
+            " ".join(one.outcome.codes),
+            one.outcome.reason,
+        ]
         for case, one in zip(prepared.cases, predictions, strict=True)
     )
     write_whole(out, csv_text([header, *rows]))
@@ -80,6 +97,28 @@ def predict_prepared(predictor: Predictor, prepared: PreparedCohort) -> Iterator
 def logits_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float64[np.ndarray, "n c"]:
     """Logits of prepared cases in order, as ``predict_prepared`` computes them."""
     return np.concatenate(list(_in_batches(predictor.logits, prepared.samples)))
+
+
+def refitted_gate(predictor: Predictor, prepared: PreparedCohort, share: float) -> Gate | None:
+    """The gate of a model, widened to accept the scans of other cases, with its limit chosen on them.
+
+    Args:
+        predictor: The model.
+        prepared: Cases on which it was not trained.
+        share: Share of scans like these that it may hold back.
+    """
+    gate, recipe = predictor.card.gate, predictor.card.recipe
+    if gate is None:
+        return None
+    facts, kernels, distances = [], [], []
+    for file in prepared.samples:
+        sample = load_sample(file)
+        facts.append(facts_of(sample, recipe))
+        kernels.append(kernel_of(sample))
+    distances = list(_in_batches(predictor.distances, prepared.samples))
+    seen = Seen(facts=tuple(facts), kernels=tuple(kernels), patients=tuple(c.patient_id for c in prepared.cases))
+    known = np.array([d for batch in distances for d in batch], np.float64) if predictor.statistics else None
+    return with_limit(widened_gate(gate, seen), seen, known, share)
 
 
 def _in_batches(run: Callable[[list[Volume]], _Result], samples: Sequence[Path]) -> Iterator[_Result]:

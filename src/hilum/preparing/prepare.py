@@ -10,14 +10,14 @@ from jaxtyping import Float32
 from hilum.errors import GeometryError, PrepareError
 from hilum.preparing.grid_placement import place
 from hilum.preparing.lungs.masks import GivenLungs, lungs_of, mask_on, read_lungs, widened
-from hilum.preparing.lungs.segment import refine_lungs
+from hilum.preparing.lungs.segment import Lungs, refine_lungs
 from hilum.preparing.npy import from_npy
 from hilum.preparing.resample import sample
 from hilum.preparing.signature import sign
 from hilum.reading.reader import read
 from hilum.settings.recipe import Range, Recipe
 from hilum.settings.run import ReadingConfig
-from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, Volume, clip
+from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, NO_BIN, SourceScan, Volume, clip
 
 
 def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: GivenLungs = None) -> Volume:
@@ -54,8 +54,17 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: Give
         tags=volume.tags,
         findings=(*volume.findings, *lung_findings, *grid.findings),
         lungs=inside.astype(np.uint8) if inside is not None and recipe.keeps_lungs else None,
-        source=volume.source,
+        source=_source(volume, found),
     )
+
+
+def _source(volume: Volume, lungs: Lungs | None) -> SourceScan:
+    """What is known of the whole scan; without digest and profiles, where nobody has signed it."""
+    source = volume.source
+    if source is None:
+        unsigned = np.full((3, 1), NO_BIN, np.int16)
+        source = SourceScan(digest="", shape=volume.shape, spacing_mm=volume.spacing_mm, profiles=unsigned)
+    return source if lungs is None else replace(source, lungs_litres=lungs.figures.litres)
 
 
 def prepare_path(

@@ -162,6 +162,7 @@ def _source_record(source: SourceScan | None) -> dict[str, Any] | None:
         "shape": list(source.shape),
         "spacing_mm": list(source.spacing_mm),
         "profiles": source.profiles.tolist(),
+        "lungs_litres": source.lungs_litres,
     }
 
 
@@ -174,6 +175,7 @@ def _source(record: dict[str, Any] | None) -> SourceScan | None:
         shape=(nz, ny, nx),
         spacing_mm=(z, y, x),
         profiles=np.array(record["profiles"], np.int16),
+        lungs_litres=record.get("lungs_litres"),
     )
 
 

@@ -21,7 +21,7 @@ from hilum.settings.run import ReadingConfig, Recipe
 from hilum.settings.toml import to_dict
 from hilum.volume import Volume
 
-_VERSION = 7
+_VERSION = 8
 """Increased whenever reading or preparing gives another sample for the same scan and recipe."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")

@@ -41,7 +41,7 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Convert a TOML value to the type of its field: dataclass, tuple, literal, number or None."""
+    """Convert a TOML value to the type of its field: dataclass, tuple, dictionary, literal, number or None."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, where)
     origin, args = get_origin(hint), get_args(hint)
@@ -59,6 +59,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         require(variadic or len(value) == len(args), where, f"a list of {len(args)}", value)
         inner = [args[0]] * len(value) if variadic else args
         return tuple(_convert(a, v, where) for a, v in zip(inner, value, strict=True))
+    if origin is dict and isinstance(value, dict) and args[1] is not Any:
+        return {name: _convert(args[1], one, f"{where}.{name}") for name, one in value.items()}
     if origin is Literal:
         right = any(value == known and type(value) is type(known) for known in args)
         require(right, where, _names(hint), repr(value))

@@ -10,7 +10,7 @@ from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.table import PARTS, Case
 from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import TrainingCases, decisions_of
+from hilum.deciding.fit_decisions import HeldOut, TrainingCases, decisions_of
 from hilum.deciding.model_folder import ModelCard
 from hilum.deciding.tta import Views
 from hilum.measuring.metrics import confusion, multiclass_accuracy, roc_auc
@@ -23,7 +23,7 @@ def model_card(
     config: RunConfig,
     data: SplitCohort,
     trained: TrainingCases,
-    validated: tuple[Labels, Float[np.ndarray, "n c"]],
+    held_out: HeldOut,
     views: Views | None,
     about: dict[str, Any],
 ) -> ModelCard:
@@ -33,13 +33,12 @@ def model_card(
         config: All settings; the table and paths are left out of the card.
         data: The cases and their parts.
         trained: The training cases.
-        validated: Labels and logits of the validation part, on which calibration and thresholds are fitted.
+        held_out: The cases on which calibration and thresholds are fitted.
         views: Test-time augmentation with which they were predicted.
         about: What is told of this kind of model: the digest of the split, the kept epoch, the members.
     """
     cohort = data.cohort
-    labels, logits = validated
-    each, chosen = decisions_of(config, cohort.classes, trained, labels, logits)
+    each, chosen = decisions_of(config, cohort.classes, trained, held_out)
     decisions = Decisions(classes=cohort.classes, multi_label=cohort.multi_label, each=each)
     return ModelCard(
         model=config.model,
@@ -51,7 +50,7 @@ def model_card(
             **about,
             **({"leakage": data.leakage} if data.leakage else {}),
             "counts": _counts(data),
-            "validation": validation_figures(decisions, labels, logits, chosen),
+            "validation": validation_figures(decisions, held_out.labels, held_out.logits, chosen),
             "statements": to_dict(config.card),
             "settings": _settings(config),
         },
@@ -80,18 +79,22 @@ def validation_figures(
 def figures_of(
     labels: Labels, probs: Float[np.ndarray, "n c"], decided: Labels, decisions: Decisions
 ) -> dict[str, Any]:
-    """The same of cases that others have decided: those of each fold by the fits on the other folds."""
+    """The same of cases that others have decided: those of each fold by the fits on the other folds.
+
+    Sensitivity, specificity and accuracy are those of the decided cases; -1 is none.
+    """
     if decisions.multi_label:
         triples = zip(decisions.classes, labels.T, probs.T, decided.T, strict=True)
         return {name: _called_figures(y, p, called) for name, y, p, called in triples}
-    accuracy = {"accuracy": float(np.mean(decided == labels))}
+    accuracy = {"accuracy": float(np.mean((decided == labels)[decided >= 0]))}
     return accuracy if len(decisions.classes) > 2 else accuracy | _called_figures(labels, probs[:, 1], decided)
 
 
 def _called_figures(
     labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], called: Int[np.ndarray, " n"]
 ) -> dict[str, float]:
-    counts = confusion(labels, called)
+    is_decided = called >= 0
+    counts = confusion(labels[is_decided], called[is_decided])
     rates = {"sensitivity": float(counts.sensitivity), "specificity": float(counts.specificity)}
     return {"auc": roc_auc(labels, p), **rates}
 

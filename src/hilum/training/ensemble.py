@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from hilum.cohorts.dataset import SplitCohort
-from hilum.cohorts.labels import Labels, labels_of
+from hilum.cohorts.labels import labels_of
 from hilum.cohorts.table import Case
 from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import TrainingCases
-from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, save_model
+from hilum.deciding.fit_decisions import HeldOut, TrainingCases
+from hilum.deciding.gate import FeatureStatistics, Gate
+from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, load_statistics, save_model
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, TrainingError
 from hilum.modelling.ensemble import Ensemble, Network
@@ -23,7 +24,8 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
 from hilum.training.card import figures_of, model_card
 from hilum.training.epoch import PartLoader
-from hilum.training.out_of_fold import cross_fitted, digest_of, logits_of_part, write_out_of_fold
+from hilum.training.gate import Outputs, gate_of_members
+from hilum.training.out_of_fold import cross_fitted, digest_of, outputs_of_part, write_out_of_fold
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -77,15 +79,13 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     networks = {one.name: _loaded(one) for one in done}
     first = done[0]
     config, cohort = _fitted_by(done), first.data.cohort
-    cases: list[Case] = []
-    logits, folds = [], []
+    outputs, folds = [], []
     for fold, own in sorted(by_fold.items()):
         each = {one.name: cast("ResNet3D", networks[one.name][0]) for one in own}
-        held_out, mean_logits = logits_of_part(Ensemble(each).eval(), own[0].data, config, "test")
-        cases += held_out
-        logits.append(mean_logits)
-        folds += [fold] * len(held_out)
-    scores = np.concatenate(logits)
+        outputs.append(outputs_of_part(Ensemble(each).eval(), own[0].data, config, "test"))
+        folds += [fold] * len(outputs[-1].cases)
+    cases = [case for one in outputs for case in one.cases]
+    scores = np.concatenate([one.logits for one in outputs])
     trained = _training_cases(first, networks)
     found, by_fold_decisions = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores)
     write_out_of_fold(run.cases_file, cohort.classes, cases, found)
@@ -98,13 +98,15 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
         "cases": digest_of(run.cases_file),
     }
     everywhere = replace(first.data, parts=dict.fromkeys(first.data.parts, "train"))
-    held_out_logits = labels, scores[has_label]
     told = {"split": run.split_digest, "ensemble": about}
-    card = _card(done, networks, everywhere, trained, held_out_logits, told)
+    card = _card(done, networks, everywhere, trained, _held_out(cases, scores, chose_epoch=False), told)
     about = card.training["ensemble"] | {"note": NO_FIGURE + _unfitted(card.decisions, by_fold_decisions)}
     validated = figures_of(labels, found.probs[has_label], found.decided[has_label], card.decisions)
-    card = replace(card, training=card.training | {"ensemble": about, "validation": validated})
-    return _saved(run, networks, card)
+    names = [one.name for one in done]
+    by_members = [[names.index(one.name) for one in own] for _, own in sorted(by_fold.items())]
+    gate, statistics = _gate(done, networks, list(zip(outputs, by_members, strict=True)), config)
+    card = replace(card, training=card.training | {"ensemble": about, "validation": validated}, gate=gate)
+    return _saved(run, networks, card, statistics)
 
 
 def _unfitted(whole: Decisions, by_fold: Mapping[int, Decisions]) -> str:
@@ -132,13 +134,33 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     networks = {one.name: load_model(one.run.model) for one in members}
     first = members[0]
     whole = Ensemble({name: cast("ResNet3D", network) for name, (network, _) in networks.items()}).eval()
-    cases, logits = logits_of_part(whole, first.data, first.config, "val")
-    has_label = np.array([case.is_labelled for case in cases])
-    validated = labels_of(cases)[has_label], logits[has_label]
+    outputs = outputs_of_part(whole, first.data, first.config, "val")
+    validated = _held_out(outputs.cases, outputs.logits, chose_epoch=True)
     note = "Calibrated on the validation part, which chose the epochs of its members; the test part is unseen."
     told = {"split": run.split_digest, "ensemble": {"lost": [], "note": note}}
     card = _card(members, networks, first.data, _training_cases(first, networks), validated, told)
-    return _saved(run, networks, card)
+    gate, statistics = _gate(members, networks, [(outputs, range(len(members)))], first.config)
+    return _saved(run, networks, replace(card, gate=gate), statistics)
+
+
+def _held_out(cases: Sequence[Case], logits: Float64[np.ndarray, "n c"], *, chose_epoch: bool) -> HeldOut:
+    """The cases with a label."""
+    has_label = np.array([case.is_labelled for case in cases])
+    patients = tuple(case.patient_id for case in cases if case.is_labelled)
+    labels = labels_of(cases)[has_label]
+    return HeldOut(labels=labels, logits=logits[has_label], patients=patients, chose_epoch=chose_epoch)
+
+
+def _gate(
+    members: Sequence[Trained],
+    networks: Mapping[str, tuple[Network, ModelCard]],
+    held_out: Sequence[tuple[Outputs, Sequence[int]]],
+    config: RunConfig,
+) -> tuple[Gate | None, tuple[FeatureStatistics, ...]]:
+    """The gate of an ensemble from those of its members."""
+    cards = [networks[one.name][1] for one in members]
+    statistics = [load_statistics(one.run.model, card) for one, card in zip(members, cards, strict=True)]
+    return gate_of_members([card.gate for card in cards], statistics, held_out, config.decision)
 
 
 def _loaded(one: Trained) -> tuple[Network, ModelCard]:
@@ -177,7 +199,7 @@ def _card(
     networks: Mapping[str, tuple[Network, ModelCard]],
     data: SplitCohort,
     trained: TrainingCases,
-    held_out: tuple[Labels, Float64[np.ndarray, "n c"]],
+    held_out: HeldOut,
     about: dict[str, Any],
 ) -> ModelCard:
     """The card of an ensemble, with calibration and threshold fitted on logits of cases that were held out.
@@ -187,7 +209,7 @@ def _card(
         networks: Network and card of each.
         data: The cases and the parts that the ensemble has seen them in.
         trained: The training cases of a member.
-        held_out: Labels and logits.
+        held_out: Labels, logits and patients.
         about: The digest of the split, and what is told of the ensemble beside its members.
     """
     config = _fitted_by(members)
@@ -197,11 +219,16 @@ def _card(
     return replace(card, members=tuple(EnsembleMember(name=one.name, model=one.config.model) for one in members))
 
 
-def _saved(run: Run, networks: Mapping[str, tuple[Network, ModelCard]], card: ModelCard) -> Path:
+def _saved(
+    run: Run,
+    networks: Mapping[str, tuple[Network, ModelCard]],
+    card: ModelCard,
+    statistics: Sequence[FeatureStatistics],
+) -> Path:
     (run.model / "model.json").unlink(missing_ok=True)  # first, for a folder with it is complete
     shutil.rmtree(run.model / "members", ignore_errors=True)  # of an ensemble with other members
     members = {name: cast("ResNet3D", network) for name, (network, _) in networks.items()}
-    save_model(run.model, Ensemble(members), card)
+    save_model(run.model, Ensemble(members), card, statistics)
     return run.model
 
 

@@ -1,13 +1,16 @@
 """Makes the model after the last epoch: kept weights, second stage, calibration, thresholds and model folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hilum.cohorts.dataset import SplitCohort
+from hilum.deciding.fit_decisions import HeldOut
 from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction
 from hilum.training.card import model_card
 from hilum.training.epoch import Learner, PartLoader, validate
+from hilum.training.gate import gate_of_run
 from hilum.training.run_folder import Run
 from hilum.training.second_stage import retrain_head
 from hilum.training.state import TrainingState
@@ -40,6 +43,9 @@ def finish(
     learner.tracker.show_most_wrong(val.dataset, logits)
     learner.tracker.plot(epoch)
     about = {"epoch": epoch, "split": run.split_digest, **state.progress.began}
-    card = model_card(config, data, train.cases_of(epoch), (val.dataset.labels, logits), views, about)
-    save_model(run.model, network, card)
+    patients = tuple(val.dataset.prepared.cases[i].patient_id for i in val.dataset.indices)
+    held_out = HeldOut(labels=val.dataset.labels, logits=logits, patients=patients, chose_epoch=True)
+    card = model_card(config, data, train.cases_of(epoch), held_out, views, about)
+    gate, statistics = gate_of_run(predicting, train.dataset, val.dataset, config, learner.fabric.device)
+    save_model(run.model, network, replace(card, gate=gate), statistics)
     return run.model

@@ -7,30 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int
 
-from hilum.cohorts.dataset import SplitCohort, as_sample
+from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.table import Case
 from hilum.deciding.decision import Decisions
-from hilum.deciding.fit_decisions import TrainingCases, decisions_of
-from hilum.deciding.inference import case_logits
+from hilum.deciding.fit_decisions import HeldOut, TrainingCases, decisions_of
+from hilum.deciding.outcome import UNDECIDED
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, CohortError, require
 from hilum.files import csv_text, write_whole
 from hilum.modelling.device import pick_device
 from hilum.modelling.ensemble import Network
 from hilum.modelling.speed import EXACT, for_prediction
-from hilum.preparing import load_sample
 from hilum.settings.run import RunConfig
+from hilum.training.gate import Outputs, outputs_of
 
 CASES_MARK = r"^case_id,fold,label"
 """Pattern at the beginning of cases.csv of a run of folds."""
 
 _FORMAT = "1"
-_AT_ONCE = 8
-"""Cases in a batch; it does not change the logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ class OutOfFold:
         folds: Its fold.
         logits: Mean logits of the members of its fold.
         probs: Probabilities by the calibration that was fitted on the other folds.
-        decided: Decisions by the thresholds that were chosen on the other folds: classes, or 0 and 1 for each label.
+        decided: Decisions by what was fitted on the other folds: classes, or 0 and 1 for each label; -1: undecided.
     """
 
     case_ids: tuple[str, ...]
@@ -74,11 +71,8 @@ class OutOfFold:
         )
 
 
-@torch.inference_mode()
-def logits_of_part(
-    network: Network, data: SplitCohort, config: RunConfig, part: str
-) -> tuple[tuple[Case, ...], Float64[np.ndarray, "n c"]]:
-    """Logits of the cases of a part, those with a soft label alone included.
+def outputs_of_part(network: Network, data: SplitCohort, config: RunConfig, part: str) -> Outputs:
+    """Outputs for the cases of a part, those with a soft label alone included.
 
     Args:
         network: Members that were not trained on this part.
@@ -90,13 +84,8 @@ def logits_of_part(
     predicting = for_prediction(network.to(device), EXACT)
     pairs = zip(data.prepared.cases, data.prepared.samples, strict=True)
     held_out = [(case, file) for case, file in pairs if data.parts[case.case_id] == part]
-    rows = []
-    for start in range(0, len(held_out), _AT_ONCE):
-        samples = [as_sample(load_sample(file), config.recipe) for _, file in held_out[start : start + _AT_ONCE]]
-        many = data.cohort.multi_label
-        logits = case_logits(predicting, samples, config.recipe, device, views_of(config), multi_label=many)
-        rows.append(logits.cpu().double().numpy())
-    return tuple(case for case, _ in held_out), np.concatenate(rows)
+    cases, files = zip(*held_out, strict=True)
+    return outputs_of(predicting, cases, files, config.recipe, device, views_of(config))
 
 
 def cross_fitted(
@@ -125,7 +114,9 @@ def cross_fitted(
     by_fold: dict[int, Decisions] = {}
     for fold in np.unique(folds).tolist():
         own, others = folds == fold, (folds != fold) & has_label
-        each, _ = decisions_of(config, classes, trained, labels[others], logits[others])
+        own_patients = tuple(case.patient_id for case, one in zip(cases, others, strict=True) if one)
+        held_out = HeldOut(labels=labels[others], logits=logits[others], patients=own_patients, chose_epoch=False)
+        each, _ = decisions_of(config, classes, trained, held_out)
         decisions = by_fold[fold] = Decisions(classes=classes, multi_label=labels.ndim == 2, each=each)
         probs[own] = decisions.probabilities(logits[own])
         decided[own] = decisions.decided(probs[own])
@@ -145,7 +136,7 @@ def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case],
     for what, values in (("logit", found.logits), ("prob", found.probs)):
         columns += [[f"{what}_{name}", *map(repr, values[:, k].tolist())] for k, name in enumerate(classes)]
     if labels.ndim == 1:
-        columns += [["decision", *(classes[k] for k in found.decided.tolist())]]
+        columns += [["decision", *(classes[k] if k >= 0 else UNDECIDED for k in found.decided.tolist())]]
     else:
         columns += [[f"called_{name}", *map(str, found.decided[:, k].tolist())] for k, name in enumerate(classes)]
     columns += [["format", *[_FORMAT] * len(found.case_ids)]]
@@ -173,7 +164,8 @@ def read_out_of_fold(path: Path, classes: Sequence[str], *, multi_label: bool) -
         if multi_label:
             decided = np.array([[int(row[f"called_{name}"]) for name in classes] for row in rows])
         else:
-            decided = np.array([tuple(classes).index(row["decision"]) for row in rows])
+            numbers = {name: k for k, name in enumerate(classes)} | {UNDECIDED: -1}
+            decided = np.array([numbers[row["decision"]] for row in rows])
         return OutOfFold(
             case_ids=tuple(row["case_id"] for row in rows),
             folds=np.array([int(row["fold"]) for row in rows]),

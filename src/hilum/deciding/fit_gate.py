@@ -1,0 +1,134 @@
+"""Fits the gate: ranges and feature statistics on training cases, the limit on cases that were held out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Float64
+from sklearn.covariance import LedoitWolf
+
+from hilum.cohorts.labels import Labels
+from hilum.deciding.facts import FACTS
+from hilum.deciding.gate import FeatureStatistics, Gate
+from hilum.settings.recipe import Range
+from hilum.settings.run import DecisionConfig
+
+_LEAST_PATIENTS = 20
+"""Fewest patients of a mean of its own: fewer classes are pooled, and with fewer patients in all there is no mean."""
+
+_MARGIN = 0.1
+"""Margin on each side of a range, as a share of it; with few cases more: 2 / n (rules of thumb)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """Scans from which a gate is fitted.
+
+    Attributes:
+        facts: Of each scan.
+        kernels: Of each scan; empty where unknown.
+        patients: Of each scan.
+    """
+
+    facts: tuple[dict[str, float], ...]
+    kernels: tuple[str, ...]
+    patients: tuple[str, ...]
+
+
+def fit_ranges(trained: Seen, rule: DecisionConfig) -> Gate:
+    """A gate with the ranges of training cases, without a limit of features."""
+    kernels = tuple(sorted(set(trained.kernels) - {""}))
+    return Gate(
+        policy="note" if rule.gate == "note" else "no-result",
+        ranges=_ranges(trained.facts),
+        kernels=kernels,
+        rule="ranges of training; features are not judged",
+    )
+
+
+def widened_gate(gate: Gate, seen: Seen) -> Gate:
+    """The gate with ranges and kernels that accept further scans too."""
+    own = _ranges(seen.facts)
+    ranges = {
+        name: (min(low, own[name][0]), max(high, own[name][1])) if name in own else (low, high)
+        for name, (low, high) in gate.ranges.items()
+    }
+    kernels = tuple(sorted({*gate.kernels, *seen.kernels} - {""})) if gate.kernels else ()
+    return replace(gate, ranges=ranges, kernels=kernels, limit=None)
+
+
+def _ranges(facts: Sequence[dict[str, float]]) -> dict[str, Range]:
+    values = {name: [one[name] for one in facts if name in one] for name in FACTS}
+    return {name: _range(name, own) for name, own in values.items() if own}
+
+
+def fit_features(
+    features: Float[np.ndarray, "n d"], labels: Labels, patients: Sequence[str]
+) -> FeatureStatistics | None:
+    """Statistics of the features of training cases; None with fewer than twenty patients.
+
+    Args:
+        features: Of each training case.
+        labels: Their classes; several labels have one mean together.
+        patients: Of each case.
+    """
+    owners = np.array(patients)
+    if len(set(patients)) < _LEAST_PATIENTS:
+        return None
+    classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    counts = {k: len(set(owners[classes == k].tolist())) for k in np.unique(classes).tolist()}
+    groups = np.array([k if counts[k] >= _LEAST_PATIENTS else -1 for k in classes.tolist()])
+    wide = features.astype(np.float64)
+    means = {k: wide[groups == k].mean(axis=0) for k in np.unique(groups).tolist()}
+    residuals = wide - np.stack([means[k] for k in groups.tolist()])
+    covariance = LedoitWolf(assume_centered=True).fit(residuals).covariance_
+    floor = max(1e-12, 1e-6 * float(np.trace(covariance)) / len(covariance))  # features that never vary
+    return FeatureStatistics(
+        means=np.stack(list(means.values())).astype(np.float32),
+        covariance=(covariance + floor * np.eye(len(covariance))).astype(np.float32),
+    )
+
+
+def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] | None, asked: float) -> Gate:
+    """The gate with the limit of features at which it holds back a share of scans like those of training.
+
+    Of each patient the first case counts. Cases outside the ranges count as held back already, so that the share is
+    that of the whole gate; of a new case it holds on average over such fits (split conformal prediction, Vovk 2005).
+
+    Args:
+        gate: A gate with ranges.
+        held_out: Cases that were not trained on.
+        distances: Their distances; None: features are not judged.
+        asked: The share; with fewer than 1 / share - 1 patients the smallest that they allow.
+    """
+    first = [n for n, patient in enumerate(held_out.patients) if patient not in held_out.patients[:n]]
+    number = len(first)
+    outside = sum(bool(gate.findings(held_out.facts[n], held_out.kernels[n], None)) for n in first)
+    by_ranges = f"{outside} of {number} patients that were held out lie outside the ranges"
+    if distances is None or not number:
+        return replace(gate, num_held_out=number, share=None, rule=f"ranges of training alone; {by_ranges}")
+    share = max(asked, 1 / (number + 1))
+    scores = np.array(
+        [
+            math.inf if gate.findings(held_out.facts[n], held_out.kernels[n], None) else float(distances[n])
+            for n in first
+        ]
+    )
+    limit = np.sort(scores)[math.ceil((number + 1) * (1 - share) - 1e-9) - 1]
+    if math.isinf(limit):  # the ranges alone hold back more than the share
+        limit = max((score for score in scores if math.isfinite(score)), default=math.inf)
+        share = outside / number
+    few = f"; {asked:g} was asked for, which needs {math.ceil(1 / asked - 1 - 1e-9)} patients" if share > asked else ""
+    rule = f"holds back {share:.2g} of scans like those of training, by {number} patients held out{few}; {by_ranges}"
+    return replace(
+        gate, limit=float(limit) if math.isfinite(limit) else None, share=share, num_held_out=number, rule=rule
+    )
+
+
+def _range(name: str, values: Sequence[float]) -> Range:
+    low, high = min(values), max(values)
+    fact = FACTS[name]
+    margin = max((_MARGIN + 2 / len(values)) * (high - low), fact.least)
+    below, above = (max(margin, fact.share * abs(end)) for end in (low, high))
+    return low - below, high + above
