@@ -139,7 +139,8 @@ def test_it_can_be_done_again_and_case_ids_may_repeat(recalibrated, tmp_path):
     assert done["rules"][0].startswith("largest specificity with a sensitivity of at least 0.8")
     first, second = load_model(tmp_path / "again")[1].training["recalibrated"]
     assert first["counts"]["cases"] == 90
-    assert second["settings"] == {"rule": "sensitivity", "at": 0.8, "calibration": "auto"}
+    kept = {"gate_share": 0.01, "abstain": "none", "error": 0.1, "coverage": 0.5}
+    assert second["settings"] == {"rule": "sensitivity", "at": 0.8, "calibration": "auto", **kept}
     parts = read_splits(tmp_path / "again" / "splits.csv").parts
     assert len(parts) == 60 + 90 + 60
     with pytest.raises(CohortError, match="no case is left; the model has seen 60 of 60"):

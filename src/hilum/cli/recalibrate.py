@@ -42,6 +42,18 @@ class Recalibrate:
     ] = None
     """How logits become probabilities; by default as for the model. auto: platt, which follows another prevalence."""
 
+    abstain: Annotated[Literal["none", "band", "sets"] | None, tyro.conf.arg(name="decision.abstain")] = None
+    """band: undecided between two thresholds. sets: undecided where a conformal set holds not one class."""
+
+    error: Annotated[float | None, tyro.conf.arg(name="decision.error")] = None
+    """With abstain: the share of each class that may be decided wrongly."""
+
+    coverage: Annotated[float | None, tyro.conf.arg(name="decision.coverage")] = None
+    """With abstain: smallest share of the cases that must be decided."""
+
+    gate_share: Annotated[float | None, tyro.conf.arg(name="decision.gate-share")] = None
+    """Share of scans like these that the gate may hold back."""
+
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns."""
 
@@ -70,7 +82,8 @@ class Recalibrate:
         """Fit, write and print."""
         from hilum.judging import recalibrate
 
-        changes = {"rule": self.rule, "at": self.at, "calibration": self.calibration}
+        names = ("rule", "at", "calibration", "abstain", "error", "coverage", "gate_share")
+        changes = {name: getattr(self, name) for name in names}
         done = recalibrate(
             self.model,
             self.table,
@@ -107,7 +120,7 @@ def _lines(done: dict[str, Any]) -> list[str]:
         before = done["thresholds"]["before"].get(name)
         was = "" if before is None else f"{before:.3g}, now "
         lines.append(f"threshold of {name}: {was}{after:.3g} ({rule})")
-    return lines
+    return lines + done["abstains"] + ([f"gate: {done['gate']}"] if done["gate"] else [])
 
 
 def _figure(ends: list[float] | None) -> str:

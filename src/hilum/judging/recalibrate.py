@@ -77,7 +77,7 @@ def recalibrate(
             says so.
 
     Returns:
-        counts, num_seen, num_refused, thresholds before and after, rules, unchecked (why training cases could not be
+        counts, num_seen, num_refused, thresholds before and after, rules, abstains, gate, unchecked (why training cases could not be
         recognised), leaks that were allowed, notes on what could not be compared, and the calibration lines on these
         cases before and after, by class: intercept and slope, each with its interval; null if it does not exist.
 
@@ -128,6 +128,8 @@ def recalibrate(
         "num_refused": len(refused),
         "thresholds": {when: one.thresholds for when, one in both.items()},
         "rules": [one.rule for one in decisions.each],
+        "abstains": [one.abstains for one in decisions.each if one.abstains],
+        "gate": "" if gate is None else gate.rule,
         "unchecked": candidates.unchecked,
         "leaks": leaks,
     }
@@ -181,6 +183,9 @@ def _rule(card: ModelCard, changes: Mapping[str, object]) -> DecisionConfig:
     rule = from_dict(DecisionConfig, {**kept, **changes}, "decision")
     has_effect = "at" not in changes or rule.rule in ("sensitivity", "specificity")
     require(has_effect, "decision.at", "given with the rule sensitivity or specificity", f"the rule {rule.rule}")
+    for name in ("error", "coverage"):
+        has_effect = name not in changes or rule.abstain != "none"
+        require(has_effect, f"decision.{name}", "given with decision.abstain = band or sets", "none")
     return rule
 
 
