@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from chests import Chest, simulate, train_model
+from chests import RECIPE, Chest, simulate, train_model
 from machine import ROOT, line, machine, need
 from scipy import ndimage
 
@@ -33,6 +33,7 @@ from hilum.predicting.explain import ExplainConfig, HeatMap, explain
 from hilum.predicting.explain.check import deletion_gain, randomised
 from hilum.predicting.explain.explainer import evidence_of, maps_of
 from hilum.predicting.explain.occlusion import patch_of
+from hilum.preparing import prepare
 from hilum.simulating import Truth
 from hilum.volume import Volume
 
@@ -79,7 +80,7 @@ def _explain(chest: Chest, model: Path, results: Path) -> None:
     """Explain one chest by every method, and write what is counted."""
     volume, truth = simulate(chest)
     predictor = Predictor(model, device="cpu")
-    sample = predictor.prepare(volume)
+    sample = prepare(volume, RECIPE)
     prediction = predictor.predict_samples([sample])[0]
     mass_mm, benign_mm = _distances(truth, volume, is_mass=True), _distances(truth, volume, is_mass=False)
     row: dict[str, Any] = {"label": int(chest.diseased), "p": prediction.probabilities["1"]}

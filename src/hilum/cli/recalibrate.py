@@ -120,7 +120,8 @@ def _lines(done: dict[str, Any]) -> list[str]:
         before = done["thresholds"]["before"].get(name)
         was = "" if before is None else f"{before:.3g}, now "
         lines.append(f"threshold of {name}: {was}{after:.3g} ({rule})")
-    return lines + done["abstains"] + ([f"gate: {done['gate']}"] if done["gate"] else [])
+    lines += done["abstains"]
+    return [*lines, f"gate: {done['gate']}"] if done["gate"] else lines
 
 
 def _figure(ends: list[float] | None) -> str:

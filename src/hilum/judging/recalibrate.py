@@ -77,8 +77,8 @@ def recalibrate(
             says so.
 
     Returns:
-        counts, num_seen, num_refused, thresholds before and after, rules, abstains, gate, unchecked (why training cases could not be
-        recognised), leaks that were allowed, notes on what could not be compared, and the calibration lines on these
+        counts, num_seen, num_refused, thresholds before and after, rules, abstains, gate, unchecked (why training cases
+        could not be recognised), leaks that were allowed, notes on what could not be compared, and the calibration lines on these
         cases before and after, by class: intercept and slope, each with its interval; null if it does not exist.
 
     Raises:
