@@ -76,6 +76,7 @@ POLICY: dict[str, tuple[Severity, Severity, Severity]] = {
     "unseen-coverage": (_N, _N, _N),
     "unseen-lungs": (_N, _N, _N),
     "unseen-hu": (_N, _N, _N),
+    "unseen-orientation": (_N, _N, _N),
     "unseen-features": (_N, _N, _N),
 }
 """Severity by code and policy. ``refused``: no volume. ``repaired``: a changed volume. ``note``: unchanged."""

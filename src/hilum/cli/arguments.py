@@ -6,6 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from hilum.errors import ConfigError
+from hilum.volume import Triple
+
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
 CohortPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COHORT")]
 ScanPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCAN")]
@@ -28,3 +31,13 @@ def renamed_flag(verb: str, args: Sequence[str]) -> str:
         if name in _RENAMED.get(verb, {}):
             return f"{name} is now {_RENAMED[verb][name]}"
     return ""
+
+
+def refuse_flags_of_scans(path: Path, region: str, *, point: Triple | None, series: str) -> None:
+    """Raise a ConfigError where a flag has no effect on a model's region, or on a prepared volume."""
+    if point is not None and region != "point":
+        msg = f"--point is for models of region point, this one is of region {region}"
+        raise ConfigError(msg)
+    if path.suffix.lower() == ".npy" and (point is not None or series):
+        msg = "--point and --series need a scan; a .npy file is a prepared volume"
+        raise ConfigError(msg)

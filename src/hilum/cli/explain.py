@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hilum.cli.arguments import ModelPath, ScanPath
+from hilum.cli.arguments import ModelPath, ScanPath, refuse_flags_of_scans
 from hilum.settings.explain import ExplainConfig, Method
 from hilum.settings.run import Triple
 
@@ -58,9 +58,11 @@ class Explain:
 
     def run(self) -> int:
         """Explain, write and print."""
+        from hilum.deciding.model_folder import read_card
         from hilum.modelling.memory import kept_memory
         from hilum.predicting.explain import explain_scan
 
+        refuse_flags_of_scans(self.path, read_card(self.model).recipe.region, point=self.point, series=self.series)
         with kept_memory():
             about = explain_scan(
                 self.model,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hilum.cli.arguments import ModelPath, ScanPath
+from hilum.cli.arguments import ModelPath, ScanPath, refuse_flags_of_scans
 from hilum.errors import ConfigError
 from hilum.settings.run import ColumnsConfig, Triple
 
@@ -61,12 +61,7 @@ class Predict:
         if not is_table and self.out is not None:
             msg = "--out is for a table; the prediction of one scan is printed"
             raise ConfigError(msg)
-        if self.point is not None and region != "point":
-            msg = f"--point is for models of region point, this one is of region {region}"
-            raise ConfigError(msg)
-        if self.path.suffix.lower() == ".npy" and (self.point is not None or self.series):
-            msg = "--point and --series need a scan; a .npy file is a prepared volume"
-            raise ConfigError(msg)
+        refuse_flags_of_scans(self.path, region, point=self.point, series=self.series)
 
     def run(self) -> int:
         """Predict and print."""

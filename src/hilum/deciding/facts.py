@@ -37,9 +37,15 @@ FACTS: dict[str, Fact] = {
     "low_hu": Fact(code="unseen-hu", words="the 5th percentile of HU", unit="HU", least=30.0),
     "middle_hu": Fact(code="unseen-hu", words="the median of HU", unit="HU", least=30.0),
     "high_hu": Fact(code="unseen-hu", words="the 95th percentile of HU", unit="HU", least=30.0),
-    "downward_hu": Fact(code="unseen-hu", words="the lower half above the upper one by", unit="HU", least=30.0),
-    "backward_hu": Fact(code="unseen-hu", words="the back half above the front one by", unit="HU", least=30.0),
+    "downward_hu": Fact(
+        code="unseen-orientation", words="the lower half above the upper one by", unit="HU", least=30.0
+    ),
+    "backward_hu": Fact(code="unseen-orientation", words="the back half above the front one by", unit="HU", least=30.0),
+    "recess_share": Fact(code="unseen-orientation", words="the excess of lung at the lower back", unit="", least=0.004),
 }
+
+_LUNG_HU = (-950, -500)
+"""HU of aerated lung (rule of thumb)."""
 
 
 def facts_of(sample: Volume, recipe: Recipe) -> dict[str, float]:
@@ -53,7 +59,7 @@ def facts_of(sample: Volume, recipe: Recipe) -> dict[str, float]:
     z, y = hu.mean(axis=(1, 2), dtype=np.float64), hu.mean(axis=(0, 2), dtype=np.float64)
     facts = {"low_hu": low, "middle_hu": middle, "high_hu": high}
     if recipe.region != "point":
-        facts |= {"downward_hu": _halves(z[::-1]), "backward_hu": _halves(y)}
+        facts |= {"downward_hu": _halves(z[::-1]), "backward_hu": _halves(y), "recess_share": _recess(hu)}
     source = sample.source
     if source is not None and (source.shape, source.spacing_mm) != (sample.shape, sample.spacing_mm):
         facts |= {"slice_mm": source.spacing_mm[0], "pixel_mm": max(source.spacing_mm[1:])}
@@ -70,6 +76,20 @@ def kernel_of(sample: Volume) -> str:
     """``sharp`` or ``soft``; empty where the kernel is unknown."""
     kernel = sample.tags.kernel
     return "" if not kernel else "sharp" if is_sharp(kernel) else "soft"
+
+
+def _recess(hu: np.ndarray) -> float:
+    """How much more lung lies behind than in front in the lowest third, less the same in the uppermost third.
+
+    The lungs reach lowest behind the diaphragm, and the heart lies in front: of a scan upside down it is negative.
+    """
+    third, half = max(1, hu.shape[0] // 3), hu.shape[1] // 2
+    low, high = _LUNG_HU
+    lung = (hu > low) & (hu < high)
+    if not half:
+        return 0.0
+    behind = [float(part[:, half:].mean() - part[:, :half].mean()) for part in (lung[:third], lung[-third:])]
+    return behind[0] - behind[1]
 
 
 def _halves(means: np.ndarray) -> float:

@@ -78,8 +78,9 @@ def recalibrate(
 
     Returns:
         counts, num_seen, num_refused, thresholds before and after, rules, abstains, gate, unchecked (why training cases
-        could not be recognised), leaks that were allowed, notes on what could not be compared, and the calibration lines on these
-        cases before and after, by class: intercept and slope, each with its interval; null if it does not exist.
+        could not be recognised), leaks that were allowed, notes on what could not be compared, and the calibration
+        lines on these cases before and after, by class: intercept and slope, each with its interval; null if it does
+        not exist.
 
     Raises:
         HilumError: If the model, table or folder is not usable, the cases leak, or there are too few; then nothing is

@@ -80,7 +80,7 @@ def evidence_of(
     return Evidence(
         network=predictor.network if network is None else network,
         hu=case["hu"],
-        starts=case["starts"].tolist(),
+        starts=[(z, y, x) for z, y, x in case["starts"].tolist()],
         recipe=card.recipe,
         outputs=tuple(card.classes.index(name) for name in outputs),
         multi_label=card.decisions.multi_label,

@@ -1,7 +1,8 @@
 """Occlusion: how the log odds fall when a cube of the image is replaced (Zeiler and Fergus 2014, arXiv:1311.2901).
 
 Cubes are replaced by air and, once more, by the mean of their surroundings: each makes an image that the model never
-saw, in another way. Large cubes come first, smaller ones only where large ones mattered most.
+saw, in another way. Large cubes come first, smaller ones only where large ones mattered most; the fall of a large cube
+is shared out over its volume, so that the map has one unit.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Num
 
 from hilum.predicting.explain.evidence import Box, Evidence, filled
 from hilum.settings.recipe import Size, Triple
@@ -19,7 +20,10 @@ from hilum.volume import AIR_HU
 FILLS = ("air", "local mean")
 
 _REFINED = 0.15
-"""Share of the cubes of a level, those that matter most, in which the next level lies."""
+"""Share of the large cubes, those that matter most, in which the smaller ones lie."""
+
+_PEAKS = (0.5, 8)
+"""Smaller cubes around which the last level lies: those with this share of the largest fall, at most so many."""
 
 _CHUNK = 64
 """Cubes between two reports of progress."""
@@ -30,7 +34,7 @@ class Occluded:
     """Result of occlusion.
 
     Attributes:
-        values: Mean fall of the log odds over the smallest cubes that hold a voxel, by output and member.
+        values: Fall of the log odds for a volume of the smallest cube, by output and member.
         settings: Of each output: patch, stride and fills, and how well the fills agree.
     """
 
@@ -47,8 +51,9 @@ def occlude(
 ) -> Occluded:
     """Map the fall of the log odds by replacing cubes.
 
-    Three levels: cubes of twice the patch side by side; the patch side by side; the patch at steps of half its edge.
-    Each level but the first lies within the cubes of the level before that mattered most.
+    Three levels: cubes of twice the patch side by side; within those that matter most the patch side by side; and in
+    and around those of them that matter most, so that a peak has cubes on every side, the patch at steps of half its
+    edge.
 
     Args:
         evidence: What is explained.
@@ -67,7 +72,7 @@ def occlude(
     values = np.zeros((base.shape[1], base.shape[0], *evidence.shape), np.float32)
     by_fill: list[Float64[np.ndarray, "n 2 k"]] = []
     done = 0
-    for size, stride in ((double, double), (patch, patch), (patch, half)):
+    for level, (size, stride) in enumerate(((double, double), (patch, patch), (patch, half))):
         boxes = _boxes(evidence.shape, size, stride, active)
         falls = np.zeros((len(boxes), len(FILLS), *base.shape))
         for start in range(0, len(boxes), _CHUNK):
@@ -79,11 +84,11 @@ def occlude(
         by_fill.append(falls.mean(axis=2))
         mean = falls.mean(axis=1)
         active = np.zeros(evidence.shape, bool)
+        share = math.prod(patch) / math.prod(size)
         for k, maps in enumerate(values):
-            _paint(maps, boxes, mean[:, :, k])
-            order = np.argsort(-mean[:, :, k].mean(axis=1), kind="stable")
-            for n in order[: max(1, math.ceil(_REFINED * len(boxes)))].tolist():
-                active[boxes[n]] = True
+            _paint(maps, boxes, mean[:, :, k] * share)
+            for n in _first(mean[:, :, k].mean(axis=1), level):
+                active[_grown(boxes[n], half if level == 1 else (0, 0, 0), evidence.shape)] = True
     settings = {
         "patch_mm": [round(n * s, 3) for n, s in zip(patch, spacing_mm, strict=True)],
         "stride_mm": [round(n * s, 3) for n, s in zip(half, spacing_mm, strict=True)],
@@ -94,6 +99,21 @@ def occlude(
     pairs = np.concatenate(by_fill)
     each = tuple({**settings, "fill_agreement": _correlation(pairs[:, :, k])} for k in range(len(values)))
     return Occluded(values=values, settings=each)
+
+
+def _first(falls: Float64[np.ndarray, " n"], level: int) -> list[int]:
+    """The cubes of a level in which the next one lies."""
+    order = np.argsort(-falls, kind="stable")
+    if level == 0:
+        return list(order[: math.ceil(_REFINED * len(order))].tolist())
+    share, most = _PEAKS
+    return [n for n in order[:most].tolist() if falls[n] >= share * falls[order[0]]]
+
+
+def _grown(box: Box, by: Size, shape: Size) -> Box:
+    """A box with a margin on each side, within the sample."""
+    z, y, x = (slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, by, shape, strict=True))
+    return z, y, x
 
 
 def patch_of(size: Size, spacing_mm: Triple) -> float:
@@ -123,13 +143,23 @@ def _changes(evidence: Evidence, box: Box, fill_hu: float) -> bool:
 
 
 def _paint(values: np.ndarray, boxes: Sequence[Box], falls: Float64[np.ndarray, "n m"]) -> None:
-    """Set each voxel that lies in a box to the mean over the boxes that hold it; others stay as they are."""
-    total, number = np.zeros_like(values), np.zeros(values.shape[1:], np.int32)
+    """Set each voxel that lies in a box to the mean over the boxes that hold it; others stay as they are.
+
+    A box counts less towards its faces: between boxes at steps of half their edge the map is linear, and its peak moves
+    with them by less than a step.
+    """
+    total, weight = np.zeros_like(values), np.zeros(values.shape[1:], np.float32)
     for box, fall in zip(boxes, falls, strict=True):
-        total[(slice(None), *box)] += fall[:, None, None, None]
-        number[box] += 1
-    there = number > 0
-    values[:, there] = total[:, there] / number[there]
+        z, y, x = (_tent(side.stop - side.start) for side in box)
+        tent = z[:, None, None] * y[:, None] * x
+        total[(slice(None), *box)] += fall.astype(np.float32)[:, None, None, None] * tent
+        weight[box] += tent
+    there = weight > 0
+    values[:, there] = total[:, there] / weight[there]
+
+
+def _tent(length: int) -> Float32[np.ndarray, " n"]:
+    return (1 - np.abs((2 * np.arange(length) + 1) / length - 1) + 1e-3).astype(np.float32)
 
 
 def _boxes(shape: Size, size: Size, stride: Size, active: Bool[np.ndarray, "z y x"]) -> list[Box]:
@@ -162,7 +192,7 @@ def _correlation(pairs: Float64[np.ndarray, "n 2"]) -> float | None:
 class _BoxMeans:
     """Mean HU around boxes, from the sums over all boxes that begin at the first voxel."""
 
-    def __init__(self, hu: Float[np.ndarray, "z y x"]) -> None:
+    def __init__(self, hu: Num[np.ndarray, "z y x"]) -> None:
         self.shape = hu.shape
         self.sums = np.pad(hu, ((1, 0),) * 3).astype(np.float64)
         for axis in range(3):
