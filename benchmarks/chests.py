@@ -65,11 +65,11 @@ def simulate(chest: Chest) -> tuple[Volume, Truth]:
     return simulate_scan(0, key=chest.name, anatomy=anatomy, lesions=lesions, scanner=scanner)
 
 
-def train_model(out: Path, num_cases: int, epochs: int, jobs: int) -> Run:
-    """Train on simulated chests, half of them with a mass; what is there already is kept.
+def train_model(out: Path, num_cases: int, epochs: tuple[int, int], jobs: int) -> Run:
+    """Train on simulated chests, half of them with a mass; ``epochs`` are those of boxes and of chests.
 
     Training begins with boxes of 120 mm, of a mass or of lung anywhere: from whole chests alone, of which a mass is one
-    part in a thousand, the network learned nothing in six epochs of 2,000 of them.
+    part in a thousand, the network learned nothing in six epochs of 2,000 of them. What is there already is kept.
     """
     run = Run(out / "run")
     if run.state == "whole":
@@ -79,8 +79,8 @@ def train_model(out: Path, num_cases: int, epochs: int, jobs: int) -> Run:
         (out / name).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs) as pool:
         list(pool.map(_write, chests, [out] * num_cases, chunksize=4))
-    _train(Run(out / "boxes-run"), out, "boxes", chests, BOX, epochs, jobs)
-    _train(run, out, "chests", chests, RECIPE.size, epochs, jobs, begin=out / "boxes-run" / "model")
+    _train(Run(out / "boxes-run"), out, "boxes", chests, BOX, epochs[0], jobs)
+    _train(run, out, "chests", chests, RECIPE.size, epochs[1], jobs, begin=out / "boxes-run" / "model")
     return run
 
 

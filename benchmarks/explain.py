@@ -2,7 +2,7 @@
 
     python benchmarks/explain.py [--jobs 2] [--out runs/explain] [--quick] [--json]
 
-Trains a model on 2,000 chests at 3 mm, half of them with a mass of 20 to 35 mm, and explains 400 new chests with a mass
+Trains a model on 1,200 chests at 3 mm, half of them with a mass of 20 to 35 mm, and explains 400 new chests with a mass
 and 100 healthy ones. ``hit``: share of the true positives whose map peaks within the mass plus 10 mm. ``deletion``:
 share of them whose map, deleted cube by cube, lowers the log odds more than random orders do. ``distractor``: share of
 the true positives with a benign lesion, and of the false positives with one, whose map peaks within such a lesion plus
@@ -47,14 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "explain")
-    parser.add_argument("--quick", action="store_true", help="24 chests, one epoch, four maps: that it runs")
+    parser.add_argument("--quick", action="store_true", help="40 chests, one epoch, four maps: that it runs")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     need("captum")
     found = machine("torch", "captum")
     print(line(found), flush=True)
     out = args.out.with_name(f"{args.out.name}-quick") if args.quick else args.out
-    num_train, epochs, (ill, healthy) = (24, 1, (2, 2)) if args.quick else (2000, 30, CHESTS)
+    num_train, epochs, (ill, healthy) = (40, (1, 1), (2, 2)) if args.quick else (1200, (16, 6), CHESTS)
     run = train_model(out, num_train, epochs, args.jobs)
     chests = [Chest(part="test", number=i, diseased=True) for i in range(ill)]
     chests += [Chest(part="test", number=i, diseased=False) for i in range(healthy)]

@@ -19,6 +19,7 @@ class Fact:
         unit: Its unit.
         least: Smallest margin around the range of training, in the unit (rule of thumb).
         share: Smallest margin as a share of the value (rule of thumb).
+        has_sign: Whether its sign tells more than its size: where all of training have one sign, the range keeps it.
     """
 
     code: str
@@ -26,6 +27,7 @@ class Fact:
     unit: str
     least: float = 0.0
     share: float = 0.0
+    has_sign: bool = False
 
 
 FACTS: dict[str, Fact] = {
@@ -41,7 +43,9 @@ FACTS: dict[str, Fact] = {
         code="unseen-orientation", words="the lower half above the upper one by", unit="HU", least=30.0
     ),
     "backward_hu": Fact(code="unseen-orientation", words="the back half above the front one by", unit="HU", least=30.0),
-    "recess_share": Fact(code="unseen-orientation", words="the excess of lung at the lower back", unit="", least=0.004),
+    "recess_share": Fact(
+        code="unseen-orientation", words="the excess of lung at the lower back", unit="", least=0.004, has_sign=True
+    ),
 }
 
 _LUNG_HU = (-950, -500)

@@ -131,4 +131,7 @@ def _range(name: str, values: Sequence[float]) -> Range:
     fact = FACTS[name]
     margin = max((_MARGIN + 2 / len(values)) * (high - low), fact.least)
     below, above = (max(margin, fact.share * abs(end)) for end in (low, high))
-    return low - below, high + above
+    least, most = low - below, high + above
+    if fact.has_sign:
+        least, most = (max(least, 0.0) if low > 0 else least), (min(most, 0.0) if high < 0 else most)
+    return least, most

@@ -18,6 +18,11 @@ from hilum.errors import require
 from hilum.findings import Finding, find
 from hilum.settings.recipe import Range
 
+_PRIVACY = (
+    "Ranges, means and covariance are of training cases: they hold no case, but may reveal membership, that a scan was "
+    "among these."
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureStatistics:
@@ -56,6 +61,7 @@ class Gate:
         share: Share of scans like those of training that the gate holds back.
         num_held_out: Patients, not trained on, on whose scans the limit was chosen.
         rule: Sentence that says how.
+        privacy: What ranges and statistics may reveal.
     """
 
     policy: Literal["no-result", "note"] = "no-result"
@@ -65,6 +71,7 @@ class Gate:
     share: float | None = None
     num_held_out: int = 0
     rule: str = ""
+    privacy: str = _PRIVACY
 
     def __post_init__(self) -> None:
         known = set(self.ranges) <= set(FACTS)

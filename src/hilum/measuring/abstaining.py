@@ -99,9 +99,7 @@ def choose_band(
         msg = f"a band with an error of {error:g} needs {needed} patients with and without the class, got {numbers[1]} "
         msg += f"with and {numbers[0]} without"
         raise CohortError(msg)
-    negatives, positives = np.sort(p[y != 1])[::-1], np.sort(p[y == 1])
-    low = float(positives[_rank(error, len(positives)) - 1])
-    high = float(negatives[_rank(error, len(negatives)) - 1])
+    low, high = _end(p[y == 1], error), 1 - _end(1 - p[y != 1], error)
     if low > high:  # any threshold in between is good enough
         low = min(max(threshold, float(np.nextafter(high, 1))), low)
         high = float(np.nextafter(low, 0))
@@ -135,8 +133,7 @@ def fit_sets(
     if min(numbers) < needed:
         msg = f"conformal sets with an error of {error:g} need {needed} patients of each class, got "
         raise CohortError(msg + ", ".join(map(str, numbers)))
-    own = [np.sort(probs[labels == k, k]) for k in range(probs.shape[1])]
-    least = tuple(float(one[_rank(error, len(one)) - 1]) for one in own)
+    least = tuple(_end(probs[labels == k, k], error) for k in range(probs.shape[1]))
     singles = float(((probs >= np.array(least)).sum(axis=1) == 1).mean())
     return ConformalSets(least=least, error=error, patients=numbers, singles=singles)
 
@@ -185,6 +182,13 @@ def risk_by_coverage(
     wrong = np.cumsum(((p >= threshold) != (y == 1))[order])
     ends = np.append(np.flatnonzero(np.diff(distance[order])), len(y) - 1)
     return (ends + 1) / len(y), wrong[ends] / (ends + 1)
+
+
+def _end(p: Float[np.ndarray, " n"], error: float) -> float:
+    """A probability below which lie as many cases as may be wrong; midway between two, so that rounding decides nothing."""
+    rank, ordered = _rank(error, len(p)), np.sort(p)
+    below = ordered[rank - 2] if rank > 1 else 0.0
+    return float((ordered[rank - 1] + below) / 2)
 
 
 def _rank(error: float, number: int) -> int:

@@ -1,0 +1,241 @@
+"""Bands and conformal sets: where a model abstains, and how often it is wrong elsewhere."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from held_out import held_out
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.fit_decisions import TrainingCases, decisions_of, refitted_decisions
+from hilum.errors import CohortError, ConfigError
+from hilum.judging.model_facts import abstaining_facts
+from hilum.measuring.abstaining import (
+    Band,
+    ConformalSets,
+    choose_band,
+    coverage_ends,
+    fit_sets,
+    one_each,
+    risk_by_coverage,
+)
+from hilum.measuring.calibration import Calibration
+from hilum.settings.run import DecisionConfig, RunConfig
+
+CLASSES = ("benign", "malignant")
+
+
+def scores(rng, patients, scans=(1, 1), prevalence=0.3):
+    """Labels, probabilities and patients: a patient's scans share a label and half of their score."""
+    labels, p, owners = [], [], []
+    for k in range(patients):
+        label, own = int(rng.random() < prevalence), rng.normal()
+        for _ in range(rng.integers(scans[0], scans[1] + 1)):
+            z = 2.0 * label - 1.0 + (own + rng.normal()) / np.sqrt(2)
+            labels.append(label)
+            p.append(1 / (1 + np.exp(-z)))
+            owners.append(f"p{k}")
+    return np.array(labels), np.array(p), owners
+
+
+def two(p):
+    return np.stack([1 - p, p], axis=1)
+
+
+@pytest.mark.parametrize("scans", [(1, 1), (1, 5)], ids=["one scan", "one to five scans a patient"])
+def test_sets_and_bands_are_right_as_often_as_stated_of_2000_cases(scans):
+    """Each class within its beta-binomial interval in 95 of 100 fits, and the mean at the stated coverage."""
+    error, inside, covered, decided_wrong = 0.1, [], [], []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        labels, p, owners = scores(rng, 2000 // np.mean(scans).astype(int), scans)
+        new_labels, new_p, new_owners = scores(rng, 1000, scans)
+        sets = fit_sets(labels, two(p), error=error, patients=owners)
+        band = choose_band(labels, p, threshold=0.5, error=error, coverage=0.0, patients=owners)
+        first = one_each(new_labels, new_owners)
+        y, q = new_labels[first], new_p[first]
+        members = sets.members(two(q))
+        for k in (0, 1):
+            share = members[y == k, k].mean()
+            low, high = coverage_ends(sets.patients[k], error, int((y == k).sum()))
+            inside.append(low <= share <= high)
+            covered.append(share)
+        wrong = np.where(y == 1, q < band.low, q > band.high)
+        decided_wrong.append([wrong[y == k].mean() for k in (0, 1)])
+    assert 0.91 <= np.mean(inside) <= 0.99
+    assert np.mean(covered) == pytest.approx(1 - error, abs=0.006)
+    assert np.mean(decided_wrong, axis=0) == pytest.approx([error, error], abs=0.01)
+
+
+def test_one_random_case_of_each_patient_counts():
+    """Of patients with many scans the first is no better than the others: it does not matter which come first."""
+    labels, owners = np.array([0, 0, 0, 1, 1, 0]), ["a", "a", "b", "a", "c", "c"]
+    found = one_each(labels, owners)
+    assert len(found) == 5
+    assert {(owners[n], labels[n]) for n in found} == {("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1)}
+    assert one_each(labels, owners).tolist() == found.tolist()
+    many = one_each(np.zeros(4000, int), [f"p{k // 4}" for k in range(4000)])
+    assert np.bincount(many % 4) == pytest.approx([250] * 4, abs=60)
+
+
+@pytest.mark.parametrize(("error", "needed"), [(0.1, 50), (0.01, 99), (0.02, 50), (0.019, 52)])
+def test_too_few_patients_for_sets_are_refused_with_the_number_that_would_do(error, needed):
+    labels, owners = np.repeat([0, 1], [needed - 1, 300]), [f"p{k}" for k in range(needed + 299)]
+    p = np.random.default_rng(0).random(len(labels))
+    with pytest.raises(
+        CohortError, match=f"error of {error:g} need {needed} patients of each class, got {needed - 1}, 300"
+    ):
+        fit_sets(labels, two(p), error=error, patients=owners)
+    more = np.append(labels, 0)
+    fit_sets(more, two(np.append(p, 0.5)), error=error, patients=[*owners, "one more"])
+
+
+def test_too_few_patients_for_a_band_are_refused_with_the_number_and_so_is_too_small_a_coverage():
+    labels, p = np.repeat([0, 1], [100, 8]), np.random.default_rng(0).random(108)
+    owners = [f"p{k}" for k in range(108)]
+    with pytest.raises(
+        CohortError, match="a band with an error of 0.1 needs 9 patients with and without the class, got 8"
+    ):
+        choose_band(labels, p, threshold=0.5, error=0.1, coverage=0.0, patients=owners)
+    with pytest.raises(CohortError, match=r"only \d+% of the cases would be decided, must be 90%"):
+        choose_band(np.tile([0, 1], 54), p, threshold=0.5, error=0.1, coverage=0.9, patients=owners)
+
+
+def test_classes_far_apart_need_no_band_and_every_case_is_decided_as_by_the_threshold():
+    p = np.concatenate([np.linspace(0.05, 0.3, 60), np.linspace(0.7, 0.95, 60)])
+    y = np.repeat([0, 1], 60)
+    for threshold in (0.5, 0.1, 0.99):
+        band = choose_band(y, p, threshold=threshold, error=0.05, coverage=1e-9, patients=list(map(str, range(120))))
+        decision = Decision(threshold=band.low, band=band)
+        assert band.coverage == 1.0
+        assert not decision.undecided(two(p)).any()
+        assert not decision.undecided(two(np.array([band.low]))).any()
+    assert 0.3 < band.low < 0.72
+
+
+def test_a_band_holds_its_threshold_so_that_nobody_beyond_it_is_decided_against_it():
+    rng = np.random.default_rng(3)
+    labels, p, owners = scores(rng, 500)
+    for threshold in (0.05, 0.5, 0.95):
+        band = choose_band(labels, p, threshold=threshold, error=0.1, coverage=0.0, patients=owners)
+        decisions = Decisions(classes=CLASSES, each=(Decision(threshold=threshold, band=band),))
+        decided = decisions.decided(two(p))
+        assert np.array_equal(decided[decided >= 0], (p >= threshold)[decided >= 0])
+        assert set(decisions.described(decided)) <= {*CLASSES, "undecided"}
+
+
+def test_another_prevalence_changes_neither_who_is_decided_nor_the_sets():
+    rng = np.random.default_rng(4)
+    labels, p, owners = scores(rng, 600)
+    band = choose_band(labels, p, threshold=0.4, error=0.1, coverage=0.0, patients=owners)
+    sets = fit_sets(labels, two(p), error=0.1, patients=owners)
+    calibration = Calibration(prevalence=(0.7, 0.3))
+    before = Decisions(classes=CLASSES, each=(Decision(calibration=calibration, threshold=0.4, band=band),))
+    logits = np.stack([np.zeros(len(p)), np.log(p / (1 - p))], axis=1)
+    after = before.at([0.02])
+    here, there = before.probabilities(logits), after.probabilities(logits)
+    assert there[:, 1].mean() < here[:, 1].mean()
+    assert np.array_equal(before.decided(here), after.decided(there))
+    with_sets = replace(before, each=(replace(before.each[0], band=None, sets=sets),))
+    moved = with_sets.at([0.02])
+    assert [with_sets.sets_of(one) for one in here] == [moved.sets_of(one) for one in there]
+
+
+def test_each_label_is_undecided_by_itself_and_said_so():
+    band = Band(low=0.4, high=0.6, error=0.1, coverage=0.8, patients=(90, 90))
+    each = (Decision(threshold=0.5, band=band), Decision(threshold=0.5), Decision(threshold=0.5, band=band))
+    decisions = Decisions(classes=("a", "b", "c"), multi_label=True, each=each)
+    probs = np.array([[0.5, 0.9, 0.1], [0.5, 0.1, 0.5], [0.1, 0.1, 0.1], [0.9, 0.55, 0.9]])
+    decided = decisions.decided(probs)
+    assert decided.tolist() == [[-1, 1, 0], [-1, 0, -1], [0, 0, 0], [1, 1, 1]]
+    assert decisions.described(decided) == ["b; undecided: a", "undecided: a + c", "no finding", "a + b + c"]
+
+
+def test_sets_are_named_by_their_classes_and_may_be_empty_or_hold_several():
+    sets = ConformalSets(least=(0.5, 0.3, 0.25), error=0.1, patients=(90, 90, 90), singles=0.7)
+    decisions = Decisions(classes=("a", "b", "c"), each=(Decision(sets=sets),))
+    probs = np.array([[0.6, 0.3, 0.1], [0.4, 0.29, 0.21], [0.1, 0.6, 0.3], [0.9, 0.05, 0.05]])
+    assert [decisions.sets_of(one)["classes"] for one in probs] == [("a", "b"), (), ("b", "c"), ("a",)]
+    assert decisions.decided(probs).tolist() == [-1, -1, -1, 0]
+
+
+# by the settings of a run
+
+
+def logits_of(labels, rng):
+    return np.stack([np.zeros(len(labels)), rng.normal(2.0 * labels - 1, 1.0)], axis=1)
+
+
+def fitted(number=300, chose_epoch=True, **decision):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], number // 2)
+    config = RunConfig(decision=DecisionConfig(**decision))
+    trained = TrainingCases(labels=labels, counted=np.ones(len(labels)))
+    found = held_out(labels, logits_of(labels, rng), chose_epoch=chose_epoch)
+    (one,), _ = decisions_of(config, CLASSES, trained, found)
+    return one
+
+
+def test_a_band_is_fitted_on_validation_cases_and_sets_only_on_cases_that_chose_no_epoch(caplog):
+    one = fitted(abstain="band", error=0.1)
+    assert one.band.patients == (150, 150)
+    assert "at most 0.1 of each class is decided wrongly" in one.abstains
+    assert fitted().band is None
+    refused = fitted(abstain="sets")
+    assert refused.sets is None
+    assert refused.abstains.startswith("never: conformal sets need cases that did not choose the epoch")
+    assert "the model decides every case" in caplog.text
+    held = fitted(abstain="sets", chose_epoch=False)
+    assert held.sets.patients == (150, 150)
+    few = fitted(number=60, abstain="sets", chose_epoch=False)
+    assert few.abstains == "never: conformal sets with an error of 0.1 need 50 patients of each class, got 30, 30"
+
+
+def test_recalibration_refuses_what_it_cannot_fit():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    found = held_out(labels, logits_of(labels, rng), chose_epoch=False)
+    with pytest.raises(CohortError, match="need 50 patients of each class, got 40, 40"):
+        refitted_decisions(DecisionConfig(abstain="sets"), CLASSES, found)
+    three = held_out(np.repeat([0, 1, 2], 60), rng.normal(size=(180, 3)) + 3 * np.repeat(np.eye(3), 60, axis=0))
+    with pytest.raises(ConfigError, match="none or sets for more than two classes"):
+        refitted_decisions(DecisionConfig(abstain="band"), ("a", "b", "c"), three)
+
+
+def test_an_evaluation_says_what_sets_cover_and_how_many_hold_one_class_together():
+    rng = np.random.default_rng(5)
+    labels, p, owners = scores(rng, 900)
+    one = Decision(threshold=0.5, sets=fit_sets(labels, two(p), error=0.1, patients=owners), abstains="by sets")
+    decisions = Decisions(classes=CLASSES, each=(one,))
+    new_labels, new_p, _ = scores(rng, 400)
+    told = abstaining_facts(decisions, new_labels, two(new_p))["malignant"]
+    members = one.sets.members(two(new_p))
+    assert told["singles"] == pytest.approx((members.sum(axis=1) == 1).mean())
+    for k, each in enumerate(told["covered"]):
+        assert each["share"] == pytest.approx(members[new_labels == k, k].mean())
+        assert each["share_ci"][0] < each["share"] < each["share_ci"][1]
+
+
+def test_risk_over_coverage_begins_with_the_surest_and_ends_with_all():
+    y, p = np.array([1, 1, 0, 0, 1]), np.array([0.99, 0.6, 0.05, 0.55, 0.3])
+    coverage, risk = risk_by_coverage(y, p, threshold=0.5)
+    assert coverage == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert risk == pytest.approx([0, 0, 1 / 3, 1 / 4, 2 / 5])
+    tied, _ = risk_by_coverage(np.array([1, 0, 1]), np.array([0.8, 0.8, 0.6]), threshold=0.5)
+    assert tied == pytest.approx([2 / 3, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate": "closed"}, "gate"),
+        ({"gate_share": 0.0}, r"decision\.gate_share must be between 0 and 1, got 0.0"),
+        ({"error": 0.5}, r"decision\.error must be above 0 and below 0.5, got 0.5"),
+        ({"coverage": 1.0}, r"decision\.coverage must be at least 0 and below 1, got 1.0"),
+    ],
+)
+def test_settings_that_are_not_allowed(settings, message):
+    from hilum.settings.toml import from_dict
+
+    with pytest.raises(ConfigError, match=message):
+        from_dict(DecisionConfig, settings, "decision")

@@ -1,0 +1,311 @@
+"""Scans unlike those of training get no decision."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import ledoit_wolf
+
+from hilum.cli import main
+from hilum.deciding.facts import FACTS, facts_of, kernel_of
+from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, widened_gate, with_limit
+from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
+from hilum.deciding.model_folder import read_card
+from hilum.errors import CheckpointError
+from hilum.measuring.abstaining import coverage_ends
+from hilum.predicting import Predictor
+from hilum.preparing import prepare
+from hilum.settings.recipe import Recipe
+from hilum.settings.run import DecisionConfig
+from hilum.simulating import plan_cohort, simulate_case
+from hilum.volume import Tags, Volume, affine_from
+
+RULE = DecisionConfig()
+LUNGS = Recipe(region="lungs", size=(48, 40, 56), spacing_mm=(6.0, 6.0, 6.0))
+
+
+def seen(facts, kernels=None, patients=None):
+    n = len(facts)
+    return Seen(
+        facts=tuple(facts),
+        kernels=tuple(kernels or [""] * n),
+        patients=tuple(patients or [f"p{k}" for k in range(n)]),
+    )
+
+
+@pytest.fixture(scope="module")
+def chests():
+    """Prepared chests with the scans that they come from."""
+    volumes = [simulate_case(case, seed=5, pixel_mm=6.0)[0] for case in plan_cohort(24, seed=5)]
+    return [(volume, prepare(volume, LUNGS)) for volume in volumes]
+
+
+@pytest.fixture(scope="module")
+def gate(chests):
+    return fit_ranges(seen([facts_of(one, LUNGS) for _, one in chests]), RULE)
+
+
+# facts and ranges
+
+
+def test_facts_are_those_of_the_scan_that_a_sample_comes_from(chests):
+    volume, sample = chests[0]
+    facts = facts_of(sample, LUNGS)
+    assert set(facts) == set(FACTS)
+    assert facts["slice_mm"] == volume.spacing_mm[0]
+    assert facts["pixel_mm"] == volume.spacing_mm[1]
+    assert facts["coverage_mm"] == pytest.approx(volume.shape[0] * volume.spacing_mm[0])
+    assert facts["thickness_mm"] == volume.tags.thickness_mm
+    assert 1.0 < facts["lungs_litres"] < 8.0
+    assert facts["middle_hu"] == pytest.approx(np.median(sample.voxels_hu[::2, ::2, ::2]))
+
+
+def test_of_a_point_neither_the_height_of_the_scan_nor_the_lungs_matter():
+    of = Recipe(region="point", size=(8, 8, 8), spacing_mm=(2.0, 2.0, 2.0))
+    hu = np.random.default_rng(0).integers(-900, 100, (20, 30, 30)).astype(np.int16)
+    volume = Volume(voxels_hu=hu, affine=affine_from(spacing_mm=(2.0, 1.0, 1.0), origin_mm=(0, 0, 0)))
+    facts = facts_of(prepare(volume, of, point_mm=volume.centre_mm), of)
+    assert set(facts) == {"low_hu", "middle_hu", "high_hu", "slice_mm", "pixel_mm"}
+
+
+def test_a_prepared_volume_tells_nothing_of_its_scan(tmp_path):
+    of = Recipe(region="whole", size=(8, 8, 8), spacing_mm=(2.0, 2.0, 2.0), npy_range="hu")
+    np.save(tmp_path / "a.npy", np.zeros((8, 8, 8), np.int16))
+    from hilum.preparing import prepare_path
+
+    assert not {"slice_mm", "pixel_mm", "coverage_mm"} & set(facts_of(prepare_path(tmp_path / "a.npy", of), of))
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (lambda v: v, set()),
+        (lambda v: replace(v, voxels_hu=np.clip(v.voxels_hu + 300, -1024, 3071).astype(np.int16)), {"unseen-hu"}),
+        (lambda v: replace(v, voxels_hu=np.ascontiguousarray(v.voxels_hu[::-1])), {"unseen-orientation"}),
+        (lambda v: replace(v, voxels_hu=np.ascontiguousarray(v.voxels_hu[:, ::-1])), {"unseen-orientation"}),
+        (lambda v: thick(v, 3), {"unseen-spacing"}),
+        (lambda v: replace(v, tags=replace(v.tags, thickness_mm=12.0)), {"unseen-thickness"}),
+    ],
+    ids=["as it is", "HU + 300", "upside down", "front to back", "three slices as one", "thick slices"],
+)
+def test_what_training_did_not_see_is_named(chests, gate, change, codes):
+    volume, _ = chests[3]
+    changed = prepare(change(volume), LUNGS)
+    found = gate.findings(facts_of(changed, LUNGS), kernel_of(changed), None)
+    assert {one.code for one in found} >= codes
+    assert codes or not found
+    assert all(one.severity == "note" and any(c.isdigit() for c in one.message) for one in found)
+
+
+def thick(volume: Volume, number: int) -> Volume:
+    """Several slices averaged into one."""
+    count = volume.shape[0] // number
+    hu = volume.voxels_hu[: count * number].reshape(count, number, *volume.shape[1:]).mean(axis=1)
+    affine = volume.affine.copy()
+    affine[:3, 0] *= number
+    affine[:3, 3] = volume.index_to_mm(((number - 1) / 2, 0, 0))
+    return replace(volume, voxels_hu=np.rint(hu).astype(np.int16), affine=affine)
+
+
+def test_every_chest_upside_down_is_told_from_every_one_upright(chests, gate):
+    for volume, sample in chests:
+        turned = prepare(replace(volume, voxels_hu=np.ascontiguousarray(volume.voxels_hu[::-1])), LUNGS)
+        assert not gate.findings(facts_of(sample, LUNGS), "", None)
+        assert gate.findings(facts_of(turned, LUNGS), "", None)
+
+
+def test_a_kernel_is_judged_only_where_training_knew_one_kind_alone():
+    both = fit_ranges(seen([{}, {}], ["soft", "sharp"]), RULE)
+    soft = fit_ranges(seen([{}, {}], ["soft", ""]), RULE)
+    unknown = fit_ranges(seen([{}, {}]), RULE)
+    assert [one.code for one in soft.findings({}, "sharp", None)] == ["unseen-kernel"]
+    assert [gate.findings({}, kernel, None) for gate, kernel in ((soft, "soft"), (soft, ""), (both, "sharp"))] == [
+        ()
+    ] * 3
+    assert unknown.findings({}, "sharp", None) == ()
+    volume = Volume(voxels_hu=np.zeros((2, 2, 2), np.int16), affine=np.eye(4), tags=Tags(kernel="B70f"))
+    assert kernel_of(volume) == "sharp"
+
+
+def test_a_widened_gate_accepts_what_both_sites_have():
+    ours = fit_ranges(seen([{"slice_mm": 1.0}, {"slice_mm": 1.2}], ["soft", "soft"]), RULE)
+    theirs = seen([{"slice_mm": 5.0, "low_hu": -900.0}], ["sharp"])
+    both = widened_gate(ours, theirs)
+    for mm in (1.0, 1.2, 5.0):
+        assert both.findings({"slice_mm": mm}, "sharp", None) == ()
+    assert set(both.ranges) == {"slice_mm"}
+
+
+# features
+
+
+def test_the_distance_is_mahalanobis_to_the_nearest_mean_over_the_root_of_the_features():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5)) + np.repeat([[0.0], [4.0]], 30, axis=0)
+    labels, patients = np.repeat([0, 1], 30), [f"p{k}" for k in range(60)]
+    found = fit_features(features, labels, patients)
+    means = np.stack([features[labels == k].mean(axis=0) for k in (0, 1)])
+    covariance, _ = ledoit_wolf(features - means[labels], assume_centered=True)
+    new = rng.normal(size=(7, 5)) * 3
+    inverse = np.linalg.inv(covariance)
+    expected = [min(mahalanobis(one, mean, inverse) for mean in means) / math.sqrt(5) for one in new]
+    assert found.distances(new) == pytest.approx(expected, rel=1e-3)
+
+
+def test_classes_under_twenty_patients_share_a_mean_and_fewer_patients_have_none():
+    rng = np.random.default_rng(1)
+    features, labels = rng.normal(size=(60, 4)), np.repeat([0, 1, 2], [30, 15, 15])
+    patients = [f"p{k}" for k in range(60)]
+    found = fit_features(features, labels, patients)
+    assert found.means[0] == pytest.approx(features[30:].mean(axis=0), abs=1e-6)
+    assert found.means[1] == pytest.approx(features[:30].mean(axis=0), abs=1e-6)
+    scans_of_few = fit_features(features, labels, [f"p{k % 19}" for k in range(60)])
+    assert scans_of_few is None
+    assert len(fit_features(features, rng.integers(0, 2, (60, 3)), patients).means) == 1
+
+
+def test_features_that_never_vary_are_no_obstacle():
+    features = np.zeros((40, 6))
+    features[:, 0] = np.random.default_rng(0).normal(size=40)
+    found = fit_features(features, np.zeros(40, int), [f"p{k}" for k in range(40)])
+    assert np.isfinite(found.distances(features)).all()
+    assert found.distances(features + np.eye(6)[3])[0] > 3
+
+
+def test_members_have_features_of_their_own_and_their_distances_are_averaged():
+    one, other = (
+        FeatureStatistics(means=np.zeros((1, 2), np.float32), covariance=np.eye(2, dtype=np.float32) * k)
+        for k in (1, 4)
+    )
+    features = np.array([[2.0, 2.0]])
+    assert mean_distance([one, other], [features, features]) == pytest.approx([(2.0 + 1.0) / 2])
+
+
+# the share that is held back
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_the_share_held_back_is_the_one_asked_for_within_its_beta_binomial_interval(share):
+    """Of features and ranges together: a tenth of the share lies outside the ranges."""
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        return seen([{"low_hu": v} for v in (rng.random(n) < 1 - share / 10) * -900.0]), rng.gamma(3, size=n)
+
+    base = Gate(ranges={"low_hu": (-1000.0, -800.0)})
+    held, tested, fits = [], 500, 200
+    for _ in range(fits):
+        gate = with_limit(base, *draw(300), share)
+        new, distances = draw(tested)
+        pairs = zip(new.facts, distances.tolist(), strict=True)
+        held.append(np.mean([bool(gate.findings(facts, "", d)) for facts, d in pairs]))
+    low, high = coverage_ends(300, share, tested)
+    assert np.mean((1 - np.array(held) >= low - 1e-9) & (1 - np.array(held) <= high + 1e-9)) > 0.9
+    assert np.mean(held) == pytest.approx(share, rel=0.1)
+
+
+def test_with_few_patients_the_share_is_what_they_allow_and_one_case_of_each_counts():
+    distances = np.arange(40.0)
+    patients = [f"p{k // 2}" for k in range(40)]
+    gate = with_limit(Gate(), seen([{}] * 40, patients=patients), distances, 0.01)
+    assert gate.num_held_out == 20
+    assert gate.share == pytest.approx(1 / 21)
+    assert gate.limit == 38.0
+    assert "0.01 was asked for, which needs 99 patients" in gate.rule
+
+
+def test_ranges_that_hold_back_more_than_the_share_are_said_to():
+    facts = [{"low_hu": 0.0 if k % 4 == 0 else -900.0} for k in range(100)]
+    gate = with_limit(Gate(ranges={"low_hu": (-1000.0, -800.0)}), seen(facts), np.arange(100.0), 0.02)
+    assert gate.share == 0.25
+    assert gate.limit == 99.0
+    assert "25 of 100 patients that were held out lie outside the ranges" in gate.rule
+
+
+# in a model's folder
+
+
+def test_training_keeps_the_gate_in_the_model_folder_without_ids(trained_run):
+    card = read_card(trained_run)
+    assert card.gate.policy == "no-result"
+    assert "low_hu" in card.gate.ranges
+    assert "membership" in card.gate.privacy
+    text = (trained_run / "model" / "model.json").read_text()
+    assert json.loads(text)["format"] == 4
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    """A model of forty chests, each of another patient."""
+    from hilum.simulating import simulate_cohort
+
+    folder = tmp_path_factory.mktemp("gated")
+    table = simulate_cohort(folder, num_cases=48, seed=2, diseased=0.4, pixel_mm=6.0)
+    flags = ["--out", str(folder / "run"), "--recipe.size", "24", "20", "28", "--recipe.spacing-mm", "12", "12", "12"]
+    flags += ["--training.epochs", "2", "--model.width", "8", "--device", "cpu", "--store", str(folder / "store")]
+    assert main(["train", str(table), *flags]) == 0
+    return folder
+
+
+def test_a_scan_like_those_of_training_is_decided_and_others_are_not(gated, tmp_path, capsys):
+    predictor = Predictor(gated / "run", device="cpu")
+    assert (gated / "run" / "model" / "gate.safetensors").is_file()
+    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=6.0)[0]
+    assert predictor.predict(volume).outcome.kind == "decided"
+    shifted = replace(volume, voxels_hu=np.clip(volume.voxels_hu + 300, -1024, 3071).astype(np.int16))
+    found = predictor.predict(shifted)
+    assert found.decision == "no-result"
+    assert "unseen-hu" in found.outcome.codes
+    assert found.as_dict()["reason_codes"] == list(found.outcome.codes)
+    thick(volume, 3).write(tmp_path / "thick.nii.gz")
+    assert main(["predict", str(gated / "run"), str(tmp_path / "thick.nii.gz")]) == 0
+    assert "decision: no-result (threshold" in capsys.readouterr().out
+
+
+def test_by_policy_the_gate_only_notes_or_is_off(gated, tmp_path):
+    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=6.0)[0]
+    shifted = replace(volume, voxels_hu=np.clip(volume.voxels_hu + 300, -1024, 3071).astype(np.int16))
+    for policy in ("note", "off"):
+        predictor = Predictor(gated / "run", device="cpu")
+        gate = replace(predictor.card.gate, policy="note") if policy == "note" else None
+        predictor.card = replace(predictor.card, gate=gate)
+        found = predictor.predict(shifted)
+        codes = {one.code for one in found.findings}
+        assert ("unseen-hu" in codes) == (policy == "note")
+        assert "unseen-hu" not in found.outcome.codes
+
+
+def test_cases_that_the_gate_holds_back_are_listed_with_their_codes_and_counted(gated, tmp_path):
+    from hilum.judging import evaluate
+
+    rows = ["path,label"]
+    for k, case in enumerate(plan_cohort(8, seed=77, diseased=0.5)):
+        volume = simulate_case(case, seed=77, pixel_mm=6.0)[0]
+        (thick(volume, 3) if k % 2 else volume).write(tmp_path / f"{k}.nii.gz")
+        rows.append(f"{k}.nii.gz,{case.label}")
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    found = evaluate(gated / "run", tmp_path / "new.csv", tmp_path / "out", device="cpu", unchecked=True)
+    assert found["num_no_result"] >= 4
+    assert found["reasons"]["unseen-spacing"] == 4
+    assert found["coverage"] == pytest.approx(1 - found["num_no_result"] / 8)
+    assert sum(found["confusion"].values()) == 8 - found["num_no_result"]
+    assert "unseen-spacing" in (tmp_path / "out" / "report.html").read_text()
+    assert main(["predict", str(gated / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "p.csv")]) == 0
+    text = (tmp_path / "p.csv").read_text()
+    assert text.splitlines()[0].endswith("decision,reason_codes,reason")
+    assert text.count("no-result") == found["num_no_result"]
+
+
+def test_a_lost_or_damaged_gate_is_one_line(gated, tmp_path, capsys):
+    import shutil
+
+    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"nothing")):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(gated / "run" / "model", folder)
+        damage(folder / "gate.safetensors")
+        with pytest.raises(CheckpointError, match=r"the gate.safetensors that its gate needs cannot be read"):
+            Predictor(folder, device="cpu")
