@@ -94,7 +94,7 @@ def test_too_few_patients_for_a_band_are_refused_with_the_number_and_so_is_too_s
     labels, p = np.repeat([0, 1], [100, 8]), np.random.default_rng(0).random(108)
     owners = [f"p{k}" for k in range(108)]
     with pytest.raises(
-        CohortError, match="a band with an error of 0.1 needs 9 patients with and without the class, got 8"
+        CohortError, match=r"a band with an error of 0\.1 needs 9 patients with and without the class, got 8"
     ):
         choose_band(labels, p, threshold=0.5, error=0.1, coverage=0.0, patients=owners)
     with pytest.raises(CohortError, match=r"only \d+% of the cases would be decided, must be 90%"):

@@ -58,7 +58,7 @@ def recipe(**changes):
 
 def model(folder, *, classes=("0", "1"), multi_label=False, of=None, members=1, random=False):
     """Write the model folder of a brightness network, or of one with random weights."""
-    of, model = of or recipe(), RANDOM if random else NETWORK
+    of, model = of or recipe(), (RANDOM if random is True else random) if random else NETWORK
     torch.manual_seed(0)
     each = [build(model, of, len(classes)) for _ in range(members)]
     networks = [one.eval() if random else brightness(one, 1.0 + k) for k, one in enumerate(each)]
@@ -98,16 +98,35 @@ def test_every_method_finds_the_one_bright_object_that_a_network_of_brightness_d
     assert found.log_odds == pytest.approx(np.diff(predictor.logits([sample])[0])[0], abs=1e-4)
 
 
-def test_the_fall_of_a_cube_is_what_replacing_it_by_hand_gives(tmp_path):
-    predictor, sample = Predictor(model(tmp_path / "model", random=True), device="cpu"), sample_with_object()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stem": "small"},
+        {"stem": "full"},
+        {"stem": "full", "stem_stride": (1, 2, 1)},
+        {"stem": "small", "stem_stride": (2, 1, 2), "norm": "group"},
+    ],
+    ids=str,
+)
+def test_the_fall_of_a_cube_is_what_replacing_it_by_hand_gives(tmp_path, options):
+    """Although the first layer is computed again around the cube alone."""
+    one = ModelConfig(depth=10, width=4, **options)
+    of = recipe(windows_hu=((-1000.0, 400.0), (-160.0, 240.0)))
+    predictor = Predictor(model(tmp_path / "model", of=of, random=one), device="cpu")
+    sample, rng = sample_with_object(), np.random.default_rng(1)
     evidence = evidence_of(predictor, sample, ["1"])
-    boxes = [BRIGHT, (slice(0, 5), slice(0, 7), slice(30, 40))]
-    found = filled(evidence, boxes, [-1000.0, -300.0], evidence.whole())
-    for box, fill, odds in zip(boxes, (-1000, -300), found[:, 0, 0], strict=True):
+    boxes = [BRIGHT, tuple(slice(0, n) for n in SIZE), (slice(23, 24), slice(31, 32), slice(0, 1))]
+    for _ in range(12):
+        ends = [np.sort(rng.choice(n + 1, 2, replace=False)) for n in SIZE]
+        boxes.append(tuple(slice(int(a), int(b)) for a, b in ends))
+    fills = rng.integers(-1000, 300, len(boxes)).astype(float).tolist()
+    found = filled(evidence, boxes, fills, evidence.whole())
+    assert np.ptp(found) > 1e-3
+    for box, fill, odds in zip(boxes, fills, found[:, 0, 0], strict=True):
         by_hand = sample.voxels_hu.copy()
         by_hand[box] = fill
         logits = predictor.logits([replace(sample, voxels_hu=by_hand)])[0]
-        assert odds == pytest.approx(logits[1] - logits[0], abs=1e-4)
+        assert odds == pytest.approx(logits[1] - logits[0], abs=1e-5)
 
 
 def test_of_sub_volumes_only_grids_that_a_cube_touches_change_and_the_case_is_aggregated_as_in_prediction(tmp_path):

@@ -185,7 +185,7 @@ def risk_by_coverage(
 
 
 def _end(p: Float[np.ndarray, " n"], error: float) -> float:
-    """A probability below which lie as many cases as may be wrong; midway between two, so that rounding decides nothing."""
+    """A probability below which lie as many cases as may be wrong: midway, so that rounding decides nothing."""
     rank, ordered = _rank(error, len(p)), np.sort(p)
     below = ordered[rank - 2] if rank > 1 else 0.0
     return float((ordered[rank - 1] + below) / 2)

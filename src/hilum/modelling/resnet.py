@@ -279,8 +279,17 @@ class ResNet3D(nn.Module):
         """Feature maps of the last stage."""
         shape = f"cases x {self.in_channels} x z x y x x"
         require(x.ndim == 5 and x.shape[1] == self.in_channels, "the input", shape, " x ".join(map(str, x.shape)))
+        return self.features_after(self.first_layer(x))
+
+    def first_layer(self, x: Float[Tensor, "b {self.in_channels} z y x"]) -> Float[Tensor, "b c _ _ _"]:
+        """The first convolution alone: more than half of the work on large grids."""
         order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
-        x = self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=order))
+        convolved: Tensor = self.conv1(x.to(self.conv1.weight.dtype).contiguous(memory_format=order))
+        return convolved
+
+    def features_after(self, x: Float[Tensor, "b _ _ _ _"]) -> Float[Tensor, "b c _ _ _"]:
+        """Feature maps of the last stage from the output of the first convolution."""
+        order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
         x = self.bn1(x.contiguous(memory_format=order))
         with torch.autocast(x.device.type, enabled=False):  # it would pool in fp32, with the same result
             x = self.relu(self.maxpool(x))  # equal to ReLU and then pooling, on an eighth of the voxels

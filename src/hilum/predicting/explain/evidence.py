@@ -14,6 +14,7 @@ from hilum.deciding.inference import aggregated
 from hilum.modelling.ensemble import Network, members_of
 from hilum.modelling.input import model_input
 from hilum.modelling.losses.base import log_odds
+from hilum.modelling.resnet import ResNet3D
 from hilum.settings.recipe import Recipe
 
 Box = tuple[slice, slice, slice]
@@ -107,11 +108,13 @@ def filled(
         whole: Logits of the unchanged sample.
     """
     touched = [[g for g, grid in enumerate(evidence.grids) if _overlap(box, grid)] for box in boxes]
-    changes = zip(boxes, fills_hu, touched, strict=True)
-    changed_grids = (
-        _with_box(evidence, evidence.grids[g], box, fill_hu) for box, fill_hu, grids in changes for g in grids
-    )
-    logits = evidence.logits(changed_grids) if any(touched) else whole[:, :0]
+    jobs = [(g, n) for n, grids in enumerate(touched) for g in grids]
+    logits = torch.empty((len(whole), len(jobs), whole.shape[2]))
+    for g in sorted({g for g, _ in jobs}):  # grid by grid, for the first layer of a grid is kept
+        own = [place for place, (grid, _) in enumerate(jobs) if grid == g]
+        inner = [_overlap(boxes[jobs[place][1]], evidence.grids[g]) for place in own]
+        fills = [fills_hu[jobs[place][1]] for place in own]
+        logits[:, own] = _logits_with_boxes(evidence, evidence.grids[g], [box for box in inner if box], fills)
     found, done = np.empty((len(boxes), len(whole), len(evidence.outputs))), 0
     for n, grids in enumerate(touched):
         changed = whole.clone()
@@ -121,13 +124,70 @@ def filled(
     return found
 
 
-def _with_box(evidence: Evidence, grid: Box, box: Box, fill_hu: float) -> Float[Tensor, "c z y x"]:
-    """A grid in HU, in which a box is filled."""
+@torch.inference_mode()
+def _logits_with_boxes(
+    evidence: Evidence, grid: Box, boxes: Sequence[Box], fills_hu: Sequence[float]
+) -> Float[Tensor, "m n c"]:
+    """Logits of each member for a grid in which each box alone is filled.
+
+    The first layer is computed once for the whole grid, and again only around each box.
+    """
     hu = evidence.hu[(slice(None), *grid)].float()
-    inner = _overlap(box, grid)
-    if inner is not None:
-        hu[(0, *inner)] = fill_hu
-    return hu
+    at_once = max(1, _VOXELS // math.prod(evidence.recipe.size))
+    rows = []
+    for network in members_of(evidence.network):
+        plain = evidence.input_of(hu[None])
+        first = network.first_layer(plain)
+        found = []
+        for start in range(0, len(boxes), at_once):
+            some = range(start, min(start + at_once, len(boxes)))
+            layers = first.repeat(len(some), 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+            for place, n in enumerate(some):
+                _update(layers[place], network, evidence, hu, boxes[n], fills_hu[n])
+            measured = None
+            if network.measures is not None:
+                changed = [_with_box(hu, boxes[n], fills_hu[n]) for n in some]
+                measured = network.measured(evidence.input_of(torch.stack(changed)))
+            found.append(network.forward_head(network.features_after(layers), measured).float().cpu())
+        rows.append(torch.cat(found))
+    return torch.stack(rows)
+
+
+def _with_box(hu: Float[Tensor, "c z y x"], box: Box, fill_hu: float) -> Float[Tensor, "c z y x"]:
+    changed = hu.clone()
+    changed[(0, *box)] = fill_hu
+    return changed
+
+
+def _update(
+    layer: Float[Tensor, "c _ _ _"],
+    network: ResNet3D,
+    evidence: Evidence,
+    hu: Float[Tensor, "k z y x"],
+    box: Box,
+    fill_hu: float,
+) -> None:
+    """Compute the first layer again where a filled box of the input reaches, in place."""
+    crop: list[slice] = []
+    within: list[slice] = []
+    inner: list[slice] = []
+    outer: list[slice] = []
+    for side, length, kernel, stride in zip(
+        box, hu.shape[1:], network.conv1.kernel_size, network.conv1.stride, strict=True
+    ):
+        reach = kernel // 2
+        margin = -(-reach // stride) * stride  # a multiple of the stride, for the same voxels to be computed
+        low = max(0, -(-(side.start - reach) // stride))
+        high = min((side.stop - 1 + reach) // stride, (length - 1) // stride)
+        start = max(0, low * stride - margin)
+        crop.append(slice(start, min(length, high * stride + margin + 1)))
+        within.append(slice(side.start - start, side.stop - start))
+        inner.append(slice(low - start // stride, high - start // stride + 1))
+        outer.append(slice(low, high + 1))
+    part = hu[(slice(None), *crop)].clone()
+    part[(0, *within)] = fill_hu
+    computed = network.first_layer(evidence.input_of(part[None]))[0]
+    layer[(slice(None), *outer)] = computed[(slice(None), *inner)]
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> Box:
