@@ -187,7 +187,8 @@ def _update(
     part = hu[(slice(None), *crop)].clone()
     part[(0, *within)] = fill_hu
     computed = network.first_layer(evidence.input_of(part[None]))[0]
-    layer[(slice(None), *outer)] = computed[(slice(None), *inner)]
+    (z, y, x), (to_z, to_y, to_x) = inner, outer
+    layer[:, to_z, to_y, to_x] = computed[:, z, y, x]
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> Box:

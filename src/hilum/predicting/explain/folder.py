@@ -202,7 +202,11 @@ def _check_plots(check: SanityCheck) -> list[tuple[Panels, str, str]]:
     bars.axes[0].set_ylim(-1, 1)
     label(bars.axes[0], title="Map after losing weights", x="Lost from the head to", y="Rank correlation")
     return [
-        (panels, "curves", "Log odds while the image is replaced by its blurred self cube by cube, or put back"),
+        (
+            panels,
+            "curves",
+            "Log odds while a tenth of the image is replaced by its blurred self cube by cube, or put back",
+        ),
         (bars, "weights", "Rank correlation of the map with that after the weights were lost, part by part"),
     ]
 
