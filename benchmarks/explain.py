@@ -72,9 +72,8 @@ def main() -> None:
     for name, row in summary.items():
         print(f"{name:42s} {row['share']:6.1%} ({row['ci'][0]:.1%} to {row['ci'][1]:.1%}) of {row['number']}")
     auc = roc_auc(np.array([row["label"] for row in rows]), np.array([row["p"] for row in rows]))
-    print(
-        f"AUC of the model {auc:.3f} on these {len(rows)} chests; a map takes {_median(rows, 'seconds'):.1f} s on one core"
-    )
+    seconds = _median(rows, "seconds")
+    print(f"AUC of the model {auc:.3f} on these {len(rows)} chests; a map takes {seconds:.1f} s on one core")
     if args.json:
         print(json.dumps({"rows": summary, "auc": auc, "seconds": seconds, "machine": found}))
 

@@ -184,7 +184,8 @@ def _update(
         within.append(slice(side.start - start, side.stop - start))
         inner.append(slice(low - start // stride, high - start // stride + 1))
         outer.append(slice(low, high + 1))
-    part = hu[(slice(None), *crop)].clone()
+    from_z, from_y, from_x = crop
+    part = hu[:, from_z, from_y, from_x].clone()
     part[(0, *within)] = fill_hu
     computed = network.first_layer(evidence.input_of(part[None]))[0]
     (z, y, x), (to_z, to_y, to_x) = inner, outer
