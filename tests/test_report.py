@@ -13,6 +13,7 @@ from hilum.errors import ConfigError, HilumError
 from hilum.judging import judge, report, report_errors
 from hilum.judging.checklist import ITEMS, checked
 from hilum.judging.evaluation_folder import read_evaluation
+from hilum.judging.report_errors import CasePictures
 from hilum.judging.subgroups import columns_of
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.intervals import with_rates
@@ -400,7 +401,7 @@ def test_the_audit_is_on_the_page_and_sentences_with_ids_only_where_it_is_not_sh
     assert "kernel alone tells" in page.text
     assert "refused were 3 of 43 of benign, 9 of 49 of malignant (p = 0.090)" in page.text
     assert "SECRET" not in page.text
-    own = Page(report(tmp_path / "e", samples={}).read_text())
+    own = Page(report(tmp_path / "e", pictures=CasePictures(samples={})).read_text())
     assert "odd: 'SECRET' (row 3)" in own.text
 
 
@@ -421,7 +422,7 @@ def test_counts_of_few_cases_cannot_be_told_from_the_others_of_a_shared_page(tmp
     assert any(row.startswith(": B –") for row in rows)
     assert any(row.startswith(": 1 group under ten –") for row in rows)
     assert any(row.startswith("B – – –") for row in rows), "in the table of subgroups too"
-    own = Page(report(tmp_path / "e", samples={}).read_text())
+    own = Page(report(tmp_path / "e", pictures=CasePictures(samples={})).read_text())
     assert "site: C 5 (6%)" in own.text
 
 

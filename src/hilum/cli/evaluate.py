@@ -53,7 +53,7 @@ class Evaluate:
     more classes, or of each label."""
 
     pictures: bool = False
-    """Show planes of the most certain errors in report.html, which must then not be shared."""
+    """Show planes and maps of the most certain errors in report.html, which must then not be shared."""
 
     json: bool = False
     """Print evaluation.json instead of one line."""

@@ -22,13 +22,12 @@ class MakeReport:
     """The HTML file; by default report.html in the evaluation folder."""
 
     pictures: bool = False
-    """Show planes of the most certain errors, of a run's own test part; the page must then not be shared."""
+    """Show planes and maps of the most certain errors, of a run's own test part; the page must then not be shared."""
 
     def run(self) -> int:
         """Write the page and print its path."""
         from hilum.judging import report
-        from hilum.judging.evaluate import own_samples
+        from hilum.judging.evaluate import own_pictures
 
-        samples = own_samples(self.source) if self.pictures else None
-        print(report(self.source, self.out, samples=samples))
+        print(report(self.source, self.out, pictures=own_pictures(self.source) if self.pictures else None))
         return 0

@@ -21,10 +21,11 @@ from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, check_leaks, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.evaluation_folder import evaluation_folder_of
-from hilum.judging.folds import evaluate_folds
+from hilum.judging.folds import evaluate_folds, predictors_out_of_fold
 from hilum.judging.judge import check_folder, checked_prevalence, judge
 from hilum.judging.model_facts import about_model, abstaining_facts, calibrated_at, case_columns
 from hilum.judging.report import report
+from hilum.judging.report_errors import CasePictures
 from hilum.predicting import Prediction, Predictor, predict_prepared
 from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig
@@ -73,7 +74,7 @@ def evaluate(
         allow_leakage: Judge even if a leak is found; all figures are marked so.
         prevalence: Prevalence at which predictive values and net benefit are stated too: of the second of two classes,
             of each of more classes, or of each label.
-        pictures: Show planes of the most certain errors in the report, which must then not be shared.
+        pictures: Show planes and maps of the most certain errors in the report, which must then not be shared.
 
     Returns:
         The content of evaluation.json.
@@ -116,7 +117,8 @@ def evaluate(
         about = {**_about(run, candidates, unseen, refused, seen), **audited}
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
-        report(out, samples=samples_by_case(unseen) if pictures else None)
+        shown = CasePictures(samples=samples_by_case(unseen), predictor_of=lambda _case_id: predictor)
+        report(out, pictures=shown if pictures else None)
     return evaluation
 
 
@@ -222,7 +224,7 @@ def samples_by_case(prepared: PreparedCohort) -> dict[str, Path]:
     return {case.case_id: file for case, file in zip(prepared.cases, prepared.samples, strict=True)}
 
 
-def own_samples(path: str | Path) -> dict[str, Path]:
+def own_pictures(path: str | Path) -> CasePictures:
     """Samples of the test part of the run around an evaluation, prepared again if they are not in the run's store.
 
     Raises:
@@ -233,9 +235,13 @@ def own_samples(path: str | Path) -> dict[str, Path]:
     if not run.is_begun:
         msg = f"pictures need the scans, and the evaluation in {folder} lies in no run folder"
         raise ConfigError(msg, hint="judge the model again: hilum evaluate RUN COHORT --out FOLDER --pictures")
-    card = Predictor(run.folder).card
+    predictor = Predictor(run.folder)
+    card = predictor.card
     cohort = Cohort.read(run.table, replace(run.settings.cohort, classes=card.classes))
     parts = splits_of(run, cohort).parts
     judged = [case for case in cohort.labelled if run.is_of_folds or parts.get(case.case_id) == "test"]
     tested = replace(cohort, cases=tuple(judged))
-    return samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
+    samples = samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
+    if run.is_of_folds:
+        return CasePictures(samples=samples, predictor_of=predictors_out_of_fold(run, predictor))
+    return CasePictures(samples=samples, predictor_of=lambda _case_id: predictor)

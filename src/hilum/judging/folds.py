@@ -1,6 +1,6 @@
 """Judges a run of folds by its predictions out of fold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from hilum.judging.figures import with_ends
 from hilum.judging.judge import judge
 from hilum.judging.model_facts import about_model, calibrated_at, case_columns
 from hilum.judging.report import report
+from hilum.judging.report_errors import CasePictures
 from hilum.measuring.roc_variance import mean_area, obuchowski
+from hilum.predicting import Predictor
 from hilum.preparing import Store, load_sample
 from hilum.training.out_of_fold import OutOfFold, digest_of, read_out_of_fold
 from hilum.training.run_cases import check_tested, splits_of
@@ -110,9 +112,23 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
         },
     )
     write_refusals(out / "refused.csv", prepared.refusals)
-    files = {case.case_id: file for case, file in judged}
-    report(out, samples=files if pictures else None)
+    shown = None
+    if pictures:
+        files = {case.case_id: file for case, file in judged}
+        shown = CasePictures(samples=files, predictor_of=predictors_out_of_fold(run, Predictor(run.folder)))
+    report(out, pictures=shown)
     return evaluation
+
+
+def predictors_out_of_fold(run: Run, predictor: Predictor) -> Callable[[str], Predictor]:
+    """For each case of a run of folds, its ensemble with the members alone that held the case out."""
+    card = predictor.card
+    predicted = read_out_of_fold(run.cases_file, card.classes, multi_label=card.decisions.multi_label)
+    fold_of = dict(zip(predicted.case_ids, predicted.folds.tolist(), strict=True))
+    members = card.training["ensemble"]["members"]
+    folds = {one["fold"] for one in members}
+    each = {n: predictor.of_members([one["name"] for one in members if one["fold"] == n]) for n in folds}
+    return lambda case_id: each[fold_of[case_id]]
 
 
 def fold_figures(found: OutOfFold, labels: Labels, patients: Sequence[str], card: ModelCard) -> dict[str, Any]:

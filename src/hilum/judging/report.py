@@ -1,7 +1,6 @@
 """Writes the report of an evaluation: one HTML file that opens from disk without a network."""
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from hilum.judging.headline import headline
 from hilum.judging.judge import REPORT_MARK
 from hilum.judging.pictures import calibration_page, pr_page, roc_page
 from hilum.judging.report_audit import audit_parts
-from hilum.judging.report_errors import errors
+from hilum.judging.report_errors import CasePictures, errors
 from hilum.judging.report_groups import merged_subgroups, table_one_rows
 from hilum.judging.report_plots import decision_curve_page, risk_page
 from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
 from hilum.pages import html_page
+from hilum.predicting.explain.folder import MEANING
 from hilum.training.history import history_panels
 from hilum.training.run_folder import Run
 
@@ -52,7 +52,7 @@ _OVERVIEW = {
 }
 
 
-def report(path: str | Path, out: str | Path | None = None, *, samples: Mapping[str, Path] | None = None) -> Path:
+def report(path: str | Path, out: str | Path | None = None, *, pictures: CasePictures | None = None) -> Path:
     """Write the report of an evaluation, ``report.html``.
 
     All figures are those of evaluation.json and cases.csv; none is computed anew. Case ids are keyed hashes.
@@ -60,8 +60,9 @@ def report(path: str | Path, out: str | Path | None = None, *, samples: Mapping[
     Args:
         path: An evaluation folder, or a run with one.
         out: The file; None: ``report.html`` in the evaluation folder.
-        samples: Prepared samples by case id, of which planes are shown for the most certain errors; the page then names
-            small groups too and must not be shared. None: no pixels of patients, and groups under ten cases are merged.
+        pictures: Samples of the cases, of which planes and maps are shown for the most certain errors; the page then
+            names small groups too and must not be shared. None: no pixels of patients, and groups under ten cases are
+            merged.
 
     Returns:
         The file.
@@ -76,7 +77,7 @@ def report(path: str | Path, out: str | Path | None = None, *, samples: Mapping[
         raise ConfigError(msg, path=file)
     check_output(file, REPORT_MARK)
     try:
-        values = _values(judged, samples)
+        values = _values(judged, pictures)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:  # a file of the right format, edited by hand
         msg = f"the evaluation in {judged.folder} is damaged: {type(exc).__name__} {exc}"
         raise ConfigError(msg, hint="judge the model again") from exc
@@ -85,9 +86,9 @@ def report(path: str | Path, out: str | Path | None = None, *, samples: Mapping[
     return file
 
 
-def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dict[str, Any]:
+def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str, Any]:
     """What the template shows."""
-    evaluation, each, is_shareable = judged.evaluation, judged.each, samples is None
+    evaluation, each, is_shareable = judged.evaluation, judged.each, pictures is None
     training = _training(judged)
     groups = merged_subgroups(evaluation, is_shareable)
     values: dict[str, Any] = {
@@ -133,7 +134,8 @@ def _values(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> dic
         "size_matched": parts.size_rows(evaluation),
         "smallest_difference": parts.smallest_difference_lines(judged),
         "audit": audit_parts(evaluation, is_shareable),
-        "errors": errors(judged, samples),
+        "errors": errors(judged, pictures),
+        "map_meaning": MEANING,
         "error_head": f"Probability of {judged.classes[1]}" if len(each) == 1 else "Its probability",
         "training": training,
         "card": parts.card_rows(evaluation),

@@ -1,6 +1,9 @@
-"""The most certain errors of a report, with planes of their samples."""
+"""The most certain errors of a report, with planes of their samples and maps of what they depended on."""
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,30 @@ import numpy as np
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement
 from hilum.pages import grey, png
+from hilum.predicting import Predictor
+from hilum.predicting.explain import explain
+from hilum.predicting.explain.planes import planes_of
 from hilum.preparing import load_sample
 from hilum.reading.identity import hashed
 
 _MOST_ERRORS = 12
 
 
-def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list[dict[str, Any]]:
-    """The wrong decisions that were furthest from the threshold, with planes of their samples if these are given."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasePictures:
+    """What is needed to show cases.
+
+    Attributes:
+        samples: Prepared samples by case id.
+        predictor_of: The model that predicted a case, by its id; None: no maps are shown.
+    """
+
+    samples: Mapping[str, Path]
+    predictor_of: Callable[[str], Predictor] | None = None
+
+
+def errors(judged: EvaluationFolder, pictures: CasePictures | None) -> list[dict[str, Any]]:
+    """The wrong decisions that were furthest from the threshold, with pictures of their samples if these are given."""
     found = []
     for one in judged.each:
         wrong = np.flatnonzero((one.called != (one.y == 1)) & one.is_decided)
@@ -28,18 +47,18 @@ def errors(judged: EvaluationFolder, samples: Mapping[str, Path] | None) -> list
             distance, room = (beyond, 1 - threshold) if one.called[row] else (-beyond, threshold)
             found.append((distance / room if room > 0 else 1.0, row, one))
     found.sort(key=lambda error: -error[0])
-    return [_error(judged, row, one, samples) for _, row, one in found[:_MOST_ERRORS]]
+    return [_error(judged, row, one, pictures) for _, row, one in found[:_MOST_ERRORS]]
 
 
-def _error(
-    judged: EvaluationFolder, row: int, one: ClassJudgement, samples: Mapping[str, Path] | None
-) -> dict[str, Any]:
+def _error(judged: EvaluationFolder, row: int, one: ClassJudgement, pictures: CasePictures | None) -> dict[str, Any]:
     case_id = judged.case_ids[row]
     if judged.multi_label:
         truth, decision = ("present" if one.y[row] else "absent"), ("present" if one.called[row] else "absent")
     else:
         truth, decision = judged.classes[judged.labels[row]], judged.classes[judged.decided[row]]
-    sample = None if samples is None else samples.get(case_id)
+    sample = None if pictures is None else pictures.samples.get(case_id)
+    of = None if pictures is None or sample is None else pictures.predictor_of
+    predictor = None if of is None else of(case_id)
     return {
         "case": hashed("case", case_id),
         "output": one.name,
@@ -47,7 +66,18 @@ def _error(
         "decision": decision,
         "p": float(one.p[row]),
         "picture": "" if sample is None else _planes(sample),
+        "map": "" if sample is None or predictor is None else _map(predictor, sample, one.name),
     }
+
+
+def _map(predictor: Predictor, file: Path, output: str) -> str:
+    """Planes of a sample with the map of an output, as a PNG."""
+    sample = load_sample(file)
+    (found,) = explain(predictor, sample, [output])
+    panels = planes_of(found, sample, title="", foot="")
+    picture = io.BytesIO()
+    panels.picture.savefig(picture, format="png", dpi=72)
+    return base64.b64encode(picture.getvalue()).decode("ascii")
 
 
 def _planes(file: Path) -> str:

@@ -1,5 +1,6 @@
 """Predicts scans with a model folder."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -122,6 +123,19 @@ class Predictor:
                 _log.info("%s", chosen.line)
                 speed = chosen.speed
             self.network = for_prediction(network.to(self.device), speed)
+
+    def of_members(self, names: Sequence[str]) -> "Predictor":
+        """The same with some members of an ensemble alone, without its gate; calibration stays the ensemble's.
+
+        Args:
+            names: Names of the members; one at least.
+        """
+        one = copy.copy(self)
+        if isinstance(self.network, Ensemble):
+            one.network = Ensemble({name: self.network.members[name] for name in names}).eval()
+        kept = tuple(member for member in self.card.members if member.name in names)
+        one.card, one.statistics = replace(self.card, members=kept, gate=None), ()
+        return one
 
     def within_memory(self, doing: str) -> AbstractContextManager[None]:
         """A context in which memory that does not suffice is a ResourceError with advice."""

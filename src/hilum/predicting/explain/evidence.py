@@ -186,7 +186,8 @@ def _update(
         outer.append(slice(low, high + 1))
     from_z, from_y, from_x = crop
     part = hu[:, from_z, from_y, from_x].clone()
-    part[(0, *within)] = fill_hu
+    in_z, in_y, in_x = within
+    part[0, in_z, in_y, in_x] = fill_hu
     computed = network.first_layer(evidence.input_of(part[None]))[0]
     (z, y, x), (to_z, to_y, to_x) = inner, outer
     layer[:, to_z, to_y, to_x] = computed[:, z, y, x]
