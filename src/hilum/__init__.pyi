@@ -30,6 +30,8 @@ from hilum.modelling.weights import load_weights as load_weights
 from hilum.planning.advise import advise as advise
 from hilum.predicting import Prediction as Prediction
 from hilum.predicting import Predictor as Predictor
+from hilum.predicting.explain import explain as explain
+from hilum.predicting.explain import explain_scan as explain_scan
 from hilum.predicting.export import export_model as export_model
 from hilum.preparing import Store as Store
 from hilum.preparing import prepare as prepare
@@ -38,6 +40,7 @@ from hilum.preparing import segment_lungs as segment_lungs
 from hilum.reading.doctor import examine as examine
 from hilum.reading.reader import read as read
 from hilum.settings.augmentation import AugmentConfig as AugmentConfig
+from hilum.settings.explain import ExplainConfig as ExplainConfig
 from hilum.settings.run import ReadingConfig as ReadingConfig
 from hilum.settings.run import Recipe as Recipe
 from hilum.settings.run import RunConfig as RunConfig
