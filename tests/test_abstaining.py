@@ -108,8 +108,8 @@ def test_classes_far_apart_need_no_band_and_every_case_is_decided_as_by_the_thre
         band = choose_band(y, p, threshold=threshold, error=0.05, coverage=1e-9, patients=list(map(str, range(120))))
         decision = Decision(threshold=band.low, band=band)
         assert band.coverage == 1.0
-        assert not decision.undecided(two(p)).any()
-        assert not decision.undecided(two(np.array([band.low]))).any()
+        assert decision.decided(two(p)).tolist() == y.tolist()
+        assert decision.decided(two(np.array([band.low]))).tolist() == [1]
     assert 0.3 < band.low < 0.72
 
 
@@ -139,6 +139,12 @@ def test_another_prevalence_changes_neither_who_is_decided_nor_the_sets():
     with_sets = replace(before, each=(replace(before.each[0], band=None, sets=sets),))
     moved = with_sets.at([0.02])
     assert [with_sets.sets_of(one) for one in here] == [moved.sets_of(one) for one in there]
+
+
+def test_the_one_class_of_a_set_is_the_decision_whatever_the_threshold():
+    sets = ConformalSets(least=(0.45, 0.4), error=0.1, patients=(90, 90), singles=0.7)
+    one = Decision(threshold=0.8, sets=sets)
+    assert one.decided(two(np.array([0.3, 0.5, 0.57, 0.6, 0.9]))).tolist() == [0, -1, 1, 1, 1]
 
 
 def test_each_label_is_undecided_by_itself_and_said_so():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from hilum.cli import main
+from hilum.deciding.outcome import Outcome
 from hilum.errors import CohortError, ConfigError
 from hilum.judging import compare, judge
 from hilum.measuring.comparison import Rating, compare_ratings
-from hilum.measuring.metrics import roc_auc
+from hilum.measuring.metrics import confusion, roc_auc
 
 
 def answers(seed: int, strength: float = 1.5, n: int = 80, num_classes: int = 2, threshold: float = 0.4):
@@ -202,3 +203,28 @@ def test_a_cell_that_is_no_number_is_named_and_a_missing_one_is_missing(two, tmp
 def test_a_comparison_without_a_difference_does_not_say_that_it_could_have_shown_one(two):
     (pair,) = compare([two[0], two[0]]).pairs
     assert pair["smallest_difference"] is None
+
+
+def test_cases_that_one_model_does_not_decide_count_for_areas_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 60)
+    given = {
+        "case_ids": [f"c{k}" for k in range(120)],
+        "patients": [f"p{k}" for k in range(120)],
+        "labels": labels,
+        "classes": ("benign", "malignant"),
+        "threshold": 0.5,
+    }
+    probs = [1 / (1 + np.exp(-rng.normal(2.0 * labels - 1, 1.0))) for _ in range(2)]
+    held_back = Outcome(kind="no-result", codes=("unseen-hu",), reason="HU")
+    outcomes = [held_back if k % 3 == 0 else Outcome() for k in range(120)]
+    for name, p, of in (("a", probs[0], None), ("b", probs[1], outcomes)):
+        judge(**given, probs=np.stack([1 - p, p], axis=1), folder=tmp_path / name, outcomes=of)
+    (pair,) = compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "page.html").pairs
+    known = np.arange(120) % 3 != 0
+    assert pair["num_decided"] == 80
+    assert pair["figures"]["auc"]["first"] == pytest.approx(roc_auc(labels, probs[0]))
+    for side, p in (("first", probs[0]), ("other", probs[1])):
+        expected = confusion(labels[known], (p >= 0.5)[known])
+        assert pair["figures"]["sensitivity"][side] == pytest.approx(float(expected.sensitivity))
+    assert "both decide malignant in 80 cases" in (tmp_path / "page.html").read_text()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64, Int
 
 from hilum.cohorts.cells import AND, NOTHING
 from hilum.cohorts.labels import Labels
@@ -43,12 +43,19 @@ class Decision:
             require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
         require(self.band is None or self.threshold is not None, "a band", "around a threshold", self.band)
 
-    def undecided(self, probs: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
-        """Whether cases of these probabilities of the classes, or of absent and present, are undecided."""
-        none = np.zeros(len(probs), bool)
-        within = none if self.band is None else self.band.holds(probs[:, 1])
-        several = none if self.sets is None else self.sets.members(probs).sum(axis=1) != 1
-        return np.asarray(within | several)
+    def decided(self, probs: Float[np.ndarray, "n c"], *, default: float | None = None) -> Int[np.ndarray, " n"]:
+        """Decided class of cases of these probabilities of the classes, or of absent and present; -1: undecided.
+
+        Args:
+            probs: Probabilities.
+            default: The threshold where none was chosen; None: the most probable class.
+        """
+        if self.sets is not None:
+            members = self.sets.members(probs)
+            return np.where(members.sum(axis=1) == 1, members.argmax(axis=1), -1)
+        cut = default if self.threshold is None else self.threshold
+        chosen = np.asarray(probs.argmax(axis=1) if cut is None else probs[:, 1] >= cut, np.int64)
+        return chosen if self.band is None else np.where(self.band.holds(probs[:, 1]), -1, chosen)
 
     def at(self, prevalence: Shares) -> "Decision":
         """Adjust probabilities to another prevalence.
@@ -131,15 +138,11 @@ class Decisions:
 
     def decided(self, probs: Float[np.ndarray, "n c"]) -> Labels:
         """Decided class of each case, (n,); multi-label: 1 where a label is called, else 0, (n, c); -1: undecided."""
-        if self.multi_label:
-            cuts = np.array([0.5 if one.threshold is None else one.threshold for one in self.each])
-            called = (probs >= cuts).astype(np.int64)
-            pairs = (np.stack([1 - p, p], axis=1) for p in probs.T)
-            called[np.stack([one.undecided(pair) for one, pair in zip(self.each, pairs, strict=True)], axis=1)] = -1
-            return called
-        threshold = self.each[0].threshold
-        chosen = probs.argmax(1) if threshold is None else probs[:, 1] >= threshold
-        return np.where(self.each[0].undecided(probs), -1, chosen).astype(np.int64)
+        if not self.multi_label:
+            return self.each[0].decided(probs).astype(np.int64)
+        pairs = (np.stack([1 - p, p], axis=1) for p in probs.T)
+        each = [one.decided(pair, default=0.5) for one, pair in zip(self.each, pairs, strict=True)]
+        return np.stack(each, axis=1).astype(np.int64)
 
     def described(self, decided: Labels) -> list[str]:
         """The decision of each case as text: its class, or the called labels, and those that are undecided."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from markupsafe import Markup
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -21,7 +21,7 @@ from hilum.judging.evaluation_folder import EvaluationFolder, read_evaluation
 from hilum.judging.figures import to_plain, with_ends
 from hilum.judging.report_plots import roc_overlay
 from hilum.judging.report_words import NAMES, figure_text, p_value, rounded
-from hilum.measuring.comparison import Rating, compare_ratings
+from hilum.measuring.comparison import Comparison, Rating, compare_ratings
 from hilum.pages import html_page
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.training.run_folder import Run
@@ -40,6 +40,7 @@ class _Rater:
         ratings: A number for each case and output.
         thresholds: Threshold of each output; empty: no decisions.
         is_probability: Whether the numbers are probabilities.
+        is_decided: Whether each output of each case has a decision; None: all have.
     """
 
     name: str
@@ -47,6 +48,7 @@ class _Rater:
     ratings: Float64[np.ndarray, "n c"]
     thresholds: tuple[float | None, ...] = ()
     is_probability: bool = True
+    is_decided: Bool[np.ndarray, "n c"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ def _model(folder: EvaluationFolder, name: str) -> _Rater:
         case_ids=folder.case_ids,
         ratings=folder.probs[:, 1:] if of_two else folder.probs,
         thresholds=tuple(one.asked.threshold for one in folder.each),
+        is_decided=np.stack([one.is_decided for one in folder.each], axis=1),
     )
 
 
@@ -296,12 +299,16 @@ def _pair(
     for output, judged in enumerate(folder.each):
         a, b = (_rating(one, case_ids, output) for one in (first, other))
         found = compare_ratings(y[:, output], a, b, patients=patients)
+        known = _known(first, case_ids, output) & _known(other, case_ids, output)
+        if not known.all():
+            found = _of_decided(found, y[:, output], a, b, patients, known)
         pairs.append(
             {
                 "first": first.name,
                 "other": other.name,
                 "output": judged.name,
                 "num_positives": int(y[:, output].sum()),
+                "num_decided": int(known.sum()),
                 "figures": {name: {"first": found.a[name], "other": found.b[name]} for name in found.a},
                 "differences": with_ends(found.differences),
                 "p_areas": found.p_areas,
@@ -310,6 +317,36 @@ def _pair(
             }
         )
     return [to_plain(one) for one in pairs]
+
+
+def _known(one: _Rater, case_ids: Sequence[str], output: int) -> Bool[np.ndarray, " n"]:
+    """Whether each case has a decision."""
+    if one.is_decided is None:
+        return np.ones(len(case_ids), bool)
+    place = {case_id: row for row, case_id in enumerate(one.case_ids)}
+    return np.asarray(one.is_decided[[place[case_id] for case_id in case_ids], output])
+
+
+def _of_decided(
+    found: Comparison,
+    y: Int[np.ndarray, " n"],
+    a: Rating,
+    b: Rating,
+    patients: Sequence[str],
+    known: Bool[np.ndarray, " n"],
+) -> Comparison:
+    """The comparison with figures of decisions on the cases alone that both decide; without them where none is."""
+    names = [name for name in ("sensitivity", "specificity") if name in found.a]
+    figures = [{name: value for name, value in one.items() if name not in names} for one in (found.a, found.b)]
+    differences = {name: one for name, one in found.differences.items() if name not in names}
+    if names and known.any():
+        both = [replace(one, values=one.values[known]) for one in (a, b)]
+        owners = [patient for patient, one in zip(patients, known, strict=True) if one]
+        inside = compare_ratings(y[known], *both, patients=owners)
+        for name in names:
+            figures[0][name], figures[1][name] = inside.a[name], inside.b[name]
+            differences[name] = inside.differences[name]
+    return replace(found, a=figures[0], b=figures[1], differences=differences)
 
 
 def _page(

@@ -200,6 +200,10 @@ def _notes(card: ModelCard) -> tuple[str, ...]:
             f"the file sees a case as it is; the model takes the mean over it and {card.views.count} moved views, with "
             "which its calibration and thresholds were chosen"
         )
+    if card.gate is not None:
+        notes.append("the file has no gate: it answers for scans too that the model gives no result for")
+    if any(one.band is not None or one.sets is not None for one in card.decisions.each):
+        notes.append("the file gives probabilities; where the model is undecided is not in it")
     return tuple(notes)
 
 
