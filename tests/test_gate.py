@@ -207,13 +207,14 @@ def test_the_share_held_back_is_the_one_asked_for_within_its_beta_binomial_inter
     assert np.mean(held) == pytest.approx(share, rel=0.1)
 
 
-def test_with_few_patients_the_share_is_what_they_allow_and_one_case_of_each_counts():
-    distances = np.arange(40.0)
+def test_with_few_patients_the_share_is_what_they_allow_and_one_random_case_of_each_counts():
+    """The first scan of a patient may be unlike the later ones, as here: it must not stand for them."""
+    distances = np.arange(40.0) % 2
     patients = [f"p{k // 2}" for k in range(40)]
     gate = with_limit(Gate(), seen([{}] * 40, patients=patients), distances, 0.01)
     assert gate.num_held_out == 20
     assert gate.share == pytest.approx(1 / 21)
-    assert gate.limit == 38.0
+    assert gate.limit == 1.0
     assert "0.01 was asked for, which needs 99 patients" in gate.rule
 
 

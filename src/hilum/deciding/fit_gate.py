@@ -11,6 +11,7 @@ from sklearn.covariance import LedoitWolf
 from hilum.cohorts.labels import Labels
 from hilum.deciding.facts import FACTS
 from hilum.deciding.gate import FeatureStatistics, Gate
+from hilum.measuring.abstaining import one_each
 from hilum.settings.recipe import Range
 from hilum.settings.run import DecisionConfig
 
@@ -93,7 +94,7 @@ def fit_features(
 def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] | None, asked: float) -> Gate:
     """The gate with the limit of features at which it holds back a share of scans like those of training.
 
-    Of each patient the first case counts. Cases outside the ranges count as held back already, so that the share is
+    Of each patient a random case counts. Cases outside the ranges count as held back already, so that the share is
     that of the whole gate; of a new case it holds on average over such fits (split conformal prediction, Vovk 2005).
 
     Args:
@@ -102,19 +103,16 @@ def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] 
         distances: Their distances; None: features are not judged.
         asked: The share; with fewer than 1 / share - 1 patients the smallest that they allow.
     """
-    first = [n for n, patient in enumerate(held_out.patients) if patient not in held_out.patients[:n]]
-    number = len(first)
-    outside = sum(bool(gate.findings(held_out.facts[n], held_out.kernels[n], None)) for n in first)
+    chosen = one_each(np.zeros(len(held_out.patients), int), held_out.patients).tolist()
+    number = len(chosen)
+    is_outside = [bool(gate.findings(held_out.facts[n], held_out.kernels[n], None)) for n in chosen]
+    outside = sum(is_outside)
     by_ranges = f"{outside} of {number} patients that were held out lie outside the ranges"
     if distances is None or not number:
         return replace(gate, num_held_out=number, share=None, rule=f"ranges of training alone; {by_ranges}")
     share = max(asked, 1 / (number + 1))
-    scores = np.array(
-        [
-            math.inf if gate.findings(held_out.facts[n], held_out.kernels[n], None) else float(distances[n])
-            for n in first
-        ]
-    )
+    pairs = zip(chosen, is_outside, strict=True)
+    scores = np.array([math.inf if out else float(distances[n]) for n, out in pairs])
     limit = np.sort(scores)[math.ceil((number + 1) * (1 - share) - 1e-9) - 1]
     if math.isinf(limit):  # the ranges alone hold back more than the share
         limit = max((score for score in scores if math.isfinite(score)), default=math.inf)
