@@ -168,7 +168,7 @@ def _page(folder: Path, about: dict[str, Any], explained: Sequence[Explained]) -
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of what the page says of a map."""
     peak = row["peak_lps_mm"]
-    facts = [("Method", row["method"])]
+    facts = [("method", row["method"])]
     facts += [(name.replace("_", " "), _words(value)) for name, value in row["settings"].items()]
     facts += [("log odds, before calibration", f"{row['log_odds']:.2f}")]
     if peak is None:

@@ -14,6 +14,9 @@ from hilum.volume import Affine, Volume
 _PIXELS = 256
 """Pixels along the longest edge of the model's box."""
 
+_LEAST = 0.5
+"""Smallest log odds of the full colour: what changes a probability of 0.5 by less than 0.12 is to look faint."""
+
 _COLOURS = LinearSegmentedColormap.from_list("against and for", [BLUE, BLUE, "#FFFFFF00", ORANGE, "#F0E442"])
 """Blue where the image speaks against the output, clear where it changes nothing, orange to yellow where it speaks for
 it."""
@@ -21,7 +24,7 @@ it."""
 _VIEWS = (("axial", "right", "left"), ("coronal", "right", "left"), ("sagittal", "front", "back"))
 
 
-def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str) -> Panels:
+def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str, least: float = _LEAST) -> Panels:
     """Axial, coronal and sagittal planes of the model's box: head up, the patient's right on the left of the picture.
 
     Args:
@@ -29,12 +32,13 @@ def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str) -> Pane
         scan: The scan in its own geometry, or the prepared sample where there is no other.
         title: Above the planes.
         foot: Below them.
+        least: Smallest log odds of the full colour.
     """
     shape, spacing = np.array(heat_map.values.shape), np.linalg.norm(heat_map.affine[:3, :3], axis=0)
     pixel_mm = float((shape * spacing).max()) / _PIXELS
     peak = heat_map.peak_index
     centre = (shape - 1) / 2 if peak is None else peak
-    limit = float(np.abs(heat_map.values).max()) or 1.0
+    limit = max(float(np.abs(heat_map.values).max()), least) or 1.0
     panels = empty_panels(columns=3, inches=(12.0, 5.0))
     values = Volume(voxels_hu=np.ascontiguousarray(heat_map.values, np.float32), affine=heat_map.affine)
     shown = None
@@ -49,7 +53,7 @@ def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str) -> Pane
         axes.set_title(f"{name}\n{left} - {right}", fontsize=9, color=INK)
         axes.set_axis_off()
     bar: Any = panels.picture.colorbar(shown, ax=list(panels.axes), shrink=0.75, pad=0.01)
-    bar.set_label(f"for {heat_map.output}: share of the log odds", fontsize=9, color=INK)
+    bar.set_label(f"added to the log odds of {heat_map.output}", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     panels.picture.suptitle(title, fontsize=12, fontweight="bold", color=INK, parse_math=False)
     panels.picture.supxlabel(foot, fontsize=9, color=INK)
