@@ -32,7 +32,7 @@ from hilum.measuring.metrics import roc_auc
 from hilum.predicting import Predictor
 from hilum.predicting.explain import ExplainConfig, HeatMap, explain
 from hilum.predicting.explain.check import deletion_gain, randomised
-from hilum.predicting.explain.explainer import evidence_of, maps_of
+from hilum.predicting.explain.explainer import maps_of, odds_of_sample
 from hilum.predicting.explain.occlusion import patch_of
 from hilum.preparing import prepare
 from hilum.simulating import Truth
@@ -91,7 +91,7 @@ def _explain(chest: Chest, model: Path, results: Path) -> None:
     lungs = truth.lungs > 0
     row["random_voxel"] = float((mass_mm[lungs] <= MARGIN_MM).mean()) if mass_mm is not None else None
     patch_mm = patch_of(predictor.card.recipe.size, sample.spacing_mm)
-    evidence = evidence_of(predictor, sample, ["1"])
+    sample_odds = odds_of_sample(predictor, sample, ["1"])
     methods = METHODS if chest.diseased and chest.number % 2 == 0 else METHODS[:1]
     for method in methods:
         started = time.perf_counter()
@@ -100,13 +100,13 @@ def _explain(chest: Chest, model: Path, results: Path) -> None:
             row["seconds"] = time.perf_counter() - started
         row[method] = _near(found, volume, mass_mm, benign_mm)
         if chest.diseased:
-            row[method]["deletion_gain"] = deletion_gain(evidence, found.values, patch_mm, sample.spacing_mm)
+            row[method]["deletion_gain"] = deletion_gain(sample_odds, found.values, patch_mm, sample.spacing_mm)
     if chest.diseased and chest.number % 4 == 0:
         *_, (_, network) = randomised(predictor.network, seed=chest.number)
-        values, _ = maps_of(replace(evidence, network=network), predictor.card, sample.spacing_mm, ExplainConfig())
+        values, _ = maps_of(replace(sample_odds, network=network), predictor.card, sample.spacing_mm, ExplainConfig())
         lost = replace(found, values=values[0].mean(axis=0), spread=None)
         row["lost"] = _near(lost, volume, mass_mm, benign_mm)
-        row["lost"]["deletion_gain"] = deletion_gain(evidence, lost.values, patch_mm, sample.spacing_mm)
+        row["lost"]["deletion_gain"] = deletion_gain(sample_odds, lost.values, patch_mm, sample.spacing_mm)
     file = results / f"{chest.name}.json"
     file.with_suffix(".part").write_text(json.dumps(row))
     file.with_suffix(".part").replace(file)

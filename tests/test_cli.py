@@ -235,7 +235,8 @@ def test_an_export_with_several_series_in_a_folder_can_be_trained_on(tmp_path, c
 def test_predict_takes_one_volume_and_answers_in_json(trained_run, npy_cohort, capsys):
     assert run("predict", trained_run / "model", npy_cohort / "01.npy", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"probabilities", "decision", "reason", "thresholds", "findings", "geometry"}
+    why = {"outcome", "reason_codes", "reason"}
+    assert set(answer) == {"probabilities", "decision", *why, "thresholds", "sets", "spread", "findings", "geometry"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["decision"] == ("1" if answer["probabilities"]["1"] >= answer["thresholds"]["1"] else "0")
     assert answer["geometry"]["size_zyx"] == [12, 12, 12]
@@ -255,7 +256,7 @@ def test_predict_takes_a_whole_table_without_labels(trained_run, npy_cohort, tmp
     summary = json.loads(capsys.readouterr().out)
     assert summary["num_cases"] == 20
     assert summary["num_refused"] == 1
-    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "case_id,row,prob_0,prob_1,decision,reason"
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "case_id,row,prob_0,prob_1,decision,reason_codes,reason"
     assert "no file or folder" in (tmp_path / "p.refused.csv").read_text()
 
 

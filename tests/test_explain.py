@@ -19,10 +19,10 @@ from hilum.modelling.resnet import ResNet3D
 from hilum.predicting import Predictor
 from hilum.predicting.explain import ExplainConfig, HeatMap, explain, explain_scan
 from hilum.predicting.explain.check import check_map, curves_of, randomised, rank_correlation
-from hilum.predicting.explain.evidence import Evidence, filled
-from hilum.predicting.explain.explainer import evidence_of, maps_of
+from hilum.predicting.explain.explainer import maps_of, odds_of_sample
 from hilum.predicting.explain.gradients import integrated_gradients, last_stage
 from hilum.predicting.explain.location import locate, places_of
+from hilum.predicting.explain.sample_odds import SampleOdds, odds_when_filled
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import ModelConfig
 from hilum.simulating import Lesion, Scanner, sample_anatomy, simulate_scan
@@ -114,13 +114,13 @@ def test_the_fall_of_a_cube_is_what_replacing_it_by_hand_gives(tmp_path, options
     of = recipe(windows_hu=((-1000.0, 400.0), (-160.0, 240.0)))
     predictor = Predictor(model(tmp_path / "model", of=of, random=one), device="cpu")
     sample, rng = sample_with_object(), np.random.default_rng(1)
-    evidence = evidence_of(predictor, sample, ["1"])
+    sample_odds = odds_of_sample(predictor, sample, ["1"])
     boxes = [BRIGHT, tuple(slice(0, n) for n in SIZE), (slice(23, 24), slice(31, 32), slice(0, 1))]
     for _ in range(12):
         ends = [np.sort(rng.choice(n + 1, 2, replace=False)) for n in SIZE]
         boxes.append(tuple(slice(int(a), int(b)) for a, b in ends))
     fills = rng.integers(-1000, 300, len(boxes)).astype(float).tolist()
-    found = filled(evidence, boxes, fills, evidence.whole())
+    found = odds_when_filled(sample_odds, boxes, fills, sample_odds.whole())
     assert np.ptp(found) > 1e-3
     for box, fill, odds in zip(boxes, fills, found[:, 0, 0], strict=True):
         by_hand = sample.voxels_hu.copy()
@@ -134,9 +134,9 @@ def test_of_sub_volumes_only_grids_that_a_cube_touches_change_and_the_case_is_ag
         of = recipe(size=(12, 16, 20), sub_volumes=True, aggregate=aggregate)
         predictor = Predictor(model(tmp_path / aggregate, of=of, random=True), device="cpu")
         sample = sample_with_object()
-        evidence = evidence_of(predictor, sample, ["1"])
-        assert len(evidence.starts) == 27
-        (odds,) = filled(evidence, [BRIGHT], [-1000.0], evidence.whole())[0, 0]
+        sample_odds = odds_of_sample(predictor, sample, ["1"])
+        assert len(sample_odds.starts) == 27
+        (odds,) = odds_when_filled(sample_odds, [BRIGHT], [-1000.0], sample_odds.whole())[0, 0]
         by_hand = sample.voxels_hu.copy()
         by_hand[BRIGHT] = -1000
         logits = predictor.logits([replace(sample, voxels_hu=by_hand)])[0]
@@ -155,8 +155,8 @@ def test_maps_of_sub_volumes_cover_the_whole_sample_and_find_the_object(tmp_path
 def test_integrated_gradients_add_up_to_the_difference_from_air(tmp_path):
     predictor = Predictor(model(tmp_path / "model", random=True), device="cpu")
     sample = sample_with_object()
-    evidence = evidence_of(predictor, sample, ["1"])
-    values = integrated_gradients(evidence, [RANDOM], smoothed_mm=1e-6, spacing_mm=SPACING)
+    sample_odds = odds_of_sample(predictor, sample, ["1"])
+    values = integrated_gradients(sample_odds, [RANDOM], smoothed_mm=1e-6, spacing_mm=SPACING)
     air = replace(sample, voxels_hu=np.full(SIZE, -1000, np.int16))
     whole, none = (np.diff(predictor.logits([one])[0])[0] for one in (sample, air))
     assert abs(whole - none) > 1e-4
@@ -169,9 +169,9 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_with_their_sprea
     (found,) = explain(both, sample, config=ExplainConfig(method="hirescam"))
     each = []
     for network in both.network.members.values():
-        evidence = evidence_of(both, sample, ["1"], network)
+        sample_odds = odds_of_sample(both, sample, ["1"], network)
         card = replace(both.card, members=())
-        each.append(maps_of(evidence, card, SPACING, ExplainConfig(method="hirescam"))[0][0, 0])
+        each.append(maps_of(sample_odds, card, SPACING, ExplainConfig(method="hirescam"))[0][0, 0])
     assert np.allclose(found.values, np.mean(each, axis=0), atol=1e-5)
     assert np.allclose(found.spread, np.std(each, axis=0), atol=1e-5)
     assert found.spread.max() > 0
@@ -301,21 +301,21 @@ def test_shares_of_a_map_say_where_it_lies(chest, chest_model):
 # can it be believed
 
 
-def evidence(folder) -> Evidence:
-    return evidence_of(Predictor(folder, device="cpu"), sample_with_object(), ["1"])
+def sample_odds(folder) -> SampleOdds:
+    return odds_of_sample(Predictor(folder, device="cpu"), sample_with_object(), ["1"])
 
 
 def test_deleting_what_a_map_of_brightness_shows_lowers_the_output_and_inserting_it_raises_it(tmp_path):
     folder = model(tmp_path / "model")
     (found,) = explain(Predictor(folder, device="cpu"), sample_with_object())
-    curves = curves_of(evidence(folder), found.values, 8.0, SPACING)
+    curves = curves_of(sample_odds(folder), found.values, 8.0, SPACING)
     assert curves.shares[0] == 0
     assert curves.shares[-1] == pytest.approx(0.1, abs=0.01)
     assert curves.deletion[0] == pytest.approx(found.log_odds, abs=1e-3)
     assert curves.deletion[-1] < curves.random_deletion[-1]
     assert curves.deletion_gain > 0
     assert curves.insertion_gain > 0
-    turned = curves_of(evidence(folder), -found.values, 8.0, SPACING)
+    turned = curves_of(sample_odds(folder), -found.values, 8.0, SPACING)
     assert turned.deletion_gain < 0
 
 
@@ -335,7 +335,7 @@ def test_weights_are_lost_from_the_head_down_and_the_network_itself_stays(tmp_pa
 
 
 def test_a_map_that_ignores_the_weights_is_said_to_say_nothing(tmp_path):
-    one = evidence(model(tmp_path / "model"))
+    one = sample_odds(model(tmp_path / "model"))
     edges = np.abs(np.gradient(one.hu[0].numpy().astype(np.float32))).sum(axis=0).astype(np.float32)
     check = check_map(one, edges, lambda _: edges, 8.0, SPACING)
     assert list(check.correlations.values()) == pytest.approx([1.0] * 6)

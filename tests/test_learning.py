@@ -250,7 +250,7 @@ def test_a_smoothed_case_keeps_the_weight_of_its_own_class():
 def test_the_validation_loss_is_of_the_labels_as_they_are(npy_cohort, tmp_path):
     """metrics.csv against the probabilities of the kept network, by PyTorch's weighted cross entropy."""
     sections = {"training": {"epochs": 1, "keep": "last"}, "loss": {"label_smoothing": 0.4}}
-    config = config_of(npy_cohort, decision={"calibration": "none"}, **sections)
+    config = config_of(npy_cohort, decision={"calibration": "none"}, speed={"precision": "fp32"}, **sections)
     train(config, tmp_path / "run", base=npy_cohort)
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -287,7 +287,14 @@ def test_a_table_of_predictions_has_a_column_for_each_label_and_counts_decisions
     assert main(words) == 0
     summary = json.loads(capsys.readouterr().out)
     rows = cells(tmp_path / "p.csv")
-    assert list(rows[0]) == ["case_id", "row", *(f"prob_{name}" for name in LABELS), "decision", "reason_codes", "reason"]
+    assert list(rows[0]) == [
+        "case_id",
+        "row",
+        *(f"prob_{name}" for name in LABELS),
+        "decision",
+        "reason_codes",
+        "reason",
+    ]
     assert len(rows) == 160
     thresholds = load_model(run / "model")[1].decisions.thresholds
     for row in rows:

@@ -121,11 +121,11 @@ def test_a_run_judges_its_own_test_part_from_the_shell(trained_run, tmp_path, ca
 
 
 def test_formats_have_numbers_and_newer_ones_are_refused_in_one_line(trained_run, tmp_path, npy_cohort):
-    formats = {"evaluation/evaluation.json": 2, "run.json": 1, "model/model.json": 3}
+    formats = {"evaluation/evaluation.json": 3, "run.json": 1, "model/model.json": 4}
     for file, number in formats.items():
         assert json.loads((trained_run / file).read_text())["format"] == number
     with (trained_run / "evaluation" / "cases.csv").open(newline="") as file:
-        assert {row["format"] for row in csv.DictReader(file)} == {"2"}
+        assert {row["format"] for row in csv.DictReader(file)} == {"3"}
     shutil.copytree(trained_run, tmp_path / "run")
     for file, does in (("run.json", evaluate), ("model/model.json", evaluate)):
         path = tmp_path / "run" / file

@@ -267,7 +267,7 @@ def test_validation_in_training_and_prediction_say_the_same_of_a_case(npy_cohort
     card = finish.model_card
     monkeypatch.setattr(finish, "model_card", lambda *args: noted.append(args[3]) or card(*args))
     model = train(cut_up, tmp_path / "run", base=npy_cohort)
-    _, logits = noted[0]
+    logits = noted[0].logits
     cohort = Cohort.read(npy_cohort / "cohort.csv", cut_up.cohort)
     prepared = prepare_cohort(cohort, cut_up.recipe, Store(npy_cohort / "store"))
     parts = read_splits(tmp_path / "run" / "splits.csv").parts

@@ -117,9 +117,14 @@ def evaluate(
         about = {**_about(run, candidates, unseen, refused, seen), **audited}
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
-        shown = CasePictures(samples=samples_by_case(unseen), predictor_of=lambda _case_id: predictor)
-        report(out, pictures=shown if pictures else None)
+        report(out, pictures=_pictures(unseen, predictor) if pictures else None)
     return evaluation
+
+
+def _pictures(prepared: PreparedCohort, predictor: Predictor) -> CasePictures:
+    """Cases that one model predicted."""
+    samples = {case.case_id: file for case, file in zip(prepared.cases, prepared.samples, strict=True)}
+    return CasePictures(samples=samples, predictor_of=lambda _case_id: predictor)
 
 
 def _check_of_folds(store: str | Path | None, device: str) -> None:
@@ -219,11 +224,6 @@ def _about(
     }
 
 
-def samples_by_case(prepared: PreparedCohort) -> dict[str, Path]:
-    """Sample files by case id."""
-    return {case.case_id: file for case, file in zip(prepared.cases, prepared.samples, strict=True)}
-
-
 def own_pictures(path: str | Path) -> CasePictures:
     """Samples of the test part of the run around an evaluation, prepared again if they are not in the run's store.
 
@@ -241,7 +241,5 @@ def own_pictures(path: str | Path) -> CasePictures:
     parts = splits_of(run, cohort).parts
     judged = [case for case in cohort.labelled if run.is_of_folds or parts.get(case.case_id) == "test"]
     tested = replace(cohort, cases=tuple(judged))
-    samples = samples_by_case(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)))
-    if run.is_of_folds:
-        return CasePictures(samples=samples, predictor_of=predictors_out_of_fold(run, predictor))
-    return CasePictures(samples=samples, predictor_of=lambda _case_id: predictor)
+    found = _pictures(prepare_cohort(tested, card.recipe, Store(run.store, card.reading)), predictor)
+    return replace(found, predictor_of=predictors_out_of_fold(run, predictor)) if run.is_of_folds else found

@@ -13,7 +13,7 @@ from hilum.cohorts.links import find_links
 from hilum.cohorts.prepared import prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
 from hilum.deciding.model_folder import ModelCard, read_card
-from hilum.deciding.outcome import outcome_of
+from hilum.deciding.outcome import Outcome, outcome_of
 from hilum.errors import CheckpointError, CohortError
 from hilum.judging.candidates import Candidates
 from hilum.judging.cohort_table import cohort_flow
@@ -74,11 +74,6 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     found = predicted.of(cases)
     joined = join_patients(cases, prepared.copies, [link.cases for link in find_links(cohort.cases, prepared)])
     patients, labels = [case.patient_id for case in joined], labels_of(cases)
-    undecided = np.asarray((found.decided.reshape(len(cases), -1) < 0).any(axis=1))
-    outcomes = [
-        outcome_of(load_sample(file), card.recipe, None, (), is_undecided=one)  # the gate met all these cases
-        for file, one in zip(samples, undecided.tolist(), strict=True)
-    ]
     parts = dict.fromkeys(found.case_ids, "test")
     num_unlabelled = cohort.num_unlabelled + len(cohort.cases) - len(cohort.labelled)
     labelled = replace(cohort, cases=cohort.labelled, num_unlabelled=num_unlabelled)
@@ -94,7 +89,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
         threshold=[None] * len(decisions.classes) if decisions.multi_label else None,
         decided=found.decided,
         folder=out,
-        outcomes=outcomes,
+        outcomes=_outcomes(samples, found, card),
         prevalence=prevalence,
         calibrated_at=calibrated_at(decisions),
         columns=case_columns(unseen),
@@ -112,12 +107,19 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
         },
     )
     write_refusals(out / "refused.csv", prepared.refusals)
-    shown = None
-    if pictures:
-        files = {case.case_id: file for case, file in judged}
-        shown = CasePictures(samples=files, predictor_of=predictors_out_of_fold(run, Predictor(run.folder)))
-    report(out, pictures=shown)
+    shown = {case.case_id: file for case, file in judged}
+    by_case = predictors_out_of_fold(run, Predictor(run.folder)) if pictures else None
+    report(out, pictures=CasePictures(samples=shown, predictor_of=by_case) if pictures else None)
     return evaluation
+
+
+def _outcomes(samples: Sequence[Path], found: OutOfFold, card: ModelCard) -> list[Outcome]:
+    """Outcomes of cases out of fold; the ensemble's gate is left out, for all of them fitted it."""
+    undecided = np.asarray((found.decided.reshape(len(samples), -1) < 0).any(axis=1)).tolist()
+    return [
+        outcome_of(load_sample(file), card.recipe, None, (), is_undecided=one)
+        for file, one in zip(samples, undecided, strict=True)
+    ]
 
 
 def predictors_out_of_fold(run: Run, predictor: Predictor) -> Callable[[str], Predictor]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
@@ -114,10 +114,8 @@ def judge(
     probs = probs.astype(np.float64)
     cuts = list(threshold) if isinstance(threshold, Sequence) else [threshold]
     _check(case_ids, patients, labels, probs, classes, cuts)
-    asked_of_two = labels.ndim == 2 or len(classes) == 2
-    by_threshold = asked_of_two and (decided is None or any(cut is not None for cut in cuts))
     rules = Rules(
-        thresholds=tuple(0.5 if cut is None else cut for cut in cuts) if by_threshold else (),
+        thresholds=_thresholds(cuts, is_single=labels.ndim == 1, num_classes=len(classes), given=decided is not None),
         points=tuple(map(tuple, points)),
         prevalence=checked_prevalence(prevalence, classes, multi_label=labels.ndim == 2),
         calibrated_at=tuple(calibrated_at),
@@ -128,23 +126,35 @@ def judge(
     judged = judge_cases(labels, probs, classes=classes, rules=rules, patients=patients, seed=seed, decided=by_rule)
     counts = {"num_cases": len(labels), "num_patients": len(set(patients))}
     evaluation: Evaluation = {"format": EVALUATION_FORMAT, **counts, "classes": list(classes), **judged.figures}
-    is_decided = np.asarray((by_rule.reshape(len(labels), -1) >= 0).all(axis=1))
-    alone = _decided(is_decided, labels, probs, classes, rules, patients, seed, by_rule)
-    evaluation |= {"coverage": float(is_decided.mean()), "decided": alone, **_abstained(outcomes)}
+    evaluation |= _decided(labels, probs, classes, rules, patients, seed, by_rule) | _abstained(outcomes)
     evaluation |= _by_column(columns or {}, judged, labels, probs, patients)
     taken = sorted(set(evaluation) & set(extra or {}))
     require(not taken, "extra keys", "other names than those of figures", ", ".join(taken))
     evaluation |= {name: to_plain(value) for name, value in (extra or {}).items()}
     table = [["case_id", *case_ids], *([["row", *map(str, rows)]] if rows is not None else [])]
     table += [["patient_number", *_numbered(patients)], *_columns(labels, probs, classes, by_rule, outcomes)]
-    named: dict[str, Sequence[str] | None] = {**(further or {}), "scan": scans}
-    named |= {"outcome": [one.kind for one in outcomes], "reason_codes": [" ".join(one.codes) for one in outcomes]}
-    named["reason"] = [one.reason for one in outcomes]
+    named: dict[str, Sequence[str] | None] = {**(further or {}), "scan": scans, **_why(outcomes)}
     table += [[name, *texts] for name, texts in named.items() if texts is not None]
     table += [["note", *[note] * len(labels)]] if note else []
     table += [["format", *[str(EVALUATION_FORMAT)] * len(labels)]]
     _write(folder.absolute(), evaluation, list(zip(*table, strict=True)), judged, note)
     return evaluation
+
+
+def _thresholds(cuts: Sequence[float | None], *, is_single: bool, num_classes: int, given: bool) -> tuple[float, ...]:
+    """The thresholds of two classes or of labels, 0.5 for None; empty where there are none, or none decides all."""
+    if (is_single and num_classes > 2) or (given and all(cut is None for cut in cuts)):
+        return ()
+    return tuple(0.5 if cut is None else cut for cut in cuts)
+
+
+def _why(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    """Columns of cases.csv: whether each case has a decision, and why not."""
+    return {
+        "outcome": [one.kind for one in outcomes],
+        "reason_codes": [" ".join(one.codes) for one in outcomes],
+        "reason": [one.reason for one in outcomes],
+    }
 
 
 def _by_rule(labels: Labels, probs: Float64[np.ndarray, "n c"], rules: Rules) -> Labels:
@@ -183,7 +193,6 @@ def checked_prevalence(prevalence: Sequence[float], classes: Sequence[str], *, m
 
 
 def _decided(
-    is_decided: Bool[np.ndarray, " n"],
     labels: Labels,
     probs: Float64[np.ndarray, "n c"],
     classes: tuple[str, ...],
@@ -191,21 +200,18 @@ def _decided(
     patients: Sequence[str],
     seed: int,
     decided: Labels,
-) -> Evaluation | None:
-    """Figures of the decided cases alone; None if all are decided, or none is."""
-    if is_decided.all() or not is_decided.any():
-        return None
-    inside = [patient for patient, one in zip(patients, is_decided, strict=True) if one]
+) -> Evaluation:
+    """Share of the cases of which all is decided, and all figures of these alone; None if all are, or none is."""
+    known = np.asarray((decided.reshape(len(labels), -1) >= 0).all(axis=1))
+    share: Evaluation = {"coverage": float(known.mean()), "decided": None}
+    if known.all() or not known.any():
+        return share
+    inside = [patient for patient, one in zip(patients, known, strict=True) if one]
     alone = judge_cases(
-        labels[is_decided],
-        probs[is_decided],
-        classes=classes,
-        rules=rules,
-        patients=inside,
-        seed=seed,
-        decided=decided[is_decided],
+        labels[known], probs[known], classes=classes, rules=rules, patients=inside, seed=seed, decided=decided[known]
     )
-    return {"num_cases": len(inside), "num_patients": len(set(inside)), **alone.figures}
+    counts = {"num_cases": len(inside), "num_patients": len(set(inside))}
+    return share | {"decided": {**counts, **alone.figures}}
 
 
 def _by_column(

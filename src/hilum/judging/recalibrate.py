@@ -17,7 +17,10 @@ from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.links import Link, find_links, find_links_to, leakage_note, warn_of_links
 from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusals
 from hilum.deciding.decision import Decisions
+from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.fit_decisions import HeldOut, refitted_decisions
+from hilum.deciding.fit_gate import Seen, widened_gate, with_limit
+from hilum.deciding.gate import Gate
 from hilum.deciding.model_folder import ModelCard, load_model, save_model
 from hilum.errors import CohortError, require
 from hilum.files import user_path
@@ -25,8 +28,8 @@ from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.measuring.thresholds import Threshold
 from hilum.predicting import Predictor, logits_of_prepared
-from hilum.predicting.tables import refitted_gate
-from hilum.preparing import Store
+from hilum.predicting.tables import distances_of_prepared
+from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
 from hilum.settings.toml import from_dict, to_dict
 from hilum.training.card import validation_figures
@@ -104,7 +107,7 @@ def recalibrate(
         leaking = find_links_to(known, unseen.cases, unseen)
         leaks = [link.sentence("trained or validated the model") for link in leaking]
         check_leaks(leaks, candidates.cohort.source, "to calibrate on", allowed=allow_leakage)
-        logits, gate = logits_of_prepared(predictor, unseen), refitted_gate(predictor, unseen, rule.gate_share)
+        logits, gate = logits_of_prepared(predictor, unseen), _refitted_gate(predictor, unseen, rule.gate_share)
     labels, patients = labels_of(unseen.cases), _patients(unseen, links)
     held_out = HeldOut(labels=labels, logits=logits, patients=tuple(patients), chose_epoch=False)
     decisions, chosen = _refitted(card, rule, held_out, table)
@@ -120,11 +123,10 @@ def recalibrate(
         "calibration_lines": lines,
         "before": {"decisions": to_dict(card.decisions), "validation": card.training.get("validation", {})},
     }
-    figures = validation_figures(decisions, labels, logits, chosen)
-    _write(new, run, replace(card, gate=gate), unseen, (decisions, figures, entry), predictor)
+    fitted = decisions, validation_figures(decisions, labels, logits, chosen), entry
+    _write(new, run, replace(card, gate=gate), unseen, fitted, predictor)
     write_refusals(new.refused_file, (*seen, *refused))
-    answer = {name: entry[name] for name in ("counts", "calibration_lines", "notes")}
-    return answer | {
+    return {name: entry[name] for name in ("counts", "calibration_lines", "notes")} | {
         "num_seen": len(seen),
         "num_refused": len(refused),
         "thresholds": {when: one.thresholds for when, one in both.items()},
@@ -134,6 +136,20 @@ def recalibrate(
         "unchecked": candidates.unchecked,
         "leaks": leaks,
     }
+
+
+def _refitted_gate(predictor: Predictor, unseen: PreparedCohort, share: float) -> Gate | None:
+    """The gate widened to accept the scans of these cases, with its limit chosen on them."""
+    gate, recipe = predictor.card.gate, predictor.card.recipe
+    if gate is None:
+        return None
+    samples = [load_sample(file) for file in unseen.samples]  # mapped from their files
+    seen = Seen(
+        facts=tuple(facts_of(one, recipe) for one in samples),
+        kernels=tuple(map(kernel_of, samples)),
+        patients=tuple(case.patient_id for case in unseen.cases),
+    )
+    return with_limit(widened_gate(gate, seen), seen, distances_of_prepared(predictor, unseen), share)
 
 
 def _refitted(

@@ -1,6 +1,7 @@
 """Writes the report of an evaluation: one HTML file that opens from disk without a network."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,7 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
         ],
         "fold_notes": parts.fold_notes(evaluation),
         "undecided": parts.undecided(judged),
-        "risk_plots": [
-            _plot(risk_page(one), f"risk-{k}", f"{one.name}: errors over coverage", one.name)
-            for k, one in enumerate(each)
-            if one.asked.threshold is not None
-        ],
+        "risk_plots": _risk_plots(each),
         "subgroups": groups.rows,
         "subgroup_heads": groups.heads,
         "num_subgroup_intervals": groups.num_intervals,
@@ -148,6 +145,12 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
     values["checklist"] = checked(judged, has_training=training is not None)
     values["names"] = _SECTIONS | parts.PLACES
     return values
+
+
+def _risk_plots(each: Sequence[ClassJudgement]) -> list[dict[str, Any]]:
+    known = [one for one in each if one.asked.threshold is not None]
+    titles = [f"{one.name}: errors over coverage" for one in known]
+    return [_plot(risk_page(one), f"risk-{k}", titles[k], titles[k]) for k, one in enumerate(known)]
 
 
 def _plot(panels: Panels, name: str, title: str, caption: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy import stats
 
 from hilum.errors import CohortError, require
 from hilum.randomness import generator
@@ -147,6 +146,8 @@ def coverage_ends(number: int, error: float, tested: int, *, level: float = 0.95
         tested: New cases.
         level: Chance that the share lies within.
     """
+    from scipy import stats  # takes long to load, and predicting does not need it
+
     rank = _rank(error, number)
     law = stats.betabinom(tested, number + 1 - rank, rank)
     low, high = law.ppf([(1 - level) / 2, (1 + level) / 2])

@@ -10,9 +10,6 @@ from jaxtyping import Float64
 
 from hilum.cohorts.prepared import REFUSALS_MARK, PreparedCohort, prepare_cohort, write_refusals
 from hilum.cohorts.table import Cohort
-from hilum.deciding.facts import facts_of, kernel_of
-from hilum.deciding.fit_gate import Seen, widened_gate, with_limit
-from hilum.deciding.gate import Gate
 from hilum.errors import ConfigError, ResourceError
 from hilum.files import check_output, csv_text, user_path, write_whole
 from hilum.predicting.predictor import Prediction, Predictor
@@ -99,26 +96,12 @@ def logits_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float6
     return np.concatenate(list(_in_batches(predictor.logits, prepared.samples)))
 
 
-def refitted_gate(predictor: Predictor, prepared: PreparedCohort, share: float) -> Gate | None:
-    """The gate of a model, widened to accept the scans of other cases, with its limit chosen on them.
-
-    Args:
-        predictor: The model.
-        prepared: Cases on which it was not trained.
-        share: Share of scans like these that it may hold back.
-    """
-    gate, recipe = predictor.card.gate, predictor.card.recipe
-    if gate is None:
+def distances_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float64[np.ndarray, " n"] | None:
+    """Distances of the features of prepared cases from those of training; None where they are not judged."""
+    if not predictor.statistics:
         return None
-    facts, kernels, distances = [], [], []
-    for file in prepared.samples:
-        sample = load_sample(file)
-        facts.append(facts_of(sample, recipe))
-        kernels.append(kernel_of(sample))
-    distances = list(_in_batches(predictor.distances, prepared.samples))
-    seen = Seen(facts=tuple(facts), kernels=tuple(kernels), patients=tuple(c.patient_id for c in prepared.cases))
-    known = np.array([d for batch in distances for d in batch], np.float64) if predictor.statistics else None
-    return with_limit(widened_gate(gate, seen), seen, known, share)
+    batches = _in_batches(predictor.distances, prepared.samples)
+    return np.array([distance for batch in batches for distance in batch], np.float64)
 
 
 def _in_batches(run: Callable[[list[Volume]], _Result], samples: Sequence[Path]) -> Iterator[_Result]:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from hilum.modelling.ensemble import Network, members_of
 from hilum.modelling.resnet import ResNet3D
-from hilum.predicting.explain.evidence import Box, Evidence
+from hilum.predicting.explain.sample_odds import SampleOdds, VoxelBox
 from hilum.randomness import generator, torch_seed
 from hilum.settings.recipe import Triple
 
-STEPS = 12
+_POINTS = 12
 """Points of a curve."""
 
 _PART = 0.1
@@ -95,21 +95,21 @@ class SanityCheck:
 
 
 def curves_of(
-    evidence: Evidence, values: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple, *, seed: int = 0
+    sample_odds: SampleOdds, values: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple, *, seed: int = 0
 ) -> Curves:
     """Deletion and insertion curves of the first output.
 
     Args:
-        evidence: The model and the sample.
+        sample_odds: The model and the sample.
         values: The map.
         patch_mm: Edge of the cubes, and standard deviation of the blur.
         spacing_mm: Of the sample's voxels.
         seed: Of the random orders.
     """
-    plan = _plan(evidence, values, patch_mm, spacing_mm, seed)
+    plan = _plan(sample_odds, values, patch_mm, spacing_mm, seed)
     hu, blurred = plan.hu, plan.blurred
-    deleted = np.array([_odds(evidence, _replaced(hu, blurred, plan, order)) for order in plan.orders])
-    inserted = np.array([_odds(evidence, _replaced(blurred, hu, plan, order)) for order in plan.orders])
+    deleted = np.array([_odds(sample_odds, _replaced(hu, blurred, plan, order)) for order in plan.orders])
+    inserted = np.array([_odds(sample_odds, _replaced(blurred, hu, plan, order)) for order in plan.orders])
     return Curves(
         shares=plan.shares,
         deletion=tuple(deleted[0].tolist()),
@@ -120,11 +120,11 @@ def curves_of(
 
 
 def deletion_gain(
-    evidence: Evidence, values: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple, *, seed: int = 0
+    sample_odds: SampleOdds, values: Float32[np.ndarray, "z y x"], patch_mm: float, spacing_mm: Triple, *, seed: int = 0
 ) -> float:
     """``Curves.deletion_gain`` without the other curves; arguments are those of ``curves_of``."""
-    plan = _plan(evidence, values, patch_mm, spacing_mm, seed)
-    means = [_mean(plan.shares, _odds(evidence, _replaced(plan.hu, plan.blurred, plan, o))) for o in plan.orders]
+    plan = _plan(sample_odds, values, patch_mm, spacing_mm, seed)
+    means = [_mean(plan.shares, _odds(sample_odds, _replaced(plan.hu, plan.blurred, plan, o))) for o in plan.orders]
     return float(np.mean(means[1:])) - means[0]
 
 
@@ -147,28 +147,28 @@ def randomised(network: Network, *, seed: int = 0) -> Iterator[tuple[str, Networ
 
 
 def check_map(
-    evidence: Evidence,
+    sample_odds: SampleOdds,
     values: Float32[np.ndarray, "z y x"],
-    map_of: Callable[[Evidence], Float32[np.ndarray, "z y x"]],
+    map_of: Callable[[SampleOdds], Float32[np.ndarray, "z y x"]],
     patch_mm: float,
     spacing_mm: Triple,
 ) -> SanityCheck:
     """Test a map of the first output.
 
     Args:
-        evidence: The model and the sample.
+        sample_odds: The model and the sample.
         values: The map.
         map_of: Makes the same kind of map for another network.
         patch_mm: Edge of the cubes that are deleted.
         spacing_mm: Of the sample's voxels.
     """
     correlations, other = {}, values
-    for part, network in randomised(evidence.network):
-        other = map_of(replace(evidence, network=network))
+    for part, network in randomised(sample_odds.network):
+        other = map_of(replace(sample_odds, network=network))
         correlations[part] = rank_correlation(values, other, patch_mm, spacing_mm)
     return SanityCheck(
-        curves=curves_of(evidence, values, patch_mm, spacing_mm),
-        random_gain=curves_of(evidence, other, patch_mm, spacing_mm).deletion_gain,
+        curves=curves_of(sample_odds, values, patch_mm, spacing_mm),
+        random_gain=curves_of(sample_odds, other, patch_mm, spacing_mm).deletion_gain,
         correlations=correlations,
     )
 
@@ -199,7 +199,7 @@ class _Plan:
 
     hu: Tensor
     blurred: Tensor
-    boxes: list[Box]
+    boxes: list[VoxelBox]
     orders: list[list[int]]
     counts: list[int]
 
@@ -208,11 +208,11 @@ class _Plan:
         return tuple(count / len(self.boxes) for count in self.counts)
 
 
-def _plan(evidence: Evidence, values: np.ndarray, patch_mm: float, spacing_mm: Triple, seed: int) -> _Plan:
-    boxes = _tiles(evidence.shape, [max(1, round(patch_mm / s)) for s in spacing_mm])
+def _plan(sample_odds: SampleOdds, values: np.ndarray, patch_mm: float, spacing_mm: Triple, seed: int) -> _Plan:
+    boxes = _tiles(sample_odds.shape, [max(1, round(patch_mm / s)) for s in spacing_mm])
     ranked = np.argsort([-float(values[box].mean()) for box in boxes], kind="stable").tolist()
     random = generator(seed, "deletion")
-    hu = evidence.hu.float()
+    hu = sample_odds.hu.float()
     blurred = hu.clone()
     sigmas = [patch_mm / s for s in spacing_mm]
     blurred[0] = torch.from_numpy(ndimage.gaussian_filter(hu[0].numpy(), sigmas, mode="nearest"))
@@ -221,7 +221,7 @@ def _plan(evidence: Evidence, values: np.ndarray, patch_mm: float, spacing_mm: T
         blurred=blurred,
         boxes=boxes,
         orders=[ranked, *(random.permutation(len(boxes)).tolist() for _ in range(_ORDERS))],
-        counts=np.unique(np.rint(np.linspace(0, max(1.0, _PART * len(boxes)), STEPS + 1)).astype(int)).tolist(),
+        counts=np.unique(np.rint(np.linspace(0, max(1.0, _PART * len(boxes)), _POINTS + 1)).astype(int)).tolist(),
     )
 
 
@@ -235,15 +235,15 @@ def _replaced(hu: Tensor, by: Tensor, plan: _Plan, order: Sequence[int]) -> Iter
         yield changed.clone()
 
 
-def _odds(evidence: Evidence, samples: Iterator[Tensor]) -> list[float]:
+def _odds(sample_odds: SampleOdds, samples: Iterator[Tensor]) -> list[float]:
     """Mean log odds of the first output by the members, for each sample."""
-    logits = evidence.logits(one[(slice(None), *grid)] for one in samples for grid in evidence.grids)
-    grids = len(evidence.starts)
+    logits = sample_odds.logits(one[(slice(None), *grid)] for one in samples for grid in sample_odds.grids)
+    grids = len(sample_odds.starts)
     cases = (logits[:, first : first + grids] for first in range(0, logits.shape[1], grids))
-    return [float(evidence.of_grids(case)[:, 0].mean()) for case in cases]
+    return [float(sample_odds.of_grids(case)[:, 0].mean()) for case in cases]
 
 
-def _tiles(shape: Sequence[int], size: Sequence[int]) -> list[Box]:
+def _tiles(shape: Sequence[int], size: Sequence[int]) -> list[VoxelBox]:
     """Boxes side by side that hold every voxel once; the last ones are smaller."""
     axes = [[slice(a, min(a + s, n)) for a in range(0, n, s)] for n, s in zip(shape, size, strict=True)]
     return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]

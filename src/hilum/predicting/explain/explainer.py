@@ -10,10 +10,10 @@ from hilum.cohorts.dataset import as_sample
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import require
 from hilum.modelling.ensemble import Network
-from hilum.predicting.explain.evidence import Evidence
-from hilum.predicting.explain.gradients import STEPS, activation_maps, integrated_gradients, last_stage
+from hilum.predicting.explain.gradients import INTEGRATION_STEPS, activation_maps, integrated_gradients, last_stage
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.explain.occlusion import occlude, patch_of
+from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.predicting.predictor import Predictor
 from hilum.settings.explain import ExplainConfig
 from hilum.settings.recipe import Triple
@@ -47,9 +47,9 @@ def explain(
     """
     with predictor.within_memory("explaining a scan"):
         names = tuple(outputs) or _default_outputs(predictor, sample)
-        evidence = evidence_of(predictor, sample, names)
-        each, settings = maps_of(evidence, predictor.card, sample.spacing_mm, config, progress=progress)
-        odds = evidence.of_grids(evidence.whole()).mean(axis=0)
+        sample_odds = odds_of_sample(predictor, sample, names)
+        each, settings = maps_of(sample_odds, predictor.card, sample.spacing_mm, config, progress=progress)
+        odds = sample_odds.of_grids(sample_odds.whole()).mean(axis=0)
     return tuple(
         HeatMap(
             values=members.mean(axis=0),
@@ -64,9 +64,9 @@ def explain(
     )
 
 
-def evidence_of(
+def odds_of_sample(
     predictor: Predictor, sample: Volume, outputs: Sequence[str], network: Network | None = None
-) -> Evidence:
+) -> SampleOdds:
     """The log odds of outputs for a sample; by another network of the same input and outputs, if one is given.
 
     Raises:
@@ -77,7 +77,7 @@ def evidence_of(
         require(name in card.classes, "an output", f"one of {', '.join(card.classes)}", repr(name))
     require(len(set(outputs)) == len(outputs), "outputs", "distinct", ", ".join(outputs))
     case = as_sample(sample, card.recipe)
-    return Evidence(
+    return SampleOdds(
         network=predictor.network if network is None else network,
         hu=case["hu"],
         starts=[(z, y, x) for z, y, x in case["starts"].tolist()],
@@ -98,7 +98,7 @@ def _default_outputs(predictor: Predictor, sample: Volume) -> tuple[str, ...]:
 
 
 def maps_of(
-    evidence: Evidence,
+    sample_odds: SampleOdds,
     card: ModelCard,
     spacing_mm: Triple,
     config: ExplainConfig,
@@ -113,18 +113,18 @@ def maps_of(
     models = [one.model for one in card.members] or [card.model]
     patch_mm = config.patch_mm or patch_of(card.recipe.size, spacing_mm)
     if config.method == "occlusion":
-        found = occlude(evidence, spacing_mm, patch_mm, progress=progress)
+        found = occlude(sample_odds, spacing_mm, patch_mm, progress=progress)
         return found.values, found.settings
     if config.method == "integrated-gradients":
         sigma_mm = patch_mm / 4
-        values = integrated_gradients(evidence, models, smoothed_mm=sigma_mm, spacing_mm=spacing_mm)
-        about = {"baseline": f"air ({AIR_HU} HU)", "steps": STEPS, "smoothed_mm": round(sigma_mm, 3)}
+        values = integrated_gradients(sample_odds, models, smoothed_mm=sigma_mm, spacing_mm=spacing_mm)
+        about = {"baseline": f"air ({AIR_HU} HU)", "steps": INTEGRATION_STEPS, "smoothed_mm": round(sigma_mm, 3)}
         return values, [about] * len(values)
     size = card.recipe.size
     stage = config.stage or min(last_stage(model, size) for model in models)
     for model in models:
         grid = model.grid_of(stage, size)
         require(max(grid) > 1, "stage", "one whose maps have more than one voxel", f"{stage}, which has one")
-    values = activation_maps(evidence, models, config.method, stage)
+    values = activation_maps(sample_odds, models, config.method, stage)
     voxel_mm = [round(n * s, 3) for n, s in zip(models[0].stride_of(stage), spacing_mm, strict=True)]
     return values, [{"stage": stage, "voxel_mm": voxel_mm}] * len(values)

@@ -21,7 +21,7 @@ from hilum.imagefile import write_image
 from hilum.pages import html_page
 from hilum.predicting.explain.check import Curves, SanityCheck
 from hilum.predicting.explain.heat_map import HeatMap
-from hilum.predicting.explain.location import PLACES, Location
+from hilum.predicting.explain.location import MAP_PLACES, Location
 from hilum.predicting.explain.planes import planes_of
 from hilum.predicting.predictor import Prediction
 from hilum.preparing.resample import sample
@@ -175,8 +175,8 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
         return [*facts, ("peak", "none: nothing in the image speaks for it")]
     facts += [("peak", f"{', '.join(f'{mm:.1f}' for mm in peak)} mm (LPS x, y, z), {row['peak_value']:.3g}")]
     if row["peak_in"] is not None:
-        facts += [("the peak lies", PLACES[row["peak_in"]])]
-        facts += [(f"share {PLACES[name]}", f"{share:.0%}") for name, share in row["shares"].items()]
+        facts += [("the peak lies", MAP_PLACES[row["peak_in"]])]
+        facts += [(f"share {MAP_PLACES[name]}", f"{share:.0%}") for name, share in row["shares"].items()]
     if row["check"] is not None:
         facts += [("the check", row["check"]["verdict"])]
     return facts

@@ -16,12 +16,12 @@ from torch import Tensor
 from hilum.errors import ConfigError
 from hilum.modelling.ensemble import members_of
 from hilum.modelling.resnet import ResNet3D
-from hilum.predicting.explain.evidence import Evidence
+from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.settings.recipe import Size, Triple
 from hilum.settings.run import ModelConfig
 from hilum.volume import AIR_HU
 
-STEPS = 32
+INTEGRATION_STEPS = 32
 """Points at which gradients are integrated, those of Gauss and Legendre."""
 
 _LEAST_VOXELS = 4
@@ -34,12 +34,12 @@ def last_stage(model: ModelConfig, size: Size) -> int:
 
 
 def activation_maps(
-    evidence: Evidence, models: list[ModelConfig], method: Literal["hirescam", "gradcam"], stage: int
+    sample_odds: SampleOdds, models: list[ModelConfig], method: Literal["hirescam", "gradcam"], stage: int
 ) -> Float32[np.ndarray, "k m z y x"]:
     """Maps of a stage by output and member: features times gradients (HiResCAM), or times mean gradients (Grad-CAM).
 
     Args:
-        evidence: What is explained.
+        sample_odds: What is explained.
         models: Settings of each member.
         method: Grad-CAM may show places that change nothing; HiResCAM does not, if linear layers alone follow.
         stage: The residual stage, 1 to 4.
@@ -49,25 +49,25 @@ def activation_maps(
         kept: list[Tensor] = []
         hook = network.stage(stage)[-1].register_forward_hook(lambda _module, _input, out: kept.append(out))
         try:
-            logits = network(evidence.input_of(hu[None]).requires_grad_())[0]
+            logits = network(sample_odds.input_of(hu[None]).requires_grad_())[0]
         finally:
             hook.remove()
         (gradient,) = torch.autograd.grad((logits.float() * weights).sum(), kept)
         if method == "gradcam":
             gradient = gradient.mean(dim=(2, 3, 4), keepdim=True)
         coarse = (kept[0].detach() * gradient).sum(dim=1)[0].float().cpu().numpy()
-        return _enlarged(coarse, model, stage, evidence.recipe.size)
+        return _enlarged(coarse, model, stage, sample_odds.recipe.size)
 
-    return _by_member(evidence, models, map_of)
+    return _by_member(sample_odds, models, map_of)
 
 
 def integrated_gradients(
-    evidence: Evidence, models: list[ModelConfig], *, smoothed_mm: float, spacing_mm: Triple
+    sample_odds: SampleOdds, models: list[ModelConfig], *, smoothed_mm: float, spacing_mm: Triple
 ) -> Float32[np.ndarray, "k m z y x"]:
     """Integrated gradients by output and member, from air to the sample, smoothed for their peak to mean a place.
 
     Args:
-        evidence: What is explained.
+        sample_odds: What is explained.
         models: Settings of each member.
         smoothed_mm: Standard deviation of the Gaussian that smooths the maps; the sum stays.
         spacing_mm: Of the sample's voxels.
@@ -89,31 +89,34 @@ def integrated_gradients(
         air = hu.clone()
         air[0] = AIR_HU
         attributed = IntegratedGradients(score).attribute(
-            evidence.input_of(hu[None]), evidence.input_of(air[None]), n_steps=STEPS, internal_batch_size=1
+            sample_odds.input_of(hu[None]),
+            sample_odds.input_of(air[None]),
+            n_steps=INTEGRATION_STEPS,
+            internal_batch_size=1,
         )
         summed: np.ndarray = attributed.sum(dim=1)[0].detach().float().cpu().numpy()
         return summed
 
-    maps = _by_member(evidence, models, map_of)
+    maps = _by_member(sample_odds, models, map_of)
     sigmas = [smoothed_mm / s for s in spacing_mm]
     return np.asarray(ndimage.gaussian_filter(maps, (0, 0, *sigmas), mode="constant"))
 
 
 def _by_member(
-    evidence: Evidence,
+    sample_odds: SampleOdds,
     models: list[ModelConfig],
     map_of: Callable[[ResNet3D, Tensor, Tensor, ModelConfig], np.ndarray],
 ) -> Float32[np.ndarray, "k m z y x"]:
     """Sum over the grids of the sample of the maps of each, in which its logits count as they do in the log odds."""
-    whole = evidence.whole()
-    values = np.zeros((len(evidence.outputs), len(whole), *evidence.shape), np.float32)
-    members = list(zip(members_of(evidence.network), models, strict=True))
+    whole = sample_odds.whole()
+    values = np.zeros((len(sample_odds.outputs), len(whole), *sample_odds.shape), np.float32)
+    members = list(zip(members_of(sample_odds.network), models, strict=True))
     with torch.inference_mode(False), torch.enable_grad():
         for k, m in np.ndindex(*values.shape[:2]):
-            for grid, weights in zip(evidence.grids, evidence.share_of_grids(whole[m], k), strict=True):
+            for grid, weights in zip(sample_odds.grids, sample_odds.share_of_grids(whole[m], k), strict=True):
                 if weights.any():  # with aggregate = max one grid alone decides
-                    hu = evidence.hu[(slice(None), *grid)].float()
-                    values[(k, m, *grid)] += map_of(members[m][0], hu, weights.to(evidence.device), members[m][1])
+                    hu = sample_odds.hu[(slice(None), *grid)].float()
+                    values[(k, m, *grid)] += map_of(members[m][0], hu, weights.to(sample_odds.device), members[m][1])
     return values
 
 

@@ -10,7 +10,7 @@ from hilum.preparing.lungs.segment import Lungs, body_of, locate_lungs
 from hilum.preparing.resample import sample_mask
 from hilum.volume import Volume
 
-PLACES = {
+MAP_PLACES = {
     "lungs": "in the lungs",
     "lung-field": "in the lung fields, outside the lungs",
     "body": "in the body, outside the lung fields",
@@ -23,7 +23,7 @@ class Location:
     """Where a map lies; None where it has no positive part.
 
     Attributes:
-        peak: The place of the peak, a key of ``PLACES``.
+        peak: The place of the peak, a key of ``MAP_PLACES``.
         shares: Share of the sum of positive values in each place; each voxel counts for the first that holds it.
     """
 
@@ -46,7 +46,7 @@ def places_of(volume: Volume, sample: Volume, lungs: Lungs | None = None) -> dic
         for mask, own in ((lungs.mask, lungs.affine), (lungs.part("lung-field"), lungs.affine), (body, affine))
     ]
     masks, free = {}, np.ones(sample.shape, bool)
-    for name, mask in zip(PLACES, [*inside, free.copy()], strict=True):
+    for name, mask in zip(MAP_PLACES, [*inside, free.copy()], strict=True):
         masks[name] = mask & free
         free &= ~mask
     return masks

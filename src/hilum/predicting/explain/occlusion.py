@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num
 
-from hilum.predicting.explain.evidence import Box, Evidence, filled
+from hilum.predicting.explain.sample_odds import SampleOdds, VoxelBox, odds_when_filled
 from hilum.settings.recipe import Size, Triple
 from hilum.volume import AIR_HU
 
@@ -43,7 +43,7 @@ class Occluded:
 
 
 def occlude(
-    evidence: Evidence,
+    sample_odds: SampleOdds,
     spacing_mm: Triple,
     patch_mm: float,
     *,
@@ -56,39 +56,39 @@ def occlude(
     edge.
 
     Args:
-        evidence: What is explained.
+        sample_odds: What is explained.
         spacing_mm: Of the sample's voxels (z, y, x).
         patch_mm: Edge of the smallest cube.
         progress: Called with the number of cubes done and, as far as known, of all.
     """
-    patch = _voxels(patch_mm, spacing_mm, evidence.shape)
-    double = _voxels(2 * patch_mm, spacing_mm, evidence.shape)
-    half = _voxels(patch_mm / 2, spacing_mm, evidence.shape)
-    hu = evidence.hu[0].numpy()
+    patch = _voxels(patch_mm, spacing_mm, sample_odds.shape)
+    double = _voxels(2 * patch_mm, spacing_mm, sample_odds.shape)
+    half = _voxels(patch_mm / 2, spacing_mm, sample_odds.shape)
+    hu = sample_odds.hu[0].numpy()
     means = _BoxMeans(hu)
-    whole = evidence.whole()
-    base = evidence.of_grids(whole)
-    active = np.ones(evidence.shape, bool)
-    values = np.zeros((base.shape[1], base.shape[0], *evidence.shape), np.float32)
+    whole = sample_odds.whole()
+    base = sample_odds.of_grids(whole)
+    active = np.ones(sample_odds.shape, bool)
+    values = np.zeros((base.shape[1], base.shape[0], *sample_odds.shape), np.float32)
     by_fill: list[Float64[np.ndarray, "n 2 k"]] = []
     done = 0
     for level, (size, stride) in enumerate(((double, double), (patch, patch), (patch, half))):
-        boxes = _boxes(evidence.shape, size, stride, active)
+        boxes = _boxes(sample_odds.shape, size, stride, active)
         falls = np.zeros((len(boxes), len(FILLS), *base.shape))
         for start in range(0, len(boxes), _CHUNK):
             some = boxes[start : start + _CHUNK]
-            falls[start : start + len(some)] = _falls(evidence, some, means, whole, base)
+            falls[start : start + len(some)] = _falls(sample_odds, some, means, whole, base)
             done += len(some)
             if progress is not None:
                 progress(done, done + len(boxes) - start - len(some))
         by_fill.append(falls.mean(axis=2))
         mean = falls.mean(axis=1)
-        active = np.zeros(evidence.shape, bool)
+        active = np.zeros(sample_odds.shape, bool)
         share = math.prod(patch) / math.prod(size)
         for k, maps in enumerate(values):
             _paint(maps, boxes, mean[:, :, k] * share)
             for n in _first(mean[:, :, k].mean(axis=1), level):
-                active[_grown(boxes[n], half if level == 1 else (0, 0, 0), evidence.shape)] = True
+                active[_grown(boxes[n], half if level == 1 else (0, 0, 0), sample_odds.shape)] = True
     settings = {
         "patch_mm": [round(n * s, 3) for n, s in zip(patch, spacing_mm, strict=True)],
         "stride_mm": [round(n * s, 3) for n, s in zip(half, spacing_mm, strict=True)],
@@ -110,7 +110,7 @@ def _first(falls: Float64[np.ndarray, " n"], level: int) -> list[int]:
     return [n for n in order[:most].tolist() if falls[n] >= share * falls[order[0]]]
 
 
-def _grown(box: Box, by: Size, shape: Size) -> Box:
+def _grown(box: VoxelBox, by: Size, shape: Size) -> VoxelBox:
     """A box with a margin on each side, within the sample."""
     z, y, x = (slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, by, shape, strict=True))
     return z, y, x
@@ -122,27 +122,29 @@ def patch_of(size: Size, spacing_mm: Triple) -> float:
 
 
 def _falls(
-    evidence: Evidence, boxes: Sequence[Box], means: "_BoxMeans", whole: Any, base: np.ndarray
+    sample_odds: SampleOdds, boxes: Sequence[VoxelBox], means: "_BoxMeans", whole: Any, base: np.ndarray
 ) -> Float64[np.ndarray, "n f m k"]:
     """Fall of the log odds for each box and fill by member and output; a fill that changes nothing costs nothing."""
     fills = [fill for box in boxes for fill in (float(AIR_HU), means.around(box))]
     each = [box for box in boxes for _ in FILLS]
-    changes = [n for n, (box, fill) in enumerate(zip(each, fills, strict=True)) if _changes(evidence, box, fill)]
+    changes = [n for n, (box, fill) in enumerate(zip(each, fills, strict=True)) if _changes(sample_odds, box, fill)]
     falls = np.zeros((len(each), *base.shape))
     if changes:
-        falls[changes] = base - filled(evidence, [each[n] for n in changes], [fills[n] for n in changes], whole)
+        falls[changes] = base - odds_when_filled(
+            sample_odds, [each[n] for n in changes], [fills[n] for n in changes], whole
+        )
     return falls.reshape(len(boxes), len(FILLS), *base.shape)
 
 
-def _changes(evidence: Evidence, box: Box, fill_hu: float) -> bool:
+def _changes(sample_odds: SampleOdds, box: VoxelBox, fill_hu: float) -> bool:
     """Whether a fill changes the network's input: air filled with air does not, nor what a window shows alike."""
-    hu = evidence.hu[(0, *box)].numpy()
+    hu = sample_odds.hu[(0, *box)].numpy()
     return any(
-        not (np.clip(hu, low, high) == np.clip(fill_hu, low, high)).all() for low, high in evidence.recipe.windows
+        not (np.clip(hu, low, high) == np.clip(fill_hu, low, high)).all() for low, high in sample_odds.recipe.windows
     )
 
 
-def _paint(values: np.ndarray, boxes: Sequence[Box], falls: Float64[np.ndarray, "n m"]) -> None:
+def _paint(values: np.ndarray, boxes: Sequence[VoxelBox], falls: Float64[np.ndarray, "n m"]) -> None:
     """Set each voxel that lies in a box to the mean over the boxes that hold it; others stay as they are.
 
     A box counts less towards its faces: between boxes at steps of half their edge the map is linear, and its peak moves
@@ -162,7 +164,7 @@ def _tent(length: int) -> Float32[np.ndarray, " n"]:
     return (1 - np.abs((2 * np.arange(length) + 1) / length - 1) + 1e-3).astype(np.float32)
 
 
-def _boxes(shape: Size, size: Size, stride: Size, active: Bool[np.ndarray, "z y x"]) -> list[Box]:
+def _boxes(shape: Size, size: Size, stride: Size, active: Bool[np.ndarray, "z y x"]) -> list[VoxelBox]:
     """Boxes of a size that are evenly spaced by at most the stride, and whose centres are active."""
     axes = []
     for length, edge, step in zip(shape, size, stride, strict=True):
@@ -198,7 +200,7 @@ class _BoxMeans:
         for axis in range(3):
             np.cumsum(self.sums, axis=axis, out=self.sums)
 
-    def around(self, box: Box) -> float:
+    def around(self, box: VoxelBox) -> float:
         """Mean HU of a shell around a box, half as thick as its edges; of the box itself where nothing is around it."""
         edges = [side.stop - side.start for side in box]
         reach = [max(1, edge // 2) for edge in edges]
@@ -208,7 +210,7 @@ class _BoxMeans:
         inner, inside = self._of(box)
         return inner / inside if number == inside else (total - inner) / (number - inside)
 
-    def _of(self, box: Box) -> tuple[float, int]:
+    def _of(self, box: VoxelBox) -> tuple[float, int]:
         total = 0.0
         for corner in np.ndindex(2, 2, 2):
             at = tuple(side.stop if bit else side.start for side, bit in zip(box, corner, strict=True))

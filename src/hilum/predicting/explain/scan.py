@@ -13,12 +13,12 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, PrepareError
 from hilum.files import user_path
 from hilum.predicting.explain.check import SanityCheck, check_map
-from hilum.predicting.explain.evidence import Evidence
-from hilum.predicting.explain.explainer import evidence_of, explain, maps_of
+from hilum.predicting.explain.explainer import explain, maps_of, odds_of_sample
 from hilum.predicting.explain.folder import Explained, check_explanation_folder, write_explanation
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.explain.location import locate, places_of
 from hilum.predicting.explain.occlusion import patch_of
+from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.predicting.predictor import Predictor
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.preparing.signature import sign
@@ -103,15 +103,15 @@ def _read(
 
 
 def _checked(predictor: Predictor, sample: Volume, heat_map: HeatMap, config: ExplainConfig) -> SanityCheck:
-    evidence = evidence_of(predictor, sample, [heat_map.output])
+    sample_odds = odds_of_sample(predictor, sample, [heat_map.output])
 
-    def map_of(other: Evidence) -> Float32[np.ndarray, "z y x"]:
+    def map_of(other: SampleOdds) -> Float32[np.ndarray, "z y x"]:
         values, _ = maps_of(other, predictor.card, sample.spacing_mm, config)
         return np.asarray(values[0].mean(axis=0))
 
     patch_mm = config.patch_mm or patch_of(predictor.card.recipe.size, sample.spacing_mm)
     with predictor.within_memory("testing a map"):
-        return check_map(evidence, heat_map.values, map_of, patch_mm, sample.spacing_mm)
+        return check_map(sample_odds, heat_map.values, map_of, patch_mm, sample.spacing_mm)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hilum.modelling.losses.base import log_odds
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.recipe import Recipe
 
-Box = tuple[slice, slice, slice]
+VoxelBox = tuple[slice, slice, slice]
 """Voxels (z, y, x) of a sample."""
 
 _VOXELS = 1 << 22
@@ -25,7 +25,7 @@ _VOXELS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Evidence:
+class SampleOdds:
     """The log odds of outputs of a model for a prepared sample, and for changed copies of it.
 
     Test-time augmentation is left out, and so is calibration, which only stretches the log odds of a model.
@@ -55,7 +55,7 @@ class Evidence:
         return z, y, x
 
     @property
-    def grids(self) -> list[Box]:
+    def grids(self) -> list[VoxelBox]:
         """The model's grids in the sample."""
         return [_box(start, self.recipe.size) for start in self.starts]
 
@@ -96,64 +96,64 @@ class Evidence:
         return self.logits(self.hu[(slice(None), *grid)] for grid in self.grids)
 
 
-def filled(
-    evidence: Evidence, boxes: Sequence[Box], fills_hu: Sequence[float], whole: Float[Tensor, "m g c"]
+def odds_when_filled(
+    sample_odds: SampleOdds, boxes: Sequence[VoxelBox], fills_hu: Sequence[float], whole: Float[Tensor, "m g c"]
 ) -> Float64[np.ndarray, "n m k"]:
     """Log odds by each member after each box alone was filled with a density; only grids that it touches are computed.
 
     Args:
-        evidence: What is explained.
+        sample_odds: What is explained.
         boxes: Voxels of the sample.
         fills_hu: The density of each.
         whole: Logits of the unchanged sample.
     """
-    touched = [[g for g, grid in enumerate(evidence.grids) if _overlap(box, grid)] for box in boxes]
+    touched = [[g for g, grid in enumerate(sample_odds.grids) if _overlap(box, grid)] for box in boxes]
     jobs = [(g, n) for n, grids in enumerate(touched) for g in grids]
     logits = torch.empty((len(whole), len(jobs), whole.shape[2]))
     for g in sorted({g for g, _ in jobs}):  # grid by grid, for the first layer of a grid is kept
         own = [place for place, (grid, _) in enumerate(jobs) if grid == g]
-        inner = [_overlap(boxes[jobs[place][1]], evidence.grids[g]) for place in own]
+        inner = [_overlap(boxes[jobs[place][1]], sample_odds.grids[g]) for place in own]
         fills = [fills_hu[jobs[place][1]] for place in own]
-        logits[:, own] = _logits_with_boxes(evidence, evidence.grids[g], [box for box in inner if box], fills)
-    found, done = np.empty((len(boxes), len(whole), len(evidence.outputs))), 0
+        logits[:, own] = _logits_with_boxes(sample_odds, sample_odds.grids[g], [box for box in inner if box], fills)
+    found, done = np.empty((len(boxes), len(whole), len(sample_odds.outputs))), 0
     for n, grids in enumerate(touched):
         changed = whole.clone()
         changed[:, grids] = logits[:, done : done + len(grids)]
-        found[n] = evidence.of_grids(changed)
+        found[n] = sample_odds.of_grids(changed)
         done += len(grids)
     return found
 
 
 @torch.inference_mode()
 def _logits_with_boxes(
-    evidence: Evidence, grid: Box, boxes: Sequence[Box], fills_hu: Sequence[float]
+    sample_odds: SampleOdds, grid: VoxelBox, boxes: Sequence[VoxelBox], fills_hu: Sequence[float]
 ) -> Float[Tensor, "m n c"]:
     """Logits of each member for a grid in which each box alone is filled.
 
     The first layer is computed once for the whole grid, and again only around each box.
     """
-    hu = evidence.hu[(slice(None), *grid)].float()
-    at_once = max(1, _VOXELS // math.prod(evidence.recipe.size))
+    hu = sample_odds.hu[(slice(None), *grid)].float()
+    at_once = max(1, _VOXELS // math.prod(sample_odds.recipe.size))
     rows = []
-    for network in members_of(evidence.network):
-        plain = evidence.input_of(hu[None])
+    for network in members_of(sample_odds.network):
+        plain = sample_odds.input_of(hu[None])
         first = network.first_layer(plain)
         found = []
         for start in range(0, len(boxes), at_once):
             some = range(start, min(start + at_once, len(boxes)))
             layers = first.repeat(len(some), 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
             for place, n in enumerate(some):
-                _update(layers[place], network, evidence, hu, boxes[n], fills_hu[n])
+                _update(layers[place], network, sample_odds, hu, boxes[n], fills_hu[n])
             measured = None
             if network.measures is not None:
                 changed = [_with_box(hu, boxes[n], fills_hu[n]) for n in some]
-                measured = network.measured(evidence.input_of(torch.stack(changed)))
+                measured = network.measured(sample_odds.input_of(torch.stack(changed)))
             found.append(network.forward_head(network.features_after(layers), measured).float().cpu())
         rows.append(torch.cat(found))
     return torch.stack(rows)
 
 
-def _with_box(hu: Float[Tensor, "c z y x"], box: Box, fill_hu: float) -> Float[Tensor, "c z y x"]:
+def _with_box(hu: Float[Tensor, "c z y x"], box: VoxelBox, fill_hu: float) -> Float[Tensor, "c z y x"]:
     changed = hu.clone()
     changed[(0, *box)] = fill_hu
     return changed
@@ -162,9 +162,9 @@ def _with_box(hu: Float[Tensor, "c z y x"], box: Box, fill_hu: float) -> Float[T
 def _update(
     layer: Float[Tensor, "c _ _ _"],
     network: ResNet3D,
-    evidence: Evidence,
+    sample_odds: SampleOdds,
     hu: Float[Tensor, "k z y x"],
-    box: Box,
+    box: VoxelBox,
     fill_hu: float,
 ) -> None:
     """Compute the first layer again where a filled box of the input reaches, in place."""
@@ -188,17 +188,17 @@ def _update(
     part = hu[:, from_z, from_y, from_x].clone()
     in_z, in_y, in_x = within
     part[0, in_z, in_y, in_x] = fill_hu
-    computed = network.first_layer(evidence.input_of(part[None]))[0]
+    computed = network.first_layer(sample_odds.input_of(part[None]))[0]
     (z, y, x), (to_z, to_y, to_x) = inner, outer
     layer[:, to_z, to_y, to_x] = computed[:, z, y, x]
 
 
-def _box(start: Sequence[int], size: Sequence[int]) -> Box:
+def _box(start: Sequence[int], size: Sequence[int]) -> VoxelBox:
     z, y, x = (slice(int(s), int(s) + n) for s, n in zip(start, size, strict=True))
     return z, y, x
 
 
-def _overlap(box: Box, grid: Box) -> Box | None:
+def _overlap(box: VoxelBox, grid: VoxelBox) -> VoxelBox | None:
     """The part of a box that lies in a grid, in the grid's own voxels; None if there is none."""
     low = [max(b.start, g.start) - g.start for b, g in zip(box, grid, strict=True)]
     high = [min(b.stop, g.stop) - g.start for b, g in zip(box, grid, strict=True)]
