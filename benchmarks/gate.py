@@ -60,9 +60,9 @@ def main() -> None:
         print(
             f"{row['what']:34s} {row['without_decision']:3d} of {row['number']:3d} without a decision: {row['codes']}"
         )
-    names = [f"held-{k}" for k in range(held_out)] + [f"new-{k}" for k in range(tested)]
+    cases = _patients(held_out + tested)
     with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        seen = list(pool.map(_seen, names, [run] * len(names), [out / "facts"] * len(names), chunksize=4))
+        seen = list(pool.map(_seen, cases, [run] * len(cases), [out / "facts"] * len(cases), chunksize=4))
     shares = [_share(predictor, seen[:held_out], seen[held_out:], asked) for asked in SHARES]
     for row in shares:
         print(f"asked {row['asked']:.0%}: {row['held_back']:.1%} ({row['ci'][0]:.1%} to {row['ci'][1]:.1%}) held back")
@@ -85,7 +85,16 @@ def _demo(out: Path, jobs: int, *, quick: bool) -> Path:
 def _files(predictor: Predictor) -> list[dict[str, Any]]:
     """Outcomes of real scans; one that cannot be read or prepared is refused, which is no decision either."""
     scans = [DATA / "odd" / name for name in ODD] + [DATA / name for name in REAL]
-    return [_row(path.name, [_outcome(predictor, path)]) for path in scans if path.exists()]
+    rows = [_row(path.name, [_outcome(predictor, path)]) for path in scans if path.exists()]
+    return [*rows, _row("a head of two ellipsoids", [_outcome(predictor, _head())])]
+
+
+def _head() -> Volume:
+    """Brain within a skull within air, with the demo's voxels: no lungs, and nothing else that a chest has."""
+    z, y, x = np.ogrid[-100:100:5.0, -192:192:2.0, -192:192:2.0]
+    inner, outer = ((z / (a + 15)) ** 2 + (y / (a + 10)) ** 2 + (x / a) ** 2 <= 1 for a in (65, 73))
+    hu = np.where(inner, 35, np.where(outer, 1000, -1000)) + generator(SEED, "head").normal(0, 10, inner.shape)
+    return Volume.from_array(np.rint(hu).astype(np.int16), spacing_mm=(5.0, 2.0, 2.0))
 
 
 def _outcome(predictor: Predictor, scan: Path | Volume) -> tuple[str, ...]:
