@@ -148,6 +148,27 @@ def test_the_one_class_of_a_set_is_the_decision_whatever_the_threshold():
     assert one.decided(two(np.array([0.3, 0.5, 0.57, 0.6, 0.9]))).tolist() == [0, -1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Band(low=0.9, high=0.1, error=0.1, coverage=0.5, patients=(9, 9)),
+        lambda: Band(low=0.1, high=0.9, error=5.0, coverage=0.5, patients=(9, 9)),
+        lambda: ConformalSets(least=(0.1, np.nan), error=0.1, patients=(90, 90), singles=0.5),
+        lambda: ConformalSets(least=(0.1,), error=0.1, patients=(90,), singles=0.5),
+        lambda: Decision(threshold=0.1, band=Band(low=0.4, high=0.6, error=0.1, coverage=0.5, patients=(9, 9))),
+        lambda: Decisions(
+            classes=CLASSES,
+            each=(Decision(sets=ConformalSets(least=(0.1,) * 3, error=0.1, patients=(90,) * 3, singles=0.5)),),
+        ),
+        lambda: Decisions(classes=("benign", "undecided")),
+        lambda: Decisions(classes=("no-result", "malignant")),
+    ],
+)
+def test_what_cannot_be_is_refused_when_a_model_is_loaded(wrong):
+    with pytest.raises(ConfigError):
+        wrong()
+
+
 def test_each_label_is_undecided_by_itself_and_said_so():
     band = Band(low=0.4, high=0.6, error=0.1, coverage=0.8, patients=(90, 90))
     each = (Decision(threshold=0.5, band=band), Decision(threshold=0.5), Decision(threshold=0.5, band=band))
@@ -236,7 +257,7 @@ def test_risk_over_coverage_begins_with_the_surest_and_ends_with_all():
     ("settings", "message"),
     [
         ({"gate": "closed"}, "gate"),
-        ({"gate_share": 0.0}, r"decision\.gate_share must be between 0 and 1, got 0.0"),
+        ({"gate_share": 0.0}, r"decision\.gate_share must be above 0 and below 1, got 0.0"),
         ({"error": 0.5}, r"decision\.error must be above 0 and below 0.5, got 0.5"),
         ({"coverage": 1.0}, r"decision\.coverage must be at least 0 and below 1, got 1.0"),
     ],

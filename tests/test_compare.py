@@ -228,3 +228,21 @@ def test_cases_that_one_model_does_not_decide_count_for_areas_alone(tmp_path):
         expected = confusion(labels[known], (p >= 0.5)[known])
         assert pair["figures"]["sensitivity"][side] == pytest.approx(float(expected.sensitivity))
     assert "both decide malignant in 80 cases" in (tmp_path / "page.html").read_text()
+
+
+def test_a_model_that_decides_otherwise_than_by_its_threshold_is_compared_as_it_decides(tmp_path):
+    labels, p = np.tile([0, 1], 30), np.linspace(0.05, 0.95, 60)
+    decided = (p >= 0.8).astype(np.int64)
+    given = {
+        "case_ids": [f"c{k}" for k in range(60)],
+        "patients": [f"p{k}" for k in range(60)],
+        "labels": labels,
+        "probs": np.stack([1 - p, p], axis=1),
+        "classes": ("benign", "malignant"),
+        "threshold": 0.5,
+    }
+    judge(**given, folder=tmp_path / "a", decided=decided)
+    judge(**given, folder=tmp_path / "b")
+    (pair,) = compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "page.html").pairs
+    assert pair["figures"]["sensitivity"]["first"] == pytest.approx(np.mean(decided[labels == 1]))
+    assert pair["figures"]["sensitivity"]["other"] == pytest.approx(np.mean(p[labels == 1] >= 0.5))

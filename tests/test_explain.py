@@ -367,6 +367,7 @@ def test_a_folder_is_written_whole_and_again_over_itself_alone(tmp_path, scan, c
     folder, out = model(tmp_path / "model", members=2), tmp_path / "out"
     assert main(["explain", str(folder), str(scan), "--out", str(out), "--check", "--device", "cpu"]) == 0
     told = capsys.readouterr().out
+    assert told.startswith("decision: ")
     assert "1: peak at " in told
     assert "it locates no disease" in told
     assert "when the weights are lost" in told or "says nothing" in told
@@ -381,7 +382,9 @@ def test_a_folder_is_written_whole_and_again_over_itself_alone(tmp_path, scan, c
     assert page.count("it locates no disease") >= 2
     assert str(tmp_path) not in page + json.dumps(about)
     assert main(["explain", str(folder), str(scan), "--out", str(out), "--method", "hirescam", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["maps"][0]["method"] == "hirescam"
+    again = json.loads(capsys.readouterr().out)
+    assert again["maps"][0]["method"] == "hirescam"
+    assert again["meaning"].startswith("It estimates by gradients where replacing")
     (out / "notes.txt").write_text("mine")
     assert main(["explain", str(folder), str(scan), "--out", str(out)]) == 1
     assert "holds notes.txt" in capsys.readouterr().err
@@ -398,7 +401,8 @@ def test_a_prepared_volume_has_a_map_on_the_models_grid_and_no_place(tmp_path):
     folder = model(tmp_path / "model", of=recipe(npy_range="hu"))
     np.save(tmp_path / "case.npy", sample_with_object().voxels_hu)
     about = explain_scan(folder, tmp_path / "case.npy", tmp_path / "out", device="cpu")
-    assert about["maps"][0]["peak_in"] is None
+    assert about["maps"][0]["peak_in"] is about["maps"][0]["peak_lps_mm"] is None
+    assert about["maps"][0]["peak_index_zyx"] == pytest.approx([7.5, 22.5, 10.5], abs=2.0)
     assert nibabel.load(tmp_path / "out" / "map.nii.gz").shape == SIZE[::-1]
 
 

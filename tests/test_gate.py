@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
@@ -14,7 +15,7 @@ from hilum.deciding.facts import FACTS, facts_of, kernel_of
 from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, widened_gate, with_limit
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
 from hilum.deciding.model_folder import read_card
-from hilum.errors import CheckpointError
+from hilum.errors import CheckpointError, ConfigError
 from hilum.measuring.abstaining import coverage_ends
 from hilum.predicting import Predictor
 from hilum.preparing import prepare
@@ -130,6 +131,30 @@ def test_a_kernel_is_judged_only_where_training_knew_one_kind_alone():
     assert kernel_of(volume) == "sharp"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"limit": math.nan},
+        {"limit": math.inf},
+        {"limit": -1.0},
+        {"share": 7.0},
+        {"num_held_out": -3},
+        {"kernels": ("hard",)},
+        {"ranges": {"low_hu": (9.0, 1.0)}},
+        {"ranges": {"low_hu": (math.nan, math.nan)}},
+        {"ranges": {"weight_kg": (1.0, 2.0)}},
+    ],
+    ids=str,
+)
+def test_a_gate_that_is_none_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        Gate(**wrong)
+
+
+def test_a_distance_that_is_no_number_is_outside():
+    assert [one.code for one in Gate(limit=2.0).findings({}, "", math.nan)] == ["unseen-features"]
+
+
 def test_a_widened_gate_accepts_what_both_sites_have():
     ours = fit_ranges(seen([{"slice_mm": 1.0}, {"slice_mm": 1.2}], ["soft", "soft"]), RULE)
     theirs = seen([{"slice_mm": 5.0, "low_hu": -900.0}], ["sharp"])
@@ -215,7 +240,7 @@ def test_with_few_patients_the_share_is_what_they_allow_and_one_random_case_of_e
     assert gate.num_held_out == 20
     assert gate.share == pytest.approx(1 / 21)
     assert gate.limit == 1.0
-    assert "0.01 was asked for, which needs 99 patients" in gate.rule
+    assert "0.01 was asked for: that needs 99 patients" in gate.rule
 
 
 def test_ranges_that_hold_back_more_than_the_share_are_said_to():
@@ -223,6 +248,7 @@ def test_ranges_that_hold_back_more_than_the_share_are_said_to():
     gate = with_limit(Gate(ranges={"low_hu": (-1000.0, -800.0)}), seen(facts), np.arange(100.0), 0.02)
     assert gate.share == 0.25
     assert gate.limit == 99.0
+    assert "0.02 was asked for: the ranges alone hold back more" in gate.rule
     assert "25 of 100 patients that were held out lie outside the ranges" in gate.rule
 
 
@@ -303,7 +329,13 @@ def test_cases_that_the_gate_holds_back_are_listed_with_their_codes_and_counted(
 def test_a_lost_or_damaged_gate_is_one_line(gated, tmp_path, capsys):
     import shutil
 
-    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"nothing")):
+    def another(number):
+        zero, unit = np.zeros((1, number), np.float32), np.eye(number, dtype=np.float32)
+        return lambda file: save_file({"means": zero, "covariance": unit}, file)
+
+    lost, garbage = (lambda file: file.unlink()), (lambda file: file.write_bytes(b"nothing"))
+    flat = lambda file: save_file({name: np.ones((1, 1), np.float32) for name in ("means", "covariance")}, file)
+    for damage in (lost, garbage, another(3), flat):
         folder = tmp_path / "model"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(gated / "run" / "model", folder)

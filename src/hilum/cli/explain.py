@@ -80,6 +80,8 @@ class Explain:
         if self.json:
             print(json.dumps(about, indent=2))
             return 0
+        found = about["prediction"]
+        print(f"decision: {found['decision']}" + (f", because {found['reason']}" if found["reason"] else ""))
         for one in about["maps"]:
             print(_line(one))
             if one["check"] is not None:
@@ -91,8 +93,9 @@ class Explain:
 
 def _line(one: dict[str, object]) -> str:
     """Peak and place of a map."""
-    peak = one["peak_lps_mm"]
-    if not isinstance(peak, list):
-        return f"{one['output']}: nothing in the image speaks for it"
-    where = f", {one['peak_in']}" if one["peak_in"] else ""
-    return f"{one['output']}: peak at {' '.join(f'{mm:.1f}' for mm in peak)} (LPS mm){where}"
+    peak, index = one["peak_lps_mm"], one["peak_index_zyx"]
+    if isinstance(peak, list):
+        return f"{one['output']}: peak at {' '.join(f'{mm:.1f}' for mm in peak)} (LPS mm), {one['peak_in']}"
+    if isinstance(index, list):
+        return f"{one['output']}: peak at voxel {' '.join(f'{i:g}' for i in index)} (z, y, x)"
+    return f"{one['output']}: nothing in the image speaks for it"

@@ -3,11 +3,14 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hilum.cli.arguments import ModelPath, ScanPath, refuse_flags_of_scans
 from hilum.errors import ConfigError
 from hilum.settings.run import ColumnsConfig, Triple
+
+if TYPE_CHECKING:
+    from hilum.deciding.decision import Decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +90,25 @@ class Predict:
             return 0
         for name, probability in prediction.probabilities.items():
             print(f"P({name}) = {_shown(probability)}")
-        many = predictor.card.decisions.multi_label
-        shown = ", ".join(f"{f'{name} ' if many else ''}{_shown(at)}" for name, at in prediction.thresholds.items())
-        at = f" ({'thresholds' if many else 'threshold'} {shown})" if shown else ""
-        why = prediction.outcome.reason
+        decisions = predictor.card.decisions
+        for name, members in prediction.sets.items():
+            of = "" if name == "classes" else f" of {name}"
+            print(f"conformal set{of}: {', '.join(members) or 'empty'}")
+        shown = [_cut(name, one, many=decisions.multi_label) for name, one in decisions.cuts.items()]
+        at, why = f" ({', '.join(shown)})" if shown else "", prediction.outcome.reason
         print(f"decision: {prediction.decision}{at}" + (f", because {why}" if why else ""))
         for finding in prediction.findings:
             print(finding)
         return 0
+
+
+def _cut(name: str, decision: "Decision", *, many: bool) -> str:
+    """The threshold that decides an output, or its band."""
+    whose = f"{name} " if many else ""
+    band, at = decision.band, decision.threshold
+    if band is not None and band.low <= band.high:
+        return f"{whose}undecided from {_shown(band.low)} to {_shown(band.high)}"
+    return f"{whose}threshold {_shown(at)}" if at is not None else ""
 
 
 def _line(summary: dict[str, Any]) -> str:

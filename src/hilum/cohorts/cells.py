@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hilum.cohorts.spreadsheet import Sheet, plain
 from hilum.errors import CohortError
@@ -11,6 +11,10 @@ from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Triple
 
 PARTS = ("train", "val", "test")
+
+NO_RESULT: Literal["no-result"] = "no-result"
+UNDECIDED: Literal["undecided"] = "undecided"
+"""What is written instead of a decision; no class may be named so."""
 
 NOTHING, AND = "no finding", " + "
 """The decision of a multi-label model if no label is called, and the separator between called labels."""
@@ -61,7 +65,20 @@ def is_size(name: str) -> bool:
 
 
 def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
-    """The configured class names, or the sorted labels of the table (by value if all are numbers), or label columns."""
+    """The configured class names, or the sorted labels of the table (by value if all are numbers), or label columns.
+
+    Raises:
+        CohortError: If a name is not allowed, or the labels of the table are unclear.
+    """
+    names = _class_names(sheet, config)
+    taken = [name for name in names if name in (NO_RESULT, UNDECIDED) or f"{UNDECIDED}: " in name]
+    if taken:
+        msg = f"a class must not be named {NO_RESULT!r} or {UNDECIDED!r}, which are no decisions, got {taken[0]!r}"
+        raise CohortError(msg)
+    return names
+
+
+def _class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
     if config.columns.labels:
         if config.classes and len(config.classes) != len(config.columns.labels):
             must = f"as many names as columns.labels, {len(config.columns.labels)}"

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from hilum.cohorts.cells import AND, NOTHING
+from hilum.cohorts.cells import AND, NO_RESULT, NOTHING, UNDECIDED
 from hilum.cohorts.labels import Labels
-from hilum.deciding.outcome import UNDECIDED
 from hilum.errors import require
 from hilum.measuring.abstaining import Band, ConformalSets
 from hilum.measuring.calibration import Calibration
@@ -41,7 +40,11 @@ class Decision:
     def __post_init__(self) -> None:
         if self.threshold is not None:
             require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
-        require(self.band is None or self.threshold is not None, "a band", "around a threshold", self.band)
+        if self.band is not None:
+            at, low, high = self.threshold, self.band.low, self.band.high
+            right = at is not None and low <= at <= max(high, float(np.nextafter(high, 1)))
+            require(right, "a band", f"one that holds the threshold {at}", (low, high))
+            require(self.sets is None, "a decision", "with a band or sets", "both")
 
     def decided(self, probs: Float[np.ndarray, "n c"], *, default: float | None = None) -> Int[np.ndarray, " n"]:
         """Decided class of cases of these probabilities of the classes, or of absent and present; -1: undecided.
@@ -119,6 +122,10 @@ class Decisions:
         sizes = [one.calibration.num_classes for one in self.each]
         wanted = 2 if self.multi_label else len(self.classes)
         require(set(sizes) <= {None, wanted}, "calibration", f"of {wanted} classes", sizes)
+        lengths = {len(one.sets.least) for one in self.each if one.sets is not None}
+        require(lengths <= {wanted}, "conformal sets", f"of {wanted} classes", lengths)
+        words = [name for name in self.classes if name in (NO_RESULT, UNDECIDED) or f"{UNDECIDED}: " in name]
+        require(not words, "classes", f"other words than {NO_RESULT} and {UNDECIDED}, which are none", ", ".join(words))
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -126,6 +133,13 @@ class Decisions:
         names = self.classes if self.multi_label else self.classes[1:2]
         pairs = zip(names, self.each, strict=True)
         return {name: one.threshold for name, one in pairs if one.threshold is not None}
+
+    @property
+    def cuts(self) -> dict[str, Decision]:
+        """The decisions with a threshold, but those by conformal sets, by the second class or label."""
+        names = self.classes if self.multi_label else self.classes[1:2]
+        pairs = zip(names, self.each, strict=True)
+        return {name: one for name, one in pairs if one.threshold is not None and one.sets is None}
 
     def probabilities(self, logits: Float[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
         """Calibrated probabilities; rows sum to 1 unless multi-label."""

@@ -39,10 +39,8 @@ FACTS: dict[str, Fact] = {
     "low_hu": Fact(code="unseen-hu", words="the 5th percentile of HU", unit="HU", least=30.0),
     "middle_hu": Fact(code="unseen-hu", words="the median of HU", unit="HU", least=30.0),
     "high_hu": Fact(code="unseen-hu", words="the 95th percentile of HU", unit="HU", least=30.0),
-    "downward_hu": Fact(
-        code="unseen-orientation", words="the lower half above the upper one by", unit="HU", least=30.0
-    ),
-    "backward_hu": Fact(code="unseen-orientation", words="the back half above the front one by", unit="HU", least=30.0),
+    "downward_hu": Fact(code="unseen-orientation", words="the excess of HU in the lower half", unit="HU", least=30.0),
+    "backward_hu": Fact(code="unseen-orientation", words="the excess of HU in the back half", unit="HU", least=30.0),
     "recess_share": Fact(
         code="unseen-orientation", words="the excess of lung at the lower back", unit="", least=0.004, has_sign=True
     ),

@@ -117,8 +117,13 @@ def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] 
     if math.isinf(limit):  # the ranges alone hold back more than the share
         limit = max((score for score in scores if math.isfinite(score)), default=math.inf)
         share = outside / number
-    few = f"; {asked:g} was asked for, which needs {math.ceil(1 / asked - 1 - 1e-9)} patients" if share > asked else ""
-    rule = f"holds back {share:.2g} of scans like those of training, by {number} patients held out{few}; {by_ranges}"
+    why = ""
+    if share > asked:
+        needed = math.ceil(1 / asked - 1 - 1e-9)
+        why = f", {asked:.2g} was asked for: " + (
+            f"that needs {needed} patients" if number < needed else "the ranges alone hold back more"
+        )
+    rule = f"holds back {share:.2g} of scans like those of training, by {number} patients held out{why}; {by_ranges}"
     return replace(
         gate, limit=float(limit) if math.isfinite(limit) else None, share=share, num_held_out=number, rule=rule
     )

@@ -4,6 +4,7 @@ The distance of features is Mahalanobis' to the nearest class mean, with one cov
 arXiv:1807.03888), shrunken (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,14 @@ class FeatureStatistics:
 
     means: Float32[np.ndarray, "k d"]
     covariance: Float32[np.ndarray, "d d"]
+
+    def __post_init__(self) -> None:
+        arrays, size = (self.means, self.covariance), self.means.shape[-1]
+        right = self.means.ndim == 2 and len(self.means) > 0 and self.covariance.shape == (size, size)
+        right = right and all(one.dtype == np.float32 and bool(np.isfinite(one).all()) for one in arrays)
+        shapes = f"{self.means.shape} and {self.covariance.shape}"
+        require(right, "means and covariance", "finite float32 of shapes (k, d) and (d, d)", shapes)
+        require(bool(np.allclose(self.covariance, self.covariance.T)), "a covariance", "symmetric", "another")
 
     @cached_property
     def _root(self) -> Float64[np.ndarray, "d d"]:
@@ -76,6 +85,14 @@ class Gate:
     def __post_init__(self) -> None:
         known = set(self.ranges) <= set(FACTS)
         require(known, "ranges of a gate", f"of {', '.join(FACTS)}", ", ".join(self.ranges))
+        for name, (low, high) in self.ranges.items():
+            require(-math.inf < low <= high < math.inf, f"the range of {name}", "finite, low first", (low, high))
+        require(set(self.kernels) <= {"sharp", "soft"}, "kernels of a gate", "sharp, soft", ", ".join(self.kernels))
+        for what, most in (("limit", math.inf), ("share", 1.0)):
+            value = getattr(self, what)
+            right = value is None or (0 <= value <= most and math.isfinite(value))
+            require(right, f"the {what} of a gate", "finite, and at least 0" + (", at most 1" * (most == 1)), value)
+        require(self.num_held_out >= 0, "num_held_out of a gate", "at least 0", self.num_held_out)
 
     def findings(self, facts: Mapping[str, float], kernel: str, distance: float | None) -> tuple[Finding, ...]:
         """What of a scan lies outside; empty for a scan like those of training.
@@ -89,12 +106,13 @@ class Gate:
         for name, (low, high) in self.ranges.items():
             if name in facts and not low <= facts[name] <= high:
                 fact = FACTS[name]
-                message = f"{fact.words} is {facts[name]:.4g} {fact.unit}, accepted is {low:.4g} to {high:.4g}"
+                value = f"{facts[name]:.4g} {fact.unit}".strip()
+                message = f"{fact.words} is {value}, accepted is {low:.4g} to {high:.4g}"
                 found.append(find(fact.code, f"{message}, by what training saw"))
         if kernel and self.kernels and kernel not in self.kernels:
             message = f"the kernel is {kernel}, training saw {' and '.join(self.kernels)} ones alone"
             found.append(find("unseen-kernel", message))
-        if distance is not None and self.limit is not None and distance > self.limit:
+        if distance is not None and self.limit is not None and not distance <= self.limit:
             message = f"the features lie {distance:.3g} from those of training, the limit is {self.limit:.3g}"
             found.append(find("unseen-features", message))
         return tuple(found)

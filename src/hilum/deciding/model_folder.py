@@ -148,13 +148,17 @@ def load_statistics(folder: Path, card: ModelCard) -> tuple[FeatureStatistics, .
         return ()
     folder = _model_in(folder)
     places = [folder / _MEMBERS / one.name for one in card.members] or [folder]
+    models = [one.model for one in card.members] or [card.model]
     found = []
-    for where in places:
+    for where, model in zip(places, models, strict=True):
         try:
             arrays = load_file(where / _GATE)
             found.append(FeatureStatistics(**{name: one.numpy() for name, one in arrays.items()}))
             found[-1].distances(found[-1].means)  # that the covariance has a root
-        except (OSError, SafetensorError, ValueError, TypeError) as exc:
+            with torch.device("meta"):
+                size = build(model, card.recipe, len(card.classes)).num_features
+            require(found[-1].means.shape[1] == size, "the gate's features", f"{size} as the network's", "others")
+        except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as exc:
             msg = f"{where} is damaged: the {_GATE} that its gate needs cannot be read: {_last_line(exc)}"
             raise CheckpointError(msg) from exc
     return tuple(found)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hilum.cohorts.cells import NO_RESULT, UNDECIDED
 from hilum.deciding.gate import Gate
 from hilum.findings import Finding
 from hilum.settings.recipe import Recipe
 from hilum.volume import Volume
 
-NO_RESULT: Literal["no-result"] = "no-result"
-UNDECIDED: Literal["undecided"] = "undecided"
 DECIDED: Literal["decided"] = "decided"
 
 UNCERTAIN = "uncertain"

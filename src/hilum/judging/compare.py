@@ -40,6 +40,7 @@ class _Rater:
         ratings: A number for each case and output.
         thresholds: Threshold of each output; empty: no decisions.
         is_probability: Whether the numbers are probabilities.
+        called: Whether each output of each case is decided positive; None: by the threshold.
         is_decided: Whether each output of each case has a decision; None: all have.
     """
 
@@ -48,6 +49,7 @@ class _Rater:
     ratings: Float64[np.ndarray, "n c"]
     thresholds: tuple[float | None, ...] = ()
     is_probability: bool = True
+    called: Bool[np.ndarray, "n c"] | None = None
     is_decided: Bool[np.ndarray, "n c"] | None = None
 
 
@@ -164,6 +166,7 @@ def _model(folder: EvaluationFolder, name: str) -> _Rater:
         case_ids=folder.case_ids,
         ratings=folder.probs[:, 1:] if of_two else folder.probs,
         thresholds=tuple(one.asked.threshold for one in folder.each),
+        called=np.stack([one.called for one in folder.each], axis=1),
         is_decided=np.stack([one.is_decided for one in folder.each], axis=1),
     )
 
@@ -281,9 +284,12 @@ def _truth(folders: Sequence[EvaluationFolder], case_ids: Sequence[str]) -> tupl
 
 def _rating(rater: _Rater, case_ids: Sequence[str], output: int) -> Rating:
     place = {case_id: row for row, case_id in enumerate(rater.case_ids)}
-    values = rater.ratings[[place[case_id] for case_id in case_ids], output]
+    rows = [place[case_id] for case_id in case_ids]
     threshold = rater.thresholds[output] if rater.thresholds else None
-    return Rating(values=values, threshold=threshold, is_probability=rater.is_probability)
+    called = None if rater.called is None else rater.called[rows, output]
+    return Rating(
+        values=rater.ratings[rows, output], threshold=threshold, is_probability=rater.is_probability, called=called
+    )
 
 
 def _pair(
@@ -340,7 +346,10 @@ def _of_decided(
     figures = [{name: value for name, value in one.items() if name not in names} for one in (found.a, found.b)]
     differences = {name: one for name, one in found.differences.items() if name not in names}
     if names and known.any():
-        both = [replace(one, values=one.values[known]) for one in (a, b)]
+        both = [
+            replace(one, values=one.values[known], called=None if one.called is None else one.called[known])
+            for one in (a, b)
+        ]
         owners = [patient for patient, one in zip(patients, known, strict=True) if one]
         inside = compare_ratings(y[known], *both, patients=owners)
         for name in names:

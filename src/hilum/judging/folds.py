@@ -101,6 +101,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "training_audit": run.audit,
             "threshold_rule": f"thresholds of each fold, chosen on the others by {run.settings.decision.rule}",
             "findings": unseen.findings,
+            "abstains": _rules(card),
             "folds": fold_figures(found, labels, patients, card),
             "lost_members": card.training["ensemble"]["lost"],
             "model": about_model(card),
@@ -111,6 +112,14 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     by_case = predictors_out_of_fold(run, Predictor(run.folder)) if pictures else None
     report(out, pictures=CasePictures(samples=shown, predictor_of=by_case) if pictures else None)
     return evaluation
+
+
+def _rules(card: ModelCard) -> dict[str, dict[str, str]]:
+    """How the ensemble abstains, by output; out of fold each fold does by what was fitted on the others."""
+    decisions = card.decisions
+    names = decisions.classes if decisions.multi_label else decisions.classes[-1:]
+    pairs = zip(names, decisions.each, strict=True)
+    return {name: {"rule": f"{one.abstains}; here by fits on the other folds"} for name, one in pairs if one.abstains}
 
 
 def _outcomes(samples: Sequence[Path], found: OutOfFold, card: ModelCard) -> list[Outcome]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from hilum.cohorts.cells import NO_RESULT, UNDECIDED
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
-from hilum.deciding.outcome import NO_RESULT, UNDECIDED, Outcome
+from hilum.deciding.outcome import Outcome
 from hilum.errors import CohortError, ConfigError, require
 from hilum.files import PNG_MARK, check_output, csv_text
 from hilum.judging.baselines import baselines, size_matched

@@ -200,6 +200,8 @@ def _rule(card: ModelCard, changes: Mapping[str, object]) -> DecisionConfig:
     rule = from_dict(DecisionConfig, {**kept, **changes}, "decision")
     has_effect = "at" not in changes or rule.rule in ("sensitivity", "specificity")
     require(has_effect, "decision.at", "given with the rule sensitivity or specificity", f"the rule {rule.rule}")
+    has_gate = "gate_share" not in changes or card.gate is not None
+    require(has_gate, "decision.gate_share", "given for a model with a gate", "one without")
     for name in ("error", "coverage"):
         has_effect = name not in changes or rule.abstain != "none"
         require(has_effect, f"decision.{name}", "given with decision.abstain = band or sets", "none")

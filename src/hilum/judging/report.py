@@ -25,7 +25,6 @@ from hilum.judging.report_plots import decision_curve_page, risk_page
 from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
 from hilum.pages import html_page
-from hilum.predicting.explain.folder import MEANING
 from hilum.training.history import history_panels
 from hilum.training.run_folder import Run
 
@@ -132,7 +131,7 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
         "smallest_difference": parts.smallest_difference_lines(judged),
         "audit": audit_parts(evaluation, is_shareable),
         "errors": errors(judged, pictures),
-        "map_meaning": MEANING,
+        "map_meaning": "It shows where replacing the image changes this model's output; it locates no disease.",
         "error_head": f"Probability of {judged.classes[1]}" if len(each) == 1 else "Its probability",
         "training": training,
         "card": parts.card_rows(evaluation),

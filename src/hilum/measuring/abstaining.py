@@ -40,7 +40,9 @@ class Band:
     patients: tuple[int, int]
 
     def __post_init__(self) -> None:
-        require(0 <= self.low <= 1 and 0 <= self.high <= 1, "a band", "between 0 and 1", (self.low, self.high))
+        right = 0 <= self.low <= 1 and 0 <= self.high <= 1 and self.high >= np.nextafter(self.low, 0)
+        require(right, "a band", "between 0 and 1, low first", (self.low, self.high))
+        _check_stated(self.error, self.coverage, "coverage")
 
     def holds(self, p: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether cases of these probabilities are undecided."""
@@ -63,9 +65,19 @@ class ConformalSets:
     patients: tuple[int, ...]
     singles: float
 
+    def __post_init__(self) -> None:
+        right = all(0 <= one <= 1 for one in self.least) and len(self.least) == len(self.patients) >= 2
+        require(right, "conformal sets", "a probability and a number of patients for each class", self.least)
+        _check_stated(self.error, self.singles, "singles")
+
     def members(self, probs: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n c"]:
         """Whether each class belongs to the set of each case."""
         return np.asarray(probs >= np.array(self.least))
+
+
+def _check_stated(error: float, share: float, what: str) -> None:
+    require(0 < error < 0.5, "a stated error", "above 0 and below 0.5", error)
+    require(0 <= share <= 1, what, "between 0 and 1", share)
 
 
 def choose_band(

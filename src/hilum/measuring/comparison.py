@@ -32,11 +32,13 @@ class Rating:
         values: Higher where more likely positive.
         threshold: A case is decided positive from here on, chosen on other cases; None: it makes no decisions.
         is_probability: Whether the values are probabilities; only then a Brier score exists.
+        called: Whether each case is decided positive, where something else than the threshold decides; None: by it.
     """
 
     values: Float[np.ndarray, " n"]
     threshold: float | None = None
     is_probability: bool = True
+    called: Bool[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
         require(bool(np.isfinite(self.values).all()), "ratings", "finite", "nan or infinity")
@@ -246,7 +248,8 @@ def _figures(y: Int[np.ndarray, " n"], one: Rating, weights: Resamples) -> dict[
     tps, fps = metrics.ranked_counts(y, values, weights=weights)
     found: dict[str, Figures] = {"auc": metrics.auc_from(tps, fps), "average_precision": metrics.ap_from(tps, fps)}
     if one.threshold is not None:
-        table = metrics.confusion(y, values >= one.threshold, weights=weights)
+        called = values >= one.threshold if one.called is None else one.called
+        table = metrics.confusion(y, called, weights=weights)
         found |= {"sensitivity": table.sensitivity, "specificity": table.specificity}
     if one.is_probability:
         found["brier"] = ratio(weights @ np.square(values - (y == 1)), weights.sum(-1))

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from hilum.cohorts.cells import NO_RESULT
 from hilum.cohorts.dataset import as_sample
 from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.features import CaseOutputs, case_outputs
 from hilum.deciding.gate import mean_distance
 from hilum.deciding.model_folder import load_model, load_statistics
-from hilum.deciding.outcome import NO_RESULT, Outcome, outcome_of
+from hilum.deciding.outcome import Outcome, outcome_of
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import user_path
 from hilum.findings import Finding, as_records

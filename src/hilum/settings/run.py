@@ -412,7 +412,7 @@ class DecisionConfig:
     def __post_init__(self) -> None:
         require(0 < self.at < 1, "decision.at", "between 0 and 1", self.at)
         require(0 <= self.tta <= 64, "decision.tta", "0 to 64", self.tta)
-        require(0 < self.gate_share < 1, "decision.gate_share", "between 0 and 1", self.gate_share)
+        require(0 < self.gate_share < 1, "decision.gate_share", "above 0 and below 1", self.gate_share)
         require(0 < self.error < 0.5, "decision.error", "above 0 and below 0.5", self.error)
         require(0 <= self.coverage < 1, "decision.coverage", "at least 0 and below 1", self.coverage)
 

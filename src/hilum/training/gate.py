@@ -1,5 +1,6 @@
 """Fits the gate of a run's model, and that of an ensemble of members, on what they trained on and what they did not."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from hilum.modelling.ensemble import Network
 from hilum.preparing import load_sample
 from hilum.randomness import generator
 from hilum.settings.run import DecisionConfig, Recipe, RunConfig
+
+_log = logging.getLogger("hilum")
 
 _MOST_CASES = 1000
 """Training cases that the gate is fitted on, at random: more would change it little, and each is computed once more."""
@@ -124,7 +127,12 @@ def gate_of_members(
         rule: Settings of the decision.
     """
     known = [gate for gate in gates if gate is not None]
-    if rule.gate == "off" or len(known) < len(gates):
+    if rule.gate == "off":
+        return None, ()
+    if len(known) < len(gates):
+        _log.warning(
+            "warning: %d of %d members have no gate: the ensemble has none", len(gates) - len(known), len(gates)
+        )
         return None, ()
     names = set().union(*(gate.ranges for gate in known))
     ends = {name: [gate.ranges[name] for gate in known if name in gate.ranges] for name in sorted(names)}
@@ -140,6 +148,7 @@ def gate_of_members(
         patients=tuple(patient for outputs, _ in held_out for patient in outputs.seen.patients),
     )
     if not all(statistics):
+        _log.warning("warning: not every member judges features: the ensemble's gate judges ranges alone")
         return with_limit(joined, seen, None, rule.gate_share), ()
     flat = tuple(own[0] for own in statistics)
     distances = [mean_distance([flat[n] for n in numbers], outputs.features) for outputs, numbers in held_out]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int
 
+from hilum.cohorts.cells import UNDECIDED
 from hilum.cohorts.dataset import SplitCohort
 from hilum.cohorts.labels import Labels, labels_of
 from hilum.cohorts.table import Case
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import HeldOut, TrainingCases, decisions_of
-from hilum.deciding.outcome import UNDECIDED
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, CohortError, require
 from hilum.files import csv_text, write_whole

@@ -31,7 +31,7 @@ _ORDERS = 3
 """Random orders whose curves are averaged."""
 
 _ALIKE = 0.5
-"""Rank correlation from which a map of random weights counts as the same map (rule of thumb)."""
+"""Rank correlation from which a map of random weights counts as the same map, or its negative (rule of thumb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +81,15 @@ class SanityCheck:
     @property
     def holds(self) -> bool:
         """Whether the map depends on the weights, and shows what the output depends on better than one without them."""
-        alike = list(self.correlations.values())[-1]
-        return alike < _ALIKE and self.curves.deletion_gain > max(0.0, self.random_gain)
+        changes = abs(list(self.correlations.values())[-1]) < _ALIKE
+        return changes and self.curves.deletion_gain > max(0.0, self.random_gain)
 
     @property
     def verdict(self) -> str:
         """The same as a sentence."""
         if self.holds:
             return "This map changes when the weights are lost, and deleting what it shows lowers the output."
-        if list(self.correlations.values())[-1] >= _ALIKE:
+        if abs(list(self.correlations.values())[-1]) >= _ALIKE:
             return "This map does not change when the weights are lost, and says nothing."
         return "Deleting what this map shows lowers the output no more than chance or lost weights: it says nothing."
 
@@ -168,7 +168,7 @@ def check_map(
         correlations[part] = rank_correlation(values, other, patch_mm, spacing_mm)
     return SanityCheck(
         curves=curves_of(sample_odds, values, patch_mm, spacing_mm),
-        random_gain=curves_of(sample_odds, other, patch_mm, spacing_mm).deletion_gain,
+        random_gain=deletion_gain(sample_odds, other, patch_mm, spacing_mm),
         correlations=correlations,
     )
 

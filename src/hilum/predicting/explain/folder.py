@@ -27,8 +27,6 @@ from hilum.predicting.predictor import Prediction
 from hilum.preparing.resample import sample
 from hilum.volume import Volume
 
-MEANING = "It shows where replacing the image changes this model's output; it locates no disease."
-
 EXPLANATION_FORMAT = 1
 _OWN = r"explanation\.(json|html)|(map|spread)(-\d+)?\.nii\.gz|planes(-\d+)?\.png"
 """Names of the files of an explanation."""
@@ -56,7 +54,8 @@ def check_explanation_folder(out: Path) -> None:
         ConfigError: If it is a file, cannot be written, or holds other files.
     """
     check_place(out, "a folder")
-    others = [file.name for file in out.iterdir() if not re.fullmatch(_OWN, file.name)] if out.is_dir() else []
+    inside = list(out.iterdir()) if out.is_dir() else []
+    others = [file.name for file in inside if not re.fullmatch(_OWN, file.name) or not file.is_file()]
     if others or (out.exists() and not out.is_dir()):
         found = f"holds {sorted(others)[0]}" if others else "is a file"
         msg = f"--out must be a folder that is new, empty or of an earlier explanation, {out} {found}"
@@ -96,7 +95,7 @@ def write_explanation(
             rows.append(_write_map(new, one, scan, suffix))
         about = {
             "format": EXPLANATION_FORMAT,
-            "meaning": MEANING,
+            "meaning": explained[0].heat_map.meaning,
             "model_version": version,
             "prediction": prediction.as_dict(),
             "maps": rows,
@@ -131,14 +130,16 @@ def _write_map(folder: Path, one: Explained, scan: Volume, suffix: str) -> dict[
     for name, values in files.items():
         write_image(on_scan(values, heat_map, scan), scan.affine, folder / f"{name}{suffix}.nii.gz")
     title = f"What speaks for {heat_map.output} ({heat_map.method})"
-    write(planes_of(heat_map, scan, title=title, foot=MEANING), folder / f"planes{suffix}.png")
-    peak, location, check = heat_map.peak_mm, one.location, one.check
+    write(planes_of(heat_map, scan, title=title, foot=heat_map.meaning), folder / f"planes{suffix}.png")
+    location, check, index = one.location, one.check, heat_map.peak_index
+    peak = None if location is None else heat_map.peak_mm  # a prepared volume has no position
     return {
         "output": heat_map.output,
         "method": heat_map.method,
         "settings": heat_map.settings,
         "log_odds": heat_map.log_odds,
         "peak_lps_mm": None if peak is None else [round(float(mm), 3) for mm in peak],
+        "peak_index_zyx": None if index is None else [round(float(i), 2) for i in index],
         "peak_value": float(heat_map.values.max()),
         "peak_in": None if location is None else location.peak,
         "shares": None if location is None else location.shares,
@@ -160,20 +161,23 @@ def _page(folder: Path, about: dict[str, Any], explained: Sequence[Explained]) -
         generator="hilum explain",
         title="What this prediction depends on",
         prediction=about["prediction"],
-        meaning=MEANING,
+        meaning=about["meaning"],
         maps=cards,
     )
 
 
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of what the page says of a map."""
-    peak = row["peak_lps_mm"]
+    peak, index = row["peak_lps_mm"], row["peak_index_zyx"]
     facts = [("method", row["method"])]
     facts += [(name.replace("_", " "), _words(value)) for name, value in row["settings"].items()]
     facts += [("log odds, before calibration", f"{row['log_odds']:.2f}")]
-    if peak is None:
+    if index is None:
         return [*facts, ("peak", "none: nothing in the image speaks for it")]
-    facts += [("peak", f"{', '.join(f'{mm:.1f}' for mm in peak)} mm (LPS x, y, z), {row['peak_value']:.3g}")]
+    where = f"voxel {', '.join(f'{i:g}' for i in index)} (z, y, x) of the volume"
+    if peak is not None:
+        where = f"{', '.join(f'{mm:.1f}' for mm in peak)} mm (LPS x, y, z)"
+    facts += [("peak", f"{where}, {row['peak_value']:.3g}")]
     if row["peak_in"] is not None:
         facts += [("the peak lies", MAP_PLACES[row["peak_in"]])]
         facts += [(f"share {MAP_PLACES[name]}", f"{share:.0%}") for name, share in row["shares"].items()]

@@ -36,6 +36,12 @@ class HeatMap:
     log_odds: float
 
     @property
+    def meaning(self) -> str:
+        """What it shows, in a sentence that stands wherever it is shown."""
+        shows = "It shows" if self.method == "occlusion" else "It estimates by gradients"
+        return f"{shows} where replacing the image changes this model's output; it locates no disease."
+
+    @property
     def peak_index(self) -> Float64[np.ndarray, "3"] | None:
         """Centre of the peak, a continuous index (z, y, x); None if nothing speaks for the output.
 

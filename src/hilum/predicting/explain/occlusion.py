@@ -62,8 +62,7 @@ def occlude(
         progress: Called with the number of cubes done and, as far as known, of all.
     """
     patch = _voxels(patch_mm, spacing_mm, sample_odds.shape)
-    double = _voxels(2 * patch_mm, spacing_mm, sample_odds.shape)
-    half = _voxels(patch_mm / 2, spacing_mm, sample_odds.shape)
+    double, half = _times(patch, 2, sample_odds.shape), _times(patch, 0.5, sample_odds.shape)
     hu = sample_odds.hu[0].numpy()
     means = _BoxMeans(hu)
     whole = sample_odds.whole()
@@ -181,6 +180,11 @@ def _boxes(shape: Size, size: Size, stride: Size, active: Bool[np.ndarray, "z y 
 
 def _voxels(mm: float, spacing_mm: Triple, shape: Size) -> Size:
     z, y, x = (min(n, max(1, round(mm / s))) for n, s in zip(shape, spacing_mm, strict=True))
+    return z, y, x
+
+
+def _times(patch: Size, factor: float, shape: Size) -> Size:
+    z, y, x = (min(n, max(1, int(factor * p))) for p, n in zip(patch, shape, strict=True))
     return z, y, x
 
 

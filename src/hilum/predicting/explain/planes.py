@@ -44,7 +44,8 @@ def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str, least: 
     shown = None
     for axis, (axes, (name, left, right)) in enumerate(zip(panels.axes, _VIEWS, strict=True)):
         affine, size = _plane(heat_map.affine, shape, spacing, centre, axis, pixel_mm)
-        hu, heat = (sample(one, affine, size, outside="edge").squeeze(axis) for one in (scan, values))
+        hu = sample(scan, affine, size).squeeze(axis)  # air beyond the scan
+        heat = sample(values, affine, size, outside="edge").squeeze(axis)
         upright = {"origin": "upper" if axis == 0 else "lower", "interpolation": "nearest"}
         axes.imshow(hu, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], **upright)
         opacity = np.clip(np.abs(heat) / limit, 0, 1) ** 0.7 * 0.75
