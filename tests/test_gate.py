@@ -334,7 +334,10 @@ def test_a_lost_or_damaged_gate_is_one_line(gated, tmp_path, capsys):
         return lambda file: save_file({"means": zero, "covariance": unit}, file)
 
     lost, garbage = (lambda file: file.unlink()), (lambda file: file.write_bytes(b"nothing"))
-    flat = lambda file: save_file({name: np.ones((1, 1), np.float32) for name in ("means", "covariance")}, file)
+
+    def flat(file):
+        save_file({name: np.ones((1, 1), np.float32) for name in ("means", "covariance")}, file)
+
     for damage in (lost, garbage, another(3), flat):
         folder = tmp_path / "model"
         shutil.rmtree(folder, ignore_errors=True)
