@@ -163,6 +163,7 @@ def test_the_one_class_of_a_set_is_the_decision_whatever_the_threshold():
         lambda: Decisions(classes=("benign", "undecided")),
         lambda: Decisions(classes=("no-result", "malignant")),
     ],
+    ids=["band inverted", "error above 1", "nan", "one class", "beside the threshold", "of three", "names", "name"],
 )
 def test_what_cannot_be_is_refused_when_a_model_is_loaded(wrong):
     with pytest.raises(ConfigError):

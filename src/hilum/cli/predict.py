@@ -95,7 +95,8 @@ class Predict:
             of = "" if name == "classes" else f" of {name}"
             print(f"conformal set{of}: {', '.join(members) or 'empty'}")
         shown = [_cut(name, one, many=decisions.multi_label) for name, one in decisions.cuts.items()]
-        at, why = f" ({', '.join(shown)})" if shown else "", prediction.outcome.reason
+        word = f"threshold{'s' * decisions.multi_label} " if shown else ""
+        at, why = f" ({word}{', '.join(shown)})" if shown else "", prediction.outcome.reason
         print(f"decision: {prediction.decision}{at}" + (f", because {why}" if why else ""))
         for finding in prediction.findings:
             print(finding)
@@ -103,12 +104,12 @@ class Predict:
 
 
 def _cut(name: str, decision: "Decision", *, many: bool) -> str:
-    """The threshold that decides an output, or its band."""
+    """The threshold that decides an output, or the two of a band."""
     whose = f"{name} " if many else ""
     band, at = decision.band, decision.threshold
     if band is not None and band.low <= band.high:
-        return f"{whose}undecided from {_shown(band.low)} to {_shown(band.high)}"
-    return f"{whose}threshold {_shown(at)}" if at is not None else ""
+        return f"{whose}{_shown(band.low)} to {_shown(band.high)}"
+    return whose + ("" if at is None else _shown(at))
 
 
 def _line(summary: dict[str, Any]) -> str:

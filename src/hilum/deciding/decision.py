@@ -1,5 +1,6 @@
 """Turns logits into probabilities and decisions: one of several classes, or several labels at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,7 +43,7 @@ class Decision:
             require(0 <= self.threshold <= 1, "threshold", "between 0 and 1", self.threshold)
         if self.band is not None:
             at, low, high = self.threshold, self.band.low, self.band.high
-            right = at is not None and low <= at <= max(high, float(np.nextafter(high, 1)))
+            right = at is not None and low <= at <= max(high, math.nextafter(high, 1))
             require(right, "a band", f"one that holds the threshold {at}", (low, high))
             require(self.sets is None, "a decision", "with a band or sets", "both")
 

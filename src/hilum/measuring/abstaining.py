@@ -40,7 +40,7 @@ class Band:
     patients: tuple[int, int]
 
     def __post_init__(self) -> None:
-        right = 0 <= self.low <= 1 and 0 <= self.high <= 1 and self.high >= np.nextafter(self.low, 0)
+        right = 0 <= self.low <= 1 and 0 <= self.high <= 1 and self.high >= math.nextafter(self.low, 0)
         require(right, "a band", "between 0 and 1, low first", (self.low, self.high))
         _check_stated(self.error, self.coverage, "coverage")
 
@@ -112,10 +112,10 @@ def choose_band(
         raise CohortError(msg)
     low, high = _end(p[y == 1], error), 1 - _end(1 - p[y != 1], error)
     if low > high:  # any threshold in between is good enough
-        low = min(max(threshold, float(np.nextafter(high, 1))), low)
-        high = float(np.nextafter(low, 0))
+        low = min(max(threshold, math.nextafter(high, 1)), low)
+        high = math.nextafter(low, 0)
     else:
-        low, high = min(low, threshold), max(high, float(np.nextafter(threshold, 0)))
+        low, high = min(low, threshold), max(high, math.nextafter(threshold, 0))
     decided = 1 - float(((p >= low) & (p <= high)).mean())
     if decided < coverage:
         msg = f"with an error of {error:g} only {decided:.0%} of the cases would be decided, must be {coverage:.0%}"

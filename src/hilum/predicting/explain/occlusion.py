@@ -62,7 +62,7 @@ def occlude(
         progress: Called with the number of cubes done and, as far as known, of all.
     """
     patch = _voxels(patch_mm, spacing_mm, sample_odds.shape)
-    double, half = _times(patch, 2, sample_odds.shape), _times(patch, 0.5, sample_odds.shape)
+    double, half = _times(patch, 2.0, sample_odds.shape), _times(patch, 0.5, sample_odds.shape)
     hu = sample_odds.hu[0].numpy()
     means = _BoxMeans(hu)
     whole = sample_odds.whole()
