@@ -103,15 +103,26 @@ def test_too_few_patients_for_a_band_are_refused_with_the_number_and_so_is_too_s
 
 def test_classes_far_apart_need_no_band_and_every_case_is_decided_as_by_the_threshold():
     p = np.concatenate([np.linspace(0.05, 0.3, 60), np.linspace(0.7, 0.95, 60)])
-    y = np.repeat([0, 1], 60)
-    for threshold in (0.5, 0.1, 0.99):
-        band = choose_band(y, p, threshold=threshold, error=0.05, coverage=1e-9, patients=list(map(str, range(120))))
-        decision = Decision(threshold=band.low, band=band)
-        assert band.coverage == 1.0
-        assert np.mean(decision.decided(two(p)) == y) >= 0.97
-        assert decision.decided(two(p)).min() >= 0
-        assert decision.decided(two(np.array([band.low]))).tolist() == [1]
-    assert 0.3 < band.low < 0.72
+    y, owners = np.repeat([0, 1], 60), [f"p{k}" for k in range(120)]
+    band = choose_band(y, p, threshold=0.5, error=0.05, coverage=0.99, patients=owners)
+    decision = Decision(threshold=0.5, band=band, calibration=Calibration(prevalence=(0.5, 0.5)))
+    assert band.coverage == 1.0
+    assert decision.decided(two(p)).tolist() == y.tolist()
+    assert decision.decided(two(np.array([0.5]))).tolist() == [1]
+    moved = decision.at((0.97, 0.03))
+    there = two(np.array([moved.threshold, np.nextafter(moved.threshold, 0)]))
+    assert moved.decided(there).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.85])
+def test_a_threshold_within_a_class_has_a_band_up_to_where_few_enough_are_wrong(threshold):
+    p = np.concatenate([np.linspace(0.05, 0.3, 60), np.linspace(0.7, 0.95, 60)])
+    y, owners = np.repeat([0, 1], 60), [f"p{k}" for k in range(120)]
+    band = choose_band(y, p, threshold=threshold, error=0.05, coverage=0.0, patients=owners)
+    decided = Decision(threshold=threshold, band=band).decided(two(p))
+    assert 0 < np.mean(decided == -1) < 0.5
+    for k in (0, 1):
+        assert np.mean(decided[y == k] == 1 - k) <= 0.05
 
 
 def test_a_band_holds_its_threshold_so_that_nobody_beyond_it_is_decided_against_it():

@@ -84,8 +84,11 @@ class Decision:
             for one in self.operating_points
         )
         band, sets = self.band, self.sets
-        if band is not None:
+        if band is not None and band.low <= band.high:
             band = replace(band, low=there(band.low), high=there(band.high))
+        elif band is not None:  # there is no case in between, whatever rounding does
+            at = there(self.threshold)
+            band = replace(band, low=at, high=math.nextafter(at, 0))
         if sets is not None:
             absent, present = sets.least
             sets = replace(sets, least=(1 - there(1 - absent), there(present)))

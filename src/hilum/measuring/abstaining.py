@@ -111,11 +111,7 @@ def choose_band(
         msg += f"with and {numbers[0]} without"
         raise CohortError(msg)
     low, high = _end(p[y == 1], error), 1 - _end(1 - p[y != 1], error)
-    if low > high:  # any threshold in between is good enough
-        low = min(max(threshold, math.nextafter(high, 1)), low)
-        high = math.nextafter(low, 0)
-    else:
-        low, high = min(low, threshold), max(high, math.nextafter(threshold, 0))
+    low, high = min(low, threshold), max(high, math.nextafter(threshold, 0))  # no band where the classes are far apart
     decided = 1 - float(((p >= low) & (p <= high)).mean())
     if decided < coverage:
         msg = f"with an error of {error:g} only {decided:.0%} of the cases would be decided, must be {coverage:.0%}"
