@@ -22,6 +22,7 @@ from hilum.predicting.explain.check import check_map, curves_of, randomised, ran
 from hilum.predicting.explain.explainer import maps_of, odds_of_sample
 from hilum.predicting.explain.gradients import integrated_gradients, last_stage
 from hilum.predicting.explain.location import locate, places_of
+from hilum.predicting.explain.occlusion import patch_of
 from hilum.predicting.explain.sample_odds import SampleOdds, odds_when_filled
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import ModelConfig
@@ -126,7 +127,7 @@ def test_the_fall_of_a_cube_is_what_replacing_it_by_hand_gives(tmp_path, options
         by_hand = sample.voxels_hu.copy()
         by_hand[box] = fill
         logits = predictor.logits([replace(sample, voxels_hu=by_hand)])[0]
-        assert odds == pytest.approx(logits[1] - logits[0], abs=1e-5)
+        assert odds == pytest.approx(logits[1] - logits[0], abs=5e-5)
 
 
 def test_of_sub_volumes_only_grids_that_a_cube_touches_change_and_the_case_is_aggregated_as_in_prediction(tmp_path):
@@ -188,6 +189,11 @@ def test_several_labels_have_a_map_each_and_the_most_probable_of_three_classes_h
     three = Predictor(model(tmp_path / "three", classes=("a", "b", "c")), device="cpu")
     assert [one.output for one in explain(three, sample)] == ["c"]
     assert [one.output for one in explain(three, sample, ["a", "c"])] == ["a", "c"]
+
+
+def test_the_patch_is_an_eighth_of_the_box_and_not_of_a_slabs_thickness():
+    assert patch_of((48, 40, 56), (6.0, 6.0, 6.0)) == pytest.approx(30.0)
+    assert patch_of((3, 60, 60), (1.25, 0.7, 0.7)) == pytest.approx(5.25)
 
 
 def test_air_that_is_filled_with_air_costs_nothing_and_changes_nothing(tmp_path):

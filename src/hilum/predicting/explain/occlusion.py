@@ -116,8 +116,12 @@ def _grown(box: VoxelBox, by: Size, shape: Size) -> VoxelBox:
 
 
 def patch_of(size: Size, spacing_mm: Triple) -> float:
-    """Edge of the smallest cube by default, in mm: an eighth of the shortest edge of the model's box."""
-    return min(n * s for n, s in zip(size, spacing_mm, strict=True)) / 8
+    """Edge of the smallest cube by default, in mm: an eighth of the shortest edge of the model's box.
+
+    An edge under half of the longest, as the thickness of a slab, does not count.
+    """
+    edges = [n * s for n, s in zip(size, spacing_mm, strict=True)]
+    return min(edge for edge in edges if edge >= max(edges) / 2) / 8
 
 
 def _falls(
