@@ -115,6 +115,8 @@ def _cut(name: str, decision: "Decision", *, many: bool) -> str:
 def _line(summary: dict[str, Any]) -> str:
     """Numbers of predicted and refused scans of a table, with their files."""
     line, refused = f"{summary['out']}: {summary['num_cases']} predictions", summary["num_refused"]
+    counts = summary["decisions"]
+    line += "".join(f", {counts[kind]} {kind}" for kind in ("no-result", "undecided") if kind in counts)
     return line + (f", {refused} refused, listed in {summary['refused']}" if refused else "")
 
 
