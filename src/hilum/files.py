@@ -9,10 +9,11 @@ import os
 import platform
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hilum.errors import HilumError, require
+from hilum.errors import ConfigError, HilumError, require
 
 PNG_MARK = "Software\\x00Hilum"
 """Pattern that Hilum's PNG files contain near their beginning."""
@@ -153,6 +154,35 @@ def new_file(path: Path, *, follow: bool = True, suffix: str = "") -> Iterator[P
 
 _CGROUP = Path("/sys/fs/cgroup")
 _sharers = 1
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Path]:
+    """A temporary folder, whose files move to a folder once the block succeeds: the JSON last, which tells of the rest.
+
+    Args:
+        folder: The folder; made if it does not exist.
+        is_stale: Which of its files are removed where no new file has their name.
+
+    Raises:
+        ConfigError: If the files cannot be written; no temporary folder remains.
+    """
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed run
+    try:
+        new.mkdir(parents=True)
+        yield new
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in [file for file in folder.iterdir() if is_stale(file)]:
+            if not (new / old.name).exists():
+                old.unlink()
+        for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+            file.replace(folder / file.name)
+    except OSError as exc:
+        msg = f"the folder {folder} cannot be written: {exc.strerror or exc}"
+        raise ConfigError(msg) from exc
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def cores() -> int:

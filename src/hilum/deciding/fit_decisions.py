@@ -78,19 +78,17 @@ def decisions_of(
     labels, logits = held_out.labels, held_out.logits
     shifts = _shifts(config, classes, trained)
     counts = class_counts(trained.labels, num_classes=len(classes))
-    if labels.ndim == 1:
-        calibration = _calibration(config, "", shifts[0], _shares(counts), labels, logits)
-        probs = calibration.probabilities(logits)
-        chosen = _threshold(config.decision, labels, probs) if len(classes) == 2 else None
-        decision = _decision(calibration, chosen, labels, probs)
-        return (_abstaining(decision, config.decision, held_out, labels, probs),), (chosen,)
+    many, outputs = labels.ndim == 2, [("", labels, logits, shifts[0], counts)]
+    if many:
+        whose = [f"{name}: " for name in classes]
+        outputs = list(zip(whose, labels.T, label_logits(logits), shifts, counts, strict=True))
     decisions, thresholds = [], []
-    for name, column, pair, shift, both in zip(classes, labels.T, label_logits(logits), shifts, counts, strict=True):
-        calibration = _calibration(config, f"{name}: ", shift, _shares(both), column, pair)
-        probs = calibration.probabilities(pair)
-        chosen = _threshold(config.decision, column, probs, f"{name}: ")
+    for name, column, scores, shift, seen in outputs:
+        calibration = _calibration(config, name, shift, _shares(seen), column, scores)
+        probs = calibration.probabilities(scores)
+        chosen = _threshold(config.decision, column, probs, name) if many or len(classes) == 2 else None
         decision = _decision(calibration, chosen, column, probs)
-        decisions.append(_abstaining(decision, config.decision, held_out, column, probs, f"{name}: "))
+        decisions.append(_abstaining(decision, config.decision, held_out, column, probs, name))
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
 

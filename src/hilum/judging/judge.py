@@ -1,9 +1,7 @@
 """Judges predictions and writes a folder with figures, cases and pictures."""
 
 import json
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import REFUSALS_MARK
 from hilum.deciding.outcome import Outcome
 from hilum.errors import CohortError, ConfigError, require
-from hilum.files import PNG_MARK, check_output, csv_text
+from hilum.files import PNG_MARK, check_output, csv_text, whole_folder
 from hilum.judging.baselines import baselines, size_matched
 from hilum.judging.figures import Evaluation, Judgement, Rules, judge_cases, to_plain
 from hilum.judging.pictures import plot_judged
@@ -256,25 +254,11 @@ def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
 def _write(folder: Path, evaluation: Evaluation, table: Sequence[Sequence[str]], judged: Judgement, note: str) -> None:
     """Write all files atomically, and remove other pictures and the report of an earlier evaluation."""
     check_folder(folder)
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)  # left by a killed run
-    try:
-        new.mkdir(parents=True)
+    with whole_folder(folder, lambda file: re.fullmatch(_STALE, file.name) is not None) as new:
         plot_judged(new, judged.each, matrix=judged.matrix, classes=tuple(evaluation["classes"]), note=note)
         (new / "cases.csv").write_text(csv_text(table), encoding="utf-8", newline="")
         text = json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in [file for file in folder.iterdir() if re.fullmatch(_STALE, file.name)]:
-            if not (new / old.name).exists():
-                old.unlink()
-        for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-            file.replace(folder / file.name)
-    except OSError as exc:
-        msg = f"the folder {folder} cannot be written: {exc.strerror or exc}"
-        raise ConfigError(msg) from exc
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _columns(

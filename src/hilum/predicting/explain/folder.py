@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from markupsafe import Markup
 
 from hilum.drawing import BLUE, GREY, Panels, empty_panels, label, legend, svg, write
 from hilum.errors import ConfigError
-from hilum.files import check_place, user_path
+from hilum.files import check_place, user_path, whole_folder
 from hilum.imagefile import write_image
 from hilum.pages import html_page
 from hilum.predicting.explain.check import Curves, SanityCheck
@@ -85,10 +83,7 @@ def write_explanation(
     """
     out = user_path(out).absolute()
     check_explanation_folder(out)
-    new = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)  # left by a killed run
-    try:
-        new.mkdir(parents=True)
+    with whole_folder(out, lambda _: True) as new:
         rows = []
         for number, one in enumerate(explained, start=1):
             suffix = f"-{number}" if len(explained) > 1 else ""
@@ -103,17 +98,6 @@ def write_explanation(
         text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
         (new / "explanation.json").write_text(text + "\n", encoding="utf-8")
         (new / "explanation.html").write_text(_page(new, about, explained), encoding="utf-8")
-        out.mkdir(parents=True, exist_ok=True)
-        for old in out.iterdir():
-            if not (new / old.name).exists():
-                old.unlink()
-        for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-            file.replace(out / file.name)
-    except OSError as exc:
-        msg = f"the folder {out} cannot be written: {exc.strerror or exc}"
-        raise ConfigError(msg) from exc
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return about
 
 

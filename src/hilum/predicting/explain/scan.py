@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from hilum.predicting.explain.occlusion import patch_of
 from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.predicting.predictor import Predictor
 from hilum.preparing.lungs.masks import read_lungs
-from hilum.preparing.signature import sign
 from hilum.reading.reader import read
 from hilum.settings.explain import ExplainConfig
 from hilum.volume import Volume
@@ -94,7 +92,6 @@ def _read(
         sample = predictor.prepare(path, point_mm=point_mm, series=series, mask=mask)
         return sample, sample
     volume = read(path, series=series or None, reading=predictor.card.reading)
-    volume = replace(volume, source=sign(volume))
     try:
         return volume, predictor.prepare(volume, point_mm=point_mm, mask=mask)
     except (GeometryError, PrepareError) as exc:
