@@ -27,8 +27,8 @@ from hilum.files import user_path
 from hilum.judging.candidates import cases_of, check_leaks, unseen_of
 from hilum.measuring.agreement import calibration_line_intervals
 from hilum.measuring.thresholds import Threshold
-from hilum.predicting import Predictor, logits_of_prepared
-from hilum.predicting.tables import distances_of_prepared
+from hilum.predicting import Predictor
+from hilum.predicting.tables import outputs_of_prepared
 from hilum.preparing import Store, load_sample
 from hilum.settings.run import CohortConfig, ColumnsConfig, DecisionConfig
 from hilum.settings.toml import from_dict, to_dict
@@ -107,7 +107,8 @@ def recalibrate(
         leaking = find_links_to(known, unseen.cases, unseen)
         leaks = [link.sentence("trained or validated the model") for link in leaking]
         check_leaks(leaks, candidates.cohort.source, "to calibrate on", allowed=allow_leakage)
-        logits, gate = logits_of_prepared(predictor, unseen), _refitted_gate(predictor, unseen, rule.gate_share)
+        logits, distances = outputs_of_prepared(predictor, unseen)
+        gate = _refitted_gate(card, unseen, distances, rule.gate_share)
     labels, patients = labels_of(unseen.cases), _patients(unseen, links)
     held_out = HeldOut(labels=labels, logits=logits, patients=tuple(patients), chose_epoch=False)
     decisions, chosen = _refitted(card, rule, held_out, table)
@@ -138,9 +139,11 @@ def recalibrate(
     }
 
 
-def _refitted_gate(predictor: Predictor, unseen: PreparedCohort, share: float) -> Gate | None:
+def _refitted_gate(
+    card: ModelCard, unseen: PreparedCohort, distances: Float64[np.ndarray, " n"] | None, share: float
+) -> Gate | None:
     """The gate widened to accept the scans of these cases, with its limit chosen on them."""
-    gate, recipe = predictor.card.gate, predictor.card.recipe
+    gate, recipe = card.gate, card.recipe
     if gate is None:
         return None
     samples = [load_sample(file) for file in unseen.samples]  # mapped from their files
@@ -149,7 +152,7 @@ def _refitted_gate(predictor: Predictor, unseen: PreparedCohort, share: float) -
         kernels=tuple(map(kernel_of, samples)),
         patients=tuple(case.patient_id for case in unseen.cases),
     )
-    return with_limit(widened_gate(gate, seen), seen, distances_of_prepared(predictor, unseen), share)
+    return with_limit(widened_gate(gate, seen), seen, distances, share)
 
 
 def _refitted(

@@ -131,7 +131,6 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
         "smallest_difference": parts.smallest_difference_lines(judged),
         "audit": audit_parts(evaluation, is_shareable),
         "errors": errors(judged, pictures),
-        "map_meaning": "It shows where replacing the image changes this model's output; it locates no disease.",
         "error_head": f"Probability of {judged.classes[1]}" if len(each) == 1 else "Its probability",
         "training": training,
         "card": parts.card_rows(evaluation),

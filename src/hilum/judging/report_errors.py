@@ -66,18 +66,18 @@ def _error(judged: EvaluationFolder, row: int, one: ClassJudgement, pictures: Ca
         "decision": decision,
         "p": float(one.p[row]),
         "picture": "" if sample is None else _planes(sample),
-        "map": "" if sample is None or predictor is None else _map(predictor, sample, one.name),
+        "map": None if sample is None or predictor is None else _map(predictor, sample, one.name),
     }
 
 
-def _map(predictor: Predictor, file: Path, output: str) -> str:
-    """Planes of a sample with the map of an output, as a PNG."""
+def _map(predictor: Predictor, file: Path, output: str) -> dict[str, str]:
+    """Planes of a sample with the map of an output, as a PNG, and what the map means."""
     sample = load_sample(file)
     (found,) = explain(predictor, sample, [output])
     panels = planes_of(found, sample, title="", foot="")
     picture = io.BytesIO()
     panels.picture.savefig(picture, format="png", dpi=72)
-    return base64.b64encode(picture.getvalue()).decode("ascii")
+    return {"picture": base64.b64encode(picture.getvalue()).decode("ascii"), "meaning": found.meaning}
 
 
 def _planes(file: Path) -> str:

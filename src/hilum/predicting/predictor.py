@@ -189,7 +189,8 @@ class Predictor:
         decided = decisions.decided(probs)
         by_member = [decisions.probabilities(_array(own)) for own in found.by_member]
         spreads = np.std(by_member, axis=0) if len(by_member) > 1 else np.zeros((len(samples), 0))
-        distances = self._distances(found)
+        judged = self._distances(found)
+        distances = [None] * len(samples) if judged is None else judged.tolist()
         unseen = [self._unseen(sample, distance) for sample, distance in zip(samples, distances, strict=True)]
         cases = zip(samples, probs, decided, spreads, unseen, strict=True)
         return [self._prediction(*case) for case in cases]
@@ -215,15 +216,15 @@ class Predictor:
             raise CheckpointError(msg)
         return found
 
-    def distances(self, samples: list[Volume]) -> list[float | None]:
-        """Distance of the features of prepared samples from those of training; None where they are not judged."""
-        return self._distances(self._outputs(samples))
+    def logits_and_distances(
+        self, samples: list[Volume]
+    ) -> tuple[Float64[np.ndarray, "n c"], Float64[np.ndarray, " n"] | None]:
+        """Logits as ``logits``, and the distances of the features from those of training; None if not judged."""
+        found = self._outputs(samples)
+        return _array(found.logits), self._distances(found)
 
-    def _distances(self, found: CaseOutputs) -> list[float | None]:
-        if not self.statistics:
-            return [None] * len(found.logits)
-        distances: list[float | None] = mean_distance(self.statistics, [_array(o) for o in found.features]).tolist()
-        return distances
+    def _distances(self, found: CaseOutputs) -> Float64[np.ndarray, " n"] | None:
+        return mean_distance(self.statistics, [_array(o) for o in found.features]) if self.statistics else None
 
     def _unseen(self, sample: Volume, distance: float | None) -> tuple[Finding, ...]:
         """Findings of the gate."""

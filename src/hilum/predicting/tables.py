@@ -96,12 +96,14 @@ def logits_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float6
     return np.concatenate(list(_in_batches(predictor.logits, prepared.samples)))
 
 
-def distances_of_prepared(predictor: Predictor, prepared: PreparedCohort) -> Float64[np.ndarray, " n"] | None:
-    """Distances of the features of prepared cases from those of training; None where they are not judged."""
-    if not predictor.statistics:
-        return None
-    batches = _in_batches(predictor.distances, prepared.samples)
-    return np.array([distance for batch in batches for distance in batch], np.float64)
+def outputs_of_prepared(
+    predictor: Predictor, prepared: PreparedCohort
+) -> tuple[Float64[np.ndarray, "n c"], Float64[np.ndarray, " n"] | None]:
+    """Logits of prepared cases in order, and the distances of their features; see ``logits_and_distances``."""
+    batches = list(_in_batches(predictor.logits_and_distances, prepared.samples))
+    logits = np.concatenate([own for own, _ in batches])
+    distances = [own for _, own in batches if own is not None]
+    return logits, np.concatenate(distances) if distances else None
 
 
 def _in_batches(run: Callable[[list[Volume]], _Result], samples: Sequence[Path]) -> Iterator[_Result]:
