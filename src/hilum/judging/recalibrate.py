@@ -94,9 +94,8 @@ def recalibrate(
     run, predictor = Run.of(model), Predictor(model, device=device)
     card = predictor.card
     rule = _rule(card, decision or {})
-    candidates = replace(
-        cases_of(table, run, predictor, columns, unchecked=unchecked, part="val"), max_refused=max_refused
-    )
+    found = cases_of(table, run, predictor, columns, unchecked=unchecked, part="val")
+    candidates = replace(found, max_refused=max_refused)
     with contextlib.ExitStack() as stack:
         folder = user_path(store or stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")))
         prepared = prepare_cohort(candidates.cohort, card.recipe, Store(folder, card.reading))
