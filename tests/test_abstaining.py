@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from held_out import held_out
+from hilum.cli import main
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of, refitted_decisions
 from hilum.errors import CohortError, ConfigError
@@ -224,11 +225,37 @@ def test_a_band_is_fitted_on_validation_cases_and_sets_only_on_cases_that_chose_
     refused = fitted(abstain="sets")
     assert refused.sets is None
     assert refused.abstains.startswith("never: conformal sets need cases that did not choose the epoch")
-    assert "the model decides every case" in caplog.text
+    assert not caplog.text  # the ensemble of a run of folds may have what its members cannot
     held = fitted(abstain="sets", chose_epoch=False)
     assert held.sets.patients == (150, 150)
     few = fitted(number=60, abstain="sets", chose_epoch=False)
     assert few.abstains == "never: conformal sets with an error of 0.1 need 50 patients of each class, got 30, 30"
+    assert "need 50 patients of each class, got 30, 30; the model decides every case" in caplog.text
+
+
+def test_what_could_never_abstain_is_refused_before_any_scan_is_read(npy_cohort, tmp_path, capsys):
+    rows = (npy_cohort / "cohort.csv").read_text().splitlines()
+    at = rows[0].split(",").index("label")
+    three = [row.split(",") for row in rows]
+    for n, row in enumerate(three[1:]):
+        row[at] = str(n % 3)
+    (tmp_path / "three.csv").write_text("\n".join(",".join(row) for row in three) + "\n")  # of scans that are not there
+    flags = ["--decision.abstain", "sets", "--out", str(tmp_path / "run")]
+    assert main(["train", str(npy_cohort / "config.toml"), *flags]) == 1
+    wanted = "hilum: decision.abstain = sets needs cases that did not choose the epoch, and a single run has none "
+    assert capsys.readouterr().err == wanted + "(train with --folds, or fit sets later: hilum recalibrate)\n"
+    flags = [
+        "--decision.abstain",
+        "band",
+        "--out",
+        str(tmp_path / "run"),
+        "--cohort.table",
+        str(tmp_path / "three.csv"),
+    ]
+    for further in ([], ["--folds", "2"]):
+        assert main(["train", str(npy_cohort / "config.toml"), *flags, *further]) == 1
+        assert "must be none or sets for 3 classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_recalibration_refuses_what_it_cannot_fit():
@@ -240,6 +267,9 @@ def test_recalibration_refuses_what_it_cannot_fit():
     three = held_out(np.repeat([0, 1, 2], 60), rng.normal(size=(180, 3)) + 3 * np.repeat(np.eye(3), 60, axis=0))
     with pytest.raises(ConfigError, match="none or sets for more than two classes"):
         refitted_decisions(DecisionConfig(abstain="band"), ("a", "b", "c"), three)
+    with pytest.raises(CohortError) as error:
+        refitted_decisions(DecisionConfig(abstain="sets"), CLASSES, found)
+    assert error.value.hint == "--decision.abstain none fits a model that decides every case"
 
 
 def test_an_evaluation_says_what_sets_cover_and_how_many_hold_one_class_together():
@@ -248,7 +278,7 @@ def test_an_evaluation_says_what_sets_cover_and_how_many_hold_one_class_together
     one = Decision(threshold=0.5, sets=fit_sets(labels, two(p), error=0.1, patients=owners), abstains="by sets")
     decisions = Decisions(classes=CLASSES, each=(one,))
     new_labels, new_p, _ = scores(rng, 400)
-    told = abstaining_facts(decisions, new_labels, two(new_p))["malignant"]
+    told = abstaining_facts(decisions, new_labels, [decisions.sets_of(one) for one in two(new_p)])["malignant"]
     members = one.sets.members(two(new_p))
     assert told["singles"] == pytest.approx((members.sum(axis=1) == 1).mean())
     for k, each in enumerate(told["covered"]):

@@ -16,21 +16,23 @@ from held_out import held_out
 from hilum import Predictor, evaluate, train
 from hilum.cli import main
 from hilum.cohorts.split_file import read_splits
-from hilum.cohorts.table import Cohort
+from hilum.cohorts.table import Case, Cohort
 from hilum.deciding.decision import Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of
 from hilum.deciding.model_folder import load_model, read_card
 from hilum.errors import ConfigError, TrainingError
+from hilum.findings import find
+from hilum.judging.model_facts import abstaining_facts
 from hilum.measuring.metrics import roc_auc
 from hilum.modelling.ensemble import Ensemble
 from hilum.predicting.export import export_model
 from hilum.preparing.npy import from_npy
-from hilum.settings.run import LossConfig
+from hilum.settings.run import DecisionConfig, LossConfig, RunConfig
 from hilum.settings.toml import load
 from hilum.training import folds as folds_module
 from hilum.training.folds import train_folds
 from hilum.training.merge import ensemble
-from hilum.training.out_of_fold import cross_fitted, read_out_of_fold
+from hilum.training.out_of_fold import cross_fitted, read_out_of_fold, write_out_of_fold
 from hilum.training.run_folder import Run
 
 LOGGER = logging.getLogger("hilum")
@@ -126,9 +128,36 @@ def test_probabilities_and_decisions_of_a_fold_are_fitted_on_the_others(run, fol
         assert np.allclose(found.probs[~others], probs, atol=1e-9)
         assert found.decided[~others].tolist() == decisions.decided(probs).tolist()
     turned = [replace(c, label=1 - c.label) if f == 1 else c for c, f in zip(ordered, found.folds, strict=True)]
-    again, _ = cross_fitted(config, ("0", "1"), trained, turned, found.folds, found.logits)
+    again, _ = cross_fitted(config, ("0", "1"), trained, turned, found.folds, found.logits, found.unseen)
     assert np.allclose(again.probs[found.folds == 1], found.probs[found.folds == 1])
     assert not np.allclose(again.probs[found.folds == 0], found.probs[found.folds == 0])
+
+
+def test_sets_and_gate_out_of_fold_are_kept_with_the_predictions_and_fitted_on_other_folds(tmp_path):
+    rng = np.random.default_rng(4)
+    labels, folds = rng.integers(0, 2, 450), np.repeat([0, 1, 2], 150)
+    logits = np.stack([np.zeros(450), rng.normal(2.0 * labels - 1, 1.0)], axis=1)
+    cases = [Case(case_id=f"c{n}", path=tmp_path, label=k, patient_id=f"p{n}") for n, k in enumerate(labels.tolist())]
+    unseen = [(find("unseen-hu", "the median of HU is 3 HU"),) if n == 7 else () for n in range(450)]
+    config = RunConfig(decision=DecisionConfig(abstain="sets", error=0.1))
+    trained = TrainingCases(labels=labels, counted=np.ones(450))
+    found, by_fold = cross_fitted(config, ("0", "1"), trained, cases, folds, logits, unseen)
+    for fold in range(3):
+        others = folds != fold
+        (one,), _ = decisions_of(
+            config, ("0", "1"), trained, held_out(labels[others], logits[others], chose_epoch=False)
+        )
+        members = one.sets.members(found.probs[folds == fold]).tolist()
+        kept = [found.sets[n]["classes"] for n in np.flatnonzero(folds == fold)]
+        assert kept == [tuple(name for name, inside in zip("01", row, strict=True) if inside) for row in members]
+    write_out_of_fold(tmp_path / "cases.csv", ("0", "1"), cases, found)
+    again = read_out_of_fold(tmp_path / "cases.csv", ("0", "1"), multi_label=False)
+    assert (again.sets, again.unseen) == (found.sets, found.unseen)
+    told = abstaining_facts(Decisions(classes=("0", "1"), each=by_fold[0].each), labels, again.sets)["1"]
+    for k, each in enumerate(told["covered"]):
+        assert each["share"] == np.mean([str(k) in own["classes"] for own in np.array(found.sets)[labels == k]])
+        assert 0.84 < each["share"] < 0.96
+    assert told["singles"] == np.mean([len(own["classes"]) == 1 for own in found.sets])
 
 
 def test_the_evaluation_has_the_pooled_figure_the_mean_of_the_folds_and_says_what_they_are(run):

@@ -11,6 +11,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
 from hilum.cli import main
+from hilum.cohorts.table import Case
 from hilum.deciding.facts import FACTS, facts_of, kernel_of
 from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, widened_gate, with_limit
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
@@ -22,6 +23,7 @@ from hilum.preparing import prepare
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import DecisionConfig
 from hilum.simulating import plan_cohort, simulate_case
+from hilum.training.gate import Outputs, found_out_of_fold
 from hilum.volume import Tags, Volume, affine_from
 
 RULE = DecisionConfig()
@@ -250,6 +252,26 @@ def test_ranges_that_hold_back_more_than_the_share_are_said_to():
     assert gate.limit == 99.0
     assert "0.02 was asked for: the ranges alone hold back more" in gate.rule
     assert "25 of 100 patients that were held out lie outside the ranges" in gate.rule
+
+
+def test_out_of_fold_the_gate_of_the_members_that_held_a_case_out_judges_it_by_a_limit_from_other_folds(tmp_path):
+    gates = [Gate(ranges={"slice_mm": (1.0, 2.0)}), Gate(ranges={"slice_mm": (1.0, 9.0)})]
+    at_zero = FeatureStatistics(means=np.zeros((1, 1), np.float32), covariance=np.ones((1, 1), np.float32))
+    distances = [np.array([0.5, 1.5, 2.5, 3.0]), np.array([1.0, 2.0, 0.1, 4.0])]
+    by_fold = []
+    for number, away in enumerate(distances):
+        owners = [f"{number}-{n}" for n in range(4)]
+        cases = [Case(case_id=owner, path=tmp_path, label=0, patient_id=owner) for owner in owners]
+        facts = seen([{"slice_mm": mm} for mm in (1.5, 1.5, 1.5, 3.0)], patients=owners)
+        by_fold.append(
+            (Outputs(cases=tuple(cases), logits=np.zeros((4, 2)), features=(away[:, None],), seen=facts), [number])
+        )
+    found = found_out_of_fold(gates, [at_zero, at_zero], by_fold, DecisionConfig(gate_share=0.4))
+    codes = [{one.code for one in own} for own in found]
+    # fold 0: member 0 saw 1 to 2 mm, and by its ranges a case of fold 1 is outside: the limit is the third of 0.1, 1, 2
+    assert codes[:4] == [set(), set(), {"unseen-features"}, {"unseen-spacing", "unseen-features"}]
+    # fold 1: member 1 saw 1 to 9 mm, and the limit is the third of 0.5, 1.5, 2.5, 3
+    assert codes[4:] == [set(), set(), set(), {"unseen-features"}]
 
 
 # in a model's folder

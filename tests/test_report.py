@@ -273,7 +273,7 @@ def test_a_subgroup_without_a_positive_is_named_and_its_area_is_not_defined(tmp_
 
 def ticked(folder):
     """Texts of the items of the checklist that have a place on the page."""
-    return {row["text"] for row in checked(read_evaluation(folder), has_training=False) if row["place"]}
+    return {row["text"] for row in checked(read_evaluation(folder), ()) if row["place"]}
 
 
 MEASURED = {

@@ -120,7 +120,7 @@ def refitted_decisions(
         outputs = list(zip(labels.T, label_logits(logits), strict=True))
     decisions, thresholds = [], []
     for k, (column, scores) in enumerate(outputs):
-        whose = f"{classes[k]}: " if many else ""
+        whose, hint = f"{classes[k]}: " if many else "", None
         try:
             calibration = fit_calibration(scores, column, method=method)
             probs, chosen = calibration.probabilities(scores), None
@@ -128,10 +128,11 @@ def refitted_decisions(
                 chosen = choose_threshold(column, probs[:, 1], rule=rule)
                 _warn_of_few(column, whose)
             decision = _decision(calibration, chosen, column, probs)
+            hint = "--decision.abstain none fits a model that decides every case"
             decisions.append(_with_abstaining(decision, rule, held_out, column, probs))
         except (CohortError, ConfigError) as exc:
             msg = f"{whose}{exc.message}"
-            raise type(exc)(msg) from exc
+            raise type(exc)(msg, hint=hint) from exc
         thresholds.append(chosen)
     return tuple(decisions), tuple(thresholds)
 
@@ -148,7 +149,8 @@ def _abstaining(
     try:
         return _with_abstaining(decision, rule, held_out, labels, probs)
     except (CohortError, ConfigError) as exc:
-        _log.warning("warning: %s%s; the model decides every case", whose, exc)
+        if rule.abstain == "band" or not held_out.chose_epoch:  # a member of folds has no sets; its ensemble may
+            _log.warning("warning: %s%s; the model decides every case", whose, exc)
         return replace(decision, abstains=f"never: {exc.message}")
 
 

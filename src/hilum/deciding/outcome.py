@@ -24,7 +24,8 @@ class Outcome:
     """Whether a case gets a decision.
 
     Attributes:
-        kind: ``decided``; ``no-result``: the model is not asked; ``undecided``: it does not know. Neither is negative.
+        kind: ``decided``; ``no-result``: the scan is none that the model answers for; ``undecided``: it does not
+            know. Neither is negative.
         codes: Codes of the findings behind it, or ``uncertain``.
         reason: The same in words; empty if decided.
     """

@@ -5,8 +5,9 @@ TRIPOD+AI (Collins et al., BMJ 385, e078378, 2024), in our own words and togethe
 somebody wrote or Hilum measured counts: all else is missing, and is for the author of a paper to add.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import Evaluation
@@ -25,6 +26,7 @@ class ChecklistItem:
         source: The checklists that ask for it.
         place: Section of the page that tells it; empty: no page of Hilum can.
         is_told: Whether an evaluation tells it there.
+        needs: What else the page must show for that; empty: nothing.
     """
 
     about: str
@@ -32,6 +34,7 @@ class ChecklistItem:
     source: str
     place: str = ""
     is_told: Callable[[Evaluation], bool] = lambda _: True
+    needs: Literal["", "training", "maps"] = ""
 
 
 def _has(*path: str) -> Callable[[Evaluation], bool]:
@@ -121,7 +124,7 @@ ITEMS = (
     ChecklistItem(
         about="Model", text="Class imbalance and how it was met", source=_TRIPOD, place="card", is_told=_TRAINING,
     ),
-    ChecklistItem(about="Model", text="Course of training", source=_BOTH, place="training"),
+    ChecklistItem(about="Model", text="Course of training", source=_BOTH, place="training", needs="training"),
     ChecklistItem(
         about="Model", text="Calibration, thresholds and how they were chosen", source=_BOTH, place="card",
         is_told=_has("model", "decisions", "each"),
@@ -151,7 +154,9 @@ ITEMS = (
         about="Evaluation", text="Robustness: cases of one size", source=_CLAIM, place="size-matched",
         is_told=_has("size_matched"),
     ),
-    ChecklistItem(about="Evaluation", text="Explanation of decisions", source=_CLAIM),
+    ChecklistItem(
+        about="Evaluation", text="Explanation of decisions", source=_CLAIM, place="errors", needs="maps",
+    ),
     ChecklistItem(about="Evaluation", text="Test on patients of another place or time", source=_BOTH),
     ChecklistItem(
         about="Results", text="Patients of each part and their characteristics", source=_BOTH, place="table-1",
@@ -168,16 +173,16 @@ ITEMS = (
 )  # fmt: skip
 
 
-def checked(judged: EvaluationFolder, *, has_training: bool) -> list[Mapping[str, str]]:
+def checked(judged: EvaluationFolder, shown: Container[str]) -> list[Mapping[str, str]]:
     """All items with the section of the page that tells them, or an empty place where it is missing.
 
     Args:
         judged: The evaluation.
-        has_training: Whether the page shows the course of training.
+        shown: What of ``training``, its course, and ``maps`` of decisions the page shows.
     """
     rows: list[Mapping[str, str]] = []
     for item in ITEMS:
-        is_told = item.is_told(judged.evaluation) and (item.place != "training" or has_training)
+        is_told = item.is_told(judged.evaluation) and (not item.needs or item.needs in shown)
         rows.append(
             {"about": item.about, "text": item.text, "source": item.source, "place": item.place if is_told else ""}
         )

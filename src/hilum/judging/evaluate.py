@@ -202,7 +202,7 @@ def _judged(
         note="; ".join(marks),
         extra={
             **about,
-            "abstains": abstaining_facts(decisions, labels, probs),
+            "abstains": abstaining_facts(decisions, labels, [one.sets for one in predictions]),
             "seen_checked": not candidates.unchecked,
             "unchecked": candidates.unchecked,
             "threshold_rule": dict(zip(decisions.classes, rules, strict=True)) if decisions.multi_label else rules[0],

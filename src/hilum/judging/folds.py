@@ -19,7 +19,7 @@ from hilum.judging.candidates import Candidates
 from hilum.judging.cohort_table import cohort_flow
 from hilum.judging.figures import with_ends
 from hilum.judging.judge import judge
-from hilum.judging.model_facts import about_model, calibrated_at, case_columns
+from hilum.judging.model_facts import about_model, abstaining_facts, calibrated_at, case_columns
 from hilum.judging.report import report
 from hilum.judging.report_errors import CasePictures
 from hilum.measuring.roc_variance import mean_area, obuchowski
@@ -41,8 +41,9 @@ _CHECKED = {
 def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pictures: bool = False) -> dict[str, Any]:
     """Judge a run of folds: pooled figures of all cases, and the mean of the folds.
 
-    Each case was predicted by the members that held it out, and decided by calibration and threshold that were fitted
-    on the other folds. Nothing is said of the ensemble of all members: no case of the run is unseen by it.
+    Each case was predicted by the members that held it out, and decided by calibration, threshold, abstaining and gate
+    that were fitted on the other folds. Nothing is said of the ensemble of all members: no case of the run is unseen by
+    it.
 
     Args:
         run: The run, whose members are trained.
@@ -101,7 +102,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "training_audit": run.audit,
             "threshold_rule": f"thresholds of each fold, chosen on the others by {run.settings.decision.rule}",
             "findings": unseen.findings,
-            "abstains": _rules(card),
+            "abstains": abstaining_facts(decisions, labels, found.sets, note="; here by fits on the other folds"),
             "folds": fold_figures(found, labels, patients, card),
             "lost_members": card.training["ensemble"]["lost"],
             "model": about_model(card),
@@ -114,20 +115,12 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
     return evaluation
 
 
-def _rules(card: ModelCard) -> dict[str, dict[str, str]]:
-    """How the ensemble abstains, by output; out of fold each fold does by what was fitted on the others."""
-    decisions = card.decisions
-    names = decisions.classes if decisions.multi_label else decisions.classes[-1:]
-    pairs = zip(names, decisions.each, strict=True)
-    return {name: {"rule": f"{one.abstains}; here by fits on the other folds"} for name, one in pairs if one.abstains}
-
-
 def _outcomes(samples: Sequence[Path], found: OutOfFold, card: ModelCard) -> list[Outcome]:
-    """Outcomes of cases out of fold; the ensemble's gate is left out, for all of them fitted it."""
+    """Outcomes of cases out of fold, by the gate of the members that held them out."""
     undecided = np.asarray((found.decided.reshape(len(samples), -1) < 0).any(axis=1)).tolist()
     return [
-        outcome_of(load_sample(file), card.recipe, None, (), is_undecided=one)
-        for file, one in zip(samples, undecided, strict=True)
+        outcome_of(load_sample(file), card.recipe, card.gate, unseen, is_undecided=one)
+        for file, unseen, one in zip(samples, found.unseen, undecided, strict=True)
     ]
 
 

@@ -1,9 +1,9 @@
 """What an evaluation says of the model and of the cases beside their figures."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
 
 from hilum.cohorts.labels import Labels
 from hilum.cohorts.prepared import PreparedCohort
@@ -36,35 +36,40 @@ def case_columns(unseen: PreparedCohort) -> dict[str, list[str]]:
 
 
 def abstaining_facts(
-    decisions: Decisions, labels: Labels, probs: Float64[np.ndarray, "n c"]
+    decisions: Decisions, labels: Labels, sets: Sequence[Mapping[str, Sequence[str]]], *, note: str = ""
 ) -> dict[str, dict[str, Any]]:
     """How the model abstains, by output; of conformal sets also what they cover of these cases, and how many decide.
 
     The coverage of each class has Wilson's interval, which takes the cases for independent.
+
+    Args:
+        decisions: Of the model.
+        labels: Of the cases.
+        sets: Conformal sets of each, as from ``Decisions.sets_of``; cases without any are left out.
+        note: Said after each rule.
     """
     found: dict[str, dict[str, Any]] = {}
     for k, one in enumerate(decisions.each):
         if not one.abstains:
             continue
         name = decisions.classes[k] if decisions.multi_label else decisions.classes[-1]
-        found[name] = {"rule": one.abstains}
-        if one.sets is not None:
-            own = np.stack([1 - probs[:, k], probs[:, k]], axis=1) if decisions.multi_label else probs
-            truth = labels[:, k] if decisions.multi_label else labels
-            inside = one.sets.members(own)
-            classes = ("absent", "present") if decisions.multi_label else decisions.classes
+        key, classes = (name, ("absent", "present")) if decisions.multi_label else ("classes", decisions.classes)
+        truth = (labels[:, k] if decisions.multi_label else labels).tolist()
+        found[name] = {"rule": f"{one.abstains}{note}"}
+        known = [(classes[number], own[key]) for number, own in zip(truth, sets, strict=True) if key in own]
+        if one.sets is not None and known:
             found[name] |= {
                 "error": one.sets.error,
-                "singles": float((inside.sum(axis=1) == 1).mean()),
-                "covered": [_covered(c, inside[truth == n, n]) for n, c in enumerate(classes)],
+                "singles": float(np.mean([len(own) == 1 for _, own in known])),
+                "covered": [_covered(c, [c in own for true, own in known if true == c]) for c in classes],
             }
     return found
 
 
-def _covered(name: str, inside: Bool[np.ndarray, " m"]) -> dict[str, Any]:
-    if not len(inside):
+def _covered(name: str, inside: Sequence[bool]) -> dict[str, Any]:
+    if not inside:
         return {"class": name, "num_cases": 0, "share": None, "share_ci": [None, None]}
-    share = float(inside.mean())
+    share = sum(inside) / len(inside)
     return {"class": name, "num_cases": len(inside), "share": share, "share_ci": list(wilson(share, len(inside)))}
 
 

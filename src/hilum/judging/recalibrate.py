@@ -161,7 +161,7 @@ def _refitted(
     try:
         each, chosen = refitted_decisions(rule, card.classes, held_out)
     except CohortError as exc:
-        raise CohortError(exc.message, path=table) from exc
+        raise CohortError(exc.message, path=table, hint=exc.hint) from exc
     return replace(card.decisions, each=each), chosen
 
 

@@ -140,7 +140,8 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
     }
     there = {place for place in _SECTIONS if place not in parts.OPTIONAL or values[parts.OPTIONAL[place]]}
     values["sections"] = [(place, name) for place, name in _SECTIONS.items() if place in there]
-    values["checklist"] = checked(judged, has_training=training is not None)
+    is_shown = {"training": training is not None, "maps": any(one["map"] for one in values["errors"])}
+    values["checklist"] = checked(judged, [name for name, shown in is_shown.items() if shown])
     values["names"] = _SECTIONS | parts.PLACES
     return values
 

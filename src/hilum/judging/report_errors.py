@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement
@@ -47,7 +48,8 @@ def errors(judged: EvaluationFolder, pictures: CasePictures | None) -> list[dict
             distance, room = (beyond, 1 - threshold) if one.called[row] else (-beyond, threshold)
             found.append((distance / room if room > 0 else 1.0, row, one))
     found.sort(key=lambda error: -error[0])
-    return [_error(judged, row, one, pictures) for _, row, one in found[:_MOST_ERRORS]]
+    shown = tqdm(found[:_MOST_ERRORS], desc="maps of errors", unit=" maps", delay=2, disable=None, leave=False)
+    return [_error(judged, row, one, pictures) for _, row, one in shown]
 
 
 def _error(judged: EvaluationFolder, row: int, one: ClassJudgement, pictures: CasePictures | None) -> dict[str, Any]:

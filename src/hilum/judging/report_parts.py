@@ -241,6 +241,8 @@ def card_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     for one, name in zip(model["decisions"]["each"], _decision_names(model["decisions"]), strict=True):
         rows += [(f"calibration{name}", one["calibration"]["rule"]), (f"threshold{name}", one["rule"])]
     rows += flat(training.get("counts", {}), "cases.") + flat(training.get("validation", {}), "validation.")
+    if model.get("gate"):
+        rows.append(("gate", model["gate"]["rule"]))
     for one in training.get("ensemble", {}).get("members", []):
         rows.append((f"member {one['name']}", f"fold {one['fold']}, seed {one['seed']}, kept epoch {one['epoch']}"))
     if "epoch" in training:

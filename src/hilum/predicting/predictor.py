@@ -42,8 +42,8 @@ class Prediction:
 
     Attributes:
         probabilities: By class name; they sum to 1 unless multi-label.
-        decision: A class name, the called labels (joined by " + ", or ``no finding``); ``no-result`` where the model is
-            not asked, ``undecided`` where it does not know: neither is negative.
+        decision: A class name, the called labels (joined by " + ", or ``no finding``); ``no-result`` for a scan
+            that the model does not answer for, ``undecided`` where it does not know: neither is negative.
         outcome: Whether there is a decision, and why not, in codes and in words.
         thresholds: Threshold of the second of two classes, or of each label.
         sets: Conformal sets of classes, or of ``absent`` and ``present`` by label; empty without them.

@@ -37,6 +37,16 @@ def check_settings(config: RunConfig) -> None:
     views_of(config)
 
 
+def check_abstaining(config: RunConfig, cohort: Cohort, *, is_of_folds: bool) -> None:
+    """Raise a ConfigError, before any scan is prepared, if the model could never abstain as it is asked to."""
+    if config.decision.abstain == "sets" and not is_of_folds:
+        msg = "decision.abstain = sets needs cases that did not choose the epoch, and a single run has none"
+        raise ConfigError(msg, hint="train with --folds, or fit sets later: hilum recalibrate")
+    if config.decision.abstain == "band" and len(cohort.classes) > 2 and not cohort.multi_label:
+        msg = f"decision.abstain must be none or sets for {len(cohort.classes)} classes, a band lies around a threshold"
+        raise ConfigError(msg)
+
+
 def check_weights(config: RunConfig, weights: Path, num_classes: int) -> None:
     """Check, before any scan is prepared, that initial weights fit and include all frozen tensors.
 

@@ -19,22 +19,23 @@ from hilum.deciding.gate import FeatureStatistics, Gate
 from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, load_statistics, save_model
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, TrainingError
+from hilum.findings import Finding
 from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
 from hilum.training.card import figures_of, model_card
 from hilum.training.epoch import PartLoader
-from hilum.training.gate import Outputs, gate_of_members
+from hilum.training.gate import Outputs, found_out_of_fold, gate_of_members
 from hilum.training.out_of_fold import cross_fitted, digest_of, outputs_of_part, write_out_of_fold
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
 
 NO_FIGURE = (
-    "The figures are of predictions out of fold: each case by the members of its fold alone, with calibration and "
-    "threshold fitted on the other folds. The ensemble of all members has no honest figure on these cases, and its "
-    "probabilities are sharper or flatter than those on which it was calibrated: hilum recalibrate, on cases that no "
-    "member has seen, mends that."
+    "The figures are of predictions out of fold: each case by the members of its fold alone, with calibration, "
+    "threshold, abstaining and gate fitted on the other folds. The ensemble of all members has no honest figure on "
+    "these cases, and its probabilities are sharper or flatter than those on which it was calibrated: hilum "
+    "recalibrate, on cases that no member has seen, mends that."
 )
 
 
@@ -87,7 +88,10 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     cases = [case for one in outputs for case in one.cases]
     scores = np.concatenate([one.logits for one in outputs])
     trained = _training_cases(first, networks)
-    found, by_fold_decisions = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores)
+    names = [one.name for one in done]
+    by_members = [[names.index(one.name) for one in own] for _, own in sorted(by_fold.items())]
+    gate, statistics, unseen = _gate(done, networks, list(zip(outputs, by_members, strict=True)), config)
+    found, by_fold_decisions = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores, unseen)
     write_out_of_fold(run.cases_file, cohort.classes, cases, found)
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)[has_label]
@@ -102,26 +106,36 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     card = _card(done, networks, everywhere, trained, _held_out(cases, scores, chose_epoch=False), told)
     about = card.training["ensemble"] | {"note": NO_FIGURE + _unfitted(card.decisions, by_fold_decisions)}
     validated = figures_of(labels, found.probs[has_label], found.decided[has_label], card.decisions)
-    names = [one.name for one in done]
-    by_members = [[names.index(one.name) for one in own] for _, own in sorted(by_fold.items())]
-    gate, statistics = _gate(done, networks, list(zip(outputs, by_members, strict=True)), config)
     card = replace(card, training=card.training | {"ensemble": about, "validation": validated}, gate=gate)
     return _saved(run, networks, card, statistics)
 
 
 def _unfitted(whole: Decisions, by_fold: Mapping[int, Decisions]) -> str:
-    """A sentence about the folds whose probabilities were calibrated otherwise than the ensemble's; empty: none."""
+    """Sentences about the folds that were calibrated, or abstain, otherwise than the ensemble; empty: none."""
     methods = [one.calibration.method for one in whole.each]
     others = [fold for fold, own in by_fold.items() if [one.calibration.method for one in own.each] != methods]
-    if not others:
-        return ""
-    rules = "; ".join(one.calibration.rule for one in by_fold[others[0]].each)
-    told = (
-        f" The ensemble is calibrated by {', '.join(methods)}, but for the cases of fold {', '.join(map(str, others))} "
-        f"the other folds allowed: {rules}. So calibration and Brier score here are not those of the ensemble."
-    )
-    _log.warning("warning:%s", told)
+    told = ""
+    if others:
+        rules = "; ".join(one.calibration.rule for one in by_fold[others[0]].each)
+        told += (
+            f" The ensemble is calibrated by {', '.join(methods)}, but for the cases of fold "
+            f"{', '.join(map(str, others))} the other folds allowed: {rules}. So calibration and Brier score here are "
+            "not those of the ensemble."
+        )
+    others = [fold for fold, own in by_fold.items() if _abstains(own) != _abstains(whole)]
+    if others:
+        rules = "; ".join(one.abstains for one in by_fold[others[0]].each)
+        told += (
+            f" The ensemble abstains, but for the cases of fold {', '.join(map(str, others))} not every label does: "
+            f"{rules}. So the share of decided cases here is not that of the ensemble."
+        )
+    if told:
+        _log.warning("warning:%s", told)
     return told
+
+
+def _abstains(decisions: Decisions) -> list[bool]:
+    return [one.band is not None or one.sets is not None for one in decisions.each]
 
 
 def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
@@ -139,7 +153,7 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     note = "Calibrated on the validation part, which chose the epochs of its members; the test part is unseen."
     told = {"split": run.split_digest, "ensemble": {"lost": [], "note": note}}
     card = _card(members, networks, first.data, _training_cases(first, networks), validated, told)
-    gate, statistics = _gate(members, networks, [(outputs, range(len(members)))], first.config)
+    gate, statistics, _ = _gate(members, networks, [(outputs, range(len(members)))], first.config)
     return _saved(run, networks, replace(card, gate=gate), statistics)
 
 
@@ -156,11 +170,16 @@ def _gate(
     networks: Mapping[str, tuple[Network, ModelCard]],
     held_out: Sequence[tuple[Outputs, Sequence[int]]],
     config: RunConfig,
-) -> tuple[Gate | None, tuple[FeatureStatistics, ...]]:
-    """The gate of an ensemble from those of its members."""
+) -> tuple[Gate | None, tuple[FeatureStatistics, ...], list[tuple[Finding, ...]]]:
+    """The gate of an ensemble from those of its members, and what those that held a case out find of it."""
     cards = [networks[one.name][1] for one in members]
     statistics = [load_statistics(one.run.model, card) for one, card in zip(members, cards, strict=True)]
-    return gate_of_members([card.gate for card in cards], statistics, held_out, config.decision)
+    gates = [card.gate for card in cards]
+    gate, flat = gate_of_members(gates, statistics, held_out, config.decision)
+    if gate is None:
+        return None, flat, [() for outputs, _ in held_out for _ in outputs.cases]
+    each = [one for one in gates if one is not None]
+    return gate, flat, found_out_of_fold(each, flat, held_out, config.decision)
 
 
 def _loaded(one: Trained) -> tuple[Network, ModelCard]:

@@ -20,7 +20,7 @@ from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import load, located
 from hilum.training.cohort import joined, prepared, read_cohort, same_cohort
-from hilum.training.decided_settings import check_settings, check_weights, decided
+from hilum.training.decided_settings import check_abstaining, check_settings, check_weights, decided
 from hilum.training.ensemble import Trained, make_ensemble
 from hilum.training.fit import fit
 from hilum.training.folds_plan import FoldsPlan
@@ -129,6 +129,7 @@ def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, bas
     run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
     check_settings(config)
     cohort = read_cohort(config)
+    check_abstaining(config, cohort, is_of_folds=True)
     if config.training.weights:
         check_weights(config, Path(config.training.weights), len(cohort.classes))
     data = prepared(config, cohort, split(cohort, config.split))

@@ -17,6 +17,7 @@ from hilum.deciding.features import case_outputs
 from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, with_limit
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
 from hilum.deciding.tta import Views
+from hilum.findings import Finding
 from hilum.modelling.ensemble import Network
 from hilum.preparing import load_sample
 from hilum.randomness import generator
@@ -134,12 +135,50 @@ def gate_of_members(
             "warning: %d of %d members have no gate: the ensemble has none", len(gates) - len(known), len(gates)
         )
         return None, ()
-    names = set().union(*(gate.ranges for gate in known))
-    ends = {name: [gate.ranges[name] for gate in known if name in gate.ranges] for name in sorted(names)}
+    if not all(statistics):
+        _log.warning("warning: not every member judges features: the ensemble's gate judges ranges alone")
+        statistics = ()
+    flat = tuple(own[0] for own in statistics)
+    return _gate_of(known, flat, held_out, rule.gate_share), flat
+
+
+def found_out_of_fold(
+    gates: Sequence[Gate],
+    statistics: Sequence[FeatureStatistics],
+    by_fold: Sequence[tuple[Outputs, Sequence[int]]],
+    rule: DecisionConfig,
+) -> list[tuple[Finding, ...]]:
+    """What each case has unlike training, by the gate of the members that held it out, its limit from other folds.
+
+    Args:
+        gates: Of each member.
+        statistics: Of each member; empty: features are not judged.
+        by_fold: Outputs of the cases of a fold by the members that held them out, and the numbers of these.
+        rule: Settings of the decision.
+    """
+    found = []
+    for n, (outputs, numbers) in enumerate(by_fold):
+        gate = _gate_of([gates[i] for i in numbers], statistics, [*by_fold[:n], *by_fold[n + 1 :]], rule.gate_share)
+        distances = _distances([(outputs, numbers)], statistics)
+        away = [None] * len(outputs.cases) if distances is None else distances.tolist()
+        seen = zip(outputs.seen.facts, outputs.seen.kernels, away, strict=True)
+        found += [gate.findings(facts, kernel, distance) for facts, kernel, distance in seen]
+    return found
+
+
+def _gate_of(
+    gates: Sequence[Gate],
+    statistics: Sequence[FeatureStatistics],
+    held_out: Sequence[tuple[Outputs, Sequence[int]]],
+    share: float,
+) -> Gate:
+    """What any of the gates accepts, with a limit on cases that some members held out."""
+    names = set().union(*(gate.ranges for gate in gates))
+    ends = {name: [gate.ranges[name] for gate in gates if name in gate.ranges] for name in sorted(names)}
     joined = replace(
-        known[0],
+        gates[0],
         ranges={name: (min(low for low, _ in own), max(high for _, high in own)) for name, own in ends.items()},
-        kernels=tuple(sorted(set().union(*(gate.kernels for gate in known)))),
+        kernels=tuple(sorted(set().union(*(gate.kernels for gate in gates)))),
         limit=None,
     )
     seen = Seen(
@@ -147,12 +186,17 @@ def gate_of_members(
         kernels=tuple(kernel for outputs, _ in held_out for kernel in outputs.seen.kernels),
         patients=tuple(patient for outputs, _ in held_out for patient in outputs.seen.patients),
     )
-    if not all(statistics):
-        _log.warning("warning: not every member judges features: the ensemble's gate judges ranges alone")
-        return with_limit(joined, seen, None, rule.gate_share), ()
-    flat = tuple(own[0] for own in statistics)
-    distances = [mean_distance([flat[n] for n in numbers], outputs.features) for outputs, numbers in held_out]
-    return with_limit(joined, seen, np.concatenate(distances), rule.gate_share), flat
+    return with_limit(joined, seen, _distances(held_out, statistics), share)
+
+
+def _distances(
+    held_out: Sequence[tuple[Outputs, Sequence[int]]], statistics: Sequence[FeatureStatistics]
+) -> Float64[np.ndarray, " n"] | None:
+    """Distance of the features of each case by the members that held it out; None: features are not judged."""
+    if not statistics:
+        return None
+    each = [mean_distance([statistics[i] for i in numbers], outputs.features) for outputs, numbers in held_out]
+    return np.concatenate(each)
 
 
 def _cases_of(dataset: CohortDataset, places: Sequence[int]) -> tuple[list[Case], list[Path]]:

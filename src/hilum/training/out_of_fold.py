@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from hilum.deciding.fit_decisions import HeldOut, TrainingCases, decisions_of
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, CohortError, require
 from hilum.files import csv_text, write_whole
+from hilum.findings import Finding, find
 from hilum.modelling.device import pick_device
 from hilum.modelling.ensemble import Network
 from hilum.modelling.speed import EXACT, for_prediction
@@ -27,7 +29,7 @@ from hilum.training.gate import Outputs, outputs_of
 CASES_MARK = r"^case_id,fold,label"
 """Pattern at the beginning of cases.csv of a run of folds."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class OutOfFold:
         logits: Mean logits of the members of its fold.
         probs: Probabilities by the calibration that was fitted on the other folds.
         decided: Decisions by what was fitted on the other folds: classes, or 0 and 1 for each label; -1: undecided.
+        sets: Conformal sets by what was fitted on the other folds, as from ``Decisions.sets_of``; empty without any.
+        unseen: What the gate of the members of its fold found, with its limit from the other folds.
     """
 
     case_ids: tuple[str, ...]
@@ -47,6 +51,8 @@ class OutOfFold:
     logits: Float64[np.ndarray, "n c"]
     probs: Float64[np.ndarray, "n c"]
     decided: Labels
+    sets: tuple[dict[str, tuple[str, ...]], ...]
+    unseen: tuple[tuple[Finding, ...], ...]
 
     def of(self, cases: Iterable[Case]) -> "OutOfFold":
         """The same of some cases, in their order.
@@ -68,6 +74,8 @@ class OutOfFold:
             logits=self.logits[at],
             probs=self.probs[at],
             decided=self.decided[at],
+            sets=tuple(self.sets[i] for i in at),
+            unseen=tuple(self.unseen[i] for i in at),
         )
 
 
@@ -95,6 +103,7 @@ def cross_fitted(
     cases: Sequence[Case],
     folds: Int[np.ndarray, " n"],
     logits: Float64[np.ndarray, "n c"],
+    unseen: Sequence[tuple[Finding, ...]],
 ) -> tuple[OutOfFold, dict[int, Decisions]]:
     """Probabilities and decisions of each fold, by calibration and thresholds that are fitted on the other folds.
 
@@ -107,10 +116,12 @@ def cross_fitted(
         cases: The cases; those without a label are decided, and nothing is fitted on them.
         folds: Fold of each.
         logits: Its logits by the members that held it out.
+        unseen: What their gate found.
     """
     has_label = np.array([case.is_labelled for case in cases])
     labels = labels_of(cases)
     probs, decided = np.zeros(logits.shape), np.zeros(labels.shape, np.int64)
+    sets: list[dict[str, tuple[str, ...]]] = [{} for _ in cases]
     by_fold: dict[int, Decisions] = {}
     for fold in np.unique(folds).tolist():
         own, others = folds == fold, (folds != fold) & has_label
@@ -120,8 +131,13 @@ def cross_fitted(
         decisions = by_fold[fold] = Decisions(classes=classes, multi_label=labels.ndim == 2, each=each)
         probs[own] = decisions.probabilities(logits[own])
         decided[own] = decisions.decided(probs[own])
+        for n in np.flatnonzero(own).tolist():
+            sets[n] = decisions.sets_of(probs[n])
     ids = tuple(case.case_id for case in cases)
-    return OutOfFold(case_ids=ids, folds=folds, logits=logits, probs=probs, decided=decided), by_fold
+    found = OutOfFold(
+        case_ids=ids, folds=folds, logits=logits, probs=probs, decided=decided, sets=tuple(sets), unseen=tuple(unseen)
+    )
+    return found, by_fold
 
 
 def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case], found: OutOfFold) -> None:
@@ -139,6 +155,8 @@ def write_out_of_fold(path: Path, classes: Sequence[str], cases: Sequence[Case],
         columns += [["decision", *(classes[k] if k >= 0 else UNDECIDED for k in found.decided.tolist())]]
     else:
         columns += [[f"called_{name}", *map(str, found.decided[:, k].tolist())] for k, name in enumerate(classes)]
+    columns += [["sets", *map(json.dumps, found.sets)]]
+    columns += [["unseen", *(json.dumps([(one.code, one.message) for one in own]) for own in found.unseen)]]
     columns += [["format", *[_FORMAT] * len(found.case_ids)]]
     write_whole(path, csv_text(list(zip(*columns, strict=True))))
 
@@ -172,6 +190,8 @@ def read_out_of_fold(path: Path, classes: Sequence[str], *, multi_label: bool) -
             logits=logits,
             probs=probs,
             decided=decided,
+            sets=tuple({key: tuple(one) for key, one in json.loads(row["sets"]).items()} for row in rows),
+            unseen=tuple(tuple(find(code, text) for code, text in json.loads(row["unseen"])) for row in rows),
         )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as exc:
         msg = f"the predictions out of fold cannot be read: {getattr(exc, 'strerror', None) or exc}"

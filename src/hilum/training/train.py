@@ -22,7 +22,7 @@ from hilum.training.cohort import (
     same_cohort,
     were_allowed,
 )
-from hilum.training.decided_settings import check_settings, check_weights, decided
+from hilum.training.decided_settings import check_abstaining, check_settings, check_weights, decided
 from hilum.training.fit import fit
 from hilum.training.run_cases import check_unchanged
 from hilum.training.run_folder import STATE, Run
@@ -64,6 +64,7 @@ def train(
     run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
     check_settings(config)
     cohort = read_cohort(config)
+    check_abstaining(config, cohort, is_of_folds=False)
     if config.training.weights:
         check_weights(config, Path(config.training.weights), len(cohort.classes))
     parts = split(cohort, config.split)  # before any scan is read

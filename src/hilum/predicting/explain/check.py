@@ -20,6 +20,9 @@ from hilum.predicting.explain.sample_odds import SampleOdds, VoxelBox
 from hilum.randomness import generator, torch_seed
 from hilum.settings.recipe import Triple
 
+_PARTS = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
+"""Parts of a network in the order in which their weights are lost."""
+
 _POINTS = 12
 """Points of a curve."""
 
@@ -135,7 +138,7 @@ def randomised(network: Network, *, seed: int = 0) -> Iterator[tuple[str, Networ
     """
     lost = copy.deepcopy(network)
     random = torch.Generator().manual_seed(torch_seed(seed, "randomised"))
-    for part in ("head", "layer4", "layer3", "layer2", "layer1", "stem"):
+    for part in _PARTS:
         for member in members_of(lost):
             for module in _modules(member, part):
                 for tensor in module.parameters():
@@ -152,6 +155,8 @@ def check_map(
     map_of: Callable[[SampleOdds], Float32[np.ndarray, "z y x"]],
     patch_mm: float,
     spacing_mm: Triple,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SanityCheck:
     """Test a map of the first output.
 
@@ -161,11 +166,14 @@ def check_map(
         map_of: Makes the same kind of map for another network.
         patch_mm: Edge of the cubes that are deleted.
         spacing_mm: Of the sample's voxels.
+        progress: Called with the number of steps that are done, and of all.
     """
-    correlations, other = {}, values
-    for part, network in randomised(sample_odds.network):
+    correlations, other, steps = {}, values, len(_PARTS) + 1
+    for done, (part, network) in enumerate(randomised(sample_odds.network), start=1):
         other = map_of(replace(sample_odds, network=network))
         correlations[part] = rank_correlation(values, other, patch_mm, spacing_mm)
+        if progress is not None:
+            progress(done, steps)
     return SanityCheck(
         curves=curves_of(sample_odds, values, patch_mm, spacing_mm),
         random_gain=deletion_gain(sample_odds, other, patch_mm, spacing_mm),

@@ -64,6 +64,13 @@ def explain(
     )
 
 
+def check_outputs(outputs: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise a ConfigError if an output is not one of the classes, or is named twice."""
+    for name in outputs:
+        require(name in classes, "an output", f"one of {', '.join(classes)}", repr(name))
+    require(len(set(outputs)) == len(outputs), "outputs", "distinct", ", ".join(outputs))
+
+
 def odds_of_sample(
     predictor: Predictor, sample: Volume, outputs: Sequence[str], network: Network | None = None
 ) -> SampleOdds:
@@ -73,9 +80,7 @@ def odds_of_sample(
         ConfigError: If an output is unknown.
     """
     card = predictor.card
-    for name in outputs:
-        require(name in card.classes, "an output", f"one of {', '.join(card.classes)}", repr(name))
-    require(len(set(outputs)) == len(outputs), "outputs", "distinct", ", ".join(outputs))
+    check_outputs(outputs, card.classes)
     case = as_sample(sample, card.recipe)
     return SampleOdds(
         network=predictor.network if network is None else network,

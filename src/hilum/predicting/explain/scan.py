@@ -12,7 +12,7 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, PrepareError
 from hilum.files import user_path
 from hilum.predicting.explain.check import SanityCheck, check_map
-from hilum.predicting.explain.explainer import explain, maps_of, odds_of_sample
+from hilum.predicting.explain.explainer import check_outputs, explain, maps_of, odds_of_sample
 from hilum.predicting.explain.folder import Explained, check_explanation_folder, write_explanation
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.explain.location import locate, places_of
@@ -55,7 +55,7 @@ def explain_scan(
         series: The series to read, if the folder holds several.
         mask: File of a lung mask, for models that need the lungs.
         device: Device of the network.
-        show_progress: Show a bar where occlusion takes longer than two seconds.
+        show_progress: Show a bar where occlusion or a test takes longer than two seconds.
 
     Returns:
         The content of explanation.json.
@@ -65,6 +65,7 @@ def explain_scan(
     """
     check_explanation_folder(user_path(out))
     predictor = Predictor(model, device=device)
+    check_outputs(outputs, predictor.card.classes)
     volume, sample = _read(predictor, user_path(scan), point_mm, series, mask)
     prediction = predictor.predict_samples([sample])[0]
     with _bar(show_progress) as progress:
@@ -77,7 +78,7 @@ def explain_scan(
         Explained(
             heat_map=one,
             location=None if places is None else locate(one, places),
-            check=_checked(predictor, sample, one, config) if check else None,
+            check=_checked(predictor, sample, one, config, show_progress) if check else None,
         )
         for one in heat_maps
     ]
@@ -99,7 +100,9 @@ def _read(
         raise
 
 
-def _checked(predictor: Predictor, sample: Volume, heat_map: HeatMap, config: ExplainConfig) -> SanityCheck:
+def _checked(
+    predictor: Predictor, sample: Volume, heat_map: HeatMap, config: ExplainConfig, show_progress: bool
+) -> SanityCheck:
     sample_odds = odds_of_sample(predictor, sample, [heat_map.output])
 
     def map_of(other: SampleOdds) -> Float32[np.ndarray, "z y x"]:
@@ -107,14 +110,14 @@ def _checked(predictor: Predictor, sample: Volume, heat_map: HeatMap, config: Ex
         return np.asarray(values[0].mean(axis=0))
 
     patch_mm = config.patch_mm or patch_of(predictor.card.recipe.size, sample.spacing_mm)
-    with predictor.within_memory("testing a map"):
-        return check_map(sample_odds, heat_map.values, map_of, patch_mm, sample.spacing_mm)
+    with predictor.within_memory("testing a map"), _bar(show_progress, "testing the map", "steps") as progress:
+        return check_map(sample_odds, heat_map.values, map_of, patch_mm, sample.spacing_mm, progress=progress)
 
 
 @contextmanager
-def _bar(is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function that takes the number of cubes that are done and of all."""
-    with tqdm(desc="occlusion", unit=" cubes", delay=_PATIENCE_S, disable=not is_shown or None, leave=False) as bar:
+def _bar(is_shown: bool, what: str = "occlusion", unit: str = "cubes") -> Iterator[Callable[[int, int], None]]:
+    """A function that takes the number of units that are done and of all."""
+    with tqdm(desc=what, unit=f" {unit}", delay=_PATIENCE_S, disable=not is_shown or None, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
