@@ -25,7 +25,7 @@ import torch
 from machine import DATA, ROOT, line, machine
 
 from hilum.deciding.facts import facts_of, kernel_of
-from hilum.deciding.fit_gate import Seen, with_limit
+from hilum.deciding.fit_gate import Seen, outside, with_limit
 from hilum.errors import HilumError
 from hilum.measuring.bootstrap import wilson
 from hilum.predicting import Predictor
@@ -187,8 +187,10 @@ def _share(
         kernels=tuple(one["kernel"] for one in known),
         patients=tuple(map(str, range(len(known)))),
     )
-    assert predictor.card.gate is not None
-    gate = with_limit(predictor.card.gate, seen, np.array([one["distance"] for one in known], float), asked)
+    own = predictor.card.gate
+    assert own is not None
+    distances = np.array([one["distance"] for one in known], float)
+    gate = with_limit(own, seen.patients, outside(own, seen), distances, asked)
     new = [one for one in tested if one["facts"] is not None]
     back = [bool(gate.findings(one["facts"], one["kernel"], one["distance"])) for one in new]
     share = float(np.mean(back))

@@ -1,22 +1,31 @@
 """Bands and conformal sets: where a model abstains, and how often it is wrong elsewhere."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from held_out import held_out
 from hilum.cli import main
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.fit_decisions import TrainingCases, decisions_of, refitted_decisions
+from hilum.deciding.outcome import Outcome
 from hilum.errors import CohortError, ConfigError
+from hilum.judging.evaluation_folder import read_evaluation
+from hilum.judging.judge import judge
 from hilum.judging.model_facts import abstaining_facts
+from hilum.judging.report_plots import risks_of
 from hilum.measuring.abstaining import (
     Band,
     ConformalSets,
     choose_band,
     coverage_ends,
     fit_sets,
+    log_odds_distance,
     one_each,
     risk_by_coverage,
 )
@@ -154,6 +163,44 @@ def test_another_prevalence_changes_neither_who_is_decided_nor_the_sets():
     assert [with_sets.sets_of(one) for one in here] == [moved.sets_of(one) for one in there]
 
 
+@examples(max_examples=300, deadline=None)
+@given(
+    threshold=st.floats(1e-4, 1 - 1e-4),
+    share=st.floats(0.01, 0.99),
+    to=st.floats(1e-3, 0.999),
+    low=st.floats(0, 1),
+    high=st.sampled_from([0.0, 0.3, None]),
+)
+def test_a_band_holds_its_threshold_at_every_prevalence(threshold, share, to, low, high):
+    """Rounding must not move an end past the threshold; a band that is open above it stays open."""
+    above = math.nextafter(threshold, 0) if high is None else threshold + high * (1 - threshold)
+    band = Band(low=low * threshold, high=above, error=0.1, coverage=0.5, patients=(90, 90))
+    one = Decision(calibration=Calibration(prevalence=(1 - share, share)), threshold=threshold, band=band)
+    (moved,) = Decisions(classes=CLASSES, each=(one,)).at([to]).each
+    at = moved.threshold
+    assert moved.band.low <= at
+    assert moved.band.holds(np.array([at]))[0] == (high is not None)
+    assert moved.decided(two(np.array([at]))).tolist() == [1 if high is None else -1]
+
+
+def test_sets_of_three_classes_are_not_lost_in_silence_at_another_prevalence():
+    sets = ConformalSets(least=(0.2, 0.2, 0.2), error=0.1, patients=(90, 90, 90), singles=0.5)
+    one = Decision(calibration=Calibration(prevalence=(0.5, 0.3, 0.2)), sets=sets)
+    with pytest.raises(ConfigError, match="a stated prevalence must be absent for a model with conformal sets"):
+        Decisions(classes=("a", "b", "c"), each=(one,)).at([0.2, 0.3, 0.5])
+
+
+def test_with_the_fewest_patients_a_class_is_cut_just_below_its_lowest_case():
+    y, p = np.repeat([0, 1], 9), np.concatenate([np.linspace(0.1, 0.3, 9), np.linspace(0.6, 0.9, 9)])
+    band = choose_band(y, p, threshold=0.5, error=0.1, coverage=0.0, patients=[str(n) for n in range(18)])
+    assert band.low == 0.5
+    overlapping = choose_band(
+        y, p - 0.4 * (y == 1), threshold=0.5, error=0.1, coverage=0.0, patients=list("abcdefghijklmnopqr")
+    )
+    assert overlapping.low == pytest.approx(0.2, abs=0.002)
+    assert overlapping.low < 0.2
+
+
 def test_the_one_class_of_a_set_is_the_decision_whatever_the_threshold():
     sets = ConformalSets(least=(0.45, 0.4), error=0.1, patients=(90, 90), singles=0.7)
     one = Decision(threshold=0.8, sets=sets)
@@ -255,6 +302,9 @@ def test_what_could_never_abstain_is_refused_before_any_scan_is_read(npy_cohort,
     for further in ([], ["--folds", "2"]):
         assert main(["train", str(npy_cohort / "config.toml"), *flags, *further]) == 1
         assert "must be none or sets for 3 classes" in capsys.readouterr().err
+    flags = ["--decision.error", "0.2", "--out", str(tmp_path / "run")]
+    assert main(["train", str(npy_cohort / "config.toml"), *flags]) == 1
+    assert "decision.error must be 0.1 with decision.abstain = none, got 0.2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -286,12 +336,51 @@ def test_an_evaluation_says_what_sets_cover_and_how_many_hold_one_class_together
         assert each["share_ci"][0] < each["share"] < each["share_ci"][1]
 
 
+def test_out_of_fold_the_risk_is_over_the_distance_from_each_folds_own_threshold(tmp_path):
+    rng = np.random.default_rng(8)
+    labels, fold = rng.integers(0, 2, 60), np.repeat([0, 1], 30)
+    p = rng.random(60)
+    cuts = np.where(fold == 0, 0.3, 0.7)
+    decided = (p >= cuts).astype(int)
+    judge(
+        case_ids=[f"c{n}" for n in range(60)], patients=[f"p{n}" for n in range(60)], labels=labels, probs=two(p),
+        classes=CLASSES, threshold=None, decided=decided, folder=tmp_path, further={"fold": list(map(str, fold))},
+    )  # fmt: skip
+    (one,) = risks_of(read_evaluation(tmp_path))
+    assert one.is_wrong.tolist() == (decided != labels).tolist()
+    gap = [
+        np.sort(p[fold == k])[np.searchsorted(np.sort(p[fold == k]), c) + np.array([-1, 0])]
+        for k, c in ((0, 0.3), (1, 0.7))
+    ]
+    middle = np.where(fold == 0, np.mean(gap[0]), np.mean(gap[1]))
+    assert one.certainty == pytest.approx(np.abs(np.log(p / (1 - p)) - np.log(middle / (1 - middle))))
+
+
+def test_of_three_classes_the_risk_is_over_the_highest_probability(tmp_path):
+    rng = np.random.default_rng(9)
+    labels, probs = rng.integers(0, 3, 40), rng.dirichlet(np.ones(3), 40)
+    cases, outcomes = (
+        [f"c{n}" for n in range(40)],
+        [Outcome()] * 30 + [Outcome(kind="undecided", codes=("uncertain",))] * 10,
+    )
+    decided = np.where(np.arange(40) < 30, probs.argmax(axis=1), -1)
+    judge(
+        case_ids=cases, patients=cases, labels=labels, probs=probs, classes=("a", "b", "c"), threshold=None,
+        decided=decided, outcomes=outcomes, folder=tmp_path,
+    )  # fmt: skip
+    (one,) = risks_of(read_evaluation(tmp_path))
+    assert one.name == "all classes"
+    assert one.is_wrong.tolist() == (probs.argmax(axis=1) != labels).tolist()
+    assert one.certainty.tolist() == probs.max(axis=1).tolist()
+    assert one.decided_wrongly.tolist() == (decided != labels)[:30].tolist()
+
+
 def test_risk_over_coverage_begins_with_the_surest_and_ends_with_all():
     y, p = np.array([1, 1, 0, 0, 1]), np.array([0.99, 0.6, 0.05, 0.55, 0.3])
-    coverage, risk = risk_by_coverage(y, p, threshold=0.5)
+    coverage, risk = risk_by_coverage((p >= 0.5) != (y == 1), log_odds_distance(p, 0.5))
     assert coverage == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert risk == pytest.approx([0, 0, 1 / 3, 1 / 4, 2 / 5])
-    tied, _ = risk_by_coverage(np.array([1, 0, 1]), np.array([0.8, 0.8, 0.6]), threshold=0.5)
+    tied, _ = risk_by_coverage(np.array([False, True, False]), log_odds_distance(np.array([0.8, 0.8, 0.6]), 0.5))
     assert tied == pytest.approx([2 / 3, 1.0])
 
 

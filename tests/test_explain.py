@@ -18,7 +18,7 @@ from hilum.modelling.ensemble import Ensemble
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting import Predictor
 from hilum.predicting.explain import ExplainConfig, HeatMap, explain, explain_scan
-from hilum.predicting.explain.check import check_map, curves_of, randomised, rank_correlation
+from hilum.predicting.explain.check import Curves, SanityCheck, check_map, curves_of, randomised, rank_correlation
 from hilum.predicting.explain.explainer import maps_of, odds_of_sample
 from hilum.predicting.explain.gradients import integrated_gradients, last_stage
 from hilum.predicting.explain.location import locate, places_of
@@ -349,6 +349,26 @@ def test_a_map_that_ignores_the_weights_is_said_to_say_nothing(tmp_path):
     assert "does not change when the weights are lost, and says nothing" in check.verdict
 
 
+@pytest.mark.parametrize(
+    ("deletion", "at_random", "holds", "verdict"),
+    [
+        ((0.0, -1.0, -2.0), (0.0, -0.1, -0.2), True, "lowers the output more than chance."),
+        ((0.0, 0.1, 0.2), (0.0, 1.0, 2.0), False, "does not lower the output: it says nothing."),
+        ((0.0, -0.1, -0.2), (0.0, -1.0, -2.0), False, "lowers the output no more than chance or lost weights"),
+    ],
+)
+def test_a_map_holds_only_where_deleting_what_it_shows_lowers_the_output_itself(deletion, at_random, holds, verdict):
+    """Deleting may raise the output less than chance does: that shows nothing of what the output depends on."""
+    curves = Curves(
+        shares=(0.0, 0.05, 0.1), deletion=deletion, insertion=(0.0, 1.0, 2.0), random_deletion=at_random,
+        random_insertion=(0.0, 1.5, 2.5),
+    )  # fmt: skip
+    check = SanityCheck(curves=curves, random_gain=0.0, correlations={"head": 0.9, "stem": 0.1})
+    assert check.holds is holds
+    assert verdict in check.verdict
+    assert "Putting it back into a blurred image does not raise the output more than chance does." in check.verdict
+
+
 def test_a_rank_correlation_leaves_out_where_both_maps_are_zero():
     rng = np.random.default_rng(0)
     one, other = np.zeros((2, 16, 16, 16), np.float32)
@@ -397,6 +417,48 @@ def test_a_folder_is_written_whole_and_again_over_itself_alone(tmp_path, scan, c
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_no_file_is_replaced_that_no_explanation_wrote(tmp_path, scan, capsys):
+    folder, out = model(tmp_path / "model"), tmp_path / "out"
+    out.mkdir()
+    own = scan.rename(out / "map.nii.gz")
+    before = own.read_bytes()
+    assert main(["explain", str(folder), str(own), "--out", str(out)]) == 1
+    assert "holds map.nii.gz" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    own.rename(scan)
+    (out / "planes.png").write_text("precious")
+    assert main(["explain", str(folder), str(scan), "--out", str(out)]) == 1
+    assert "holds planes.png" in capsys.readouterr().err
+    (out / "planes.png").unlink()
+    (tmp_path / "mine.json").write_text("{}")
+    (out / "explanation.json").symlink_to(tmp_path / "mine.json")
+    assert main(["explain", str(folder), str(scan), "--out", str(out)]) == 1
+    assert "holds explanation.json" in capsys.readouterr().err
+    (out / "explanation.json").unlink()
+    assert main(["explain", str(folder), str(scan), "--out", str(out), "--method", "hirescam"]) == 0
+    (out / "planes-2.png").write_text("precious")
+    assert main(["explain", str(folder), str(scan), "--out", str(out)]) == 1
+    assert "holds planes-2.png" in capsys.readouterr().err
+
+
+def test_a_class_may_have_any_name_and_a_map_in_doubt_says_so(tmp_path, scan, capsys):
+    folder = model(tmp_path / "model", classes=("0", r"$\foo$ x_{"), random=True)
+    assert main(["explain", str(folder), str(scan), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    (one,) = json.loads((tmp_path / "out" / "explanation.json").read_text())["maps"]
+    told = capsys.readouterr().out
+    agreement = one["settings"]["fill_agreement"]
+    assert bool(one["doubt"]) == (agreement is None or agreement < 0.5)
+    assert one["doubt"] in told
+    doubtful = HeatMap(
+        values=np.zeros((2, 2, 2), np.float32), spread=None, affine=np.eye(4), output="1", method="occlusion",
+        settings={"fill_agreement": 0.22}, log_odds=0.0,
+    )  # fmt: skip
+    agree_little = "The two fills of occlusion agree little, by a correlation of 0.22"
+    assert doubtful.doubt == f"{agree_little}: this map shows the fill as much as the image."
+    assert not replace(doubtful, settings={"fill_agreement": 0.7}).doubt
+    assert not replace(doubtful, settings={}, method="hirescam").doubt
+
+
 def test_several_findings_have_numbered_files(tmp_path, scan):
     folder = model(tmp_path / "model", classes=("a b", "c/d"), multi_label=True)
     about = explain_scan(folder, scan, tmp_path / "out", device="cpu")
@@ -418,6 +480,8 @@ def test_a_prepared_volume_has_a_map_on_the_models_grid_and_no_place(tmp_path):
         (["--finding", "cancer"], "an output must be one of 0, 1, got 'cancer'"),
         (["--finding", "1", "1"], "outputs must be distinct, got 1, 1"),
         (["--patch-mm", "0"], "patch_mm must be positive, got 0"),
+        (["--patch-mm", "0.01"], "patch_mm must be 2 to 32 for this model's box, got 0.01"),
+        (["--patch-mm", "1e9"], "patch_mm must be 2 to 32 for this model's box"),
         (["--patch-mm", "nan"], "patch_mm must be positive, got nan"),
         (["--patch-mm", "5", "--method", "hirescam"], "patch_mm must be absent with hirescam"),
         (["--stage", "2"], "stage must be absent with occlusion"),

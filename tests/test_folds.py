@@ -30,6 +30,7 @@ from hilum.preparing.npy import from_npy
 from hilum.settings.run import DecisionConfig, LossConfig, RunConfig
 from hilum.settings.toml import load
 from hilum.training import folds as folds_module
+from hilum.training.card import figures_of
 from hilum.training.folds import train_folds
 from hilum.training.merge import ensemble
 from hilum.training.out_of_fold import cross_fitted, read_out_of_fold, write_out_of_fold
@@ -178,7 +179,15 @@ def test_the_evaluation_has_the_pooled_figure_the_mean_of_the_folds_and_says_wha
     assert "hilum recalibrate" in page
     assert "the scale of each fold&#39;s logits is its own" in page or "the scale of each fold's logits" in page
     assert "mean of the folds" in page
+    assert "1: errors over coverage" in page
     assert rows_of(run.evaluation / "cases.csv")[0].keys() >= {"fold", "prob_1", "decision"}
+
+
+def test_a_card_of_cases_that_all_are_undecided_has_no_rates_and_is_no_broken_json():
+    labels, undecided = np.array([0, 1, 1]), np.full(3, -1)
+    said = figures_of(labels, np.array([[0.6, 0.4]] * 3), undecided, Decisions(classes=("0", "1")))
+    assert (said["accuracy"], said["sensitivity"], said["specificity"]) == (None, None, None)
+    assert said["auc"] == 0.5
 
 
 def test_the_card_of_the_ensemble_names_its_members_and_has_no_figure_of_its_own(run):

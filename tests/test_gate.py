@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from sklearn.covariance import ledoit_wolf
 from hilum.cli import main
 from hilum.cohorts.table import Case
 from hilum.deciding.facts import FACTS, facts_of, kernel_of
-from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, widened_gate, with_limit
+from hilum.deciding.fit_gate import (
+    Seen,
+    fit_features,
+    fit_ranges,
+    outside,
+    outside_when_left_out,
+    widened_gate,
+    with_limit,
+)
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
 from hilum.deciding.model_folder import read_card
 from hilum.errors import CheckpointError, ConfigError
@@ -23,7 +32,7 @@ from hilum.preparing import prepare
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import DecisionConfig
 from hilum.simulating import plan_cohort, simulate_case
-from hilum.training.gate import Outputs, found_out_of_fold
+from hilum.training.gate import Outputs, found_out_of_fold, gate_of_members
 from hilum.volume import Tags, Volume, affine_from
 
 RULE = DecisionConfig()
@@ -214,6 +223,55 @@ def test_members_have_features_of_their_own_and_their_distances_are_averaged():
 # the share that is held back
 
 
+def limited(gate, held_out, distances, asked):
+    return with_limit(gate, held_out.patients, outside(gate, held_out), distances, asked)
+
+
+def test_of_folds_and_recalibrated_models_too_no_more_is_held_back_than_is_stated():
+    """A case counts by ranges that were fitted without it: the ranges of all would hold it back never."""
+    rng, rule = np.random.default_rng(1), DecisionConfig(gate_share=0.05)
+
+    def draw(n):
+        facts = [
+            {name: float(rng.standard_t(5)) * FACTS[name].least for name in ("middle_hu", "high_hu")} for _ in range(n)
+        ]
+        return facts, rng.normal(size=n) ** 2
+
+    of_distance = FeatureStatistics(means=np.zeros((1, 1), np.float32), covariance=np.ones((1, 1), np.float32))
+    told, back = (
+        {"folds": [], "out of fold": [], "recalibrated": []},
+        {"folds": [], "out of fold": [], "recalibrated": []},
+    )
+    for run in range(30):
+        (facts, distances), (new, away) = draw(150), draw(600)
+        fold = np.arange(150) % 5
+        parts = [np.flatnonzero(fold == k).tolist() for k in range(5)]
+        gates = [fit_ranges(seen([facts[i] for i in range(150) if fold[i] != k]), rule) for k in range(5)]
+        by_fold = []
+        for k, own in enumerate(parts):
+            owners = [f"{run}-{i}" for i in own]
+            cases = tuple(Case(case_id=one, path=Path(one), label=0, patient_id=one) for one in owners)
+            known = seen([facts[i] for i in own], patients=owners)
+            outputs = Outputs(cases=cases, logits=np.zeros((30, 2)), features=(distances[own][:, None],), seen=known)
+            by_fold.append((outputs, [k]))
+        whole, _ = gate_of_members(gates, [(of_distance,)] * 5, by_fold, rule)
+        found = found_out_of_fold(gates, [of_distance] * 5, by_fold, rule)
+        more = seen(facts)
+        again = with_limit(
+            widened_gate(gates[0], more), more.patients, outside_when_left_out(gates[0], more), distances, 0.05
+        )
+        for name, gate in (("folds", whole), ("recalibrated", again)):
+            told[name].append(gate.share)
+            pairs = zip(new, away.tolist(), strict=True)
+            back[name].append(np.mean([bool(gate.findings(one, "", d)) for one, d in pairs]))
+        told["out of fold"].append(whole.share)
+        back["out of fold"].append(np.mean([bool(one) for one in found]))
+    for name, shares in back.items():
+        error = np.std(shares) / np.sqrt(len(shares))
+        assert np.mean(shares) < np.mean(told[name]) + 2.5 * error, name
+        assert np.mean(shares) > np.mean(told[name]) / 3, name
+
+
 @pytest.mark.parametrize("share", [0.02, 0.2])
 def test_the_share_held_back_is_the_one_asked_for_within_its_beta_binomial_interval(share):
     """Of features and ranges together: a tenth of the share lies outside the ranges."""
@@ -225,7 +283,7 @@ def test_the_share_held_back_is_the_one_asked_for_within_its_beta_binomial_inter
     base = Gate(ranges={"low_hu": (-1000.0, -800.0)})
     held, tested, fits = [], 500, 200
     for _ in range(fits):
-        gate = with_limit(base, *draw(300), share)
+        gate = limited(base, *draw(300), share)
         new, distances = draw(tested)
         pairs = zip(new.facts, distances.tolist(), strict=True)
         held.append(np.mean([bool(gate.findings(facts, "", d)) for facts, d in pairs]))
@@ -238,7 +296,7 @@ def test_with_few_patients_the_share_is_what_they_allow_and_one_random_case_of_e
     """The first scan of a patient may be unlike the later ones, as here: it must not stand for them."""
     distances = np.arange(40.0) % 2
     patients = [f"p{k // 2}" for k in range(40)]
-    gate = with_limit(Gate(), seen([{}] * 40, patients=patients), distances, 0.01)
+    gate = limited(Gate(), seen([{}] * 40, patients=patients), distances, 0.01)
     assert gate.num_held_out == 20
     assert gate.share == pytest.approx(1 / 21)
     assert gate.limit == 1.0
@@ -247,8 +305,8 @@ def test_with_few_patients_the_share_is_what_they_allow_and_one_random_case_of_e
 
 def test_ranges_that_hold_back_more_than_the_share_are_said_to():
     facts = [{"low_hu": 0.0 if k % 4 == 0 else -900.0} for k in range(100)]
-    gate = with_limit(Gate(ranges={"low_hu": (-1000.0, -800.0)}), seen(facts), np.arange(100.0), 0.02)
-    assert gate.share == 0.25
+    gate = limited(Gate(ranges={"low_hu": (-1000.0, -800.0)}), seen(facts), np.arange(100.0), 0.02)
+    assert gate.share == pytest.approx(26 / 101)
     assert gate.limit == 99.0
     assert "0.02 was asked for: the ranges alone hold back more" in gate.rule
     assert "25 of 100 patients that were held out lie outside the ranges" in gate.rule

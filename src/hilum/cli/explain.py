@@ -84,6 +84,8 @@ class Explain:
         print(f"decision: {found['decision']}" + (f", because {found['reason']}" if found["reason"] else ""))
         for one in about["maps"]:
             print(_line(one))
+            if one["doubt"]:
+                print(one["doubt"])
             if one["check"] is not None:
                 print(one["check"]["verdict"])
         print(about["meaning"])

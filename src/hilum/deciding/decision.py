@@ -64,17 +64,19 @@ class Decision:
     def at(self, prevalence: Shares) -> "Decision":
         """Adjust probabilities to another prevalence.
 
-        Threshold, band and sets are adjusted with them; of more than two classes the most probable one may change, and
-        conformal sets are lost.
+        Threshold, band and sets are adjusted with them; of more than two classes the most probable one may change.
 
         Raises:
-            ConfigError: If the prevalence of the calibration is unknown, or a share is 0.
+            ConfigError: If the prevalence of the calibration is unknown, a share is 0, or conformal sets are of more
+                than two classes, where they cannot be adjusted.
         """
         known, why = bool(self.calibration.prevalence), f"unknown (calibration: {self.calibration.rule})"
         require(known, "the prevalence that the probabilities stand for", "known", why)
         moved = self.calibration.at(prevalence)
         if self.threshold is None:
-            return replace(self, calibration=moved, sets=None)
+            single = self.sets is None
+            require(single, "a stated prevalence", "absent for a model with conformal sets of several classes", "one")
+            return replace(self, calibration=moved)
 
         def there(threshold: float) -> float:
             return threshold_at(threshold, of=self.calibration.prevalence, to=prevalence)
@@ -83,19 +85,17 @@ class Decision:
             one if one.threshold is None else replace(one, threshold=there(one.threshold))
             for one in self.operating_points
         )
-        band, sets = self.band, self.sets
-        if band is not None and band.low <= band.high:
-            band = replace(band, low=there(band.low), high=there(band.high))
-        elif band is not None:  # there is no case in between, whatever rounding does
-            at = there(self.threshold)
-            band = replace(band, low=at, high=math.nextafter(at, 0))
+        band, sets, at = self.band, self.sets, there(self.threshold)
+        if band is not None:  # rounding must not move an end beyond the threshold
+            above = max(there(band.high), at) if band.high >= self.threshold else math.nextafter(at, 0)
+            band = replace(band, low=min(there(band.low), at), high=above)
         if sets is not None:
             absent, present = sets.least
             sets = replace(sets, least=(1 - there(1 - absent), there(present)))
         return replace(
             self,
             calibration=moved,
-            threshold=there(self.threshold),
+            threshold=at,
             operating_points=points,
             band=band,
             sets=sets,

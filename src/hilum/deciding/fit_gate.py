@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from sklearn.covariance import LedoitWolf
 
 from hilum.cohorts.labels import Labels
 from hilum.deciding.facts import FACTS
 from hilum.deciding.gate import FeatureStatistics, Gate
 from hilum.measuring.abstaining import one_each
+from hilum.randomness import generator
 from hilum.settings.recipe import Range
 from hilum.settings.run import DecisionConfig
 
 _LEAST_PATIENTS = 20
 """Fewest patients of a mean of its own: fewer classes are pooled, and with fewer patients in all there is no mean."""
+
+_PARTS = 5
+"""Parts of the patients, each left out once where ranges are widened by the cases that also choose the limit."""
 
 _MARGIN = 0.1
 """Margin on each side of a range, as a share of it; with few cases more: 2 / n (rules of thumb)."""
@@ -91,7 +95,37 @@ def fit_features(
     )
 
 
-def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] | None, asked: float) -> Gate:
+def outside(gate: Gate, seen: Seen) -> list[bool]:
+    """Whether scans lie outside the ranges and kernels of a gate."""
+    return [bool(gate.findings(facts, kernel, None)) for facts, kernel in zip(seen.facts, seen.kernels, strict=True)]
+
+
+def outside_when_left_out(gate: Gate, seen: Seen) -> list[bool]:
+    """Whether scans lie outside the gate widened by the others alone: by fifths of their patients."""
+    patients = sorted(set(seen.patients))
+    fifth = dict(zip(patients, generator(0, "fifths").permutation(len(patients)) % _PARTS, strict=True))
+    parts = np.array([fifth[patient] for patient in seen.patients])
+    found = np.zeros(len(parts), bool)
+    for part in range(_PARTS):
+        inside, others = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        found[inside] = outside(widened_gate(gate, _some(seen, others)), _some(seen, inside))
+    return found.tolist()
+
+
+def _some(seen: Seen, places: Int[np.ndarray, " m"]) -> Seen:
+    facts, kernels, patients = (
+        tuple(column[n] for n in places) for column in (seen.facts, seen.kernels, seen.patients)
+    )
+    return Seen(facts=facts, kernels=kernels, patients=patients)
+
+
+def with_limit(
+    gate: Gate,
+    patients: Sequence[str],
+    is_outside: Sequence[bool],
+    distances: Float64[np.ndarray, " n"] | None,
+    asked: float,
+) -> Gate:
     """The gate with the limit of features at which it holds back a share of scans like those of training.
 
     Of each patient a random case counts. Cases outside the ranges count as held back already, so that the share is
@@ -99,24 +133,23 @@ def with_limit(gate: Gate, held_out: Seen, distances: Float64[np.ndarray, " n"] 
 
     Args:
         gate: A gate with ranges.
-        held_out: Cases that were not trained on.
+        patients: Patients of cases that were not trained on.
+        is_outside: Whether each lies outside ranges that were fitted without it.
         distances: Their distances; None: features are not judged.
         asked: The share; with fewer than 1 / share - 1 patients the smallest that they allow.
     """
-    chosen = one_each(np.zeros(len(held_out.patients), int), held_out.patients).tolist()
+    chosen = one_each(np.zeros(len(patients), int), patients).tolist()
     number = len(chosen)
-    is_outside = [bool(gate.findings(held_out.facts[n], held_out.kernels[n], None)) for n in chosen]
-    outside = sum(is_outside)
+    outside = sum(is_outside[n] for n in chosen)
     by_ranges = f"{outside} of {number} patients that were held out lie outside the ranges"
     if distances is None or not number:
         return replace(gate, num_held_out=number, share=None, rule=f"ranges of training alone; {by_ranges}")
     share = max(asked, 1 / (number + 1))
-    pairs = zip(chosen, is_outside, strict=True)
-    scores = np.array([math.inf if out else float(distances[n]) for n, out in pairs])
+    scores = np.array([math.inf if is_outside[n] else float(distances[n]) for n in chosen])
     limit = np.sort(scores)[math.ceil((number + 1) * (1 - share) - 1e-9) - 1]
     if math.isinf(limit):  # the ranges alone hold back more than the share
         limit = max((score for score in scores if math.isfinite(score)), default=math.inf)
-        share = outside / number
+        share = (outside + 1) / (number + 1)
     why = ""
     if share > asked:
         needed = math.ceil(1 / asked - 1 - 1e-9)

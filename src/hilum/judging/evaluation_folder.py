@@ -37,6 +37,7 @@ class EvaluationFolder:
         decided: Index of the decided class, or 1 where a label is called, else 0; -1 without a decision.
         reasons: Why a case, or a label of it, has no decision, else empty.
         scans: Digest of the HU of each case's scan; empty where unknown.
+        folds: Fold of each case, as text; empty for a single model.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class EvaluationFolder:
     decided: Labels
     reasons: tuple[str, ...]
     scans: tuple[str, ...]
+    folds: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -160,4 +162,5 @@ def _folder(folder: Path, evaluation: dict[str, Any], rows: Sequence[dict[str, s
         decided=decided,
         reasons=tuple(row["reason"] for row in rows),
         scans=tuple(row.get("scan", "") for row in rows),
+        folds=tuple(row.get("fold", "") for row in rows),
     )

@@ -32,6 +32,8 @@ from hilum.training.run_folder import Run
 MIXED = "The pooled figures rank cases of several folds together, although the scale of each fold's logits is its own."
 
 
+_CROSS_FITTED = "; here by fits on the other folds, where these allow one"
+
 _CHECKED = {
     "leakage": "", "leaks_compared": True, "audit": None, "seen_checked": True, "unchecked": "", "num_seen": 0,
 }  # fmt: skip
@@ -102,7 +104,7 @@ def evaluate_folds(run: Run, out: Path, *, prevalence: Sequence[float] = (), pic
             "training_audit": run.audit,
             "threshold_rule": f"thresholds of each fold, chosen on the others by {run.settings.decision.rule}",
             "findings": unseen.findings,
-            "abstains": abstaining_facts(decisions, labels, found.sets, note="; here by fits on the other folds"),
+            "abstains": abstaining_facts(decisions, labels, found.sets, note=_CROSS_FITTED),
             "folds": fold_figures(found, labels, patients, card),
             "lost_members": card.training["ensemble"]["lost"],
             "model": about_model(card),

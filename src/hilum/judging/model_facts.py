@@ -52,8 +52,10 @@ def abstaining_facts(
     for k, one in enumerate(decisions.each):
         if not one.abstains:
             continue
-        name = decisions.classes[k] if decisions.multi_label else decisions.classes[-1]
-        key, classes = (name, ("absent", "present")) if decisions.multi_label else ("classes", decisions.classes)
+        key, classes = "classes", decisions.classes
+        if decisions.multi_label:
+            key, classes = decisions.classes[k], ("absent", "present")
+        name = decisions.classes[1] if len(classes) == 2 and not decisions.multi_label else key
         truth = (labels[:, k] if decisions.multi_label else labels).tolist()
         found[name] = {"rule": f"{one.abstains}{note}"}
         known = [(classes[number], own[key]) for number, own in zip(truth, sets, strict=True) if key in own]

@@ -19,7 +19,7 @@ from hilum.cohorts.prepared import PreparedCohort, prepare_cohort, write_refusal
 from hilum.deciding.decision import Decisions
 from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.fit_decisions import HeldOut, refitted_decisions
-from hilum.deciding.fit_gate import Seen, widened_gate, with_limit
+from hilum.deciding.fit_gate import Seen, outside_when_left_out, widened_gate, with_limit
 from hilum.deciding.gate import Gate
 from hilum.deciding.model_folder import ModelCard, load_model, save_model
 from hilum.errors import CohortError, require
@@ -151,7 +151,7 @@ def _refitted_gate(
         kernels=tuple(map(kernel_of, samples)),
         patients=tuple(case.patient_id for case in unseen.cases),
     )
-    return with_limit(widened_gate(gate, seen), seen, distances, share)
+    return with_limit(widened_gate(gate, seen), seen.patients, outside_when_left_out(gate, seen), distances, share)
 
 
 def _refitted(

@@ -21,7 +21,7 @@ from hilum.judging.pictures import calibration_page, pr_page, roc_page
 from hilum.judging.report_audit import audit_parts
 from hilum.judging.report_errors import CasePictures, errors
 from hilum.judging.report_groups import merged_subgroups, table_one_rows
-from hilum.judging.report_plots import decision_curve_page, risk_page
+from hilum.judging.report_plots import Risk, decision_curve_page, risk_page, risks_of
 from hilum.judging.report_words import confusion_table, figure_rows, figure_text, flat, point_rows, sortable
 from hilum.measuring.metrics import confusion_matrix
 from hilum.pages import html_page
@@ -120,7 +120,7 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
         ],
         "fold_notes": parts.fold_notes(evaluation),
         "undecided": parts.undecided(judged),
-        "risk_plots": _risk_plots(each),
+        "risk_plots": _risk_plots(risks_of(judged)),
         "subgroups": groups.rows,
         "subgroup_heads": groups.heads,
         "num_subgroup_intervals": groups.num_intervals,
@@ -146,10 +146,9 @@ def _values(judged: EvaluationFolder, pictures: CasePictures | None) -> dict[str
     return values
 
 
-def _risk_plots(each: Sequence[ClassJudgement]) -> list[dict[str, Any]]:
-    known = [one for one in each if one.asked.threshold is not None]
-    titles = [f"{one.name}: errors over coverage" for one in known]
-    return [_plot(risk_page(one), f"risk-{k}", titles[k], titles[k]) for k, one in enumerate(known)]
+def _risk_plots(risks: Sequence[Risk]) -> list[dict[str, Any]]:
+    titles = [f"{one.name}: errors over coverage" for one in risks]
+    return [_plot(risk_page(one), f"risk-{k}", titles[k], titles[k]) for k, one in enumerate(risks)]
 
 
 def _plot(panels: Panels, name: str, title: str, caption: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 
 from hilum.drawing import (
     BLUE,
@@ -21,8 +21,9 @@ from hilum.drawing import (
     note,
     unit_square,
 )  # fmt: skip
+from hilum.judging.evaluation_folder import EvaluationFolder
 from hilum.judging.figures import ClassJudgement, Stated
-from hilum.measuring.abstaining import risk_by_coverage
+from hilum.measuring.abstaining import log_odds_distance, risk_by_coverage
 from hilum.measuring.bootstrap import Figure
 from hilum.measuring.decision_curve import decision_curve
 from hilum.measuring.metrics import roc_auc, roc_curve
@@ -77,25 +78,83 @@ def decision_curve_page(one: ClassJudgement, stated: Stated | None) -> Panels:
     return panels
 
 
-def risk_page(one: ClassJudgement) -> Panels:
-    """Plot the share of wrong decisions among the cases furthest from the threshold, by the share of these cases.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Risk:
+    """What is needed to plot the share of wrong decisions over coverage.
+
+    Attributes:
+        name: The class or label; ``all classes`` of more than two.
+        is_wrong: Whether each case would be decided wrongly if none were left undecided.
+        certainty: How certain each of these decisions would be.
+        order: What orders the cases, in a few words.
+        decided_wrongly: Whether the cases that the model decides are decided wrongly.
+    """
+
+    name: str
+    is_wrong: Bool[np.ndarray, " n"]
+    certainty: Float64[np.ndarray, " n"]
+    order: str
+    decided_wrongly: Bool[np.ndarray, " m"]
+
+
+def risks_of(judged: EvaluationFolder) -> list[Risk]:
+    """Risks of the second of two classes, of each label, or of all of more classes together.
+
+    Out of fold each fold has a threshold of its own, which is read from its decisions: midway between the highest
+    probability that was called negative and the lowest that was called positive.
+    """
+    if len(judged.classes) > 2 and not judged.multi_label:
+        known = judged.decided >= 0
+        risk = Risk(
+            name="all classes",
+            is_wrong=judged.probs.argmax(axis=1) != judged.labels,
+            certainty=judged.probs.max(axis=1),
+            order="the highest probabilities",
+            decided_wrongly=(judged.decided != judged.labels)[known],
+        )
+        return [risk]
+    found = []
+    for one in judged.each:
+        cuts = np.full(len(one.p), np.nan if one.asked.threshold is None else one.asked.threshold)
+        if one.asked.threshold is None:
+            folds = np.array(judged.folds)
+            for fold in set(judged.folds):
+                inside = folds == fold
+                cuts[inside] = _cut(one.p[inside], one.called[inside], one.is_decided[inside])
+        found.append(
+            Risk(
+                name=one.name,
+                is_wrong=(one.p >= cuts) != (one.y == 1),
+                certainty=log_odds_distance(one.p, cuts),
+                order="the furthest from the threshold",
+                decided_wrongly=(one.called != (one.y == 1))[one.is_decided],
+            )
+        )
+    return found
+
+
+def _cut(p: Float64[np.ndarray, " n"], called: Bool[np.ndarray, " n"], is_decided: Bool[np.ndarray, " n"]) -> float:
+    """Where the decisions of a fold change; 0.5 where none is decided."""
+    negative, positive = p[is_decided & ~called], p[is_decided & called]
+    ends = [*([float(negative.max())] if len(negative) else []), *([float(positive.min())] if len(positive) else [])]
+    return float(np.mean(ends)) if ends else 0.5
+
+
+def risk_page(one: Risk) -> Panels:
+    """Plot the share of wrong decisions among the most certain cases, by the share of these cases.
 
     Beside it stands the share among the cases that the model decides.
     """
     panels = empty_panels()
     axes = panels.axes[0]
     label(axes, title="Errors over coverage", x="Share of the cases that are decided", y="Share of wrong decisions")
-    threshold = one.asked.threshold
-    if threshold is None:
-        note(axes, "not defined:\nno one threshold decides all cases")
-        return panels
-    coverage, risk = risk_by_coverage(one.y, one.p, threshold=threshold)
-    axes.plot(coverage, risk, color=BLUE, linewidth=2, label="the furthest from the threshold")
-    known = one.is_decided
-    if known.any() and not known.all():
-        wrong = float(np.mean(one.called[known] != (one.y[known] == 1)))
-        name = f"as decided: {wrong:.3f} of {known.mean():.0%}"
-        axes.plot(known.mean(), wrong, "o", color=ORANGE, markersize=8, markeredgecolor="white", label=name)
+    coverage, risk = risk_by_coverage(one.is_wrong, one.certainty)
+    axes.plot(coverage, risk, color=BLUE, linewidth=2, label=one.order)
+    number, known = len(one.is_wrong), len(one.decided_wrongly)
+    if 0 < known < number:
+        wrong = float(one.decided_wrongly.mean())
+        name = f"as decided: {wrong:.3f} of {known / number:.0%}"
+        axes.plot(known / number, wrong, "o", color=ORANGE, markersize=8, markeredgecolor="white", label=name)
     axes.set_xlim(0, 1.015)
     axes.set_ylim(0, max(0.05, 1.25 * float(risk.max())))
     legend(axes, "upper left")

@@ -171,33 +171,45 @@ def one_each(labels: Int[np.ndarray, " n"], patients: Sequence[str]) -> Int[np.n
 
 
 def risk_by_coverage(
-    y: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], *, threshold: float
+    is_wrong: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
-    """Share of wrong decisions among the cases furthest from the threshold, by the share of cases that are decided.
+    """Share of wrong decisions among the most certain cases, by the share of cases that are decided.
 
-    The distance is that of the log odds (El-Yaniv and Wiener 2010, On the foundations of noise-free selective
-    classification). Cases of one distance are decided together.
+    Cases of one certainty are decided together (El-Yaniv and Wiener 2010, On the foundations of noise-free selective
+    classification).
 
     Args:
-        y: 1 where positive.
-        p: Probability of the positive class.
-        threshold: Cases from it on are decided positive.
+        is_wrong: Whether each case would be decided wrongly.
+        certainty: How certain each decision would be, such as its ``log_odds_distance``.
     """
+    order = np.argsort(-certainty, kind="stable")
+    wrong = np.cumsum(is_wrong[order])
+    ends = np.append(np.flatnonzero(np.diff(certainty[order])), len(order) - 1)
+    return (ends + 1) / len(order), wrong[ends] / (ends + 1)
+
+
+def log_odds_distance(
+    p: Float[np.ndarray, " n"], threshold: float | Float[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """How far the log odds of probabilities lie from those of a threshold, or of one for each."""
+    return np.asarray(np.abs(_log_odds(p) - _log_odds(np.asarray(threshold, np.float64))))
+
+
+def _log_odds(p: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     tiny = 1e-12
-    odds = np.log(np.clip(p, tiny, 1 - tiny)) - np.log(np.clip(1 - p, tiny, 1 - tiny))
-    cut = math.log(min(max(threshold, tiny), 1 - tiny)) - math.log(min(max(1 - threshold, tiny), 1 - tiny))
-    distance = np.abs(odds - cut)
-    order = np.argsort(-distance, kind="stable")
-    wrong = np.cumsum(((p >= threshold) != (y == 1))[order])
-    ends = np.append(np.flatnonzero(np.diff(distance[order])), len(y) - 1)
-    return (ends + 1) / len(y), wrong[ends] / (ends + 1)
+    inside = np.clip(p.astype(np.float64), tiny, 1 - tiny)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def _end(p: Float[np.ndarray, " n"], error: float) -> float:
-    """A probability below which lie as many cases as may be wrong: midway, so that rounding decides nothing."""
+    """A probability below which lie as many cases as may be wrong: between two cases, so that rounding decides nothing.
+
+    Where no case lies below, it is 1 % of its odds under the case.
+    """
     rank, ordered = _rank(error, len(p)), np.sort(p)
-    below = ordered[rank - 2] if rank > 1 else 0.0
-    return float((ordered[rank - 1] + below) / 2)
+    first = float(ordered[rank - 1])
+    below = float(ordered[rank - 2]) if rank > 1 else 0.99 * first / (1 - 0.01 * first)
+    return (first + below) / 2
 
 
 def _rank(error: float, number: int) -> int:

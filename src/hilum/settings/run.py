@@ -426,6 +426,10 @@ class RunConfig:
             single, "head.retrain", "none with recipe.sub_volumes, where a case is several grids", self.head.retrain
         )
         self._check_prior()
+        for name in ("error", "coverage"):
+            value, usual = (getattr(one, name) for one in (self.decision, DecisionConfig()))
+            has_effect = value == usual or self.decision.abstain != "none"
+            require(has_effect, f"decision.{name}", f"{usual:g} with decision.abstain = none", value)
         alone = not self.cohort.columns.auxiliary or not (self.augment.mixup or self.augment.cutmix)
         require(
             alone, "columns.auxiliary", "empty with augment.mixup and cutmix, which mix the cases of a batch", "both"

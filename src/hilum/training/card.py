@@ -1,5 +1,6 @@
 """Fills in the card of a trained model (``deciding.model_folder.ModelCard``)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,22 +82,24 @@ def figures_of(
 ) -> dict[str, Any]:
     """The same of cases that others have decided: those of each fold by the fits on the other folds.
 
-    Sensitivity, specificity and accuracy are those of the decided cases; -1 is none.
+    Sensitivity, specificity and accuracy are those of the decided cases, None without any; -1 is no decision.
     """
     if decisions.multi_label:
         triples = zip(decisions.classes, labels.T, probs.T, decided.T, strict=True)
         return {name: _called_figures(y, p, called) for name, y, p, called in triples}
-    accuracy = {"accuracy": float(np.mean((decided == labels)[decided >= 0]))}
+    right = (decided == labels)[decided >= 0]
+    accuracy = {"accuracy": float(right.mean()) if len(right) else None}
     return accuracy if len(decisions.classes) > 2 else accuracy | _called_figures(labels, probs[:, 1], decided)
 
 
 def _called_figures(
     labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], called: Int[np.ndarray, " n"]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     is_decided = called >= 0
     counts = confusion(labels[is_decided], called[is_decided])
     rates = {"sensitivity": float(counts.sensitivity), "specificity": float(counts.specificity)}
-    return {"auc": roc_auc(labels, p), **rates}
+    known = {name: None if math.isnan(rate) else rate for name, rate in rates.items()}
+    return {"auc": roc_auc(labels, p), **known}
 
 
 def _binary_figures(labels: Int[np.ndarray, " n"], p: Float[np.ndarray, " n"], chosen: Threshold) -> dict[str, float]:

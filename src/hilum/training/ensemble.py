@@ -2,7 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -126,7 +127,7 @@ def _unfitted(whole: Decisions, by_fold: Mapping[int, Decisions]) -> str:
     if others:
         rules = "; ".join(one.abstains for one in by_fold[others[0]].each)
         told += (
-            f" The ensemble abstains, but for the cases of fold {', '.join(map(str, others))} not every label does: "
+            f" The ensemble abstains, but for the cases of fold {', '.join(map(str, others))} the other folds allowed: "
             f"{rules}. So the share of decided cases here is not that of the ensemble."
         )
     if told:
@@ -173,7 +174,7 @@ def _gate(
 ) -> tuple[Gate | None, tuple[FeatureStatistics, ...], list[tuple[Finding, ...]]]:
     """The gate of an ensemble from those of its members, and what those that held a case out find of it."""
     cards = [networks[one.name][1] for one in members]
-    statistics = [load_statistics(one.run.model, card) for one, card in zip(members, cards, strict=True)]
+    statistics = [_statistics(one, card) for one, card in zip(members, cards, strict=True)]
     gates = [card.gate for card in cards]
     gate, flat = gate_of_members(gates, statistics, held_out, config.decision)
     if gate is None:
@@ -188,8 +189,25 @@ def _loaded(one: Trained) -> tuple[Network, ModelCard]:
     Raises:
         CheckpointError: If they are damaged.
     """
-    try:
+    with _hint(one):
         return load_model(one.run.model)
+
+
+def _statistics(one: Trained, card: ModelCard) -> tuple[FeatureStatistics, ...]:
+    """Statistics of the gate of a member.
+
+    Raises:
+        CheckpointError: If they are damaged.
+    """
+    with _hint(one):
+        return load_statistics(one.run.model, card)
+
+
+@contextmanager
+def _hint(one: Trained) -> Iterator[None]:
+    """Say of a damaged model how it is made again."""
+    try:
+        yield
     except CheckpointError as exc:
         exc.hint = f"remove {one.run.model}, and resume the run: it makes the member's model again"
         raise

@@ -14,7 +14,7 @@ from hilum.cohorts.labels import labels_of
 from hilum.cohorts.table import Case
 from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.features import case_outputs
-from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, with_limit
+from hilum.deciding.fit_gate import Seen, fit_features, fit_ranges, outside, with_limit
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
 from hilum.deciding.tta import Views
 from hilum.findings import Finding
@@ -110,7 +110,8 @@ def gate_of_run(
     statistics = fit_features(trained.features[0][is_labelled], labels_of(trained.cases)[is_labelled], owners)
     found = () if statistics is None else (statistics,)
     distances = mean_distance(found, held_out.features) if found else None
-    return with_limit(fit_ranges(trained.seen, rule), held_out.seen, distances, rule.gate_share), found
+    gate, seen = fit_ranges(trained.seen, rule), held_out.seen
+    return with_limit(gate, seen.patients, outside(gate, seen), distances, rule.gate_share), found
 
 
 def gate_of_members(
@@ -139,7 +140,7 @@ def gate_of_members(
         _log.warning("warning: not every member judges features: the ensemble's gate judges ranges alone")
         statistics = ()
     flat = tuple(own[0] for own in statistics)
-    return _gate_of(known, flat, held_out, rule.gate_share), flat
+    return _gate_of(known, range(len(known)), flat, held_out, rule.gate_share), flat
 
 
 def found_out_of_fold(
@@ -158,7 +159,7 @@ def found_out_of_fold(
     """
     found = []
     for n, (outputs, numbers) in enumerate(by_fold):
-        gate = _gate_of([gates[i] for i in numbers], statistics, [*by_fold[:n], *by_fold[n + 1 :]], rule.gate_share)
+        gate = _gate_of(gates, numbers, statistics, [*by_fold[:n], *by_fold[n + 1 :]], rule.gate_share)
         distances = _distances([(outputs, numbers)], statistics)
         away = [None] * len(outputs.cases) if distances is None else distances.tolist()
         seen = zip(outputs.seen.facts, outputs.seen.kernels, away, strict=True)
@@ -168,25 +169,28 @@ def found_out_of_fold(
 
 def _gate_of(
     gates: Sequence[Gate],
+    members: Sequence[int],
     statistics: Sequence[FeatureStatistics],
     held_out: Sequence[tuple[Outputs, Sequence[int]]],
     share: float,
 ) -> Gate:
-    """What any of the gates accepts, with a limit on cases that some members held out."""
-    names = set().union(*(gate.ranges for gate in gates))
-    ends = {name: [gate.ranges[name] for gate in gates if name in gate.ranges] for name in sorted(names)}
-    joined = replace(
-        gates[0],
+    """What the gate of any of some members accepts, with a limit on cases that members held out."""
+    is_outside = [out for outputs, numbers in held_out for out in outside(_joined(gates, numbers), outputs.seen)]
+    patients = [patient for outputs, _ in held_out for patient in outputs.seen.patients]
+    return with_limit(_joined(gates, members), patients, is_outside, _distances(held_out, statistics), share)
+
+
+def _joined(gates: Sequence[Gate], members: Sequence[int]) -> Gate:
+    """What the gate of any of some members accepts, without a limit."""
+    own = [gates[i] for i in members]
+    names = set().union(*(gate.ranges for gate in own))
+    ends = {name: [gate.ranges[name] for gate in own if name in gate.ranges] for name in sorted(names)}
+    return replace(
+        own[0],
         ranges={name: (min(low for low, _ in own), max(high for _, high in own)) for name, own in ends.items()},
-        kernels=tuple(sorted(set().union(*(gate.kernels for gate in gates)))),
+        kernels=tuple(sorted(set().union(*(gate.kernels for gate in own)))),
         limit=None,
     )
-    seen = Seen(
-        facts=tuple(facts for outputs, _ in held_out for facts in outputs.seen.facts),
-        kernels=tuple(kernel for outputs, _ in held_out for kernel in outputs.seen.kernels),
-        patients=tuple(patient for outputs, _ in held_out for patient in outputs.seen.patients),
-    )
-    return with_limit(joined, seen, _distances(held_out, statistics), share)
 
 
 def _distances(

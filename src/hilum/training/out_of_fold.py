@@ -193,6 +193,6 @@ def read_out_of_fold(path: Path, classes: Sequence[str], *, multi_label: bool) -
             sets=tuple({key: tuple(one) for key, one in json.loads(row["sets"]).items()} for row in rows),
             unseen=tuple(tuple(find(code, text) for code, text in json.loads(row["unseen"])) for row in rows),
         )
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as exc:
         msg = f"the predictions out of fold cannot be read: {getattr(exc, 'strerror', None) or exc}"
         raise CheckpointError(msg, path=path) from exc

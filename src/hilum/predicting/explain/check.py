@@ -56,6 +56,11 @@ class Curves:
     random_insertion: tuple[float, ...]
 
     @property
+    def deletion_fall(self) -> float:
+        """Mean of the log odds by which deletion in the map's order lowers the output; negative where it rises."""
+        return self.deletion[0] - _mean(self.shares, self.deletion)
+
+    @property
     def deletion_gain(self) -> float:
         """Mean of the log odds by which deletion in the map's order stays below random orders; positive is good."""
         return _mean(self.shares, self.random_deletion) - _mean(self.shares, self.deletion)
@@ -83,18 +88,30 @@ class SanityCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether the map depends on the weights, and shows what the output depends on better than one without them."""
-        changes = abs(list(self.correlations.values())[-1]) < _ALIKE
-        return changes and self.curves.deletion_gain > max(0.0, self.random_gain)
+        """Whether the map depends on the weights, and deleting what it shows lowers the output more than others do."""
+        lowers = self.curves.deletion_fall > 0 and self.curves.deletion_gain > max(0.0, self.random_gain)
+        return self._changes and lowers
+
+    @property
+    def _changes(self) -> bool:
+        return abs(list(self.correlations.values())[-1]) < _ALIKE
 
     @property
     def verdict(self) -> str:
-        """The same as a sentence."""
-        if self.holds:
-            return "This map changes when the weights are lost, and deleting what it shows lowers the output."
-        if abs(list(self.correlations.values())[-1]) >= _ALIKE:
+        """The same in sentences, with what putting back alone what the map shows does."""
+        more = "raises" if self.curves.insertion_gain > 0 else "does not raise"
+        back = f" Putting it back into a blurred image {more} the output more than chance does."
+        if not self._changes:
             return "This map does not change when the weights are lost, and says nothing."
-        return "Deleting what this map shows lowers the output no more than chance or lost weights: it says nothing."
+        if self.curves.deletion_fall <= 0:
+            return f"Deleting what this map shows does not lower the output: it says nothing.{back}"
+        if not self.holds:
+            told = "Deleting what this map shows lowers the output no more than chance or lost weights"
+            return f"{told}: it says nothing.{back}"
+        told = (
+            "This map changes when the weights are lost, and deleting what it shows lowers the output more than chance"
+        )
+        return f"{told}.{back}"
 
 
 def curves_of(

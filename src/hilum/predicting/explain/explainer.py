@@ -19,6 +19,9 @@ from hilum.settings.explain import ExplainConfig
 from hilum.settings.recipe import Triple
 from hilum.volume import AIR_HU, Volume
 
+_PATCHES = 4
+"""How much smaller or larger than by default the cubes of occlusion may be: up to half of the box."""
+
 
 def explain(
     predictor: Predictor,
@@ -113,10 +116,13 @@ def maps_of(
     """Maps by output and member, and the settings of each output's.
 
     Raises:
-        ConfigError: If the maps of a stage have a single voxel along each axis.
+        ConfigError: If the maps of a stage have a single voxel along each axis, or the patch does not suit the box.
     """
     models = [one.model for one in card.members] or [card.model]
-    patch_mm = config.patch_mm or patch_of(card.recipe.size, spacing_mm)
+    usual_mm = patch_of(card.recipe.size, spacing_mm)
+    patch_mm = config.patch_mm or usual_mm
+    least, most = usual_mm / _PATCHES, usual_mm * _PATCHES
+    require(least <= patch_mm <= most, "patch_mm", f"{least:.3g} to {most:.3g} for this model's box", patch_mm)
     if config.method == "occlusion":
         found = occlude(sample_odds, spacing_mm, patch_mm, progress=progress)
         return found.values, found.settings

@@ -26,8 +26,8 @@ from hilum.preparing.resample import sample
 from hilum.volume import Volume
 
 EXPLANATION_FORMAT = 1
-_OWN = r"explanation\.(json|html)|(map|spread)(-\d+)?\.nii\.gz|planes(-\d+)?\.png"
-"""Names of the files of an explanation."""
+_MARK = re.compile(r'\{\s*"format": \d+,\s*"meaning": ')
+"""How explanation.json begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +45,38 @@ class Explained:
     check: SanityCheck | None = None
 
 
-def check_explanation_folder(out: Path) -> None:
+def check_explanation_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
     """Check, before anything is computed, that a folder is new, empty, or holds an earlier explanation alone.
+
+    Args:
+        out: The folder.
+        inputs: Files and folders that are read, and must not lie in it.
 
     Raises:
         ConfigError: If it is a file, cannot be written, or holds other files.
     """
     check_place(out, "a folder")
-    inside = list(out.iterdir()) if out.is_dir() else []
-    others = [file.name for file in inside if not re.fullmatch(_OWN, file.name) or not file.is_file()]
-    if others or (out.exists() and not out.is_dir()):
-        found = f"holds {sorted(others)[0]}" if others else "is a file"
+    own = _files_of(out)
+    others = sorted(file.name for file in out.iterdir() if file.name not in own) if out.is_dir() else []
+    read = [file.name for file in inputs if file.resolve().is_relative_to(out.resolve())]
+    if others or read or (out.exists() and not out.is_dir()):
+        found = f"holds {[*read, *others][0]}" if others or read else "is a file"
         msg = f"--out must be a folder that is new, empty or of an earlier explanation, {out} {found}"
         raise ConfigError(msg)
+
+
+def _files_of(out: Path) -> set[str]:
+    """Names of the files of an earlier explanation, as its explanation.json lists them; empty if it has none."""
+    file = out / "explanation.json"
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.is_symlink() or not _MARK.match(text):
+            return set()
+        listed = {str(name) for one in json.loads(text)["maps"] for name in one["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    named = {"explanation.json", "explanation.html", *listed}
+    return {name for name in named if (out / name).is_file() and not (out / name).is_symlink()}
 
 
 def write_explanation(
@@ -121,6 +140,7 @@ def _write_map(folder: Path, one: Explained, scan: Volume, suffix: str) -> dict[
         "output": heat_map.output,
         "method": heat_map.method,
         "settings": heat_map.settings,
+        "doubt": heat_map.doubt,
         "log_odds": heat_map.log_odds,
         "peak_lps_mm": None if peak is None else [round(float(mm), 3) for mm in peak],
         "peak_index_zyx": None if index is None else [round(float(i), 2) for i in index],

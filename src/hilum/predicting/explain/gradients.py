@@ -69,7 +69,8 @@ def integrated_gradients(
     Args:
         sample_odds: What is explained.
         models: Settings of each member.
-        smoothed_mm: Standard deviation of the Gaussian that smooths the maps; the sum stays.
+        smoothed_mm: Standard deviation of the Gaussian that smooths the maps; but at the edges of the box, the sum
+            stays.
         spacing_mm: Of the sample's voxels.
 
     Raises:

@@ -9,6 +9,9 @@ from scipy import ndimage
 
 from hilum.volume import Affine
 
+_AGREEING = 0.5
+"""Correlation of the falls by both fills of occlusion under which a map is in doubt (rule of thumb)."""
+
 _TOP = 0.8
 """Share of the largest value above which voxels belong to the peak: its centre moves little where windows do."""
 
@@ -40,6 +43,17 @@ class HeatMap:
         """What it shows, in a sentence that stands wherever it is shown."""
         shows = "It shows" if self.method == "occlusion" else "It estimates by gradients"
         return f"{shows} where replacing the image changes this model's output; it locates no disease."
+
+    @property
+    def doubt(self) -> str:
+        """Why its peak may mean nothing, in a sentence; empty if nothing speaks against it."""
+        agreement = self.settings.get("fill_agreement", 1.0)
+        if agreement is not None and agreement >= _AGREEING:
+            return ""
+        found = (
+            "hardly change the output" if agreement is None else f"agree little, by a correlation of {agreement:.2f}"
+        )
+        return f"The two fills of occlusion {found}: this map shows the fill as much as the image."
 
     @property
     def peak_index(self) -> Float64[np.ndarray, "3"] | None:

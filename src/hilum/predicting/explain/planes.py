@@ -54,10 +54,10 @@ def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str, least: 
         axes.set_title(f"{name}\n{left} - {right}", fontsize=9, color=INK)
         axes.set_axis_off()
     bar: Any = panels.picture.colorbar(shown, ax=list(panels.axes), shrink=0.75, pad=0.01)
-    bar.set_label(f"added to the log odds of {heat_map.output}", fontsize=9, color=INK)
+    bar.set_label(f"added to the log odds of {heat_map.output}", fontsize=9, color=INK, parse_math=False)
     bar.ax.tick_params(labelsize=8, colors=INK)
     panels.picture.suptitle(title, fontsize=12, fontweight="bold", color=INK, parse_math=False)
-    panels.picture.supxlabel(foot, fontsize=9, color=INK)
+    panels.picture.supxlabel(foot, fontsize=9, color=INK, parse_math=False)
     return panels
 
 

@@ -63,7 +63,7 @@ def explain_scan(
     Raises:
         HilumError: If the model, the scan or a setting is not usable, or the folder cannot be written.
     """
-    check_explanation_folder(user_path(out))
+    check_explanation_folder(user_path(out), [user_path(one) for one in (scan, mask, model) if one is not None])
     predictor = Predictor(model, device=device)
     check_outputs(outputs, predictor.card.classes)
     volume, sample = _read(predictor, user_path(scan), point_mm, series, mask)
