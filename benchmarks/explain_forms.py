@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo" / "run")
     parser.add_argument("--point", type=float, nargs=3, help="X Y Z in LPS mm, for a model of region point")
+    parser.add_argument("--quick", action="store_true", help="the NIfTI alone: that it runs")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     need("SimpleITK")
@@ -44,8 +45,10 @@ def main() -> None:
     predictor, point_mm, series, rows = Predictor(args.run, device="cpu"), args.point, DATA / "lidc-0314", {}
     volume = read(series)
     sample = predictor.prepare(volume, point_mm=point_mm)
-    forms = {"NIfTI": volume, "cut": _cut(volume, sample)}
-    forms |= {f"tilted by {degrees} degrees": _tilted(volume, degrees) for degrees in TILTS_DEGREES}
+    forms = {"NIfTI": volume}
+    if not args.quick:
+        forms |= {"cut": _cut(volume, sample)}
+        forms |= {f"tilted by {degrees} degrees": _tilted(volume, degrees) for degrees in TILTS_DEGREES}
     with tempfile.TemporaryDirectory() as name:
         paths = {"DICOM": series} | {form: Path(name) / f"{form}.nii.gz" for form in forms}
         for form, path in paths.items():
