@@ -35,7 +35,7 @@ class Explain:
     """Edge of the cubes of occlusion; by default an eighth of the shortest edge of the model's box."""
 
     stage: int | None = None
-    """Stage of hirescam and gradcam, 1 to 4; by default the last with four voxels along each axis."""
+    """Stage of hirescam and gradcam, 1 to 4; by default the last with voxels of half a patch, or the first."""
 
     check: bool = False
     """Test whether the map says anything: deletion, insertion, and maps of lost weights; takes about ten times as long.

@@ -16,7 +16,7 @@ class ExplainConfig:
     Attributes:
         method: ``occlusion`` measures what replacing a part changes. The others follow gradients, and cost less.
         patch_mm: Edge of the cubes of occlusion; None: an eighth of the shortest edge of the model's box.
-        stage: Stage of HiResCAM and Grad-CAM, 1 to 4; None: the last with four voxels along each axis.
+        stage: Stage of HiResCAM and Grad-CAM, 1 to 4; None: the last with voxels of half a patch, or the first.
     """
 
     method: Method = "occlusion"

@@ -10,7 +10,7 @@ from hilum.cohorts.dataset import as_sample
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import require
 from hilum.modelling.ensemble import Network
-from hilum.predicting.explain.gradients import INTEGRATION_STEPS, activation_maps, integrated_gradients, last_stage
+from hilum.predicting.explain.gradients import INTEGRATION_STEPS, activation_maps, integrated_gradients, usual_stage
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.explain.occlusion import occlude, patch_of
 from hilum.predicting.explain.sample_odds import SampleOdds
@@ -132,7 +132,7 @@ def maps_of(
         about = {"baseline": f"air ({AIR_HU} HU)", "steps": INTEGRATION_STEPS, "smoothed_mm": round(sigma_mm, 3)}
         return values, [about] * len(values)
     size = card.recipe.size
-    stage = config.stage or min(last_stage(model, size) for model in models)
+    stage = config.stage or min(usual_stage(model, size, spacing_mm) for model in models)
     for model in models:
         grid = model.grid_of(stage, size)
         require(max(grid) > 1, "stage", "one whose maps have more than one voxel", f"{stage}, which has one")

@@ -16,6 +16,7 @@ from torch import Tensor
 from hilum.errors import ConfigError
 from hilum.modelling.ensemble import members_of
 from hilum.modelling.resnet import ResNet3D
+from hilum.predicting.explain.occlusion import patch_of
 from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.settings.recipe import Size, Triple
 from hilum.settings.run import ModelConfig
@@ -24,13 +25,19 @@ from hilum.volume import AIR_HU
 INTEGRATION_STEPS = 32
 """Points at which gradients are integrated, those of Gauss and Legendre."""
 
-_LEAST_VOXELS = 4
-"""Fewest voxels along each axis of a stage's maps that can show a place (rule of thumb)."""
 
+def usual_stage(model: ModelConfig, size: Size, spacing_mm: Triple) -> int:
+    """The last stage whose voxels are no larger than a step of occlusion, half its patch; else the first.
 
-def last_stage(model: ModelConfig, size: Size) -> int:
-    """The last stage whose maps still have four voxels along each axis: later ones know more, and show less."""
-    return max((s for s in (1, 2, 3, 4) if min(model.grid_of(s, size)) >= _LEAST_VOXELS), default=1)
+    Later stages know more, and show less: a voxel may be of 50 mm, and sees further than that.
+    """
+    step_mm = patch_of(size, spacing_mm) / 2
+
+    def voxel_mm(stage: int) -> float:
+        strides = zip(model.stride_of(stage), size, spacing_mm, strict=True)
+        return max(min(stride, length) * s for stride, length, s in strides)
+
+    return max((stage for stage in (1, 2, 3, 4) if voxel_mm(stage) <= step_mm), default=1)
 
 
 def activation_maps(
