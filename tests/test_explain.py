@@ -94,7 +94,7 @@ def test_every_method_finds_the_one_bright_object_that_a_network_of_brightness_d
     predictor, sample = Predictor(model(tmp_path / "model"), device="cpu"), sample_with_object()
     (found,) = explain(predictor, sample, config=ExplainConfig(method=method))
     assert (found.output, found.method, found.values.shape) == ("1", method, SIZE)
-    assert distance_mm(found, sample) < (3.0 if method == "integrated-gradients" else 4.0)  # of 16 x 12 x 15 mm
+    assert distance_mm(found, sample) < (3.0 if method == "integrated-gradients" else 4.0)  # of 12 x 12 x 15 mm
     assert found.log_odds == pytest.approx(np.diff(predictor.logits([sample])[0])[0], abs=1e-4)
 
 

@@ -277,7 +277,7 @@ def small_disk(tmp_path):
         return folder
 
     yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)  # weights may still be mapped
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
