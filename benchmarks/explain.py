@@ -6,9 +6,9 @@ Trains a model on 1,200 chests at 3 mm, half of them with a mass of 20 to 35 mm,
 and 60 healthy ones. ``hit``: share of the true positives whose map peaks within the mass plus 10 mm. ``deletion``:
 share of them whose map, deleted cube by cube, lowers the log odds more than random orders do. ``distractor``: share of
 the true positives with a benign lesion, and of the false positives with one, whose map peaks within such a lesion plus
-10 mm. ``lost weights``: the default map after all weights are lost, of every fourth chest, beside a random voxel within
-the lungs. The other methods are of every second chest. All intervals are Wilson's, 95 %. What was broken off is
-resumed; about an hour and a half on two cores.
+10 mm. ``lost weights``: the default map of a new network, with random weights, of every fourth chest, beside a random
+voxel within the lungs. The other methods are of every second chest. All intervals are Wilson's, 95 %. What was broken
+off is resumed; about an hour and a half on two cores.
 """
 
 import argparse

@@ -347,9 +347,22 @@ def test_weights_are_lost_from_the_head_down_and_the_network_itself_stays(tmp_pa
     assert parts == ["head", "layer4", "layer3", "layer2", "layer1", "stem"]
     assert all(first <= second for first, second in pairwise(changed))
     assert {name.split(".")[0] for name in changed[0]} == {"fc"}
+    assert not any(torch.equal(one, before[name]) for name, one in lost.state_dict().items() if "conv" in name)
     assert "conv1.weight" in changed[-1]
     assert "conv1.weight" not in changed[-2]
     assert all(torch.equal(one, before[name]) for name, one in predictor.network.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{}, {"squeeze_excite": True}, {"pooling": "attention"}, {"norm": "group"}])
+def test_after_the_stem_no_trained_number_is_left(tmp_path, options):
+    network = build(replace(RANDOM, **options), recipe(), 2).eval()
+    with torch.no_grad():
+        for one in network.state_dict().values():
+            one.fill_(7)
+    *_, (_, lost) = randomised(network)
+    left = {name for name, one in lost.state_dict().items() if (one == 7).any()}
+    assert not left
+    assert all((one == 7).all() for one in network.state_dict().values())
 
 
 def test_a_map_that_ignores_the_weights_is_said_to_say_nothing(tmp_path):

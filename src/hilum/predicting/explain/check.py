@@ -7,6 +7,7 @@ Deletion and insertion: Petsiuk et al. 2018 (arXiv:1806.07421). Randomised weigh
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -151,18 +152,16 @@ def deletion_gain(
 def randomised(network: Network, *, seed: int = 0) -> Iterator[tuple[str, Network]]:
     """Copies of a network whose weights are lost part by part, from the head down, with the part that was last.
 
-    Each tensor is replaced by normal numbers of its own mean and standard deviation.
+    Every layer is as new: weights are random, and norms know no mean and variance.
     """
     lost = copy.deepcopy(network)
-    random = torch.Generator().manual_seed(torch_seed(seed, "randomised"))
-    for part in _PARTS:
-        for member in members_of(lost):
-            for module in _modules(member, part):
-                for tensor in module.parameters():
-                    wide = tensor.detach().float()
-                    spread = wide.std(correction=0) if wide.numel() > 1 else wide.abs()
-                    fresh = torch.randn(tensor.shape, generator=random).to(wide.device) * spread + wide.mean()
-                    tensor.data = fresh.to(tensor.dtype).contiguous(memory_format=_format(tensor))
+    for number, part in enumerate(_PARTS):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(torch_seed(seed, "randomised", number))
+            for member in members_of(lost):
+                for layer in (layer for module in _modules(member, part) for layer in module.modules()):
+                    if next(layer.parameters(recurse=False), None) is not None:
+                        cast("nn.Linear", layer).reset_parameters()  # every layer with weights has it
         yield part, lost
 
 
@@ -285,8 +284,3 @@ def _modules(network: ResNet3D, part: str) -> list[nn.Module]:
     if part == "stem":
         return [network.conv1, network.bn1]
     return [network.get_submodule(part)]
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    is_last = tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d)
-    return torch.channels_last_3d if is_last else torch.contiguous_format
