@@ -70,7 +70,8 @@ def main() -> None:
     rows = [json.loads((results / f"{one.name}.json").read_text()) for one in chests]
     summary = _summary(rows)
     for name, row in summary.items():
-        print(f"{name:42s} {row['share']:6.1%} ({row['ci'][0]:.1%} to {row['ci'][1]:.1%}) of {row['number']}")
+        share = "–" if row["share"] is None else f"{row['share']:.1%}"
+        print(f"{name:42s} {share:>6s} ({row['ci'][0]:.1%} to {row['ci'][1]:.1%}) of {row['number']}")
     auc = roc_auc(np.array([row["label"] for row in rows]), np.array([row["p"] for row in rows]))
     seconds = _median(rows, "seconds")
     print(f"AUC of the model {auc:.3f} on these {len(rows)} chests; a map takes {seconds:.1f} s on one core")
@@ -160,7 +161,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _share(hits: Iterable[bool]) -> dict[str, Any]:
     hits = list(hits)
     if not hits:
-        return {"share": float("nan"), "ci": [0.0, 1.0], "number": 0}
+        return {"share": None, "ci": [0.0, 1.0], "number": 0}
     share = sum(hits) / len(hits)
     return {"share": share, "ci": list(wilson(share, len(hits))), "number": len(hits)}
 
