@@ -218,7 +218,7 @@ def test_decided_cases_stand_beside_all_with_their_coverage(tmp_path):
     assert answer["decided"]["num_cases"] == 60
     assert answer["decided"]["auc"] == pytest.approx(roc_auc(given["labels"][rows], given["probs"][rows, 1]))
     assert "Of 80 cases 20 without a result: 75.0% are decided. Reasons: lungs-cut 20." in page.text
-    assert "; 75% decided, 20 without a result" in page.text
+    assert "; 75.0% decided, 20 without a result" in page.text
     assert "Decided cases alone" in page.text
 
 

@@ -37,7 +37,7 @@ def _abstained(evaluation: dict[str, Any]) -> str:
     """Numbers of cases without a decision, which sensitivity and specificity leave out, and the share of the others."""
     kinds = {"without a result": "num_no_result", "undecided": "num_undecided"}
     counts = [f"{evaluation[key]} {words}" for words, key in kinds.items() if evaluation.get(key)]
-    return f"; {evaluation['coverage']:.0%} decided, {' and '.join(counts)}" if counts else ""
+    return f"; {evaluation['coverage']:.1%} decided, {' and '.join(counts)}" if counts else ""
 
 
 def _formatted(evaluation: dict[str, Any], name: str) -> str:

@@ -153,7 +153,7 @@ def risk_page(one: Risk) -> Panels:
     number, known = len(one.is_wrong), len(one.decided_wrongly)
     if 0 < known < number:
         wrong = float(one.decided_wrongly.mean())
-        name = f"as decided: {wrong:.3f} of {known / number:.0%}"
+        name = f"as decided: {wrong:.3f} of {known / number:.1%}"
         axes.plot(known / number, wrong, "o", color=ORANGE, markersize=8, markeredgecolor="white", label=name)
     axes.set_xlim(0, 1.015)
     axes.set_ylim(0, max(0.05, 1.25 * float(risk.max())))
