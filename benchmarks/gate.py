@@ -170,7 +170,9 @@ def _seen(case: SimulatedCase, run: Path, folder: Path) -> dict[str, Any]:
         pass
     else:
         facts = facts_of(sample, predictor.card.recipe)
-        found = {"facts": facts, "kernel": kernel_of(sample), "distance": predictor.distances([sample])[0]}
+        _, distances = predictor.logits_and_distances([sample])
+        distance = None if distances is None else float(distances[0])
+        found = {"facts": facts, "kernel": kernel_of(sample), "distance": distance}
     folder.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".part").write_text(json.dumps(found))
     file.with_suffix(".part").replace(file)
