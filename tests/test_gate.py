@@ -2,6 +2,7 @@
 
 import json
 import math
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -404,6 +405,16 @@ def test_cases_that_the_gate_holds_back_are_listed_with_their_codes_and_counted(
     text = (tmp_path / "p.csv").read_text()
     assert text.splitlines()[0].endswith("decision,reason_codes,reason")
     assert text.count("no-result") == found["num_no_result"]
+
+
+def test_an_ensemble_of_single_runs_has_a_gate_that_judges_the_features_of_each(gated, tmp_path):
+    config = tomllib.loads((gated / "run" / "config.toml").read_text())
+    flags = ["--training.seed", str(config["training"]["seed"] + 1), "--out", str(tmp_path / "second")]
+    assert main(["train", str(gated / "run" / "config.toml"), *flags]) == 0
+    assert main(["ensemble", str(gated / "run"), str(tmp_path / "second"), "--out", str(tmp_path / "both")]) == 0
+    card = read_card(tmp_path / "both")
+    assert card.gate.limit > 0
+    assert len(Predictor(tmp_path / "both", device="cpu").statistics) == 2
 
 
 def test_a_lost_or_damaged_gate_is_one_line(gated, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 from hilum.cohorts.spreadsheet import Sheet, plain
@@ -71,11 +71,16 @@ def class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:
         CohortError: If a name is not allowed, or the labels of the table are unclear.
     """
     names = _class_names(sheet, config)
-    taken = [name for name in names if name in (NO_RESULT, UNDECIDED) or f"{UNDECIDED}: " in name]
+    taken = names_of_none(names)
     if taken:
         msg = f"a class must not be named {NO_RESULT!r} or {UNDECIDED!r}, which are no decisions, got {taken[0]!r}"
         raise CohortError(msg)
     return names
+
+
+def names_of_none(names: Sequence[str]) -> list[str]:
+    """The names among those of classes that would read as no decision."""
+    return [name for name in names if name in (NO_RESULT, UNDECIDED) or f"{UNDECIDED}: " in name]
 
 
 def _class_names(sheet: Sheet, config: CohortConfig) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from hilum.cohorts.cells import AND, NO_RESULT, NOTHING, UNDECIDED
+from hilum.cohorts.cells import AND, NO_RESULT, NOTHING, UNDECIDED, names_of_none
 from hilum.cohorts.labels import Labels
 from hilum.errors import require
 from hilum.measuring.abstaining import Band, ConformalSets
@@ -128,7 +128,7 @@ class Decisions:
         require(set(sizes) <= {None, wanted}, "calibration", f"of {wanted} classes", sizes)
         lengths = {len(one.sets.least) for one in self.each if one.sets is not None}
         require(lengths <= {wanted}, "conformal sets", f"of {wanted} classes", lengths)
-        words = [name for name in self.classes if name in (NO_RESULT, UNDECIDED) or f"{UNDECIDED}: " in name]
+        words = names_of_none(self.classes)
         require(not words, "classes", f"other words than {NO_RESULT} and {UNDECIDED}, which are none", ", ".join(words))
 
     @property

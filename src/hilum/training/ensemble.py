@@ -20,7 +20,6 @@ from hilum.deciding.gate import FeatureStatistics, Gate
 from hilum.deciding.model_folder import EnsembleMember, ModelCard, load_model, load_statistics, save_model
 from hilum.deciding.tta import views_of
 from hilum.errors import CheckpointError, TrainingError
-from hilum.findings import Finding
 from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
@@ -91,7 +90,10 @@ def make_ensemble(run: Run, members: Sequence[Trained], lost: Sequence[str]) -> 
     trained = _training_cases(first, networks)
     names = [one.name for one in done]
     by_members = [[names.index(one.name) for one in own] for _, own in sorted(by_fold.items())]
-    gate, statistics, unseen = _gate(done, networks, list(zip(outputs, by_members, strict=True)), config)
+    held_out = list(zip(outputs, by_members, strict=True))
+    gate, statistics = _gate(done, networks, held_out, config)
+    gates = [own for own in (networks[name][1].gate for name in names) if own is not None]
+    unseen = [()] * len(cases) if gate is None else found_out_of_fold(gates, statistics, held_out, config.decision)
     found, by_fold_decisions = cross_fitted(config, cohort.classes, trained, cases, np.array(folds), scores, unseen)
     write_out_of_fold(run.cases_file, cohort.classes, cases, found)
     has_label = np.array([case.is_labelled for case in cases])
@@ -154,7 +156,7 @@ def validated_ensemble(run: Run, members: Sequence[Trained]) -> Path:
     note = "Calibrated on the validation part, which chose the epochs of its members; the test part is unseen."
     told = {"split": run.split_digest, "ensemble": {"lost": [], "note": note}}
     card = _card(members, networks, first.data, _training_cases(first, networks), validated, told)
-    gate, statistics, _ = _gate(members, networks, [(outputs, range(len(members)))], first.config)
+    gate, statistics = _gate(members, networks, [(outputs, range(len(members)))], first.config)
     return _saved(run, networks, replace(card, gate=gate), statistics)
 
 
@@ -171,16 +173,11 @@ def _gate(
     networks: Mapping[str, tuple[Network, ModelCard]],
     held_out: Sequence[tuple[Outputs, Sequence[int]]],
     config: RunConfig,
-) -> tuple[Gate | None, tuple[FeatureStatistics, ...], list[tuple[Finding, ...]]]:
-    """The gate of an ensemble from those of its members, and what those that held a case out find of it."""
+) -> tuple[Gate | None, tuple[FeatureStatistics, ...]]:
+    """The gate of an ensemble from those of its members."""
     cards = [networks[one.name][1] for one in members]
     statistics = [_statistics(one, card) for one, card in zip(members, cards, strict=True)]
-    gates = [card.gate for card in cards]
-    gate, flat = gate_of_members(gates, statistics, held_out, config.decision)
-    if gate is None:
-        return None, flat, [() for outputs, _ in held_out for _ in outputs.cases]
-    each = [one for one in gates if one is not None]
-    return gate, flat, found_out_of_fold(each, flat, held_out, config.decision)
+    return gate_of_members([card.gate for card in cards], statistics, held_out, config.decision)
 
 
 def _loaded(one: Trained) -> tuple[Network, ModelCard]:

@@ -50,9 +50,7 @@ class HeatMap:
         agreement = self.settings.get("fill_agreement", 1.0)
         if agreement is not None and agreement >= _AGREEING:
             return ""
-        found = (
-            "hardly change the output" if agreement is None else f"agree little, by a correlation of {agreement:.2f}"
-        )
+        found = "cannot be compared" if agreement is None else f"agree little, by a correlation of {agreement:.2f}"
         return f"The two fills of occlusion {found}: this map shows the fill as much as the image."
 
     @property
