@@ -1,5 +1,6 @@
 """Reads a path of any format as a Volume in HU with findings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hilum.errors import GeometryError, HilumError, ReadError
@@ -12,6 +13,7 @@ from hilum.reading.images.files import image_suffix, is_image
 from hilum.reading.images.reader import read_image
 from hilum.reading.paths import Tree, opened_tree
 from hilum.reading.select import choose_series
+from hilum.reading.source import ScanSource, source_of
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
@@ -32,11 +34,30 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
         ReadError: If there is nothing to read, or no series is the one to take.
         GeometryError: If the slices form no volume, or a finding refuses what they form.
     """
+    return read_source(path, series=series, reading=reading).volume
+
+
+def read_source(
+    path: str | Path, *, series: str | None = None, reading: ReadingConfig | None = None, headers: bool = False
+) -> ScanSource:
+    """Read one scan as ``read`` does, and keep what its slices were.
+
+    Args:
+        path: See ``read``.
+        series: See ``read``.
+        reading: See ``read``.
+        headers: Keep the headers of DICOM files, for objects that return to their source.
+
+    Raises:
+        ReadError: If there is nothing to read, or no series is the one to take.
+        GeometryError: If the slices form no volume, or a finding refuses what they form.
+    """
     path, reading = user_path(path), reading or ReadingConfig()
     try:
         with opened_tree(path, reading) as tree:
-            volume = _volume(path, tree, series, reading)
-            return _accepted(volume.with_findings(*check_hu(volume, reading.rules)[1]))
+            source = _source(path, tree, series, reading, headers=headers)
+            volume = source.volume
+            return replace(source, volume=_accepted(volume.with_findings(*check_hu(volume, reading.rules)[1])))
     except MemoryError as exc:
         msg = "the scan does not fit into memory"
         raise ReadError(msg, path=path) from exc
@@ -45,15 +66,16 @@ def read(path: str | Path, *, series: str | None = None, reading: ReadingConfig 
         raise
 
 
-def _volume(path: Path, tree: Tree, series: str | None, reading: ReadingConfig) -> Volume:
+def _source(path: Path, tree: Tree, series: str | None, reading: ReadingConfig, *, headers: bool) -> ScanSource:
     found, unreadable = find_series(tree.files, reading, where=tree.where, incomplete=tree.incomplete)
     unreadable = [*tree.findings, *unreadable]
     if found:
         chosen, others = choose_series(found, series)
-        return load_series(chosen).with_findings(*unreadable, *others)
+        volume = load_series(chosen).with_findings(*unreadable, *others)
+        return source_of(chosen, volume, headers=headers)
     images = image_files(tree, path)  # none of them is DICOM, whatever it is called
     if len(images) == 1:
-        return _image(images[0], path, tree, reading).with_findings(*unreadable)
+        return ScanSource(volume=_image(images[0], path, tree, reading).with_findings(*unreadable))
     raise ReadError(_nothing(path, images, unreadable))
 
 
