@@ -39,8 +39,8 @@ class ScanSource:
     Attributes:
         volume: The scan, as ``read`` gives it.
         slices: Its measured slices, in order along their normal, repeated ones left out; empty if it is not DICOM.
-        headers: A pydicom ``Dataset`` without pixels for each file, if asked for. Names, ids and dates are in them: they
-            may only enter DICOM objects that return to the source.
+        headers: A pydicom ``Dataset`` without pixels for each file, if asked for. Names, ids and dates are in them:
+            they may only enter DICOM objects that return to the source.
         turn: How planes (slice, row, column) turn into the volume's axes; None if it is not DICOM.
     """
 
