@@ -3,6 +3,7 @@
 A folder holds one network, or the members of an ensemble under ``members/NAME``, of one recipe.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -190,6 +191,28 @@ def _loaded(folder: Path, model: ModelConfig, card: ModelCard) -> ResNet3D:
         raise CheckpointError(msg) from exc
     network.requires_grad_(False)
     return network.eval()
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of a model folder: of its card, and of the weights and gate of every network.
+
+    Args:
+        folder: A model folder, or a run folder with one.
+
+    Raises:
+        CheckpointError: If the folder is no model folder, or a file cannot be read.
+    """
+    folder, digest = _model_in(folder), hashlib.sha256()
+    names = [_WEIGHTS, _GATE]
+    places = [folder / _MEMBERS / one.name for one in read_card(folder).members] or [folder]
+    for file in [folder / _ABOUT, *(place / name for place in places for name in names)]:
+        try:
+            own = hashlib.sha256(file.read_bytes()).hexdigest() if file.name != _GATE or file.exists() else ""
+        except OSError as exc:
+            msg = f"{folder} cannot be read: {exc.strerror or exc}"
+            raise CheckpointError(msg) from exc
+        digest.update(f"{file.relative_to(folder).as_posix()} {own}\n".encode())
+    return digest.hexdigest()
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -18,7 +18,7 @@ from hilum.cohorts.dataset import as_sample
 from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.features import CaseOutputs, case_outputs
 from hilum.deciding.gate import mean_distance
-from hilum.deciding.model_folder import load_model, load_statistics
+from hilum.deciding.model_folder import load_model, load_statistics, model_digest
 from hilum.deciding.outcome import Outcome, outcome_of
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import user_path
@@ -124,6 +124,11 @@ class Predictor:
                 _log.info("%s", chosen.line)
                 speed = chosen.speed
             self.network = for_prediction(network.to(self.device), speed)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model folder, see ``model_digest``."""
+        return model_digest(self.folder)
 
     def of_members(self, names: Sequence[str]) -> "Predictor":
         """The same with some members of an ensemble alone, without its gate; calibration stays the ensemble's.

@@ -1,0 +1,1 @@
+"""DICOM objects of a result: report, segmentation, maps and page."""

@@ -1,0 +1,34 @@
+"""The page as a secondary capture, for viewers that show nothing else: planes, map, probabilities and what they mean."""
+
+from typing import Any
+
+import numpy as np
+from highdicom import sc
+from jaxtyping import UInt8
+from pydicom.dataset import Dataset
+
+from hilum.serving.dicom_out.identity import equipment
+from hilum.serving.dicom_out.page_picture import page_picture
+from hilum.serving.dicom_out.references import References
+from hilum.serving.dicom_out.result import ScanResult
+
+SERIES_NUMBER = 9004
+
+
+def capture(result: ScanResult, references: References) -> Dataset:
+    """An RGB picture without any name, id or date in its pixels."""
+    pixels: UInt8[np.ndarray, "y x rgb"] = page_picture(result)
+    about: dict[str, Any] = equipment(result, "page")
+    made = sc.SCImage.from_ref_dataset(
+        references.files[0],
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        series_number=SERIES_NUMBER,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        patient_orientation=("L", "F"),
+        **about,
+    )
+    made.BurnedInAnnotation = "NO"
+    return made

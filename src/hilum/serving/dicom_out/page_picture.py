@@ -1,0 +1,147 @@
+"""Draws the page: decision and probabilities, three planes with lungs and the model's box, the map, and what they mean."""
+
+import textwrap
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from hilum.drawing import BLUE, INK, ORANGE, PALE, Panels, empty_panels
+from hilum.pages import WINDOW_HU, grey, outline
+from hilum.predicting.explain.planes import planes_of
+from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB
+from hilum.preparing.resample import sample, sample_mask
+from hilum.serving.dicom_out.report import decision_text, model_lines
+from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.volume import Affine
+
+_INCHES, _DPI = 10.24, 100
+_LETTERS = 135
+"""Characters of a line at the foot of the page."""
+
+_MOST_MAPS, _MOST_FINDINGS = 2, 8
+"""More would make the page taller than a screen; all stand in the report."""
+
+_PIXELS = 300
+"""Along the longest edge of the scan."""
+
+_VIEWS = ("axial: right - left", "coronal: right - left", "sagittal: front - back")
+
+
+def page_picture(result: ScanResult) -> UInt8[np.ndarray, "y x rgb"]:
+    """The page, 1024 pixels wide."""
+    strips = [_head(result), _planes(result)]
+    for one in result.heat_maps[:_MOST_MAPS]:
+        title = f"What speaks for {one.output} ({one.method})"
+        panels = planes_of(one, result.source.volume, title=title, foot=one.meaning)
+        panels.picture.set_size_inches(_INCHES, 4.3)
+        strips.append(panels)
+    strips.append(_foot(result))
+    return np.vstack([_pixels(strip) for strip in strips])
+
+
+def _pixels(panels: Panels) -> UInt8[np.ndarray, "y x rgb"]:
+    panels.picture.set_dpi(_DPI)
+    panels.picture.canvas.draw()
+    return np.array(panels.picture.canvas.buffer_rgba())[..., :3]
+
+
+def _head(result: ScanResult) -> Panels:
+    """The banner, the decision, and a bar for each probability."""
+    named = result.probabilities
+    height = 1.5 + 0.32 * len(named)
+    panels = empty_panels(inches=(_INCHES, height))
+    axes = panels.axes[0]
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(named) + 3.2, 0)
+    axes.axhspan(0, 1, color=ORANGE)
+    axes.text(0.5, 0.5, RESEARCH, ha="center", va="center", color="white", fontsize=14, fontweight="bold")
+    words = "\n".join(textwrap.wrap(decision_text(result), 100)[:2])
+    axes.text(0, 2.2, words, ha="left", va="center", fontsize=12, color=INK, parse_math=False)
+    cuts = dict(zip(result.card.classes, result.names, strict=True))
+    thresholds = {cuts[own]: at for own, at in result.prediction.thresholds.items()}
+    for row, (name, probability) in enumerate(named.items()):
+        y = row + 3.6
+        left, width = 0.3, 0.5
+        short = name if len(name) <= 34 else f"{name[:33]}..."
+        axes.text(0.28, y, short, ha="right", va="center", fontsize=10, color=INK, parse_math=False)
+        axes.barh(y, width, left=left, height=0.5, color=PALE)
+        axes.barh(y, width * probability, left=left, height=0.5, color=BLUE)
+        value = f"{probability:.3f}"
+        if name in thresholds:
+            axes.plot([left + width * thresholds[name]] * 2, [y - 0.4, y + 0.4], color=INK, linewidth=1.5)
+            value += f", threshold {thresholds[name]:.3f}"
+        axes.text(0.81, y, value, ha="left", va="center", fontsize=10, color=INK)
+    axes.set_ylim(len(named) + 3.2, 0)
+    return panels
+
+
+def _planes(result: ScanResult) -> Panels:
+    """Axial, coronal and sagittal planes through the given point, the map's peak or the centre of the model's box."""
+    panels = empty_panels(columns=3, inches=(_INCHES, 3.9))
+    centre = result.sample.centre_mm
+    if result.point_mm is not None:
+        centre = np.array(result.point_mm)
+    elif result.heat_maps and result.heat_maps[0].peak_mm is not None:
+        centre = np.asarray(result.heat_maps[0].peak_mm)
+    seen = result.seen
+    for axes, (axis, affine, shape), title in zip(
+        panels.axes, planes_through(result, centre), _VIEWS, strict=True
+    ):
+        hu = sample(result.source.volume, affine, shape).squeeze(axis)
+        picture = np.repeat(grey(hu, WINDOW_HU)[..., np.newaxis], 3, axis=2)
+        for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (seen, FIELD_RGB)):
+            picture[outline(_on(mask, result, affine, shape).squeeze(axis))] = colour
+        axes.imshow(picture if axis == 0 else picture[::-1], interpolation="nearest")
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.set_axis_off()
+    foot = "vermilion: right lung; blue: left lung; yellow: the box that the model saw"
+    panels.picture.supxlabel(foot, fontsize=9, color=INK)
+    return panels
+
+
+def _on(
+    mask: Bool[np.ndarray, "_ _ _"], result: ScanResult, affine: Affine, shape: tuple[int, int, int]
+) -> Bool[np.ndarray, "z y x"]:
+    return sample_mask(mask, result.source.volume.affine, affine, shape)
+
+
+def planes_through(
+    result: ScanResult, centre_mm: np.ndarray
+) -> Iterator[tuple[int, Affine, tuple[int, int, int]]]:
+    """Straight planes of square pixels through a point: axis (z, y, x) at right angles, affine and shape of one."""
+    volume = result.source.volume
+    corners = volume.index_to_mm(np.array(list(np.ndindex(2, 2, 2))) * np.array(volume.shape) - 0.5)
+    low, high = corners.min(axis=0)[::-1], corners.max(axis=0)[::-1]
+    pixel = float((high - low).max()) / _PIXELS
+    for axis in range(3):
+        size = np.maximum(1, np.rint((high - low) / pixel)).astype(int)
+        first = low + pixel / 2
+        size[axis], first[axis] = 1, centre_mm[::-1][axis]
+        affine = np.zeros((4, 4))
+        affine[[2, 1, 0], [0, 1, 2]] = pixel
+        affine[:3, 3], affine[3, 3] = first[::-1], 1
+        z, y, x = size.tolist()
+        yield axis, affine, (z, y, x)
+
+
+def _foot(result: ScanResult) -> Panels:
+    """Findings, and what the model is and how it was calibrated."""
+    findings = result.prediction.findings
+    lines = [f"{one.code} ({one.severity}): {one.message}" for one in findings[:_MOST_FINDINGS]]
+    if len(findings) > _MOST_FINDINGS:
+        lines.append(f"and {len(findings) - _MOST_FINDINGS} more findings, in the report")
+    lines += model_lines(result)
+    lines.append(f"Made by Hilum {version('hilum')}. Preliminary and not verified by a person. {RESEARCH}")
+    wrapped = [part for line in lines for part in textwrap.wrap(line, _LETTERS)]
+    panels: Any = empty_panels(inches=(_INCHES, 0.3 + 0.17 * len(wrapped)))
+    axes = panels.axes[0]
+    axes.set_axis_off()
+    axes.text(
+        0, 1, "\n".join(wrapped), ha="left", va="top", fontsize=8.5, color=INK, transform=axes.transAxes,
+        parse_math=False,
+    )  # fmt: skip
+    return panels

@@ -1,0 +1,92 @@
+"""The headers of a source as DICOM objects refer to them: checked, with blanks where the standard wants an element."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydicom.dataset import Dataset
+
+from hilum.errors import ReadError
+from hilum.reading.source import ScanSource
+
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_BLANK = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+"""Elements of type 2 of the modules Patient and General Study: blank where they are unknown (PS3.3 C.7.1.1, C.7.2.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class References:
+    """What objects refer to.
+
+    Attributes:
+        files: A header for each file of the series, which objects copy the patient and the study from.
+        of_slices: For each measured slice the number of its file and of its frame, from 0 and 1.
+        are_frames: Whether the files hold several frames.
+        planes: Affine from (plane, row, column) of the scan's own grid, before it was turned, to LPS mm.
+    """
+
+    files: tuple[Dataset, ...]
+    of_slices: tuple[tuple[int, int], ...]
+    are_frames: bool
+    planes: Float[np.ndarray, "4 4"]
+
+    def images(self) -> list[tuple[Dataset, list[int] | None]]:
+        """Each file, with the numbers of its frames that are measured slices where it holds several."""
+        if not self.are_frames:
+            return [(file, None) for file in self.files]
+        frames = [[frame for n, frame in self.of_slices if n == number] for number in range(len(self.files))]
+        return list(zip(self.files, frames, strict=True))
+
+
+def references_of(source: ScanSource, frame_of_reference: str) -> References:
+    """Check the headers of a source, and fill in what is blank.
+
+    A series whose slices each name another frame of reference, as anonymisers leave them, gets that of its first slice.
+
+    Args:
+        source: A scan with its headers.
+        frame_of_reference: FrameOfReferenceUID of a series that has none.
+
+    Raises:
+        ReadError: If a UID is missing to which objects must refer.
+    """
+    first = source.headers[0].get("FrameOfReferenceUID") or frame_of_reference
+    files = tuple(_header(one, first) for one in source.headers)
+    return References(
+        files=files,
+        of_slices=tuple((one.file, one.frame) for one in source.slices),
+        are_frames=any("NumberOfFrames" in file for file in files),
+        planes=_planes(source),
+    )
+
+
+def _header(original: Any, frame_of_reference: str) -> Dataset:
+    missing = [keyword for keyword in _NEEDED if not str(original.get(keyword) or "").strip()]
+    if missing:
+        msg = f"a DICOM source must have {', '.join(_NEEDED)} for objects to refer to it, it has no {missing[0]}"
+        raise ReadError(msg)
+    header: Dataset = copy.copy(original)
+    for keyword in _BLANK:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    header.FrameOfReferenceUID = frame_of_reference
+    if not header.get("PositionReferenceIndicator"):
+        header.PositionReferenceIndicator = ""
+    return header
+
+
+def _planes(source: ScanSource) -> Float[np.ndarray, "4 4"]:
+    """The affine of a volume before it was turned: from (plane, row, column) to LPS mm."""
+    turn, volume = source.turn, source.volume
+    assert turn is not None  # only DICOM has headers  # noqa: S101
+    affine = np.eye(4)
+    first = [turn.shape[old] - 1 if flipped else 0 for old, flipped in zip(turn.order, turn.flipped, strict=True)]
+    affine[:3, 3] = volume.index_to_mm(first)
+    for new, (old, flipped) in enumerate(zip(turn.order, turn.flipped, strict=True)):
+        affine[:3, old] = volume.affine[:3, new] * (-1 if flipped else 1)
+    return affine

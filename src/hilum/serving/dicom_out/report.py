@@ -1,0 +1,193 @@
+"""The structured report: probabilities, decision, findings and what they refer to, by TID 1500."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from highdicom import sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from hilum.deciding.decision import Decision
+from hilum.serving.dicom_out.identity import CODING_SCHEME, MANUFACTURER, PRODUCT, derived_uid, equipment, tracking_uid
+from hilum.serving.dicom_out.references import References
+from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+
+SERIES_NUMBER = 9001
+
+MARK_MM = 5.0
+"""Radius of the circle that marks a given point."""
+
+_LONGEST_TEXT = 1024
+"""Characters of a parameter of the algorithm; a text may be as long as it needs to be."""
+
+
+def own_code(meaning: str) -> sr.CodedConcept:
+    """A code of Hilum's own scheme; its value is a digest of the meaning."""
+    value = hashlib.sha256(meaning.encode()).hexdigest()[:16]
+    return sr.CodedConcept(value=value, scheme_designator=CODING_SCHEME, meaning=meaning)
+
+
+DECISION, SCAN_FINDING, NOTICE = own_code("Decision"), own_code("Finding about the scan"), own_code("Intended use")
+
+
+def report(result: ScanResult, references: References) -> Dataset:
+    """A Comprehensive 3D SR: preliminary, unverified, with a group of measurements for each output.
+
+    Where the model gives no result there is one group, without any probability.
+    """
+    content = sr.MeasurementReport(
+        observation_context=_observer(result),
+        procedure_reported=codes.cid100.CTUnspecifiedBodyRegion,
+        imaging_measurements=_groups(result, references),
+        title=codes.cid7021.ImagingMeasurementReport,
+    )
+    root = content[0].ContentSequence
+    root.append(_text(NOTICE, f"{RESEARCH}. Preliminary and not verified by a person."))
+    root.append(_text(DECISION, decision_text(result)))
+    root.extend(_text(codes.DCM.Comment, line) for line in model_lines(result))
+    root.extend(
+        _text(SCAN_FINDING, f"{one.code} ({one.severity}): {one.message}") for one in result.prediction.findings
+    )
+    scheme = CodingSchemeIdentificationItem(CODING_SCHEME, name="Hilum's own codes", responsible_organization="Hilum")
+    return sr.Comprehensive3DSR(
+        evidence=list(references.files),
+        content=content[0],
+        series_number=SERIES_NUMBER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        coding_schemes=[scheme],
+        **equipment(result, "report"),
+    )
+
+
+def decision_text(result: ScanResult) -> str:
+    """The decision in words, with its codes and reason where there is none."""
+    outcome, many = result.prediction.outcome, result.card.decisions.multi_label
+    if outcome.kind == "no-result":
+        return (
+            f"no-result ({', '.join(outcome.codes)}): {outcome.reason}. The model does not answer for this scan; "
+            "this is not a negative result."
+        )
+    if outcome.kind == "undecided" and not many:
+        return f"undecided ({', '.join(outcome.codes)}): {outcome.reason}. This is not a negative result."
+    text = f"Decision: {decided_names(result)}"
+    return f"{text}. Undecided labels are not negative ({', '.join(outcome.codes)})." if outcome.codes else text
+
+
+def decided_names(result: ScanResult) -> str:
+    """The decision by the names of the objects."""
+    decision = result.prediction.decision
+    for own, name in zip(result.card.classes, result.names, strict=True):
+        if decision == own:
+            return name
+    return decision if result.names == result.card.classes else _renamed_labels(result, decision)
+
+
+def _renamed_labels(result: ScanResult, decision: str) -> str:
+    """A decision of several labels in which each whole label has its name in the objects."""
+    named = dict(zip(result.card.classes, result.names, strict=True))
+    parts = [part.split(": ") for part in decision.split("; ")]
+    each = [": ".join([*part[:-1], " + ".join(named.get(n, n) for n in part[-1].split(" + "))]) for part in parts]
+    return "; ".join(each)
+
+
+def model_lines(result: ScanResult) -> list[str]:
+    """What the model is, and how its probabilities are calibrated and decided, in sentences."""
+    card = result.card
+    lines = [f"Model: digest {result.model_digest}, made by Hilum {card.version}, read by Hilum {version('hilum')}."]
+    names = result.names if card.decisions.multi_label else ("",)
+    for name, one in zip(names, card.decisions.each, strict=True):
+        of = f" of {name}" if name else ""
+        lines.append(f"Calibration{of}: {one.calibration.rule or 'none'}.")
+        lines.append(f"Threshold{of}: {_cut(one)}.")
+    for key, members in result.prediction.sets.items():
+        of = "" if key == "classes" else f" of {dict(zip(card.classes, result.names, strict=True))[key]}"
+        held = dict(zip(card.classes, result.names, strict=True))
+        lines.append(f"Conformal set{of}: {', '.join(held.get(n, n) for n in members) or 'empty'}.")
+    return lines
+
+
+def _cut(decision: Decision) -> str:
+    if decision.threshold is None:
+        return "none, the most probable class is decided"
+    band = decision.band
+    cut = f"{decision.threshold:.6g}"
+    if band is not None and band.low <= band.high:
+        cut += f", undecided from {band.low:.6g} to {band.high:.6g}"
+    return f"{cut}, chosen by: {decision.rule or 'unknown'}"
+
+
+def _text(name: Any, value: str) -> sr.TextContentItem:
+    return sr.TextContentItem(name=name, value=value, relationship_type=sr.RelationshipTypeValues.CONTAINS)
+
+
+def _observer(result: ScanResult) -> sr.ObservationContext:
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", result.model_digest),
+        name=PRODUCT,
+        manufacturer_name=MANUFACTURER,
+        model_name=PRODUCT,
+        serial_number=result.model_digest[:16],
+    )
+    observer = sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    return sr.ObservationContext(observer_device_context=observer)
+
+
+def _groups(result: ScanResult, references: References) -> list[Any]:
+    """A group for each output; without a result one without measurements."""
+    algorithm = sr.AlgorithmIdentification(
+        name=PRODUCT,
+        version=version("hilum"),
+        parameters=[line[:_LONGEST_TEXT] for line in model_lines(result)],
+        family=codes.DCM.ArtificialIntelligence,
+        manufacturer=MANUFACTURER,
+    )
+    region = _region(result, references)
+    named: Sequence[tuple[str, float | None]] = list(result.probabilities.items()) or [("no-result", None)]
+    groups = []
+    for name, probability in named:
+        values: dict[str, Any] = {
+            "tracking_identifier": sr.TrackingIdentifier(tracking_uid(result, name), f"Hilum: {name}"),
+            "algorithm_id": algorithm,
+        }
+        if probability is not None:
+            measured = sr.Measurement(name=codes.DCM.Probability, value=probability, unit=codes.UCUM.NoUnits)
+            values |= {"finding_type": own_code(name), "measurements": [measured]}
+        if region is not None:
+            group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **values)
+        else:
+            group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(references), **values)
+        group[0].ContentSequence.append(_text(DECISION, decision_text(result)))
+        groups.append(group)
+    return groups
+
+
+def _source_images(references: References) -> list[sr.SourceImageForMeasurementGroup]:
+    return [
+        sr.SourceImageForMeasurementGroup.from_source_image(file, frames) for file, frames in references.images()
+    ]
+
+
+def _region(result: ScanResult, references: References) -> sr.ImageRegion | None:
+    """A circle around the given point on the measured slice nearest to it; None if no point was given."""
+    if result.point_mm is None:
+        return None
+    down, across = references.planes[:3, 1], references.planes[:3, 2]
+    spacing = np.linalg.norm(down), np.linalg.norm(across)
+    normal = np.cross(across, down) / (spacing[0] * spacing[1])
+    away = np.array(result.point_mm) - [one.position_mm for one in result.source.slices]
+    nearest = int(np.argmin(np.abs(away @ normal)))
+    row, column = away[nearest] @ down / spacing[0] ** 2, away[nearest] @ across / spacing[1] ** 2
+    centre = np.array([column, row]) + 0.5  # the corner of the first pixel is (0, 0), PS3.3 C.18.6.1.1
+    file, frame = references.of_slices[nearest]
+    frames = [frame] if references.are_frames else None
+    image = sr.SourceImageForRegion.from_source_image(references.files[file], frames)
+    edge = centre + [MARK_MM / spacing[1], 0]
+    return sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.CIRCLE, graphic_data=np.array([centre, edge]), source_image=image
+    )
