@@ -11,6 +11,7 @@ from hilum.settings.run import ColumnsConfig, Triple
 
 if TYPE_CHECKING:
     from hilum.deciding.decision import Decision
+    from hilum.predicting import Prediction, Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,18 @@ class Predict:
     """Prevalence of the second class to which probabilities are adjusted, from that of the calibration; decisions by a
     threshold do not change. For more classes, or several labels, a share for each."""
 
+    dicom: Path | None = None
+    """Folder for DICOM objects of the scan's study: report, segmentation, map, page; new, empty or of earlier ones."""
+
+    names: tuple[str, ...] = ()
+    """With --dicom: names of the classes in the objects, in the model's order, if its own are numbers."""
+
+    maps: bool = True
+    """With --dicom: whether to make a map by occlusion, which takes seconds."""
+
+    uids: Literal["derived", "new"] = "derived"
+    """With --dicom: the same result is the same instance, or always another one."""
+
     json: bool = False
     """Print one JSON object instead of a few lines."""
 
@@ -63,6 +76,12 @@ class Predict:
             raise ConfigError(msg)
         if not is_table and self.out is not None:
             msg = "--out is for a table; the prediction of one scan is printed"
+            raise ConfigError(msg)
+        if is_table and self.dicom is not None:
+            msg = "--dicom is for one scan, the path is a table"
+            raise ConfigError(msg)
+        if self.dicom is None and (self.names or not self.maps or self.uids != "derived"):
+            msg = "--names, --no-maps and --uids are for --dicom"
             raise ConfigError(msg)
         refuse_flags_of_scans(self.path, region, point=self.point, series=self.series)
 
@@ -84,9 +103,10 @@ class Predict:
             summary = predict_table(predictor, self.path, self.out, columns=self.columns)
             print(json.dumps(summary, indent=2) if self.json else _line(summary))
             return 3 if summary["num_refused"] else 0
-        prediction = predictor.predict(self.path, point_mm=self.point, series=self.series, mask=self.mask)
+        prediction, files = self._predict_scan(predictor)
         if self.json:
-            print(json.dumps(prediction.as_dict(), indent=2))
+            dicom = {} if self.dicom is None else {"dicom": files}
+            print(json.dumps(prediction.as_dict() | dicom, indent=2))
             return 0
         for name, probability in prediction.probabilities.items():
             print(f"P({name}) = {_shown(probability)}")
@@ -100,7 +120,20 @@ class Predict:
         print(f"decision: {prediction.decision}{at}" + (f", because {why}" if why else ""))
         for finding in prediction.findings:
             print(finding)
+        if self.dicom is not None:
+            print(f"DICOM: {', '.join(sorted(files))} in {self.dicom}")
         return 0
+
+    def _predict_scan(self, predictor: "Predictor") -> "tuple[Prediction, dict[str, str]]":
+        """The prediction of one scan, and the DICOM objects that were written with their SOPInstanceUIDs."""
+        where: dict[str, Any] = {"point_mm": self.point, "series": self.series, "mask": self.mask}
+        if self.dicom is None:
+            return predictor.predict(self.path, **where), {}
+        from hilum.serving.dicom_out.write import predict_to_dicom
+
+        options: dict[str, Any] = {"names": self.names, "maps": self.maps, "uids": self.uids}
+        found = predict_to_dicom(predictor, self.path, self.dicom, **options, **where)
+        return found.prediction, found.files
 
 
 def _cut(name: str, decision: "Decision", *, many: bool) -> str:

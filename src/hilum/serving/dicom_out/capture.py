@@ -1,4 +1,4 @@
-"""The page as a secondary capture, for viewers that show nothing else: planes, map, probabilities and what they mean."""
+"""The page as a secondary capture, for viewers that show nothing else."""
 
 from typing import Any
 
@@ -12,8 +12,6 @@ from hilum.serving.dicom_out.page_picture import page_picture
 from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.result import ScanResult
 
-SERIES_NUMBER = 9004
-
 
 def capture(result: ScanResult, references: References) -> Dataset:
     """An RGB picture without any name, id or date in its pixels."""
@@ -25,7 +23,6 @@ def capture(result: ScanResult, references: References) -> Dataset:
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        series_number=SERIES_NUMBER,
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         patient_orientation=("L", "F"),
         **about,

@@ -19,6 +19,8 @@ Uids = Literal["derived", "new"]
 MANUFACTURER, PRODUCT = "Hilum", "Hilum 3D ResNet classifier"
 CODING_SCHEME = "99HILUM"
 
+_SERIES_NUMBERS = {"report": 9001, "segmentation": 9002, "map": 9003, "page": 9004}
+
 _TO_COME = "2.25.0"
 """UIDs of an object that is not complete."""
 
@@ -41,15 +43,16 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(int=number).int}"
 
 
-def equipment(result: ScanResult, what: str) -> dict[str, Any]:
+def equipment(result: ScanResult, what: Literal["report", "segmentation", "map", "page"]) -> dict[str, Any]:
     """What every object says of itself, as arguments of highdicom's constructors.
 
     Args:
         result: The result.
-        what: What it is, in a word.
+        what: What it is: report, segmentation, map or page.
     """
     return {
         "series_instance_uid": _TO_COME,
+        "series_number": _SERIES_NUMBERS[what],
         "sop_instance_uid": _TO_COME,
         "instance_number": 1,
         "manufacturer": MANUFACTURER,

@@ -1,9 +1,8 @@
-"""Draws the page: decision and probabilities, three planes with lungs and the model's box, the map, and what they mean."""
+"""Draws the page: decision, probabilities, three planes with lungs and the model's box, the map, and what it means."""
 
 import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -59,7 +58,7 @@ def _head(result: ScanResult) -> Panels:
     axes.set_ylim(len(named) + 3.2, 0)
     axes.axhspan(0, 1, color=ORANGE)
     axes.text(0.5, 0.5, RESEARCH, ha="center", va="center", color="white", fontsize=14, fontweight="bold")
-    words = "\n".join(textwrap.wrap(decision_text(result), 100)[:2])
+    words = "\n".join(textwrap.wrap(f"Decision: {decision_text(result)}", 100)[:3])
     axes.text(0, 2.2, words, ha="left", va="center", fontsize=12, color=INK, parse_math=False)
     cuts = dict(zip(result.card.classes, result.names, strict=True))
     thresholds = {cuts[own]: at for own, at in result.prediction.thresholds.items()}
@@ -88,9 +87,7 @@ def _planes(result: ScanResult) -> Panels:
     elif result.heat_maps and result.heat_maps[0].peak_mm is not None:
         centre = np.asarray(result.heat_maps[0].peak_mm)
     seen = result.seen
-    for axes, (axis, affine, shape), title in zip(
-        panels.axes, planes_through(result, centre), _VIEWS, strict=True
-    ):
+    for axes, (axis, affine, shape), title in zip(panels.axes, planes_through(result, centre), _VIEWS, strict=True):
         hu = sample(result.source.volume, affine, shape).squeeze(axis)
         picture = np.repeat(grey(hu, WINDOW_HU)[..., np.newaxis], 3, axis=2)
         for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (seen, FIELD_RGB)):
@@ -109,9 +106,7 @@ def _on(
     return sample_mask(mask, result.source.volume.affine, affine, shape)
 
 
-def planes_through(
-    result: ScanResult, centre_mm: np.ndarray
-) -> Iterator[tuple[int, Affine, tuple[int, int, int]]]:
+def planes_through(result: ScanResult, centre_mm: np.ndarray) -> Iterator[tuple[int, Affine, tuple[int, int, int]]]:
     """Straight planes of square pixels through a point: axis (z, y, x) at right angles, affine and shape of one."""
     volume = result.source.volume
     corners = volume.index_to_mm(np.array(list(np.ndindex(2, 2, 2))) * np.array(volume.shape) - 0.5)
@@ -137,7 +132,7 @@ def _foot(result: ScanResult) -> Panels:
     lines += model_lines(result)
     lines.append(f"Made by Hilum {version('hilum')}. Preliminary and not verified by a person. {RESEARCH}")
     wrapped = [part for line in lines for part in textwrap.wrap(line, _LETTERS)]
-    panels: Any = empty_panels(inches=(_INCHES, 0.3 + 0.17 * len(wrapped)))
+    panels = empty_panels(inches=(_INCHES, 0.3 + 0.17 * len(wrapped)))
     axes = panels.axes[0]
     axes.set_axis_off()
     axes.text(

@@ -17,8 +17,6 @@ from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.result import RESEARCH, ScanResult
 from hilum.volume import Volume
 
-SERIES_NUMBER = 9003
-
 _QUANTITIES = {
     "occlusion": codes.DCM.Saliency,
     "integrated-gradients": codes.DCM.Saliency,
@@ -44,7 +42,6 @@ def parametric_map(result: ScanResult, references: References, heat_map: HeatMap
     )
     made = pm.ParametricMap(
         pixel_array=values,
-        series_number=SERIES_NUMBER,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
         window_center=0.0,
@@ -53,15 +50,17 @@ def parametric_map(result: ScanResult, references: References, heat_map: HeatMap
         content_description="Shows what the output depends on; locates no disease",
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         **placed(result.source, references, slices=slices, first=first, pixel=pixel),
-        **equipment(result, f"map, {heat_map.method}"),
+        **equipment(result, "map"),
     )
+    window = made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
+    window.VOILUTFunction = "LINEAR_EXACT"  # LINEAR has widths of at least 1, PS3.3 C.11.2.1.3
     made.ImageComments = f"{RESEARCH}. {heat_map.meaning} {heat_map.doubt}".strip()
     return made
 
 
 def on_planes(
     result: ScanResult, references: References, heat_map: HeatMap
-) -> tuple[Float32[np.ndarray, "n rows columns"], list[int], tuple[float, float], float]:
+) -> tuple[Float32[np.ndarray, "n rows columns"], list[int], tuple[float, float], int]:
     """A map on the slices of the source that cross the model's box, in pixels that are not larger than its voxels.
 
     Returns:

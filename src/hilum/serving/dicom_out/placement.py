@@ -16,7 +16,7 @@ def placed(
     *,
     slices: Sequence[int] | None = None,
     first: tuple[float, float] = (0.0, 0.0),
-    pixel: float = 1.0,
+    pixel: int = 1,
 ) -> dict[str, Any]:
     """The arguments of highdicom's constructors that say where frames lie, and what they refer to.
 

@@ -16,7 +16,11 @@ _BLANK = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-"""Elements of type 2 of the modules Patient and General Study: blank where they are unknown (PS3.3 C.7.1.1, C.7.2.1)."""
+"""Elements of type 2 of Patient and General Study: blank where they are unknown (PS3.3 C.7.1.1, C.7.2.1)."""
+
+
+_REFERRING = ("ReferencedStudySequence", "ReferencedPatientSequence")
+"""Sequences that objects copy, whose items must be whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,17 +31,19 @@ class References:
         files: A header for each file of the series, which objects copy the patient and the study from.
         of_slices: For each measured slice the number of its file and of its frame, from 0 and 1.
         are_frames: Whether the files hold several frames.
+        are_numbered: Whether a frame can be referred to by its number: not in files of a class for single slices.
         planes: Affine from (plane, row, column) of the scan's own grid, before it was turned, to LPS mm.
     """
 
     files: tuple[Dataset, ...]
     of_slices: tuple[tuple[int, int], ...]
     are_frames: bool
+    are_numbered: bool
     planes: Float[np.ndarray, "4 4"]
 
     def images(self) -> list[tuple[Dataset, list[int] | None]]:
-        """Each file, with the numbers of its frames that are measured slices where it holds several."""
-        if not self.are_frames:
+        """Each file, with the numbers of its frames that are measured slices; None where they have none."""
+        if not self.are_numbered:
             return [(file, None) for file in self.files]
         frames = [[frame for n, frame in self.of_slices if n == number] for number in range(len(self.files))]
         return list(zip(self.files, frames, strict=True))
@@ -61,6 +67,7 @@ def references_of(source: ScanSource, frame_of_reference: str) -> References:
         files=files,
         of_slices=tuple((one.file, one.frame) for one in source.slices),
         are_frames=any("NumberOfFrames" in file for file in files),
+        are_numbered=any("PerFrameFunctionalGroupsSequence" in file for file in files),
         planes=_planes(source),
     )
 
@@ -74,6 +81,9 @@ def _header(original: Any, frame_of_reference: str) -> Dataset:
     for keyword in _BLANK:
         if keyword not in header:
             setattr(header, keyword, "")
+    for keyword in _REFERRING:
+        if any(not item.get("ReferencedSOPClassUID") for item in header.get(keyword) or ()):
+            del header[keyword]  # anonymisers leave halves, which would make objects invalid
     header.FrameOfReferenceUID = frame_of_reference
     if not header.get("PositionReferenceIndicator"):
         header.PositionReferenceIndicator = ""

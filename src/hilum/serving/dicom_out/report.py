@@ -16,8 +16,6 @@ from hilum.serving.dicom_out.identity import CODING_SCHEME, MANUFACTURER, PRODUC
 from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.result import RESEARCH, ScanResult
 
-SERIES_NUMBER = 9001
-
 MARK_MM = 5.0
 """Radius of the circle that marks a given point."""
 
@@ -34,7 +32,7 @@ def own_code(meaning: str) -> sr.CodedConcept:
 DECISION, SCAN_FINDING, NOTICE = own_code("Decision"), own_code("Finding about the scan"), own_code("Intended use")
 
 
-def report(result: ScanResult, references: References) -> Dataset:
+def structured_report(result: ScanResult, references: References) -> Dataset:
     """A Comprehensive 3D SR: preliminary, unverified, with a group of measurements for each output.
 
     Where the model gives no result there is one group, without any probability.
@@ -56,7 +54,6 @@ def report(result: ScanResult, references: References) -> Dataset:
     return sr.Comprehensive3DSR(
         evidence=list(references.files),
         content=content[0],
-        series_number=SERIES_NUMBER,
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -75,7 +72,7 @@ def decision_text(result: ScanResult) -> str:
         )
     if outcome.kind == "undecided" and not many:
         return f"undecided ({', '.join(outcome.codes)}): {outcome.reason}. This is not a negative result."
-    text = f"Decision: {decided_names(result)}"
+    text = decided_names(result)
     return f"{text}. Undecided labels are not negative ({', '.join(outcome.codes)})." if outcome.codes else text
 
 
@@ -168,9 +165,7 @@ def _groups(result: ScanResult, references: References) -> list[Any]:
 
 
 def _source_images(references: References) -> list[sr.SourceImageForMeasurementGroup]:
-    return [
-        sr.SourceImageForMeasurementGroup.from_source_image(file, frames) for file, frames in references.images()
-    ]
+    return [sr.SourceImageForMeasurementGroup.from_source_image(file, frames) for file, frames in references.images()]
 
 
 def _region(result: ScanResult, references: References) -> sr.ImageRegion | None:
@@ -185,9 +180,9 @@ def _region(result: ScanResult, references: References) -> sr.ImageRegion | None
     row, column = away[nearest] @ down / spacing[0] ** 2, away[nearest] @ across / spacing[1] ** 2
     centre = np.array([column, row]) + 0.5  # the corner of the first pixel is (0, 0), PS3.3 C.18.6.1.1
     file, frame = references.of_slices[nearest]
-    frames = [frame] if references.are_frames else None
+    frames = [frame] if references.are_numbered else None
     image = sr.SourceImageForRegion.from_source_image(references.files[file], frames)
-    edge = centre + [MARK_MM / spacing[1], 0]
+    edge = centre + np.array([MARK_MM / spacing[1], 0.0])
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.CIRCLE, graphic_data=np.array([centre, edge]), source_image=image
     )

@@ -144,7 +144,7 @@ def _names(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(msg)
     found = tuple(names) or tuple(classes)
     for name in found:
-        fits = 0 < len(name.strip()) and len(name) <= _LONGEST_NAME and name.isprintable() and "\\" not in name
+        fits = len(name.strip()) > 0 and len(name) <= _LONGEST_NAME and name.isprintable() and "\\" not in name
         require(fits, "a class's name in DICOM", f"1 to {_LONGEST_NAME} printable characters without a backslash", name)
     return found
 

@@ -15,8 +15,6 @@ from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.report import own_code
 from hilum.serving.dicom_out.result import RESEARCH, ScanResult
 
-SERIES_NUMBER = 9002
-
 _RIGHT = hd.sr.CodedConcept("3341006", "SCT", "Right lung")
 _LEFT = hd.sr.CodedConcept("44029006", "SCT", "Left lung")
 _SEEN = own_code("Region that the model saw")
@@ -57,7 +55,6 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
         pixel_array=np.stack([part[-1] for part in parts], axis=-1),
         segmentation_type=seg.SegmentationTypeValues.BINARY,
         segment_descriptions=described,
-        series_number=SERIES_NUMBER,
         content_label="LUNGS_AND_INPUT",
         content_description=RESEARCH,
         omit_empty_frames=False,

@@ -18,7 +18,7 @@ from hilum.serving.dicom_out.capture import capture
 from hilum.serving.dicom_out.identity import MANUFACTURER, Uids, derived_uid, source_digest, with_uids
 from hilum.serving.dicom_out.parametric_map import parametric_map
 from hilum.serving.dicom_out.references import references_of
-from hilum.serving.dicom_out.report import report
+from hilum.serving.dicom_out.report import structured_report
 from hilum.serving.dicom_out.result import ScanResult, result_of
 from hilum.serving.dicom_out.segmentation import segmentation
 
@@ -70,9 +70,7 @@ def predict_to_dicom(
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be names
-        found = result_of(
-            predictor, scan, names=names, maps=maps, point_mm=point_mm, series=series, mask=mask
-        )
+        found = result_of(predictor, scan, names=names, maps=maps, point_mm=point_mm, series=series, mask=mask)
         made = dicom_objects(found, uids=uids)
         with whole_folder(folder, lambda _: True) as new:
             for name, one in made.items():
@@ -90,7 +88,7 @@ def dicom_objects(result: ScanResult, *, uids: Uids = "derived") -> dict[str, Da
     source = source_digest(result.source)
     references = references_of(result.source, derived_uid("frame of reference", source))
     makers: dict[str, Callable[[], Dataset | None]] = {
-        "report.dcm": lambda: report(result, references),
+        "report.dcm": lambda: structured_report(result, references),
         "segmentation.dcm": lambda: segmentation(result, references),
         "page.dcm": lambda: capture(result, references),
     }

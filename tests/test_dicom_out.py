@@ -1,0 +1,478 @@
+"""DICOM objects lie where their source lies, say what the prediction says, and invent nothing."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.uid import UID
+from scipy import ndimage
+
+import dicom_sources
+from dicom_files import SERIES, STUDY
+from hilum import predict_to_dicom
+from hilum.cli import main
+from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.model_folder import ModelCard, build, save_model
+from hilum.measuring.abstaining import Band
+from hilum.predicting import Predictor
+from hilum.preparing import segment_lungs
+from hilum.reading.reader import read
+from hilum.serving.dicom_out.parametric_map import on_planes
+from hilum.serving.dicom_out.references import references_of
+from hilum.serving.dicom_out.result import RESEARCH, result_of
+from hilum.settings.run import ModelConfig, Recipe
+
+NETWORK = ModelConfig(depth=10, width=2, stem="small")
+LUNGS = Recipe(region="lungs", size=(12, 12, 12), spacing_mm=(25.0, 25.0, 25.0))
+POINT = Recipe(region="point", size=(8, 8, 8), spacing_mm=(9.0, 9.0, 9.0))
+NAMES = ("healthy", "mass")
+RENDERED = {"Laterality"}
+"""What dciodvfy misses in every parametric map and secondary capture, whatever the body part."""
+
+
+def model(folder: Path, recipe: Recipe = LUNGS, *, classes=NAMES, multi_label=False, decision=None) -> Predictor:
+    """A model with random weights that answers for every scan."""
+    torch.manual_seed(0)
+    each = (decision or Decision(threshold=0.5, rule="by hand"),) * (len(classes) if multi_label else 1)
+    decisions = Decisions(classes=classes, multi_label=multi_label, each=each)
+    save_model(folder, build(NETWORK, recipe, len(classes)), ModelCard(
+        model=NETWORK, recipe=recipe, decisions=decisions, training={}, version="0.1.0"))  # fmt: skip
+    return Predictor(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The source, objects and what they tell of each kind of series; made when it is first asked for."""
+    known, folder = {}, tmp_path_factory.mktemp("results")
+
+    def of(kind):
+        if kind not in known:
+            scan = dicom_sources.write_source(folder / kind / "scan", kind)
+            recipe = POINT if kind in ("tilted", "multi-frame", "repaired") else LUNGS
+            predictor, point = model(folder / kind / "model", recipe), None
+            if recipe is POINT:
+                volume = read(scan)
+                point = volume.index_to_mm(np.array(volume.shape) * (0.6, 0.45, 0.3))
+            out = folder / kind / "out"
+            made = predict_to_dicom(predictor, scan, out, point_mm=point)
+            known[kind] = scan, predictor, point, made, {n: pydicom.dcmread(out / n) for n in made.files}, out
+        return known[kind]
+
+    return of
+
+
+def errors_of(file: Path) -> list[str]:
+    """Errors that dicom3tools' validator finds."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not here (Debian's dicom3tools)")
+    done = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_the_validator_finds_no_error_but_the_laterality_that_it_always_asks(results, kind):
+    *_, made, _, out = results(kind)
+    assert set(made.files) == {"report.dcm", "segmentation.dcm", "map.dcm", "page.dcm"}
+    for name in ("report.dcm", "segmentation.dcm"):
+        assert errors_of(out / name) == [], name
+    for name in ("map.dcm", "page.dcm"):
+        assert all("Laterality" in line for line in errors_of(out / name)), name
+
+
+def instances(scan: Path) -> dict[str, list[np.ndarray]]:
+    """Position of each frame by SOPInstanceUID, as pydicom reads the source."""
+    found = {}
+    for path in sorted(scan.iterdir()):
+        if path.suffix != ".dcm":
+            continue
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        frames = header.get("PerFrameFunctionalGroupsSequence")
+        if frames:
+            places = [item.PlanePositionSequence[0].ImagePositionPatient for item in frames]
+        elif "GridFrameOffsetVector" in header:
+            normal = np.cross(*np.array(header.ImageOrientationPatient, float).reshape(2, 3))
+            places = [np.array(header.ImagePositionPatient) + z * normal for z in header.GridFrameOffsetVector]
+        else:
+            places = [header.ImagePositionPatient]
+        found[str(header.SOPInstanceUID)] = [np.array(place, float) for place in places]
+    return found
+
+
+def frames_of(made) -> list[tuple[int, np.ndarray, np.ndarray, str, int | None]]:
+    """Segment, LPS mm of each pixel, pixels, and source instance and frame of each frame, as the standard has it."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    across, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
+    rows_mm, columns_mm = (float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing)
+    row, column = np.mgrid[: made.Rows, : made.Columns]
+    found = []
+    pixels = made.pixel_array.reshape(-1, made.Rows, made.Columns)
+    for item, plane in zip(made.PerFrameFunctionalGroupsSequence, pixels, strict=True):
+        first = np.array(item.PlanePositionSequence[0].ImagePositionPatient, float)
+        mm = first + row[..., None] * rows_mm * down + column[..., None] * columns_mm * across
+        segment = item.get("SegmentIdentificationSequence", [None])[0]
+        number = 0 if segment is None else int(segment.ReferencedSegmentNumber)
+        uid, frame = "", None
+        for derived in item.get("DerivationImageSequence", []):
+            source = derived.SourceImageSequence[0]
+            uid, frame = str(source.ReferencedSOPInstanceUID), source.get("ReferencedFrameNumber")
+        found.append((number, mm, plane, uid, frame))
+    return found
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_every_voxel_of_the_segmentation_lies_on_its_mask_and_refers_to_its_slice(results, kind):
+    scan, predictor, point, _, made, _ = results(kind)
+    volume, sources = read(scan), instances(scan)
+    lungs = segment_lungs(volume).labels
+    sample = predictor.prepare(volume, point_mm=point)
+    names = {int(one.SegmentNumber): one.SegmentLabel for one in made["segmentation.dcm"].SegmentSequence}
+    assert list(names.values()) == ["Right lung", "Left lung", "Region that the model saw"]
+    places = [place for one in sources.values() for place in one]
+    frames = frames_of(made["segmentation.dcm"])
+    assert len(frames) == 3 * len(places)
+    total = dict.fromkeys(names, 0)
+    for number, mm, pixels, uid, frame in frames:
+        index = volume.mm_to_index(mm)
+        voxel = np.rint(index).astype(int)
+        assert np.linalg.norm(volume.index_to_mm(voxel) - mm, axis=-1).max() < 0.02
+        assert (0, int(voxel.reshape(-1, 3)[0, 0])) not in volume.interpolated
+        if number < 3:
+            expected = lungs[tuple(np.moveaxis(voxel, -1, 0))] == number
+        else:
+            seen = sample.mm_to_index(mm)
+            expected = ((seen >= -0.5) & (seen <= np.array(sample.shape) - 0.5)).all(axis=-1)
+            clear = (np.abs(seen + 0.5).min(axis=-1) > 1e-3) & (
+                np.abs(seen - np.array(sample.shape) + 0.5).min(axis=-1) > 1e-3
+            )
+            expected, pixels = expected[clear], pixels[clear]
+        assert np.array_equal(pixels.astype(bool), expected), (number, uid)
+        total[number] += int(pixels.sum())
+        if kind not in ("offsets", "several-files"):  # their frames cannot all be referred to by number
+            place = sources[uid][int(frame or 1) - 1]
+            assert np.linalg.norm(place - mm[0, 0]) < 1e-3, (uid, frame)
+    assert min(total.values()) > 0
+    if kind == "repaired":
+        assert len(volume.interpolated) == 1
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_the_map_lies_where_the_heat_map_lies_on_measured_slices_alone(results, kind):
+    scan, predictor, point, _, made, _ = results(kind)
+    found = result_of(predictor, scan, point_mm=point)
+    (heat_map,) = found.heat_maps
+    places = np.array([place for one in instances(scan).values() for place in one])
+    inverse = np.linalg.inv(heat_map.affine)
+    stored = made["map.dcm"]
+    pixels = np.frombuffer(stored.FloatPixelData, "<f4").reshape(-1, stored.Rows, stored.Columns)
+    assert pixels.shape[0] > 1
+    near = []
+    shared = stored.SharedFunctionalGroupsSequence[0]
+    across, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
+    rows_mm, columns_mm = (float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing)
+    normal = np.cross(across, down)
+    row, column = np.mgrid[: stored.Rows, : stored.Columns]
+    for item, plane in zip(stored.PerFrameFunctionalGroupsSequence, pixels, strict=True):
+        first = np.array(item.PlanePositionSequence[0].ImagePositionPatient, float)
+        assert np.abs((places - first) @ normal).min() < 1e-3  # on a measured slice
+        mm = first + row[..., None] * rows_mm * down + column[..., None] * columns_mm * across
+        index = mm @ inverse[:3, :3].T + inverse[:3, 3]
+        inside = ((index >= 0) & (index <= np.array(heat_map.values.shape) - 1)).all(axis=-1)
+        expected = ndimage.map_coordinates(heat_map.values, index[inside].T, order=1)
+        near.append(np.stack([plane[inside], expected]))
+    ours, theirs = np.concatenate(near, axis=1)
+    assert ours.size > 300
+    assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
+    mapping = shared.RealWorldValueMappingSequence[0]
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    assert heat_map.meaning in stored.ImageComments
+
+
+def contents(item, keyword: str) -> list:
+    """Content items below an item by the meaning of their concept, at any depth."""
+    found = []
+    for one in item.get("ContentSequence", []):
+        if one.get("ConceptNameCodeSequence") and one.ConceptNameCodeSequence[0].CodeMeaning == keyword:
+            found.append(one)
+        found += contents(one, keyword)
+    return found
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_the_report_read_back_by_highdicom_says_what_the_prediction_says(results, kind):
+    scan, predictor, point, made, _, out = results(kind)
+    report = hd.sr.srread(out / "report.dcm")
+    tree = hd.sr.MeasurementReport.from_sequence([report])
+    planar = tree.get_planar_roi_measurement_groups()
+    whole = tree.get_image_measurement_groups()
+    assert (len(planar), len(whole)) == ((2, 0) if point is not None else (0, 2))
+    for group, (name, probability) in zip(planar or whole, made.prediction.probabilities.items(), strict=True):
+        assert group.finding_type.meaning == name
+        (measured,) = group.get_measurements()
+        assert (measured.name.value, measured.name.scheme_designator) == ("122157", "DCM")
+        assert (measured.unit.value, measured.unit.scheme_designator) == ("1", "UCUM")
+        assert measured.value == pytest.approx(probability, abs=1e-12)
+        assert group.tracking_uid.startswith("2.25.")
+    assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
+    assert "111047" not in str(report)
+    texts = [one.TextValue for one in contents(report, "Decision")]
+    assert set(texts) == {made.prediction.decision}
+    assert [one.TextValue for one in contents(report, "Finding about the scan")] == [
+        f"{one.code} ({one.severity}): {one.message}" for one in made.prediction.findings
+    ]
+    assert contents(report, "Algorithm Parameters")[0].TextValue.startswith(f"Model: digest {predictor.digest}")
+    referred = {
+        str(one.ReferencedSOPInstanceUID)
+        for series in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    assert referred == set(instances(scan))
+
+
+@pytest.mark.parametrize("kind", ["tilted", "multi-frame", "repaired"])
+def test_the_circle_lies_on_the_slice_and_pixel_of_the_point(results, kind):
+    scan, _, point, _, made, _ = results(kind)
+    (region, *_) = contents(made["report.dcm"], "Image Region")
+    image = region.ContentSequence[0].ReferencedSOPSequence[0]
+    places = instances(scan)[str(image.ReferencedSOPInstanceUID)]
+    first = places[int(image.get("ReferencedFrameNumber", 1)) - 1]
+    x, y, x_edge, y_edge = region.GraphicData
+    _, affine = dicom_sources.planes_of(kind)
+    down, across = affine[:3, 1], affine[:3, 2]
+    mm = first + (y - 0.5) * down + (x - 0.5) * across
+    normal = np.cross(across, down) / np.linalg.norm(np.cross(across, down))
+    away = np.array(point) - mm
+    assert np.linalg.norm(away - (away @ normal) * normal) < 0.02  # at right angles to the slice
+    nearest = min(np.abs((np.array(point) - place) @ normal) for one in instances(scan).values() for place in one)
+    assert abs(away @ normal) == pytest.approx(nearest, abs=1e-3)
+    assert np.hypot((x_edge - x) * np.linalg.norm(across), (y_edge - y) * np.linalg.norm(down)) == pytest.approx(
+        5, rel=1e-4
+    )
+    assert region.GraphicType == "CIRCLE"
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_dcmtk_reads_the_report_and_the_objects(results, kind):
+    if shutil.which("dsrdump") is None:
+        pytest.skip("dsrdump is not here (Debian's dcmtk)")
+    *_, made, _, out = results(kind)
+    done = subprocess.run(["dsrdump", "+U8", str(out / "report.dcm")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, probability in made.prediction.probabilities.items():
+        assert f'"{name}")>' in done.stdout
+        assert f'"{probability:.8f}'[:9] in done.stdout
+    assert done.stdout.count('"Probability")') == 2
+    for name in made.files:
+        dumped = subprocess.run(["dcmdump", "+P", "SeriesDescription", str(out / name)], capture_output=True, text=True)
+        assert RESEARCH in dumped.stdout
+
+
+def elements(dataset, path=()):
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from elements(item, (*path, element.keyword))
+        else:
+            yield path, element
+
+
+@pytest.mark.parametrize("kind", dicom_sources.KINDS)
+def test_no_object_has_an_attribute_of_the_patient_or_study_that_the_source_did_not_have(results, kind):
+    scan, *_, made, _ = results(kind)
+    source = pydicom.dcmread(next(scan.iterdir()), stop_before_pixels=True)
+    for name, one in made.items():
+        for path, element in elements(one):
+            of_study = element.keyword in ("StudyDate", "StudyTime", "StudyID", "AccessionNumber")
+            of_patient = element.tag.group == 0x0010 or of_study
+            if of_patient and element.value not in ("", None):
+                assert not path, (name, path, element)
+                assert str(element.value) == str(source[element.tag].value), (name, element)
+        assert one.StudyInstanceUID == STUDY
+        assert one.FrameOfReferenceUID == f"{STUDY}.9" if name in ("segmentation.dcm", "map.dcm") else True
+        assert one.SeriesInstanceUID != SERIES
+        assert str(one.PatientName) == "Müller^Jörg"
+
+
+def test_a_blank_patient_stays_blank(tmp_path):
+    gone = ("PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "StudyTime", "StudyID",
+            "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
+            "SpecificCharacterSet", "InstitutionName")  # fmt: skip
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain", PatientID="", **dict.fromkeys(gone))
+    made = predict_to_dicom(model(tmp_path / "model"), scan, tmp_path / "out")
+    for name in made.files:
+        one = pydicom.dcmread(tmp_path / "out" / name)
+        values = [e for _, e in elements(one) if e.tag.group == 0x0010 and e.value not in ("", None)]
+        assert values == [], name
+        assert all("Laterality" in line for line in errors_of(tmp_path / "out" / name)), name
+    seg, page = (pydicom.dcmread(tmp_path / "out" / name) for name in ("segmentation.dcm", "map.dcm"))
+    assert seg.FrameOfReferenceUID == page.FrameOfReferenceUID != ""
+
+
+def test_the_same_result_is_the_same_instance_and_any_other_is_another(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    predictor = model(tmp_path / "model")
+    first = predict_to_dicom(predictor, scan, tmp_path / "out").files
+    again = predict_to_dicom(predictor, scan, tmp_path / "out").files  # over itself
+    assert again == first
+    assert all(UID(uid).is_valid and uid.startswith("2.25.") for uid in first.values())
+    assert len(set(first.values())) == 4
+    few = {"maps": False}
+    first = predict_to_dicom(predictor, scan, tmp_path / "few", **few).files
+    assert first.items() <= again.items()  # whatever else is written
+    new = predict_to_dicom(predictor, scan, tmp_path / "new", uids="new", **few).files
+    assert not set(new.values()) & set(first.values())
+    moved = model(tmp_path / "moved", decision=Decision(threshold=0.4, rule="by hand"))
+    assert predict_to_dicom(moved, scan, tmp_path / "o1", **few).files["report.dcm"] != first["report.dcm"]
+    named = predict_to_dicom(predictor, scan, tmp_path / "o2", names=("no", "yes"), **few).files
+    assert named["report.dcm"] != first["report.dcm"]
+    theirs = dicom_sources.write_source(tmp_path / "theirs", "plain", SeriesInstanceUID="1.2.3.4")
+    assert not set(predict_to_dicom(predictor, theirs, tmp_path / "o3", **few).files.values()) & set(first.values())
+
+
+def test_no_result_has_no_probability_no_map_and_says_that_it_is_not_negative(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "repaired")
+    volume = read(scan)
+    ((_, at),) = volume.interpolated
+    point = volume.index_to_mm([at, *(np.array(volume.shape[1:]) * (0.45, 0.3))])
+    made = predict_to_dicom(model(tmp_path / "model", POINT), scan, tmp_path / "out", point_mm=point)
+    assert set(made.files) == {"report.dcm", "segmentation.dcm", "page.dcm"}
+    report = pydicom.dcmread(tmp_path / "out" / "report.dcm")
+    assert contents(report, "Probability") == []
+    for one in contents(report, "Decision"):
+        assert one.TextValue.startswith("no-result (point-interpolated): the point lies in a missing slice")
+        assert "not a negative result" in one.TextValue
+    assert errors_of(tmp_path / "out" / "report.dcm") == []
+
+
+def test_undecided_cases_and_several_labels_are_told_by_their_names(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    band = Decision(threshold=0.5, band=Band(low=0.0, high=1.0, error=0.1, coverage=0.0, patients=(50, 50)))
+    predictor = model(tmp_path / "band", decision=band)
+    predict_to_dicom(predictor, scan, tmp_path / "out", maps=False)
+    report = pydicom.dcmread(tmp_path / "out" / "report.dcm")
+    assert contents(report, "Decision")[0].TextValue.startswith("undecided (uncertain)")
+    assert len(contents(report, "Probability")) == 2
+    labels = model(tmp_path / "labels", classes=("1", "2"), multi_label=True, decision=Decision(threshold=0.0))
+    predict_to_dicom(labels, scan, tmp_path / "labels-out", names=("nodule", "肺气肿"), maps=False)
+    report = pydicom.dcmread(tmp_path / "labels-out" / "report.dcm")
+    assert {one.TextValue for one in contents(report, "Decision")} == {"nodule + 肺气肿"}
+    found = [one.ConceptCodeSequence[0].CodeMeaning for one in contents(report, "Finding")]
+    assert found == ["nodule", "肺气肿"]
+
+
+def test_the_page_has_the_notice_in_its_pixels_and_no_patient(results):
+    *_, made, _ = results("plain")
+    page = made["page.dcm"]
+    pixels = page.pixel_array
+    assert pixels.shape[1] == 1024
+    assert (pixels[:50] == (213, 94, 0)).all(axis=-1).mean() > 0.5  # the banner
+    assert page.BurnedInAnnotation == "NO"
+
+
+def test_the_command_writes_objects_and_says_so(tmp_path, capsys):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    model(tmp_path / "model", classes=("0", "1"))
+    flags = ["predict", str(tmp_path / "model"), str(scan), "--dicom", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(flags) == 1
+    assert "--names" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*flags, "--names", "healthy", "mass", "--no-maps", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (
+        set(printed["dicom"])
+        == {"report.dcm", "segmentation.dcm", "page.dcm"}
+        == {one.name for one in (tmp_path / "out").iterdir()}
+    )
+    assert main([*flags, "--names", "healthy", "mass"]) == 0
+    assert "DICOM: map.dcm, page.dcm, report.dcm, segmentation.dcm in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--uids", "new"], "--names, --no-maps and --uids are for --dicom"),
+        (["--dicom", "SCAN/out"], "must be a folder outside the scan"),
+        (["--dicom", "NOTES"], "holds notes.txt"),
+        (["--dicom", "out", "--names", "one"], "--names must be 2 names"),
+        (["--dicom", "out", "--names", "a\\b", "c"], "without a backslash"),
+        (["--dicom", "out", "--names", "a", "a"], "distinct"),
+    ],
+)
+def test_wrong_uses_end_in_one_line_and_write_nothing(tmp_path, capsys, flags, message):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    model(tmp_path / "model")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    named = {"SCAN/out": str(scan / "out"), "NOTES": str(tmp_path / "notes"), "out": str(tmp_path / "out")}
+    flags = [named.get(flag, flag) for flag in flags]
+    assert main(["predict", str(tmp_path / "model"), str(scan), "--device", "cpu", *flags]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_that_is_no_dicom_or_lacks_a_uid_ends_in_one_line(tmp_path, capsys):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    model(tmp_path / "model")
+    read(scan).write(tmp_path / "scan.nii.gz")
+    run = ["predict", str(tmp_path / "model"), "--device", "cpu", "--dicom", str(tmp_path / "out")]
+    assert main([*run, str(tmp_path / "scan.nii.gz")]) == 1
+    assert "must return to a DICOM series" in capsys.readouterr().err
+    for path in scan.iterdir():
+        header = pydicom.dcmread(path)
+        del header.SOPClassUID
+        header.save_as(path)
+    assert main([*run, str(scan)]) == 1
+    error = capsys.readouterr().err
+    assert "it has no SOPClassUID" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_of_the_patient_are_in_no_message_whatever_is_wrong_with_them(tmp_path, capsys):
+    bad = {"PatientBirthDate": "SECRET-DATE", "PatientSex": "SECRET", "PatientAge": "SECRETAGE"}
+    with pydicom.config.disable_value_validation():
+        scan = dicom_sources.write_source(tmp_path / "scan", "plain", **bad)
+    model(tmp_path / "model")
+    flags = ["predict", str(tmp_path / "model"), str(scan), "--dicom", str(tmp_path / "out"), "--no-maps"]
+    code = main([*flags, "--device", "cpu"])
+    printed = capsys.readouterr()
+    assert "SECRET" not in printed.err + printed.out
+    assert code in (0, 1)
+
+
+def test_real_scans_have_valid_objects(shared_data, tmp_path):
+    predictor = model(tmp_path / "point", POINT)
+    point = (-57.44, 131.23, -520.36)
+    predict_to_dicom(predictor, shared_data / "lidc-0314", tmp_path / "lidc", point_mm=point)
+    predict_to_dicom(model(tmp_path / "lungs"), shared_data / "lung-dx-a0001", tmp_path / "dx")
+    for folder in ("lidc", "dx"):
+        for name in ("report.dcm", "segmentation.dcm"):
+            assert errors_of(tmp_path / folder / name) == [], (folder, name)
+        for name in ("map.dcm", "page.dcm"):
+            assert all("Laterality" in line for line in errors_of(tmp_path / folder / name)), (folder, name)
+    report = pydicom.dcmread(tmp_path / "lidc" / "report.dcm")
+    (region, *_) = contents(report, "Image Region")
+    uid = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    sources = instances(shared_data / "lidc-0314")
+    assert abs(sources[str(uid)][0][2] - point[2]) <= 0.5
+
+
+def test_the_map_of_a_box_beside_all_slices_is_left_out(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    found = result_of(model(tmp_path / "model"), scan)
+    (heat_map,) = found.heat_maps
+    far = heat_map.affine.copy()
+    far[2, 3] += 5000
+    moved = type(heat_map)(
+        values=heat_map.values, spread=None, affine=far, output="mass", method="occlusion", log_odds=0.0
+    )
+    values, slices, _, _ = on_planes(found, references_of(found.source, "1.2.3"), moved)
+    assert (len(values), slices) == (0, [])
