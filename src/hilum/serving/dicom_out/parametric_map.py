@@ -40,20 +40,20 @@ def parametric_map(result: ScanResult, references: References, heat_map: HeatMap
         intercept=0,
         quantity_definition=_QUANTITIES[heat_map.method],
     )
+    window = hd.VOILUTTransformation(  # LINEAR would have widths of at least 1, PS3.3 C.11.2.1.3
+        window_center=0.0, window_width=2 * limit, voi_lut_function=hd.VOILUTFunctionValues.LINEAR_EXACT
+    )
     made = pm.ParametricMap(
         pixel_array=values,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        window_center=0.0,
-        window_width=2 * limit,
+        voi_lut_transformations=[window],
         content_label="MAP",
         content_description="Shows what the output depends on; locates no disease",
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         **placed(result.source, references, slices=slices, first=first, pixel=pixel),
         **equipment(result, "map"),
     )
-    window = made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
-    window.VOILUTFunction = "LINEAR_EXACT"  # LINEAR has widths of at least 1, PS3.3 C.11.2.1.3
     made.ImageComments = f"{RESEARCH}. {heat_map.meaning} {heat_map.doubt}".strip()
     return made
 
