@@ -13,7 +13,7 @@ import hilum
 
 ROOT = Path(hilum.__file__).parent
 ROOMS = [
-    "errors", "arrays", "files", "findings", "imagefile", "volume", "randomness", "drawing", "pages", "settings",
+    "errors", "arrays", "files", "findings", "imagefile", "pages", "volume", "randomness", "drawing", "settings",
     "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling", "deciding", "planning",
     "training", "predicting", "judging", "serving", "demo", "cli",
 ]  # fmt: skip

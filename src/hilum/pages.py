@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +11,14 @@ from jaxtyping import Bool, UInt8
 
 WINDOW_HU = (-1000.0, 400.0)
 """HU of black and of white in pictures of whole scans: air to bright soft tissue."""
+
+LUNG_RGB = (213, 94, 0)
+"""Okabe and Ito's vermilion, of outlines."""
+
+PICTURE_PIXELS = 240
+"""Along the longest edge of a plane in a notebook."""
+
+PLANES_CAPTION = "axial, coronal and sagittal, through the middle; the patient's right on the left, head up"
 
 _BASE = "page_base.html"
 
@@ -30,6 +38,67 @@ def outline(mask: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
     from scipy import ndimage
 
     return np.asarray(mask & ~ndimage.binary_erosion(mask, border_value=1))
+
+
+def three_planes(
+    values: np.ndarray, spacing_mm: tuple[float, float, float], middle: tuple[int, ...], longest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Axial, coronal and sagittal planes through a voxel, head up and right side left, with pixels of one size in mm.
+
+    Args:
+        values: Array (z, y, x) that runs feet to head, front to back, right to left.
+        spacing_mm: (z, y, x).
+        middle: Index of the voxel.
+        longest: Most pixels along an edge.
+    """
+    extents = [n * s for n, s in zip(values.shape, spacing_mm, strict=True)]
+    pixel_mm = max(max(extents) / longest, min(spacing_mm))
+    z, y, x = (
+        ((np.arange(max(1, round(extent / pixel_mm))) + 0.5) * pixel_mm / spacing).astype(int).clip(0, count - 1)
+        for extent, spacing, count in zip(extents, spacing_mm, values.shape, strict=True)
+    )
+    return (
+        values[middle[0]][np.ix_(y, x)],
+        values[:, middle[1]][np.ix_(z[::-1], x)],
+        values[:, :, middle[2]][np.ix_(z[::-1], y)],
+    )
+
+
+def with_outlines(
+    plane_hu: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]
+) -> UInt8[np.ndarray, "y x rgb"]:
+    """A slice in HU as a grey picture, with the outline of each mask (y, x) in its colour."""
+    picture = np.repeat(grey(plane_hu)[..., np.newaxis], 3, axis=2)
+    for mask, colour in masks:
+        picture[outline(mask)] = colour
+    return picture
+
+
+def notebook_card(
+    title: str,
+    *,
+    facts: Sequence[str] = (),
+    planes: Sequence[np.ndarray] = (),
+    caption: str = "",
+    probabilities: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    findings: Sequence[Any] = (),
+) -> str:
+    """An HTML fragment for notebooks: pictures, bars of probabilities, findings; readable on light and dark ground."""
+    cuts = thresholds or {}
+    bars = [
+        {
+            "name": name,
+            "percent": round(100 * value, 2),
+            "cut": round(100 * cuts[name], 2) if name in cuts else None,
+            "text": f"{value:.3f}" + (f", threshold {cuts[name]:.3f}" if name in cuts else ""),
+        }
+        for name, value in (probabilities or {}).items()
+    ]
+    return html_page(
+        "hilum", "notebook.html", title=title, facts=facts, picture=png(planes), caption=caption, bars=bars,
+        findings=findings,
+    )  # fmt: skip
 
 
 def png(planes: Sequence[np.ndarray]) -> str:

@@ -14,6 +14,7 @@ from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError
 from hilum.files import cores, user_path
 from hilum.findings import Finding
+from hilum.pages import LUNG_RGB, PICTURE_PIXELS, PLANES_CAPTION, notebook_card, three_planes, with_outlines
 
 Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
 Affine: TypeAlias = Float[np.ndarray, "4 4"]
@@ -246,6 +247,28 @@ class Volume:
         """Whether a point, LPS mm, lies inside the grid, outer half voxels included."""
         index = self.mm_to_index(point_mm)
         return bool(np.all(index >= -0.5) and np.all(index <= np.array(self.shape) - 0.5))
+
+    def pictures(self) -> list[UInt8[np.ndarray, "y x rgb"]]:
+        """Axial, coronal and sagittal pictures through the middle, with the outline of the lungs if they are known."""
+        turn, affine = canonical(self.affine, self.shape)
+        z, y, x = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+        middle = tuple(n // 2 for n in turn.turned(self.voxels_hu).shape)
+        inside = np.zeros(self.shape, bool) if self.lungs is None else self.lungs > 0
+        hu, lungs = (
+            three_planes(turn.turned(one), (z, y, x), middle, PICTURE_PIXELS) for one in (self.voxels_hu, inside)
+        )
+        return [with_outlines(plane, [(mask, LUNG_RGB)]) for plane, mask in zip(hu, lungs, strict=True)]
+
+    def _repr_html_(self) -> str:
+        """Three planes through the middle with facts and findings, for notebooks."""
+        shape, spacing = (" x ".join(f"{n:.4g}" for n in each) for each in (self.shape, self.spacing_mm))
+        kernel = f", kernel {self.tags.kernel}" if self.tags.kernel else ""
+        return notebook_card(
+            f"CT of {shape} voxels of {spacing} mm (z, y, x){kernel}",
+            planes=self.pictures(),
+            caption=PLANES_CAPTION,
+            findings=self.findings,
+        )
 
     def with_findings(self, *findings: Finding) -> "Volume":
         """The same volume with further findings."""

@@ -19,7 +19,7 @@ from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.features import CaseOutputs, case_outputs
 from hilum.deciding.gate import mean_distance
 from hilum.deciding.model_folder import load_model, load_statistics, model_digest
-from hilum.deciding.outcome import Outcome, outcome_of
+from hilum.deciding.outcome import DECIDED, Outcome, outcome_of
 from hilum.errors import CheckpointError, ConfigError, require
 from hilum.files import user_path
 from hilum.findings import Finding, as_records
@@ -27,6 +27,7 @@ from hilum.modelling.device import pick_device
 from hilum.modelling.ensemble import Ensemble
 from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import EXACT, choose_speed, for_prediction
+from hilum.pages import PLANES_CAPTION, notebook_card
 from hilum.preparing import prepare, prepare_path
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.settings.recipe import Recipe
@@ -51,6 +52,7 @@ class Prediction:
             probability. Empty for one network.
         findings: Findings of reading, preparing and the gate.
         geometry: Box of the model's input, in LPS mm, and its grid.
+        sample: What the model saw, for pictures; None in tables of many scans.
     """
 
     probabilities: dict[str, float]
@@ -61,6 +63,22 @@ class Prediction:
     spread: dict[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     geometry: dict[str, Any] = field(default_factory=dict)
+    sample: Volume | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """The decision, probabilities with thresholds, planes of what the model saw and findings, for notebooks."""
+        facts = [f"because {self.outcome.reason}"] if self.outcome.reason else []
+        if self.outcome.kind != DECIDED:
+            facts.append("This is not a negative result.")
+        return notebook_card(
+            f"Decision: {self.decision}",
+            facts=facts,
+            planes=() if self.sample is None else self.sample.pictures(),
+            caption=f"what the model saw: {PLANES_CAPTION}",
+            probabilities=self.probabilities,
+            thresholds=self.thresholds,
+            findings=self.findings,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -162,7 +180,8 @@ class Predictor:
             ConfigError: If a mask is given that would have no effect.
             HilumError: If the scan cannot be read or prepared.
         """
-        return self.predict_samples([self.prepare(scan, point_mm=point_mm, series=series, mask=mask)])[0]
+        sample = self.prepare(scan, point_mm=point_mm, series=series, mask=mask)
+        return replace(self.predict_samples([sample])[0], sample=sample)
 
     def prepare(
         self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
-from hilum.pages import grey
+from hilum.pages import grey, three_planes
 from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
@@ -247,19 +247,10 @@ def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures:
 
 
 def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:
-    """Axial, coronal and sagittal pictures through the middle, seen as radiologists do: head up, right side left."""
-    pixel_mm = max(max(volume.extent_mm) / _PLANE_PIXELS, min(volume.spacing_mm))
-    z, y, x = (
-        ((np.arange(max(1, round(extent / pixel_mm))) + 0.5) * pixel_mm / spacing).astype(int).clip(0, count - 1)
-        for extent, spacing, count in zip(volume.extent_mm, volume.spacing_mm, volume.shape, strict=True)
-    )
-    middle = [n // 2 for n in volume.shape]
-    hu = volume.voxels_hu
-    return (
-        grey(hu[middle[0]][np.ix_(y, x)]),
-        grey(hu[:, middle[1]][np.ix_(z[::-1], x)]),
-        grey(hu[:, :, middle[2]][np.ix_(z[::-1], y)]),
-    )
+    """Axial, coronal and sagittal pictures through the middle."""
+    z, y, x = (n // 2 for n in volume.shape)
+    planes = three_planes(volume.voxels_hu, volume.spacing_mm, (z, y, x), _PLANE_PIXELS)
+    return tuple(grey(plane) for plane in planes)
 
 
 def _middle_slice(series: Series) -> tuple[UInt8[np.ndarray, "_ _"], ...]:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from hilum.errors import PrepareError
 from hilum.files import cores
 from hilum.findings import Finding
+from hilum.pages import notebook_card
 from hilum.preparing.lungs.airways import LUNG_HU, find_airways
 from hilum.preparing.lungs.body import find_body, leftward_mm
 from hilum.preparing.lungs.check import LungFigures, judge_lungs, measure
@@ -55,6 +56,7 @@ class Lungs:
         verdict: ``good``, ``doubtful`` if there are findings, or ``no-lungs``.
         figures: Measurements on cubic voxels of 3 mm, on which the verdict is based.
         findings: Findings against the mask: codes ``no-lungs`` and ``lungs-...``.
+        scan: The scan, for pictures.
     """
 
     labels: _Labels
@@ -63,6 +65,30 @@ class Lungs:
     verdict: LungVerdict
     figures: LungFigures
     findings: tuple[Finding, ...]
+    scan: Volume | None = None
+
+    def _repr_html_(self) -> str:
+        """Three planes of the scan with the lungs and their fields, for notebooks."""
+        from hilum.preparing.lungs.overlay import overlay  # which draws lungs
+
+        scan = None if self.scan is None else reorient(self.scan)
+        return notebook_card(
+            f"Lungs {self.verdict}: right {self.right_ml:.0f} ml, left {self.left_ml:.0f} ml",
+            planes=() if scan is None else overlay(scan, self._on(scan)),
+            caption="vermilion: right; blue: left; yellow: lung fields; the patient's right on the left, head up",
+            findings=self.findings,
+        )
+
+    def _on(self, scan: Volume) -> "Lungs":
+        """The same on the grid of a scan."""
+        if self.labels.shape == scan.shape and np.array_equal(self.affine, scan.affine):
+            return self
+        labels, fields = (
+            sample(Volume(voxels_hu=one.astype(np.int16), affine=self.affine), scan.affine, scan.shape,
+                   interpolation="nearest", air=0.0).astype(np.uint8)
+            for one in (self.labels, self.field)
+        )  # fmt: skip
+        return replace(self, labels=labels, field=fields, affine=scan.affine)
 
     @property
     def right_ml(self) -> float:
@@ -117,8 +143,8 @@ def refine_lungs(volume: Volume, coarse: Lungs) -> Lungs:
     """Refine the border of lungs from ``locate_lungs`` on the scan's own grid."""
     turn, _ = canonical(volume.affine, volume.shape)
     turned = volume if turn.is_identity else reorient(volume)
-    labels, field = (np.ascontiguousarray(turn.unturned(one)) for one in _refined(turned, coarse))
-    return replace(coarse, labels=labels, field=field, affine=volume.affine)
+    labels, fields = (np.ascontiguousarray(turn.unturned(one)) for one in _refined(turned, coarse))
+    return replace(coarse, labels=labels, field=fields, affine=volume.affine, scan=volume)
 
 
 def _refined(volume: Volume, coarse: Lungs) -> tuple[_Labels, _Labels]:
@@ -205,7 +231,7 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
         for one in (labels[tuple(nearest)], found.field)
     )  # fmt: skip
     sides[~lung] = 0
-    return replace(found, labels=sides, field=np.maximum(field, sides), affine=mask.affine)
+    return replace(found, labels=sides, field=np.maximum(field, sides), affine=mask.affine, scan=volume)
 
 
 def _lung_numbers(voxels: np.ndarray, coarse: np.ndarray, hu: np.ndarray) -> set[int]:
@@ -231,6 +257,7 @@ def _with_field(chest: Chest, coarse: Volume) -> Lungs:
     return Lungs(
         labels=chest.labels,
         field=field,
+        scan=coarse,
         affine=coarse.affine,
         verdict="no-lungs" if not chest.labels.any() else "doubtful" if findings else "good",
         figures=figures,

@@ -100,7 +100,7 @@ def model_lines(result: ScanResult) -> list[str]:
     names = result.names if card.decisions.multi_label else ("",)
     for name, one in zip(names, card.decisions.each, strict=True):
         of = f" of {name}" if name else ""
-        lines.append(f"Calibration{of}: {one.calibration.rule or one.calibration.method}.")
+        lines.append(f"Calibration{of} ({one.calibration.method}): {one.calibration.rule}.")
         lines.append(f"Threshold{of}: {_cut(one)}.")
     for key, members in result.prediction.sets.items():
         of = "" if key == "classes" else f" of {dict(zip(card.classes, result.names, strict=True))[key]}"

@@ -1,0 +1,93 @@
+"""What a notebook shows of a scan, its lungs and a prediction."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_sources import chest, planes_of
+from hilum.findings import find
+from hilum.preparing import lungs_from_mask, segment_lungs
+from hilum.volume import Volume, affine_from
+from test_dicom_out import model
+
+
+def picture_in(html: str) -> np.ndarray:
+    (content,) = re.findall(r"data:image/png;base64,([^\"]+)", html)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (-1, -1, -1)])
+def test_the_patients_right_is_on_the_left_and_the_head_up_whatever_the_order_of_the_axes(flips):
+    hu = np.full((30, 40, 50), -800, np.int16)
+    hu[24:, :, :8] = 400  # towards the head and the patient's right
+    affine = affine_from(spacing_mm=(2, 1, 1), origin_mm=(0, 0, 0))
+    affine[:3, 3] = affine[:3, :3] @ [n - 1 if flip < 0 else 0 for n, flip in zip(hu.shape, flips, strict=True)]
+    affine[:3, :3] *= flips
+    stored = np.ascontiguousarray(hu[:: flips[0], :: flips[1], :: flips[2]])
+    axial, coronal, sagittal = Volume(voxels_hu=stored, affine=affine).pictures()
+    assert [one.shape[:2] for one in (axial, coronal, sagittal)] == [(40, 50), (60, 50), (60, 40)]  # one size in mm
+    bright = coronal[..., 0] > 200
+    assert bright[:12, :8].all()
+    assert bright.sum() == 12 * 8
+
+
+def test_a_volume_says_its_grid_and_findings_and_escapes_them():
+    volume = chest().with_findings(find("padding", "<b>half</b> of it"))
+    html = volume._repr_html_()
+    assert "51 x 64 x 64 voxels" in html
+    assert "&lt;b&gt;half&lt;/b&gt;" in html
+    assert "<b>" not in html
+    assert picture_in(html).std() > 20
+
+
+def test_lungs_are_drawn_over_their_scan_also_of_masks_on_another_grid():
+    hu, affine = planes_of("prone")
+    scan = Volume(voxels_hu=hu, affine=affine)
+    lungs = segment_lungs(scan)
+    shown = [picture_in(lungs._repr_html_())]
+    coarse = Volume(
+        voxels_hu=np.ascontiguousarray(lungs.labels[::2, ::2, ::2]).astype(np.int16),
+        affine=affine @ np.diag([2.0, 2, 2, 1]),
+    )
+    shown.append(picture_in(lungs_from_mask(scan, coarse)._repr_html_()))
+    for picture in shown:
+        red, blue = (picture[..., a].astype(int) - picture[..., b] > 30 for a, b in ((0, 2), (2, 0)))
+        axial = slice(0, picture.shape[1] // 4)
+        assert np.nonzero(red[:, axial])[1].mean() < np.nonzero(blue[:, axial])[1].mean()  # right lung on the left
+
+
+def test_a_prediction_shows_what_the_model_saw_its_probabilities_and_thresholds(tmp_path):
+    predictor = model(tmp_path)
+    html = predictor.predict(chest())._repr_html_()
+    assert html.count("width: 16em") == 2
+    assert "threshold 0.500" in html
+    assert picture_in(html).size > 1000
+    without = predictor.predict_samples([predictor.prepare(chest())])[0]
+    assert without.sample is None
+    assert "<img" not in without._repr_html_()
+
+
+def test_a_prediction_without_a_result_says_that_it_is_not_negative(tmp_path):
+    predictor = model(tmp_path)
+    cut = Volume(voxels_hu=chest().voxels_hu[:20], affine=chest().affine)
+    prediction = predictor.predict(cut)
+    assert prediction.decision == "no-result"
+    assert "not a negative result" in prediction._repr_html_()
+    assert "upper border" in prediction._repr_html_()
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_prepared_sample_shows_the_outline_of_its_lungs(empty):
+    lungs = np.zeros((9, 9, 9), np.uint8)
+    lungs[2:7, 2:7, 2:7] = 0 if empty else 1
+    volume = Volume(
+        voxels_hu=np.zeros((9, 9, 9), np.int16),
+        affine=affine_from(spacing_mm=(1, 1, 1), origin_mm=(0, 0, 0)),
+        lungs=lungs,
+    )
+    coloured = (volume.pictures()[0] == (213, 94, 0)).all(axis=-1)
+    assert coloured.sum() == (0 if empty else 16)
