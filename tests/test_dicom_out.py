@@ -36,8 +36,7 @@ NETWORK = ModelConfig(depth=10, width=2, stem="small")
 LUNGS = Recipe(region="lungs", size=(12, 12, 12), spacing_mm=(25.0, 25.0, 25.0))
 POINT = Recipe(region="point", size=(8, 8, 8), spacing_mm=(9.0, 9.0, 9.0))
 NAMES = ("healthy", "mass")
-RENDERED = {"Laterality"}
-"""What dciodvfy misses in every parametric map and secondary capture, whatever the body part."""
+OBJECT = "Object of the same result"
 
 
 def model(folder: Path, recipe: Recipe = LUNGS, *, classes=NAMES, multi_label=False, decision=None) -> Predictor:
@@ -233,7 +232,10 @@ def test_the_report_read_back_by_highdicom_says_what_the_prediction_says(results
         for series in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
         for one in series.ReferencedSOPSequence
     }
-    assert referred == set(instances(scan))
+    others = {uid for name, uid in made.files.items() if name != "report.dcm"}
+    assert referred == set(instances(scan)) | others
+    named = {str(one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for one in contents(report, OBJECT)}
+    assert named == others
 
 
 @pytest.mark.parametrize("kind", ["tilted", "multi-frame", "repaired"])

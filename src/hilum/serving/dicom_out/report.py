@@ -30,12 +30,18 @@ def own_code(meaning: str) -> sr.CodedConcept:
 
 
 DECISION, SCAN_FINDING, NOTICE = own_code("Decision"), own_code("Finding about the scan"), own_code("Intended use")
+OTHER_OBJECT = own_code("Object of the same result")
 
 
-def structured_report(result: ScanResult, references: References) -> Dataset:
+def structured_report(result: ScanResult, references: References, others: Sequence[Dataset] = ()) -> Dataset:
     """A Comprehensive 3D SR: preliminary, unverified, with a group of measurements for each output.
 
     Where the model gives no result there is one group, without any probability.
+
+    Args:
+        result: The result.
+        references: Its source.
+        others: The other objects of the result, to which the report refers.
     """
     content = sr.MeasurementReport(
         observation_context=_observer(result),
@@ -50,9 +56,18 @@ def structured_report(result: ScanResult, references: References) -> Dataset:
     root.extend(
         _text(SCAN_FINDING, f"{one.code} ({one.severity}): {one.message}") for one in result.prediction.findings
     )
+    root.extend(
+        sr.ImageContentItem(
+            name=OTHER_OBJECT,
+            referenced_sop_class_uid=one.SOPClassUID,
+            referenced_sop_instance_uid=one.SOPInstanceUID,
+            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+        )
+        for one in others
+    )
     scheme = CodingSchemeIdentificationItem(CODING_SCHEME, name="Hilum's own codes", responsible_organization="Hilum")
     return sr.Comprehensive3DSR(
-        evidence=list(references.files),
+        evidence=[*references.files, *others],
         content=content[0],
         is_complete=True,
         is_final=False,

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,14 @@ def dicom_objects(result: ScanResult, *, uids: Uids = "derived") -> dict[str, Da
     source = source_digest(result.source)
     references = references_of(result.source, derived_uid("frame of reference", source))
     makers: dict[str, Callable[[], Dataset | None]] = {
-        "report.dcm": lambda: structured_report(result, references),
         "segmentation.dcm": lambda: segmentation(result, references),
         "page.dcm": lambda: capture(result, references),
     }
     for number, one in enumerate(result.heat_maps, start=1):
         suffix = f"-{number}" if len(result.heat_maps) > 1 else ""
-        makers[f"map{suffix}.dcm"] = lambda one=one: parametric_map(result, references, one)  # type: ignore[misc]
-    made = {}
+        makers[f"map{suffix}.dcm"] = partial(parametric_map, result, references, one)
+    made: dict[str, Dataset] = {}
+    makers["report.dcm"] = lambda: structured_report(result, references, list(made.values()))  # of all the others
     for name, make in makers.items():
         try:
             found = make()
