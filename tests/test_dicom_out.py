@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -450,6 +451,34 @@ def test_a_source_that_is_no_dicom_or_lacks_a_uid_ends_in_one_line(tmp_path, cap
     assert "it has no SOPClassUID" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that nobody can write to: for root a file system of its own."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    is_mounted = os.geteuid() == 0 and shutil.which("mount")
+    if is_mounted:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("root can write everywhere, and no file system can be mounted here")
+    yield folder
+    if is_mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
+    folder.chmod(0o755)
+
+
+def test_a_read_only_folder_ends_in_one_line_before_anything_is_computed(tmp_path, read_only, capsys):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    model(tmp_path / "model")
+    flags = ["predict", str(tmp_path / "model"), str(scan), "--device", "cpu", "--dicom"]
+    for out in (read_only, read_only / "new"):
+        assert main([*flags, str(out)]) == 1
+        error = capsys.readouterr().err
+        assert "--dicom must be a folder in a folder that can be written to" in error
+        assert error.count("\n") == 1
 
 
 def test_values_of_the_patient_are_in_no_message_whatever_is_wrong_with_them(tmp_path, capsys):

@@ -33,7 +33,7 @@ def machine_id() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=2).hexdigest()
 
 
-def check_place(out: Path, what: str) -> None:
+def check_place(out: Path, what: str, flag: str = "--out") -> None:
     """Check, before anything is computed, that a file or folder can be made where it shall be.
 
     Raises:
@@ -42,8 +42,8 @@ def check_place(out: Path, what: str) -> None:
     folder = next(
         one for one in (out, *out.absolute().parents) if one.is_dir() or (one != out and os.path.lexists(one))
     )
-    require(folder.is_dir(), "--out", f"{what} in a folder", f"{out}: {folder} is no folder")
-    require(os.access(folder, os.W_OK | os.X_OK), "--out", f"{what} in a folder that can be written to", out)
+    require(folder.is_dir(), flag, f"{what} in a folder", f"{out}: {folder} is no folder")
+    require(os.access(folder, os.W_OK | os.X_OK), flag, f"{what} in a folder that can be written to", out)
 
 
 def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iterable[Path | None] = ()) -> None:

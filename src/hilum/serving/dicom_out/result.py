@@ -68,12 +68,18 @@ class ScanResult:
     def seen(self) -> Bool[np.ndarray, "z y x"]:
         """True for the voxels of the scan whose centres lie in the box that the model saw."""
         volume, sample = self.source.volume, self.sample
-        step = np.linalg.inv(sample.affine) @ volume.affine
-        inside = np.ones(volume.shape, bool)
-        z, y, x = np.ogrid[tuple(slice(n) for n in volume.shape)]
+        corners = np.array(list(np.ndindex(2, 2, 2))) * np.array(sample.shape) - 0.5
+        ends = volume.mm_to_index(sample.index_to_mm(corners))
+        low = np.clip(np.floor(ends.min(axis=0)).astype(int), 0, volume.shape)
+        high = np.clip(np.ceil(ends.max(axis=0)).astype(int) + 1, 0, volume.shape)
+        box = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+        step, (z, y, x) = np.linalg.inv(sample.affine) @ volume.affine, np.ogrid[box]
+        inside = np.zeros(volume.shape, bool)
+        within = np.ones(inside[box].shape, bool)
         for axis, size in enumerate(sample.shape):
             at = step[axis, 0] * z + step[axis, 1] * y + step[axis, 2] * x + step[axis, 3]
-            inside &= (at >= -0.5) & (at <= size - 0.5)
+            within &= (at >= -0.5) & (at <= size - 0.5)
+        inside[box] = within
         return inside
 
 

@@ -116,7 +116,7 @@ def check_dicom_folder(out: Path, scan: Path) -> None:
         ConfigError: If it is a file, cannot be written, holds other files, or lies in the scan's folder, where the
             objects would be read as part of the scan.
     """
-    check_place(out, "a folder")
+    check_place(out, "a folder", "--dicom")
     if scan.is_dir() and out.resolve().is_relative_to(scan.resolve()):
         msg = f"--dicom must be a folder outside the scan, which would be read with it, {out} lies in {scan}"
         raise ConfigError(msg)
