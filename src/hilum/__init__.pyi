@@ -40,6 +40,7 @@ from hilum.preparing import segment_lungs as segment_lungs
 from hilum.reading.doctor import examine as examine
 from hilum.reading.reader import read as read
 from hilum.serving.dicom_out.write import predict_to_dicom as predict_to_dicom
+from hilum.serving.viewer import view as view
 from hilum.settings.augmentation import AugmentConfig as AugmentConfig
 from hilum.settings.explain import ExplainConfig as ExplainConfig
 from hilum.settings.run import ReadingConfig as ReadingConfig

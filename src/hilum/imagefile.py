@@ -120,7 +120,12 @@ def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     sitk.WriteImage(to_sitk(voxels, affine), str(path), useCompression=True)
 
 
-def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+def nifti_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
+    """Convert to a ``nibabel.Nifti1Image`` with unscaled voxels and the affine in its sform, including shear.
+
+    Raises:
+        GeometryError: If NIfTI-1 cannot represent the grid.
+    """
     import nibabel
 
     if max(voxels.shape) > _NIFTI_LONGEST:
@@ -135,4 +140,10 @@ def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_qform(None, code="unknown")  # a qform cannot represent shear, and would repeat the sform otherwise
     image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
     image.header.set_slope_inter(1, 0)
-    nibabel.save(image, path)
+    return image
+
+
+def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    import nibabel
+
+    nibabel.save(nifti_image(voxels, affine), path)

@@ -32,6 +32,7 @@ VERBS = {
     "recalibrate": ("Recalibrate", "fit calibration and thresholds of a model anew on another site's cases"),
     "predict": ("Predict", "predict one scan, or a table without labels"),
     "explain": ("Explain", "show which parts of a scan a prediction depends on"),
+    "view": ("View", "write one HTML file that shows a scan, its lungs and findings, and what a model says of it"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }
 """Class of each verb, in the module of its name, and its description."""

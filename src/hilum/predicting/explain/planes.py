@@ -14,7 +14,7 @@ from hilum.volume import Affine, Volume
 _PIXELS = 256
 """Pixels along the longest edge of the model's box."""
 
-_LEAST = 0.5
+FULL_COLOUR_ODDS = 0.5
 """Smallest log odds of the full colour: what changes a probability of 0.5 by less than 0.12 is to look faint."""
 
 _COLOURS = LinearSegmentedColormap.from_list("against and for", [BLUE, BLUE, "#FFFFFF00", ORANGE, "#F0E442"])
@@ -24,7 +24,7 @@ it."""
 _VIEWS = (("axial", "right", "left"), ("coronal", "right", "left"), ("sagittal", "front", "back"))
 
 
-def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str, least: float = _LEAST) -> Panels:
+def planes_of(heat_map: HeatMap, scan: Volume, *, title: str, foot: str, least: float = FULL_COLOUR_ODDS) -> Panels:
     """Axial, coronal and sagittal planes of the model's box: head up, the patient's right on the left of the picture.
 
     Args:
