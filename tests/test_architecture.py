@@ -15,7 +15,7 @@ ROOT = Path(hilum.__file__).parent
 ROOMS = [
     "errors", "arrays", "files", "findings", "imagefile", "volume", "randomness", "drawing", "pages", "settings",
     "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling", "deciding", "planning",
-    "training", "predicting", "judging", "demo", "cli",
+    "training", "predicting", "judging", "serving", "demo", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -60,7 +60,7 @@ def test_the_readme_prints_every_room_in_the_order_of_the_data():
     assert set(places) == set(rooms)
     order = [
         "settings", "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling", "deciding",
-        "planning", "training", "predicting", "judging", "cli",
+        "planning", "training", "predicting", "judging", "serving", "cli",
     ]  # fmt: skip
     assert sorted(places, key=places.__getitem__) == order
 
