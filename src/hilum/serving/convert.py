@@ -5,7 +5,7 @@ from pathlib import Path
 from hilum.files import user_path
 from hilum.serving.record import WrittenScan
 from hilum.serving.scan_files import Images, Product, is_image_name, write_scan, write_scans
-from hilum.serving.scan_table import ScanColumns, check_table, check_usable, write_table
+from hilum.serving.scan_table import ScanColumns, check_scan_table, check_usable, write_scan_table
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -64,8 +64,8 @@ def convert(
     if is_image_name(out):
         return [write_scan(scan, out, _PRODUCT, series=series, files=files, reading=reading)]
     table = out / CONVERT_TABLE
-    check_table(table, _COLUMNS)
+    check_scan_table(table, _COLUMNS)
     found = write_scans(scan, out, _PRODUCT, series=series, files=files, reading=reading)
-    write_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
+    write_scan_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
     check_usable(found, f", listed in {table}")
     return found

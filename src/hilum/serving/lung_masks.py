@@ -12,7 +12,7 @@ from hilum.files import check_place, user_path
 from hilum.preparing.lungs.segment import segment_lungs
 from hilum.serving.record import WrittenScan
 from hilum.serving.scan_files import Images, Product, is_image_name, write_scan, write_scans
-from hilum.serving.scan_table import ScanColumns, check_table, check_usable, write_table
+from hilum.serving.scan_table import ScanColumns, check_scan_table, check_usable, write_scan_table
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -116,7 +116,7 @@ def lung_masks(
     table = None if table is None else user_path(table)
     if table is not None:
         check_place(table, "a table", "--table")
-        check_table(table, _COLUMNS)
+        check_scan_table(table, _COLUMNS)
     endings = ("", _FIELD_ENDING) if field else ("",)
     product = Product(verb="lungs", flag="--out", make=partial(_labels, field=field), endings=endings)
     if is_image_name(out):
@@ -124,6 +124,6 @@ def lung_masks(
     else:
         found = write_scans(scan, out, product, series=series, files=files, reading=reading)
     if table is not None:
-        write_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
+        write_scan_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
     check_usable(found, f", listed in {table}" if table else "")
     return found

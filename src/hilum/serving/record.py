@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from hilum.files import holds, write_whole
 from hilum.findings import Finding, refusals
@@ -74,7 +74,7 @@ class ScanSource:
     state: str
 
     @classmethod
-    def of(cls, files: Sequence[Path], detached: Sequence[Path] = ()) -> Self:
+    def of(cls, files: Sequence[Path], detached: Sequence[Path] = ()) -> "ScanSource":
         """Ask for the state of some files.
 
         Raises:

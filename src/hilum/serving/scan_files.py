@@ -224,8 +224,12 @@ def write_scan(
         ConfigError: If a setting has no effect on one file, or the place cannot be written to.
         HilumError: If the scan cannot be read, is refused, or a file would be overwritten or cannot be written.
     """
-    require(files == FilesConfig(level=files.level), "files", "left as they are but for level, for one file", files)
+    for name in ("suffix", "keep_paths", "workers"):
+        is_default = getattr(files, name) == getattr(FilesConfig(), name)
+        require(is_default, name.replace("_", "-"), f"left out for one file, as {out.name} is", getattr(files, name))
     suffix = written_suffix(out)
+    has_level = suffix != ".nii" or files.level == FilesConfig().level
+    require(has_level, "level", "left out for a .nii, which is not compressed", files.level)
     require(len(out.name) > len(suffix), product.flag, "the name of a file before its suffix", out)
     settings = _settings(files, reading, suffix) | {"series": series or ""}
     target = _Target(
@@ -334,7 +338,8 @@ def write_scans(
         ConfigError: If one series is asked for, or the place cannot be written to.
         HilumError: If a file would be overwritten or cannot be written.
     """
-    require(series is None, "series", "for one file; all go into a folder, and OUT names no image file", series)
+    require(series is None, "series", f"left out for a folder, as {out} is: all series go into it", series)
+    require(out.is_dir() or not out.exists(), product.flag, "a folder or an image file to write", f"the file {out}")
     _check_apart(scan, out, product)
     with opened_tree(scan, reading) as tree:
         items, loose = list_scans(tree, scan, reading, progress=None)
@@ -449,18 +454,19 @@ def _work(task: _Task, reading: ReadingConfig) -> WrittenScan:
         origin = (source.state, source.digest())
     except (ReadError, OSError):
         origin = ("", "")  # reading says what is wrong
-    taken: list[tuple[Volume, Images | PrepareError | GeometryError]] = []
+    taken: list[tuple[Volume, Images]] = []
+    failures: list[HilumError] = []
 
     def write(volume: Volume) -> None:
         try:
             taken.append((volume, target.write(volume)))
         except (PrepareError, GeometryError) as exc:
-            taken.append((volume, exc))
+            failures.append(exc)
 
     written = _described(task, examine_scan(task.item, task.where, reading, look=write))
-    if not taken or isinstance(taken[0][1], HilumError):
+    if not taken:
         target.remove()
-        return _not_made(written, taken[0][1]) if taken else written
+        return _not_made(written, failures[0]) if failures else written
     volume, images = taken[0]
     names = tuple(path.name for path in target.images)
     written = replace(written, files=names, shape=volume.shape, spacing_mm=volume.spacing_mm, lungs=images.lungs)

@@ -14,7 +14,7 @@ ScanColumns: TypeAlias = Mapping[str, Callable[[WrittenScan], object]]
 """Head of each column, and the cell of a scan in it."""
 
 
-def check_table(path: Path, columns: ScanColumns) -> None:
+def check_scan_table(path: Path, columns: ScanColumns) -> None:
     """Make sure that a table is new, or was written by the same verb.
 
     Raises:
@@ -23,7 +23,7 @@ def check_table(path: Path, columns: ScanColumns) -> None:
     check_output(path, f"^{','.join(columns)}")
 
 
-def write_table(path: Path, found: Sequence[WrittenScan], columns: ScanColumns, *, keep_paths: bool) -> None:
+def write_scan_table(path: Path, found: Sequence[WrittenScan], columns: ScanColumns, *, keep_paths: bool) -> None:
     """Write a row for each scan.
 
     Args:
@@ -35,7 +35,7 @@ def write_table(path: Path, found: Sequence[WrittenScan], columns: ScanColumns, 
     Raises:
         HilumError: If it cannot be written.
     """
-    check_table(path, columns)
+    check_scan_table(path, columns)
     shown = dict(columns)
     if keep_paths:
         shown["where"] = lambda one: one.where
@@ -60,7 +60,8 @@ def check_usable(found: Sequence[WrittenScan], where: str = "") -> None:
     """
     if not any(one.files for one in found):
         first = next((one for one in found if one.code not in NO_SCANS), found[0])
-        msg = f"all {len(found)} scans are refused{where}; {first.name}: {first.reason}"
+        which = f"all {len(found)} scans are" if len(found) > 1 else "the only scan is"
+        msg = f"{which} refused{where}; {first.name}: {first.reason}"
         raise HilumError(msg, code=first.code or None)
 
 
@@ -76,7 +77,7 @@ def refused_lines(found: Sequence[WrittenScan], *, keep_paths: bool) -> list[str
 def summary_line(found: Sequence[WrittenScan]) -> str:
     """How many scans were written, were there, and are refused."""
     written, new = sum(bool(one.files) for one in found), sum(bool(one.files) and one.is_new for one in found)
-    there = f", {written - new} of them were there" if new < written else ""
+    there = f", {written - new} {'was' if written - new == 1 else 'were'} there" if new < written else ""
     refused = f", {len(found) - written} refused" if written < len(found) else ""
     return f"{written} {'scan' if written == 1 else 'scans'}{there}{refused}"
 

@@ -8,7 +8,7 @@ from hilum.imagefile import GZIP_LEVEL, WRITTEN_SUFFIXES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesConfig:
-    """Form of the files that are written of scans; all but ``level`` are for a folder of them."""
+    """Form of the files that are written of scans; all but the level are for a folder of them."""
 
     suffix: str = ".nii.gz"
     """Format of files in a folder: .nii, .nii.gz, .nrrd or .mha. A single file is named with its suffix."""
