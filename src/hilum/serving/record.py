@@ -140,8 +140,23 @@ def recorded_name(path: Path) -> str:
     return str(_document(path).get("name", ""))
 
 
-def finished(path: Path, *, verb: str, source: ScanSource, settings: dict[str, Any]) -> WrittenScan | None:
-    """What an earlier call wrote of the same files with the same settings and version; None if that is not there.
+def recorded_files(path: Path) -> list[Path]:
+    """The files that a JSON says were written with it; none where there is no such JSON."""
+    files = _document(path).get("files")
+    return [path.parent / name for name in files if Path(name).name == name] if isinstance(files, dict) else []
+
+
+def finished(
+    path: Path, *, verb: str, files: Sequence[str], source: ScanSource, settings: dict[str, Any]
+) -> WrittenScan | None:
+    """What an earlier call wrote of the same scan with the same settings and version; None if that is not all there.
+
+    Args:
+        path: The JSON.
+        verb: The verb that wrote it.
+        files: Names of the files that must be there.
+        source: The scan's files.
+        settings: All that determines the files beside the scan.
 
     Raises:
         OSError: If the scan's files cannot be read.
@@ -166,7 +181,7 @@ def finished(path: Path, *, verb: str, source: ScanSource, settings: dict[str, A
         )
     except (KeyError, TypeError, ValueError, AttributeError, OSError):
         return None
-    if not is_same or not written.files:
+    if not is_same or not set(files) <= set(written.files):
         return None
     is_unchanged = bool(source.state) and document.get("state") == source.state
     return written if is_unchanged or document.get("source") == source.digest() else None

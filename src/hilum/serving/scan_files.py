@@ -30,6 +30,7 @@ from hilum.serving.record import (
     finished,
     is_record,
     reason_of,
+    recorded_files,
     recorded_name,
     without_names,
     without_places,
@@ -137,10 +138,11 @@ class _Target:
 
     def finished(self, source: ScanSource) -> WrittenScan | None:
         """What an earlier call wrote of the same scan, if it is whole."""
-        return finished(self.record, verb=self.product.verb, source=source, settings=self.settings)
+        names = [path.name for path in self.images]
+        return finished(self.record, verb=self.product.verb, files=names, source=source, settings=self.settings)
 
     def write(self, volume: Volume) -> Images:
-        """Write the images of a scan, before which the JSON of an earlier call is removed.
+        """Write the images of a scan, before which what an earlier call wrote of it is removed.
 
         Raises:
             PrepareError: If there are no such images of this scan.
@@ -149,7 +151,7 @@ class _Target:
         """
         images = self.product.make(volume)
         try:
-            self.record.unlink(missing_ok=True)
+            self.remove()
             for path, voxels in zip(self.images, images.voxels, strict=True):
                 replace_image(voxels, volume.affine, path, level=self.level, mark=self.product.mark)
         except GeometryError as exc:
@@ -172,8 +174,9 @@ class _Target:
             raise _not_written(exc, self.record) from exc
 
     def remove(self) -> None:
-        """Remove files of an earlier call, whose scan is now refused."""
-        for path in (self.record, *self.images):
+        """Remove what an earlier call wrote of the scan, the JSON first, for without it no file counts as whole."""
+        before = [path for path in recorded_files(self.record) if has_mark(path, self.product.mark)]
+        for path in (self.record, *before, *self.images):
             path.unlink(missing_ok=True)
 
 
@@ -291,7 +294,7 @@ def _check_apart(scan: Path, out: Path, product: Product) -> None:
     """
     folder = scan.parent if scan.is_file() and is_dicomdir(scan) else scan
     inside, around = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
-    if inside == around or (folder.is_dir() and around in inside.parents):
+    if folder.is_dir() and around in (inside, *inside.parents):
         msg = f"{product.flag} must lie outside the folder of the scans, {folder}, got {out}"
         raise ConfigError(msg)
     check_place(out, "files", product.flag)
