@@ -26,7 +26,7 @@ def by_itk(path):
 def slices(folder):
     """HU and the LPS mm of the pixels of each slice, by pydicom alone."""
     for path in sorted(folder.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or not pydicom.misc.is_dicom(path):
             continue
         one = pydicom.dcmread(path)
         row, column = np.reshape(one.ImageOrientationPatient, (2, 3)).astype(float)

@@ -99,6 +99,7 @@ def test_a_missing_slice_is_interpolated_and_said_so(tmp_path):
     (finding,) = [one for one in document["findings"] if one["code"] == "missing-slices"]
     assert finding["severity"] == "repaired"
     assert set(finding) == {"code", "severity", "message"}
+    assert document["interpolated"] == [[0, 11]], "axis and index"
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
@@ -145,6 +146,16 @@ def test_a_gz_has_one_member_that_everybody_reads(tmp_path):
     assert packed[4:8] == bytes(4), "no date"
     hilum.convert(tmp_path / "s", tmp_path / "z.nii.gz", files=FilesConfig(level=1))
     assert len(packed) < (tmp_path / "z.nii.gz").stat().st_size
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_files_of_every_format_are_recognised_as_its_own(tmp_path, suffix):
+    write_series(tmp_path / "s", scan_hu(12))
+    out = tmp_path / f"x{suffix.upper()}"
+    assert [hilum.convert(tmp_path / "s", out)[0].is_new for _ in range(2)] == [True, False]
+    write_series(tmp_path / "s", scan_hu(12) + 1)
+    assert hilum.convert(tmp_path / "s", out)[0].is_new
+    assert read(out).voxels_hu[0, 0, 0] == -899
 
 
 # a tree

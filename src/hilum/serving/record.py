@@ -121,6 +121,7 @@ def write_record(
         "shape": list(written.shape),
         "spacing_mm": list(volume.spacing_mm),
         "affine": volume.affine.tolist(),
+        "interpolated": [list(one) for one in volume.interpolated],
         "tags": {name: tags[name] for name in _TAGS},
         **({} if written.lungs is None else {"lungs": written.lungs}),
         "settings": settings,

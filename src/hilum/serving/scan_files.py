@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -180,6 +180,14 @@ class _Target:
             path.unlink(missing_ok=True)
 
 
+def _sweep(targets: Iterable[_Target]) -> None:
+    """Remove temporary files that a killed call left, in the folder of all."""
+    targets = list(targets)
+    names = {path.name for one in targets for path in (*one.images, one.record)}
+    if targets:
+        sweep_new_files(targets[0].folder, names)
+
+
 _SHEARED = (
     "NRRD and MetaImage hold only grids with right angles, this one is sheared, as of a tilted gantry; NIfTI holds it"
 )
@@ -241,6 +249,7 @@ def write_scan(
     )  # fmt: skip
     _check_apart(scan, out, product)
     target.check_own(scan)
+    _sweep([target])
     try:
         detached = detached_files(scan)
         source = ScanSource.of(scan_files(scan)[: -len(detached) or None], detached)
@@ -353,8 +362,7 @@ def write_scans(
         tasks = _tasks(items, tree, target)
         for task in tasks:
             task.target.check_own(scan)
-        paths = (path for task in tasks for path in (*task.target.images, task.target.record))
-        sweep_new_files(out, {path.name for path in paths})
+        _sweep(task.target for task in tasks)
         found = [*_worked(tasks, files.workers, reading), *_left_out(loose)]
     if not found:
         msg = "no CT here; DICOM, NIfTI (.nii, .nii.gz, .hdr of a pair), NRRD and MetaImage are read"
@@ -374,7 +382,7 @@ def _tasks(items: Sequence[Series | Path], tree: Tree, target: Callable[..., _Ta
         elif item.tags.series:
             name = item.name
         else:
-            name = f"{hashed('series', f'./{where}')}.{item.part}"
+            name = hashed("series", f"./{where}") + (f".{item.part}" if item.part else "")
         taken[name] = taken.get(name, 0) + 1
         name += f"-{taken[name]}" if taken[name] > 1 else ""
         tasks.append(_Task(item=item, where=where, target=target(name=name)))
@@ -426,8 +434,8 @@ def _worked(tasks: Sequence[_Task], workers: int, reading: ReadingConfig) -> lis
 def _limited(tasks: Sequence[_Task], wanted: int, *, threads: bool) -> int:
     """Number of scans at once: as many as wanted, or as fit into the free memory."""
     largest = max(map(_bytes_for, tasks))
-    fitting = int(free_bytes() / ((0 if threads else _PROCESS_BYTES) + largest))
-    return max(1, min(wanted or cores(), len(tasks), fitting))
+    fitting = free_bytes() / ((0 if threads else _PROCESS_BYTES) + largest)
+    return max(1, int(min(wanted or cores(), len(tasks), fitting)))
 
 
 def _bytes_for(task: _Task) -> float:
