@@ -49,7 +49,7 @@ _PROCESS_BYTES = 150e6
 """Memory of a process before it reads a scan: 81 MB measured, plus a reserve."""
 
 _BYTES_FOR_VOXELS = 3.5
-"""Peak memory for each byte of a scan's voxels as int16: 1.4 measured for HU, 2.8 for lungs and fields, plus a reserve."""
+"""Peak memory for each byte of a scan's voxels as int16: 1.4 measured for HU, 2.8 for lungs, plus a reserve."""
 
 _BYTES_FOR_FILE = 7.0
 """The same for each byte of an image file, compressed to half."""
