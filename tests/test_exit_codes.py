@@ -30,7 +30,7 @@ def cohort(npy_cohort, tmp_path):
     return tmp_path / "c"
 
 
-@pytest.mark.parametrize("verb", ["predict", "prepare", "cohort"])
+@pytest.mark.parametrize("verb", ["predict", "prepare", "cohort", "convert", "lungs"])
 def test_help_says_where_3_can_come(verb):
     done = subprocess.run(
         [sys.executable, "-c", f"from hilum.cli import run; run({verb!r}, ['--help'])"],

@@ -39,10 +39,13 @@ from hilum.preparing import resample as resample
 from hilum.preparing import segment_lungs as segment_lungs
 from hilum.reading.doctor import examine as examine
 from hilum.reading.reader import read as read
+from hilum.serving.convert import convert as convert
 from hilum.serving.dicom_out.write import predict_to_dicom as predict_to_dicom
+from hilum.serving.lung_masks import lung_masks as lung_masks
 from hilum.serving.viewer import view as view
 from hilum.settings.augmentation import AugmentConfig as AugmentConfig
 from hilum.settings.explain import ExplainConfig as ExplainConfig
+from hilum.settings.files import FilesConfig as FilesConfig
 from hilum.settings.run import ReadingConfig as ReadingConfig
 from hilum.settings.run import Recipe as Recipe
 from hilum.settings.run import RunConfig as RunConfig

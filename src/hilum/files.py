@@ -10,7 +10,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hilum.errors import ConfigError, HilumError, require
@@ -35,6 +35,11 @@ def machine_id() -> str:
 
 def check_place(out: Path, what: str, flag: str = "--out") -> None:
     """Check, before anything is computed, that a file or folder can be made where it shall be.
+
+    Args:
+        out: The file or folder.
+        what: The kind of thing, for the error.
+        flag: The flag or argument that names it, for the error.
 
     Raises:
         ConfigError: If the nearest existing folder is none, or cannot be written to.
@@ -150,6 +155,34 @@ def new_file(path: Path, *, follow: bool = True, suffix: str = "") -> Iterator[P
     finally:
         with contextlib.suppress(OSError):
             new.unlink()
+
+
+_NEW_FILE = re.compile(r"\.(.+)\.(\d{1,10})\.([0-9a-f]{4})[0-9a-f]{4}(?:\.[a-z.]+)?")
+"""Names of the temporary files of ``new_file``: of which file, process and machine."""
+
+
+def sweep_new_files(folder: Path, names: Container[str]) -> None:
+    """Remove what killed writers of some files left in a folder: their process does not exist on this machine."""
+    if not folder.is_dir():
+        return
+    for entry in list(folder.iterdir()):
+        match = _NEW_FILE.fullmatch(entry.name)
+        if match and match[1] in names and match[3] == machine_id() and not is_alive(int(match[2])):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists on this machine; always true on Windows, where asking would end it."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 _CGROUP = Path("/sys/fs/cgroup")

@@ -1,5 +1,7 @@
 """Voxels and their affine as a SimpleITK image and back, and as NIfTI, NRRD or MetaImage on disk."""
 
+import contextlib
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,16 @@ import numpy as np
 from jaxtyping import Float, Float32, Int16, Num
 
 from hilum.errors import ConfigError, GeometryError, HilumError
-from hilum.files import new_file
+from hilum.files import cores, new_file
 
 WRITTEN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+GZIP_LEVEL = 6
+"""Level of compression where none is given: a twentieth smaller than 1, and no slower than zlib at 1."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_MARK_FIELD = "Hilum"
+"""Field of an NRRD or MetaImage header that holds a mark."""
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI_LONGEST = 32767
@@ -88,36 +97,112 @@ def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarr
     return hu_array(sitk.GetArrayFromImage(image)), affine
 
 
-def write_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"], path: Path) -> None:
-    """Write an image file atomically, in the format of its suffix; voxels are stored unscaled.
+def write_image(
+    voxels: Num[np.ndarray, "z y x"],
+    affine: Float[np.ndarray, "4 4"],
+    path: Path,
+    *,
+    level: int = GZIP_LEVEL,
+    mark: str = "",
+) -> None:
+    """Write a new image file atomically, in the format of its suffix; voxels are stored unscaled.
 
     NIfTI-1 stores the affine as float32 in its sform, including shear; NRRD and MetaImage store it as float64 and
-    cannot represent shear.
+    cannot represent shear. A .nii.gz is compressed on all cores.
+
+    Args:
+        voxels: Numbers of a type that the format holds.
+        affine: Index (z, y, x) to LPS mm.
+        path: The file, which must not exist.
+        level: Level of compression, 1 (fast) to 9 (small); a .nii is not compressed.
+        mark: A text in the header by which ``has_mark`` recognises the file.
 
     Raises:
         ConfigError: If the suffix is unknown.
         GeometryError: If the format cannot represent the grid.
         HilumError: If the file exists or cannot be written.
     """
-    suffix = next((one for one in (".nii.gz", *WRITTEN_SUFFIXES) if path.name.lower().endswith(one)), None)
-    if suffix is None:
-        msg = f"an image file must be named one of {', '.join(WRITTEN_SUFFIXES)}, got {path.name}"
-        raise ConfigError(msg)
+    written_suffix(path)
     if path.exists() or path.is_symlink():
         msg = "exists already; name another file, or remove it"
         raise HilumError(msg, path=path)
+    replace_image(voxels, affine, path, level=level, mark=mark)
+
+
+def replace_image(
+    voxels: Num[np.ndarray, "z y x"],
+    affine: Float[np.ndarray, "4 4"],
+    path: Path,
+    *,
+    level: int = GZIP_LEVEL,
+    mark: str = "",
+) -> None:
+    """The same as ``write_image``, for a file that may exist and is then replaced; a caller asks whose it is."""
+    suffix = written_suffix(path)
     try:
         with new_file(path, suffix=suffix) as new:
-            _write_nifti(voxels, affine, new) if ".nii" in suffix else _write_itk(voxels, affine, new)
+            if ".nii" in suffix:
+                _write_nifti(voxels, affine, new, level=level, mark=mark)
+            else:
+                _write_itk(voxels, affine, new, level=level, mark=mark)
     except RuntimeError as exc:  # of ITK
         msg = f"cannot be written: {str(exc).splitlines()[-1]}"
         raise HilumError(msg, path=path) from exc
 
 
-def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+def written_suffix(path: Path) -> str:
+    """The suffix that chooses the format of a file to write.
+
+    Raises:
+        ConfigError: If it is none of ``WRITTEN_SUFFIXES``.
+    """
+    suffix = next((one for one in (".nii.gz", *WRITTEN_SUFFIXES) if path.name.lower().endswith(one)), None)
+    if suffix is None:
+        msg = f"an image file must be named one of {', '.join(WRITTEN_SUFFIXES)}, got {path.name}"
+        raise ConfigError(msg)
+    return suffix
+
+
+def has_mark(path: Path, mark: str) -> bool:
+    """Whether ``write_image`` wrote a file with this mark."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError:
+        return False
+    if start.startswith(_GZIP_MAGIC):
+        with contextlib.suppress(zlib.error):
+            start = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(start, 1 << 12)
+    return mark.encode() in start[: 1 << 12]
+
+
+def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path, *, level: int, mark: str) -> None:
     import SimpleITK as sitk
 
-    sitk.WriteImage(to_sitk(voxels, affine), str(path), useCompression=True)
+    image = to_sitk(voxels, affine)
+    if mark:
+        image.SetMetaData(_MARK_FIELD, mark)
+    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=level)
+
+
+def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path, *, level: int, mark: str) -> None:
+    header = nifti_image(voxels, affine).header
+    header["descrip"] = mark
+    words = np.ascontiguousarray(voxels, header.get_data_dtype())
+    content = words.reshape(-1).view(np.uint8).data
+    if path.name.endswith(".gz"):
+        from zlib_ng import gzip_ng_threaded
+
+        with (
+            path.open("xb") as file,
+            gzip_ng_threaded.open(file, "wb", compresslevel=level, threads=cores()) as packed,
+        ):
+            header.write_to(packed)
+            packed.write(content)
+    else:
+        with path.open("xb") as file:
+            header.write_to(file)
+            file.write(content)
 
 
 def nifti_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
@@ -141,9 +226,3 @@ def nifti_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4
     image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
     image.header.set_slope_inter(1, 0)
     return image
-
-
-def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    import nibabel
-
-    nibabel.save(nifti_image(voxels, affine), path)

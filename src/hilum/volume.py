@@ -190,18 +190,22 @@ class Volume:
         """
         return imagefile.to_sitk(self.voxels_hu, self.affine)
 
-    def write(self, path: str | Path) -> None:
+    def write(self, path: str | Path, *, level: int = imagefile.GZIP_LEVEL) -> None:
         """Write HU and affine to a new .nii, .nii.gz, .nrrd or .mha file, which ``hilum.read`` reads back.
 
         HU are stored as int16 or float32. NIfTI stores the affine as float32, including shear; NRRD and MetaImage as
         float64, without shear. Tags, findings and lungs are not written.
+
+        Args:
+            path: A file that does not exist yet.
+            level: Level of compression, 1 (fast) to 9 (small); a .nii is not compressed.
 
         Raises:
             ConfigError: If the suffix is another one.
             GeometryError: If the format cannot represent the grid.
             HilumError: If the file exists or cannot be written.
         """
-        imagefile.write_image(self.voxels_hu, self.affine, user_path(path))
+        imagefile.write_image(self.voxels_hu, self.affine, user_path(path), level=level)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from hilum.findings import printable
 VERBS = {
     "demo": ("Demo", "run the whole pipeline on a simulated cohort, written as real DICOM series"),
     "inspect": ("Inspect", "list the scans under a path, series by series, with their findings"),
+    "convert": ("Convert", "convert scans to NIfTI, NRRD or MetaImage, with findings and a table of all"),
+    "lungs": ("MaskLungs", "write masks of the lungs of scans, and their volumes"),
     "cohort": ("MakeCohort", "make a table of cases from a folder of scans"),
     "advise": ("Advise", "describe the classes of a table, and advise settings for rare ones"),
     "audit": ("AuditCohort", "look for leaks in a table, and for what gives its labels away"),

@@ -13,6 +13,7 @@ ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")
 CohortPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COHORT")]
 ScanPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCAN")]
 ConfigPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG")]
+OutPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 FolderPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 
 _READING = {f"--{name}": f"--reading.{name}" for name in ("policy", "override", "max-gb")}

@@ -16,7 +16,7 @@ from hilum.reading.select import rate
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Tags
 
-_NO_SCANS = frozenset(["localizer", "secondary-capture", "wrong-modality"])
+NO_SCANS = frozenset(["localizer", "secondary-capture", "wrong-modality"])
 """Findings of series that are not CT scans and accompany nearly every study."""
 
 _DEFAULT_READING = ReadingConfig()
@@ -88,8 +88,8 @@ class Notes:
     def leave_out(self, series: Series, place: str, why: Finding) -> None:
         """Note and count a series that cannot be used or is not a CT scan."""
         self.lines.append(f"series {series.summary}, in {place}, is left out: {why.message}")
-        self.num_passed_over += why.code in _NO_SCANS
-        self.num_refused += why.code not in _NO_SCANS
+        self.num_passed_over += why.code in NO_SCANS
+        self.num_refused += why.code not in NO_SCANS
 
     def listing(self, scans: Iterable[Scan]) -> Listing:
         """The listing of these scans with the notes so far."""

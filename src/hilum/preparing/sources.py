@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hilum.errors import ReadError
@@ -91,7 +92,12 @@ def _check(state: str, digest: str) -> str:
     return hashlib.blake2b(f"{state} {digest}".encode(), digest_size=4).hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
+def scan_files(path: Path) -> list[Path]:
+    """The files of a scan: those below its folder, or the file and those that hold its voxels, which come last.
+
+    Raises:
+        ReadError: If there are none.
+    """
     files = [*source_files(path, left_out=[]), *detached_files(path)]  # reading reports what is left out
     if not files or not path.exists():
         msg = "no file or folder" if not path.exists() else "an empty folder"
@@ -100,26 +106,43 @@ def _files(path: Path) -> list[Path]:
 
 
 def _state(path: Path) -> tuple[str, bool]:
-    """A hash of names, sizes, inodes and times, and whether all files are old enough to be cached."""
-    files = _files(path)
+    """``files_state`` of a scan's files."""
     try:
-        found = [(str(f.absolute()), os.stat(f)) for f in files]  # noqa: PTH116 - of the target of a link
+        return files_state(scan_files(path))
     except OSError as exc:
         raise _unreadable(path, exc) from exc
+
+
+def _digest(path: Path) -> str:
+    """``files_digest`` of a scan's files."""
+    detached = detached_files(path)
+    try:
+        return files_digest(scan_files(path)[: -len(detached) or None], detached)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def files_state(files: Sequence[Path]) -> tuple[str, bool]:
+    """A hash of names, sizes, inodes and times, and whether all files are old enough to be cached.
+
+    Raises:
+        OSError: If a file cannot be asked.
+    """
+    found = [(str(f.absolute()), os.stat(f)) for f in files]  # noqa: PTH116 - of the target of a link
     about = sorted((n, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
     latest = max(max(s.st_mtime_ns, s.st_ctime_ns) for _, s in found)
     state = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
     return state, latest < time.time_ns() - _SETTLED_NS
 
 
-def _digest(path: Path) -> str:
-    """Hash the files of a scan in any order, and detached voxel files in the order of their header."""
-    detached = detached_files(path)
-    try:
-        digests = sorted(_file_digest(f) for f in _files(path)[: -len(detached) or None])
-        digests += [_file_digest(f) for f in detached]
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
+def files_digest(files: Sequence[Path], detached: Sequence[Path] = ()) -> str:
+    """Hash the bytes of files in any order, and of detached voxel files in the order of their header.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    digests = sorted(_file_digest(f) for f in files)
+    digests += [_file_digest(f) for f in detached]
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hilum.errors import ConfigError, HilumError, PrepareError, ReadError, StoreError
-from hilum.files import machine_id
+from hilum.files import is_alive, machine_id
 from hilum.preparing.prepare import prepare_path
 from hilum.preparing.sample_file import SUFFIX, load_sample, read_sample, save_sample
 from hilum.preparing.sources import INDEX, Sources
@@ -178,7 +178,7 @@ class Store:
             match = _LEFTOVER.fullmatch(entry.name)
             with contextlib.suppress(FileNotFoundError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if match and (age > _LONGEST_WRITE_S or (match[2] == machine_id() and not _is_alive(int(match[1])))):
+                if match and (age > _LONGEST_WRITE_S or (match[2] == machine_id() and not is_alive(int(match[1])))):
                     found.append(Path(entry.path))
         return found
 
@@ -252,16 +252,4 @@ def _remove(path: Path) -> bool:
         path.unlink()
     except OSError:
         return False
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # on Windows signal 0 would end the process, so leftovers are judged by their age
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
     return True

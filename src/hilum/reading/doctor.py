@@ -63,7 +63,7 @@ class Inspection:
         return {"verdict": self.verdict, **figures, "findings": as_records(self.findings)}
 
 
-Look: TypeAlias = Callable[[Volume], Inspection]
+Look: TypeAlias = Callable[[Volume], Inspection | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,7 +146,7 @@ def examine(
         reading: Policy for irregular scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
         pictures: Whether to render three planes of each.
-        look: Inspection callback, called with each scan that can be read.
+        look: Inspection callback, called with each scan that can be read; it may return None.
         progress: Whether to show a progress bar on standard error.
 
     Raises:
@@ -154,27 +154,64 @@ def examine(
     """
     reading = reading or ReadingConfig()
     with opened_tree(Path(path), reading) as tree:
-        quiet = not progress
-        files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
-        series, loose = find_series(files, reading, where=tree.where, incomplete=tree.incomplete)
-        work = [*series, *(file for file in image_files(tree, Path(path)) if not is_dicom(file))]
+        work, loose = list_scans(tree, Path(path), reading, progress=progress)
 
         def one(item: Series | Path) -> Examined:
-            if isinstance(item, Path):
-                return _from_image(item, tree.where(item), reading, pictures=pictures, look=look)
-            try:
-                return _from_series(item, tree, keep_uids=keep_uids, pictures=pictures, look=look)
-            finally:
-                item.opened.clear()
+            where = scan_place(item, tree)
+            return examine_scan(item, where, reading, keep_uids=keep_uids, pictures=pictures, look=look)
 
         with ThreadPoolExecutor(min(_AT_ONCE, cores())) as pool:
             results = pool.map(one, work)
-            found = list(tqdm(results, total=len(work), desc="scans", unit="scan", leave=False, disable=quiet))
-        loose = [*tree.findings, *loose]
+            found = list(tqdm(results, total=len(work), desc="scans", unit="scan", leave=False, disable=not progress))
     if len(found) > 1:
         message = f"{len(found)} series or image files under one path"
         loose.append(reading.rules.find("mixed-series", message))
     return sorted(found, key=lambda e: (e.where, e.series)), loose
+
+
+def list_scans(
+    tree: Tree, path: Path, reading: ReadingConfig, *, progress: bool | None = False
+) -> tuple[list[Series | Path], list[Finding]]:
+    """The series and image files of a tree, of which no voxel is read yet, and the findings that concern none of them.
+
+    Args:
+        tree: The opened path.
+        path: The path, as it was asked for.
+        reading: The policy and the limits.
+        progress: Whether to show a progress bar on standard error; None: where that is a terminal.
+    """
+    quiet = None if progress is None else not progress
+    files: Iterable[Path] = tqdm(tree.files, desc="headers", unit="file", leave=False, disable=quiet)
+    where = replace(tree, files=(), findings=()).where  # frames keep it, and are sent to other processes
+    series, loose = find_series(files, reading, where=where, incomplete=tree.incomplete)
+    images = [file for file in image_files(tree, path) if not is_dicom(file)]
+    return [*series, *images], [*tree.findings, *loose]
+
+
+def scan_place(item: Series | Path, tree: Tree) -> str:
+    """The path of a series or image file relative to what was opened: of its file, or of the folder of its files."""
+    if isinstance(item, Path):
+        return tree.where(item)
+    paths = {f.path for f in item.frames}
+    return tree.where(item.frames[0].path if len(paths) == 1 else tree.common_folder(paths))
+
+
+def examine_scan(
+    item: Series | Path,
+    where: str,
+    reading: ReadingConfig,
+    *,
+    keep_uids: bool = False,
+    pictures: bool = False,
+    look: Look | None = None,
+) -> Examined:
+    """Examine one series or image file of ``list_scans``; the other arguments are as in ``examine``."""
+    if isinstance(item, Path):
+        return _from_image(item, where, reading, pictures=pictures, look=look)
+    try:
+        return _from_series(item, where, keep_uids=keep_uids, pictures=pictures, look=look)
+    finally:
+        item.opened.clear()
 
 
 def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Examined], list[Finding]]:
@@ -186,15 +223,14 @@ def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Exa
     return hidden, [replace(f, where="") for f in loose]
 
 
-def _from_series(series: Series, tree: Tree, *, keep_uids: bool, pictures: bool, look: Look | None) -> Examined:
+def _from_series(series: Series, where: str, *, keep_uids: bool, pictures: bool, look: Look | None) -> Examined:
     spacing = None
     if series.stack.affine is not None:
         z, y, x = (round(float(s), 6) for s in np.linalg.norm(series.stack.affine[:3, :3], axis=0))
         spacing = (z, y, x)
-    paths = {f.path for f in series.frames}
     first = series.frames[0]
     examined = Examined(
-        where=tree.where(first.path if len(paths) == 1 else tree.common_folder(paths)),
+        where=where,
         series=series.uid_name if keep_uids else series.name,
         modality=series.tags.modality,
         num_slices=len(series.frames),

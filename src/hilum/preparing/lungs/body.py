@@ -139,8 +139,9 @@ def _closed_disc(plane: np.ndarray, hu: np.ndarray, edge: np.ndarray) -> np.ndar
     if not shut.any():
         return shut
     inward = edge.mean(axis=0) - edge
-    inward /= np.linalg.norm(inward, axis=1, keepdims=True)
-    depths = [edge + np.rint(depth * inward).astype(int) for depth in range(4)]
+    length = np.linalg.norm(inward, axis=1, keepdims=True)
+    inward /= np.maximum(length, 1)  # the field of view of a crop may be a voxel wide: never past its centre
+    depths = [edge + np.rint(np.minimum(depth, length) * inward).astype(int) for depth in range(4)]
     level = np.min([hu[at[:, 0], at[:, 1]] for at in depths], axis=0)
     start = int(np.argmax(shut))
     shut, level = np.roll(shut, -start), np.roll(level, -start)
