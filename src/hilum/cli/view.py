@@ -12,8 +12,8 @@ from hilum.settings.run import Triple
 class View:
     """Write one HTML file that shows a scan in a browser: planes, a render, lungs, findings, and what a model says.
 
-    With --model it shows the prediction, the box that the model saw and a map. It needs no network. It holds no names, ids
-    or dates, but the pixels of a patient. Not a medical device.
+    With --model it shows the prediction, the box that the model saw and a map. The page needs no network. It holds no
+    names, ids or dates, but the pixels of a patient. Not a medical device.
     """
 
     path: ScanPath

@@ -101,7 +101,7 @@ def embed(scan: Volume, most_bytes: int) -> EmbeddedScan:
         raise ReadError(msg)
     turned = reorient(scan)
     steps = turned.affine[:3, :3]
-    is_straight = np.count_nonzero(steps) == 3
+    is_straight = bool(np.count_nonzero(steps) == 3)
     native = np.linalg.norm(steps, axis=0)
     low, extent = _box(turned)
 
@@ -113,7 +113,7 @@ def embed(scan: Volume, most_bytes: int) -> EmbeddedScan:
         stored = volume.voxels_hu // np.int16(step_hu)
         return EmbeddedScan(
             volume=volume,
-            nifti=nifti_gz(stored, volume.affine, slope=step_hu),
+            nifti=nifti_gz(stored, volume.affine, slope=float(step_hu)),
             step_hu=step_hu,
             was_shape=scan.shape,
             was_spacing_mm=scan.spacing_mm,
@@ -125,14 +125,15 @@ def embed(scan: Volume, most_bytes: int) -> EmbeddedScan:
         whole = made(native, 1)
         if len(whole.nifti) <= most_bytes:
             return whole
-    best, voxels, rounds = None, most_bytes / _USUAL_BYTES, 0
+    best: EmbeddedScan | None = None
+    voxels, rounds = most_bytes / _USUAL_BYTES, 0
     while best is None or rounds < _ROUNDS:
         spacing = _spacing_for(voxels, extent, native)
         one = made(spacing, _STEP_HU)
         size, rounds = len(one.nifti), rounds + 1
         if size <= most_bytes and (best is None or one.volume.voxels_hu.size > best.volume.voxels_hu.size):
             best = one
-        if size <= most_bytes and (size >= _FULL * most_bytes or (spacing <= native).all()):
+        if best is one and (size >= _FULL * most_bytes or (spacing <= native).all()):
             break
         voxels *= 0.98 * most_bytes / size
         if voxels < 1:
@@ -144,8 +145,9 @@ def embed(scan: Volume, most_bytes: int) -> EmbeddedScan:
 def _stepped(hu: np.ndarray, step_hu: int) -> np.ndarray:
     """HU within the range of a CT scanner, rounded to multiples of a step."""
     clipped = np.clip(hu, LOWEST_HU, HIGHEST_HU)
-    whole = clipped if clipped.dtype == np.int16 and step_hu == 1 else np.rint(clipped / np.float32(step_hu)) * step_hu
-    return whole.astype(np.int16)
+    is_whole = clipped.dtype == np.int16 and step_hu == 1
+    whole = clipped if is_whole else np.rint(clipped / np.float32(step_hu)) * step_hu
+    return np.asarray(whole, np.int16)
 
 
 def _box(volume: Volume) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
@@ -175,4 +177,4 @@ def _spacing_for(voxels: float, extent: np.ndarray, native: np.ndarray) -> np.nd
             least = edge
         else:
             most = edge
-    return np.maximum(native, most)
+    return np.asarray(np.maximum(native, most))

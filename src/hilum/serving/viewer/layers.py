@@ -18,6 +18,8 @@ from hilum.volume import Volume
 
 BOX_RGB = (0, 158, 115)
 """Okabe and Ito's green."""
+_DOTS = 4
+"""One voxel in so many of a face of the box is drawn."""
 _LEVELS = 100
 """Steps of a map on each side of 0: as many as the eye tells apart, and few bytes."""
 
@@ -65,15 +67,19 @@ def lung_layers(lungs: Lungs, shown: Volume) -> list[Layer]:
 
 
 def box_layer(sample: Volume, shown: Volume) -> Layer:
-    """The faces of the box that a model saw."""
-    inside = np.ones(shown.shape, bool)
+    """The edges of the box that a model saw, and its faces as dots, through which a render stays visible."""
+    inside, num_ends = np.ones(shown.shape, bool), np.zeros(shown.shape, np.uint8)
     to_sample = np.linalg.inv(sample.affine) @ shown.affine
     for axis in range(3):  # both grids run along the patient's axes
         at = to_sample[axis, axis] * np.arange(shown.shape[axis]) + to_sample[axis, 3]
         is_in = (at >= -0.5) & (at <= sample.shape[axis] - 0.5)
+        is_end = is_in & ~ndimage.binary_erosion(is_in)
         inside &= is_in.reshape([-1 if a == axis else 1 for a in range(3)])
-    faces = inside & ~ndimage.binary_erosion(inside)
-    return _mask_layer("Box that the model saw", faces, shown, BOX_RGB, opacity=0.8)
+        num_ends += is_end.reshape([-1 if a == axis else 1 for a in range(3)])
+    z, y, x = np.indices(shown.shape, sparse=True)
+    dots = (z + y + x) % _DOTS == 0
+    drawn = inside & ((num_ends >= 2) | ((num_ends == 1) & dots))
+    return _mask_layer("Box that the model saw", drawn, shown, BOX_RGB, opacity=0.9)
 
 
 def map_layers(heat_maps: Sequence[HeatMap]) -> list[Layer]:

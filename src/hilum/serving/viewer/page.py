@@ -28,7 +28,7 @@ _WINDOWS = (("Lung", -600, 1500), ("Soft tissue", 40, 400), ("Bone", 400, 1800))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class NamedPlace:
     """A place in the scan that a button leads to.
 
     Attributes:
@@ -53,7 +53,7 @@ class PageContent:
     """
 
     start_mm: Triple
-    places: tuple[Place, ...] = ()
+    places: tuple[NamedPlace, ...] = ()
     findings: tuple[tuple[Finding, Triple | None], ...] = ()
     lungs: str = ""
     answer: Answer | None = None

@@ -23,7 +23,7 @@ from hilum.reading.source import ScanSource
 from hilum.serving.viewer.answer import answer_of
 from hilum.serving.viewer.embedded import EmbeddedScan, embed
 from hilum.serving.viewer.layers import Layer, box_layer, lung_layers, map_layers
-from hilum.serving.viewer.page import PAGE_MARK, PageContent, Place, viewer_page
+from hilum.serving.viewer.page import PAGE_MARK, NamedPlace, PageContent, viewer_page
 from hilum.volume import Triple, Volume
 
 MOST_PAGE_BYTES = 8_000_000
@@ -179,7 +179,7 @@ def _fitted(volume: Volume, lungs: Lungs, asked: _Asked | None, content: PageCon
 def _content(source: ScanSource, lungs: Lungs, asked: _Asked | None, point: Triple | None) -> PageContent:
     """Places, findings and the answer."""
     places = [
-        Place(name=f"Centre of the {name} lung", lps_mm=_centre(lungs, side))
+        NamedPlace(name=f"Centre of the {name} lung", lps_mm=_centre(lungs, side))
         for name, side in (("right", RIGHT), ("left", LEFT))
         if np.any(lungs.labels == side)
     ]
@@ -188,13 +188,15 @@ def _content(source: ScanSource, lungs: Lungs, asked: _Asked | None, point: Trip
     found = list(source.volume.findings)
     if asked is not None:
         found = list(asked.prediction.findings)
-        places.append(Place(name="Box that the model saw", lps_mm=_triple(asked.sample.centre_mm)))
+        places.append(NamedPlace(name="Box that the model saw", lps_mm=_triple(asked.sample.centre_mm)))
         peaks = [(one, one.peak_mm) for one in asked.heat_maps]
-        maps = [Place(name=f"Peak of the map of {one.output}", lps_mm=_triple(p)) for one, p in peaks if p is not None]
+        maps = [
+            NamedPlace(name=f"Peak of the map of {one.output}", lps_mm=_triple(p)) for one, p in peaks if p is not None
+        ]
         places += maps
         start = maps[0].lps_mm if maps else start
     if point is not None:
-        places.append(Place(name="Point that was given", lps_mm=point))
+        places.append(NamedPlace(name="Point that was given", lps_mm=point))
         start = point
     litres = ""
     if lungs.right_ml + lungs.left_ml:

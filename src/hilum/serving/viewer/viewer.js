@@ -5,6 +5,7 @@ const LAYOUTS = { all: 3, axial: 0, coronal: 1, sagittal: 2, render: 4 };
 const SIDES = { 0: ["Axial", "R", "L", "A", "P"], 1: ["Coronal", "R", "L", "H", "F"], 2: ["Sagittal", "A", "P", "H", "F"] };
 // For each plane: LPS steps of the arrow to the right, of the arrow down, and of PageUp.
 const STEPS = { 0: [[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1: [[1, 0, 0], [0, 0, -1], [0, 1, 0]], 2: [[0, 1, 0], [0, 0, -1], [1, 0, 0]] };
+const NARROW = 300; // px: less has no room for a plane's place beside the letters of its sides
 const state = { layout: "all", window: 0, overlays: true, lps: scene.start };
 
 const nv = new niivue.Niivue({
@@ -28,43 +29,41 @@ const nv = new niivue.Niivue({
 });
 nv.resetBriCon = () => {}; // a double click would change the window without the buttons
 
-function colourMap(layer) {
-  if (!layer.rgb) {
-    // blue against, clear in the middle, orange to yellow for; the alpha grows as in the pictures of hilum explain
-    const alpha = (share) => Math.round(255 * Math.min(1, share) ** 0.7);
-    const I = [0, 64, 96, 120, 126, 128, 130, 136, 160, 192, 255];
-    const at = I.map((i) => Math.abs(i - 128) / 127);
-    return {
-      R: [0, 0, 0, 0, 0, 213, 213, 213, 213, 213, 240],
-      G: [114, 114, 114, 114, 114, 94, 94, 94, 94, 94, 228],
-      B: [178, 178, 178, 178, 178, 0, 0, 0, 0, 0, 66],
-      A: at.map((share, k) => (k === 4 || k === 5 || k === 6 ? 0 : alpha(share))),
-      I,
-    };
-  }
-  const [r, g, b] = layer.rgb;
+// NiiVue draws a voxel of an overlay as opaque or clear, but below cal_min, where its alpha grows with the square.
+const TRANSLUCENT_BELOW_MIN = 1, OPAQUE_FROM = 0.5;
+const FOR = { R: [0, 213, 213, 240], G: [0, 94, 94, 228], B: [0, 0, 0, 66], A: [0, 255, 255, 255], I: [0, 1, 128, 255] };
+const AGAINST = { R: [0, 0, 0], G: [0, 114, 114], B: [0, 178, 178], A: [0, 255, 255], I: [0, 1, 255] };
+
+function mask([r, g, b]) {
   return { R: [0, r, r], G: [0, g, g], B: [0, b, b], A: [0, 255, 255], I: [0, 128, 255] };
 }
 
 async function load() {
-  const [low, high] = scene.windows[0].range;
   const common = { trustCalMinMax: false, colorbarVisible: false };
   const images = [
-    await niivue.NVImage.loadFromBase64({ ...common, base64: scene.scan, name: "scan.nii.gz", colormap: "gray", cal_min: low, cal_max: high }),
+    await niivue.NVImage.loadFromBase64({ ...common, base64: scene.scan, name: "scan.nii.gz", colormap: "gray" }),
   ];
+  nv.addColormap("for", FOR);
+  nv.addColormap("against", AGAINST);
   for (const [index, layer] of scene.layers.entries()) {
-    nv.addColormap(`layer${index}`, colourMap(layer));
-    const range = layer.rgb ? [0, 1] : [-layer.limit, layer.limit];
-    images.push(
-      await niivue.NVImage.loadFromBase64({
-        ...common, base64: layer.nifti, name: `layer${index}.nii.gz`, colormap: `layer${index}`, cal_min: range[0], cal_max: range[1],
-        opacity: layer.is_shown ? layer.opacity : 0,
-      }),
-    );
-    images[index + 1].colormapType = niivue.COLORMAP_TYPE?.MIN_TO_MAX ?? 0;
+    const about = { ...common, base64: layer.nifti, name: `layer${index}.nii.gz`, opacity: layer.is_shown ? layer.opacity : 0 };
+    if (layer.rgb) {
+      nv.addColormap(`layer${index}`, mask(layer.rgb));
+      images.push(await niivue.NVImage.loadFromBase64({ ...about, colormap: `layer${index}` }));
+    } else {
+      images.push(await niivue.NVImage.loadFromBase64({ ...about, colormap: "for", colormapNegative: "against" }));
+    }
   }
   nv.volumes.push(...images.slice(0, -1)); // once: each image that is added is drawn
   nv.addVolume(images[images.length - 1]);
+  for (const [index, layer] of scene.layers.entries()) { // only now: loading and adding set limits of their own
+    const image = images[index + 1];
+    [image.cal_min, image.cal_max] = layer.rgb ? [0, 1] : [OPAQUE_FROM * layer.limit, layer.limit];
+    if (layer.rgb) continue;
+    [image.cal_minNeg, image.cal_maxNeg] = [-layer.limit, -OPAQUE_FROM * layer.limit];
+    image.colormapType = TRANSLUCENT_BELOW_MIN;
+  }
+  setWindow(0);
 }
 
 const draw = nv.drawScene.bind(nv);
@@ -85,7 +84,8 @@ function writeSides() {
       const place = `style="left:${left}px;top:${top}px;width:${width}px;height:${height}px"`;
       if (!(tile.axCorSag in SIDES)) return `<div class="render" ${place}><span>Render</span></div>`;
       const [name, onLeft, onRight, onTop, below] = SIDES[tile.axCorSag];
-      return `<div ${place}><span>${name}, ${where[tile.axCorSag]} mm</span><b class="R">${onLeft}</b><b class="L">${onRight}</b><b class="T">${onTop}</b><b class="B">${below}</b></div>`;
+      const title = width < NARROW ? name : `${name}, ${where[tile.axCorSag]} mm`;
+      return `<div ${place}><span>${title}</span><b class="R">${onLeft}</b><b class="L">${onRight}</b><b class="T">${onTop}</b><b class="B">${below}</b></div>`;
     })
     .join("");
   if (box.dataset.text !== text) {
