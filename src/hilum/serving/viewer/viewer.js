@@ -31,6 +31,8 @@ nv.resetBriCon = () => {}; // a double click would change the window without the
 
 // NiiVue draws a voxel of an overlay as opaque or clear, but below cal_min, where its alpha grows with the square.
 const TRANSLUCENT_BELOW_MIN = 1, OPAQUE_FROM = 0.5;
+// Grey; in the render the darkest third, which is air in the lung window, is clear.
+const CT = { R: [0, 76, 255], G: [0, 76, 255], B: [0, 76, 255], A: [0, 0, 128], I: [0, 76, 255] };
 const FOR = { R: [0, 213, 213, 240], G: [0, 94, 94, 228], B: [0, 0, 0, 66], A: [0, 255, 255, 255], I: [0, 1, 128, 255] };
 const AGAINST = { R: [0, 0, 0], G: [0, 114, 114], B: [0, 178, 178], A: [0, 255, 255], I: [0, 1, 255] };
 
@@ -40,8 +42,9 @@ function mask([r, g, b]) {
 
 async function load() {
   const common = { trustCalMinMax: false, colorbarVisible: false };
+  nv.addColormap("ct", CT);
   const images = [
-    await niivue.NVImage.loadFromBase64({ ...common, base64: scene.scan, name: "scan.nii.gz", colormap: "gray" }),
+    await niivue.NVImage.loadFromBase64({ ...common, base64: scene.scan, name: "scan.nii.gz", colormap: "ct" }),
   ];
   nv.addColormap("for", FOR);
   nv.addColormap("against", AGAINST);
