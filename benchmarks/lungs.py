@@ -1,10 +1,11 @@
 """Hilum's lungs and lung fields on forty simulated scans with known truth, on a head and an abdomen, on real scans.
 
-    python benchmarks/lungs.py [--quick] [--only NAME ...] [--keep FOLDER] [--json]
+    python benchmarks/lungs.py [--quick] [--only NAME ...] [--keep FOLDER] [--written] [--json]
 
 The scans are listed in ``phantoms.py``. Two processes with one thread each; with ``--keep`` simulated scans are kept
 and used again, so that a run that was broken off goes on. The real data are looked for at HILUM_DATA or
-../shared/data and left out where they are absent. Takes about five minutes on two cores, two with kept scans.
+../shared/data and left out where they are absent. Takes about five minutes on two cores, two with kept scans. With
+``--written`` the masks of simulated scans are those of files that ``hilum.lung_masks`` writes, read by SimpleITK.
 
 Dice and the 95 % Hausdorff distance (the larger of the 95th percentiles of both directions, between surface voxels in
 mm) are of both lungs together. ``nodule`` is the smallest share of a juxtapleural nodule that lies in the lung field,
@@ -17,11 +18,14 @@ import csv
 import json
 import statistics
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from anatomies import simulate_abdomen, simulate_head
 from joblib import Parallel, delayed, parallel_config
 from machine import DATA, line, machine
@@ -30,6 +34,7 @@ from scipy.spatial import cKDTree
 
 from hilum.preparing import segment_lungs
 from hilum.reading.reader import read
+from hilum.serving.lung_masks import lung_masks
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="eight of the scans, at coarser pixels")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[case.name for case in CASES])
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep simulated scans here, about 3 GB")
+    parser.add_argument("--written", action="store_true", help="masks from files")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -56,7 +62,7 @@ def main() -> None:
     print(HEADER)
     rows = []
     with parallel_config("loky", inner_max_num_threads=1):
-        jobs = (delayed(measured)(case, args.keep, coarse=args.quick) for case in cases)
+        jobs = (delayed(measured)(case, args.keep, coarse=args.quick, is_written=args.written) for case in cases)
         for row in Parallel(n_jobs=args.workers, return_as="generator")(jobs):
             rows.append(row)
             print(_line(row), flush=True)
@@ -73,13 +79,15 @@ def main() -> None:
 # a simulated scan
 
 
-def measured(case: Case, keep: Path | None, *, coarse: bool) -> dict[str, Any]:
+def measured(case: Case, keep: Path | None, *, coarse: bool, is_written: bool = False) -> dict[str, Any]:
     """The row of one simulated scan."""
     started = time.perf_counter()
     known = kept(case, keep, coarse=coarse) if keep else make(case, coarse=coarse)
     simulated = time.perf_counter()
     found = segment_lungs(known.volume)
     segmented = time.perf_counter()
+    if is_written:
+        found = replace(found, labels=written_labels(known.volume))
     spacing = np.array(known.volume.spacing_mm)
     inside = found.field > 0
     nodules = _shares(
@@ -110,6 +118,18 @@ def measured(case: Case, keep: Path | None, *, coarse: bool) -> dict[str, Any]:
         "simulating_s": simulated - started,
         "seconds": segmented - simulated,
     }
+
+
+def written_labels(volume: Volume) -> np.ndarray:
+    """Labels of a mask that is written of a scan on disk, as SimpleITK reads them; they lie on the scan's own grid."""
+    with tempfile.TemporaryDirectory() as folder:
+        scan, mask = Path(folder) / "scan.nii.gz", Path(folder) / "mask.nii.gz"
+        volume.write(scan, level=1)
+        lung_masks(scan, mask)
+        image = sitk.ReadImage(str(mask))
+    assert np.allclose(image.GetOrigin(), volume.affine[:3, 3], atol=1e-3)
+    assert np.allclose(image.GetSpacing()[::-1], volume.spacing_mm, atol=1e-3)
+    return sitk.GetArrayFromImage(image)
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float | None:
