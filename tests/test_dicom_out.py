@@ -165,6 +165,23 @@ def test_every_voxel_of_the_segmentation_lies_on_its_mask_and_refers_to_its_slic
         assert len(volume.interpolated) == 1
 
 
+@pytest.mark.parametrize("kind", ["plain", "tilted", "oblique", "repaired", "big-endian", "prone"])
+def test_highdicom_finds_each_segment_by_the_slices_that_it_came_from(results, kind):
+    scan, _, _, _, _, out = results(kind)
+    found = hd.seg.segread(out / "segmentation.dcm")
+    assert [one.meaning for one in found.segmented_property_types][:2] == ["Right lung", "Left lung"]
+    volume = read(scan)
+    lungs = segment_lungs(volume).labels
+    uids = sorted(instances(scan), key=lambda uid: instances(scan)[uid][0][2])
+    pixels = found.get_pixels_by_source_instance(source_sop_instance_uids=uids)
+    assert pixels.shape[::3] == (len(uids), 3)
+    measured = [z for z in range(volume.shape[0]) if (0, z) not in volume.interpolated]
+    planes = lungs[measured]
+    planes = planes[:, ::-1, ::-1] if kind == "prone" else planes  # as that scanner stores them
+    for segment in (1, 2):
+        assert np.array_equal(pixels[..., segment - 1].astype(bool), planes == segment)
+
+
 @pytest.mark.parametrize("kind", dicom_sources.KINDS)
 def test_a_map_that_rises_evenly_through_space_does_so_in_its_object_on_measured_slices_alone(results, kind):
     scan, predictor, point, _, made, _ = results(kind)
@@ -341,7 +358,7 @@ def test_the_same_result_is_the_same_instance_and_any_other_is_another(tmp_path)
         replace(found, card=replace(found.card, decisions=other)),
         replace(found, card=replace(found.card, decisions=calibrated)),
         replace(found, model_digest="0" * 64),
-        replace(found, names=("no", "yes")),
+        replace(found, prediction=replace(found.prediction, probabilities={"no": 0.5, "yes": 0.5})),
     ):
         assert uids(changed)["report.dcm"] != first["report.dcm"]
     turned = [copy.deepcopy(header) for header in found.source.headers]
@@ -412,11 +429,11 @@ def test_the_command_writes_objects_and_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--uids", "new"], "--names, --no-maps and --uids are for --dicom"),
+        (["--uids", "new"], "--no-maps and --uids are for --dicom"),
         (["--dicom", "SCAN/out"], "must be a folder outside the scan"),
         (["--dicom", "NOTES"], "holds notes.txt"),
-        (["--dicom", "out", "--names", "one"], "--names must be 2 names"),
-        (["--dicom", "out", "--names", "a\\b", "c"], "without a backslash"),
+        (["--dicom", "out", "--names", "one"], "--names must be 2, got 1"),
+        (["--dicom", "out", "--names", "a\\b", "c"], "no backslash"),
         (["--dicom", "out", "--names", "a", "a"], "distinct"),
     ],
 )

@@ -53,7 +53,7 @@ class Predict:
     """Folder for DICOM objects of the scan's study: report, segmentation, map, page; new, empty or of earlier ones."""
 
     names: tuple[str, ...] = ()
-    """With --dicom: names of the classes in the objects, in the model's order, if its own are numbers."""
+    """Names of the classes or labels, in the model's order, in place of its own."""
 
     maps: bool = True
     """With --dicom: whether to make a map by occlusion, which takes seconds."""
@@ -80,8 +80,8 @@ class Predict:
         if is_table and self.dicom is not None:
             msg = "--dicom is for one scan, the path is a table"
             raise ConfigError(msg)
-        if self.dicom is None and (self.names or not self.maps or self.uids != "derived"):
-            msg = "--names, --no-maps and --uids are for --dicom"
+        if self.dicom is None and (not self.maps or self.uids != "derived"):
+            msg = "--no-maps and --uids are for --dicom"
             raise ConfigError(msg)
         refuse_flags_of_scans(self.path, region, point=self.point, series=self.series)
 
@@ -97,6 +97,7 @@ class Predict:
         from hilum.predicting import Predictor, predict_table
 
         predictor = Predictor(self.model, device=self.device, precision=self.precision, prevalence=self.prevalence)
+        predictor = predictor.named(self.names)
         is_table = self.path.suffix.lower() in SUFFIXES
         self._refuse_ineffective_flags(predictor.card.recipe.region, is_table=is_table)
         if is_table:
@@ -131,7 +132,7 @@ class Predict:
             return predictor.predict(self.path, **where), {}
         from hilum.serving.dicom_out.write import predict_to_dicom
 
-        options: dict[str, Any] = {"names": self.names, "maps": self.maps, "uids": self.uids}
+        options: dict[str, Any] = {"maps": self.maps, "uids": self.uids}
         found = predict_to_dicom(predictor, self.path, self.dicom, **options, **where)
         return found.prediction, found.files
 

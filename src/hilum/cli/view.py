@@ -25,6 +25,9 @@ class View:
     model: Path | None = None
     """A run folder, or the model folder in it."""
 
+    names: tuple[str, ...] = ()
+    """With --model: names of the classes or labels, in the model's order, in place of its own."""
+
     map: bool = True
     """With --model: show a map of what the prediction depends on."""
 
@@ -55,6 +58,7 @@ class View:
                 self.path,
                 self.out,
                 model=self.model,
+                names=self.names,
                 with_map=self.map,
                 config=ExplainConfig(method=self.method),
                 point_mm=self.point,
@@ -73,8 +77,8 @@ class View:
     def _refuse_ineffective_flags(self) -> None:
         from hilum.errors import ConfigError
 
-        if self.model is None and (not self.map or self.method != "occlusion" or self.device != "auto"):
-            msg = "--no-map, --method and --device are for a model; give --model"
+        if self.model is None and (self.names or not self.map or self.method != "occlusion" or self.device != "auto"):
+            msg = "--names, --no-map, --method and --device are for a model; give --model"
             raise ConfigError(msg)
         if not self.map and self.method != "occlusion":
             msg = "--method is for a map, --no-map makes none"

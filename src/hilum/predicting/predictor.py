@@ -148,6 +148,22 @@ class Predictor:
         """SHA-256 of the model folder, see ``model_digest``."""
         return model_digest(self.folder)
 
+    def named(self, names: Sequence[str]) -> "Predictor":
+        """The same with other names of the outputs, as where the labels of training were numbers.
+
+        Args:
+            names: A name for each output, in the model's order; none: the model's own.
+
+        Raises:
+            ConfigError: If there are fewer or more names than outputs, or two are equal.
+        """
+        if not names:
+            return self
+        one, decisions = copy.copy(self), self.card.decisions
+        require(len(names) == len(decisions.classes), "--names", f"{len(decisions.classes)}", len(names))
+        one.card = replace(self.card, decisions=replace(decisions, classes=tuple(names)))
+        return one
+
     def of_members(self, names: Sequence[str]) -> "Predictor":
         """The same with some members of an ensemble alone, without its gate; calibration stays the ensemble's.
 

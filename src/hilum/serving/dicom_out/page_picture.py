@@ -49,7 +49,7 @@ def _pixels(panels: Panels) -> UInt8[np.ndarray, "y x rgb"]:
 
 def _head(result: ScanResult) -> Panels:
     """The banner, the decision, and a bar for each probability."""
-    named = result.probabilities
+    named = result.prediction.probabilities if result.has_result else {}
     height = 1.5 + 0.32 * len(named)
     panels = empty_panels(inches=(_INCHES, height))
     axes = panels.axes[0]
@@ -60,8 +60,7 @@ def _head(result: ScanResult) -> Panels:
     axes.text(0.5, 0.5, RESEARCH, ha="center", va="center", color="white", fontsize=14, fontweight="bold")
     words = "\n".join(textwrap.wrap(f"Decision: {decision_text(result)}", 100)[:3])
     axes.text(0, 2.2, words, ha="left", va="center", fontsize=12, color=INK, parse_math=False)
-    cuts = dict(zip(result.card.classes, result.names, strict=True))
-    thresholds = {cuts[own]: at for own, at in result.prediction.thresholds.items()}
+    thresholds = result.prediction.thresholds
     for row, (name, probability) in enumerate(named.items()):
         y = row + 3.6
         left, width = 0.3, 0.5

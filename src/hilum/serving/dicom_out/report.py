@@ -87,40 +87,22 @@ def decision_text(result: ScanResult) -> str:
         )
     if outcome.kind == "undecided" and not many:
         return f"undecided ({', '.join(outcome.codes)}): {outcome.reason}. This is not a negative result."
-    text = decided_names(result)
+    text = result.prediction.decision
     return f"{text}. Undecided labels are not negative ({', '.join(outcome.codes)})." if outcome.codes else text
-
-
-def decided_names(result: ScanResult) -> str:
-    """The decision by the names of the objects."""
-    decision = result.prediction.decision
-    for own, name in zip(result.card.classes, result.names, strict=True):
-        if decision == own:
-            return name
-    return decision if result.names == result.card.classes else _renamed_labels(result, decision)
-
-
-def _renamed_labels(result: ScanResult, decision: str) -> str:
-    """A decision of several labels in which each whole label has its name in the objects."""
-    named = dict(zip(result.card.classes, result.names, strict=True))
-    parts = [part.split(": ") for part in decision.split("; ")]
-    each = [": ".join([*part[:-1], " + ".join(named.get(n, n) for n in part[-1].split(" + "))]) for part in parts]
-    return "; ".join(each)
 
 
 def model_lines(result: ScanResult) -> list[str]:
     """What the model is, and how its probabilities are calibrated and decided, in sentences."""
     card = result.card
     lines = [f"Model: digest {result.model_digest}, made by Hilum {card.version}, read by Hilum {version('hilum')}."]
-    names = result.names if card.decisions.multi_label else ("",)
+    names = card.classes if card.decisions.multi_label else ("",)
     for name, one in zip(names, card.decisions.each, strict=True):
         of = f" of {name}" if name else ""
         lines.append(f"Calibration{of} ({one.calibration.method}): {one.calibration.rule}.")
         lines.append(f"Threshold{of}: {_cut(one)}.")
     for key, members in result.prediction.sets.items():
-        of = "" if key == "classes" else f" of {dict(zip(card.classes, result.names, strict=True))[key]}"
-        held = dict(zip(card.classes, result.names, strict=True))
-        lines.append(f"Conformal set{of}: {', '.join(held.get(n, n) for n in members) or 'empty'}.")
+        of = "" if key == "classes" else f" of {key}"
+        lines.append(f"Conformal set{of}: {', '.join(members) or 'empty'}.")
     return lines
 
 
@@ -160,7 +142,8 @@ def _groups(result: ScanResult, references: References) -> list[Any]:
         manufacturer=MANUFACTURER,
     )
     region = _region(result, references)
-    named: Sequence[tuple[str, float | None]] = list(result.probabilities.items()) or [("no-result", None)]
+    probabilities = result.prediction.probabilities if result.has_result else {}
+    named: Sequence[tuple[str, float | None]] = list(probabilities.items()) or [("no-result", None)]
     groups = []
     for name, probability in named:
         values: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """What DICOM objects tell of one scan: its source, prediction, lungs and maps, and the model behind them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,9 @@ class ScanResult:
 
     Attributes:
         source: The scan with its slices and headers.
-        prediction: The prediction, by the model's own names.
+        prediction: The prediction.
         card: The model's card.
         model_digest: Digest of the model folder.
-        names: Names of the outputs in the objects, in the model's order.
         sample: What the model saw.
         lungs: 1 in the right lung, 2 in the left, on the scan's own grid.
         heat_maps: Maps; empty without a result.
@@ -48,7 +47,6 @@ class ScanResult:
     prediction: Prediction
     card: ModelCard
     model_digest: str
-    names: tuple[str, ...]
     sample: Volume
     lungs: UInt8[np.ndarray, "z y x"]
     heat_maps: tuple[HeatMap, ...] = ()
@@ -58,11 +56,6 @@ class ScanResult:
     def has_result(self) -> bool:
         """Whether the model answers for this scan."""
         return self.prediction.outcome.kind != "no-result"
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Probability by the name in the objects; empty where the model does not answer for the scan."""
-        return dict(zip(self.names, self.prediction.probabilities.values(), strict=True)) if self.has_result else {}
 
     @property
     def seen(self) -> Bool[np.ndarray, "z y x"]:
@@ -87,7 +80,6 @@ def result_of(
     predictor: Predictor,
     scan: str | Path,
     *,
-    names: Sequence[str] = (),
     maps: bool = True,
     point_mm: Any = None,
     series: str = "",
@@ -98,7 +90,6 @@ def result_of(
     Args:
         predictor: The model.
         scan: A path that ``read`` accepts.
-        names: Names of the model's outputs, in order; empty: its own.
         maps: Whether to make maps by occlusion.
         point_mm: LPS mm (x, y, z), for models of region ``point``.
         series: The series to read, if the path holds several.
@@ -109,7 +100,7 @@ def result_of(
         HilumError: If the scan cannot be read or prepared.
     """
     path = user_path(scan)
-    named = _names(predictor.card.classes, names)
+    _check_names(predictor.card.classes)
     source = read_source(path, series=series or None, reading=predictor.card.reading, headers=True)
     if source.turn is None:
         msg = "DICOM objects must return to a DICOM series, this scan is none: they refer to its slices and patient"
@@ -122,42 +113,30 @@ def result_of(
         raise
     prediction = predictor.predict_samples([sample])[0]
     lungs = read_lungs(user_path(mask), volume) if mask is not None else segment_lungs(volume)
-    is_decided = prediction.outcome.kind != "no-result"
+    has_result = prediction.outcome.kind != "no-result"
     return ScanResult(
         source=source,
         prediction=prediction,
         card=predictor.card,
         model_digest=predictor.digest,
-        names=named,
         sample=sample,
         lungs=_on_scan(lungs, volume),
-        heat_maps=_named(explain(predictor, sample), predictor.card.classes, named) if maps and is_decided else (),
+        heat_maps=explain(predictor, sample) if maps and has_result else (),
         point_mm=None if point_mm is None else tuple(float(mm) for mm in point_mm),  # type: ignore[arg-type]
     )
 
 
-def _names(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Names for the outputs: those given, or the model's own if they are more than numbers."""
-    if names:
-        require(len(names) == len(classes), "--names", f"{len(classes)} names, one for each class", len(names))
-        require(len(set(names)) == len(names), "--names", "distinct", ", ".join(names))
-    unnamed = [name for name in classes if not any(letter.isalpha() for letter in name)]
-    if unnamed and not names:
+def _check_names(classes: Sequence[str]) -> None:
+    """Raise a ConfigError if an output has no name that a report can say."""
+    for name in classes:
+        fits = len(name) <= _LONGEST_NAME and name.isprintable() and "\\" not in name
+        require(fits, "a class's name in DICOM", f"at most {_LONGEST_NAME} printable characters, no backslash", name)
+    if not all(any(letter.isalpha() for letter in name) for name in classes):
         msg = (
             f"the classes of this model must have names to stand in a report, they are called {', '.join(classes)}: "
             "give --names, one for each in this order"
         )
         raise ConfigError(msg)
-    found = tuple(names) or tuple(classes)
-    for name in found:
-        fits = len(name.strip()) > 0 and len(name) <= _LONGEST_NAME and name.isprintable() and "\\" not in name
-        require(fits, "a class's name in DICOM", f"1 to {_LONGEST_NAME} printable characters without a backslash", name)
-    return found
-
-
-def _named(heat_maps: Sequence[HeatMap], classes: Sequence[str], names: Sequence[str]) -> tuple[HeatMap, ...]:
-    named = dict(zip(classes, names, strict=True))
-    return tuple(replace(one, output=named[one.output]) for one in heat_maps)
 
 
 def _on_scan(lungs: Lungs, volume: Volume) -> UInt8[np.ndarray, "z y x"]:

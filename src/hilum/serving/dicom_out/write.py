@@ -68,10 +68,10 @@ def predict_to_dicom(
     """
     folder = user_path(out).absolute()
     check_dicom_folder(folder, user_path(scan))
-    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    predictor = (model if isinstance(model, Predictor) else Predictor(model)).named(names)
     with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be names
-        found = result_of(predictor, scan, names=names, maps=maps, point_mm=point_mm, series=series, mask=mask)
+        found = result_of(predictor, scan, maps=maps, point_mm=point_mm, series=series, mask=mask)
         made = dicom_objects(found, uids=uids)
         with whole_folder(folder, lambda _: True) as new:
             for name, one in made.items():

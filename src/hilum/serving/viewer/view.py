@@ -66,6 +66,7 @@ def view(
     out: str | Path,
     *,
     model: str | Path | None = None,
+    names: Sequence[str] = (),
     with_map: bool = True,
     config: ExplainConfig = ExplainConfig(),  # noqa: B008  # frozen
     point_mm: Any = None,
@@ -82,6 +83,7 @@ def view(
         scan: A path that ``read`` accepts, or a Volume in HU.
         out: The file; an earlier page is replaced.
         model: A model folder, or the run folder around it; None: the scan alone.
+        names: Names of the model's outputs, in order; none: its own.
         with_map: Whether a map shows what the prediction depends on; see ``explain``.
         config: How the map is made.
         point_mm: Where the crosshair starts, LPS mm (x, y, z); models of region ``point`` look there.
@@ -97,7 +99,7 @@ def view(
     inputs = [None if isinstance(scan, Volume) else user_path(scan), at]
     check_place(out, "a page")
     check_output(out, PAGE_MARK, inputs=inputs)
-    predictor = None if model is None else Predictor(model, device=device)
+    predictor = None if model is None else Predictor(model, device=device).named(names)
     source = _source(scan, series, None if predictor is None else predictor)
     volume = source.volume
     point = None if point_mm is None else _point_in(volume, point_mm)
