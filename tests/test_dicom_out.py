@@ -21,17 +21,20 @@ from hilum import predict_to_dicom
 from hilum.cli import main
 from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.model_folder import ModelCard, build, save_model
+from hilum.files import machine_id
 from hilum.measuring.abstaining import Band
 from hilum.measuring.calibration import Calibration
 from hilum.predicting import Predictor
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.preparing import segment_lungs
 from hilum.reading.reader import read
+from hilum.serving.dicom_out.page_picture import drawable
 from hilum.serving.dicom_out.parametric_map import on_planes, parametric_map
 from hilum.serving.dicom_out.references import references_of
 from hilum.serving.dicom_out.result import RESEARCH, result_of
 from hilum.serving.dicom_out.write import dicom_objects
 from hilum.settings.run import ModelConfig, Recipe
+from hilum.volume import Volume
 
 NETWORK = ModelConfig(depth=10, width=2, stem="small")
 LUNGS = Recipe(region="lungs", size=(12, 12, 12), spacing_mm=(25.0, 25.0, 25.0))
@@ -230,6 +233,9 @@ def test_the_report_read_back_by_highdicom_says_what_the_prediction_says(results
     planar = tree.get_planar_roi_measurement_groups()
     whole = tree.get_image_measurement_groups()
     assert (len(planar), len(whole)) == ((2, 0) if point is not None else (0, 2))
+    comments = [one.TextValue for one in contents(report, "Comment")]
+    assert any("Threshold 0.500: by hand." in one for one in comments)
+    assert any(one.startswith("Point given by the user") for one in comments) == (point is not None)
     for group, (name, probability) in zip(planar or whole, made.prediction.probabilities.items(), strict=True):
         assert group.finding_type.meaning == name
         (measured,) = group.get_measurements()
@@ -239,8 +245,8 @@ def test_the_report_read_back_by_highdicom_says_what_the_prediction_says(results
         assert group.tracking_uid.startswith("2.25.")
     assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
     assert "111047" not in str(report)
-    texts = [one.TextValue for one in contents(report, "Decision")]
-    assert set(texts) == {made.prediction.decision}
+    (decision,) = contents(report, "Decision")
+    assert decision.TextValue == made.prediction.decision
     assert [one.TextValue for one in contents(report, "Finding about the scan")] == [
         f"{one.code} ({one.severity}): {one.message}" for one in made.prediction.findings
     ]
@@ -320,6 +326,87 @@ def test_no_object_has_an_attribute_of_the_patient_or_study_that_the_source_did_
         assert str(one.PatientName) == "Müller^Jörg"
 
 
+def test_what_the_standard_does_not_allow_is_left_blank_and_said(tmp_path):
+    with pydicom.config.disable_value_validation():
+        scan = dicom_sources.write_source(
+            tmp_path / "scan", "plain", PatientBirthDate="unknown", PatientSex="m", StudyTime="10:11:12",
+            PatientName=["Doe^Jane", "Roe^Jane"], SliceThickness=None,
+        )  # fmt: skip
+    made = predict_to_dicom(model(tmp_path / "model"), scan, tmp_path / "out", maps=False)
+    for name in made.files:
+        one = pydicom.dcmread(tmp_path / "out" / name)
+        assert (one.PatientName, one.PatientBirthDate, one.PatientSex, one.StudyTime) == ("", "", "", "101112")
+        assert one.PatientID == "P-1"
+        assert all("Laterality" in line for line in errors_of(tmp_path / "out" / name)), name
+    comments = [one.TextValue for one in contents(pydicom.dcmread(tmp_path / "out" / "report.dcm"), "Comment")]
+    assert any("PatientName, PatientBirthDate, PatientSex" in one for one in comments)
+
+
+def test_two_files_with_one_instance_uid_are_refused_before_anything_is_computed(tmp_path, capsys):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    first, second = sorted(scan.iterdir())[:2]
+    header = pydicom.dcmread(second)
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = pydicom.dcmread(first).SOPInstanceUID
+    header.save_as(second)
+    model(tmp_path / "model")
+    run = ["predict", str(tmp_path / "model"), str(scan), "--device", "cpu", "--dicom", str(tmp_path / "out")]
+    assert main(run) == 1
+    error = capsys.readouterr().err
+    assert "two share one" in error
+    assert SERIES not in error
+    assert error.count("\n") == 1
+
+
+def test_a_stated_prevalence_and_a_given_mask_are_said(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    calibration = Calibration(prevalence=(0.8, 0.2), rule="on 50 cases")
+    decision = Decision(threshold=0.5, rule="Youden", calibration=calibration)
+    folder = model(tmp_path / "model", decision=decision).folder
+    volume = read(scan)
+    mask = Volume(voxels_hu=segment_lungs(volume).labels.astype(np.int16), affine=volume.affine)
+    mask.write(tmp_path / "mask.nii.gz")
+    rare = Predictor(folder, device="cpu", prevalence=[0.01])
+    predict_to_dicom(rare, scan, tmp_path / "out", maps=False, mask=tmp_path / "mask.nii.gz")
+    comments = [one.TextValue for one in contents(pydicom.dcmread(tmp_path / "out" / "report.dcm"), "Comment")]
+    assert any("Youden; moved from 0.5 with the prevalence" in one for one in comments)
+    assert any("cases of which 1 % have it" in one for one in comments)
+    assert any("a mask that was given" in one for one in comments)
+    segments = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm").SegmentSequence
+    assert [one.SegmentAlgorithmType for one in segments] == ["SEMIAUTOMATIC", "SEMIAUTOMATIC", "AUTOMATIC"]
+    assert "user gave" in segments[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName
+    assert errors_of(tmp_path / "out" / "segmentation.dcm") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount")
+def test_a_folder_may_be_a_file_system_of_its_own_and_what_a_killed_call_left_goes(tmp_path):
+    scan, out = dicom_sources.write_source(tmp_path / "scan", "plain"), tmp_path / "mounted"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(out)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        left = out / f".new.999999.{machine_id()}"
+        left.mkdir()
+        (left / "page.dcm").write_bytes(b"a patient's")
+        made = predict_to_dicom(model(tmp_path / "model"), scan, out, maps=False)
+        assert {one.name for one in out.iterdir()} == set(made.files)
+    finally:
+        subprocess.run(["umount", "--lazy", str(out)], capture_output=True)
+
+
+def test_a_name_that_no_font_draws_is_told_by_its_number_on_the_page():
+    assert drawable("Decision: mass", ("healthy", "mass")) == "Decision: mass"
+    assert drawable("Decision: \ue000x", ("healthy", "\ue000x")) == "Decision: class 2"
+
+
+def test_a_circle_at_the_border_lies_within_the_image(tmp_path):
+    scan = dicom_sources.write_source(tmp_path / "scan", "plain")
+    volume = read(scan)
+    point = volume.index_to_mm(np.array(volume.shape) * (0.5, 0.5, 1) - (0, 0, 1.2))
+    predict_to_dicom(model(tmp_path / "model", POINT), scan, tmp_path / "out", point_mm=point, maps=False)
+    (region, *_) = contents(pydicom.dcmread(tmp_path / "out" / "report.dcm"), "Image Region")
+    assert all(0 <= x <= volume.shape[2] for x in region.GraphicData[::2])
+
+
 def test_a_blank_patient_stays_blank(tmp_path):
     gone = ("PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "StudyTime", "StudyID",
             "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
@@ -366,6 +453,12 @@ def test_the_same_result_is_the_same_instance_and_any_other_is_another(tmp_path)
         header.SeriesInstanceUID = "1.2.3.4"
     theirs = replace(found, source=replace(found.source, headers=tuple(turned)))
     assert not set(uids(theirs).values()) & set(first.values())
+    born = [copy.deepcopy(header) for header in found.source.headers]
+    for header in born:
+        header.PatientBirthDate = "19500103"  # corrected
+    corrected = replace(found, source=replace(found.source, headers=tuple(born)))
+    assert not set(uids(corrected).values()) & set(first.values())
+    assert all(header.PatientBirthDate == "19500102" for header in found.source.headers)  # nothing is changed in them
 
 
 def test_no_result_has_no_probability_no_map_and_says_that_it_is_not_negative(tmp_path):

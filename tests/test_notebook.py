@@ -78,6 +78,7 @@ def test_a_prediction_without_a_result_says_that_it_is_not_negative(tmp_path):
     assert prediction.decision == "no-result"
     assert "not a negative result" in prediction._repr_html_()
     assert "upper border" in prediction._repr_html_()
+    assert "width: 16em" not in prediction._repr_html_()  # no bar that could be taken for a low probability
 
 
 @pytest.mark.parametrize("empty", [True, False])

@@ -225,10 +225,18 @@ def test_what_a_model_says_stands_on_the_page_with_threshold_calibration_and_map
     assert "P(&lt;ill&gt;)" in text
     assert "<ill>" not in text
     assert "threshold 0.500" in text
-    assert "Calibration: as the model was trained." in text
+    assert "Calibration (none): as the model was trained." in text
     assert found.heat_maps[0].meaning.replace("'", "&#39;") in text
     assert len(images_in(text)) == 1 + 3 + 1 + 1  # lungs and their fields, box, map
     assert "Not a medical device" in text
+
+
+def test_the_volumes_of_the_lungs_are_those_of_hilum_lungs(tmp_path):
+    chest = dicom_sources.chest()
+    lungs = hilum.segment_lungs(chest)
+    hilum.view(chest, tmp_path / "page.html")
+    expected_words = f"right {lungs.right_ml / 1000:.2f} litres, left {lungs.left_ml / 1000:.2f} litres"
+    assert expected_words in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_no_result_is_said_to_be_no_negative_result(tmp_path):
@@ -238,6 +246,9 @@ def test_no_result_is_said_to_be_no_negative_result(tmp_path):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "This is not a negative result" in text
     assert "upper border" in text
+    assert "P(" not in text.split('<script type="application/json"')[0]  # no probability, no map
+    assert len(images_in(text)) == 1 + 3 + 1
+    assert "Peak of the map" not in text
 
 
 @pytest.mark.parametrize(

@@ -185,37 +185,55 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+_NEW_FOLDER = re.compile(r"\.new\.(\d+)\.([0-9a-f]{4})")
 _CGROUP = Path("/sys/fs/cgroup")
 _sharers = 1
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path, is_stale: Callable[[Path], bool]) -> Iterator[Path]:
-    """A temporary folder, whose files move to a folder once the block succeeds: the JSON last, which tells of the rest.
+def whole_folder(folder: Path, is_stale: Callable[[Path], bool], *, last: str = ".json") -> Iterator[Path]:
+    """A temporary folder in a folder, to which its files move once the block succeeds.
+
+    What a killed writer left is removed first. It lies within the folder, which may be a file system of its own.
 
     Args:
         folder: The folder; made if it does not exist.
         is_stale: Which of its files are removed where no new file has their name.
+        last: End of the name of the file that tells of the rest, and moves last.
 
     Raises:
         ConfigError: If the files cannot be written; no temporary folder remains.
     """
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)  # left by a killed run
+    is_new = not folder.exists()
+    new = folder / f".new.{os.getpid()}.{machine_id()}"
     try:
-        new.mkdir(parents=True)
-        yield new
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [file for file in folder.iterdir() if is_stale(file)]:
-            if not (new / old.name).exists():
-                old.unlink()
-        for file in sorted(new.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+        for old in [file for file in folder.iterdir() if is_unfinished(file)]:
+            shutil.rmtree(old, ignore_errors=True)
+        new.mkdir()
+        yield new
+        files = sorted(new.iterdir(), key=lambda file: (file.name.endswith(last), file.name))
+        stale = [file for file in folder.iterdir() if file != new and is_stale(file) and not (new / file.name).exists()]
+        for file in files[:-1]:
+            file.replace(folder / file.name)
+        for old in stale:
+            old.unlink()
+        for file in files[-1:]:
             file.replace(folder / file.name)
     except OSError as exc:
         msg = f"the folder {folder} cannot be written: {exc.strerror or exc}"
         raise ConfigError(msg) from exc
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # unless it holds the files
+                folder.rmdir()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is what a killed writer of ``whole_folder`` left."""
+    match = _NEW_FOLDER.fullmatch(path.name)
+    return match is not None and match[2] == machine_id() and not is_alive(int(match[1]))
 
 
 def cores() -> int:

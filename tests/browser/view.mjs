@@ -54,6 +54,7 @@ for (const key of ["2", "3", "1"]) {
   seen.buttons[key] = await page.evaluate(() => document.querySelector("[data-window][aria-pressed=true]").textContent);
   await shot(`window ${key}`);
 }
+await page.locator("#planes").focus();
 for (const key of ["PageUp", "ArrowLeft", "Shift+ArrowDown"]) {
   await page.keyboard.press(key);
   await drawn();

@@ -94,6 +94,7 @@ class Predict:
 
     def _predict(self) -> int:
         from hilum.cohorts.spreadsheet import SUFFIXES
+        from hilum.deciding.decision_words import shown_probability
         from hilum.predicting import Predictor, predict_table
 
         predictor = Predictor(self.model, device=self.device, precision=self.precision, prevalence=self.prevalence)
@@ -110,7 +111,7 @@ class Predict:
             print(json.dumps(prediction.as_dict() | dicom, indent=2))
             return 0
         for name, probability in prediction.probabilities.items():
-            print(f"P({name}) = {_shown(probability)}")
+            print(f"P({name}) = {shown_probability(probability)}")
         decisions = predictor.card.decisions
         for name, members in prediction.sets.items():
             of = "" if name == "classes" else f" of {name}"
@@ -139,11 +140,13 @@ class Predict:
 
 def _cut(name: str, decision: "Decision", *, many: bool) -> str:
     """The threshold that decides an output, or the two of a band."""
+    from hilum.deciding.decision_words import shown_probability
+
     whose = f"{name} " if many else ""
     band, at = decision.band, decision.threshold
     if band is not None and band.low <= band.high:
-        return f"{whose}{_shown(band.low)} to {_shown(band.high)}"
-    return whose + ("" if at is None else _shown(at))
+        return f"{whose}{shown_probability(band.low)} to {shown_probability(band.high)}"
+    return whose + ("" if at is None else shown_probability(at))
 
 
 def _line(summary: dict[str, Any]) -> str:
@@ -152,8 +155,3 @@ def _line(summary: dict[str, Any]) -> str:
     counts = summary["decisions"]
     line += "".join(f", {counts[kind]} {kind}" for kind in ("no-result", "undecided") if kind in counts)
     return line + (f", {refused} refused, listed in {summary['refused']}" if refused else "")
-
-
-def _shown(probability: float) -> str:
-    """A probability with three decimals, below 0.01 with three digits."""
-    return f"{probability:.3f}" if probability >= 0.01 or probability == 0 else f"{probability:.3g}"

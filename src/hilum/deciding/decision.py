@@ -96,6 +96,7 @@ class Decision:
             self,
             calibration=moved,
             threshold=at,
+            rule=f"{self.rule}; moved from {self.threshold:.3g} with the prevalence".removeprefix("; "),
             operating_points=points,
             band=band,
             sets=sets,

@@ -52,7 +52,7 @@ class Prediction:
             probability. Empty for one network.
         findings: Findings of reading, preparing and the gate.
         geometry: Box of the model's input, in LPS mm, and its grid.
-        sample: What the model saw, for pictures; None in tables of many scans.
+        sample: What the model saw, for pictures, kept by ``Predictor.predict`` alone.
     """
 
     probabilities: dict[str, float]
@@ -75,7 +75,7 @@ class Prediction:
             facts=facts,
             planes=() if self.sample is None else self.sample.pictures(),
             caption=f"what the model saw: {PLANES_CAPTION}",
-            probabilities=self.probabilities,
+            probabilities={} if self.outcome.kind == NO_RESULT else self.probabilities,
             thresholds=self.thresholds,
             findings=self.findings,
         )

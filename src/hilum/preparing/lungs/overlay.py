@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from hilum.pages import grey, outline
+from hilum.pages import LUNG_RGB, grey, outline
 from hilum.preparing.lungs.segment import Lungs, locate_lungs
 from hilum.reading.doctor import Inspection
 from hilum.volume import Volume
 
-RIGHT_RGB, LEFT_RGB, FIELD_RGB = (213, 94, 0), (0, 114, 178), (240, 228, 66)
+RIGHT_RGB, LEFT_RGB, FIELD_RGB = LUNG_RGB, (0, 114, 178), (240, 228, 66)
 """Okabe and Ito's vermilion, blue and yellow."""
 
 _TINT = 0.35

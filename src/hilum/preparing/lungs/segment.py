@@ -56,7 +56,7 @@ class Lungs:
         verdict: ``good``, ``doubtful`` if there are findings, or ``no-lungs``.
         figures: Measurements on cubic voxels of 3 mm, on which the verdict is based.
         findings: Findings against the mask: codes ``no-lungs`` and ``lungs-...``.
-        scan: The scan, for pictures.
+        scan: The scan, for pictures; kept in memory as long as the lungs are.
     """
 
     labels: _Labels

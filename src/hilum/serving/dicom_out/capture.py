@@ -27,5 +27,6 @@ def capture(result: ScanResult, references: References) -> Dataset:
         patient_orientation=("L", "F"),
         **about,
     )
+    made["PatientOrientation"].value = None  # it is a page, and highdicom wants one
     made.BurnedInAnnotation = "NO"
     return made

@@ -24,8 +24,14 @@ _SERIES_NUMBERS = {"report": 9001, "segmentation": 9002, "map": 9003, "page": 90
 _TO_COME = "2.25.0"
 """UIDs of an object that is not complete."""
 
-_TIMES = frozenset(["DA", "TM", "DT"])
-_OWN = frozenset(["SOPInstanceUID", "SeriesInstanceUID", "DimensionOrganizationUID"])
+_NOT_CONTENT = frozenset(
+    [
+        "SOPInstanceUID", "SeriesInstanceUID", "DimensionOrganizationUID", "InstanceCreationDate",
+        "InstanceCreationTime", "ContentDate", "ContentTime", "SeriesDate", "SeriesTime", "ContributionDateTime",
+        "DateOfSecondaryCapture", "TimeOfSecondaryCapture",
+    ]
+)  # fmt: skip
+"""The object's own UIDs, and the times at which it was made."""
 
 
 def source_digest(source: ScanSource) -> str:
@@ -96,11 +102,11 @@ def tracking_uid(result: ScanResult, what: str) -> str:
 
 
 def _content(made: Dataset) -> str:
-    """Digest of all elements but times and the object's own UIDs."""
+    """Digest of all elements but the object's own UIDs and the times at which it was made."""
     digest = hashlib.sha256()
     for item in _items(made):
         for element in item:
-            if element.VR in _TIMES or element.keyword in _OWN or element.VR == "SQ":
+            if element.keyword in _NOT_CONTENT or element.VR == "SQ":
                 digest.update(f"{element.tag}".encode())
             else:
                 value = element.value

@@ -1,14 +1,19 @@
 """Draws the page: decision, probabilities, three planes with lungs and the model's box, the map, and what it means."""
 
+import contextlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from matplotlib import rc_context
+from matplotlib.font_manager import findfont, get_font
 
 from hilum.drawing import BLUE, INK, ORANGE, PALE, Panels, empty_panels
-from hilum.pages import WINDOW_HU, grey, outline
+from hilum.pages import with_outlines
 from hilum.predicting.explain.planes import planes_of
 from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB
 from hilum.preparing.resample import sample, sample_mask
@@ -20,31 +25,60 @@ _INCHES, _DPI = 10.24, 100
 _LETTERS = 135
 """Characters of a line at the foot of the page."""
 
+_MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+"""Fonts with Chinese and Japanese letters, where one is installed; no font comes with Hilum."""
+
 _MOST_MAPS, _MOST_FINDINGS = 2, 8
 """More would make the page taller than a screen; all stand in the report."""
 
 _PIXELS = 300
 """Along the longest edge of the scan."""
 
-_VIEWS = ("axial: right - left", "coronal: right - left", "sagittal: front - back")
+_VIEWS = (("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))
+"""Name, and letters of the sides, left and right in the picture."""
 
 
 def page_picture(result: ScanResult) -> UInt8[np.ndarray, "y x rgb"]:
     """The page, 1024 pixels wide."""
     strips = [_head(result), _planes(result)]
     for one in result.heat_maps[:_MOST_MAPS]:
+        one = replace(one, output=drawable(one.output, result.card.classes))
         title = f"What speaks for {one.output} ({one.method})"
         panels = planes_of(one, result.source.volume, title=title, foot=one.meaning)
         panels.picture.set_size_inches(_INCHES, 4.3)
         strips.append(panels)
     strips.append(_foot(result))
-    return np.vstack([_pixels(strip) for strip in strips])
+    with rc_context({"font.family": list(_fonts())}):
+        return np.vstack([_pixels(strip) for strip in strips])
 
 
 def _pixels(panels: Panels) -> UInt8[np.ndarray, "y x rgb"]:
     panels.picture.set_dpi(_DPI)
     panels.picture.canvas.draw()
     return np.array(panels.picture.canvas.buffer_rgba())[..., :3]
+
+
+@cache
+def _fonts() -> dict[str, frozenset[int]]:
+    """The usual font and those of ``_MORE_FONTS`` that are installed, each with the characters that it draws."""
+    found = {}
+    for name in ("DejaVu Sans", *_MORE_FONTS):
+        with contextlib.suppress(ValueError):  # not installed
+            found[name] = frozenset(get_font(findfont(name, fallback_to_default=False)).get_charmap())
+    return found
+
+
+def drawable(text: str, names: Sequence[str]) -> str:
+    """A text in which each name that no installed font can draw is ``class 1``, ``class 2`` and so on.
+
+    Args:
+        text: The text.
+        names: Names of the model's outputs, in order.
+    """
+    for number, name in sorted(enumerate(names, start=1), key=lambda one: -len(one[1])):
+        if not {ord(letter) for letter in name} <= frozenset().union(*_fonts().values()):
+            text = text.replace(name, f"class {number}")
+    return text
 
 
 def _head(result: ScanResult) -> Panels:
@@ -55,16 +89,17 @@ def _head(result: ScanResult) -> Panels:
     axes = panels.axes[0]
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    axes.set_ylim(len(named) + 3.2, 0)
     axes.axhspan(0, 1, color=ORANGE)
     axes.text(0.5, 0.5, RESEARCH, ha="center", va="center", color="white", fontsize=14, fontweight="bold")
-    words = "\n".join(textwrap.wrap(f"Decision: {decision_text(result)}", 100)[:3])
+    classes = result.card.classes
+    words = "\n".join(textwrap.wrap(drawable(f"Decision: {decision_text(result)}", classes), 100)[:3])
     axes.text(0, 2.2, words, ha="left", va="center", fontsize=12, color=INK, parse_math=False)
     thresholds = result.prediction.thresholds
     for row, (name, probability) in enumerate(named.items()):
         y = row + 3.6
         left, width = 0.3, 0.5
-        short = name if len(name) <= 34 else f"{name[:33]}..."
+        shown = drawable(name, classes)
+        short = shown if len(shown) <= 34 else f"{shown[:33]}..."
         axes.text(0.28, y, short, ha="right", va="center", fontsize=10, color=INK, parse_math=False)
         axes.barh(y, width, left=left, height=0.5, color=PALE)
         axes.barh(y, width * probability, left=left, height=0.5, color=BLUE)
@@ -86,14 +121,20 @@ def _planes(result: ScanResult) -> Panels:
     elif result.heat_maps and result.heat_maps[0].peak_mm is not None:
         centre = np.asarray(result.heat_maps[0].peak_mm)
     seen = result.seen
-    for axes, (axis, affine, shape), title in zip(panels.axes, planes_through(result, centre), _VIEWS, strict=True):
+    for axes, (axis, affine, shape), (title, sides) in zip(
+        panels.axes, planes_through(result, centre), _VIEWS, strict=True
+    ):
         hu = sample(result.source.volume, affine, shape).squeeze(axis)
-        picture = np.repeat(grey(hu, WINDOW_HU)[..., np.newaxis], 3, axis=2)
-        for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (seen, FIELD_RGB)):
-            picture[outline(_on(mask, result, affine, shape).squeeze(axis))] = colour
+        masks = [
+            (_on(mask, result, affine, shape).squeeze(axis), colour)
+            for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (seen, FIELD_RGB))
+        ]
+        picture = with_outlines(hu, masks)
         axes.imshow(picture if axis == 0 else picture[::-1], interpolation="nearest")
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_axis_off()
+        for x, side, where in zip((0.02, 0.98), sides, ("left", "right"), strict=True):
+            axes.text(x, 0.5, side, transform=axes.transAxes, ha=where, color="white", fontsize=9, fontweight="bold")
     foot = "vermilion: right lung; blue: left lung; yellow: the box that the model saw"
     panels.picture.supxlabel(foot, fontsize=9, color=INK)
     return panels
@@ -128,7 +169,7 @@ def _foot(result: ScanResult) -> Panels:
     lines = [f"{one.code} ({one.severity}): {one.message}" for one in findings[:_MOST_FINDINGS]]
     if len(findings) > _MOST_FINDINGS:
         lines.append(f"and {len(findings) - _MOST_FINDINGS} more findings, in the report")
-    lines += model_lines(result)
+    lines += [drawable(line, result.card.classes) for line in model_lines(result)]
     lines.append(f"Made by Hilum {version('hilum')}. Preliminary and not verified by a person. {RESEARCH}")
     wrapped = [part for line in lines for part in textwrap.wrap(line, _LETTERS)]
     panels = empty_panels(inches=(_INCHES, 0.3 + 0.17 * len(wrapped)))

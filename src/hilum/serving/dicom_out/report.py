@@ -11,7 +11,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from hilum.deciding.decision import Decision
+from hilum.deciding.decision_words import decision_notes
 from hilum.serving.dicom_out.identity import CODING_SCHEME, MANUFACTURER, PRODUCT, derived_uid, equipment, tracking_uid
 from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.result import RESEARCH, ScanResult
@@ -53,6 +53,12 @@ def structured_report(result: ScanResult, references: References, others: Sequen
     root.append(_text(NOTICE, f"{RESEARCH}. Preliminary and not verified by a person."))
     root.append(_text(DECISION, decision_text(result)))
     root.extend(_text(codes.DCM.Comment, line) for line in model_lines(result))
+    if references.blanked:
+        listed = ", ".join(references.blanked)
+        root.append(_text(codes.DCM.Comment, f"Left blank, for the source holds what DICOM does not allow: {listed}."))
+    if result.point_mm is not None:
+        x, y, z = result.point_mm
+        root.append(_text(codes.DCM.Comment, f"Point given by the user: {x:.2f} {y:.2f} {z:.2f} (LPS mm)."))
     root.extend(
         _text(SCAN_FINDING, f"{one.code} ({one.severity}): {one.message}") for one in result.prediction.findings
     )
@@ -95,25 +101,15 @@ def model_lines(result: ScanResult) -> list[str]:
     """What the model is, and how its probabilities are calibrated and decided, in sentences."""
     card = result.card
     lines = [f"Model: digest {result.model_digest}, made by Hilum {card.version}, read by Hilum {version('hilum')}."]
-    names = card.classes if card.decisions.multi_label else ("",)
-    for name, one in zip(names, card.decisions.each, strict=True):
-        of = f" of {name}" if name else ""
-        lines.append(f"Calibration{of} ({one.calibration.method}): {one.calibration.rule}.")
-        lines.append(f"Threshold{of}: {_cut(one)}.")
+    for number in range(len(card.decisions.each)):
+        whose = f"{card.classes[number]}: " if card.decisions.multi_label else ""
+        lines += [whose + note for note in decision_notes(card.decisions, number)]
+    if result.has_given_lungs:
+        lines.append("The lungs are those of a mask that was given.")
     for key, members in result.prediction.sets.items():
         of = "" if key == "classes" else f" of {key}"
         lines.append(f"Conformal set{of}: {', '.join(members) or 'empty'}.")
     return lines
-
-
-def _cut(decision: Decision) -> str:
-    if decision.threshold is None:
-        return "none, the most probable class is decided"
-    band = decision.band
-    cut = f"{decision.threshold:.6g}"
-    if band is not None and band.low <= band.high:
-        cut += f", undecided from {band.low:.6g} to {band.high:.6g}"
-    return f"{cut}, chosen by: {decision.rule or 'unknown'}"
 
 
 def _text(name: Any, value: str) -> sr.TextContentItem:
@@ -157,7 +153,8 @@ def _groups(result: ScanResult, references: References) -> list[Any]:
             group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **values)
         else:
             group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(references), **values)
-        group[0].ContentSequence.append(_text(DECISION, decision_text(result)))
+        if probability is None:
+            group[0].ContentSequence.append(_text(DECISION, decision_text(result)))
         groups.append(group)
     return groups
 
@@ -167,8 +164,11 @@ def _source_images(references: References) -> list[sr.SourceImageForMeasurementG
 
 
 def _region(result: ScanResult, references: References) -> sr.ImageRegion | None:
-    """A circle around the given point on the measured slice nearest to it; None if no point was given."""
-    if result.point_mm is None:
+    """A circle around the given point on the measured slice nearest to it.
+
+    None if no point was given, or frames of a file cannot be referred to.
+    """
+    if result.point_mm is None or (references.are_frames and not references.are_numbered):
         return None
     down, across = references.planes[:3, 1], references.planes[:3, 2]
     spacing = np.linalg.norm(down), np.linalg.norm(across)
@@ -180,7 +180,8 @@ def _region(result: ScanResult, references: References) -> sr.ImageRegion | None
     file, frame = references.of_slices[nearest]
     frames = [frame] if references.are_numbered else None
     image = sr.SourceImageForRegion.from_source_image(references.files[file], frames)
-    edge = centre + np.array([MARK_MM / spacing[1], 0.0])
+    inward = -1 if centre[0] > references.files[file].Columns / 2 else 1  # the whole of a circle need not lie within
+    edge = centre + np.array([inward * MARK_MM / spacing[1], 0.0])
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.CIRCLE, graphic_data=np.array([centre, edge]), source_image=image
     )

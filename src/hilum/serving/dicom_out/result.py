@@ -19,6 +19,7 @@ from hilum.preparing.lungs.segment import Lungs, segment_lungs
 from hilum.preparing.resample import sample_mask
 from hilum.reading.reader import read_source
 from hilum.reading.source import ScanSource
+from hilum.serving.dicom_out.references import check_headers
 from hilum.volume import Triple, Volume
 
 RESEARCH = "RESEARCH - NOT FOR CLINICAL USE"
@@ -41,6 +42,7 @@ class ScanResult:
         lungs: 1 in the right lung, 2 in the left, on the scan's own grid.
         heat_maps: Maps; empty without a result.
         point_mm: The point that the user gave, LPS (x, y, z).
+        has_given_lungs: Whether the lungs come from a mask that the user gave.
     """
 
     source: ScanSource
@@ -51,6 +53,7 @@ class ScanResult:
     lungs: UInt8[np.ndarray, "z y x"]
     heat_maps: tuple[HeatMap, ...] = ()
     point_mm: Triple | None = None
+    has_given_lungs: bool = False
 
     @property
     def has_result(self) -> bool:
@@ -97,6 +100,7 @@ def result_of(
 
     Raises:
         ConfigError: If the outputs have no names, or the scan is not DICOM.
+        ReadError: If objects cannot refer to its headers.
         HilumError: If the scan cannot be read or prepared.
     """
     path = user_path(scan)
@@ -105,6 +109,7 @@ def result_of(
     if source.turn is None:
         msg = "DICOM objects must return to a DICOM series, this scan is none: they refer to its slices and patient"
         raise ConfigError(msg, path=path)
+    check_headers(source)
     volume = source.volume
     try:
         sample = predictor.prepare(volume, point_mm=point_mm, mask=mask if predictor.card.recipe.needs_lungs else None)
@@ -122,6 +127,7 @@ def result_of(
         sample=sample,
         lungs=_on_scan(lungs, volume),
         heat_maps=explain(predictor, sample) if maps and has_result else (),
+        has_given_lungs=mask is not None,
         point_mm=None if point_mm is None else tuple(float(mm) for mm in point_mm),  # type: ignore[arg-type]
     )
 

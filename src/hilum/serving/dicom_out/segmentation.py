@@ -26,6 +26,7 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
     Empty frames are kept: viewers shift segments without them.
     """
     lungs = result.source.on_slices(result.lungs)
+    given = result.has_given_lungs
     parts = [
         ("Right lung", codes.SCT.AnatomicalStructure, _RIGHT, codes.DCM.MorphologicalOperations, lungs == 1),
         ("Left lung", codes.SCT.AnatomicalStructure, _LEFT, codes.DCM.MorphologicalOperations, lungs == 2),
@@ -44,8 +45,8 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
             segment_label=label,
             segmented_property_category=category,
             segmented_property_type=kind,
-            algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=_algorithm(family),
+            algorithm_type="SEMIAUTOMATIC" if given and kind != _SEEN else "AUTOMATIC",
+            algorithm_identification=_algorithm(family, is_given=given and kind != _SEEN),
             tracking_uid=tracking_uid(result, label),
             tracking_id=f"Hilum: {label}",
         )
@@ -63,7 +64,7 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
     )
 
 
-def _algorithm(family: Any) -> hd.AlgorithmIdentificationSequence:
-    return hd.AlgorithmIdentificationSequence(
-        name=MANUFACTURER, family=family, version=version("hilum"), source=MANUFACTURER
-    )
+def _algorithm(family: Any, *, is_given: bool) -> hd.AlgorithmIdentificationSequence:
+    """What made a segment; of a mask that was given Hilum knows no maker, and tells the sides apart alone."""
+    name = "Mask that the user gave; sides by Hilum" if is_given else MANUFACTURER
+    return hd.AlgorithmIdentificationSequence(name=name, family=family, version=version("hilum"), source=MANUFACTURER)

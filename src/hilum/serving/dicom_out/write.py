@@ -1,7 +1,9 @@
-"""Writes the DICOM objects of a result to a folder, all or none."""
+"""Writes the DICOM objects of a result to a folder: none of them unless all could be made, the report last."""
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from hilum.errors import ConfigError, HilumError, ReadError
-from hilum.files import check_place, user_path, whole_folder
+from hilum.files import check_place, is_unfinished, user_path, whole_folder
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.serving.dicom_out.capture import capture
 from hilum.serving.dicom_out.identity import MANUFACTURER, Uids, derived_uid, source_digest, with_uids
@@ -69,15 +71,30 @@ def predict_to_dicom(
     folder = user_path(out).absolute()
     check_dicom_folder(folder, user_path(scan))
     predictor = (model if isinstance(model, Predictor) else Predictor(model)).named(names)
-    with warnings.catch_warnings(), disable_value_validation():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be names
+    with _quiet(), disable_value_validation():
         found = result_of(predictor, scan, maps=maps, point_mm=point_mm, series=series, mask=mask)
         made = dicom_objects(found, uids=uids)
-        with whole_folder(folder, lambda _: True) as new:
+        with whole_folder(folder, lambda _: True, last="report.dcm") as new:
             for name, one in made.items():
                 one.save_as(new / name, enforce_file_format=True)
     files = {name: str(one.SOPInstanceUID) for name, one in made.items()}
     return DicomResult(prediction=found.prediction, files=files)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A context in which pydicom and highdicom say nothing: they quote values, which may be names or UIDs."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def dicom_objects(result: ScanResult, *, uids: Uids = "derived") -> dict[str, Dataset]:
@@ -120,7 +137,8 @@ def check_dicom_folder(out: Path, scan: Path) -> None:
     if scan.is_dir() and out.resolve().is_relative_to(scan.resolve()):
         msg = f"--dicom must be a folder outside the scan, which would be read with it, {out} lies in {scan}"
         raise ConfigError(msg)
-    others = sorted(file.name for file in out.iterdir() if not _is_own(file)) if out.is_dir() else []
+    listed = sorted(out.iterdir()) if out.is_dir() else []
+    others = [file.name for file in listed if not _is_own(file) and not is_unfinished(file)]
     if others or (out.exists() and not out.is_dir()):
         found = f"holds {others[0]}" if others else "is a file"
         msg = f"--dicom must be a folder that is new, empty or of earlier objects, {out} {found}"

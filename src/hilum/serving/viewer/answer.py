@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from hilum.cohorts.cells import NO_RESULT, UNDECIDED
-from hilum.deciding.decision import Decision, Decisions
+from hilum.deciding.decision import Decisions
+from hilum.deciding.decision_words import decision_notes
 from hilum.deciding.model_folder import ModelCard
 from hilum.predicting.predictor import Prediction
 
@@ -39,7 +40,7 @@ class Answer:
         decision: As ``hilum predict`` prints it.
         kind: ``decided``, ``no-result`` or ``undecided``.
         meaning: What that means, in sentences.
-        scales: A scale for the second of two classes, each of more classes, or each label.
+        scales: A scale for the second of two classes, each of more classes, or each label; none without a result.
         others: Name and probability of the first of two classes; else empty.
         version: Version of Hilum that made the model.
     """
@@ -56,13 +57,14 @@ def answer_of(prediction: Prediction, card: ModelCard) -> Answer:
     """What a model says of a scan."""
     decisions, p = card.decisions, prediction.probabilities
     pairs = len(card.classes) == 2 and not decisions.multi_label
-    shown = card.classes[1:] if pairs else card.classes
+    has_result = prediction.outcome.kind != NO_RESULT
+    shown = (card.classes[1:] if pairs else card.classes) if has_result else ()
     return Answer(
         decision=prediction.decision,
         kind=prediction.outcome.kind,
         meaning=_meaning(prediction),
         scales=tuple(_scale(name, k, prediction, decisions) for k, name in enumerate(shown)),
-        others=((card.classes[0], p[card.classes[0]]),) if pairs else (),
+        others=((card.classes[0], p[card.classes[0]]),) if pairs and has_result else (),
         version=card.version,
     )
 
@@ -72,7 +74,7 @@ def _meaning(prediction: Prediction) -> str:
     if kind == NO_RESULT:
         return (
             f"The model has no result for this scan, because {reason}. This is not a negative result: it says "
-            "nothing about disease. The probabilities below are shown for completeness, and decide nothing."
+            "nothing about disease. No probability and no map is shown, for they would mean nothing."
         )
     if kind == UNDECIDED:
         return (
@@ -97,33 +99,5 @@ def _scale(name: str, k: int, prediction: Prediction, decisions: Decisions) -> S
         threshold=threshold if has_cut and one.sets is None else None,
         band=band,
         members=prediction.sets.get(name if many else "classes"),
-        notes=tuple(_notes(one, decisions, has_cut=has_cut)),
+        notes=tuple(decision_notes(decisions, k if many else 0)),
     )
-
-
-def _notes(one: Decision, decisions: Decisions, *, has_cut: bool) -> list[str]:
-    """Sentences about how the probability is calibrated, and what it decides."""
-    notes = []
-    if one.sets is None and has_cut and one.threshold is not None:
-        notes.append(f"Threshold {shown_p(one.threshold)}: {one.rule or 'its rule is unknown'}.")
-    elif one.sets is None and has_cut:
-        notes.append("No threshold was chosen: 0.5 decides.")
-    elif one.sets is None:
-        notes.append("The most probable class is decided.")
-    if one.abstains:
-        notes.append(f"Abstaining: {one.abstains}.")
-    notes.append(f"Calibration: {one.calibration.rule}.")
-    shares = one.calibration.prevalence
-    if shares and (decisions.multi_label or len(shares) == 2):
-        notes.append(f"The probability is meant for cases of which {shares[-1]:.0%} have it; elsewhere it is off.")
-    elif shares:
-        names = ", ".join(f"{share:.0%} {name}" for share, name in zip(shares, decisions.classes, strict=True))
-        notes.append(f"The probabilities are meant for cases of which {names}; elsewhere they are off.")
-    else:
-        notes.append("The share of cases for which the probability is meant is unknown.")
-    return notes
-
-
-def shown_p(p: float) -> str:
-    """A probability with three decimals, below 0.01 with three digits."""
-    return f"{p:.3f}" if p >= 0.01 or p == 0 else f"{p:.3g}"

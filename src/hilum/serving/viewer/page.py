@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from hilum.deciding.decision_words import shown_probability
 from hilum.findings import Finding
 from hilum.pages import html_page
-from hilum.serving.viewer.answer import Answer, shown_p
+from hilum.serving.viewer.answer import Answer
 from hilum.serving.viewer.embedded import EmbeddedScan
 from hilum.serving.viewer.layers import Layer
 from hilum.volume import Triple
@@ -83,7 +84,7 @@ def viewer_page(scan: EmbeddedScan, layers: Sequence[Layer], content: PageConten
         ],
         lungs=content.lungs,
         answer=answer,
-        shown_p=shown_p,
+        shown_p=shown_probability,
     )
 
 

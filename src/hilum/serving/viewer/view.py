@@ -10,13 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from hilum.arrays import three
+from hilum.cohorts.cells import NO_RESULT
 from hilum.errors import GeometryError, PrepareError, ReadError
 from hilum.files import check_output, check_place, user_path, write_whole
 from hilum.findings import Finding
 from hilum.predicting.explain import ExplainConfig, HeatMap, explain
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing.lungs.masks import read_lungs
-from hilum.preparing.lungs.segment import Lungs, locate_lungs, refine_lungs
+from hilum.preparing.lungs.segment import Lungs, segment_lungs
 from hilum.preparing.lungs.sides import LEFT, RIGHT
 from hilum.reading.reader import read_source
 from hilum.reading.source import ScanSource
@@ -103,7 +104,7 @@ def view(
     source = _source(scan, series, None if predictor is None else predictor)
     volume = source.volume
     point = None if point_mm is None else _point_in(volume, point_mm)
-    lungs = read_lungs(at, volume) if at is not None else locate_lungs(volume)
+    lungs = read_lungs(at, volume) if at is not None else segment_lungs(volume)
     asked = None
     if predictor is not None:
         try:
@@ -112,8 +113,7 @@ def view(
             exc.path = exc.path or inputs[0]
             raise
     content = _content(source, lungs, asked, point)
-    fine = lungs if at is not None else refine_lungs(volume, lungs)
-    page, embedded = _fitted(volume, fine, asked, content)
+    page, embedded = _fitted(volume, lungs, asked, content)
     write_whole(out, page, mark=PAGE_MARK)
     return Viewed(
         num_bytes=len(page),
@@ -150,14 +150,14 @@ def _ask(
     *,
     show_progress: bool,
 ) -> _Asked:
-    """The prediction of a model, and its maps unless no method is given."""
+    """The prediction of a model, and its maps unless no method is given or the model has no result."""
     recipe = predictor.card.recipe
     sample = predictor.prepare(
         volume, point_mm=point if recipe.region == "point" else None, mask=mask if recipe.needs_lungs else None
     )
     prediction = predictor.predict_samples([sample])[0]
     heat_maps: tuple[HeatMap, ...] = ()
-    if config is not None:
+    if config is not None and prediction.outcome.kind != NO_RESULT:
         with _bar(show_progress) as progress:
             heat_maps = explain(predictor, sample, config=config, progress=progress)
     return _Asked(sample=sample, prediction=prediction, heat_maps=heat_maps, predictor=predictor)

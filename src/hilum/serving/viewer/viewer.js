@@ -15,10 +15,10 @@ const nv = new niivue.Niivue({
   multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID,
   multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
   multiplanarPadPixels: 4,
-  crosshairWidth: 0.8,
+  crosshairWidth: 0.5,
   crosshairWidthUnit: "mm",
   crosshairGap: 8,
-  crosshairColor: [0.95, 0.95, 0.3, 0.9],
+  crosshairColor: [1, 1, 1, 0.55],
   dragMode: niivue.DRAG_MODE.pan,
   dragAndDropEnabled: false,
   clipPlaneHotKey: "",
@@ -160,8 +160,7 @@ function move(event, key) {
 
 function onKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || document.getElementById("help").open) return;
-  const isSlider = event.target.matches?.("input[type=range]");
-  let done = !isSlider && move(event, event.key);
+  let done = event.target === nv.canvas && move(event, event.key); // elsewhere they scroll the page
   if (["1", "2", "3"].includes(event.key)) { setWindow(Number(event.key) - 1); done = true; }
   if (event.key === "o") { document.getElementById("overlays").click(); done = true; }
   if (event.key === "v") { const names = Object.keys(LAYOUTS); setLayout(names[(names.indexOf(state.layout) + 1) % names.length]); done = true; }
@@ -171,6 +170,7 @@ function onKey(event) {
 }
 
 async function begin() {
+  document.getElementById("keys").addEventListener("click", () => document.getElementById("help").showModal());
   nv.onLocationChange = readOut;
   await nv.attachToCanvas(document.getElementById("planes"));
   await load();
@@ -185,8 +185,8 @@ async function begin() {
   all("[data-layer]").forEach((box) => box.addEventListener("change", setOverlays));
   all("[data-opacity]").forEach((slider) => slider.addEventListener("input", setOverlays));
   document.getElementById("overlays").addEventListener("click", () => { state.overlays = !state.overlays; setOverlays(); });
-  document.getElementById("keys").addEventListener("click", () => document.getElementById("help").showModal());
   document.addEventListener("keydown", onKey, true);
+  nv.canvas.focus({ preventScroll: true });
   document.body.dataset.ready = "true";
 }
 
