@@ -33,22 +33,15 @@ def placed(
     patient = hd.CoordinateSystemNames.PATIENT
     positions = [np.array(source.slices[n].position_mm) + first[0] * down + first[1] * across for n in chosen]
     files = [references.files[references.of_slices[n][0]] for n in chosen]
-    step = float(np.linalg.norm(references.planes[:3, 0]))
-    thickness = source.volume.tags.thickness_mm or step  # frames must have one, also where the source has none
     images: dict[str, Any] = {"source_images": files}
     if references.are_frames:  # highdicom infers references to frames from the first of such files alone
         images = {"source_images": references.files[:1]}
         images |= {"further_source_images": references.files[1:]} if len(references.files) > 1 else {}
     return {
         **images,
-        **(
-            {"further_source_images": references.files[1:]}
-            if len(references.files) > 1 and references.are_frames
-            else {}
-        ),
         "plane_positions": [hd.PlanePositionSequence(patient, [float(v) for v in one]) for one in positions],
         "plane_orientation": hd.PlaneOrientationSequence(
             patient, [float(v) for v in (*(across / columns), *(down / rows))]
         ),
-        "pixel_measures": hd.PixelMeasuresSequence([rows * pixel, columns * pixel], thickness),
+        "pixel_measures": hd.PixelMeasuresSequence([rows * pixel, columns * pixel], references.thickness_mm),
     }

@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from hilum.errors import ReadError
-from hilum.reading.dicom.values import number
 from hilum.reading.source import ScanSource
 
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
@@ -37,6 +36,7 @@ class References:
         are_frames: Whether the files hold several frames.
         are_numbered: Whether a frame can be referred to by its number: not in files of a class for single slices.
         planes: Affine from (plane, row, column) of the scan's own grid, before it was turned, to LPS mm.
+        thickness_mm: SliceThickness, or the distance of planes where it is unknown: frames must have one.
     """
 
     files: tuple[Dataset, ...]
@@ -45,6 +45,7 @@ class References:
     are_frames: bool
     are_numbered: bool
     planes: Float[np.ndarray, "4 4"]
+    thickness_mm: float
 
     def images(self) -> list[tuple[Dataset, list[int] | None]]:
         """Each file, with the numbers of its frames that are measured slices; None where they have none."""
@@ -64,14 +65,17 @@ def references_of(source: ScanSource, frame_of_reference: str) -> References:
         frame_of_reference: FrameOfReferenceUID of a series that has none.
     """
     first = source.headers[0].get("FrameOfReferenceUID") or frame_of_reference
-    files = tuple(_header(one, first) for one in source.headers)
+    planes = _planes(source)
+    thickness = source.volume.tags.thickness_mm or round(float(np.linalg.norm(planes[:3, 0])), 6)
+    files = tuple(_header(one, first, thickness) for one in source.headers)
     return References(
         files=files,
         of_slices=tuple((one.file, one.frame) for one in source.slices),
         blanked=tuple(one for one in _BLANK if source.headers[0].get(one) and not files[0].get(one)),
         are_frames=any("NumberOfFrames" in file for file in files),
         are_numbered=any("PerFrameFunctionalGroupsSequence" in file for file in files),
-        planes=_planes(source),
+        planes=planes,
+        thickness_mm=thickness,
     )
 
 
@@ -91,7 +95,7 @@ def check_headers(source: ScanSource) -> None:
         raise ReadError(msg)
 
 
-def _header(original: Any, frame_of_reference: str) -> Dataset:
+def _header(original: Any, frame_of_reference: str, thickness_mm: float) -> Dataset:
     """A copy of a header with blanks in place of what is unknown or what the standard does not allow."""
     header: Dataset = copy.deepcopy(original)
     for keyword in _BLANK:
@@ -102,8 +106,7 @@ def _header(original: Any, frame_of_reference: str) -> Dataset:
         if any(not item.get("ReferencedSOPClassUID") for item in header.get(keyword) or ()):
             del header[keyword]  # anonymisers leave halves, which would make objects invalid
     header.FrameOfReferenceUID = frame_of_reference
-    thickness = number(str(header.get("SliceThickness") or "").encode())
-    header.SliceThickness = thickness if thickness is not None and thickness > 0 else None
+    header.SliceThickness = thickness_mm
     if not header.get("PositionReferenceIndicator"):
         header.PositionReferenceIndicator = ""
     return header
