@@ -28,6 +28,8 @@ _LETTERS = 135
 _MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 """Fonts with Chinese and Japanese letters, where one is installed; no font comes with Hilum."""
 
+_DECISION_LETTERS, _ROW_INCHES = 108, 0.34
+
 _MOST_MAPS, _MOST_FINDINGS = 2, 8
 """More would make the page taller than a screen; all stand in the report."""
 
@@ -84,19 +86,21 @@ def drawable(text: str, names: Sequence[str]) -> str:
 def _head(result: ScanResult) -> Panels:
     """The banner, the decision, and a bar for each probability."""
     named = result.prediction.probabilities if result.has_result else {}
-    height = 1.5 + 0.32 * len(named)
-    panels = empty_panels(inches=(_INCHES, height))
+    classes = result.card.classes
+    words = textwrap.wrap(drawable(f"Decision: {decision_text(result)}", classes), _DECISION_LETTERS)  # all of it
+    first = 1.4 + 0.8 * len(words) + 0.6  # of the bars, in rows
+    num_rows = first + len(named)
+    panels = empty_panels(inches=(_INCHES, _ROW_INCHES * num_rows))
     axes = panels.axes[0]
     axes.set_axis_off()
     axes.set_xlim(0, 1)
+    axes.set_ylim(num_rows, 0)
     axes.axhspan(0, 1, color=ORANGE)
     axes.text(0.5, 0.5, RESEARCH, ha="center", va="center", color="white", fontsize=14, fontweight="bold")
-    classes = result.card.classes
-    words = "\n".join(textwrap.wrap(drawable(f"Decision: {decision_text(result)}", classes), 100)[:3])
-    axes.text(0, 2.2, words, ha="left", va="center", fontsize=12, color=INK, parse_math=False)
+    axes.text(0, 1.4, "\n".join(words), ha="left", va="top", fontsize=11, color=INK, parse_math=False)
     thresholds = result.prediction.thresholds
     for row, (name, probability) in enumerate(named.items()):
-        y = row + 3.6
+        y = first + row
         left, width = 0.3, 0.5
         shown = drawable(name, classes)
         short = shown if len(shown) <= 34 else f"{shown[:33]}..."
@@ -108,7 +112,6 @@ def _head(result: ScanResult) -> Panels:
             axes.plot([left + width * thresholds[name]] * 2, [y - 0.4, y + 0.4], color=INK, linewidth=1.5)
             value += f", threshold {thresholds[name]:.3f}"
         axes.text(0.81, y, value, ha="left", va="center", fontsize=10, color=INK)
-    axes.set_ylim(len(named) + 3.2, 0)
     return panels
 
 
