@@ -122,6 +122,11 @@ class _Target:
         return tuple(self.folder / f"{self.name}{ending}{self.suffix}" for ending in self.product.endings)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(path.name for path in self.images)
+
+    @property
     def record(self) -> Path:
         """The JSON beside them."""
         return self.folder / f"{self.name}.json"
@@ -138,8 +143,7 @@ class _Target:
 
     def finished(self, source: SourceState) -> WrittenScan | None:
         """What an earlier call wrote of the same scan, if it is whole."""
-        names = [path.name for path in self.images]
-        return finished(self.record, verb=self.product.verb, files=names, source=source, settings=self.settings)
+        return finished(self.record, verb=self.product.verb, files=self.names, source=source, settings=self.settings)
 
     def write(self, volume: Volume) -> Images:
         """Write the images of a scan, before which what an earlier call wrote of it is removed.
@@ -275,7 +279,7 @@ def write_scan(
     written = WrittenScan(
         name=name,
         verdict="repaired" if any(f.severity == "repaired" for f in volume.findings) else "ok",
-        files=tuple(path.name for path in target.images),
+        files=target.names,
         shape=volume.shape,
         spacing_mm=volume.spacing_mm,
         findings=without_places(volume.findings, names),
@@ -465,22 +469,17 @@ def _work(task: _Task, reading: ReadingConfig) -> WrittenScan:
         origin = (source.state, source.digest())
     except (ReadError, OSError):
         origin = ("", "")  # reading says what is wrong
-    taken: list[tuple[Volume, Images]] = []
-    failures: list[HilumError] = []
-
-    def write(volume: Volume) -> None:
-        try:
-            taken.append((volume, target.write(volume)))
-        except (PrepareError, GeometryError) as exc:
-            failures.append(exc)
-
-    written = _described(task, examine_scan(task.item, task.where, reading, look=write))
-    if not taken:
+    examined, volume = examine_scan(task.item, task.where, reading)
+    written = _described(task, examined)
+    if volume is None:
         target.remove()
-        return _not_made(written, failures[0]) if failures else written
-    volume, images = taken[0]
-    names = tuple(path.name for path in target.images)
-    written = replace(written, files=names, shape=volume.shape, spacing_mm=volume.spacing_mm, lungs=images.lungs)
+        return written
+    try:
+        images = target.write(volume)
+    except (PrepareError, GeometryError) as exc:
+        target.remove()
+        return _not_made(written, exc)
+    written = replace(written, files=target.names, shape=volume.shape, spacing_mm=volume.spacing_mm, lungs=images.lungs)
     target.confirm(written, volume, origin)
     return written
 
