@@ -19,9 +19,10 @@ class Convert(ScanFlags):
 
     def run(self) -> int:
         """Convert, and print what was refused."""
+        from hilum.files import user_path
         from hilum.serving.convert import CONVERT_TABLE, convert
 
         found = convert(self.path, self.out, series=self.series, files=self.files, reading=self.reading)
-        is_tree = self.out.is_dir()
+        is_tree = user_path(self.out).is_dir()
         lines = [] if is_tree else [str(finding) for finding in found[0].findings]
         return self.told(found, lines, CONVERT_TABLE if is_tree else None)

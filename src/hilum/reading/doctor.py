@@ -157,7 +157,7 @@ def examine(
         work, loose = list_scans(tree, Path(path), reading, progress=progress)
 
         def one(item: Series | Path) -> Examined:
-            where = scan_place(item, tree)
+            where = tree.where(scan_path(item, tree))
             examined, volume = examine_scan(item, where, reading, keep_uids=keep_uids, pictures=pictures)
             return examined if look is None or volume is None else replace(examined, inspection=look(volume))
 
@@ -189,12 +189,12 @@ def list_scans(
     return [*series, *images], [*tree.findings, *loose]
 
 
-def scan_place(item: Series | Path, tree: Tree) -> str:
-    """The path of a series or image file relative to what was opened: of its file, or of the folder of its files."""
+def scan_path(item: Series | Path, tree: Tree) -> Path:
+    """The file of a series or image file, or the folder of its files."""
     if isinstance(item, Path):
-        return tree.where(item)
+        return item
     paths = {f.path for f in item.frames}
-    return tree.where(item.frames[0].path if len(paths) == 1 else tree.common_folder(paths))
+    return item.frames[0].path if len(paths) == 1 else tree.common_folder(paths)
 
 
 def examine_scan(
@@ -209,7 +209,7 @@ def examine_scan(
 
     Args:
         item: The series or image file.
-        where: Its place, see ``scan_place``.
+        where: Its path relative to what was opened.
         reading: Policy for irregular scans.
         keep_uids: As in ``examine``.
         pictures: As in ``examine``.
