@@ -15,7 +15,7 @@ class Convert(ScanFlags):
     """
 
     out: OutPath
-    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all."""
+    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all, with / at its end if it has a dot."""
 
     def run(self) -> int:
         """Convert, and print what was refused."""

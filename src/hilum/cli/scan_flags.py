@@ -32,7 +32,7 @@ class ScanFlags(FilesConfig):
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
     out: Annotated[str, tyro.conf.arg(metavar="PATH")]
-    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all."""
+    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all, with / at its end if it has a dot."""
 
     @property
     def files(self) -> FilesConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 from hilum.serving.record import WrittenScan
 from hilum.serving.scan_files import write_scan_files
 from hilum.serving.scan_product import Images, Product
-from hilum.serving.scan_table import ScanColumns, first_file
+from hilum.serving.scan_table import ScanColumns, ScanTable, first_file
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -29,7 +29,8 @@ def _hu(volume: Volume) -> Images:
     return Images(voxels=(volume.voxels_hu,))
 
 
-_PRODUCT = Product(verb="convert", flag="OUT", make=_hu, columns=_COLUMNS, table=CONVERT_TABLE)
+_PRODUCT = Product(verb="convert", flag="OUT", make=_hu)
+_TABLE = ScanTable(columns=_COLUMNS, name=CONVERT_TABLE)
 
 
 def convert(
@@ -48,7 +49,7 @@ def convert(
     Args:
         scan: A folder tree, an archive or a file of DICOM, NIfTI, NRRD or MetaImage.
         out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder. A new one
-            with a dot in its name ends in ``/``.
+            with a dot in its name is a text that ends in ``/``.
         series: For one file: the series to take where there are several, as for ``hilum.read``.
         files: Form of the files; None: the defaults.
         reading: Policy for unusual scans; None: the defaults.
@@ -60,4 +61,4 @@ def convert(
         HilumError: If no scan can be converted, a file of another program would be overwritten, or a file cannot be
             written.
     """
-    return write_scan_files(scan, out, _PRODUCT, series=series, files=files, reading=reading)
+    return write_scan_files(scan, out, _PRODUCT, _TABLE, series=series, files=files, reading=reading)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from hilum.errors import PrepareError
+from hilum.files import user_path
 from hilum.preparing.lungs.segment import segment_lungs
 from hilum.serving.record import WrittenScan
 from hilum.serving.scan_files import write_scan_files
 from hilum.serving.scan_product import Images, Product
-from hilum.serving.scan_table import ScanColumns, first_file
+from hilum.serving.scan_table import ScanColumns, ScanTable, first_file
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -96,10 +97,11 @@ def lung_masks(
     Args:
         scan: A folder tree, an archive or a file of DICOM, NIfTI, NRRD or MetaImage.
         out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder. A new one
-            with a dot in its name ends in ``/``.
+            with a dot in its name is a text that ends in ``/``.
         series: For one file: the series to take where there are several, as for ``hilum.read``.
         field: Whether to write the lung fields too, with ``-field`` at the end of their names.
-        table: CSV file for a row of volumes, verdict and findings for each scan; None: not written.
+        table: CSV file for a row of volumes, verdict and findings for each scan; rows of others stay as long as their
+            files are in the folder. None: not written.
         files: Form of the files; None: the defaults.
         reading: Policy for unusual scans; None: the defaults.
 
@@ -110,11 +112,7 @@ def lung_masks(
         HilumError: If no scan has lungs, a file of another program would be overwritten, or a file cannot be
             written.
     """
-    product = Product(
-        verb="lungs",
-        flag="--out",
-        make=partial(_labels, field=field),
-        columns=_COLUMNS,
-        endings=("", _FIELD_ENDING) if field else ("",),
-    )
-    return write_scan_files(scan, out, product, series=series, table=table, files=files, reading=reading)
+    endings = ("", _FIELD_ENDING) if field else ("",)
+    product = Product(verb="lungs", flag="--out", make=partial(_labels, field=field), endings=endings)
+    listed = ScanTable(columns=_COLUMNS, path=None if table is None else user_path(table))
+    return write_scan_files(scan, out, product, listed, series=series, files=files, reading=reading)

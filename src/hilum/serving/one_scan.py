@@ -10,7 +10,7 @@ from hilum.preparing.sources import scan_files
 from hilum.reading.images.files import detached_files
 from hilum.reading.reader import read
 from hilum.serving.record import SourceState, WrittenScan, recorded_name, without_places
-from hilum.serving.scan_product import Product, Target, file_settings, place_name
+from hilum.serving.scan_product import Product, ScanTarget, file_settings, place_name
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 
@@ -40,7 +40,7 @@ def write_scan(
     require(has_level, "level", "left out for a .nii, which is not compressed", files.level)
     require(len(out.name) > len(suffix), product.flag, "the name of a file before its suffix", out)
     settings = file_settings(files, reading, suffix) | {"series": series or ""}
-    target = Target(
+    target = ScanTarget(
         folder=out.parent, name=out.name[: -len(suffix)], suffix=out.name[-len(suffix) :], product=product,
         level=files.level, settings=settings,
     )  # fmt: skip

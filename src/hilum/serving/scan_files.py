@@ -11,7 +11,7 @@ from hilum.reading.dicom.dicomdir import is_dicomdir
 from hilum.serving.one_scan import write_scan
 from hilum.serving.record import WrittenScan
 from hilum.serving.scan_product import Product
-from hilum.serving.scan_table import check_scan_table, check_usable, write_scan_table
+from hilum.serving.scan_table import ScanTable, check_scan_table, check_usable, write_scan_table
 from hilum.serving.scan_tree import write_scans
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
@@ -21,9 +21,9 @@ def write_scan_files(
     scan: str | Path,
     out: str | Path,
     product: Product,
+    table: ScanTable,
     *,
     series: str | None,
-    table: str | Path | None = None,
     files: FilesConfig | None,
     reading: ReadingConfig | None,
 ) -> list[WrittenScan]:
@@ -33,8 +33,8 @@ def write_scan_files(
         scan: A folder tree, an archive or a file.
         out: The file or folder.
         product: What is written.
+        table: The verb's table; rows of other scans stay in it as long as their files are in the folder.
         series: The series to take where there are several; for one file only.
-        table: A table to write; None: the product's own in a folder, if it has one.
         files: Form of the files; None: the defaults.
         reading: Policy for unusual scans; None: the defaults.
 
@@ -48,22 +48,20 @@ def write_scan_files(
     scan, out = user_path(scan), user_path(out)
     files, reading = files or FilesConfig(), reading or ReadingConfig()
     _check_apart(scan, out, product.flag)
-    if table is not None:
-        table = user_path(table)
-        check_place(table, "a table", "--table")
-    elif is_folder and product.table:
-        table = out / product.table
-    if table is not None:
-        check_scan_table(table, product.columns)
+    path = out / table.name if table.path is None and table.name and is_folder else table.path
+    if table.path is not None:
+        check_place(table.path, "a table", "--table")
+    if path is not None:
+        check_scan_table(path, table.columns)
     if is_folder:
         require(series is None, "series", f"left out for a folder, as {out} is: all series go into it", series)
         found = write_scans(scan, out, product, files=files, reading=reading)
     else:
         found = [write_scan(scan, out, product, series=series, files=files, reading=reading)]
-    if table is not None:
+    if path is not None:
         folder = out if is_folder else out.parent
-        write_scan_table(table, found, product.columns, folder=folder, keep_paths=files.keep_paths)
-    check_usable(found, f", listed in {table}" if table else "")
+        write_scan_table(path, found, table.columns, folder=folder, keep_paths=files.keep_paths)
+    check_usable(found, f", listed in {path}" if path else "")
     return found
 
 

@@ -14,7 +14,6 @@ from hilum.files import check_output
 from hilum.imagefile import has_mark, replace_image
 from hilum.reading.identity import hashed
 from hilum.serving.record import SourceState, WrittenScan, finished, is_record, recorded_files, write_record
-from hilum.serving.scan_table import ScanColumns
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -49,16 +48,12 @@ class Product:
         verb: The verb, which marks its files.
         flag: The flag or argument that names the file or folder.
         make: A function that other processes can import.
-        columns: The columns of its table.
-        table: Name of the table in each folder; empty where a table is written only on request.
         endings: End of the name of each file, before its suffix; the first is empty.
     """
 
     verb: str
     flag: str
     make: MakeImages
-    columns: ScanColumns
-    table: str = ""
     endings: tuple[str, ...] = ("",)
 
     @property
@@ -68,7 +63,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class ScanTarget:
     """The files of one scan.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,21 @@ from hilum.serving.record import WrittenScan
 
 ScanColumns: TypeAlias = Mapping[str, Callable[[WrittenScan], object]]
 """Head of each column, and the cell of a scan in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTable:
+    """The table of a verb.
+
+    Attributes:
+        columns: Its columns, among them ``name`` and ``file``.
+        path: The file that was asked for; None: none was.
+        name: Its name in each folder where none was asked for; empty: it is not written there.
+    """
+
+    columns: ScanColumns
+    path: Path | None = None
+    name: str = ""
 
 
 def check_scan_table(path: Path, columns: ScanColumns) -> None:

@@ -9,7 +9,7 @@ from hilum.reading.dicom.series import Series
 from hilum.reading.doctor import Examined, examine_scan
 from hilum.reading.images.files import detached_files
 from hilum.serving.record import SourceState, WrittenScan, reason_of, without_names, without_places
-from hilum.serving.scan_product import Target
+from hilum.serving.scan_product import ScanTarget
 from hilum.settings.run import ReadingConfig
 
 _BYTES_FOR_VOXELS = 3.5
@@ -31,7 +31,7 @@ class ScanTask:
 
     item: Series | Path
     where: str
-    target: Target
+    target: ScanTarget
 
 
 def most_bytes(task: ScanTask) -> float:

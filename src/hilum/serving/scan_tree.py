@@ -14,7 +14,7 @@ from hilum.reading.dicom.series import Series
 from hilum.reading.doctor import list_scans, scan_path
 from hilum.reading.paths import Tree, opened_tree
 from hilum.serving.record import WrittenScan, reason_of, without_places
-from hilum.serving.scan_product import Product, Target, file_settings, place_name
+from hilum.serving.scan_product import Product, ScanTarget, file_settings, place_name
 from hilum.serving.scan_task import ScanTask, failed_scan, most_bytes, write_task
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
@@ -54,7 +54,7 @@ def write_scans(
     with opened_tree(scan, reading) as tree:
         items, loose = list_scans(tree, scan, reading, progress=None)
         target = partial(
-            Target, folder=out.absolute(), suffix=files.suffix, product=product, level=files.level,
+            ScanTarget, folder=out.absolute(), suffix=files.suffix, product=product, level=files.level,
             settings=file_settings(files, reading, files.suffix),
         )  # fmt: skip
         tasks = _tasks(items, tree, target)
@@ -68,7 +68,7 @@ def write_scans(
     return sorted(found, key=lambda one: (one.name, one.where))
 
 
-def _tasks(items: Sequence[Series | Path], tree: Tree, target: Callable[..., Target]) -> list[ScanTask]:
+def _tasks(items: Sequence[Series | Path], tree: Tree, target: Callable[..., ScanTarget]) -> list[ScanTask]:
     """A task for each scan, with names that no two share."""
     tasks = []
     taken: dict[str, int] = {}
