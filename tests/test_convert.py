@@ -323,6 +323,23 @@ def test_trees_with_the_same_names_go_into_one_folder_and_its_table_has_a_row_fo
     assert {row["file"] for row in rows(table) if row["file"]} == of_both
 
 
+def test_a_series_without_a_uid_in_two_archives_is_named_by_the_folder_around_them(tmp_path):
+    names = []
+    for tree in "AB":
+        (tmp_path / tree).mkdir()
+        paths = write_series(tmp_path / "x", scan_hu(12), SeriesInstanceUID=None)
+        for half in (0, 1):
+            (tmp_path / "half").mkdir()
+            for path in paths[half::2]:
+                path.rename(tmp_path / "half" / path.name)
+            shutil.make_archive(str(tmp_path / tree / f"half{half}"), "zip", tmp_path / "half")
+            shutil.rmtree(tmp_path / "half")
+        (one,) = hilum.convert(tmp_path / tree, tmp_path / "out")
+        assert (one.shape, one.where) == ((12, 6, 8), ".")
+        names.append(one.name)
+    assert len(set(names)) == len(rows(tmp_path / "out" / "convert.csv")) == 2
+
+
 def test_rows_stay_as_long_as_their_files_and_only_rows_of_this_command(tmp_path):
     scans, out = images(tmp_path / "s", 0, 1, 2), tmp_path / "out"
     first = {one.where[0]: one for one in hilum.convert(scans, out, files=FilesConfig(keep_paths=True))}

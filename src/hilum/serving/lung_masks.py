@@ -18,6 +18,7 @@ from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
 _FIELD_ENDING = "-field"
+_PARTS = {"right lung": "right", "left lung": "left", "lung fields": "field"}
 
 
 def lung_verdict(one: WrittenScan) -> str:
@@ -37,9 +38,6 @@ def lung_line(one: WrittenScan) -> str:
     """Volumes, verdict and codes of a scan with lungs, in a line."""
     volumes = ", ".join(f"{what} {_volume(one, part)} ml" for what, part in _PARTS.items())
     return f"{volumes}: {lung_verdict(one)}" + (f" ({lung_codes(one)})" if lung_codes(one) else "")
-
-
-_PARTS = {"right lung": "right", "left lung": "left", "lung fields": "field"}
 
 
 def _volume(one: WrittenScan, part: str, *, digits: int = 0) -> str:

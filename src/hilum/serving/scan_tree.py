@@ -1,6 +1,7 @@
 """Writes files of each scan of a tree into a folder: in parallel, and continuing where an earlier call stopped."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,7 @@ def write_scans(
 def _tasks(items: Sequence[Series | Path], tree: Tree, target: Callable[..., ScanTarget]) -> list[ScanTask]:
     """A task for each scan, with names that no two share."""
     tasks = []
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     for item in items:
         path = scan_path(item, tree)
         if isinstance(item, Path):
@@ -80,7 +81,7 @@ def _tasks(items: Sequence[Series | Path], tree: Tree, target: Callable[..., Sca
             name = item.name
         else:
             name = place_name("series", tree.place(path)) + (f".{item.part}" if item.part else "")
-        taken[name] = taken.get(name, 0) + 1
+        taken[name] += 1
         name += f"-{taken[name]}" if taken[name] > 1 else ""
         tasks.append(ScanTask(item=item, where=tree.where(path), target=target(name=name)))
     return tasks
