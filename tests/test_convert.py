@@ -246,7 +246,7 @@ def test_no_byte_that_is_written_holds_a_name_an_id_or_a_date(tmp_path, capsys):
     sitk.WriteImage(sitk.GetImageFromArray(scan_hu(12)), str(root / "MILLER_ANNA.nrrd"))
     for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
         out = tmp_path / "out" / suffix[1:]
-        assert run("convert", root, out, "--suffix", suffix) == 3
+        assert run("convert", root, f"{out}/", "--suffix", suffix) == 3
         assert run("convert", root / "ANNA 4711", out / f"one{suffix}") == 0
     said = capsys.readouterr()
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -280,6 +280,88 @@ def test_series_without_a_uid_and_files_of_one_name_do_not_meet(tmp_path):
         sitk.WriteImage(sitk.GetImageFromArray(scan_hu(12)), str(tmp_path / "s" / name / "x.nrrd"))
     found = hilum.convert(tmp_path / "s", tmp_path / "out")
     assert len({one.name for one in found}) == len(found) >= 3
+
+
+def images(folder, *hu):
+    """A folder with image files of these HU, each in a folder of its own, all of one name."""
+    for number, value in enumerate(hu):
+        (folder / str(number)).mkdir(parents=True)
+        image = sitk.GetImageFromArray(scan_hu(12) + np.int16(value))
+        sitk.WriteImage(image, str(folder / str(number) / "scan.nii.gz"))
+    return folder
+
+
+def test_trees_with_the_same_names_go_into_one_folder_and_its_table_has_a_row_for_each_file(tmp_path, monkeypatch):
+    out, table = tmp_path / "out", tmp_path / "out" / "convert.csv"
+    (tmp_path / "x").mkdir()
+    for name, value in (("A", 0), ("B", 1)):
+        images(tmp_path / name, value)
+        write_series(tmp_path / name / "no-uid", scan_hu(12) + np.int16(value), SeriesInstanceUID=None)
+        (tmp_path / name / "damaged.nii").write_bytes(b"damaged")
+        shutil.make_archive(str(tmp_path / name / "exam"), "zip", images(tmp_path / "x" / name, value + 2))
+    first, second = (hilum.convert(tmp_path / name, out) for name in "AB")
+    of_both = {name for one in (*first, *second) for name in one.files}
+    assert len(of_both) == 6
+    for tree, found in (("A", first), ("B", second)):
+        (one,) = [one for one in found if one.where == "0/scan.nii.gz"]
+        assert_same_image(by_nibabel(out / one.files[0]), by_nibabel(tmp_path / tree / "0" / "scan.nii.gz"))
+    listed = rows(table)
+    assert {row["file"] for row in listed} == {*of_both, ""}
+    assert [row["name"] for row in listed] == sorted({row["name"] for row in listed})
+    assert sum(not row["file"] for row in listed) == 1, "refused ones of this call only"
+    assert {row["shape"] for row in listed if row["file"]} == {"12x6x8"}
+
+    monkeypatch.chdir(tmp_path / "A")
+    (tmp_path / "link").symlink_to(tmp_path / "A")
+    for same in (".", tmp_path / "link", tmp_path / "B" / ".." / "A"):
+        again = hilum.convert(same, out)
+        assert [(one.files, one.is_new) for one in again if one.files] == [
+            (one.files, False) for one in first if one.files
+        ]
+    (alone,) = hilum.convert("exam.zip", out)
+    assert not alone.is_new, "an archive has one name, as a tree of its own too"
+    assert {row["file"] for row in rows(table) if row["file"]} == of_both
+
+
+def test_a_series_without_a_uid_in_two_archives_is_named_by_the_folder_around_them(tmp_path):
+    names = []
+    for tree in "AB":
+        (tmp_path / tree).mkdir()
+        paths = write_series(tmp_path / "x", scan_hu(12), SeriesInstanceUID=None)
+        for half in (0, 1):
+            (tmp_path / "half").mkdir()
+            for path in paths[half::2]:
+                path.rename(tmp_path / "half" / path.name)
+            shutil.make_archive(str(tmp_path / tree / f"half{half}"), "zip", tmp_path / "half")
+            shutil.rmtree(tmp_path / "half")
+        (one,) = hilum.convert(tmp_path / tree, tmp_path / "out")
+        assert (one.shape, one.where) == ((12, 6, 8), ".")
+        names.append(one.name)
+    assert len(set(names)) == len(rows(tmp_path / "out" / "convert.csv")) == 2
+
+
+def test_rows_stay_as_long_as_their_files_and_only_rows_of_this_command(tmp_path):
+    scans, out = images(tmp_path / "s", 0, 1, 2), tmp_path / "out"
+    first = {one.where[0]: one for one in hilum.convert(scans, out, files=FilesConfig(keep_paths=True))}
+    shutil.rmtree(scans / "0")
+    shutil.rmtree(scans / "1")
+    (out / first["1"].files[0]).unlink()
+    (found,) = hilum.convert(scans, out, files=FilesConfig(keep_paths=True))
+    assert found.where == "2/scan.nii.gz", "what is returned is of this call"
+    assert {row["where"]: row["name"] for row in rows(out / "convert.csv")} == {
+        f"{name}/scan.nii.gz": first[name].name for name in "02"
+    }
+    hilum.convert(scans, out)
+    assert [list(row)[-1] for row in rows(out / "convert.csv")] == ["reason", "reason"], "paths only while asked for"
+    (scans / "2" / "scan.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(HilumError, match="the only scan is refused"):
+        hilum.convert(scans, out)
+    verdicts = {row["name"]: row["verdict"] for row in rows(out / "convert.csv")}
+    assert verdicts == {first["0"].name: first["0"].verdict, first["2"].name: "refused"}
+    table = (out / "convert.csv").read_text()
+    (out / "convert.csv").write_text(table + 'x,ok,"' + "x" * 200_000)
+    with pytest.raises(HilumError, match=r"convert\.csv: cannot be read: field larger"):
+        hilum.convert(images(tmp_path / "t", 3), out)
 
 
 def test_an_archive_in_a_tree_is_converted_and_not_again(tmp_path):
@@ -317,9 +399,8 @@ def test_a_second_call_makes_only_what_is_new_changed_or_not_whole(tmp_path, cap
     assert again() == {"a": False, "b": False, "e.nrrd": True}
     assert set(again(files=FilesConfig(level=1)).values()) == {True}
     shutil.copytree(scans, tmp_path / "moved")
-    assert {one.is_new for one in hilum.convert(tmp_path / "moved", out, files=FilesConfig(level=1)) if one.files} == {
-        False
-    }
+    moved = hilum.convert(tmp_path / "moved", out, files=FilesConfig(level=1))
+    assert {one.where: one.is_new for one in moved if one.files} == {"a": False, "b": False, "e.nrrd": True}
 
 
 def test_files_of_a_scan_that_is_now_refused_are_removed(tmp_path):
@@ -333,15 +414,15 @@ def test_files_of_a_scan_that_is_now_refused_are_removed(tmp_path):
 
 KILLED = """
 import os, signal, sys
-import hilum.serving.scan_files as scan_files
+import hilum.serving.scan_product as scan_product
 from hilum.cli import main
-original, calls = scan_files.replace_image, []
+original, calls = scan_product.replace_image, []
 def killed(*arguments, **more):
     calls.append(arguments)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.Signals[sys.argv[1]])
     return original(*arguments, **more)
-scan_files.replace_image = killed
+scan_product.replace_image = killed
 raise SystemExit(main(["convert", *sys.argv[2:], "--workers", "1"]))
 """
 
@@ -426,8 +507,11 @@ def test_out_lies_outside_the_scans(tmp_path):
 @pytest.mark.parametrize(
     ("out", "flags", "says"),
     [
-        ("x.mhd", {}, "must be named one of .nii, .nii.gz, .nrrd, .mha, got x.mhd"),
-        ("file.txt", {}, "OUT must be a folder or an image file to write, got the file"),
+        ("x.mhd", {}, "OUT must be a folder or a file named .nii, .nii.gz, .nrrd or .mha, got "),
+        ("x.mgz", {}, "x.mgz; name a folder with a dot x.mgz/"),
+        ("x.nii.g2", {}, "x.nii.g2; name a folder with a dot x.nii.g2/"),
+        ("file.txt", {}, "OUT must be a folder or a file named .nii, .nii.gz, .nrrd or .mha, got the file"),
+        ("file.txt/", {}, "OUT must be a folder or a file named .nii, .nii.gz, .nrrd or .mha, got the file"),
         ("file.txt/out", {}, "OUT must be files in a folder, got"),
         ("file.txt/x.nii", {}, "OUT must be files in a folder, got"),
         ("out", {"series": "thinnest"}, "series must be left out for a folder"),
@@ -442,9 +526,28 @@ def test_what_has_no_effect_or_no_place_is_an_error_and_nothing_is_written(tmp_p
     write_series(tmp_path / "s", scan_hu(12))
     (tmp_path / "file.txt").write_text("mine")
     with pytest.raises(HilumError) as error:
-        hilum.convert(tmp_path / "s", tmp_path / out, **flags)
+        hilum.convert(tmp_path / "s", f"{tmp_path}/{out}", **flags)
     assert says in str(error.value)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file.txt", "s"]
+
+
+def test_a_device_is_named_as_it_was_given(tmp_path, capsys):
+    write_series(tmp_path / "s", scan_hu(12))
+    for words in (("convert", tmp_path / "s", "/dev/null"), ("lungs", tmp_path / "s", "--out", "/dev/null")):
+        assert run(*words) == 1
+        flag = "OUT" if words[0] == "convert" else "--out"
+        must = f"{flag} must be a folder or a file named .nii, .nii.gz, .nrrd or .mha, got the file /dev/null"
+        assert capsys.readouterr().err == f"hilum: {must}\n"
+
+
+@pytest.mark.parametrize("out", ["v1.0/", "nifti/", "x.nii/", ".hidden", "of.2026-01-01", "there.old", "a.longname"])
+def test_a_folder_may_have_a_dot_in_its_name_if_it_is_there_or_ends_in_a_slash(tmp_path, out, capsys):
+    write_series(tmp_path / "s", scan_hu(12))
+    (tmp_path / "there.old").mkdir()
+    assert run("convert", tmp_path / "s", f"{tmp_path}/{out}") == 0
+    folder = tmp_path / out
+    assert capsys.readouterr().out == f"{folder}: 1 scan, listed in convert.csv\n"
+    assert len(rows(folder / "convert.csv")) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import SimpleITK as sitk
 from dicom_files import SERIES, scan_hu, write_series
 from hilum.cli import main
 from hilum.errors import ReadError
-from hilum.reading.doctor import examine
+from hilum.reading.doctor import examine, examine_scan, list_scans
+from hilum.reading.paths import opened_tree
 from hilum.reading.reader import read
+from hilum.settings.run import ReadingConfig
 
 
 def test_every_series_is_described(tmp_path):
@@ -49,6 +51,19 @@ def test_a_bad_series_does_not_hide_a_good_one(tmp_path):
         "fine.nrrd": "ok",
     }
     assert {f.code for f in loose} == {"unreadable-file", "mixed-series"}
+
+
+def test_a_scan_that_is_not_refused_comes_with_its_voxels(tmp_path):
+    write_series(tmp_path / "good", scan_hu(12))
+    write_series(tmp_path / "gap", scan_hu(12), SeriesInstanceUID="1.2.3")[4].unlink()
+    (tmp_path / "damaged.nii").write_bytes(b"damaged")
+    reading = ReadingConfig()
+    with opened_tree(tmp_path, reading) as tree:
+        found = [examine_scan(item, "", reading) for item in list_scans(tree, tmp_path, reading)[0]]
+    assert [(one.verdict, volume is None) for one, volume in found] == [
+        ("ok", False), ("refused", True), ("refused", True),
+    ]  # fmt: skip
+    assert np.array_equal(found[0][1].voxels_hu, read(tmp_path / "good").voxels_hu)
 
 
 def test_repeated_slices_are_judged_by_their_pixels_as_in_reading(tmp_path):

@@ -11,6 +11,7 @@ import hilum
 from dicom_files import scan_hu, write_series
 from hilum.cli import main
 from hilum.errors import HilumError, PrepareError
+from hilum.preparing.lungs.segment import Lungs
 from hilum.reading.reader import read
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
@@ -79,10 +80,37 @@ def test_volumes_are_those_of_the_mask_in_json_and_table(chest, series, tmp_path
     assert lungs["field_ml"] == pytest.approx(np.count_nonzero(field) * voxel_ml, abs=0.06)
     (row,) = rows(tmp_path / "volumes.csv")
     assert list(row) == ["name", "right_ml", "left_ml", "field_ml", "verdict", "file", "findings", "reason"]
-    assert [float(row[name]) for name in ("right_ml", "left_ml", "field_ml")] == [
-        lungs["right_ml"], lungs["left_ml"], lungs["field_ml"],
-    ]  # fmt: skip
+    for name in ("right_ml", "left_ml", "field_ml"):
+        assert row[name] == f"{lungs[name]:.1f}"
     assert row["verdict"] == lungs["verdict"] == hilum.segment_lungs(read(series)).verdict
+
+
+def test_a_volume_is_rounded_once(series, tmp_path, capsys, monkeypatch):
+    """As in a notebook; 2539.46 ml would be 2539.5 and then 2540."""
+    monkeypatch.setattr(Lungs, "_ml", lambda self, side: {1: 2539.46, 2: 1000.5451}[side])
+    for _ in range(2):
+        assert run("lungs", series, "--out", tmp_path / "m.nii", "--table", tmp_path / "t.csv") == 0
+        assert "right lung 2539 ml, left lung 1001 ml, " in capsys.readouterr().out
+    assert "right 2539 ml, left 1001 ml" in hilum.segment_lungs(read(series))._repr_html_()
+    (row,) = rows(tmp_path / "t.csv")
+    assert (row["right_ml"], row["left_ml"]) == ("2539.5", "1000.5")
+
+
+def test_a_table_keeps_the_rows_of_other_trees_and_files_in_the_same_folder(series, tmp_path):
+    table = tmp_path / "t.csv"
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        read(series).write(tmp_path / name / "scan.nii")
+        hilum.lung_masks(tmp_path / name, tmp_path / "out", table=table)
+    assert {row["file"] for row in rows(table)} == {one.name for one in (tmp_path / "out").glob("*.nii.gz")}
+    assert len(rows(table)) == 2
+    for name in ("one.nii", "two.nii"):
+        hilum.lung_masks(series, tmp_path / "out" / name, table=table)
+    assert len(rows(table)) == 4
+    hilum.lung_masks(series, tmp_path / "out" / "one.nii", table=table)
+    (tmp_path / "out" / "two.nii").unlink()
+    hilum.lung_masks(tmp_path / "a", tmp_path / "out", table=table)
+    assert len(rows(table)) == 3
 
 
 def test_a_mask_lies_on_an_oblique_grid_and_on_a_sheared_one_too(chest, tmp_path):

@@ -13,8 +13,10 @@ ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")
 CohortPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COHORT")]
 ScanPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCAN")]
 ConfigPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG")]
-OutPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 FolderPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+
+OutPath = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
+"""A text, for a Path has no ``/`` at its end, which names a folder."""
 
 _READING = {f"--{name}": f"--reading.{name}" for name in ("policy", "override", "max-gb")}
 _RENAMED = {

@@ -15,13 +15,14 @@ class Convert(ScanFlags):
     """
 
     out: OutPath
-    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all."""
+    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all, with / at its end if it has a dot."""
 
     def run(self) -> int:
         """Convert, and print what was refused."""
+        from hilum.files import user_path
         from hilum.serving.convert import CONVERT_TABLE, convert
 
         found = convert(self.path, self.out, series=self.series, files=self.files, reading=self.reading)
-        is_tree = self.out.is_dir()
+        is_tree = user_path(self.out).is_dir()
         lines = [] if is_tree else [str(finding) for finding in found[0].findings]
         return self.told(found, lines, CONVERT_TABLE if is_tree else None)

@@ -18,7 +18,7 @@ class MaskLungs(ScanFlags):
     """Write the lung fields too, smooth hulls up to the chest wall; their names end with -field."""
 
     table: Path | None = None
-    """CSV to write: volumes, verdict and findings of each scan."""
+    """CSV to write: volumes, verdict and findings of each scan; rows stay as long as their files."""
 
     def run(self) -> int:
         """Write the masks, and print volumes and what was refused."""

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from hilum.cli.arguments import ScanPath
 from hilum.settings.files import FilesConfig
@@ -29,8 +31,8 @@ class ScanFlags(FilesConfig):
 
     reading: ReadingConfig = field(default_factory=ReadingConfig)
 
-    out: Path
-    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all."""
+    out: Annotated[str, tyro.conf.arg(metavar="PATH")]
+    """A file .nii, .nii.gz, .nrrd or .mha for one scan; else a folder for all, with / at its end if it has a dot."""
 
     @property
     def files(self) -> FilesConfig:
@@ -52,5 +54,5 @@ class ScanFlags(FilesConfig):
         else:
             for line in [*lines, *refused_lines(found, keep_paths=self.keep_paths)]:
                 print(line)
-            print(f"{self.out}: {summary_line(found)}" + (f", listed in {table}" if table else ""))
+            print(f"{Path(self.out)}: {summary_line(found)}" + (f", listed in {table}" if table else ""))
         return 3 if num_refused(found) else 0

@@ -63,7 +63,7 @@ class Inspection:
         return {"verdict": self.verdict, **figures, "findings": as_records(self.findings)}
 
 
-Look: TypeAlias = Callable[[Volume], Inspection | None]
+Look: TypeAlias = Callable[[Volume], Inspection]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,7 +146,7 @@ def examine(
         reading: Policy for irregular scans; None: the defaults.
         keep_uids: SeriesInstanceUIDs as they are instead of hashes.
         pictures: Whether to render three planes of each.
-        look: Inspection callback, called with each scan that can be read; it may return None.
+        look: Inspection callback, called with each scan that is not refused.
         progress: Whether to show a progress bar on standard error.
 
     Raises:
@@ -157,8 +157,9 @@ def examine(
         work, loose = list_scans(tree, Path(path), reading, progress=progress)
 
         def one(item: Series | Path) -> Examined:
-            where = scan_place(item, tree)
-            return examine_scan(item, where, reading, keep_uids=keep_uids, pictures=pictures, look=look)
+            where = tree.where(scan_path(item, tree))
+            examined, volume = examine_scan(item, where, reading, keep_uids=keep_uids, pictures=pictures)
+            return examined if look is None or volume is None else replace(examined, inspection=look(volume))
 
         with ThreadPoolExecutor(min(_AT_ONCE, cores())) as pool:
             results = pool.map(one, work)
@@ -188,12 +189,12 @@ def list_scans(
     return [*series, *images], [*tree.findings, *loose]
 
 
-def scan_place(item: Series | Path, tree: Tree) -> str:
-    """The path of a series or image file relative to what was opened: of its file, or of the folder of its files."""
+def scan_path(item: Series | Path, tree: Tree) -> Path:
+    """The file of a series or image file, or the folder of its files."""
     if isinstance(item, Path):
-        return tree.where(item)
+        return item
     paths = {f.path for f in item.frames}
-    return tree.where(item.frames[0].path if len(paths) == 1 else tree.common_folder(paths))
+    return item.frames[0].path if len(paths) == 1 else tree.common_folder(paths)
 
 
 def examine_scan(
@@ -203,13 +204,20 @@ def examine_scan(
     *,
     keep_uids: bool = False,
     pictures: bool = False,
-    look: Look | None = None,
-) -> Examined:
-    """Examine one series or image file of ``list_scans``; the other arguments are as in ``examine``."""
+) -> tuple[Examined, Volume | None]:
+    """Examine one series or image file of ``list_scans``; also returns the scan, None where it is refused.
+
+    Args:
+        item: The series or image file.
+        where: Its path relative to what was opened.
+        reading: Policy for irregular scans.
+        keep_uids: As in ``examine``.
+        pictures: As in ``examine``.
+    """
     if isinstance(item, Path):
-        return _from_image(item, where, reading, pictures=pictures, look=look)
+        return _from_image(item, where, reading, pictures=pictures)
     try:
-        return _from_series(item, where, keep_uids=keep_uids, pictures=pictures, look=look)
+        return _from_series(item, where, keep_uids=keep_uids, pictures=pictures)
     finally:
         item.opened.clear()
 
@@ -223,7 +231,7 @@ def without_paths(found: list[Examined], loose: list[Finding]) -> tuple[list[Exa
     return hidden, [replace(f, where="") for f in loose]
 
 
-def _from_series(series: Series, where: str, *, keep_uids: bool, pictures: bool, look: Look | None) -> Examined:
+def _from_series(series: Series, where: str, *, keep_uids: bool, pictures: bool) -> tuple[Examined, Volume | None]:
     spacing = None
     if series.stack.affine is not None:
         z, y, x = (round(float(s), 6) for s in np.linalg.norm(series.stack.affine[:3, :3], axis=0))
@@ -246,24 +254,24 @@ def _from_series(series: Series, where: str, *, keep_uids: bool, pictures: bool,
     examined = replace(examined, findings=findings, score=-1)
     if refusals(findings):
         reasons = (f"refused: {refusals(findings)[0].code}",)
-        return replace(examined, reasons=reasons, planes=_middle_slice(series) if pictures else ())
+        return replace(examined, reasons=reasons, planes=_middle_slice(series) if pictures else ()), None
     try:
         volume = load_series(series)
     except (HilumError, MemoryError) as exc:
-        return replace(examined, findings=(*findings, _failure(exc, examined.where, series.reading.rules)))
+        return replace(examined, findings=(*findings, _failure(exc, where, series.reading.rules))), None
     choice = rate(series, volume)
     examined = replace(examined, findings=volume.findings, score=choice.score, reasons=choice.reasons)
-    return _with_voxels(examined, volume, series.reading.rules, pictures=pictures, look=look)
+    return _with_voxels(examined, volume, series.reading.rules, pictures=pictures)
 
 
-def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool, look: Look | None) -> Examined:
+def _from_image(file: Path, where: str, reading: ReadingConfig, *, pictures: bool) -> tuple[Examined, Volume | None]:
     try:
         volume = read_image(file, reading)
     except (HilumError, MemoryError) as exc:
-        return Examined(where=where, findings=(_failure(exc, where, reading.rules),))
+        return Examined(where=where, findings=(_failure(exc, where, reading.rules),)), None
     z, y, x = volume.shape
     examined = Examined(where=where, num_slices=z, size=(y, x), spacing_mm=volume.spacing_mm, findings=volume.findings)
-    return _with_voxels(examined, volume, reading.rules, pictures=pictures, look=look)
+    return _with_voxels(examined, volume, reading.rules, pictures=pictures)
 
 
 def _failure(error: HilumError | MemoryError, where: str, rules: Policy) -> Finding:
@@ -274,12 +282,14 @@ def _failure(error: HilumError | MemoryError, where: str, rules: Policy) -> Find
     return rules.find(code, error.message, where, repairable=False)
 
 
-def _with_voxels(examined: Examined, volume: Volume, rules: Policy, *, pictures: bool, look: Look | None) -> Examined:
-    """Add what depends on the voxels: levels, pictures and the result of the inspection callback."""
+def _with_voxels(
+    examined: Examined, volume: Volume, rules: Policy, *, pictures: bool
+) -> tuple[Examined, Volume | None]:
+    """Add levels and pictures; also returns the volume, None where the scan is refused."""
     levels, findings = check_hu(volume, rules)
     planes = _planes(volume) if pictures else ()
     examined = replace(examined, findings=(*examined.findings, *findings), levels=levels, planes=planes)
-    return examined if look is None or examined.verdict == "refused" else replace(examined, inspection=look(volume))
+    return examined, None if examined.verdict == "refused" else volume
 
 
 def _planes(volume: Volume) -> tuple[UInt8[np.ndarray, "_ _"], ...]:

@@ -49,6 +49,14 @@ class Tree:
             return printable("/".join([self.archives[int(parts[0])], *parts[1:]])) if parts else "."
         return _name(file, self.root)
 
+    def place(self, file: Path) -> str:
+        """The absolute path of a file or folder, links resolved; in an archive, after the archive's path."""
+        if self.unpacked is None or not file.is_relative_to(self.unpacked):
+            return os.path.realpath(file)
+        number, *member = file.relative_to(self.unpacked).parts or ("",)
+        archive = self.archives[int(number)] if number else ""  # none where it lies around several archives
+        return "/".join([os.path.realpath(self.root / archive), *member])
+
     def common_folder(self, files: Iterable[Path]) -> Path:
         """The deepest folder around some files; the root if only some of them are in archives."""
         folders = {file.parent for file in files}

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hilum.files import user_path
 from hilum.serving.record import WrittenScan
-from hilum.serving.scan_files import Images, Product, is_image_name, write_scan, write_scans
-from hilum.serving.scan_table import ScanColumns, check_scan_table, check_usable, write_scan_table
+from hilum.serving.scan_files import write_scan_files
+from hilum.serving.scan_product import Images, Product
+from hilum.serving.scan_table import ScanColumns, ScanTable, first_file
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
@@ -16,7 +16,7 @@ CONVERT_TABLE = "convert.csv"
 _COLUMNS: ScanColumns = {
     "name": lambda one: one.name,
     "verdict": lambda one: one.verdict,
-    "file": lambda one: " ".join(one.files),
+    "file": first_file,
     "shape": lambda one: "x".join(map(str, one.shape)) if any(one.shape) else "",
     "spacing_mm": lambda one: " ".join(f"{s:.6g}" for s in one.spacing_mm or ()),
     "findings": lambda one: one.codes,
@@ -30,6 +30,7 @@ def _hu(volume: Volume) -> Images:
 
 
 _PRODUCT = Product(verb="convert", flag="OUT", make=_hu)
+_TABLE = ScanTable(columns=_COLUMNS, name=CONVERT_TABLE)
 
 
 def convert(
@@ -47,7 +48,8 @@ def convert(
 
     Args:
         scan: A folder tree, an archive or a file of DICOM, NIfTI, NRRD or MetaImage.
-        out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder.
+        out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder. A new one
+            with a dot in its name is a text that ends in ``/``.
         series: For one file: the series to take where there are several, as for ``hilum.read``.
         files: Form of the files; None: the defaults.
         reading: Policy for unusual scans; None: the defaults.
@@ -59,13 +61,4 @@ def convert(
         HilumError: If no scan can be converted, a file of another program would be overwritten, or a file cannot be
             written.
     """
-    scan, out = user_path(scan), user_path(out)
-    files, reading = files or FilesConfig(), reading or ReadingConfig()
-    if is_image_name(out):
-        return [write_scan(scan, out, _PRODUCT, series=series, files=files, reading=reading)]
-    table = out / CONVERT_TABLE
-    check_scan_table(table, _COLUMNS)
-    found = write_scans(scan, out, _PRODUCT, series=series, files=files, reading=reading)
-    write_scan_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
-    check_usable(found, f", listed in {table}")
-    return found
+    return write_scan_files(scan, out, _PRODUCT, _TABLE, series=series, files=files, reading=reading)

@@ -3,21 +3,22 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hilum.errors import PrepareError
-from hilum.files import check_place, user_path
+from hilum.files import user_path
 from hilum.preparing.lungs.segment import segment_lungs
 from hilum.serving.record import WrittenScan
-from hilum.serving.scan_files import Images, Product, is_image_name, write_scan, write_scans
-from hilum.serving.scan_table import ScanColumns, check_scan_table, check_usable, write_scan_table
+from hilum.serving.scan_files import write_scan_files
+from hilum.serving.scan_product import Images, Product
+from hilum.serving.scan_table import ScanColumns, ScanTable, first_file
 from hilum.settings.files import FilesConfig
 from hilum.settings.run import ReadingConfig
 from hilum.volume import Volume
 
 _FIELD_ENDING = "-field"
+_PARTS = {"right lung": "right", "left lung": "left", "lung fields": "field"}
 
 
 def lung_verdict(one: WrittenScan) -> str:
@@ -35,24 +36,20 @@ def lung_codes(one: WrittenScan) -> str:
 
 def lung_line(one: WrittenScan) -> str:
     """Volumes, verdict and codes of a scan with lungs, in a line."""
-    volumes = ", ".join(f"{what} {_volume(one, f'{part}_ml'):.0f} ml" for what, part in _VOLUMES.items())
+    volumes = ", ".join(f"{what} {_volume(one, part)} ml" for what, part in _PARTS.items())
     return f"{volumes}: {lung_verdict(one)}" + (f" ({lung_codes(one)})" if lung_codes(one) else "")
 
 
-_VOLUMES = {"right lung": "right", "left lung": "left", "lung fields": "field"}
-
-
-def _volume(one: WrittenScan, name: str) -> Any:
-    return one.lungs[name] if one.lungs else ""
+def _volume(one: WrittenScan, part: str, *, digits: int = 0) -> str:
+    """A volume in ml; empty where there are no lungs."""
+    return f"{one.lungs[f'{part}_ml']:.{digits}f}" if one.lungs else ""
 
 
 _COLUMNS: ScanColumns = {
     "name": lambda one: one.name,
-    "right_ml": partial(_volume, name="right_ml"),
-    "left_ml": partial(_volume, name="left_ml"),
-    "field_ml": partial(_volume, name="field_ml"),
+    **{f"{part}_ml": partial(_volume, part=part, digits=1) for part in _PARTS.values()},
     "verdict": lung_verdict,
-    "file": lambda one: one.files[0] if one.files else "",
+    "file": first_file,
     "findings": lung_codes,
     "reason": lambda one: one.reason,
 }
@@ -70,9 +67,9 @@ def _labels(volume: Volume, *, field: bool) -> Images:
     figures = {name: round(value, 4) for name, value in asdict(lungs.figures).items()}
     described = {
         "verdict": lungs.verdict,
-        "right_ml": round(lungs.right_ml, 1),
-        "left_ml": round(lungs.left_ml, 1),
-        "field_ml": round(float(np.count_nonzero(lungs.field)) * volume.voxel_mm3 / 1000, 1),
+        "right_ml": lungs.right_ml,
+        "left_ml": lungs.left_ml,
+        "field_ml": np.count_nonzero(lungs.field) * volume.voxel_mm3 / 1000,
         "labels": {"right": 1, "left": 2},
         "figures": figures,
         "findings": [{"code": one.code, "message": one.message} for one in lungs.findings],
@@ -97,10 +94,12 @@ def lung_masks(
 
     Args:
         scan: A folder tree, an archive or a file of DICOM, NIfTI, NRRD or MetaImage.
-        out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder.
+        out: A file .nii, .nii.gz, .nrrd or .mha for one scan; any other name is a folder. A new one
+            with a dot in its name is a text that ends in ``/``.
         series: For one file: the series to take where there are several, as for ``hilum.read``.
         field: Whether to write the lung fields too, with ``-field`` at the end of their names.
-        table: CSV file for a row of volumes, verdict and findings for each scan; None: not written.
+        table: CSV file for a row of volumes, verdict and findings for each scan; rows of others stay as long as their
+            files are in the folder. None: not written.
         files: Form of the files; None: the defaults.
         reading: Policy for unusual scans; None: the defaults.
 
@@ -111,19 +110,7 @@ def lung_masks(
         HilumError: If no scan has lungs, a file of another program would be overwritten, or a file cannot be
             written.
     """
-    scan, out = user_path(scan), user_path(out)
-    files, reading = files or FilesConfig(), reading or ReadingConfig()
-    table = None if table is None else user_path(table)
-    if table is not None:
-        check_place(table, "a table", "--table")
-        check_scan_table(table, _COLUMNS)
     endings = ("", _FIELD_ENDING) if field else ("",)
     product = Product(verb="lungs", flag="--out", make=partial(_labels, field=field), endings=endings)
-    if is_image_name(out):
-        found = [write_scan(scan, out, product, series=series, files=files, reading=reading)]
-    else:
-        found = write_scans(scan, out, product, series=series, files=files, reading=reading)
-    if table is not None:
-        write_scan_table(table, found, _COLUMNS, keep_paths=files.keep_paths)
-    check_usable(found, f", listed in {table}" if table else "")
-    return found
+    listed = ScanTable(columns=_COLUMNS, path=None if table is None else user_path(table))
+    return write_scan_files(scan, out, product, listed, series=series, files=files, reading=reading)

@@ -28,7 +28,7 @@ class WrittenScan:
     """What became of one scan.
 
     Attributes:
-        name: Keyed hash of its series, or of the path of an image file.
+        name: Keyed hash of its series, or of its absolute path where it has no series UID.
         verdict: As of ``hilum inspect``; ``refused`` too where its files cannot be made.
         files: Names of the files written of it, without the JSON; empty where it is refused.
         shape: Number of voxels (z, y, x); zeros where unknown.

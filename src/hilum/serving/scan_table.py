@@ -1,7 +1,8 @@
 """The table of what became of each scan below a path."""
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,21 @@ ScanColumns: TypeAlias = Mapping[str, Callable[[WrittenScan], object]]
 """Head of each column, and the cell of a scan in it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTable:
+    """The table of a verb.
+
+    Attributes:
+        columns: Its columns, among them ``name`` and ``file``.
+        path: The file that was asked for; None: none was.
+        name: Its name in each folder where none was asked for; empty: it is not written there.
+    """
+
+    columns: ScanColumns
+    path: Path | None = None
+    name: str = ""
+
+
 def check_scan_table(path: Path, columns: ScanColumns) -> None:
     """Make sure that a table is new, or was written by the same verb.
 
@@ -23,24 +39,56 @@ def check_scan_table(path: Path, columns: ScanColumns) -> None:
     check_output(path, f"^{','.join(columns)}")
 
 
-def write_scan_table(path: Path, found: Sequence[WrittenScan], columns: ScanColumns, *, keep_paths: bool) -> None:
-    """Write a row for each scan.
+def first_file(one: WrittenScan) -> str:
+    """Cell of the column ``file``."""
+    return one.files[0] if one.files else ""
+
+
+def write_scan_table(
+    path: Path, found: Sequence[WrittenScan], columns: ScanColumns, *, folder: Path, keep_paths: bool
+) -> None:
+    """Write a row for each scan, and keep the rows of others whose files are still there.
 
     Args:
         path: The table.
         found: The scans.
-        columns: The columns.
+        columns: The columns, among them ``name`` and ``file``.
+        folder: Where the files are.
         keep_paths: Whether one more column, ``where``, holds the path below the one that was asked for.
 
     Raises:
-        HilumError: If it cannot be written.
+        HilumError: If it cannot be read or written.
     """
     check_scan_table(path, columns)
     shown = dict(columns)
     if keep_paths:
         shown["where"] = lambda one: one.where
-    rows = ([cell(one) for cell in shown.values()] for one in found)
-    write_whole(path, csv_text([list(shown), *rows]), follow=False)
+    rows = [{head: cell(one) for head, cell in shown.items()} for one in found]
+    rows = sorted([*_kept_rows(path, found, folder), *rows], key=lambda row: str(row["name"]))
+    cells = ([row.get(head) for head in shown] for row in rows)
+    write_whole(path, csv_text([list(shown), *cells]), follow=False)
+
+
+def _kept_rows(path: Path, found: Sequence[WrittenScan], folder: Path) -> list[dict[str, Any]]:
+    """The rows of a table that no scan replaces, and whose files are in a folder.
+
+    Raises:
+        HilumError: If the table is damaged.
+    """
+    if not path.exists():
+        return []
+    replaced = {name for one in found for name in one.files or (one.name,)}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            before = list(csv.DictReader(file))
+    except csv.Error as exc:
+        msg = f"cannot be read: {exc}; remove it, and it is written anew"
+        raise HilumError(msg, path=path) from exc
+    return [
+        row
+        for row in before
+        if row["file"] and replaced.isdisjoint((row["name"], row["file"])) and (folder / row["file"]).is_file()
+    ]
 
 
 def num_refused(found: Sequence[WrittenScan]) -> int:
