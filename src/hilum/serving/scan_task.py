@@ -117,8 +117,10 @@ def failed_scan(task: ScanTask, exc: Exception) -> WrittenScan:
     """A scan that cannot be examined."""
     if isinstance(exc, HilumError):
         code, message = exc.code or "", exc.message
-    else:
-        code, message = "", "the scan does not fit into memory" if isinstance(exc, MemoryError) else f"{exc}"
+    elif isinstance(exc, MemoryError):
+        code, message = "", "the scan does not fit into memory"
+    else:  # its own text would name the file
+        code, message = "", f"cannot be read: {getattr(exc, 'strerror', None) or type(exc).__name__}"
     reason = without_names(f"{code}: {message}" if code else message, _names(task))
     return WrittenScan(name=task.target.name, verdict="refused", reason=reason, code=code, where=task.where)
 

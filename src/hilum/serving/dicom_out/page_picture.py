@@ -42,15 +42,16 @@ _VIEWS = (("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP"))
 
 def page_picture(result: ScanResult) -> UInt8[np.ndarray, "y x rgb"]:
     """The page, 1024 pixels wide."""
-    strips = [_head(result), _planes(result)]
-    for one in result.heat_maps[:_MOST_MAPS]:
-        one = replace(one, output=drawable(one.output, result.card.classes))
-        title = f"What speaks for {one.output} ({one.method})"
-        panels = planes_of(one, result.source.volume, title=title, foot=one.meaning)
-        panels.picture.set_size_inches(_INCHES, 4.3)
-        strips.append(panels)
-    strips.append(_foot(result))
     with rc_context({"font.family": list(_fonts())}):
+        strips = [_head(result), _planes(result)]
+        for heat_map in result.heat_maps[:_MOST_MAPS]:
+            shown = replace(heat_map, output=drawable(heat_map.output, result.card.classes))
+            title = f"What speaks for {shown.output} ({shown.method})"
+            foot = textwrap.fill(f"{shown.meaning} {shown.doubt}".strip(), _DECISION_LETTERS)
+            panels = planes_of(shown, result.source.volume, title=title, foot=foot)
+            panels.picture.set_size_inches(_INCHES, 4.3)
+            strips.append(panels)
+        strips.append(_foot(result))
         return np.vstack([_pixels(strip) for strip in strips])
 
 

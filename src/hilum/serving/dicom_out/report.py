@@ -11,6 +11,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from hilum.cohorts.cells import NO_RESULT, UNDECIDED
 from hilum.deciding.decision_words import decision_notes
 from hilum.serving.dicom_out.identity import CODING_SCHEME, MANUFACTURER, PRODUCT, derived_uid, equipment, tracking_uid
 from hilum.serving.dicom_out.references import References
@@ -86,12 +87,12 @@ def structured_report(result: ScanResult, references: References, others: Sequen
 def decision_text(result: ScanResult) -> str:
     """The decision in words, with its codes and reason where there is none."""
     outcome, many = result.prediction.outcome, result.card.decisions.multi_label
-    if outcome.kind == "no-result":
+    if outcome.kind == NO_RESULT:
         return (
             f"no-result ({', '.join(outcome.codes)}): {outcome.reason}. The model does not answer for this scan; "
             "this is not a negative result."
         )
-    if outcome.kind == "undecided" and not many:
+    if outcome.kind == UNDECIDED and not many:
         return f"undecided ({', '.join(outcome.codes)}): {outcome.reason}. This is not a negative result."
     text = result.prediction.decision
     return f"{text}. Undecided labels are not negative ({', '.join(outcome.codes)})." if outcome.codes else text
@@ -139,7 +140,7 @@ def _groups(result: ScanResult, references: References) -> list[Any]:
     )
     region = _region(result, references)
     probabilities = result.prediction.probabilities if result.has_result else {}
-    named: Sequence[tuple[str, float | None]] = list(probabilities.items()) or [("no-result", None)]
+    named: Sequence[tuple[str, float | None]] = list(probabilities.items()) or [(NO_RESULT, None)]
     groups = []
     for name, probability in named:
         values: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from hilum.cohorts.cells import NO_RESULT
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import ConfigError, GeometryError, PrepareError, require
 from hilum.files import user_path
@@ -58,7 +59,7 @@ class ScanResult:
     @property
     def has_result(self) -> bool:
         """Whether the model answers for this scan."""
-        return self.prediction.outcome.kind != "no-result"
+        return self.prediction.outcome.kind != NO_RESULT
 
     @property
     def seen(self) -> Bool[np.ndarray, "z y x"]:
@@ -118,7 +119,7 @@ def result_of(
         raise
     prediction = predictor.predict_samples([sample])[0]
     lungs = read_lungs(user_path(mask), volume) if mask is not None else segment_lungs(volume)
-    has_result = prediction.outcome.kind != "no-result"
+    has_result = prediction.outcome.kind != NO_RESULT
     return ScanResult(
         source=source,
         prediction=prediction,
