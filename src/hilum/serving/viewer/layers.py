@@ -1,7 +1,7 @@
 """Layers over a scan in a page: lungs, lung fields, the box of a model's input and its maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool
@@ -62,7 +62,8 @@ def lung_layers(lungs: Lungs, shown: Volume) -> list[Layer]:
     for side in (RIGHT, LEFT):
         mask = on_page(lungs.field, side)
         outline |= mask & ~ndimage.binary_erosion(mask, border_value=1)
-    found.append(_mask_layer("Lung fields (outline)", outline, shown, FIELD_RGB, opacity=0.6))
+    fields = _mask_layer("Lung fields (outline)", outline, shown, FIELD_RGB, opacity=0.6)
+    found.append(replace(fields, is_shown=False))  # in a render they hide the lungs
     return found
 
 

@@ -41,6 +41,7 @@ function mask([r, g, b]) {
 }
 
 async function load() {
+  nv.setRenderAzimuthElevation(160, 10); // from the front: the patient's right on the left, as in the planes
   const common = { trustCalMinMax: false, colorbarVisible: false };
   nv.addColormap("ct", CT);
   const images = [
@@ -76,11 +77,13 @@ nv.drawScene = (...args) => {
   return result;
 };
 
+const number = (value, digits) => value.toFixed(digits).replace("-", "−");
+
 function writeSides() {
   const box = document.querySelector(".sides");
   const dpr = nv.canvas.width / nv.canvas.clientWidth;
   const [x, y, z] = state.lps;
-  const where = { 0: `z ${z.toFixed(1)}`, 1: `y ${y.toFixed(1)}`, 2: `x ${x.toFixed(1)}` };
+  const where = { 0: `z ${number(z, 1)}`, 1: `y ${number(y, 1)}`, 2: `x ${number(x, 1)}` };
   const text = nv.screenSlices
     .map((tile) => {
       const [left, top, width, height] = tile.leftTopWidthHeight.map((n) => n / dpr);
@@ -110,7 +113,7 @@ function readOut(location) {
   state.lps = [-x, -y, z];
   const hu = location.values[0].value;
   document.getElementById("readout").textContent =
-    `LPS ${state.lps.map((mm) => mm.toFixed(1).replace("-", "−")).join("  ")} mm, ${String(Math.round(hu)).replace("-", "−")} HU`;
+    `LPS ${state.lps.map((mm) => number(mm, 1)).join("  ")} mm, ${number(hu, 0)} HU`;
   writeSides();
 }
 
