@@ -202,8 +202,15 @@ def test_the_page_of_a_large_noisy_chest_stays_under_8_mb_and_says_what_was_lost
 def test_a_small_scan_is_shown_as_it_is(tmp_path):
     scan = phantom()
     assert hilum.view(scan, tmp_path / "page.html").shown.startswith("Shown as it is")
-    image = images_in((tmp_path / "page.html").read_text(encoding="utf-8"))[0]
+    (image,) = images_in((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), scan.voxels_hu)
+
+
+def test_a_scan_without_lungs_has_no_overlays_of_them_and_says_so(tmp_path):
+    hilum.view(phantom(), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No lungs were found in this scan." in text
+    assert "Right lung" not in text
 
 
 def test_the_page_holds_no_name_id_date_or_path_of_the_source(tmp_path, capsys):

@@ -50,7 +50,9 @@ class Layer:
 
 
 def lung_layers(lungs: Lungs, shown: Volume) -> list[Layer]:
-    """Right and left lung, and the outline of the lung fields, on the grid of the scan as it is shown."""
+    """Right and left lung, and the outline of the lung fields, on the grid of the shown scan; empty without lungs."""
+    if not lungs.labels.any():
+        return []
 
     def on_page(labels: np.ndarray, side: int) -> np.ndarray:
         return sample_mask(np.asarray(labels == side), lungs.affine, shown.affine, shown.shape)
