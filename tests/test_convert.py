@@ -414,6 +414,7 @@ def test_files_of_a_scan_that_is_now_refused_are_removed(tmp_path):
 
 KILLED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
 import hilum.serving.scan_product as scan_product
 from hilum.cli import main
 original, calls = scan_product.replace_image, []
