@@ -51,6 +51,31 @@ def check_place(out: Path, what: str, flag: str = "--out") -> None:
     require(os.access(folder, os.W_OK | os.X_OK), flag, f"{what} in a folder that can be written to", out)
 
 
+def check_own_folder(
+    out: Path, is_own: Callable[[Path], bool], what: str, *, flag: str = "--out", inputs: Iterable[Path] = ()
+) -> None:
+    """Check, before anything is computed, that a folder is new, empty, or holds what the same command wrote alone.
+
+    Args:
+        out: The folder.
+        is_own: Whether the command wrote a file in it.
+        what: What it wrote, in words.
+        flag: The flag that names the folder.
+        inputs: Files and folders that are read, and must not lie in it.
+
+    Raises:
+        ConfigError: If it is a file, cannot be written, or holds other files.
+    """
+    check_place(out, "a folder", flag)
+    held = [file.name for file in inputs if file.resolve().is_relative_to(out.resolve())]
+    if out.is_dir():
+        held += [file.name for file in sorted(out.iterdir()) if not is_own(file) and not is_unfinished(file)]
+    if held or (out.exists() and not out.is_dir()):
+        found = f"holds {held[0]}" if held else "is a file"
+        msg = f"{flag} must be a folder that is new, empty or of {what}, {out} {found}"
+        raise ConfigError(msg)
+
+
 def check_output(path: Path, mark: str | Callable[[Path], bool], *, inputs: Iterable[Path | None] = ()) -> None:
     """Make sure that an output is new, or was written by the same command: judged by its content, not its name.
 

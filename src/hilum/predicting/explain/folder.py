@@ -13,8 +13,7 @@ from jaxtyping import Float32
 from markupsafe import Markup
 
 from hilum.drawing import BLUE, GREY, Panels, empty_panels, label, legend, svg, write
-from hilum.errors import ConfigError
-from hilum.files import check_place, is_unfinished, user_path, whole_folder
+from hilum.files import check_own_folder, user_path, whole_folder
 from hilum.imagefile import write_image
 from hilum.pages import html_page
 from hilum.predicting.explain.check import Curves, SanityCheck
@@ -55,15 +54,8 @@ def check_explanation_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
     Raises:
         ConfigError: If it is a file, cannot be written, or holds other files.
     """
-    check_place(out, "a folder")
     own = _files_of(out)
-    listed = sorted(out.iterdir()) if out.is_dir() else []
-    others = [file.name for file in listed if file.name not in own and not is_unfinished(file)]
-    read = [file.name for file in inputs if file.resolve().is_relative_to(out.resolve())]
-    if others or read or (out.exists() and not out.is_dir()):
-        found = f"holds {[*read, *others][0]}" if others or read else "is a file"
-        msg = f"--out must be a folder that is new, empty or of an earlier explanation, {out} {found}"
-        raise ConfigError(msg)
+    check_own_folder(out, lambda file: file.name in own, "an earlier explanation", inputs=inputs)
 
 
 def _files_of(out: Path) -> set[str]:

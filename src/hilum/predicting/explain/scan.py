@@ -1,13 +1,11 @@
 """Explains the prediction for one scan: reads it, makes maps, locates and tests them, and writes the folder."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from hilum.errors import GeometryError, PrepareError
 from hilum.files import user_path
@@ -17,15 +15,13 @@ from hilum.predicting.explain.folder import Explained, check_explanation_folder,
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.explain.location import locate, places_of
 from hilum.predicting.explain.occlusion import patch_of
+from hilum.predicting.explain.progress import progress_bar
 from hilum.predicting.explain.sample_odds import SampleOdds
 from hilum.predicting.predictor import Predictor
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.reading.reader import read
 from hilum.settings.explain import ExplainConfig
 from hilum.volume import Volume
-
-_PATIENCE_S = 2.0
-"""Seconds before a progress bar is shown."""
 
 
 def explain_scan(
@@ -68,7 +64,7 @@ def explain_scan(
     check_outputs(outputs, predictor.card.classes)
     volume, sample = _read(predictor, user_path(scan), point_mm, series, mask)
     prediction = predictor.predict_samples([sample])[0]
-    with _bar(show_progress) as progress:
+    with progress_bar(show_progress) as progress:
         heat_maps = explain(predictor, sample, outputs, config, progress=progress)
     places = None
     if volume is not sample:
@@ -110,17 +106,5 @@ def _checked(
         return np.asarray(values[0].mean(axis=0))
 
     patch_mm = config.patch_mm or patch_of(predictor.card.recipe.size, sample.spacing_mm)
-    with predictor.within_memory("testing a map"), _bar(show_progress, "testing the map", "steps") as progress:
+    with predictor.within_memory("testing a map"), progress_bar(show_progress, "testing the map", "steps") as progress:
         return check_map(sample_odds, heat_map.values, map_of, patch_mm, sample.spacing_mm, progress=progress)
-
-
-@contextmanager
-def _bar(is_shown: bool, what: str = "occlusion", unit: str = "cubes") -> Iterator[Callable[[int, int], None]]:
-    """A function that takes the number of units that are done and of all."""
-    with tqdm(desc=what, unit=f" {unit}", delay=_PATIENCE_S, disable=not is_shown or None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.font_manager import findfont, get_font
 
@@ -16,10 +16,10 @@ from hilum.drawing import BLUE, INK, ORANGE, PALE, Panels, empty_panels
 from hilum.pages import with_outlines
 from hilum.predicting.explain.planes import planes_of
 from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB
-from hilum.preparing.resample import sample, sample_mask
+from hilum.preparing.resample import sample
 from hilum.serving.dicom_out.report import decision_text, model_lines
 from hilum.serving.dicom_out.result import RESEARCH, ScanResult
-from hilum.volume import Affine
+from hilum.volume import Affine, Volume
 
 _INCHES, _DPI = 10.24, 100
 _LETTERS = 135
@@ -124,16 +124,15 @@ def _planes(result: ScanResult) -> Panels:
         centre = np.array(result.point_mm)
     elif result.heat_maps and result.heat_maps[0].peak_mm is not None:
         centre = np.asarray(result.heat_maps[0].peak_mm)
-    seen = result.seen
-    for axes, (axis, affine, shape), (title, sides) in zip(
-        panels.axes, planes_through(result, centre), _VIEWS, strict=True
-    ):
-        hu = sample(result.source.volume, affine, shape).squeeze(axis)
-        masks = [
-            (_on(mask, result, affine, shape).squeeze(axis), colour)
-            for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (seen, FIELD_RGB))
-        ]
-        picture = with_outlines(hu, masks)
+    planes = list(planes_through(result, centre))
+    volume = result.source.volume
+    outlines: list[list[tuple[np.ndarray, tuple[int, int, int]]]] = [[] for _ in planes]
+    for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (result.seen, FIELD_RGB)):
+        inside = Volume(voxels_hu=mask.astype(np.int16), affine=volume.affine)  # once for all planes: it is large
+        for found, (axis, affine, shape) in zip(outlines, planes, strict=True):
+            found.append((sample(inside, affine, shape, air=0.0).squeeze(axis) >= 0.5, colour))
+    for axes, (axis, affine, shape), (title, sides), masks in zip(panels.axes, planes, _VIEWS, outlines, strict=True):
+        picture = with_outlines(sample(volume, affine, shape).squeeze(axis), masks)
         axes.imshow(picture if axis == 0 else picture[::-1], interpolation="nearest")
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_axis_off()
@@ -142,12 +141,6 @@ def _planes(result: ScanResult) -> Panels:
     foot = "vermilion: right lung; blue: left lung; yellow: the box that the model saw"
     panels.picture.supxlabel(foot, fontsize=9, color=INK)
     return panels
-
-
-def _on(
-    mask: Bool[np.ndarray, "_ _ _"], result: ScanResult, affine: Affine, shape: tuple[int, int, int]
-) -> Bool[np.ndarray, "z y x"]:
-    return sample_mask(mask, result.source.volume.affine, affine, shape)
 
 
 def planes_through(result: ScanResult, centre_mm: np.ndarray) -> Iterator[tuple[int, Affine, tuple[int, int, int]]]:

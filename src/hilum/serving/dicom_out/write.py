@@ -14,8 +14,8 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from hilum.errors import ConfigError, HilumError, ReadError
-from hilum.files import check_place, is_unfinished, user_path, whole_folder
+from hilum.errors import ConfigError, ReadError
+from hilum.files import check_own_folder, user_path, whole_folder
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.serving.dicom_out.capture import capture
 from hilum.serving.dicom_out.identity import MANUFACTURER, Uids, derived_uid, source_digest, with_uids
@@ -122,7 +122,7 @@ def dicom_objects(result: ScanResult, *, uids: Uids = "derived") -> dict[str, Da
             msg = f"the source's headers do not allow {name}: highdicom raised {type(exc).__name__}"
             raise ReadError(msg, hint="dciodvfy names what is wrong with them") from exc
         if found is not None:
-            made[name] = with_uids(found, references, source, uids)
+            made[name] = with_uids(found, source, uids)
     return made
 
 
@@ -133,15 +133,9 @@ def check_dicom_folder(out: Path, scan: Path) -> None:
         ConfigError: If it is a file, cannot be written, holds other files, or lies in the scan's folder, where the
             objects would be read as part of the scan.
     """
-    check_place(out, "a folder", "--dicom")
+    check_own_folder(out, _is_own, "earlier objects", flag="--dicom")
     if scan.is_dir() and out.resolve().is_relative_to(scan.resolve()):
         msg = f"--dicom must be a folder outside the scan, which would be read with it, {out} lies in {scan}"
-        raise ConfigError(msg)
-    listed = sorted(out.iterdir()) if out.is_dir() else []
-    others = [file.name for file in listed if not _is_own(file) and not is_unfinished(file)]
-    if others or (out.exists() and not out.is_dir()):
-        found = f"holds {others[0]}" if others else "is a file"
-        msg = f"--dicom must be a folder that is new, empty or of earlier objects, {out} {found}"
         raise ConfigError(msg)
 
 
@@ -151,5 +145,5 @@ def _is_own(file: Path) -> bool:
         return False
     try:
         return bool(pydicom.dcmread(file, specific_tags=["Manufacturer"]).get("Manufacturer") == MANUFACTURER)
-    except (OSError, InvalidDicomError, HilumError):
+    except (OSError, InvalidDicomError):
         return False

@@ -1,13 +1,11 @@
 """Writes the page of a scan: reads it, finds its lungs, asks a model if there is one, and embeds all of it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hilum.arrays import three
 from hilum.cohorts.cells import NO_RESULT
@@ -15,6 +13,7 @@ from hilum.errors import GeometryError, PrepareError, ReadError
 from hilum.files import check_output, check_place, user_path, write_whole
 from hilum.findings import Finding
 from hilum.predicting.explain import ExplainConfig, HeatMap, explain
+from hilum.predicting.explain.progress import progress_bar
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.preparing.lungs.segment import Lungs, segment_lungs
@@ -31,8 +30,6 @@ MOST_PAGE_BYTES = 8_000_000
 """Of a page: what an e-mail or a pull request takes."""
 _FIRST_GUESS = 0.5
 """Share of the page's bytes with which the compressed scan is tried first: NiiVue and base64 take the rest."""
-_PATIENCE_S = 2.0
-"""Seconds before a progress bar is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +98,7 @@ def view(
     check_place(out, "a page")
     check_output(out, PAGE_MARK, inputs=inputs)
     predictor = None if model is None else Predictor(model, device=device).named(names)
-    source = _source(scan, series, None if predictor is None else predictor)
+    source = _source(scan, series, predictor)
     volume = source.volume
     point = None if point_mm is None else _point_in(volume, point_mm)
     lungs = read_lungs(at, volume) if at is not None else segment_lungs(volume)
@@ -158,7 +155,7 @@ def _ask(
     prediction = predictor.predict_samples([sample])[0]
     heat_maps: tuple[HeatMap, ...] = ()
     if config is not None and prediction.outcome.kind != NO_RESULT:
-        with _bar(show_progress) as progress:
+        with progress_bar(show_progress, "map") as progress:
             heat_maps = explain(predictor, sample, config=config, progress=progress)
     return _Asked(sample=sample, prediction=prediction, heat_maps=heat_maps, predictor=predictor)
 
@@ -229,15 +226,3 @@ def _centre(lungs: Lungs, side: int) -> Triple:
 def _triple(point_mm: Any) -> Triple:
     x, y, z = (float(mm) for mm in point_mm)
     return x, y, z
-
-
-@contextmanager
-def _bar(is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function that takes the number of cubes of occlusion that are done, and of all."""
-    with tqdm(desc="map", unit=" cubes", delay=_PATIENCE_S, disable=not is_shown or None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
