@@ -384,9 +384,10 @@ def test_a_folder_may_be_a_file_system_of_its_own_and_what_a_killed_call_left_go
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(out)], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     try:
-        left = out / f".new.999999.{machine_id()}"
-        left.mkdir()
-        (left / "page.dcm").write_bytes(b"a patient's")
+        for pid in (999999, os.getpid()):  # in a container every process may have one number
+            left = out / f".new.{pid}.{machine_id()}"
+            left.mkdir()
+            (left / "page.dcm").write_bytes(b"a patient's")
         made = predict_to_dicom(model(tmp_path / "model"), scan, out, maps=False)
         assert {one.name for one in out.iterdir()} == set(made.files)
     finally:

@@ -192,9 +192,17 @@ def sweep_new_files(folder: Path, names: Container[str]) -> None:
         return
     for entry in list(folder.iterdir()):
         match = _NEW_FILE.fullmatch(entry.name)
-        if match and match[1] in names and match[3] == machine_id() and not is_alive(int(match[2])):
+        if match and match[1] in names and match[3] == machine_id() and _has_ended(int(match[2])):
             with contextlib.suppress(OSError):
                 entry.unlink()
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the writer of this number has ended: also if it was an earlier one with the number of this process.
+
+    In a container every process may have the same number.
+    """
+    return pid == os.getpid() or not is_alive(pid)
 
 
 def is_alive(pid: int) -> bool:
@@ -238,7 +246,8 @@ def whole_folder(folder: Path, is_stale: Callable[[Path], bool], *, last: str = 
         new.mkdir()
         yield new
         files = sorted(new.iterdir(), key=lambda file: (file.name.endswith(last), file.name))
-        stale = [file for file in folder.iterdir() if file != new and is_stale(file) and not (new / file.name).exists()]
+        old_files = [file for file in folder.iterdir() if not file.is_dir() and is_stale(file)]
+        stale = [file for file in old_files if not (new / file.name).exists()]
         for file in files[:-1]:
             file.replace(folder / file.name)
         for old in stale:
@@ -258,7 +267,7 @@ def whole_folder(folder: Path, is_stale: Callable[[Path], bool], *, last: str = 
 def is_unfinished(path: Path) -> bool:
     """Whether a path is what a killed writer of ``whole_folder`` left."""
     match = _NEW_FOLDER.fullmatch(path.name)
-    return match is not None and match[2] == machine_id() and not is_alive(int(match[1]))
+    return match is not None and match[2] == machine_id() and _has_ended(int(match[1]))
 
 
 def cores() -> int:
