@@ -1,0 +1,177 @@
+"""The service's data base: one SQLite file that only its owner can read, and the folder around it."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hilum.errors import ConfigError
+
+DATABASE = "service.sqlite"
+_FORMAT = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT UNIQUE NOT NULL,
+    state TEXT NOT NULL,             -- queued, running, done, failed, cancelled, deleted
+    step TEXT NOT NULL DEFAULT '',
+    model TEXT NOT NULL,
+    settings TEXT NOT NULL,          -- JSON of JobSettings
+    origin TEXT NOT NULL,            -- upload, or the name of a PACS
+    study TEXT NOT NULL DEFAULT '',  -- id of the study, where it comes from a PACS
+    num_bytes INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,       -- whose process crashed or hung
+    interruptions INTEGER NOT NULL DEFAULT 0,  -- by ends of the whole service
+    cancelled INTEGER NOT NULL DEFAULT 0,
+    code TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    summary TEXT NOT NULL DEFAULT '',          -- JSON of what the monitor counts
+    created REAL NOT NULL, started REAL, ended REAL, removed REAL
+);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
+CREATE INDEX IF NOT EXISTS jobs_by_study ON jobs (study);
+CREATE TABLE IF NOT EXISTS studies (
+    id TEXT PRIMARY KEY,
+    source TEXT NOT NULL,            -- node, or the name of a web source
+    uid TEXT NOT NULL,               -- StudyInstanceUID: by it an operator finds the study
+    state TEXT NOT NULL,             -- receiving, waiting, predicted, ignored, failed
+    content TEXT NOT NULL DEFAULT '',-- digest of what was predicted last
+    seen TEXT NOT NULL DEFAULT '',   -- digest of what was seen last
+    job TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    changed REAL NOT NULL, created REAL NOT NULL,
+    UNIQUE (source, uid)
+);
+CREATE TABLE IF NOT EXISTS objects (
+    uid TEXT NOT NULL,               -- SOPInstanceUID of an own result
+    series TEXT NOT NULL,
+    study TEXT NOT NULL,             -- id of the study
+    job TEXT NOT NULL,
+    file TEXT NOT NULL,              -- below the data folder; removed after the result is sent and its time is over
+    kind TEXT NOT NULL,              -- report, segmentation, map, page
+    destination TEXT NOT NULL,
+    state TEXT NOT NULL,             -- waiting, sent, dead, shadow
+    tries INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL, sent REAL,
+    PRIMARY KEY (uid, destination)
+);
+CREATE INDEX IF NOT EXISTS objects_by_state ON objects (state, due);
+CREATE TABLE IF NOT EXISTS audit (
+    time REAL NOT NULL, who TEXT NOT NULL, did TEXT NOT NULL, what TEXT NOT NULL
+);
+"""
+
+
+class Database:
+    """One connection that threads share; each transaction is on disk when it ends.
+
+    Args:
+        folder: The data folder; made, for its owner alone.
+
+    Attributes:
+        folder: The data folder: the data base, ``uploads/``, ``results/``, ``pacs/`` and ``tmp/``.
+        revision: Grows with each change, for those who wait for one.
+
+    Raises:
+        ConfigError: If another service uses the folder, or it cannot be written or read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.revision = folder, 0
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            self._held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                os.close(self._held)
+                msg = f"the data folder must be used by one service, another uses {folder}"
+                raise ConfigError(msg, hint="--data names another") from exc
+            for name in ("uploads", "results", "pacs", "tmp"):
+                (folder / name).mkdir(exist_ok=True, mode=0o700)
+            os.close(os.open(folder / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as exc:
+            msg = f"the data folder {folder} cannot be written: {exc.strerror}"
+            raise ConfigError(msg, hint="--data names another") from exc
+        try:
+            self._connection = opened_database(folder / DATABASE)
+            version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+            if version > _FORMAT:
+                msg = f"the data base must be of format {_FORMAT} or older, is of {version}: made by a newer Hilum"
+                raise ConfigError(msg, path=folder / DATABASE)
+            self._connection.executescript(_SCHEMA)
+            self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        except sqlite3.Error as exc:
+            msg = f"is no data base of this service, or is damaged: {exc}"
+            raise ConfigError(msg, path=folder / DATABASE) from exc
+
+    def close(self) -> None:
+        """Close the data base, and let another service use the folder."""
+        with self._lock:
+            self._connection.close()
+            os.close(self._held)
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of its changes are on disk at its end, or none if something is raised."""
+        with self._lock:
+            if self._depth:  # within another one
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            else:
+                self._connection.execute("COMMIT")
+                self.revision += 1
+            finally:
+                self._depth -= 1
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows that a query finds."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def audit(self, who: str, did: str, what: str) -> None:
+        """Write down who did what."""
+        import time
+
+        with self.change() as connection:
+            connection.execute("INSERT INTO audit VALUES (?, ?, ?, ?)", (time.time(), who, did, what))
+
+    def remove(self, *parts: str) -> None:
+        """Remove a file or folder below the data folder, if it is there."""
+        path = self.folder.joinpath(*parts)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def opened_database(file: Path, *, writing: bool = True) -> sqlite3.Connection:
+    """A connection to a data base of the service; writers wait for each other, readers for nobody."""
+    mode = "rw" if writing else "ro"
+    connection = sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=30
+    )
+    connection.row_factory = sqlite3.Row
+    if writing:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
