@@ -20,7 +20,7 @@ from hilum.deciding.features import CaseOutputs, case_outputs
 from hilum.deciding.gate import mean_distance
 from hilum.deciding.model_folder import load_model, load_statistics, model_digest
 from hilum.deciding.outcome import DECIDED, Outcome, outcome_of
-from hilum.errors import CheckpointError, ConfigError, require
+from hilum.errors import CheckpointError, require
 from hilum.files import user_path
 from hilum.findings import Finding, as_records
 from hilum.modelling.device import pick_device
@@ -28,8 +28,7 @@ from hilum.modelling.ensemble import Ensemble
 from hilum.modelling.memory import within_memory
 from hilum.modelling.speed import EXACT, choose_speed, for_prediction
 from hilum.pages import PLANES_CAPTION, notebook_card
-from hilum.preparing import prepare, prepare_path
-from hilum.preparing.lungs.masks import read_lungs
+from hilum.predicting.prepare_scan import prepare_scan
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import SpeedConfig
 from hilum.volume import Volume
@@ -203,19 +202,7 @@ class Predictor:
         self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
     ) -> Volume:
         """Prepare one scan as the sample that the model sees; arguments and errors are those of ``predict``."""
-        recipe, at = self.card.recipe, user_path(mask) if mask is not None else None
-        if at is not None and not recipe.needs_lungs:
-            msg = f"a mask is for models that look for the lungs, this one is of region {recipe.region}"
-            raise ConfigError(msg)
-        if at is not None and not isinstance(scan, Volume) and Path(scan).suffix.lower() == ".npy":
-            msg = f"a mask needs a scan; {scan} is a prepared volume"
-            raise ConfigError(msg)
-        if isinstance(scan, Volume):
-            lungs = read_lungs(at, scan) if at is not None else None
-            return prepare(scan, recipe, point_mm=point_mm, lungs=lungs)
-        return prepare_path(
-            user_path(scan), recipe, point_mm=point_mm, series=series, mask=at, reading=self.card.reading
-        )
+        return prepare_scan(self.card, scan, point_mm=point_mm, series=series, mask=mask)
 
     def predict_samples(self, samples: list[Volume]) -> list[Prediction]:
         """Predict a batch of prepared samples.

@@ -9,7 +9,9 @@ from hilum.errors import require
 
 def _is_ae_title(title: str) -> bool:
     """Whether a text can be an AE title (PS3.5, 6.2: AE)."""
-    return 0 < len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title and bool(title.strip())
+    return (
+        0 < len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title and bool(title.strip())
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +140,9 @@ class DestinationConfig:
     """TLS; of kind web it follows the URL."""
 
     def __post_init__(self) -> None:
-        require(bool(re.fullmatch(r"[\w.-]{1,40}", self.name)), "destinations.name", "letters, digits, _ . -", self.name)
+        require(
+            bool(re.fullmatch(r"[\w.-]{1,40}", self.name)), "destinations.name", "letters, digits, _ . -", self.name
+        )
         if self.kind == "dicom":
             require(bool(self.host), f"host of the destination {self.name}", "given", "nothing")
             require(_is_ae_title(self.ae_title), f"ae_title of {self.name}", "1 to 16 characters", repr(self.ae_title))
@@ -304,7 +308,7 @@ class ServeConfig:
         ):
             require(len(set(names)) == len(names), f"names of {what}", "distinct", ", ".join(names))
         known = [one.name for one in self.destinations]
-        for source in (*self.web, *([self.node] if self.node else [])):
-            right = source.destination in known
-            require(right, "a source's destination", f"one of {', '.join(known) or 'destinations'}", source.destination)
+        wanted = [one.destination for one in self.web] + ([self.node.destination] if self.node else [])
+        for name in wanted:
+            require(name in known, "a source's destination", f"one of {', '.join(known) or 'destinations'}", name)
         require(bool(self.rules) or not (self.node or self.web), "rules", "given with a node or a web source", "none")

@@ -194,17 +194,13 @@ class Jobs:
 
     def place(self, job: Job) -> int:
         """How many jobs come before a queued one."""
-        query = (
-            "SELECT count(*) FROM jobs WHERE state = 'queued' AND number < (SELECT number FROM jobs WHERE id = ?)"
-        )
+        query = "SELECT count(*) FROM jobs WHERE state = 'queued' AND number < (SELECT number FROM jobs WHERE id = ?)"
         return int(self.database.rows(query, (job.id,))[0][0])
 
     def take(self) -> Job | None:
         """Start the job that has waited longest; None: nothing waits."""
         with self.database.change() as connection:
-            found = connection.execute(
-                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1"
-            ).fetchall()
+            found = connection.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1").fetchall()
             if not found:
                 return None
             connection.execute(
@@ -291,9 +287,7 @@ class Jobs:
     def delete(self, id: str, who: str) -> None:  # noqa: A002
         """Remove the upload and result of a job that has ended, and show it no more."""
         with self.database.change() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'deleted', removed = ? WHERE id = ?", (time.time(), id)
-            )
+            connection.execute("UPDATE jobs SET state = 'deleted', removed = ? WHERE id = ?", (time.time(), id))
             self.database.audit(who, "deleted", id)
         self._remove_files(id)
 

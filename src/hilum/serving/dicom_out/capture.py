@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from hilum.serving.dicom_out.identity import equipment
 from hilum.serving.dicom_out.page_picture import page_picture
 from hilum.serving.dicom_out.references import References
-from hilum.serving.dicom_out.result import ScanResult
+from hilum.serving.scan_result import ScanResult
 
 
 def capture(result: ScanResult, references: References) -> Dataset:

@@ -10,13 +10,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from hilum.reading.source import ScanSource
-from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.serving.scan_result import ScanResult
 from hilum.volume import hu_digest
 
 Uids = Literal["derived", "new"]
 
 MANUFACTURER, PRODUCT = "Hilum", "Hilum 3D ResNet classifier"
 CODING_SCHEME = "99HILUM"
+
+RESEARCH = "RESEARCH - NOT FOR CLINICAL USE"
+"""What every object says of itself."""
 
 _SERIES_NUMBERS = {"report": 9001, "segmentation": 9002, "map": 9003, "page": 9004}
 

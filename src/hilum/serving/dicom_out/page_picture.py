@@ -17,8 +17,9 @@ from hilum.pages import with_outlines
 from hilum.predicting.explain.planes import planes_of
 from hilum.preparing.lungs.overlay import FIELD_RGB, LEFT_RGB, RIGHT_RGB
 from hilum.preparing.resample import sample
+from hilum.serving.dicom_out.identity import RESEARCH
 from hilum.serving.dicom_out.report import decision_text, model_lines
-from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.serving.scan_result import ScanResult
 from hilum.volume import Affine, Volume
 
 _INCHES, _DPI = 10.24, 100
@@ -127,7 +128,11 @@ def _planes(result: ScanResult) -> Panels:
     planes = list(planes_through(result, centre))
     volume = result.source.volume
     outlines: list[list[tuple[np.ndarray, tuple[int, int, int]]]] = [[] for _ in planes]
-    for mask, colour in ((result.lungs == 1, RIGHT_RGB), (result.lungs == 2, LEFT_RGB), (result.seen, FIELD_RGB)):
+    for mask, colour in (
+        (result.lungs_on_scan == 1, RIGHT_RGB),
+        (result.lungs_on_scan == 2, LEFT_RGB),
+        (result.seen, FIELD_RGB),
+    ):
         inside = Volume(voxels_hu=mask.astype(np.int16), affine=volume.affine)  # once for all planes: it is large
         for found, (axis, affine, shape) in zip(outlines, planes, strict=True):
             found.append((sample(inside, affine, shape, air=0.0).squeeze(axis) >= 0.5, colour))

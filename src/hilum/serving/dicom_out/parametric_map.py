@@ -11,10 +11,10 @@ from pydicom.sr.codedict import codes
 
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.preparing.resample import sample
-from hilum.serving.dicom_out.identity import equipment
+from hilum.serving.dicom_out.identity import RESEARCH, equipment
 from hilum.serving.dicom_out.placement import placed
 from hilum.serving.dicom_out.references import References
-from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.serving.scan_result import ScanResult
 from hilum.volume import Volume
 
 _QUANTITIES = {

@@ -13,9 +13,17 @@ from pydicom.sr.codedict import codes
 
 from hilum.cohorts.cells import NO_RESULT, UNDECIDED
 from hilum.deciding.decision_words import decision_notes
-from hilum.serving.dicom_out.identity import CODING_SCHEME, MANUFACTURER, PRODUCT, derived_uid, equipment, tracking_uid
+from hilum.serving.dicom_out.identity import (
+    CODING_SCHEME,
+    MANUFACTURER,
+    PRODUCT,
+    RESEARCH,
+    derived_uid,
+    equipment,
+    tracking_uid,
+)
 from hilum.serving.dicom_out.references import References
-from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.serving.scan_result import ScanResult
 
 MARK_MM = 5.0
 """Radius of the circle that marks a given point."""

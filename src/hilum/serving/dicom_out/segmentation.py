@@ -9,11 +9,11 @@ from highdicom import seg
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from hilum.serving.dicom_out.identity import MANUFACTURER, equipment, tracking_uid
+from hilum.serving.dicom_out.identity import MANUFACTURER, RESEARCH, equipment, tracking_uid
 from hilum.serving.dicom_out.placement import placed
 from hilum.serving.dicom_out.references import References
 from hilum.serving.dicom_out.report import own_code
-from hilum.serving.dicom_out.result import RESEARCH, ScanResult
+from hilum.serving.scan_result import ScanResult
 
 _RIGHT = hd.sr.CodedConcept("3341006", "SCT", "Right lung")
 _LEFT = hd.sr.CodedConcept("44029006", "SCT", "Left lung")
@@ -25,7 +25,7 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
 
     Empty frames are kept: viewers shift segments without them.
     """
-    lungs = result.source.on_slices(result.lungs)
+    lungs = result.source.on_slices(result.lungs_on_scan)
     given = result.has_given_lungs
     parts = [
         ("Right lung", codes.SCT.AnatomicalStructure, _RIGHT, codes.DCM.MorphologicalOperations, lungs == 1),

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +14,22 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from hilum.errors import ConfigError, ReadError
+from hilum.errors import ConfigError, ReadError, require
 from hilum.files import check_own_folder, user_path, whole_folder
 from hilum.predicting.predictor import Prediction, Predictor
+from hilum.reading.reader import read_source
+from hilum.reading.source import ScanSource
 from hilum.serving.dicom_out.capture import capture
 from hilum.serving.dicom_out.identity import MANUFACTURER, Uids, derived_uid, source_digest, with_uids
 from hilum.serving.dicom_out.parametric_map import parametric_map
-from hilum.serving.dicom_out.references import references_of
+from hilum.serving.dicom_out.references import check_headers, references_of
 from hilum.serving.dicom_out.report import structured_report
-from hilum.serving.dicom_out.result import ScanResult, result_of
 from hilum.serving.dicom_out.segmentation import segmentation
+from hilum.serving.scan_result import AskedModel, OwnModel, ScanResult, ask_of_scan
+from hilum.settings.explain import ExplainConfig
+
+_LONGEST_NAME = 64
+"""Characters of the meaning of a code (DICOM PS3.5, 6.2: LO)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,25 +77,86 @@ def predict_to_dicom(
     folder = user_path(out).absolute()
     check_dicom_folder(folder, user_path(scan))
     predictor = (model if isinstance(model, Predictor) else Predictor(model)).named(names)
-    with _quiet(), disable_value_validation():
-        found = result_of(predictor, scan, maps=maps, point_mm=point_mm, series=series, mask=mask)
+    with quiet_dicom():
+        config = ExplainConfig() if maps else None
+        found = result_of(
+            OwnModel(predictor=predictor), scan, config=config, point_mm=point_mm, series=series, mask=mask
+        )
         made = dicom_objects(found, uids=uids)
         with whole_folder(folder, lambda _: True, last="report.dcm") as new:
-            for name, one in made.items():
-                one.save_as(new / name, enforce_file_format=True)
+            write_objects(made, new)
     files = {name: str(one.SOPInstanceUID) for name, one in made.items()}
     return DicomResult(prediction=found.prediction, files=files)
 
 
+def result_of(
+    model: AskedModel,
+    scan: str | Path,
+    *,
+    config: ExplainConfig | None,
+    point_mm: Any = None,
+    series: str = "",
+    mask: str | Path | None = None,
+) -> ScanResult:
+    """Read a DICOM scan, predict it, find its lungs and explain the prediction; arguments are those above.
+
+    Raises:
+        ConfigError: If the outputs have no names, or the scan is not DICOM.
+        ReadError: If objects cannot refer to its headers.
+        HilumError: If the scan cannot be read or prepared.
+    """
+    path = user_path(scan)
+    check_names(model.card.classes)
+    source = read_source(path, series=series or None, reading=model.card.reading, headers=True)
+    check_is_dicom(source, path)
+    at = user_path(mask) if mask is not None else None
+    return ask_of_scan(model, source, config=config, point_mm=point_mm, mask=at, path=path)
+
+
+def check_is_dicom(source: ScanSource, path: Path | None = None) -> None:
+    """Check that objects can return to a source.
+
+    Raises:
+        ConfigError: If it is not DICOM.
+        ReadError: If objects cannot refer to its headers.
+    """
+    if source.turn is None:
+        msg = "DICOM objects must return to a DICOM series, this scan is none: they refer to its slices and patient"
+        raise ConfigError(msg, path=path)
+    check_headers(source)
+
+
+def check_names(classes: Sequence[str]) -> None:
+    """Raise a ConfigError if an output has no name that a report can say."""
+    for name in classes:
+        fits = len(name) <= _LONGEST_NAME and name.isprintable() and "\\" not in name
+        require(fits, "a class's name in DICOM", f"at most {_LONGEST_NAME} printable characters, no backslash", name)
+    if not all(any(letter.isalpha() for letter in name) for name in classes):
+        msg = (
+            f"the classes of this model must have names to stand in a report, they are called {', '.join(classes)}: "
+            "give --names, one for each in this order"
+        )
+        raise ConfigError(msg)
+
+
+def write_objects(objects: Mapping[str, Dataset], folder: Path) -> None:
+    """Write objects to a folder, each to the file of its name."""
+    for name, one in objects.items():
+        one.save_as(folder / name, enforce_file_format=True)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """A context in which pydicom and highdicom say nothing: they quote values, which may be names or UIDs."""
+def quiet_dicom() -> Iterator[None]:
+    """A context in which pydicom and highdicom say nothing: they quote values, which may be names or UIDs.
+
+    Values that the standard does not allow are not refused: sources hold them.
+    """
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     levels = [one.level for one in loggers]
     try:
         for one in loggers:
             one.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from hilum.arrays import three
-from hilum.cohorts.cells import NO_RESULT
-from hilum.errors import GeometryError, PrepareError, ReadError
+from hilum.errors import GeometryError, ReadError
 from hilum.files import check_output, check_place, user_path, write_whole
 from hilum.findings import Finding
-from hilum.predicting.explain import ExplainConfig, HeatMap, explain
-from hilum.predicting.explain.progress import progress_bar
+from hilum.predicting.explain import ExplainConfig, HeatMap
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.preparing.lungs.masks import read_lungs
 from hilum.preparing.lungs.segment import Lungs, segment_lungs
 from hilum.preparing.lungs.sides import LEFT, RIGHT
 from hilum.reading.reader import read_source
 from hilum.reading.source import ScanSource
+from hilum.serving.scan_result import OwnModel, ScanResult, ask_of_scan
 from hilum.serving.viewer.answer import answer_of
 from hilum.serving.viewer.embedded import EmbeddedScan, embed
 from hilum.serving.viewer.layers import Layer, box_layer, lung_layers, map_layers
@@ -47,16 +46,6 @@ class Viewed:
     shown: str
     prediction: Prediction | None = None
     heat_maps: tuple[HeatMap, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Asked:
-    """What a model was shown, and what it says."""
-
-    sample: Volume
-    prediction: Prediction
-    heat_maps: tuple[HeatMap, ...]
-    predictor: Predictor
 
 
 def view(
@@ -101,22 +90,21 @@ def view(
     source = _source(scan, series, predictor)
     volume = source.volume
     point = None if point_mm is None else _point_in(volume, point_mm)
-    lungs = read_lungs(at, volume) if at is not None else segment_lungs(volume)
-    asked = None
-    if predictor is not None:
-        try:
-            asked = _ask(predictor, volume, point, at, config if with_map else None, show_progress=show_progress)
-        except (GeometryError, PrepareError) as exc:
-            exc.path = exc.path or inputs[0]
-            raise
-    content = _content(source, lungs, asked, point)
-    page, embedded = _fitted(volume, lungs, asked, content)
+    if predictor is None:
+        found: ScanResult | Lungs = read_lungs(at, volume) if at is not None else segment_lungs(volume)
+    else:
+        own = OwnModel(predictor=predictor, show_progress=show_progress)
+        seen = point if predictor.card.recipe.region == "point" else None
+        path = inputs[0]
+        found = ask_of_scan(own, source, config=config if with_map else None, point_mm=seen, mask=at, path=path)
+    page, shown = page_of_scan(source, found, point)
     write_whole(out, page, mark=PAGE_MARK)
+    result = found if isinstance(found, ScanResult) else None
     return Viewed(
         num_bytes=len(page),
-        shown=embedded.words,
-        prediction=None if asked is None else asked.prediction,
-        heat_maps=() if asked is None else asked.heat_maps,
+        shown=shown,
+        prediction=None if result is None else result.prediction,
+        heat_maps=() if result is None else result.heat_maps,
     )
 
 
@@ -138,44 +126,38 @@ def _point_in(volume: Volume, point_mm: Any) -> Triple:
     return x, y, z
 
 
-def _ask(
-    predictor: Predictor,
-    volume: Volume,
-    point: Triple | None,
-    mask: Path | None,
-    config: ExplainConfig | None,
-    *,
-    show_progress: bool,
-) -> _Asked:
-    """The prediction of a model, and its maps unless no method is given or the model has no result."""
-    recipe = predictor.card.recipe
-    sample = predictor.prepare(
-        volume, point_mm=point if recipe.region == "point" else None, mask=mask if recipe.needs_lungs else None
-    )
-    prediction = predictor.predict_samples([sample])[0]
-    heat_maps: tuple[HeatMap, ...] = ()
-    if config is not None and prediction.outcome.kind != NO_RESULT:
-        with progress_bar(show_progress, "map") as progress:
-            heat_maps = explain(predictor, sample, config=config, progress=progress)
-    return _Asked(sample=sample, prediction=prediction, heat_maps=heat_maps, predictor=predictor)
+def page_of_scan(source: ScanSource, found: ScanResult | Lungs, point_mm: Triple | None = None) -> tuple[bytes, str]:
+    """The page of a scan, as fine as its size allows, and in words how the scan is shown.
+
+    Args:
+        source: The scan.
+        found: What a model says of it, or its lungs alone.
+        point_mm: Where the crosshair starts, LPS mm (x, y, z).
+    """
+    lungs, result = (found.lungs, found) if isinstance(found, ScanResult) else (found, None)
+    content = _content(source, lungs, result, point_mm)
+    page, embedded = _fitted(source.volume, lungs, result, content)
+    return page, embedded.words
 
 
-def _fitted(volume: Volume, lungs: Lungs, asked: _Asked | None, content: PageContent) -> tuple[bytes, EmbeddedScan]:
+def _fitted(
+    volume: Volume, lungs: Lungs, result: ScanResult | None, content: PageContent
+) -> tuple[bytes, EmbeddedScan]:
     """The page with the scan as fine as the page's size allows."""
     most = int(_FIRST_GUESS * MOST_PAGE_BYTES)
-    maps = [] if asked is None else map_layers(asked.heat_maps)
+    maps = [] if result is None else map_layers(result.heat_maps)
     while True:
         embedded = embed(volume, most)
         layers: list[Layer] = lung_layers(lungs, embedded.volume)
-        if asked is not None:
-            layers += [box_layer(asked.sample, embedded.volume), *maps]
+        if result is not None:
+            layers += [box_layer(result.sample, embedded.volume), *maps]
         page = viewer_page(embedded, layers, content).encode()
         if len(page) <= MOST_PAGE_BYTES:
             return page, embedded
         most -= (len(page) - MOST_PAGE_BYTES) * 3 // 4 + MOST_PAGE_BYTES // 1000
 
 
-def _content(source: ScanSource, lungs: Lungs, asked: _Asked | None, point: Triple | None) -> PageContent:
+def _content(source: ScanSource, lungs: Lungs, result: ScanResult | None, point: Triple | None) -> PageContent:
     """Places, findings and the answer."""
     places = [
         NamedPlace(name=f"Centre of the {name} lung", lps_mm=_centre(lungs, side))
@@ -185,10 +167,10 @@ def _content(source: ScanSource, lungs: Lungs, asked: _Asked | None, point: Trip
     first = None if not places else max(places, key=lambda one: (lungs.right_ml, lungs.left_ml)["left" in one.name])
     start = source.volume.centre_mm if first is None else first.lps_mm
     found = list(source.volume.findings)
-    if asked is not None:
-        found = list(asked.prediction.findings)
-        places.append(NamedPlace(name="Box that the model saw", lps_mm=_triple(asked.sample.centre_mm)))
-        peaks = [(one, one.peak_mm) for one in asked.heat_maps]
+    if result is not None:
+        found = list(result.prediction.findings)
+        places.append(NamedPlace(name="Box that the model saw", lps_mm=_triple(result.sample.centre_mm)))
+        peaks = [(one, one.peak_mm) for one in result.heat_maps]
         maps = [
             NamedPlace(name=f"Peak of the map of {one.output}", lps_mm=_triple(p)) for one, p in peaks if p is not None
         ]
@@ -205,7 +187,7 @@ def _content(source: ScanSource, lungs: Lungs, asked: _Asked | None, point: Trip
         places=tuple(places),
         findings=tuple((one, source.place_mm(one.where) if one.where else None) for one in _with_lungs(found, lungs)),
         lungs=litres,
-        answer=None if asked is None else answer_of(asked.prediction, asked.predictor.card),
+        answer=None if result is None else answer_of(result.prediction, result.card),
     )
 
 

@@ -1,0 +1,315 @@
+"""Works through the queue: processes that read and prepare on all cores, and one for each device with the networks."""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hilum.files import cores
+from hilum.serving.app.child import Child, ChildLostError
+from hilum.serving.app.jobs import Job, Jobs
+from hilum.serving.app.network import run_networks
+from hilum.serving.app.worker import Order, ServedModel, run_worker
+
+_log = logging.getLogger("hilum.serve")
+
+_IDLE_S = 0.5
+_BACK_OFF_S = 30.0
+"""Longest wait before a process that cannot start is started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What the engine works with.
+
+    Attributes:
+        models: The models by name.
+        folders: Folder of each model.
+        names: Names of the outputs of models that are not called by their own.
+        devices: Devices, such as cpu, or cuda:0 and cuda:1.
+        workers: Processes that read and prepare; 0: one for each core.
+        max_bytes: Largest scan and largest unpacked archive.
+        step_s: Longest step of a job.
+    """
+
+    models: Mapping[str, ServedModel]
+    folders: Mapping[str, Path]
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    devices: tuple[str, ...] = ("cpu",)
+    workers: int = 0
+    max_bytes: int = 8 * 10**9
+    step_s: float = 600.0
+
+
+class Engine:
+    """Threads, each with a process of its own that takes one job after the other.
+
+    Args:
+        jobs: The queue.
+        config: What to work with.
+        on_end: Called with each job that has ended, before its end is written down, with the folder of its result if
+            it is done; within one transaction with its end.
+    """
+
+    def __init__(self, jobs: Jobs, config: EngineConfig, on_end: Callable[[Job], None] = lambda _: None) -> None:
+        self.jobs, self.config, self._on_end = jobs, config, on_end
+        self._folder = jobs.database.folder
+        self._stop, self._now = threading.Event(), threading.Event()
+        self._waiting = threading.Condition()
+        self._cancelled: dict[str, threading.Event] = {}
+        self._networks: queue.Queue[_Slot] = queue.Queue()
+        self._slots: list[_Slot] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every process is there and answers."""
+        return bool(self._slots) and not self._stop.is_set() and all(slot.is_ready for slot in self._slots)
+
+    def pids(self) -> list[int]:
+        """Numbers of the processes that run."""
+        return [int(slot.child.process.pid) for slot in self._slots if slot.child is not None]
+
+    def start(self) -> None:
+        """Start the processes, and work."""
+        config, number = self.config, self.config.workers or cores()
+        for device in config.devices:
+            slot = _Slot(
+                name=f"network-{device.replace(':', '-')}", stop=self._stop,
+                make=lambda folder, device=device: Child(  # type: ignore[misc]
+                    run_networks, (config.folders, config.names, device), folder, 1
+                ),
+                folder=self._folder / "tmp",
+            )  # fmt: skip
+            self._slots.append(slot)
+            self._networks.put(slot)
+        workers = [
+            _Slot(
+                name=f"worker-{n}", stop=self._stop, folder=self._folder / "tmp",
+                make=lambda folder: Child(run_worker, (config.models, config.max_bytes), folder, number),
+            )
+            for n in range(number)
+        ]  # fmt: skip
+        self._slots += workers
+        for slot in self._slots[: len(config.devices)]:
+            self._threads.append(threading.Thread(target=self._keep, args=(slot,), daemon=True))
+        self._threads += [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in workers]
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Say that there may be a new job."""
+        with self._waiting:
+            self._waiting.notify_all()
+
+    def cancel(self, id: str) -> None:  # noqa: A002
+        """End the process of a running job that was cancelled."""
+        event = self._cancelled.get(id)
+        if event is not None:
+            event.set()
+
+    def stop(self, seconds: float) -> None:
+        """End in order: no new job starts, running ones get so many seconds, and then wait for the next start."""
+        self._stop.set()
+        self.wake()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._now.set()
+        for thread in self._threads:
+            thread.join(10)
+        for slot in self._slots:
+            slot.end()
+
+    def _keep(self, slot: "_Slot") -> None:
+        """Start the process of a device before it is needed."""
+        with contextlib.suppress(ChildLostError), slot.held():
+            slot.started()
+
+    def _work(self, slot: "_Slot") -> None:
+        while not self._stop.is_set():
+            try:
+                with slot.held():
+                    slot.started()
+            except ChildLostError as exc:
+                _log.error("process", extra={"of": slot.name, "code": exc.code})
+                continue
+            job = self.jobs.take()
+            if job is None:
+                with self._waiting:
+                    self._waiting.wait(_IDLE_S)
+                continue
+            self._cancelled[job.id] = threading.Event()
+            try:
+                self._run(job, slot)
+            except Exception as exc:  # noqa: BLE001  # a bug must not end the thread, nor lose the job
+                _log.error("bug", extra={"job": job.id, "code": type(exc).__name__})
+                self._ended(job, "failed", code="bug", reason=f"a fault in Hilum: {type(exc).__name__}")
+                slot.end()
+            finally:
+                del self._cancelled[job.id]
+
+    def _run(self, job: Job, slot: "_Slot") -> None:
+        """One try of a job."""
+        cancelled = self._cancelled[job.id]
+        if self.jobs[job.id].is_cancelled:
+            self._ended(job, "cancelled")
+            return
+        new = self._folder / "results" / f".new-{job.id}"
+        try:
+            with slot.held():
+                child = slot.started()
+                scan = ("pacs", job.study) if job.study else ("uploads", job.id)
+                path = self._folder.joinpath(*scan)
+                child.send(Order(model=job.model, settings=job.settings, scan=path, out=new))
+                answer = self._followed(job, child, cancelled)
+            if answer[0] == "done":
+                self._finish(job, new, answer[1])
+            else:
+                self._ended(job, "failed", code=answer[1], reason=answer[2])
+        except ChildLostError as exc:
+            slot.end()
+            if cancelled.is_set():
+                self._ended(job, "cancelled")
+            elif self._now.is_set():
+                self.jobs.put_back(job.id)
+            else:
+                self._retry(job, exc)
+        finally:
+            self.jobs.database.remove("results", new.name)
+
+    def _followed(self, job: Job, child: Child, cancelled: threading.Event) -> tuple:
+        """Follow a job through its steps, to the answer of its process."""
+        limit = self.config.step_s
+        while True:
+            said = child.receive(limit, cancelled, self._now)
+            if said[0] == "step":
+                self.jobs.at_step(job.id, said[1])
+            elif said[0] == "ask":
+                self._ask(child, cancelled)
+            else:
+                return tuple(said)
+
+    def _ask(self, child: Child, cancelled: threading.Event) -> None:
+        """Pass a question of a process on to the first device that is free, and the answer back."""
+        with self._network(cancelled) as slot, slot.held():
+            network = slot.started()
+            try:
+                child.await_value(self.config.step_s, cancelled, self._now)
+                child.relay(network)
+                network.await_value(self.config.step_s, cancelled, self._now)
+                network.relay(child)
+            except ChildLostError:
+                slot.end()  # whose fault it was: an answer that nobody has taken must not reach another job
+                raise
+
+    @contextmanager
+    def _network(self, cancelled: threading.Event) -> Iterator["_Slot"]:
+        while True:
+            try:
+                slot = self._networks.get(timeout=0.1)
+                break
+            except queue.Empty:
+                if cancelled.is_set() or self._now.is_set():
+                    msg = "it was told to stop"
+                    raise ChildLostError(msg, code="stopped") from None
+        try:
+            yield slot
+        finally:
+            self._networks.put(slot)
+
+    def _finish(self, job: Job, new: Path, summary: dict) -> None:
+        """Put a result in its place, and end its job."""
+        for file in new.iterdir():
+            _settle(file)
+        target = self._folder / "results" / job.id
+        self.jobs.database.remove("results", job.id)
+        new.rename(target)
+        _settle(new)
+        _settle(target.parent)
+        self._ended(job, "done", summary=summary)
+
+    def _ended(self, job: Job, state: str, *, code: str = "", reason: str = "", summary: dict | None = None) -> None:
+        with self.jobs.database.change():
+            self.jobs.end(job.id, state, code=code, reason=reason, summary=summary)  # type: ignore[arg-type]
+            self._on_end(self.jobs[job.id])
+        _log.info("job", extra={"job": job.id, "state": state, "code": code})
+
+    def _retry(self, job: Job, exc: ChildLostError) -> None:
+        with self.jobs.database.change():
+            if not self.jobs.lost(job.id, exc.code, exc.reason):
+                self._on_end(self.jobs[job.id])
+        _log.warning("lost", extra={"job": job.id, "state": self.jobs[job.id].state, "code": exc.code})
+
+
+def _settle(path: Path) -> None:
+    """See to it that a file, or the list of a folder, is on disk."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    """The place of a process, which is started again when it has ended.
+
+    Attributes:
+        name: Its name.
+        make: Makes the process with a folder for its temporary files.
+        folder: Where that folder is made.
+        stop: Set when the service stops.
+        child: The process; None: there is none.
+        is_ready: Whether it has said that it is ready.
+    """
+
+    name: str
+    make: Callable[[Path], Child]
+    folder: Path
+    stop: threading.Event
+    child: Child | None = None
+    is_ready: bool = False
+    _failures: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A context in which one thread alone uses the process."""
+        with self._lock:
+            yield
+
+    def started(self) -> Child:
+        """The process, started if there is none.
+
+        Raises:
+            ChildLostError: If it cannot start; the next call waits before it tries again.
+        """
+        if self.child is not None and not self.child.is_alive:
+            self.end()
+        if self.child is None:
+            if self._failures:
+                self.stop.wait(min(_BACK_OFF_S, 2.0**self._failures))
+            self.child = self.make(self.folder / self.name)
+            try:
+                self.child.ready(self.stop)
+            except ChildLostError:
+                self._failures += 1
+                self.end()
+                raise
+            self._failures, self.is_ready = 0, True
+        return self.child
+
+    def end(self) -> None:
+        """End the process."""
+        self.is_ready = False
+        if self.child is not None:
+            self.child.end()
+            self.child = None
