@@ -275,6 +275,9 @@ class ServeConfig:
     stop_s: float = 30.0
     """Seconds that running jobs get to end when the service is told to stop; the rest is done after a new start."""
 
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes or labels by model, in place of a model's own."""
+
     hosts: tuple[str, ...] = ()
     """Names by which the service is reached, beside its own address; requests for others are refused."""
 

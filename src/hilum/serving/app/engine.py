@@ -55,10 +55,14 @@ class Engine:
         config: What to work with.
         on_end: Called with each job that has ended, before its end is written down, with the folder of its result if
             it is done; within one transaction with its end.
+
+    Attributes:
+        num_lost: Number of processes that crashed, hung or were killed while they worked on a job.
     """
 
     def __init__(self, jobs: Jobs, config: EngineConfig, on_end: Callable[[Job], None] = lambda _: None) -> None:
         self.jobs, self.config, self._on_end = jobs, config, on_end
+        self.num_lost = 0
         self._folder = jobs.database.folder
         self._stop, self._now = threading.Event(), threading.Event()
         self._waiting = threading.Condition()
@@ -175,6 +179,7 @@ class Engine:
                 self._ended(job, "failed", code=answer[1], reason=answer[2])
         except ChildLostError as exc:
             slot.end()
+            self.num_lost += exc.code != "stopped"
             if cancelled.is_set():
                 self._ended(job, "cancelled")
             elif self._now.is_set():
@@ -239,12 +244,16 @@ class Engine:
         with self.jobs.database.change():
             self.jobs.end(job.id, state, code=code, reason=reason, summary=summary)  # type: ignore[arg-type]
             self._on_end(self.jobs[job.id])
+        self.jobs.database.remove("uploads", job.id)
         _log.info("job", extra={"job": job.id, "state": state, "code": code})
 
     def _retry(self, job: Job, exc: ChildLostError) -> None:
         with self.jobs.database.change():
-            if not self.jobs.lost(job.id, exc.code, exc.reason):
+            is_over = not self.jobs.lost(job.id, exc.code, exc.reason)
+            if is_over:
                 self._on_end(self.jobs[job.id])
+        if is_over:
+            self.jobs.database.remove("uploads", job.id)
         _log.warning("lost", extra={"job": job.id, "state": self.jobs[job.id].state, "code": exc.code})
 
 

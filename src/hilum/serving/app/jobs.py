@@ -282,6 +282,8 @@ class Jobs:
                     "UPDATE jobs SET cancelled = 1, state = ?, ended = ? WHERE id = ?", (state, ended, id)
                 )
                 self.database.audit(who, "cancelled", id)
+        if self[id].state == "cancelled":
+            self.database.remove("uploads", id)
         return self[id]
 
     def delete(self, id: str, who: str) -> None:  # noqa: A002
@@ -319,9 +321,10 @@ class Jobs:
 
     def sweep(self) -> None:
         """After a new start: remove what killed processes left: half uploads, half results, temporary files."""
-        known = {str(row["id"]) for row in self.database.rows("SELECT id FROM jobs WHERE removed IS NULL")}
-        done = {str(row["id"]) for row in self.database.rows("SELECT id FROM jobs WHERE state = 'done'")}
-        for name, kept in (("uploads", known), ("results", done & known), ("tmp", set[str]())):
+        known = "SELECT id FROM jobs WHERE removed IS NULL AND state"
+        done = {str(row["id"]) for row in self.database.rows(f"{known} = 'done'")}
+        live = {str(row["id"]) for row in self.database.rows(f"{known} IN ('queued', 'running')")}
+        for name, kept in (("uploads", live), ("results", done), ("tmp", set[str]())):
             for entry in (self.database.folder / name).iterdir():
                 if entry.name not in kept:
                     self.database.remove(name, entry.name)
