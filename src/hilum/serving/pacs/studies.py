@@ -1,5 +1,6 @@
 """The studies of a PACS: receiving, waiting for their job, then predicted, ignored or failed, over any crash."""
 
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -130,7 +131,7 @@ class Studies:
         return {str(state): int(count) for state, count in rows}
 
     def expect(self, source: str, uid: str, *, seen: str | None = None) -> Study:
-        """Let a study be received, as a new one or once more; a job of it that still waits is cancelled.
+        """Let a study be received, as a new one or once more.
 
         Args:
             source: Its source.
@@ -148,8 +149,6 @@ class Studies:
                     (study_id, source, uid, seen or "", now, now),
                 )
                 return self[study_id]
-            if study.state == "waiting":
-                self._cancel_waiting(study)
             if study.state != "receiving":
                 connection.execute(
                     "UPDATE studies SET state = 'receiving', too_large = 0, changed = ? WHERE id = ?", (now, study.id)
@@ -158,12 +157,16 @@ class Studies:
                 connection.execute("UPDATE studies SET seen = ? WHERE id = ?", (seen, study.id))
         return self[study.id]
 
+    def note_seen(self, study: Study, seen: str) -> None:
+        """Note what a search said of a study that has not changed."""
+        with self.database.change() as connection:
+            connection.execute("UPDATE studies SET seen = ? WHERE id = ?", (seen, study.id))
+
     def _cancel_waiting(self, study: Study) -> None:
-        try:
+        """Cancel a job that has not begun: it would be out of date."""
+        with contextlib.suppress(KeyError), self.database.change():
             if self.jobs[study.job].state == "queued":
                 self.jobs.cancel(study.job, study.source)
-        except KeyError:
-            pass
 
     def place(self, header: InstanceHeader, file: Path) -> str:
         """Move a file that the node received to its study, where it is on disk when this returns.
@@ -180,6 +183,8 @@ class Studies:
         with self._lock:
             study = self.find(NODE, header.study)
             if study is None or study.state != "receiving":
+                if study is not None and study.state == "waiting":
+                    self._cancel_waiting(study)
                 study = self.expect(NODE, header.study)
             folder = self.folder / study.id
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -223,7 +228,7 @@ class Studies:
         Raises:
             QueueFullError: If as many jobs wait as may: try again later.
         """
-        if self._is_working(study):
+        if self.is_working(study):
             return
         with self._lock:
             arrived = self._arrived.get(study.id)
@@ -249,8 +254,8 @@ class Studies:
             else:
                 self._submit(study, model, content, fetched)
 
-    def _is_working(self, study: Study) -> bool:
-        """Whether a job reads the files of a study."""
+    def is_working(self, study: Study) -> bool:
+        """Whether a job reads the files of a study, or is going to."""
         try:
             return bool(study.job) and not self.jobs[study.job].has_ended
         except KeyError:
@@ -258,13 +263,12 @@ class Studies:
 
     def restore(self, study: Study) -> None:
         """Leave a study as it was before it was received again."""
+        state = "waiting" if self.is_working(study) else study.result
         with self.database.change() as connection:
-            connection.execute(
-                "UPDATE studies SET state = result WHERE id = ? AND state = 'receiving' AND result != ''", (study.id,)
-            )
-        if study.result == "ignored":
+            connection.execute("UPDATE studies SET state = ? WHERE id = ? AND state = 'receiving'", (state, study.id))
+        if state == "ignored":
             self.remove_files(study.id)
-        _log.info("study", extra={"study": study.id, "state": study.result, "code": "unchanged"})
+        _log.info("study", extra={"study": study.id, "state": state, "code": "unchanged"})
 
     def _submit(self, study: Study, model: str, content: Sequence[str], fetched: str) -> None:
         outputs: tuple[Any, ...] = ("dicom", "maps") if "map" in self.config.delivery.objects else ("dicom",)

@@ -120,22 +120,29 @@ class WebSource:
                     search_filters=filters, fields=["NumberOfStudyRelatedInstances", "NumberOfStudyRelatedSeries"],
                     limit=_PAGE, offset=page * _PAGE,
                 )  # fmt: skip
-            news = 0
             for row in rows:
-                uid = _text(row, _UID)
-                if is_uid(uid):
-                    news += self._notice(uid, row)
+                if is_uid(_text(row, _UID)):
+                    self._notice(_text(row, _UID), row)
             if len(rows) < _PAGE or self._stop.is_set():
                 return
 
-    def _notice(self, uid: str, row: Mapping[str, Any]) -> bool:
-        """Let a study be received if it is new, or looks different from last time."""
+    def _notice(self, uid: str, row: Mapping[str, Any]) -> None:
+        """Let a study be received if it is new, or its series are no longer those that were fetched."""
         seen = _digest({tag: row.get(tag, {}).get("Value") for tag in (*_WHO, _NUM_IN_STUDY, _NUM_SERIES)})
         study = self._studies.find(self._config.name, uid)
         if study is not None and (study.state == "receiving" or (study.seen == seen and _NUM_IN_STUDY in row)):
-            return False
+            return
+        if study is not None and study.fetched:
+            try:
+                digest, _ = self._series_of(uid)
+            except UnreachableError as exc:
+                if not exc.code:
+                    raise
+                return
+            if digest == study.fetched:
+                self._studies.note_seen(study, seen)
+                return
         self._studies.expect(self._config.name, uid, seen=seen)
-        return True
 
     def _look_at_all(self) -> None:
         """Look at the studies that may be complete."""
@@ -171,8 +178,10 @@ class WebSource:
         digest, series = self._series_of(study.uid)
         if digest != look.digest:
             look.digest, look.since, look.series = digest, time.monotonic(), series
-        if study.result and digest == study.fetched:
+        if digest == study.fetched and (study.result or self._studies.is_working(study)):
             self._studies.restore(study)
+        elif self._studies.is_working(study):
+            return
         elif time.monotonic() - look.since >= stable:
             if look.fetched != digest:
                 is_wanted = self._fetch(study, series)
