@@ -76,6 +76,11 @@ class Orthanc:
         self.process.terminate()
         self.process.wait(timeout=20)
 
+    def kill(self) -> None:
+        """Kill it; what it has answered for stays in its folder."""
+        self.process.kill()
+        self.process.wait(timeout=20)
+
     def pause(self) -> None:
         """Hold it up: connections are made, and nobody answers."""
         self.process.send_signal(signal.SIGSTOP)

@@ -57,6 +57,7 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE INDEX IF NOT EXISTS studies_by_state ON studies (state);
 CREATE TABLE IF NOT EXISTS objects (
     uid TEXT NOT NULL,               -- SOPInstanceUID of an own result
+    made TEXT NOT NULL,              -- the one that its job gave it; another, if the same report was sent before
     series TEXT NOT NULL,
     study TEXT NOT NULL,             -- id of the study
     job TEXT NOT NULL,

@@ -100,7 +100,7 @@ class Deliveries:
         return {(str(destination), str(state)): int(count) for destination, state, count in rows}
 
     def _delivery(self, row: sqlite3.Row) -> Delivery:
-        values = {name: row[name] for name in row.keys() if name not in ("file", "series")}  # noqa: SIM118
+        values = {name: row[name] for name in row.keys() if name not in ("file", "series", "made")}  # noqa: SIM118
         return Delivery(**values, file=self.folder / row["file"])
 
     def add(self, source: str, study: str, job: str, files: Mapping[Path, str], *, study_uid: str) -> None:
@@ -133,35 +133,31 @@ class Deliveries:
             known = connection.execute(
                 "SELECT state FROM objects WHERE uid = ? AND destination = ?", (uid, place.destination)
             ).fetchone()
-            if known is None:
-                self._insert(place, self._linked(file), uid, _series_of(file))
+            if known is None or known["state"] in ("shadow", "superseded"):
+                self._insert(place, self._linked(file), uid, _series_of(file), made=uid)
             elif known["state"] == "waiting":
                 connection.execute(
                     "UPDATE objects SET job = ? WHERE uid = ? AND destination = ?", (place.job, uid, place.destination)
                 )
-            elif known["state"] in ("shadow", "superseded"):
-                connection.execute("DELETE FROM objects WHERE uid = ? AND destination = ?", (uid, place.destination))
-                self._insert(place, self._linked(file), uid, _series_of(file))
 
     def _add_report(self, place: "_Place", file: Path, uid: str, study_uid: str, *, kept: set[str]) -> None:
         """A report; it names the one before it, unless it is the same."""
         with self.database.change() as connection:
             untried = connection.execute(
-                "SELECT uid FROM objects WHERE study = ? AND destination = ? AND state = 'waiting' AND tries = 0",
+                "SELECT uid, made FROM objects WHERE study = ? AND destination = ? AND state = 'waiting' AND tries = 0",
                 (place.study, place.destination),
             ).fetchall()
             connection.executemany(  # what an earlier result waits with is not sent any more
                 "UPDATE objects SET state = 'superseded' WHERE uid = ? AND destination = ?",
-                [(row["uid"], place.destination) for row in untried if row["uid"] not in kept],
+                [(row["uid"], place.destination) for row in untried if row["made"] not in kept],
             )
             earlier = connection.execute(
                 "SELECT * FROM objects WHERE study = ? AND destination = ? AND kind = 'report' "
-                "AND state IN ('waiting', 'sent', 'dead') AND NOT (state = 'waiting' AND tries = 0 AND uid != ?) "
-                "ORDER BY rowid DESC LIMIT 1",
-                (place.study, place.destination, uid),
+                "AND state IN ('waiting', 'sent', 'dead') ORDER BY rowid DESC LIMIT 1",
+                (place.study, place.destination),
             ).fetchone()
-            if earlier is None or earlier["uid"] == uid:
-                self._add_object(place, file, uid)
+            if earlier is None or earlier["made"] == uid:
+                self._add_object(place, file, uid if earlier is None else str(earlier["uid"]))
                 return
             made = pydicom.dcmread(file)
             known = connection.execute(
@@ -175,7 +171,7 @@ class Deliveries:
             made.PredecessorDocumentsSequence = _predecessor(earlier, str(made.SOPClassUID), study_uid)
             new = self.folder / f"{secrets.token_hex(16)}.dcm"
             made.save_as(new, enforce_file_format=True)
-            self._insert(place, new, str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
+            self._insert(place, new, str(made.SOPInstanceUID), str(made.SeriesInstanceUID), made=uid)
 
     def _linked(self, file: Path) -> Path:
         """The file in the outbox, which then does not depend on how long results are kept."""
@@ -183,17 +179,27 @@ class Deliveries:
         os.link(file, new)
         return new
 
-    def _insert(self, place: "_Place", file: Path, uid: str, series: str) -> None:
-        for path in (file, self.folder):
-            sync_to_disk(path)
+    def _insert(self, place: "_Place", file: Path, uid: str, series: str, *, made: str) -> None:
         now, state = time.time(), "shadow" if self.config.shadow else "waiting"
+        if self.config.shadow:
+            file.unlink()
+        else:
+            sync_to_disk(file)
+            sync_to_disk(self.folder)
         with self.database.change() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO objects "
-                "(uid, series, study, job, file, kind, destination, state, due, since, created) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (uid, series, place.study, place.job, file.name, place.kind, place.destination, state, now, now, now),
+                "DELETE FROM objects WHERE uid = ? AND destination = ? AND state IN ('shadow', 'superseded')",
+                (uid, place.destination),
             )
+            connection.execute(
+                "INSERT OR IGNORE INTO objects "
+                "(uid, made, series, study, job, file, kind, destination, state, due, since, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    uid, made, series, place.study, place.job, file.name, place.kind, place.destination, state,
+                    now, now, now,
+                ),
+            )  # fmt: skip
 
     def is_own(self, uid: str) -> bool:
         """Whether an instance is an own result."""

@@ -53,17 +53,18 @@ class StoreScu:
         if self._context is not None:
             about["tls_args"] = (self._context, config.host)
         try:
-            association = self._node.associate(config.host, config.port, **about)
+            association: Any = self._node.associate(config.host, config.port, **about)
         except (OSError, RuntimeError, ValueError, TypeError) as exc:
             raise UnreachableError from exc
         if not association.is_established:
             if association.is_rejected:
                 msg = "the destination rejects the association: it does not know an AE title, or is busy"
                 raise UnreachableError(msg)
-            if association.is_aborted or association.accepted_contexts or association.rejected_contexts:
-                msg = "the destination aborts the association, or takes none of the objects' SOP classes"
+            if association.rejected_contexts:
+                msg = "the destination takes none of the objects' SOP classes"
                 raise UnreachableError(msg)
             raise UnreachableError
+        association.dul.socket.socket.settimeout(_ANSWER_S)  # it waits for ever otherwise
         return association
 
     def _sent(self, association: Any, file: Path) -> Answer:

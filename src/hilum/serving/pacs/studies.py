@@ -300,7 +300,8 @@ class Studies:
                     result, result, code, reason,
                     study.content if content is None else " ".join(content),
                     study.fetched if fetched is None else fetched,
-                    int(wants_report), folder_size(self.folder / study.id), time.time(), study.id,
+                    int(wants_report), 0 if result == "ignored" else folder_size(self.folder / study.id),
+                    time.time(), study.id,
                 ),
             )  # fmt: skip
         if result == "ignored":
@@ -351,7 +352,7 @@ class Studies:
 
     def recover(self) -> None:
         """After a new start: remove files without a study, and count the time of quiet anew."""
-        known = {str(row["id"]) for row in self.database.rows("SELECT id FROM studies")}
+        known = {str(row["id"]) for row in self.database.rows("SELECT id FROM studies WHERE state != 'ignored'")}
         for entry in self.folder.iterdir():
             if entry.name not in known:
                 self.database.remove("pacs", entry.name)

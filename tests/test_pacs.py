@@ -1,0 +1,683 @@
+"""Beside a real PACS: studies come by C-STORE or DICOMweb, and results go back once, whatever is away meanwhile."""
+
+import contextlib
+import inspect
+import io
+import json
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage
+
+import dicom_sources
+from dicom_files import SERIES, write_series
+from hilum.errors import ConfigError, HilumError
+from hilum.serving.app.database import Database
+from hilum.serving.app.engine import Engine, EngineConfig
+from hilum.serving.app.jobs import Jobs, QueueFullError
+from hilum.serving.app.worker import ServedModel
+from hilum.serving.pacs.deliveries import Deliveries, back_off
+from hilum.serving.pacs.destination import Answer, answer_of
+from hilum.serving.pacs.instance import InstanceHeader, read_instance
+from hilum.serving.pacs.pacs import Pacs
+from hilum.serving.pacs.rules import model_for
+from hilum.serving.pacs.studies import Studies
+from hilum.settings.serving import (
+    DeliveryConfig,
+    DestinationConfig,
+    LimitsConfig,
+    NodeConfig,
+    PeerConfig,
+    RuleConfig,
+    ServeConfig,
+    TlsConfig,
+    WebSourceConfig,
+)
+from orthanc import Orthanc, ask, found_in, free_port, storescu, stow
+from test_dicom_out import errors_of, model
+
+ROOT_UID = "1.2.826.0.1.3680043.8.498.23"
+WAIT_S = 40.0
+QUICK = DeliveryConfig(first_retry_s=0.2, longest_retry_s=0.5)
+RULES = (RuleConfig(model="m"),)
+PRIVATE = ("ller", "P-1", "19500102", "20200304", "101112", "A-9", "House", "THORAX", "Elsewhere", ROOT_UID, SERIES,
+           "2.25.", "127.0.0.1", "http:", "STORESCU", "ORTHANC")  # fmt: skip
+
+
+class Beside:
+    """A service without HTTP: its queue, its engine, and what is beside a PACS, if there is one now."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pacs, self.logged = folder / "data", None, []
+        predictor = model(folder / "model")
+        self.database = Database(self.folder)
+        self.jobs = Jobs(self.database, longest=100)
+        served = {"m": ServedModel(name="m", card=predictor.card, digest=predictor.digest)}
+        config = EngineConfig(models=served, folders={"m": folder / "model"}, workers=1)
+        self.engine = Engine(self.jobs, config, lambda job: self.pacs.on_end(job))
+        self.engine.start()
+
+    @contextlib.contextmanager
+    def works(self, config: ServeConfig):
+        """The part of the service under test, with this config; nothing private may be told meanwhile."""
+        self.pacs = Pacs(self.database, self.jobs, config, self.engine.wake)
+        handler = logging.Handler(logging.DEBUG)
+        handler.emit = lambda record: self.logged.append(str(record.__dict__))
+        logging.getLogger().addHandler(handler)
+        logging.getLogger("hilum.serve").setLevel(logging.DEBUG)
+        self.pacs.start()
+        try:
+            yield self.pacs
+            told = [*self.logged, str(self.pacs.studies()), str(self.pacs.deliveries())]
+            told += [str(path.relative_to(self.folder)) for path in self.folder.rglob("*")]
+            rows = self.database.rows("SELECT id, state, code, reason, summary FROM jobs")
+            rows += self.database.rows("SELECT * FROM audit")
+            told += [str(tuple(row)).replace("2.25.", "") for row in rows]  # a job knows the UIDs of its own objects
+            assert not [(word, one) for one in told for word in PRIVATE if word in one]
+        finally:
+            self.pacs.stop()
+            logging.getLogger().removeHandler(handler)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        until(lambda: not self.jobs.counts().keys() & {"queued", "running"})
+        with self.database.change() as connection:
+            for table in ("studies", "objects", "jobs"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608
+        for name in ("pacs", "outbox", "results"):
+            for entry in (self.folder / name).iterdir():
+                self.database.remove(name, entry.name)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    one = Beside(tmp_path_factory.mktemp("service"))
+    yield one
+    one.engine.stop(2.0)
+    one.database.close()
+
+
+@pytest.fixture
+def service(running):
+    yield running
+    running.forget()
+
+
+@pytest.fixture(scope="module")
+def running_orthanc(tmp_path_factory):
+    one = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def orthanc(running_orthanc):
+    yield running_orthanc
+    for study in json.loads(ask(running_orthanc.web, "/studies")):
+        ask(running_orthanc.web, f"/studies/{study}", method="DELETE")
+
+
+def until(holds, seconds: float = WAIT_S):
+    """What a condition gives, as soon as it holds."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"did not come to hold: {inspect.getsource(holds)}"
+        time.sleep(0.05)
+    return found
+
+
+def beside_node(orthanc, *, port=None, **changes) -> ServeConfig:
+    """A node whose results go to Orthanc by C-STORE."""
+    peers = (PeerConfig(ae_title="STORESCU", host="localhost"), PeerConfig(ae_title="ELSEWHERE", host="192.0.2.1"))
+    node = NodeConfig(destination="o", port=port or free_port(), stable_s=0.5, peers=peers)
+    destination = DestinationConfig(name="o", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC")
+    values = {"node": node, "destinations": (destination,), "rules": RULES, "delivery": QUICK, **changes}
+    return ServeConfig(**values)
+
+
+def beside_web(orthanc, *, poll_s=0.5, **changes) -> ServeConfig:
+    """Orthanc over DICOMweb, both ways."""
+    url = f"http://127.0.0.1:{orthanc.web}/dicom-web"
+    source = WebSourceConfig(name="o", url=url, destination="o", poll_s=poll_s, days=0, stable_s=0.5)
+    destination = DestinationConfig(name="o", kind="web", url=url)
+    values = {"web": (source,), "destinations": (destination,), "rules": RULES, "delivery": QUICK, **changes}
+    return ServeConfig(**values)
+
+
+def scan_of(folder: Path, study: int, **changes) -> Path:
+    return dicom_sources.write_source(folder, "plain", StudyInstanceUID=f"{ROOT_UID}.{study}", **changes)
+
+
+def own_in(orthanc, study: int) -> list[str]:
+    """Modalities of what is in a study in Orthanc beside CT."""
+    return sorted(one for one in found_in(orthanc.web, f"{ROOT_UID}.{study}").values() if one != "CT")
+
+
+def report_in(orthanc, uid: str) -> pydicom.Dataset:
+    where = json.loads(ask(orthanc.web, "/tools/lookup", uid.encode()))[0]["Path"]
+    return pydicom.dcmread(io.BytesIO(ask(orthanc.web, f"{where}/file")))
+
+
+def one_study(pacs, state: str):
+    """The only study, once it is in a state."""
+    return until(lambda: [one for one in pacs.studies() if one.state == state])[0]
+
+
+def test_a_study_by_c_store_comes_back_once_and_only_peers_may_store(service, orthanc, tmp_path):
+    scan, config = scan_of(tmp_path / "scan", 1), beside_node(orthanc)
+    port = config.node.port
+    with service.works(config) as pacs:
+        for called, calling in (("HILUM", "FOREIGN"), ("OTHER", "STORESCU"), ("HILUM", "ELSEWHERE")):
+            assert storescu(port, scan, called=called, calling=calling) != 0
+        assert subprocess.run(["/usr/bin/echoscu", "-aet", "FOREIGN", "-aec", "HILUM", "127.0.0.1", str(port)],
+                              capture_output=True).returncode != 0  # fmt: skip
+        assert pacs.studies() == []
+        assert subprocess.run(["/usr/bin/echoscu", "-aet", "STORESCU", "-aec", "HILUM", "127.0.0.1", str(port)],
+                              capture_output=True).returncode == 0  # fmt: skip
+        assert storescu(port, scan) == 0
+        until(lambda: own_in(orthanc, 1) == ["SEG", "SR"])
+        line = one_study(pacs, "predicted")
+        assert (line.source, line.result, line.reason) == ("node", "predicted", "")
+        until(lambda: {one.state for one in pacs.deliveries()} == {"sent"})
+        assert storescu(port, scan) == 0  # sent twice
+        own = (service.folder / "results" / line.job).glob("*.dcm")
+        assert storescu(port, *own) == 0  # and its own results come back
+        one_study(pacs, "receiving")
+        one_study(pacs, "predicted")
+        assert len(pacs.studies()) == len(service.jobs.latest()) == 1
+        assert own_in(orthanc, 1) == ["SEG", "SR"]
+    assert list((service.folder / "tmp" / "node").iterdir()) == list((service.folder / "outbox").iterdir()) == []
+
+
+def test_a_study_over_dicomweb_comes_back_once_and_a_late_series_supersedes(service, orthanc, tmp_path):
+    scan = scan_of(tmp_path / "scan", 2)
+    stow(orthanc.web, sorted(scan.iterdir()))
+    with service.works(beside_web(orthanc)) as pacs:
+        until(lambda: own_in(orthanc, 2) == ["SEG", "SR"])
+        one_study(pacs, "predicted")
+        time.sleep(1.2)  # its own results are found by the next searches
+        pacs.tell("o", f"{ROOT_UID}.2")
+        one_study(pacs, "predicted")
+        assert len(service.jobs.latest()) == 1
+        uids = {one: uid for uid, one in found_in(orthanc.web, f"{ROOT_UID}.2").items()}
+        late = write_series(tmp_path / "late", StudyInstanceUID=f"{ROOT_UID}.2", SeriesInstanceUID=f"{SERIES}.77",
+                            PatientName="Müller^Jörg", PatientBirthDate="19500102")  # fmt: skip
+        stow(orthanc.web, late)
+        until(lambda: own_in(orthanc, 2) == ["SEG", "SR", "SR"])  # the segmentation is the same, and so not sent again
+        reports = [uid for uid, one in found_in(orthanc.web, f"{ROOT_UID}.2").items() if one == "SR"]
+        (new,) = [report_in(orthanc, uid) for uid in reports if uid != uids["SR"]]
+        (study,) = new.PredecessorDocumentsSequence
+        named = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        assert (study.StudyInstanceUID, named.ReferencedSOPInstanceUID) == (f"{ROOT_UID}.2", uids["SR"])
+        assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == report_in(orthanc, uids["SR"]).SeriesInstanceUID
+        assert len(service.jobs.latest()) == 2
+        (tmp_path / "new.dcm").write_bytes(b"")
+        new.save_as(tmp_path / "new.dcm")
+        assert errors_of(tmp_path / "new.dcm") == []
+        for wrong in ("http://elsewhere", "1.2.x", ""):
+            with pytest.raises(HilumError, match="must be a UID"):
+                pacs.tell("o", wrong)
+        with pytest.raises(KeyError):
+            pacs.tell("elsewhere", "1.2")
+
+
+@pytest.mark.parametrize("way", ["node", "web"])
+def test_results_wait_while_the_pacs_is_away_and_what_was_given_up_can_be_sent_again(service, orthanc, tmp_path, way):
+    number = 3 if way == "node" else 4
+    scan = scan_of(tmp_path / "scan", number)
+    given_up = DeliveryConfig(first_retry_s=0.2, longest_retry_s=0.4, give_up_hours=1e-7)
+    config = beside_node(orthanc, delivery=given_up) if way == "node" else beside_web(orthanc, delivery=given_up)
+    with contextlib.ExitStack() as stack:
+        if way == "web":
+            stow(orthanc.web, sorted(scan.iterdir()))
+        with service.works(config) as pacs:
+            if way == "node":
+                assert storescu(config.node.port, scan) == 0
+            until(lambda: [one for one in service.jobs.latest() if one.state == "running"])
+            orthanc.kill()
+            stack.callback(lambda: orthanc.process.poll() is None or orthanc.start())
+            until(lambda: {one.state for one in pacs.deliveries()} == {"dead"})
+            assert all(one.tries for one in pacs.deliveries("dead"))
+            assert pacs.counts()[1] == {("o", "dead"): 2}
+    assert own_in(orthanc, number) == []
+    patient = beside_node(orthanc) if way == "node" else beside_web(orthanc)
+    with service.works(patient) as pacs:  # after a new start
+        (line,) = pacs.studies()
+        assert pacs.send_again(line.id, "tester") == 2
+        until(lambda: own_in(orthanc, number) == ["SEG", "SR"])
+        until(lambda: {one.state for one in pacs.deliveries()} == {"sent"})
+        assert pacs.send_again(line.id, "tester") == 0
+        with pytest.raises(KeyError):
+            pacs.send_again("unknown", "tester")
+    assert list((service.folder / "outbox").iterdir()) == []
+
+
+def test_a_study_that_failed_is_told_and_one_that_no_rule_fits_is_forgotten(service, orthanc, tmp_path):
+    few = write_series(tmp_path / "few", dicom_few(), StudyInstanceUID=f"{ROOT_UID}.5", BodyPartExamined="CHEST")
+    config = beside_node(
+        orthanc, delivery=DeliveryConfig(first_retry_s=0.2, report_failures=True),
+        rules=(RuleConfig(model="m", body_part="chest|thorax"),),
+    )  # fmt: skip
+    with service.works(config) as pacs:
+        assert storescu(config.node.port, few[0].parent) == 0
+        line = one_study(pacs, "failed")
+        assert line.code
+        assert line.reason
+        until(lambda: own_in(orthanc, 5) == ["SR"])
+        (uid,) = [uid for uid, one in found_in(orthanc.web, f"{ROOT_UID}.5").items() if one == "SR"]
+        report = report_in(orthanc, uid)
+        said = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
+        assert any(f"no-result ({line.code})" in one and "not a negative result" in one for one in said)
+        assert report.PatientID == "P-1"
+        report.save_as(tmp_path / "failed.dcm")
+        assert errors_of(tmp_path / "failed.dcm") == []
+        assert storescu(config.node.port, few[0].parent) == 0  # tried again, and says the same
+        until(lambda: len(service.jobs.latest(state="failed")) == 2)
+        one_study(pacs, "failed")
+        time.sleep(0.6)
+        assert len(pacs.deliveries()) == 1
+        scan = scan_of(tmp_path / "scan", 6, BodyPartExamined="HEAD")
+        assert storescu(config.node.port, scan) == 0
+        line = one_study(pacs, "ignored")
+        assert (line.code, line.num_bytes) == ("no-rule", 0)
+        assert not (service.folder / "pacs" / line.id).exists()
+        assert storescu(config.node.port, scan) == 0
+        one_study(pacs, "receiving")
+        until(lambda: not [one for one in pacs.studies() if one.state == "receiving"])
+        assert not (service.folder / "pacs" / line.id).exists()
+        assert len(service.jobs.latest()) == 2
+
+
+def dicom_few():
+    """Too few slices for a volume."""
+    from dicom_files import scan_hu
+
+    return scan_hu(2)
+
+
+def test_a_merged_patient_is_predicted_again_and_a_shadow_sends_nothing(service, orthanc, tmp_path):
+    scan = scan_of(tmp_path / "scan", 7)
+    config = beside_node(orthanc, shadow=True)
+    with service.works(config) as pacs:
+        assert storescu(config.node.port, scan) == 0
+        one_study(pacs, "predicted")
+        assert {one.state for one in pacs.deliveries()} == {"shadow"}
+    assert own_in(orthanc, 7) == []
+    assert list((service.folder / "outbox").iterdir()) == []
+    merged = scan_of(tmp_path / "merged", 7, PatientID="P-12", PatientName="Müller^J")
+    config = beside_node(orthanc)
+    with service.works(config) as pacs:
+        assert storescu(config.node.port, scan) == 0
+        one_study(pacs, "receiving")
+        assert storescu(config.node.port, merged) == 0
+        until(lambda: own_in(orthanc, 7) == ["SEG", "SR"])
+        (uid,) = [uid for uid, one in found_in(orthanc.web, f"{ROOT_UID}.7").items() if one == "SR"]
+        assert report_in(orthanc, uid).PatientID == "P-12"
+
+
+def test_a_store_that_stops_in_the_middle_or_finds_no_room_leaves_nothing(service, orthanc, tmp_path):
+    hu = dicom_sources.planes_of("plain")[0]
+    (file, *_) = write_series(tmp_path / "large", hu[:1].repeat(20, axis=1).repeat(20, axis=2),
+                              StudyInstanceUID=f"{ROOT_UID}.8")  # fmt: skip
+    config = beside_node(orthanc)
+    scratch = service.folder / "tmp" / "node"
+    with service.works(config) as pacs:
+        entity = AE(ae_title="STORESCU")
+        entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", config.node.port, ae_title="HILUM")
+        assert association.is_established
+        plain, sent = association.dul.socket.send, []
+
+        def send(content):
+            sent.append(len(content))
+            if sum(sent) > 500_000:
+                until(lambda: any(one.stat().st_size for one in scratch.iterdir()))
+                association.dul.socket.socket.shutdown(2)
+            plain(content)
+
+        association.dul.socket.send = send
+        with contextlib.suppress(RuntimeError, OSError):
+            association.send_c_store(file)
+        until(lambda: not list(scratch.iterdir()))
+        association.kill()
+        assert pacs.studies() == []
+    full = beside_node(orthanc, limits=LimitsConfig(free_gb=1e6))
+    with service.works(full) as pacs:
+        assert storescu(full.node.port, file) != 0
+        until(lambda: not list(scratch.iterdir()))
+        assert pacs.studies() == []
+    assert list((service.folder / "pacs").iterdir()) == []
+
+
+def test_a_connection_that_is_no_dicom_or_never_ends_a_pdu_is_closed(service, orthanc):
+    config = beside_node(orthanc)
+    with service.works(config) as pacs:
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff" + bytes(100)):
+            with socket.create_connection(("127.0.0.1", config.node.port), timeout=10) as one:
+                one.sendall(said)
+                one.settimeout(10)
+                with contextlib.suppress(ConnectionError):
+                    while one.recv(4096):
+                        pass
+        assert pacs.studies() == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for localhost and its key, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "own.pem"],
+                   cwd=folder, check=True, capture_output=True)  # fmt: skip
+    return folder
+
+
+def encrypted(port: int, own: str, key: str) -> socket.socket:
+    """TLS before a port, for clients with a certificate (Debian's Orthanc crashes with its own HTTPS)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    context.load_verify_locations(own)
+    context.verify_mode = ssl.CERT_REQUIRED
+    listening = context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
+
+    def copy(one, other):
+        with contextlib.suppress(OSError):
+            while content := one.recv(1 << 16):
+                other.sendall(content)
+        for each in (one, other):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def serve():
+        while True:
+            try:
+                client = listening.accept()[0]
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", port))
+            for pair in ((client, far), (far, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listening
+
+
+def test_both_ways_and_both_protocols_are_encrypted(service, certificate, tmp_path):
+    own, key = str(certificate / "own.pem"), str(certificate / "key.pem")
+    (tmp_path / "orthanc").mkdir()
+    far = Orthanc(tmp_path / "orthanc", DicomTlsEnabled=True, DicomTlsCertificate=own, DicomTlsPrivateKey=key,
+                  DicomTlsTrustedCertificates=own)  # fmt: skip
+    tls, port = TlsConfig(certificate=own, key=key, authorities=own), free_port()
+    proxy = encrypted(far.web, own, key)
+    url = f"https://localhost:{proxy.getsockname()[1]}/dicom-web"
+    config = ServeConfig(
+        node=NodeConfig(destination="dicom", port=port, stable_s=0.5, tls=tls,
+                        peers=(PeerConfig(ae_title="STORESCU", host="127.0.0.1"),)),
+        web=(WebSourceConfig(name="far", url=url, destination="web", poll_s=0.5, days=0, stable_s=0.5, tls=tls),),
+        destinations=(
+            DestinationConfig(name="dicom", host="localhost", port=far.dicom, ae_title="ORTHANC", tls=tls),
+            DestinationConfig(name="web", kind="web", url=url, tls=tls),
+            DestinationConfig(name="plain", host="localhost", port=far.dicom, ae_title="ORTHANC"),
+        ),
+        rules=RULES, delivery=QUICK,
+    )  # fmt: skip
+    try:
+        with service.works(config) as pacs:
+            scan = scan_of(tmp_path / "scan", 9)
+            assert storescu(port, scan) != 0
+            assert storescu(port, scan, flags=("+tls", key, own, "+cf", own)) == 0
+            until(lambda: [one.state for one in pacs.deliveries() if one.destination == "dicom"] == ["sent"] * 2)
+            until(lambda: [one.result for one in pacs.studies() if one.source == "node"] == ["predicted"])
+            scan = scan_of(tmp_path / "other", 10)
+            assert storescu(far.dicom, scan, called="ORTHANC", flags=("+tls", key, own, "+cf", own)) == 0
+            until(lambda: [one.state for one in pacs.deliveries() if one.destination == "web"] == ["sent"] * 2)
+    finally:
+        proxy.close()
+        far.stop()
+    with pytest.raises(ConfigError, match="certificates and a key in PEM"):
+        Pacs(service.database, service.jobs, ServeConfig(
+            destinations=(DestinationConfig(name="o", host="h", ae_title="A", tls=TlsConfig(authorities=key)),)),
+            lambda: None)  # fmt: skip
+
+
+def test_a_redirect_is_not_followed_and_an_endless_answer_ends(tmp_path):
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from hilum.serving.pacs.destination import UnreachableError
+    from hilum.serving.pacs.web_session import TooLargeError, reaching, web_client
+
+    asked = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Authorization")))
+            if "series" in self.path:
+                self.send_response(200)
+                self.send_header("Content-Type", 'multipart/related; type="application/dicom"; boundary=b')
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        self.wfile.write(bytes(1 << 20))
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/secret")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "token").write_text("abc\n")
+    url = f"http://127.0.0.1:{server.server_port}/dicom-web"
+    source = WebSourceConfig(name="s", url=url, destination="s", token_file=str(tmp_path / "token"))
+    client = web_client(source, most_bytes=10_000_000)
+    with pytest.raises(UnreachableError), reaching():
+        client.search_for_studies()
+    assert asked == [("/dicom-web/studies", "Bearer abc")]
+    with pytest.raises(TooLargeError), reaching():
+        list(client.iter_series("1.2", "1.3"))
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UnreachableError) as told, reaching():
+        client.search_for_studies()
+    assert "127" not in str(told.value)
+    with pytest.raises(ConfigError, match="token_file of s"):
+        web_client(replace(source, token_file=str(tmp_path / "nowhere")), most_bytes=1)
+
+
+# Without an engine: what stands in the data base
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Studies over a data base and a queue of three, in which nothing runs."""
+    config = ServeConfig(
+        node=NodeConfig(destination="o", peers=(PeerConfig(ae_title="A", host="127.0.0.1"),)),
+        destinations=(DestinationConfig(name="o", host="h", ae_title="A"),), rules=RULES, keep_hours=1.0,
+        limits=LimitsConfig(queue=3, unpacked_gb=0.001),
+    )  # fmt: skip
+    database = Database(tmp_path / "data")
+    jobs = Jobs(database, longest=3)
+    yield Studies(database, jobs, Deliveries(database, config), config, lambda: None)
+    database.close()
+
+
+def placed(studies: Studies, folder: Path, study: int = 1, **changes) -> str:
+    """Put a small series into a study; the study's id."""
+    for file in write_series(folder, StudyInstanceUID=f"{ROOT_UID}.{study}", **changes):
+        found = studies.place(read_instance(file), file)
+    return found
+
+
+def test_late_instances_cancel_a_job_that_waits_and_a_new_one_is_made(shelf, tmp_path):
+    found = placed(shelf, tmp_path / "a")
+    shelf.settle(shelf[found])
+    first = shelf[found]
+    assert (first.state, shelf.jobs[first.job].state, shelf.jobs[first.job].study) == ("waiting", "queued", found)
+    assert placed(shelf, tmp_path / "b", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4") == found
+    assert shelf[found].state == "receiving"
+    assert shelf.jobs[first.job].state == "cancelled"
+    shelf.settle(shelf[found])
+    second = shelf[found]
+    assert second.job != first.job
+    assert len(second.content.split()) == len(list((shelf.folder / found).iterdir())) == 6
+    shelf.jobs.take()
+    placed(shelf, tmp_path / "c", SeriesInstanceUID="1.2.4", SOPInstanceUID="1.2.4.4")
+    shelf.settle(shelf[found])  # not before the job that runs has ended
+    assert (shelf[found].state, shelf[found].job) == ("receiving", second.job)
+    shelf.jobs.end(second.job, "failed", code="hung", reason="it hung")
+    shelf.on_end(shelf.jobs[second.job])
+    assert (shelf[found].state, shelf[found].result) == ("receiving", "failed")
+    shelf.settle(shelf[found])
+    assert shelf[found].state == "waiting"
+
+
+def test_a_study_survives_a_full_queue_a_new_start_and_a_job_that_vanished(shelf, tmp_path):
+    ids = [placed(shelf, tmp_path / str(n), n) for n in range(4)]
+    for one in ids[:3]:
+        shelf.settle(shelf[one])
+    with pytest.raises(QueueFullError):
+        shelf.settle(shelf[ids[3]])
+    assert shelf[ids[3]].state == "receiving"
+    with shelf.database.change() as connection:
+        connection.execute("DELETE FROM jobs WHERE id = ?", (shelf[ids[0]].job,))
+    shelf.jobs.cancel(shelf[ids[1]].job, "tester")
+    (shelf.folder / "orphan").mkdir()
+    new = Studies(shelf.database, shelf.jobs, shelf.deliveries, shelf.config, lambda: None)
+    new.recover()
+    new.reconcile()
+    assert not (shelf.folder / "orphan").exists()
+    states = [new[one].state for one in ids]
+    assert states == ["receiving", "failed", "waiting", "receiving"]
+    assert new[ids[1]].code == "cancelled"
+    assert new.quiet_s(new[ids[0]]) < 5
+    new.settle(new[ids[0]])
+    assert new[ids[0]].state == "waiting"
+    with pytest.raises(HilumError, match="must have ended"):
+        new.again(ids[0])
+    new.again(ids[1])
+    assert new[ids[1]].state == "receiving"
+
+
+def test_files_of_a_study_are_removed_on_time_and_too_large_a_study_fails(shelf, tmp_path):
+    found = placed(shelf, tmp_path / "a")
+    shelf.settle(shelf[found])
+    job = shelf.jobs.take()
+    shelf.jobs.end(job.id, "done", summary={})
+    shelf.on_end(shelf.jobs[job.id])
+    shelf.expire()
+    assert (shelf.folder / found).is_dir()
+    with shelf.database.change() as connection:
+        connection.execute("UPDATE studies SET changed = changed - 4000")
+    shelf.expire()
+    assert not (shelf.folder / found).exists()
+    assert placed(shelf, tmp_path / "again") == found  # the same instances once more
+    shelf.settle(shelf[found])
+    assert (shelf[found].state, len(shelf.jobs.latest())) == ("predicted", 1)
+    with shelf.database.change() as connection:
+        connection.execute("UPDATE studies SET changed = changed - 100 * 86400")
+    shelf.expire()
+    shelf.expire()
+    assert shelf.of() == []
+    hu = dicom_sources.planes_of("plain")[0][:4].repeat(8, axis=1).repeat(8, axis=2)
+    with pytest.raises(HilumError, match="larger than"):
+        placed(shelf, tmp_path / "large", 9, hu=hu)
+    (study,) = shelf.of()
+    shelf.settle(study)
+    assert (shelf[study.id].state, shelf[study.id].code) == ("failed", "too-large")
+
+
+def put(shelf, folder: Path, job: str, uids: dict[str, str], study: str = "s") -> None:
+    """Deliver objects that hold little more than their UIDs."""
+    folder.mkdir()
+    files = {}
+    for name, uid in uids.items():
+        (made,) = [pydicom.dcmread(one) for one in write_series(folder / f"{name}-", dicom_few()[:1])]
+        made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = uid
+        made.save_as(folder / name)
+        files[folder / name] = uid
+    shelf.deliveries.add("node", study, job, files, study_uid="1.2")
+
+
+def test_the_report_is_last_and_an_outdated_result_that_was_never_tried_is_not_sent(shelf, tmp_path):
+    deliveries = shelf.deliveries
+    put(shelf, tmp_path / "1", "j1", {"report.dcm": "1.1", "segmentation.dcm": "1.2", "page.dcm": "1.3"})
+    assert [one.kind for one in deliveries.due("o")] == ["segmentation", "report"]
+    put(shelf, tmp_path / "2", "j2", {"report.dcm": "2.1", "segmentation.dcm": "1.2"})
+    assert {one.uid: one.state for one in deliveries.of()} == {
+        "1.1": "superseded", "1.2": "waiting", "2.1": "waiting"}  # fmt: skip
+    batch = deliveries.due("o")
+    assert [(one.uid, one.job) for one in batch] == [("1.2", "j2"), ("2.1", "j2")]
+    assert "PredecessorDocumentsSequence" not in pydicom.dcmread(batch[1].file)
+    deliveries.begin(batch)
+    put(shelf, tmp_path / "3", "j3", {"report.dcm": "3.1", "segmentation.dcm": "1.2"})  # the other may have arrived
+    new = {one.uid: one for one in deliveries.of()}
+    assert new["2.1"].state == new["3.1"].state == "waiting"
+    named = pydicom.dcmread(new["3.1"].file).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert named.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.1"
+    for one in deliveries.of(state="waiting"):
+        deliveries.sent(one)
+    put(shelf, tmp_path / "4", "j4", {"report.dcm": "2.1", "segmentation.dcm": "1.2"})  # as it was before
+    (again,) = deliveries.due("o")
+    assert again.uid not in ("2.1", "3.1")
+    assert pydicom.dcmread(again.file).SOPInstanceUID == again.uid
+    put(shelf, tmp_path / "5", "j5", {"report.dcm": "2.1", "segmentation.dcm": "1.2"})
+    assert [one.uid for one in deliveries.due("o")] == [again.uid]
+    deliveries.recover()
+    assert [one.name for one in deliveries.folder.iterdir()] == [again.file.name]
+
+
+def test_statuses_and_waits():
+    assert answer_of(0) == answer_of(0x0111) == answer_of(0xB007) == Answer()
+    assert answer_of(0xA700) == Answer(reason="refused with status A700")
+    assert answer_of(0x0122).is_final
+    waits = [back_off(n, 2.0, 60.0) for n in (1, 2, 3, 100)]
+    assert all(0.75 * w <= got <= 1.25 * w for got, w in zip(waits, (2, 4, 8, 60), strict=True))
+
+
+def header(**changes) -> InstanceHeader:
+    values = {"study": "1", "series": "2", "instance": "3", "sop_class": "4", "modality": "CT", "manufacturer": "",
+              "body_part": "CHEST", "descriptions": ("CT Thorax", "lung 1.0"), "age": 63.0, **changes}  # fmt: skip
+    return InstanceHeader(**values)
+
+
+def test_the_first_rule_that_fits_chooses_the_model():
+    rules = (
+        RuleConfig(model="child", oldest=17.0, body_part="chest"),
+        RuleConfig(model="lung", description=r"lung|thin"),
+        RuleConfig(model="chest", body_part="^(chest|thorax)$", youngest=18.0),
+        RuleConfig(model="any", body_part="head"),
+    )
+    assert model_for([header()], rules) == "lung"
+    assert model_for([header(age=9.0)], rules) == "child"
+    soft = header(descriptions=("CT", "soft"))
+    assert model_for([soft], rules) == "chest"
+    assert model_for([header(descriptions=("CT", "soft"), age=None)], rules) is None
+    assert model_for([soft, header(series="9")], rules) == "lung"
+    assert model_for([header(modality="MR")], rules) is None
+    assert model_for([], rules) is None
+    with pytest.raises(ConfigError, match="regular expression"):
+        RuleConfig(model="m", body_part="(")
+
+
+def test_a_package_that_is_missing_is_named(shelf, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "hilum.serving.pacs.node", None)
+    with pytest.raises(ConfigError, match="needs the package pynetdicom") as told:
+        Pacs(shelf.database, shelf.jobs, shelf.config, lambda: None)
+    assert "hilum[dicom]" in told.value.hint
