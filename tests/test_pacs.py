@@ -396,9 +396,15 @@ def encrypted(port: int, own: str, key: str) -> socket.socket:
         with contextlib.suppress(OSError):
             while content := one.recv(1 << 16):
                 other.sendall(content)
-        for each in (one, other):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+
+    def carry(client):
+        with client, socket.create_connection(("127.0.0.1", port)) as far:
+            back = threading.Thread(target=copy, args=(far, client), daemon=True)
+            back.start()
+            copy(client, far)
+            back.join()
 
     def serve():
         while True:
@@ -408,9 +414,7 @@ def encrypted(port: int, own: str, key: str) -> socket.socket:
                 continue
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", port))
-            for pair in ((client, far), (far, client)):
-                threading.Thread(target=copy, args=pair, daemon=True).start()
+            threading.Thread(target=carry, args=(client,), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     return listening
