@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import re
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -73,6 +74,8 @@ class Api:
                 return await endpoint(self._service, request)
             except QueueFullError as exc:
                 raise RefusedError(429, "queue-full", exc.message, headers={"retry-after": "30"}) from exc
+            except sqlite3.OperationalError as exc:
+                raise RefusedError(507, "disk-full", "the data base of the service cannot be written") from exc
 
         return Route(path, answer, methods=[method])
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 FIELDS = (
-    "job", "study", "code", "state", "of", "who", "route", "method", "status", "ms", "port", "count", "seconds", "to",
+    "job", "study", "code", "state", "of", "who", "route", "method", "status", "ms", "port", "count", "seconds", "pid",
 )  # fmt: skip
 """What a line may tell beside time, level and event; anything else is left out."""
 
