@@ -175,7 +175,7 @@ def opened_database(file: Path, *, writing: bool = True) -> sqlite3.Connection:
     return connection
 
 
-def settle(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """See to it that a file, or the list of a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -184,8 +184,8 @@ def settle(path: Path) -> None:
         os.close(descriptor)
 
 
-def settle_files(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """See to it that a folder with its files is on disk."""
     for file in folder.iterdir():
-        settle(file)
-    settle(folder)
+        fsync_path(file)
+    fsync_path(folder)
