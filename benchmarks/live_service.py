@@ -1,4 +1,4 @@
-"""A service in processes of its own, as a user starts it, and what tests do to it."""
+"""A service in processes of its own, as a user starts it, for benchmarks and tests, and what they do to it."""
 
 import json
 import os
@@ -102,6 +102,17 @@ class Live:
         found = [path for name in ("uploads", "tmp") for path in (self.data / name).rglob("*") if path.is_file()]
         found += [*(self.data / "uploads").iterdir(), *(self.data / "results").glob(".new-*")]
         return sorted({str(path.relative_to(self.data)) for path in found})
+
+    def memory(self) -> int:
+        """Bytes that all of its processes hold, shared pages counted once."""
+        total = 0
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            try:
+                rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            except OSError:  # it has ended
+                continue
+            total += sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:"))
+        return total
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
