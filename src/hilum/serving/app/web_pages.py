@@ -21,7 +21,7 @@ from hilum.serving.app.card_words import words_of
 from hilum.serving.app.jobs import Job
 from hilum.serving.app.login import login_routes
 from hilum.serving.app.refusals import RefusedError
-from hilum.serving.app.service import Service, job_record
+from hilum.serving.app.service import Service, job_record, utc
 from hilum.serving.app.worker import ServedModel
 from hilum.serving.viewer.answer import meaning_of
 
@@ -134,6 +134,28 @@ class Pages:
             "findings": result.get("findings", []),
         }
 
+    def studies(self, _: Request) -> Response:
+        """The studies of the PACS, and what was sent of them."""
+        pacs = self.service.pacs
+        if pacs is None:
+            raise RefusedError(404, "no-pacs", "the service works beside no PACS")
+        sent: dict[str, dict[tuple[str, str], list[Any]]] = {}
+        for one in pacs.deliveries():
+            sent.setdefault(one.study, {}).setdefault((one.destination, one.state), []).append(one)
+        studies = [
+            {
+                "about": one,
+                "created": utc(one.created),
+                "job": one.job[:_SHORT],
+                "deliveries": [
+                    {"destination": place, "state": state, "count": len(each), "reason": each[0].reason}
+                    for (place, state), each in sent.get(one.id, {}).items()
+                ],
+            }
+            for one in pacs.studies()
+        ]
+        return self.shown("studies", "Studies of the PACS", studies=studies, is_shadow=self.service.config.shadow)
+
     def model(self, request: Request) -> Response:
         """The card of a model."""
         model = self.service.models.get(request.path_params["name"])
@@ -172,6 +194,7 @@ def page_routes(service: Service, tokens: Tokens | None) -> list[Route]:
         route("/", pages.start),
         route("/jobs/{id}", pages.job),
         route("/models/{name}", pages.model),
+        route("/studies", pages.studies),
         Route("/static/{name}", static),
         *login_routes(service.database, tokens, pages.shown),
     ]
@@ -209,7 +232,7 @@ def _hours(hours: float) -> str:
 
 
 def _took(job: Job) -> str:
-    if job.started is None or job.ended is None or job.state == "cancelled":
+    if job.started is None or job.ended is None or job.state != "done":
         return ""
     return f"{job.ended - job.started:.1f} s"
 

@@ -342,7 +342,7 @@ class JobList {
       if (cell.textContent !== text) cell.textContent = text;
       if (name !== undefined) cell.className = name;
     };
-    write(".state", state, `state ${job.state}`);
+    write(".state", state, `state ${job.state} ${kind}`);
     write(".outcome", result, `outcome ${kind}`);
     write(".model", job.model);
     writeTime(row.querySelector("time"), job.created);
@@ -445,9 +445,46 @@ class JobPage {
   }
 }
 
+// ---- The studies of the PACS: the service writes the list, which is fetched anew from time to time
+
+const LOOK_MS = 5000;
+
+async function followStudies() {
+  byId("main").addEventListener("click", (event) => { if (event.target.dataset.send) sendAgain(event.target); });
+  for (let wait = LOOK_MS; ; ) {
+    await pause(wait);
+    await visible();
+    try {
+      const answer = await fetch("/studies", { headers: { accept: "text/html" } });
+      if (answer.redirected) return location.reload(); // the login
+      if (!answer.ok) throw new Refused(answer.status, null);
+      const found = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("studies");
+      if (found && !byId("studies").contains(document.activeElement)) byId("studies").replaceWith(found); // nobody loses the focus
+      localTimes();
+      show("trouble", "");
+      wait = LOOK_MS;
+    } catch {
+      wait = Math.min(60000, wait * 2);
+      show("trouble", "The service does not answer. The list may be old.");
+    }
+  }
+}
+
+async function sendAgain(button) {
+  button.disabled = true;
+  try {
+    await ask(`/v1/studies/${button.dataset.send}/send-again`, "POST");
+    location.reload();
+  } catch (error) {
+    button.disabled = false;
+    show("trouble", error instanceof Refused ? error.message : "The service does not answer.");
+  }
+}
+
 localTimes();
 if (document.body.dataset.page === "start") {
   new Upload();
   new JobList();
 }
 if (document.body.dataset.page === "job") new JobPage();
+if (document.body.dataset.page === "studies") followStudies();
