@@ -190,9 +190,9 @@ def job_record(job: Job, *, place: int | None = None) -> dict[str, Any]:
         "place": place,
         "code": job.code,
         "reason": job.reason,
-        "created": _time(job.created),
-        "started": _time(job.started),
-        "ended": _time(job.ended),
+        "created": utc(job.created),
+        "started": utc(job.started),
+        "ended": utc(job.ended),
         "expired": job.removed is not None,
         "decision": summary.get("decision"),
         "outcome": summary.get("outcome"),
@@ -202,5 +202,6 @@ def job_record(job: Job, *, place: int | None = None) -> dict[str, Any]:
     return about
 
 
-def _time(seconds: float | None) -> str | None:
+def utc(seconds: float | None) -> str | None:
+    """A time in seconds since 1970 as the API writes it."""
     return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
