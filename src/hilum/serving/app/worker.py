@@ -22,6 +22,7 @@ from hilum.serving.app.jobs import JobSettings
 from hilum.serving.app.network import READY
 from hilum.serving.app.neutral import neutral_scan
 from hilum.serving.scan_result import ScanResult
+from hilum.serving.watching.reference import TrainingReference
 from hilum.settings.explain import ExplainConfig
 from hilum.volume import Volume
 
@@ -53,11 +54,13 @@ class ServedModel:
         name: Its name.
         card: Its card, with the names of its outputs.
         digest: Digest of its folder.
+        reference: What it met in training, by the names of its outputs here.
     """
 
     name: str
     card: ModelCard
     digest: str
+    reference: TrainingReference = field(default_factory=TrainingReference)
 
 
 def run_worker(connection: Connection, models: Mapping[str, ServedModel], max_bytes: int) -> None:
@@ -188,6 +191,7 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
     }
     _write(order.out / "result.json", json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return {
+        "digest": served.digest,
         "decision": prediction.decision,
         "outcome": prediction.outcome.kind,
         "codes": list(prediction.outcome.codes),
