@@ -147,15 +147,19 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
     card, wanted = served.card, order.settings
     reading = card.reading
     reading = replace(reading, max_gb=min(reading.max_gb, max_bytes / 1e9))
-    is_shown = "page" in wanted.outputs or "dicom" in wanted.outputs
-    if "dicom" in wanted.outputs:
+    makes_dicom = "dicom" in wanted.outputs
+    is_shown = makes_dicom or "page" in wanted.outputs
+    if makes_dicom:
         from hilum.serving.dicom_out.write import check_names
 
         check_names(card.classes)
-    with steps.step("reading"), neutral_scan(order.scan, reading) as (scan, troubles):
-        source = read_source(scan, series=wanted.series or None, reading=reading, headers="dicom" in wanted.outputs)
-        source = replace(source, volume=source.volume.with_findings(*troubles))
-    if "dicom" in wanted.outputs:
+    with steps.step("reading"), neutral_scan(order.scan, reading) as scan:
+        source = read_source(
+            scan.path, series=wanted.series or None, reading=reading, headers="dicom" in wanted.outputs
+        )
+        findings = (*scan.cleaned(source.volume.findings), *scan.findings)
+        source = replace(source, volume=replace(source.volume, findings=findings))
+    if makes_dicom:
         from hilum.serving.dicom_out.write import check_is_dicom
 
         check_is_dicom(source)
@@ -176,7 +180,7 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
                 source=source, prediction=answer.prediction, card=card, model_digest=served.digest, sample=sample,
                 lungs=lungs, heat_maps=answer.heat_maps, point_mm=wanted.point_mm,
             )  # fmt: skip
-            if "dicom" in wanted.outputs:
+            if makes_dicom:
                 objects = _write_dicom(result, order.out)
             if "page" in wanted.outputs:
                 files.append(_write_page(result, order.out))
