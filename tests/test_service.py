@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tarfile
 import time
+import urllib.request
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from live_service import BIRTH, ID, NAME, Live, descendants, zipped
 
 import dicom_sources
+from hilum.cli import main
 from test_dicom_out import model
 
 LIMITS = """
@@ -35,6 +37,7 @@ slowest_kb_s = 200.0
 step_s = 60.0
 free_gb = 0.0
 """
+ROOT = Path(__file__).parents[1]
 FORM = "multipart/form-data; boundary=XX"
 ESCAPED = Path("/tmp/escaped.dcm")  # noqa: S108
 TOKEN = "correct-horse-battery-staple"  # noqa: S105
@@ -470,6 +473,21 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path, network, chest, capsys)
     live.start()
     assert [live.ended(job)["state"] for job in more] == ["done"] * 4
     assert live.stop(signal.SIGINT) == 130
+
+
+def test_the_script_of_the_readme_serves_a_model(tmp_path, network):
+    command = [str(ROOT / "scripts" / "serve"), str(network), "--port", "0", "--data", str(tmp_path / "data")]
+    assert "scripts/serve runs/demo/run/model" in (ROOT / "README.md").read_text()
+    if "VIRTUAL_ENV" not in os.environ:
+        pytest.skip("the script would make an environment of its own")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    url = process.stdout.readline().rpartition(" at ")[2].strip()
+    with urllib.request.urlopen(f"{url}healthz", timeout=30) as answer:  # noqa: S310
+        assert json.loads(answer.read()) == {"status": "ok"}
+    process.terminate()
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, ""), errors
+    assert [json.loads(line)["event"] for line in errors.splitlines()][-1] == "end"
 
 
 # any requests
