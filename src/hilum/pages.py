@@ -3,11 +3,15 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 WINDOW_HU = (-1000.0, 400.0)
 """HU of black and of white in pictures of whole scans: air to bright soft tissue."""
@@ -20,7 +24,8 @@ PICTURE_PIXELS = 240
 
 PLANES_CAPTION = "axial, coronal and sagittal, through the middle; the patient's right on the left, head up"
 
-_BASE = "page_base.html"
+_SHARED = ("page_base.html", "page_base.css")
+"""Templates of this package that those of others may extend or include."""
 
 _GAP = 4
 """Black pixels between pictures side by side."""
@@ -123,9 +128,17 @@ def html_page(package: str, template: str, **values: Any) -> str:
 
     A template may extend ``page_base.html``, the look of all reports.
     """
+    return _templates(package).get_template(template).render(values)
+
+
+@cache
+def _templates(package: str) -> "Environment":
+    """The templates of a package, each of which is read and compiled once."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    homes = {_BASE: "hilum"}
-    loader = FunctionLoader(lambda name: files(homes.get(name, package)).joinpath(name).read_text(encoding="utf-8"))
-    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return pages.get_template(template).render(values)
+    def text(name: str) -> str:
+        return files("hilum" if name in _SHARED else package).joinpath(name).read_text(encoding="utf-8")
+
+    return Environment(
+        loader=FunctionLoader(text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )

@@ -33,10 +33,13 @@ class LimitsConfig:
     queue: int = 1000
     """Most jobs that wait; more get 429."""
 
+    head_s: float = 15.0
+    """Seconds that a client may take to begin a request, and for its head."""
+
     grace_s: float = 30.0
     """Seconds that a body may take, however slow."""
 
-    slowest_kb_s: float = 50.0
+    slowest_kb_s: float = 200.0
     """Rate in kB/s that a body must reach after that."""
 
     free_gb: float = 1.0
@@ -46,7 +49,7 @@ class LimitsConfig:
     """Longest step of a job in seconds; its process is then ended."""
 
     def __post_init__(self) -> None:
-        for name in ("body_gb", "unpacked_gb", "grace_s", "slowest_kb_s", "step_s"):
+        for name in ("body_gb", "unpacked_gb", "head_s", "grace_s", "slowest_kb_s", "step_s"):
             require(getattr(self, name) > 0, f"limits.{name}", "positive", getattr(self, name))
         for name in ("parts", "uploads", "queue"):
             require(getattr(self, name) >= 1, f"limits.{name}", "at least 1", getattr(self, name))

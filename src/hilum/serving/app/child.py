@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loky.backend import get_context
+from tqdm import tqdm
 
 from hilum.files import share_cores
 
@@ -146,13 +148,7 @@ class Child:
         self.process.join(10)
         self.connection.close()
         self._life.close()
-        _remove_tree(self.folder)
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _run(
@@ -172,6 +168,7 @@ def _run(
     threading.Thread(target=_end_with_parent, args=(life,), daemon=True).start()
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     share_cores(sharers)
+    tqdm.set_lock(threading.RLock())  # its own outlives a process that is killed
     logging.getLogger("hilum").setLevel(logging.CRITICAL + 1)  # lines of a scan may hold names of files
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         work(connection, *args)

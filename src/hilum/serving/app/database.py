@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT UNIQUE NOT NULL,
     state TEXT NOT NULL,             -- queued, running, done, failed, cancelled, deleted
-    step TEXT NOT NULL DEFAULT '',
     model TEXT NOT NULL,
     settings TEXT NOT NULL,          -- JSON of JobSettings
     origin TEXT NOT NULL,            -- upload, or the name of a PACS
@@ -74,6 +74,9 @@ CREATE TABLE IF NOT EXISTS objects (
 );
 CREATE INDEX IF NOT EXISTS objects_by_study ON objects (study);
 CREATE INDEX IF NOT EXISTS objects_by_state ON objects (state, due);
+CREATE TABLE IF NOT EXISTS models (
+    digest TEXT PRIMARY KEY, reference TEXT NOT NULL  -- JSON of TrainingReference
+);
 CREATE TABLE IF NOT EXISTS audit (
     time REAL NOT NULL, who TEXT NOT NULL, did TEXT NOT NULL, what TEXT NOT NULL
 );
@@ -159,8 +162,6 @@ class Database:
 
     def audit(self, who: str, did: str, what: str) -> None:
         """Write down who did what."""
-        import time
-
         with self.change() as connection:
             connection.execute("INSERT INTO audit VALUES (?, ?, ?, ?)", (time.time(), who, did, what))
 
@@ -185,3 +186,19 @@ def opened_database(file: Path, *, writing: bool = True) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def fsync_path(path: Path) -> None:
+    """See to it that a file, or the list of a folder, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(folder: Path) -> None:
+    """See to it that a folder with its files is on disk."""
+    for file in folder.iterdir():
+        fsync_path(file)
+    fsync_path(folder)

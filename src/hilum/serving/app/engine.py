@@ -2,8 +2,8 @@
 
 import contextlib
 import logging
-import os
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hilum.files import cores
 from hilum.serving.app.child import Child, ChildLostError
+from hilum.serving.app.database import fsync_folder, fsync_path
 from hilum.serving.app.jobs import Job, Jobs
 from hilum.serving.app.network import run_networks
 from hilum.serving.app.worker import Order, ServedModel, run_worker
@@ -142,9 +143,13 @@ class Engine:
                 with slot.held():
                     slot.started()
             except ChildLostError as exc:
-                _log.error("process", extra={"of": slot.name, "code": exc.code})
+                _log.error("no-process", extra={"of": slot.name, "code": exc.code})
                 continue
-            job = self.jobs.take()
+            try:
+                job = self.jobs.take()
+            except sqlite3.Error as exc:  # a full disk
+                _log.error("gave-up", extra={"code": type(exc).__name__})
+                job = None
             if job is None:
                 with self._waiting:
                     self._waiting.wait(_IDLE_S)
@@ -152,10 +157,12 @@ class Engine:
             self._cancelled[job.id] = threading.Event()
             try:
                 self._run(job, slot)
-            except Exception as exc:  # noqa: BLE001  # a bug must not end the thread, nor lose the job
-                _log.error("bug", extra={"job": job.id, "code": type(exc).__name__})
-                self._ended(job, "failed", code="bug", reason=f"a fault in Hilum: {type(exc).__name__}")
+            except (OSError, sqlite3.OperationalError):
                 slot.end()
+                self._gave_up(job, code="disk", reason="its result cannot be written: the disk may be full")
+            except Exception as exc:  # noqa: BLE001  # a bug must not end the thread, nor lose the job
+                slot.end()
+                self._gave_up(job, code="bug", reason=f"a fault in Hilum: {type(exc).__name__}")
             finally:
                 del self._cancelled[job.id]
 
@@ -231,13 +238,11 @@ class Engine:
 
     def _finish(self, job: Job, new: Path, summary: dict) -> None:
         """Put a result in its place, and end its job."""
-        for file in new.iterdir():
-            _settle(file)
+        fsync_folder(new)
         target = self._folder / "results" / job.id
         self.jobs.database.remove("results", job.id)
         new.rename(target)
-        _settle(new)
-        _settle(target.parent)
+        fsync_path(target.parent)
         self._ended(job, "done", summary=summary)
 
     def _ended(self, job: Job, state: str, *, code: str = "", reason: str = "", summary: dict | None = None) -> None:
@@ -247,6 +252,19 @@ class Engine:
         self.jobs.database.remove("uploads", job.id)
         _log.info("job", extra={"job": job.id, "state": state, "code": code})
 
+    def _gave_up(self, job: Job, *, code: str, reason: str) -> None:
+        """End a job that has met a fault of the machine or of Hilum; on a full disk even that may take a while."""
+        _log.error("gave-up", extra={"job": job.id, "code": code})
+        while True:
+            try:
+                self._ended(job, "failed", code=code, reason=reason)
+            except Exception as exc:  # noqa: BLE001  # the data base cannot be written: the job must not be lost
+                _log.error("gave-up", extra={"job": job.id, "code": type(exc).__name__})
+                if self._stop.wait(_IDLE_S):
+                    return  # it runs again after the next start
+            else:
+                return
+
     def _retry(self, job: Job, exc: ChildLostError) -> None:
         with self.jobs.database.change():
             is_over = not self.jobs.lost(job.id, exc.code, exc.reason)
@@ -255,16 +273,6 @@ class Engine:
         if is_over:
             self.jobs.database.remove("uploads", job.id)
         _log.warning("lost", extra={"job": job.id, "state": self.jobs[job.id].state, "code": exc.code})
-
-
-def _settle(path: Path) -> None:
-    """See to it that a file, or the list of a folder, is on disk."""
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -314,6 +322,7 @@ class _Slot:
                 self.end()
                 raise
             self._failures, self.is_ready = 0, True
+            _log.info("process", extra={"of": self.name, "pid": self.child.process.pid})
         return self.child
 
     def end(self) -> None:

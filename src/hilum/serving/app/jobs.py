@@ -102,11 +102,11 @@ class Job:
         return self.state not in ("queued", "running")
 
 
-def _job(row: sqlite3.Row) -> Job:
+def _job(row: sqlite3.Row, steps: Mapping[str, str]) -> Job:
     return Job(
         id=row["id"],
         state=row["state"],
-        step=row["step"],
+        step=steps.get(row["id"], "starting") if row["state"] == "running" else "",
         model=row["model"],
         settings=JobSettings.of(row["settings"]),
         origin=row["origin"],
@@ -134,6 +134,7 @@ class Jobs:
 
     def __init__(self, database: Database, *, longest: int) -> None:
         self.database, self.longest = database, longest
+        self._steps: dict[str, str] = {}  # of running jobs
 
     @staticmethod
     def new_id() -> str:
@@ -177,7 +178,7 @@ class Jobs:
         found = self.database.rows("SELECT * FROM jobs WHERE id = ?", (id,))
         if not found:
             raise KeyError(id)
-        return _job(found[0])
+        return _job(found[0], self._steps)
 
     def latest(self, *, most: int = 100, before: int = 0, state: str = "") -> list[Job]:
         """The latest jobs that were not deleted, the newest first."""
@@ -185,7 +186,7 @@ class Jobs:
         if state:
             query, values = f"{query} AND state = ?", [state]
         rows = self.database.rows(f"{query} ORDER BY number DESC LIMIT ? OFFSET ?", [*values, most, before])
-        return [_job(row) for row in rows]
+        return [_job(row, self._steps) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """Number of jobs in each state."""
@@ -204,15 +205,15 @@ class Jobs:
             if not found:
                 return None
             connection.execute(
-                "UPDATE jobs SET state = 'running', step = 'starting', started = ? WHERE id = ?",
+                "UPDATE jobs SET state = 'running', started = ? WHERE id = ?",
                 (time.time(), found[0]["id"]),
             )
         return self[found[0]["id"]]
 
     def at_step(self, id: str, step: str) -> None:  # noqa: A002
-        """Note what a running job does."""
-        with self.database.change() as connection:
-            connection.execute("UPDATE jobs SET step = ? WHERE id = ? AND state = 'running'", (step, id))
+        """Note what a running job does; this is kept in memory alone."""
+        self._steps[id] = step
+        self.database.revision += 1
 
     def end(
         self,
@@ -224,9 +225,10 @@ class Jobs:
         summary: Mapping[str, Any] | None = None,
     ) -> None:
         """End a running job."""
+        self._steps.pop(id, None)
         with self.database.change() as connection:
             connection.execute(
-                "UPDATE jobs SET state = ?, step = '', code = ?, reason = ?, summary = ?, ended = ? "
+                "UPDATE jobs SET state = ?, code = ?, reason = ?, summary = ?, ended = ? "
                 "WHERE id = ? AND state = 'running'",
                 (state, code, reason, json.dumps(summary or {}), time.time(), id),
             )
@@ -247,8 +249,9 @@ class Jobs:
 
     def put_back(self, id: str) -> None:  # noqa: A002
         """Let a running job wait again, at its old place."""
+        self._steps.pop(id, None)
         with self.database.change() as connection:
-            connection.execute("UPDATE jobs SET state = 'queued', step = '' WHERE id = ? AND state = 'running'", (id,))
+            connection.execute("UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'", (id,))
 
     def recover(self) -> list[str]:
         """After a new start: jobs that ran when the service ended wait again, unless that happened too often.

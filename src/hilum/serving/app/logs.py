@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any
 
-FIELDS = (
-    "job", "study", "code", "state", "of", "who", "route", "method", "status", "ms", "port", "count", "seconds", "to",
+LINE_FIELDS = (
+    "job", "study", "code", "state", "of", "who", "route", "method", "status", "ms", "port", "count", "seconds", "pid",
 )  # fmt: skip
 """What a line may tell beside time, level and event; anything else is left out."""
 
@@ -25,7 +25,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        line |= {name: getattr(record, name) for name in LINE_FIELDS if hasattr(record, name)}
         return json.dumps(line, ensure_ascii=True)
 
 

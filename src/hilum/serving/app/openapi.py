@@ -123,31 +123,46 @@ def description(models: Sequence[str]) -> dict[str, Any]:
                     job["id"], _in_path("name", {"type": "string"}),
                 ])
             },
-            "/v1/models": {"get": _operation("List models", 200, _ANY_OBJECT, 422)},
-            "/v1/models/{name}": {
-                "get": _operation("The card of a model", 200, _ANY_OBJECT, 404, 422,
-                                  parameters=[_in_path("name", {"type": "string"})])
-            },
-            "/v1/studies": {
-                "get": _operation("List studies of a PACS, by hashes", 200, _ANY_OBJECT, 404, 422,
-                                  parameters=[_in_query("state", {"type": "string"})])
-            },
-            "/v1/studies/{id}/send-again": {
-                "post": _operation("Send again what was given up", 202, _ANY_OBJECT, 404, 409, 422,
-                                   parameters=[_in_path("id", {"type": "string"})])
-            },
-            "/v1/pacs/{name}": {
-                "post": _operation(
-                    "Tell of a study in a PACS", 202, _ANY_OBJECT, 404, 413, 422,
-                    parameters=[_in_path("name", {"type": "string"})],
-                    body={"application/json": {"type": "object", "required": ["study_uid"], "properties": {
-                        "study_uid": {"type": "string", "pattern": "^[0-9.]{1,64}$"}}}},
-                )
-            },
+            **_others(),
             "/healthz": {"get": _operation("Whether the service lives", 200, _ANY_OBJECT, 422)},
             "/readyz": {"get": _operation("Whether it works", 200, _ANY_OBJECT, 422, 503)},
             "/metrics": {"get": _operation("Figures for Prometheus", 200, None)},
             "/openapi.json": {"get": _operation("This description", 200, _ANY_OBJECT, 422)},
+        },
+    }  # fmt: skip
+
+
+def _others() -> dict[str, Any]:
+    """Paths of models, studies and PACS."""
+    return {
+        "/v1/models": {"get": _operation("List models", 200, _ANY_OBJECT, 422)},
+        "/v1/models/{name}": {
+            "get": _operation("The card of a model", 200, _ANY_OBJECT, 404, 422,
+                              parameters=[_in_path("name", {"type": "string"})])
+        },
+        "/v1/studies": {
+            "get": _operation("List studies of a PACS, by hashes", 200, _ANY_OBJECT, 404, 422,
+                              parameters=[_in_query("state", {"type": "string"})])
+        },
+        "/v1/studies/{id}/send-again": {
+            "post": _operation("Send again what was given up", 202, _ANY_OBJECT, 404, 409, 422,
+                               parameters=[_in_path("id", {"type": "string"})])
+        },
+        "/v1/studies/{id}/predict-again": {
+            "post": _operation("Predict a study that has ended once more", 202, _ANY_OBJECT, 404, 409, 422,
+                               parameters=[_in_path("id", {"type": "string"})])
+        },
+        "/v1/deliveries": {
+            "get": _operation("List the objects of results that are or were to be sent", 200, _ANY_OBJECT, 404, 422,
+                              parameters=[_in_query("state", {"type": "string"})])
+        },
+        "/v1/pacs/{name}": {
+            "post": _operation(
+                "Tell of a study in a PACS", 202, _ANY_OBJECT, 404, 413, 422,
+                parameters=[_in_path("name", {"type": "string"})],
+                body={"application/json": {"type": "object", "required": ["study_uid"], "properties": {
+                    "study_uid": {"type": "string", "pattern": "^[0-9.]{1,64}$"}}}},
+            )
         },
     }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The service as a whole: its data base, queue, engine and PACS, begun and ended in order."""
 
+import json
 import logging
 import threading
 import time
@@ -16,7 +17,9 @@ from hilum.serving.app.engine import Engine, EngineConfig
 from hilum.serving.app.jobs import Job, Jobs, JobSettings
 from hilum.serving.app.uploads import Uploads
 from hilum.serving.app.worker import ServedModel
+from hilum.serving.watching.reference import training_reference
 from hilum.settings.serving import ServeConfig
+from hilum.settings.toml import to_dict
 
 if TYPE_CHECKING:
     from hilum.serving.pacs.pacs import Pacs
@@ -71,11 +74,13 @@ def served_models(places: ModelPlaces) -> dict[str, ServedModel]:
     found = {}
     for name, folder in places.folders.items():
         card, names = read_card(folder), tuple(places.names.get(name, ()))
+        trained = card.classes
         if names:
             classes = card.decisions.classes
             require(len(names) == len(classes), f"names of {name}", f"{len(classes)}", len(names))
             card = replace(card, decisions=replace(card.decisions, classes=names))
-        found[name] = ServedModel(name=name, card=card, digest=model_digest(folder))
+        reference = training_reference(card, trained)
+        found[name] = ServedModel(name=name, card=card, digest=model_digest(folder), reference=reference)
     unknown = sorted(set(places.names) - set(found))
     require(not unknown, "names", "of models that are served", ", ".join(unknown))
     return found
@@ -126,6 +131,10 @@ class Service:
     def start(self) -> None:
         """Go on where an earlier service stopped."""
         self.jobs.sweep()
+        with self.database.change() as connection:
+            for model in self.models.values():
+                values = (model.digest, json.dumps(to_dict(model.reference)))
+                connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", values)
         for one in self.jobs.recover():
             _log.warning("recovered", extra={"job": one})
         self.engine.start()
@@ -189,9 +198,9 @@ def job_record(job: Job, *, place: int | None = None) -> dict[str, Any]:
         "place": place,
         "code": job.code,
         "reason": job.reason,
-        "created": _time(job.created),
-        "started": _time(job.started),
-        "ended": _time(job.ended),
+        "created": utc(job.created),
+        "started": utc(job.started),
+        "ended": utc(job.ended),
         "expired": job.removed is not None,
         "decision": summary.get("decision"),
         "outcome": summary.get("outcome"),
@@ -201,5 +210,6 @@ def job_record(job: Job, *, place: int | None = None) -> dict[str, Any]:
     return about
 
 
-def _time(seconds: float | None) -> str | None:
+def utc(seconds: float | None) -> str | None:
+    """A time in seconds since 1970 as the API writes it."""
     return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -16,6 +16,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from hilum.serving.app.database import fsync_folder, fsync_path
 from hilum.serving.app.refusals import RefusedError
 from hilum.settings.serving import LimitsConfig
 
@@ -25,12 +26,11 @@ _SUFFIX = re.compile(
 )
 """Ends of names by which files of an upload are told apart; the rest of a client's names is not kept."""
 
-_LONGEST_HEADER = 1 << 14
 _LOOK_BYTES = 1 << 24
 """Bytes of a body between looks at the room on the disk."""
 
-_DRAIN_BYTES = 1 << 22
-_DRAIN_S = 1.0
+_DRAIN_BYTES = 1 << 26
+_DRAIN_S = 2.0
 
 
 class Uploads:
@@ -57,27 +57,22 @@ class Uploads:
             RefusedError: If a limit is reached, the body breaks the rules, or the disk is full; nothing is left.
             ClientDisconnect: If the client ends before the body does; nothing is left.
         """
-        limits, target, new = self.limits, self.folder / id, self.folder / f".new-{id}"
-        if self.num_open >= limits.uploads:
-            detail = f"at most {limits.uploads} uploads may be under way"
-            raise RefusedError(429, "too-many-uploads", detail, headers={"retry-after": "5"}, closes=True)
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self._most_bytes:
-            raise self._too_large()
-        self._check_disk(int(announced) if announced.isdigit() else 0)
+        target, new = self.folder / id, self.folder / f".new-{id}"
         self.num_open += 1
         try:
+            self._check_room(request)
             with _disk_errors():
                 kind, options = parse_options_header(request.headers.get("content-type", ""))
                 if kind == b"multipart/form-data":
-                    form = _Form(new, options.get(b"boundary", b""), limits.parts)
+                    form = _Form(new, options.get(b"boundary", b""), self.limits.parts)
                     with contextlib.closing(form):
                         num_bytes = await self._copy(request, form.write)
                         form.end()
+                    await asyncio.to_thread(fsync_folder, new)
                 else:
                     with open(new, "xb", opener=_private) as file:
                         num_bytes = await self._copy(request, file.write)
-                        await asyncio.to_thread(_settle, file)
+                    await asyncio.to_thread(fsync_path, new)
                 _check_is_there(num_bytes)
                 new.rename(target)
                 return num_bytes
@@ -91,6 +86,17 @@ class Uploads:
                 await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
             else:
                 new.unlink(missing_ok=True)
+
+    def _check_room(self, request: Request) -> None:
+        """Raise a RefusedError if an upload cannot be taken, as far as its head tells."""
+        if self.num_open > self.limits.uploads:
+            detail = f"at most {self.limits.uploads} uploads may be under way"
+            raise RefusedError(429, "too-many-uploads", detail, headers={"retry-after": "5"}, closes=True)
+        announced = request.headers.get("content-length", "")
+        num_bytes = int(announced) if announced.isdigit() else 0
+        if num_bytes > self._most_bytes:
+            raise self._too_large()
+        self._check_disk(num_bytes)
 
     @property
     def _most_bytes(self) -> int:
@@ -150,7 +156,7 @@ class _Form:
         self._folder, self._most = folder, most
         self._file: BinaryIO | None = None
         self._num_files, self._stems = 0, dict[str, str]()
-        self._header, self._headers, self._num_header = b"", dict[bytes, bytes](), 0
+        self._header, self._headers = b"", dict[bytes, bytes]()
         self._value, self._has_ended = b"", False
         self._parser = MultipartParser(boundary, {
             "on_part_begin": self._begin, "on_header_field": self._field, "on_header_value": self._text,
@@ -175,20 +181,13 @@ class _Form:
             self._file = None
 
     def _begin(self) -> None:
-        self._headers, self._num_header = {}, 0
+        self._headers = {}
 
     def _field(self, data: bytes, start: int, end: int) -> None:
-        self._header += self._counted(data, start, end)
+        self._header += data[start:end]
 
     def _text(self, data: bytes, start: int, end: int) -> None:
-        self._value += self._counted(data, start, end)
-
-    def _counted(self, data: bytes, start: int, end: int) -> bytes:
-        self._num_header += end - start
-        if self._num_header > _LONGEST_HEADER:
-            detail = f"the header of a part must have at most {_LONGEST_HEADER} bytes"
-            raise RefusedError(413, "form", detail, closes=True)
-        return data[start:end]
+        self._value += data[start:end]
 
     def _header_end(self) -> None:
         self._headers[self._header.lower()] = self._value
@@ -216,8 +215,6 @@ class _Form:
             self._file.write(memoryview(data)[start:end])
 
     def _end_part(self) -> None:
-        if self._file is not None:
-            _settle(self._file)
         self.close()
 
     def _end(self) -> None:
@@ -231,12 +228,6 @@ def _check_is_there(num_bytes: int) -> None:
 
 def _private(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
-
-
-def _settle(file: BinaryIO) -> None:
-    """See to it that a file is on disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _full() -> RefusedError:

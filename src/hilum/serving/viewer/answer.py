@@ -62,15 +62,20 @@ def answer_of(prediction: Prediction, card: ModelCard) -> Answer:
     return Answer(
         decision=prediction.decision,
         kind=prediction.outcome.kind,
-        meaning=_meaning(prediction),
+        meaning=meaning_of(prediction.outcome.kind, prediction.outcome.reason),
         scales=tuple(_scale(name, k, prediction, decisions) for k, name in enumerate(shown)),
         others=((card.classes[0], p[card.classes[0]]),) if pairs and has_result else (),
         version=card.version,
     )
 
 
-def _meaning(prediction: Prediction) -> str:
-    kind, reason = prediction.outcome.kind, prediction.outcome.reason
+def meaning_of(kind: str, reason: str) -> str:
+    """What an outcome means, in sentences.
+
+    Args:
+        kind: ``decided``, ``no-result`` or ``undecided``.
+        reason: Why there is no decision; empty if there is one.
+    """
     if kind == NO_RESULT:
         return (
             f"The model has no result for this scan, because {reason}. This is not a negative result: it says "
