@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from orthanc import STORE, Orthanc, ask, found_in, missing, stow
 
 import dicom_sources
 from dicom_files import STUDY
 from hilum import predict_to_dicom
-from orthanc import STORE, Orthanc, ask, found_in, stow
 from test_dicom_out import POINT, model
 
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory):
     """The ports for HTTP and DICOM of an Orthanc that refuses other hosts."""
+    if missing():
+        pytest.skip(missing())
     one = Orthanc(tmp_path_factory.mktemp("orthanc"))
     yield one.web, one.dicom
     one.stop()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from orthanc import Orthanc, ask, found_in, free_port, missing, storescu, stow
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
 
@@ -43,7 +44,6 @@ from hilum.settings.serving import (
     TlsConfig,
     WebSourceConfig,
 )
-from orthanc import Orthanc, ask, found_in, free_port, storescu, stow
 from test_dicom_out import errors_of, model
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498.23"
@@ -115,6 +115,8 @@ def service(running):
 
 @pytest.fixture(scope="module")
 def running_orthanc(tmp_path_factory):
+    if missing():
+        pytest.skip(missing())
     one = Orthanc(tmp_path_factory.mktemp("orthanc"))
     yield one
     one.stop()
@@ -375,8 +377,8 @@ def test_a_connection_that_is_no_dicom_or_never_ends_a_pdu_is_closed(service, or
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A certificate for localhost and its key, signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not here")
+    if missing() or shutil.which("openssl") is None:
+        pytest.skip(missing() or "openssl is not here")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
                     "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "own.pem"],

@@ -206,6 +206,7 @@ class _Server(ThreadedAssociationServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Shake hands within the thread of the connection."""
         try:
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             request.settimeout(_HANDSHAKE_S)
             context = self.node.server_tls()
             if context is not None:
@@ -225,10 +226,13 @@ def _received(association: Any, node: Node, num_bytes: int) -> bytearray:
     if num_bytes > 2 * _PDU:
         msg = "a PDU is larger than was agreed on"
         raise OSError(msg)
+    connection = association.dul.socket.socket
+    if hasattr(socket, "TCP_QUICKACK"):  # a sender that waits for it, as DCMTK does, is else held up by 40 ms each time
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
     content = bytearray(num_bytes)
     view, at = memoryview(content), 0
     while at < num_bytes:
-        got = association.dul.socket.socket.recv_into(view[at:])
+        got = connection.recv_into(view[at:])
         if not got:
             break
         at += got

@@ -1,4 +1,4 @@
-"""A real PACS for tests, Orthanc, on free ports, which refuses other hosts; and what is asked of it."""
+"""A real PACS for tests and benchmarks, Orthanc, on free ports, which refuses other hosts; and what is asked of it."""
 
 import json
 import signal
@@ -9,8 +9,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import pytest
-
 ORTHANC, DICOMWEB = Path("/usr/sbin/Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 STORE = Path("/usr/bin/storescu")  # DCMTK's: pynetdicom has one of the same name
 STARTS_S = 30.0
@@ -20,6 +18,13 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def missing() -> str:
+    """What must be installed first; empty: nothing."""
+    if ORTHANC.exists() and DICOMWEB.exists() and STORE.exists():
+        return ""
+    return "Orthanc, its DICOMweb or DCMTK is not here (Debian's orthanc, orthanc-dicomweb, dcmtk)"
 
 
 class Orthanc:
@@ -35,8 +40,6 @@ class Orthanc:
     """
 
     def __init__(self, folder: Path, **more) -> None:
-        if not (ORTHANC.exists() and DICOMWEB.exists() and STORE.exists()):
-            pytest.skip("Orthanc, its DICOMweb or DCMTK is not here (Debian's orthanc, orthanc-dicomweb, dcmtk)")
         self.folder, self.web, self.dicom = folder, free_port(), free_port()
         self.config = {
             "StorageDirectory": str(folder / "db"),
