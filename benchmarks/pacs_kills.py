@@ -37,6 +37,9 @@ from hilum.serving.app.database import DATABASE, opened_database
 from hilum.settings.run import ModelConfig, Recipe
 from hilum.simulating.cohort import simulate_cohort
 
+_LONGEST_S = 24.0
+"""Longest time between two kills: the service needs some 8 s to load its models."""
+
 HILUM = "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
 RULES = """
 [[rules]]
@@ -129,23 +132,29 @@ class _Trial:
         about = {"port": self.port, "dicom": self.orthanc.dicom, "web": self.orthanc.web}
         config = (NODE if way == "C-STORE" else WEB).format(**about)
         (self.folder / "serve.toml").write_text(config + RULES)
+        self.gap_s = 0.0
         self.result: list[dict[str, Any]] = []
 
     def run(self, kills: int, away_s: float) -> list[dict[str, Any]]:
         arriving = threading.Thread(target=self._arrive, daemon=True)
+        self.gap_s = 0.6 * kills * _LONGEST_S / len(self.scans)
         start = time.perf_counter()
         service = self._service()
         arriving.start()
         away: threading.Thread | None = None
         for number in range(1, kills + 1):
-            time.sleep(self.rng.uniform(1.0, 14.0))
+            time.sleep(self.rng.uniform(0.5, _LONGEST_S))
             if number == kills // 2:
                 away = threading.Thread(target=self._go_away, args=(away_s,), daemon=True)
                 away.start()
             service.send_signal(signal.SIGKILL)
             service.wait()
-            states = dict(Counter(row["state"] for row in self._rows("SELECT state FROM studies")))
-            print(f"{self.way}: kill {number:>2} at {time.perf_counter() - start:5.1f} s, studies {states}", flush=True)
+            states = [
+                ", ".join(f"{n} {state}" for state, n in self._rows(f"SELECT state, count(*) FROM {table} GROUP BY 1"))  # noqa: S608
+                for table in ("studies", "objects")
+            ]
+            at = f"kill {number:>2} at {time.perf_counter() - start:5.1f} s"
+            print(f"{self.way}: {at}, studies: {states[0] or 'none'}; objects: {states[1] or 'none'}", flush=True)
             service = self._service()
         if away is not None:
             away.join()
@@ -182,7 +191,7 @@ class _Trial:
             self._until(lambda files=files: self._stowed(files), 300.0)
             if self.way == "C-STORE":
                 self._until(lambda scan=scan: storescu(self.port, scan, flags=("+r",)) == 0, 300.0)
-            time.sleep(self.rng.uniform(0.0, 6.0))
+            time.sleep(self.rng.uniform(0.0, self.gap_s))
 
     def _stowed(self, files: list[Path]) -> bool:
         with suppress(OSError):

@@ -184,6 +184,7 @@ def test_a_study_by_c_store_comes_back_once_and_only_peers_may_store(service, or
         assert subprocess.run(["/usr/bin/echoscu", "-aet", "FOREIGN", "-aec", "HILUM", "127.0.0.1", str(port)],
                               capture_output=True).returncode != 0  # fmt: skip
         assert pacs.studies() == []
+        assert "'code': 'association'" in service.logged[0]
         assert subprocess.run(["/usr/bin/echoscu", "-aet", "STORESCU", "-aec", "HILUM", "127.0.0.1", str(port)],
                               capture_output=True).returncode == 0  # fmt: skip
         assert storescu(port, scan) == 0
@@ -292,11 +293,11 @@ def test_a_study_that_failed_is_told_and_one_that_no_rule_fits_is_forgotten(serv
         assert storescu(config.node.port, scan) == 0
         line = one_study(pacs, "ignored")
         assert (line.code, line.num_bytes) == ("no-rule", 0)
-        assert not (service.folder / "pacs" / line.id).exists()
+        until(lambda: not (service.folder / "pacs" / line.id).exists())
         assert storescu(config.node.port, scan) == 0
         one_study(pacs, "receiving")
         until(lambda: not [one for one in pacs.studies() if one.state == "receiving"])
-        assert not (service.folder / "pacs" / line.id).exists()
+        until(lambda: not (service.folder / "pacs" / line.id).exists())
         assert len(service.jobs.latest()) == 2
 
 
@@ -433,7 +434,7 @@ def test_both_ways_and_both_protocols_are_encrypted(service, certificate, tmp_pa
     config = ServeConfig(
         node=NodeConfig(destination="dicom", port=port, stable_s=0.5, tls=tls,
                         peers=(PeerConfig(ae_title="STORESCU", host="127.0.0.1"),)),
-        web=(WebSourceConfig(name="far", url=url, destination="web", poll_s=0.5, days=0, stable_s=0.5, tls=tls),),
+        web=(WebSourceConfig(name="far", url=url, destination="web", poll_s=0.0, stable_s=0.5, tls=tls),),
         destinations=(
             DestinationConfig(name="dicom", host="localhost", port=far.dicom, ae_title="ORTHANC", tls=tls),
             DestinationConfig(name="web", kind="web", url=url, tls=tls),
@@ -450,6 +451,7 @@ def test_both_ways_and_both_protocols_are_encrypted(service, certificate, tmp_pa
             until(lambda: [one.result for one in pacs.studies() if one.source == "node"] == ["predicted"])
             scan = scan_of(tmp_path / "other", 10)
             assert storescu(far.dicom, scan, called="ORTHANC", flags=("+tls", key, own, "+cf", own)) == 0
+            pacs.tell("far", f"{ROOT_UID}.10")  # nothing else finds it
             until(lambda: [one.state for one in pacs.deliveries() if one.destination == "web"] == ["sent"] * 2)
     finally:
         proxy.close()

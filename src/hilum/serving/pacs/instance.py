@@ -31,7 +31,7 @@ class InstanceHeader:
         series: SeriesInstanceUID.
         instance: SOPInstanceUID.
         sop_class: SOPClassUID.
-        modality: Modality.
+        modality: Modality; CT where an image of CT has none.
         manufacturer: Manufacturer.
         body_part: BodyPartExamined.
         descriptions: StudyDescription and SeriesDescription.
@@ -87,7 +87,7 @@ def _header(found: Dataset) -> InstanceHeader:
         series=text("SeriesInstanceUID"),
         instance=text("SOPInstanceUID"),
         sop_class=text("SOPClassUID"),
-        modality=text("Modality"),
+        modality=text("Modality").upper() or ("CT" if text("SOPClassUID") in _CLASSES else ""),
         manufacturer=text("Manufacturer"),
         body_part=text("BodyPartExamined"),
         descriptions=(text("StudyDescription"), text("SeriesDescription")),

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import logging
 import queue
 import shutil
 import socket
@@ -27,9 +28,11 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from hilum.errors import ConfigError, HilumError, ReadError
 from hilum.serving.pacs.destination import SUCCESS
 from hilum.serving.pacs.instance import read_instance
-from hilum.serving.pacs.studies import Studies
+from hilum.serving.pacs.studies import NODE, Studies
 from hilum.serving.pacs.tls import server_context
 from hilum.settings.serving import NodeConfig
+
+_log = logging.getLogger("hilum.serve")
 
 _OUT_OF_RESOURCES, _NO_MATCH, _NOT_UNDERSTOOD = 0xA700, 0xA900, 0xC000
 _CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
@@ -43,6 +46,7 @@ _CHECK = 1 << 26
 _MOST_COMMAND = 1 << 20
 """Bytes of a command, and of what comes with one that is not C-STORE."""
 
+_SAY_S = 10.0
 _HANDSHAKE_S, _ASSOCIATE_S, _NETWORK_S = 15.0, 15.0, 60.0
 
 
@@ -62,7 +66,7 @@ class Node:
         self._scratch = studies.database.folder / "tmp" / "node"
         self._peers = {(peer.ae_title.strip(), address) for peer in config.peers for address in _addresses(peer.host)}
         self._storing: dict[int, str] = {}  # the study that an open association stored last
-        self._lock = threading.Lock()
+        self._lock, self._said = threading.Lock(), -_SAY_S
         self._tls = server_context(config.tls)
         self._server: Any = None
 
@@ -82,7 +86,8 @@ class Node:
         for one in AllStoragePresentationContexts:
             entity.add_supported_context(str(one.abstract_syntax), ALL_TRANSFER_SYNTAXES)
         handlers: list[Any] = [
-            (evt.EVT_REQUESTED, self._requested), (evt.EVT_C_STORE, self._stored), (evt.EVT_CONN_CLOSE, self._closed),
+            (evt.EVT_REQUESTED, self._requested), (evt.EVT_REJECTED, lambda _: self.refused("association")),
+            (evt.EVT_C_STORE, self._stored), (evt.EVT_CONN_CLOSE, self._closed),
         ]  # fmt: skip
         try:
             self._server = entity.make_server(
@@ -120,7 +125,18 @@ class Node:
 
     def allows(self, address: str) -> bool:
         """Whether a peer has this address."""
-        return _plain(address) in {one for _, one in self._peers}
+        is_known = _plain(address) in {one for _, one in self._peers}
+        if not is_known:
+            self.refused("host")
+        return is_known
+
+    def refused(self, why: str) -> None:
+        """Say in the log, once in a while, that somebody was refused."""
+        with self._lock:
+            is_due = time.monotonic() - self._said > _SAY_S
+            self._said = time.monotonic() if is_due else self._said
+        if is_due:
+            _log.warning("refused", extra={"of": NODE, "code": why})
 
     def check_size(self, size: int) -> None:
         """Raise an OSError, which ends the association, if an instance that arrives is too large for the limits."""
@@ -139,6 +155,7 @@ class Node:
         title = str(association.requestor.primitive.calling_ae_title).strip()
         if (title, _plain(association.requestor.address)) not in self._peers:
             association.acse.send_reject(*_CALLING_NOT_RECOGNISED)
+            self.refused("association")
             association.kill()
 
     def _stored(self, event: Any) -> int:

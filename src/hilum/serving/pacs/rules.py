@@ -26,7 +26,7 @@ def fits(rule: RuleConfig, header: InstanceHeader) -> bool:
         oldest = rule.oldest
         has_age = (rule.youngest is None or rule.youngest <= age) and (oldest is None or age <= oldest)
     return (
-        header.modality.upper() == rule.modality.upper()
+        header.modality == rule.modality.upper()
         and has_age
         and re.search(rule.body_part, header.body_part, re.IGNORECASE) is not None
         and any(re.search(rule.description, one, re.IGNORECASE) for one in header.descriptions)
