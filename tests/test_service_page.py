@@ -48,7 +48,7 @@ def used(tmp_path_factory, network):
     tokens = folder / "tokens"
     tokens.write_text(f"anna {TOKEN}\n")
     tokens.chmod(0o600)
-    live = Live(folder / "live", network, "", "--token-file", str(tokens), f"spot={folder / 'spot'}")
+    live = Live(folder / "live", network, "", f"spot={folder / 'spot'}", "--token-file", str(tokens))
     live.token = TOKEN
     try:
         live.ready()
@@ -258,7 +258,7 @@ def test_an_expired_result_is_said_and_a_deleted_job_is_gone(quiet):
     service, client = quiet
     id = ended_job(service, result={}, summary=summary("decided", "mass <i>", "page.html"))  # noqa: A001
     assert "<iframe" in client.get(f"/jobs/{id}").text
-    service.jobs.expire(keep_s=0, record_s=1e9)
+    service.jobs.expire(keep_s=0.0, record_s=1e9)
     text = client.get(f"/jobs/{id}").text
     assert "The result has expired." in text
     assert "mass &lt;i&gt;" in text
