@@ -189,9 +189,8 @@ def _print(load: dict[str, Any], predict: dict[str, Any], ratio: float, real: di
     print(f"\n{load['scans']} simulated chests by {load['clients']} clients: {len(load['errors'])} errors")
     print(f"{'':<16}{'seconds':>10}{'per second':>12}")
     print(f"{'hilum serve':<16}{load['seconds']:>10.2f}{load['per_second']:>12.2f}")
-    print(
-        f"{'hilum predict':<16}{predict['seconds']:>10.2f}{predict['per_second']:>12.2f}  (start {predict['start_s']} s left out)"
-    )
+    left_out = f"(start {predict['start_s']} s left out)"
+    print(f"{'hilum predict':<16}{predict['seconds']:>10.2f}{predict['per_second']:>12.2f}  {left_out}")
     print(f"serve does {ratio:.2f} of predict; from last byte to JSON p50 {load['p50_s']} s, p95 {load['p95_s']} s")
     print("memory of all processes: " + ", ".join(f"{mb} MB at job {n}" for n, mb in load["memory_mb"].items()))
     spread = f"{real['min_s']} to {real['max_s']}, {real['rounds']} rounds"

@@ -1,4 +1,4 @@
-"""``hilum serve`` at full load, with a SIGKILL every minute: each job that was taken is done, or has failed and says why.
+"""``hilum serve`` at full load, with a SIGKILL every minute: each job that was taken has its end, and says why.
 
     python benchmarks/serving_soak.py [--quick] [--minutes 20] [--seed 0] [--json]
 

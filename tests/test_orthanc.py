@@ -1,11 +1,7 @@
 """A real PACS, Orthanc, stores, finds and returns the objects of a result, and keeps each once."""
 
 import json
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pydicom
@@ -14,72 +10,16 @@ import pytest
 import dicom_sources
 from dicom_files import STUDY
 from hilum import predict_to_dicom
+from orthanc import STORE, Orthanc, ask, found_in, stow
 from test_dicom_out import POINT, model
-
-ORTHANC, DICOMWEB = Path("/usr/sbin/Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-STORE = Path("/usr/bin/storescu")  # DCMTK's: pynetdicom has one of the same name
-STARTS_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory):
     """The ports for HTTP and DICOM of an Orthanc that refuses other hosts."""
-    if not (ORTHANC.exists() and DICOMWEB.exists() and STORE.exists()):
-        pytest.skip("Orthanc, its DICOMweb or DCMTK is not here (Debian's orthanc, orthanc-dicomweb, dcmtk)")
-    folder = tmp_path_factory.mktemp("orthanc")
-    web, dicom = free_port(), free_port()
-    config = {
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "HttpPort": web,
-        "DicomPort": dicom,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(DICOMWEB)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(config))
-    log = (folder / "log.txt").open("w")
-    process = subprocess.Popen([str(ORTHANC), str(folder / "orthanc.json")], stdout=log, stderr=log)
-    deadline = time.monotonic() + STARTS_S
-    while True:
-        try:
-            ask(web, "/system")
-            break
-        except (urllib.error.URLError, ConnectionError):
-            assert process.poll() is None, (folder / "log.txt").read_text()
-            assert time.monotonic() < deadline, (folder / "log.txt").read_text()
-            time.sleep(0.1)
-    yield web, dicom
-    process.terminate()
-    process.wait(timeout=20)
-    log.close()
-
-
-def ask(web: int, path: str, body: bytes | None = None, **headers: str) -> bytes:
-    request = urllib.request.Request(f"http://127.0.0.1:{web}{path}", data=body, headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return answer.read()
-
-
-def stow(web: int, files: list[Path]) -> dict:
-    """Store files by STOW-RS."""
-    parts = [b"--part\r\nContent-Type: application/dicom\r\n\r\n" + one.read_bytes() + b"\r\n" for one in files]
-    kind = 'multipart/related; type="application/dicom"; boundary=part'
-    headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
-    return json.loads(ask(web, "/dicom-web/studies", b"".join([*parts, b"--part--\r\n"]), **headers))
-
-
-def found_in(web: int, study: str) -> dict[str, str]:
-    """SOPInstanceUID and modality of the instances of a study, by QIDO-RS."""
-    rows = json.loads(ask(web, f"/dicom-web/studies/{study}/instances?includefield=Modality"))
-    return {row["00080018"]["Value"][0]: row["00080060"]["Value"][0] for row in rows}
+    one = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    yield one.web, one.dicom
+    one.stop()
 
 
 @pytest.mark.parametrize("kind", ["plain", "tilted", "multi-frame"])

@@ -1,5 +1,6 @@
 """The service: jobs that are never lost, and clients that mean no good."""
 
+import http.client
 import io
 import json
 import os
@@ -11,13 +12,17 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from live_service import BIRTH, ID, NAME, Live, descendants, zipped
 
 import dicom_sources
-from live_service import BIRTH, ID, NAME, Live, descendants, zipped
 from test_dicom_out import model
 
 LIMITS = """
@@ -357,8 +362,6 @@ def test_two_thousand_jobs_are_queued_and_the_rest_is_told_to_wait(live):
         os.kill(live.pid(f"worker-{n}"), signal.SIGSTOP)
     try:
         answers = [0]
-        import http.client
-
         connection = http.client.HTTPConnection("127.0.0.1", live.port)
         for _ in range(2010):
             connection.request("POST", "/v1/predictions", b"no scan")
@@ -424,8 +427,6 @@ def test_tokens_are_wanted_and_told_apart(tmp_path, network):
         live.token = TOKEN
         live.ready()
         live.ended(live.submit(b"x"))
-        audit = subprocess.run(["sqlite3", "-version"], capture_output=True)
-        assert audit is not None
         assert {one["who"] for one in live.events() if one["event"] == "request" and one["status"] == 202} == {"ris"}
     finally:
         assert live.stop() == 143
@@ -485,6 +486,113 @@ def test_results_are_removed_when_their_time_is_over(tmp_path, network, chest):
         assert live.json(f"/v1/jobs/{job}")["expired"]
     finally:
         live.stop()
+
+
+# any requests
+
+
+def anything_for(schema: dict) -> st.SearchStrategy[str]:
+    """Values that a schema allows, and others."""
+    right: st.SearchStrategy[str] = st.text(max_size=20)
+    if "enum" in schema:
+        right = st.sampled_from([str(one) for one in schema["enum"]])
+    elif schema.get("type") == "integer":
+        right = st.integers(schema.get("minimum", 0) - 1, min(schema.get("maximum", 9) + 1, 3)).map(str)
+    elif "pattern" in schema:
+        right = st.from_regex(schema["pattern"], fullmatch=True)
+    odd = st.sampled_from(
+        ["", "../../etc/passwd", "%00", "-1", "1e9", "NaN", "a" * 3000, "\ud7ff", "'; DROP TABLE jobs", "٣"]
+    )
+    return right | st.text(max_size=8) | odd
+
+
+@st.composite
+def requests_of(draw, about: dict, jobs: list[str]):
+    """A request that follows the description, more or less."""
+    path = draw(st.sampled_from(sorted(about["paths"])))
+    method, operation = draw(st.sampled_from(sorted(about["paths"][path].items())))
+    query = []
+    for one in operation["parameters"]:
+        value = draw(anything_for(one["schema"]) | st.sampled_from(jobs))
+        if one["in"] == "path":
+            path = path.replace("{" + one["name"] + "}", quote(value, safe="") or "x")
+        elif draw(st.booleans()):
+            query.append((one["name"], value))
+    if draw(st.integers(0, 9)) == 0:
+        query.append((draw(st.text(max_size=8)), draw(st.text(max_size=8))))
+    kinds = [
+        *operation.get("requestBody", {}).get("content", {"text/plain": {}}),
+        "multipart/form-data; boundary=XX",
+        "x",
+    ]
+    body = draw(st.none() | st.binary(max_size=200) | st.sampled_from(BODIES))
+    headers = {"content-type": draw(st.sampled_from(kinds))} if draw(st.booleans()) else {}
+    if draw(st.integers(0, 9)) == 0:
+        named = st.sampled_from(
+            ["origin", "cookie", "authorization", "accept", "range", "content-type", "sec-fetch-site"]
+        )
+        headers[draw(named)] = draw(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)).strip()
+    method = (
+        method.upper()
+        if draw(st.integers(0, 19))
+        else draw(st.sampled_from(["PUT", "HEAD", "OPTIONS", "POST", "TRACE"]))
+    )
+    return method, path + (f"?{urlencode(query)}" if query else ""), body, headers, operation["responses"]
+
+
+ODD = ["", "../../etc/passwd", "%00", "-1", "1e9", "NaN", "a" * 3000, "\ud7ff", "'; DROP TABLE jobs", "٣"]
+HEADERS = ["origin", "cookie", "authorization", "accept", "range", "content-type", "sec-fetch-site"]
+METHODS = ["PUT", "HEAD", "OPTIONS", "POST", "TRACE"]
+JUNK = [b"\0" * 200, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"]
+BODIES = [
+    b'{"study_uid": "1.2.3"}', b'{"study_uid": 1}', b"[]", b"PK\3\4", form({"a.dcm": b"x"}), form({"a.zip": b"PK\3\4"}),
+    form({})[:-4], b"--XX\r\n\r\n",
+]  # fmt: skip
+ANY_REQUESTS = settings(
+    max_examples=5000, deadline=None, derandomize=True, database=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+def test_five_thousand_requests_give_no_fault(live, chest):
+    about = live.json("/openapi.json")
+    jobs = [live.submit(chest[1]), live.submit(b"x")]
+    for job in jobs:
+        live.ended(job)
+    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=60)
+    statuses: Counter[int] = Counter()
+
+    @ANY_REQUESTS
+    @given(requests_of(about, jobs))
+    def ask(request):
+        method, path, body, headers, responses = request
+        connection.request(method, path.replace("wait=3", "wait=0"), body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        statuses[answer.status] += 1
+        assert answer.status < 500 or answer.status == 503, (request, content)
+        assert str(answer.status) in {*responses, "404", "405", "400", "403"}, (request, content)
+        if answer.status >= 400 and method != "HEAD":
+            assert json.loads(content)["status"] == answer.status
+
+    ask()
+    connection.close()
+    assert sum(statuses.values()) >= 5000
+    assert {200, 202, 404, 405, 422} <= set(statuses), statuses
+    for junk in (
+        b"\0" * 200,
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    ):
+        assert status(raw(live, junk.decode("latin1"), timeout=5)) in (0, 400)
+    deadline = time.monotonic() + 60
+    while any(live.json("/v1/jobs")["counts"][state] for state in ("queued", "running")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert live.ended(live.submit(chest[1]))["state"] == "done"
+    assert not [one for one in live.events() if one["event"] in ("bug", "gave-up")]
+    assert live.left() == []
 
 
 # the last of this file, on the service that all of the above was done to

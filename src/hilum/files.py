@@ -264,6 +264,15 @@ def whole_folder(folder: Path, is_stale: Callable[[Path], bool], *, last: str = 
                 folder.rmdir()
 
 
+def sync_to_disk(path: Path) -> None:
+    """See to it that a file, or the list of a folder, survives a power failure from now on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a path is what a killed writer of ``whole_folder`` left."""
     match = _NEW_FOLDER.fullmatch(path.name)

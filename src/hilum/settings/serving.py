@@ -133,6 +133,9 @@ class DestinationConfig:
     ae_title: str = ""
     """Of kind dicom: AE title of the other side."""
 
+    calling: str = ""
+    """Of kind dicom: own AE title there; empty: that of the node, or HILUM."""
+
     url: str = ""
     """Of kind web: root of its DICOMweb, such as https://pacs.example/dicom-web."""
 
@@ -140,7 +143,7 @@ class DestinationConfig:
     """Of kind web: file with a bearer token."""
 
     tls: TlsConfig = field(default_factory=TlsConfig)
-    """TLS; of kind web it follows the URL."""
+    """TLS; of kind web it follows the URL, of kind dicom it is used where authorities or a certificate are named."""
 
     def __post_init__(self) -> None:
         require(
@@ -150,6 +153,8 @@ class DestinationConfig:
             require(bool(self.host), f"host of the destination {self.name}", "given", "nothing")
             require(_is_ae_title(self.ae_title), f"ae_title of {self.name}", "1 to 16 characters", repr(self.ae_title))
             require(0 < self.port < 65536, f"port of {self.name}", "1 to 65535", self.port)
+            own = not self.calling or _is_ae_title(self.calling)
+            require(own, f"calling of {self.name}", "1 to 16 characters", repr(self.calling))
         else:
             require(bool(re.match(r"https?://\S+$", self.url)), f"url of {self.name}", "http(s)://...", repr(self.url))
 
@@ -162,7 +167,7 @@ class PeerConfig:
     """Its calling AE title."""
 
     host: str
-    """Its address."""
+    """Its address, or a name that is looked up when the service starts."""
 
     def __post_init__(self) -> None:
         require(_is_ae_title(self.ae_title), "peers.ae_title", "1 to 16 characters", repr(self.ae_title))
@@ -191,6 +196,9 @@ class NodeConfig:
     stable_s: float = 30.0
     """Seconds without a new instance after which a study is complete."""
 
+    associations: int = 10
+    """Most associations at a time; more are refused."""
+
     tls: TlsConfig = field(default_factory=TlsConfig)
     """With a certificate, only TLS is taken; with authorities, only peers with a certificate of theirs."""
 
@@ -198,6 +206,9 @@ class NodeConfig:
         require(_is_ae_title(self.ae_title), "node.ae_title", "1 to 16 characters", repr(self.ae_title))
         require(0 < self.port < 65536, "node.port", "1 to 65535", self.port)
         require(self.stable_s > 0, "node.stable_s", "positive", self.stable_s)
+        require(self.associations >= 1, "node.associations", "at least 1", self.associations)
+        listens = bool(self.tls.certificate) or not self.tls.authorities
+        require(listens, "node.tls", "with a certificate and its key where authorities are named", "none")
         require(bool(self.peers), "node.peers", "given: who may store studies", "nobody")
 
 
@@ -230,7 +241,8 @@ class WebSourceConfig:
     """Certificates; TLS follows the URL."""
 
     def __post_init__(self) -> None:
-        require(bool(re.fullmatch(r"[\w.-]{1,40}", self.name)), "web.name", "letters, digits, _ . -", repr(self.name))
+        named = bool(re.fullmatch(r"[\w.-]{1,40}", self.name)) and self.name not in ("node", "upload")
+        require(named, "web.name", "letters, digits, _ . -, and neither node nor upload", repr(self.name))
         require(bool(re.match(r"https?://\S+$", self.url)), f"web.url of {self.name}", "http(s)://...", repr(self.url))
         require(self.poll_s >= 0, f"web.poll_s of {self.name}", "at least 0", self.poll_s)
         require(self.days >= 0, f"web.days of {self.name}", "at least 0", self.days)

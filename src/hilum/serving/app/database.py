@@ -41,28 +41,37 @@ CREATE TABLE IF NOT EXISTS studies (
     source TEXT NOT NULL,            -- node, or the name of a web source
     uid TEXT NOT NULL,               -- StudyInstanceUID: by it an operator finds the study
     state TEXT NOT NULL,             -- receiving, waiting, predicted, ignored, failed
-    content TEXT NOT NULL DEFAULT '',-- digest of what was predicted last
-    seen TEXT NOT NULL DEFAULT '',   -- digest of what was seen last
-    job TEXT NOT NULL DEFAULT '',
+    result TEXT NOT NULL DEFAULT '', -- how it ended last: predicted, ignored, failed
+    code TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL DEFAULT '',
+    content TEXT NOT NULL DEFAULT '',-- digests of the instances that it had then
+    seen TEXT NOT NULL DEFAULT '',   -- of a web source: digest of what a search said of it last
+    fetched TEXT NOT NULL DEFAULT '',-- of a web source: digest of its series when they were fetched
+    job TEXT NOT NULL DEFAULT '',
+    num_bytes INTEGER NOT NULL DEFAULT 0,  -- of its files here; 0: they were removed
+    too_large INTEGER NOT NULL DEFAULT 0,  -- whether instances of it were refused for its size
+    report INTEGER NOT NULL DEFAULT 0,     -- whether a report that it failed is still to be made
     changed REAL NOT NULL, created REAL NOT NULL,
     UNIQUE (source, uid)
 );
+CREATE INDEX IF NOT EXISTS studies_by_state ON studies (state);
 CREATE TABLE IF NOT EXISTS objects (
     uid TEXT NOT NULL,               -- SOPInstanceUID of an own result
     series TEXT NOT NULL,
     study TEXT NOT NULL,             -- id of the study
     job TEXT NOT NULL,
-    file TEXT NOT NULL,              -- below the data folder; removed after the result is sent and its time is over
+    file TEXT NOT NULL,              -- in outbox/; removed after it is sent or its time is over
     kind TEXT NOT NULL,              -- report, segmentation, map, page
     destination TEXT NOT NULL,
-    state TEXT NOT NULL,             -- waiting, sent, dead, shadow
+    state TEXT NOT NULL,             -- waiting, sent, dead, shadow, superseded
     tries INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL,
+    due REAL NOT NULL,               -- time of the next try
+    since REAL NOT NULL,             -- time from which its time to be given up counts
     reason TEXT NOT NULL DEFAULT '',
     created REAL NOT NULL, sent REAL,
     PRIMARY KEY (uid, destination)
 );
+CREATE INDEX IF NOT EXISTS objects_by_study ON objects (study);
 CREATE INDEX IF NOT EXISTS objects_by_state ON objects (state, due);
 CREATE TABLE IF NOT EXISTS audit (
     time REAL NOT NULL, who TEXT NOT NULL, did TEXT NOT NULL, what TEXT NOT NULL
@@ -77,7 +86,7 @@ class Database:
         folder: The data folder; made, for its owner alone.
 
     Attributes:
-        folder: The data folder: the data base, ``uploads/``, ``results/``, ``pacs/`` and ``tmp/``.
+        folder: The data folder: the data base, ``uploads/``, ``results/``, ``pacs/``, ``outbox/`` and ``tmp/``.
         revision: Grows with each change, for those who wait for one.
 
     Raises:
@@ -98,7 +107,7 @@ class Database:
                 os.close(self._held)
                 msg = f"the data folder must be used by one service, another uses {folder}"
                 raise ConfigError(msg, hint="--data names another") from exc
-            for name in ("uploads", "results", "pacs", "tmp"):
+            for name in ("uploads", "results", "pacs", "outbox", "tmp"):
                 (folder / name).mkdir(exist_ok=True, mode=0o700)
             os.close(os.open(folder / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as exc:

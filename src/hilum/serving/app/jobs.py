@@ -4,7 +4,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -296,20 +296,19 @@ class Jobs:
             self.database.audit(who, "deleted", id)
         self._remove_files(id)
 
-    def expire(self, *, keep_s: float, record_s: float, busy: Sequence[str] = ()) -> int:
+    def expire(self, *, keep_s: float, record_s: float) -> int:
         """Remove uploads and results whose time is over, and records that are older still.
 
         Args:
             keep_s: Seconds after a job's end for which its result is kept.
             record_s: Seconds for which its record is kept.
-            busy: Ids of jobs whose results are still to be sent.
 
         Returns:
             Number of results that were removed.
         """
         now = time.time()
         rows = self.database.rows("SELECT id FROM jobs WHERE removed IS NULL AND ended < ?", (now - keep_s,))
-        gone = [str(row["id"]) for row in rows if row["id"] not in busy]
+        gone = [str(row["id"]) for row in rows]
         for one in gone:
             self._remove_files(one)
         with self.database.change() as connection:

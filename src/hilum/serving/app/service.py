@@ -165,10 +165,9 @@ class Service:
         """Remove what is past its time."""
         config = self.config
         while not self._stop.wait(min(_CLEAN_S, config.keep_hours * 900)):
-            busy = [] if self.pacs is None else self.pacs.unsent_jobs()
             keep_s, record_s = config.keep_hours * 3600, config.keep_days * 86400
             try:
-                count = self.jobs.expire(keep_s=keep_s, record_s=record_s, busy=busy)
+                count = self.jobs.expire(keep_s=keep_s, record_s=record_s)
             except Exception as exc:  # noqa: BLE001  # a full disk must not end the cleaning
                 _log.error("cleaning", extra={"code": type(exc).__name__})
                 continue

@@ -16,7 +16,7 @@ from hilum.serving.scan_result import ScanResult
 def capture(result: ScanResult, references: References) -> Dataset:
     """An RGB picture without any name, id or date in its pixels."""
     pixels: UInt8[np.ndarray, "y x rgb"] = page_picture(result)
-    about: dict[str, Any] = equipment(result, "page")
+    about: dict[str, Any] = equipment(result.model_digest, "page")
     made = sc.SCImage.from_ref_dataset(
         references.files[0],
         pixel_array=pixels,

@@ -51,11 +51,11 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(int=number).int}"
 
 
-def equipment(result: ScanResult, what: Literal["report", "segmentation", "map", "page"]) -> dict[str, Any]:
+def equipment(model_digest: str, what: Literal["report", "segmentation", "map", "page"]) -> dict[str, Any]:
     """What every object says of itself, as arguments of highdicom's constructors.
 
     Args:
-        result: The result.
+        model_digest: Digest of the model; empty: there is none to name.
         what: What it is: report, segmentation, map or page.
     """
     return {
@@ -66,7 +66,7 @@ def equipment(result: ScanResult, what: Literal["report", "segmentation", "map",
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": PRODUCT,
         "software_versions": version("hilum"),
-        "device_serial_number": result.model_digest[:16],
+        "device_serial_number": model_digest[:16] or None,
         "series_description": f"Hilum {what}: {RESEARCH}",
         "specific_character_set": "ISO_IR 192",
     }

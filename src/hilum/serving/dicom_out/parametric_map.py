@@ -52,7 +52,7 @@ def parametric_map(result: ScanResult, references: References, heat_map: HeatMap
         content_description="Shows what the output depends on; locates no disease",
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         **placed(result.source, references, slices=slices, first=first, pixel=pixel),
-        **equipment(result, "map"),
+        **equipment(result.model_digest, "map"),
     )
     made.ImageComments = f"{RESEARCH}. {heat_map.meaning} {heat_map.doubt}".strip()
     return made

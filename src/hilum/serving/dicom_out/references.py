@@ -97,7 +97,16 @@ def check_headers(source: ScanSource) -> None:
 
 def _header(original: Any, frame_of_reference: str, thickness_mm: float) -> Dataset:
     """A copy of a header with blanks in place of what is unknown or what the standard does not allow."""
-    header: Dataset = copy.deepcopy(original)
+    header = blank_header(copy.deepcopy(original))
+    header.FrameOfReferenceUID = frame_of_reference
+    header.SliceThickness = thickness_mm
+    if not header.get("PositionReferenceIndicator"):
+        header.PositionReferenceIndicator = ""
+    return header
+
+
+def blank_header(header: Dataset) -> Dataset:
+    """Put blanks in place of elements of patient and study that are unknown or not allowed, and return the header."""
     for keyword in _BLANK:
         if keyword not in header or not _is_allowed(keyword, header[keyword].value):
             text = _without_colons(header, keyword)
@@ -105,10 +114,6 @@ def _header(original: Any, frame_of_reference: str, thickness_mm: float) -> Data
     for keyword in _REFERRING:
         if any(not item.get("ReferencedSOPClassUID") for item in header.get(keyword) or ()):
             del header[keyword]  # anonymisers leave halves, which would make objects invalid
-    header.FrameOfReferenceUID = frame_of_reference
-    header.SliceThickness = thickness_mm
-    if not header.get("PositionReferenceIndicator"):
-        header.PositionReferenceIndicator = ""
     return header
 
 

@@ -59,17 +59,19 @@ def structured_report(result: ScanResult, references: References, others: Sequen
         title=codes.cid7021.ImagingMeasurementReport,
     )
     root = content[0].ContentSequence
-    root.append(_text(NOTICE, f"{RESEARCH}. Preliminary and not verified by a person."))
-    root.append(_text(DECISION, decision_text(result)))
-    root.extend(_text(codes.DCM.Comment, line) for line in model_lines(result))
+    root.append(text_item(NOTICE, f"{RESEARCH}. Preliminary and not verified by a person."))
+    root.append(text_item(DECISION, decision_text(result)))
+    root.extend(text_item(codes.DCM.Comment, line) for line in model_lines(result))
     if references.blanked:
         listed = ", ".join(references.blanked)
-        root.append(_text(codes.DCM.Comment, f"Left blank, for the source holds what DICOM does not allow: {listed}."))
+        root.append(
+            text_item(codes.DCM.Comment, f"Left blank, for the source holds what DICOM does not allow: {listed}.")
+        )
     if result.point_mm is not None:
         x, y, z = result.point_mm
-        root.append(_text(codes.DCM.Comment, f"Point given by the user: {x:.2f} {y:.2f} {z:.2f} (LPS mm)."))
+        root.append(text_item(codes.DCM.Comment, f"Point given by the user: {x:.2f} {y:.2f} {z:.2f} (LPS mm)."))
     root.extend(
-        _text(SCAN_FINDING, f"{one.code} ({one.severity}): {one.message}") for one in result.prediction.findings
+        text_item(SCAN_FINDING, f"{one.code} ({one.severity}): {one.message}") for one in result.prediction.findings
     )
     root.extend(
         sr.ImageContentItem(
@@ -88,7 +90,7 @@ def structured_report(result: ScanResult, references: References, others: Sequen
         is_final=False,
         is_verified=False,
         coding_schemes=[scheme],
-        **equipment(result, "report"),
+        **equipment(result.model_digest, "report"),
     )
 
 
@@ -121,7 +123,8 @@ def model_lines(result: ScanResult) -> list[str]:
     return lines
 
 
-def _text(name: Any, value: str) -> sr.TextContentItem:
+def text_item(name: Any, value: str) -> sr.TextContentItem:
+    """A text that a container of the report holds."""
     return sr.TextContentItem(name=name, value=value, relationship_type=sr.RelationshipTypeValues.CONTAINS)
 
 
@@ -163,7 +166,7 @@ def _groups(result: ScanResult, references: References) -> list[Any]:
         else:
             group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(references), **values)
         if probability is None:
-            group[0].ContentSequence.append(_text(DECISION, decision_text(result)))
+            group[0].ContentSequence.append(text_item(DECISION, decision_text(result)))
         groups.append(group)
     return groups
 

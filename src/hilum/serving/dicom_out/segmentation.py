@@ -60,7 +60,7 @@ def segmentation(result: ScanResult, references: References) -> Dataset:
         content_description=RESEARCH,
         omit_empty_frames=False,
         **placed(result.source, references),
-        **equipment(result, "segmentation"),
+        **equipment(result.model_digest, "segmentation"),
     )
 
 

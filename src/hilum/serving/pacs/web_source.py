@@ -1,0 +1,292 @@
+"""A PACS that is asked over DICOMweb: its studies are found by QIDO-RS or told by a webhook, and fetched by WADO-RS."""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from hilum.errors import HilumError, ReadError
+from hilum.serving.app.jobs import QueueFullError
+from hilum.serving.pacs.deliveries import back_off
+from hilum.serving.pacs.destination import UnreachableError
+from hilum.serving.pacs.instance import InstanceHeader, is_uid, read_instance
+from hilum.serving.pacs.rules import model_for
+from hilum.serving.pacs.studies import Studies, Study, file_name
+from hilum.serving.pacs.web_session import TooLargeError, reaching, web_client
+from hilum.settings.serving import WebSourceConfig
+
+_log = logging.getLogger("hilum.serve")
+
+_TICK_S, _LOOK_S = 0.25, 5.0
+"""How often there is something to do, and the longest time between two looks at a study that may be complete."""
+
+_PAGE, _MOST_PAGES = 200, 500
+_ALL = 1_000_000
+_FIRST_BACK_OFF_S, _BACK_OFF_S = 2.0, 120.0
+_AS_STORED = (("application/dicom", "*"),)
+_UID, _CLASS, _INSTANCE, _MODALITY, _STUDY, _SERIES = (
+    "0020000D", "00080016", "00080018", "00080060", "0020000D", "0020000E",
+)  # fmt: skip
+_NUM_IN_SERIES, _NUM_IN_STUDY, _NUM_SERIES = "00201209", "00201208", "00201206"
+_WHO = ("00100010", "00100020", "00100030", "00100040", "00080050", "00081030", "00080020")
+"""Patient and study: where one changes, objects of an earlier result name the wrong patient."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Look:
+    """What was seen last of a study that may be complete.
+
+    Attributes:
+        digest: Digest of its series.
+        since: When that was seen first, by the monotonic clock.
+        due: When to look again.
+        failures: How often it could not be fetched.
+        fetched: Digest of its series when its files were fetched.
+    """
+
+    digest: str = ""
+    since: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+    fetched: str = ""
+    series: dict[str, int] = field(default_factory=dict)
+
+
+class WebSource:
+    """Finds and fetches the studies of one PACS.
+
+    Args:
+        config: The source.
+        studies: Where studies go.
+
+    Raises:
+        ConfigError: If its token cannot be read.
+    """
+
+    def __init__(self, config: WebSourceConfig, studies: Studies) -> None:
+        self._config, self._studies = config, studies
+        most = int(studies.config.limits.unpacked_gb * 1e9)
+        self._client = web_client(config, most_bytes=most)
+        self._most = most
+        self._looks: dict[str, _Look] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"source-{config.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start to look."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Stop at the latest after so many seconds."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        next_search, failures = 0.0, 0
+        while not self._stop.wait(_TICK_S):
+            try:
+                if self._config.poll_s and time.monotonic() >= next_search:
+                    self._search()
+                    next_search = time.monotonic() + self._config.poll_s
+                self._look_at_all()
+                failures = 0
+            except UnreachableError as exc:
+                failures += 1
+                _log.warning("source", extra={"of": self._config.name, "code": str(exc) or "away"})
+                self._stop.wait(back_off(failures, _FIRST_BACK_OFF_S, _BACK_OFF_S))
+            except Exception as exc:  # noqa: BLE001  # a bug, or a full disk: later again
+                failures += 1
+                _log.error("bug", extra={"of": self._config.name, "code": type(exc).__name__})
+                self._stop.wait(back_off(failures, _FIRST_BACK_OFF_S, _BACK_OFF_S))
+
+    def _search(self) -> None:
+        """Find new studies, and those of which something changed."""
+        filters = {"ModalitiesInStudy": "CT"}
+        if self._config.days:
+            filters["StudyDate"] = f"{date.today() - timedelta(days=self._config.days):%Y%m%d}-"
+        for page in range(_MOST_PAGES):
+            with reaching():
+                rows = self._client.search_for_studies(
+                    search_filters=filters, fields=["NumberOfStudyRelatedInstances", "NumberOfStudyRelatedSeries"],
+                    limit=_PAGE, offset=page * _PAGE,
+                )  # fmt: skip
+            for row in rows:
+                if is_uid(_text(row, _UID)):
+                    self._notice(_text(row, _UID), row)
+            if len(rows) < _PAGE or self._stop.is_set():
+                return
+
+    def _notice(self, uid: str, row: Mapping[str, Any]) -> None:
+        """Let a study be received if it is new, or its series are no longer those that were fetched."""
+        seen = _digest({tag: row.get(tag, {}).get("Value") for tag in (*_WHO, _NUM_IN_STUDY, _NUM_SERIES)})
+        study = self._studies.find(self._config.name, uid)
+        if study is not None and (study.state == "receiving" or (study.seen == seen and _NUM_IN_STUDY in row)):
+            return
+        if study is not None and study.fetched:
+            try:
+                digest, _ = self._series_of(uid)
+            except UnreachableError as exc:
+                if not exc.code:
+                    raise
+                return
+            if digest == study.fetched:
+                self._studies.note_seen(study, seen)
+                return
+        self._studies.expect(self._config.name, uid, seen=seen)
+
+    def _look_at_all(self) -> None:
+        """Look at the studies that may be complete."""
+        waiting = self._studies.of(self._config.name, state="receiving", most=_ALL)
+        for gone in set(self._looks) - {study.id for study in waiting}:
+            del self._looks[gone]
+        for study in reversed(waiting):
+            look = self._looks.setdefault(study.id, _Look())
+            if time.monotonic() < look.due or self._stop.is_set():
+                continue
+            try:
+                self._look_at(study, look)
+            except UnreachableError as exc:
+                if not exc.code:
+                    raise
+                self._failed(study, look, "fetch", str(exc))
+            except (HilumError, TooLargeError) as exc:
+                code = "too-large" if isinstance(exc, TooLargeError) else getattr(exc, "code", None) or "fetch"
+                self._failed(study, look, code, str(exc) or "it is larger than limits.unpacked_gb")
+
+    def _failed(self, study: Study, look: _Look, code: str, reason: str) -> None:
+        """Look at a study again later, but not for ever."""
+        look.failures += 1
+        look.due = time.monotonic() + back_off(look.failures, _FIRST_BACK_OFF_S, _BACK_OFF_S)
+        is_late = time.time() - study.changed > self._studies.config.delivery.give_up_hours * 3600
+        if is_late or code == "too-large":
+            self._studies.fail(study, code, reason)
+
+    def _look_at(self, study: Study, look: _Look) -> None:
+        """Look at the series of a study; fetch them if they have not changed for long enough."""
+        stable = self._config.stable_s
+        look.due = time.monotonic() + min(_LOOK_S, stable / 3)
+        digest, series = self._series_of(study.uid)
+        if digest != look.digest:
+            look.digest, look.since, look.series = digest, time.monotonic(), series
+        if digest == study.fetched and (study.result or self._studies.is_working(study)):
+            self._studies.restore(study)
+        elif self._studies.is_working(study):
+            return
+        elif time.monotonic() - look.since >= stable:
+            if look.fetched != digest:
+                is_wanted = self._fetch(study, series)
+                look.fetched = digest if is_wanted else ""
+            try:
+                self._studies.settle(study, fetched=digest)
+            except QueueFullError:
+                look.due = time.monotonic() + _LOOK_S
+
+    def _series_of(self, uid: str) -> tuple[str, dict[str, int]]:
+        """Digest of the patient and of the CT series of a study, and the number of instances of each."""
+        with reaching():
+            found = self._client.search_for_studies(search_filters={"StudyInstanceUID": uid})
+            rows = self._client.search_for_series(
+                uid, search_filters={"Modality": "CT"}, fields=["NumberOfSeriesRelatedInstances"]
+            )
+            series = {
+                _text(row, _SERIES): self._num_instances(uid, row) for row in rows if _text(row, _MODALITY) == "CT"
+            }
+        who = {tag: found[0].get(tag, {}).get("Value") for tag in _WHO} if found else {}
+        return _digest([who, sorted(series.items())]), {one: n for one, n in series.items() if is_uid(one)}
+
+    def _num_instances(self, uid: str, row: Mapping[str, Any]) -> int:
+        number = _text(row, _NUM_IN_SERIES)
+        if number.isdigit():
+            return int(number)
+        found = self._client.search_for_instances(uid, _text(row, _SERIES), get_remaining=True)
+        return len(found)
+
+    def _fetch(self, study: Study, series: Mapping[str, int]) -> bool:
+        """Fetch the series of a study, if a rule fits one of them.
+
+        Returns:
+            Whether one does; else the study has one file of each series.
+        """
+        folder = self._studies.database.folder / "tmp" / f"fetch-{study.id}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            headers = [header for one in series for header in self._first_of(study.uid, one, folder)]
+            is_wanted = model_for(headers, self._studies.config.rules) is not None
+            if is_wanted:
+                self._fetch_all(study.uid, series, folder)
+            self._studies.replace_files(study, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return is_wanted
+
+    def _first_of(self, uid: str, series: str, folder: Path) -> Iterator[InstanceHeader]:
+        """The header of one instance of a series."""
+        with reaching():
+            rows = self._client.search_for_instances(uid, series, limit=1)
+            for row in rows[:1]:
+                made = self._client.retrieve_instance(uid, series, _text(row, _INSTANCE), media_types=_AS_STORED)
+                header = _written(made, folder)
+                if header is not None and header.study == uid:
+                    yield header
+
+    def _fetch_all(self, uid: str, series: Mapping[str, int], folder: Path) -> None:
+        left = self._most
+        for one, number in series.items():
+            count = 0
+            with reaching():
+                for made in self._client.iter_series(uid, one, media_types=_AS_STORED):
+                    if self._stop.is_set():
+                        raise UnreachableError
+                    header = _written(made, folder)
+                    if header is None or header.study != uid:
+                        continue
+                    left -= (folder / file_name(header.instance)).stat().st_size
+                    count += 1
+                    self._check_room(left, folder)
+            if count < number:
+                msg = f"{number - count} of {number} instances of a series were not sent"
+                raise UnreachableError(msg, code="incomplete")
+
+    def _check_room(self, left: int, folder: Path) -> None:
+        if left < 0:
+            raise TooLargeError
+        if shutil.disk_usage(folder).free < self._studies.config.limits.free_gb * 1e9:
+            msg = "the disk is full"
+            raise HilumError(msg, code="disk")
+
+
+def _written(made: Dataset, folder: Path) -> InstanceHeader | None:
+    """Write an instance to a folder; None if it is no CT that could be predicted."""
+    new = folder / ".new"
+    made.save_as(new, enforce_file_format=True)
+    try:
+        header = read_instance(new)
+    except ReadError:
+        header = None
+    if header is None or not header.is_source:
+        new.unlink()
+        return None
+    new.chmod(0o600)
+    new.rename(folder / file_name(header.instance))
+    return header
+
+
+def _text(row: Mapping[str, Any], tag: str) -> str:
+    """The first value of an element in DICOM JSON; empty where there is none."""
+    values = row.get(tag, {}).get("Value") or [""]
+    return str(values[0]).strip()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
