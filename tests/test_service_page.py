@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import pytest
+from live_service import BIRTH, ID, NAME, Live, zipped
 from starlette.datastructures import Headers
 
 import dicom_sources
@@ -19,7 +20,6 @@ from hilum.serving.app.app import make_app
 from hilum.serving.app.jobs import JobSettings
 from hilum.serving.app.service import ModelPlaces, Service
 from hilum.settings.serving import ServeConfig
-from live_service import BIRTH, ID, NAME, Live, zipped
 from test_dicom_out import POINT, model
 from test_view import BROWSER, CHROMIUM, numbers
 
