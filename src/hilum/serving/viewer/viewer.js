@@ -191,6 +191,7 @@ function onKey(event) {
 }
 
 async function begin() {
+  document.documentElement.classList.toggle("framed", self !== top); // the page around it has a title
   document.getElementById("keys").addEventListener("click", () => document.getElementById("help").showModal());
   nv.onLocationChange = readOut;
   await nv.attachToCanvas(document.getElementById("planes"));
