@@ -1,9 +1,10 @@
-"""The service's pages in a browser: drops a scan in headless Chromium, and takes pictures at two widths, light and dark.
+"""The pages of the service in a browser: a scan is dropped in headless Chromium, and pictures are taken.
 
     python benchmarks/service_pages.py MODEL SCAN.zip [--names NAME ...] [--pictures FOLDER] [--quick] [--json]
 
-``serve-demo.png`` in the folder is the picture of the docs: the demo's model and its diseased chest. A request to another
-host, a console error, or a page wider than the window fails. Needs Chromium and playwright-core (``scripts/tools``).
+Each page is looked at at 1280 and 400 pixels, light and dark. ``serve-demo.png`` in the folder is the picture of the
+docs, of the demo's model and its diseased chest. A request to another host, a console error, or a page wider than the
+window fails. Needs Chromium and playwright-core (``scripts/tools``).
 """
 
 import argparse
