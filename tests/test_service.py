@@ -8,9 +8,9 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import time
+import urllib.request
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from live_service import BIRTH, ID, NAME, Live, descendants, zipped
 
 import dicom_sources
+from hilum.cli import main
 from test_dicom_out import model
 
 LIMITS = """
@@ -36,6 +37,7 @@ slowest_kb_s = 200.0
 step_s = 60.0
 free_gb = 0.0
 """
+ROOT = Path(__file__).parents[1]
 FORM = "multipart/form-data; boundary=XX"
 ESCAPED = Path("/tmp/escaped.dcm")  # noqa: S108
 TOKEN = "correct-horse-battery-staple"  # noqa: S105
@@ -411,11 +413,11 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, network, chest):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_tokens_are_wanted_and_told_apart(tmp_path, network):
+def test_tokens_are_wanted_and_told_apart_and_results_go_when_their_time_is_over(tmp_path, network, chest):
     tokens = tmp_path / "tokens"
     tokens.write_text("# who may ask\nris correct-horse-battery-staple\n")
     tokens.chmod(0o600)
-    live = Live(tmp_path / "live", network, LIMITS, "--token-file", str(tokens))
+    live = Live(tmp_path / "live", network, f"keep_hours = 0.0005\n{LIMITS}", "--token-file", str(tokens))
     try:
         assert live.ask("/healthz")[0] == 200
         for path in ("/v1/jobs", "/metrics", "/openapi.json", "/readyz"):
@@ -426,15 +428,20 @@ def test_tokens_are_wanted_and_told_apart(tmp_path, network):
         assert live.ask("/v1/predictions", b"x", authorization="Basic eDp4")[0] == 401
         live.token = TOKEN
         live.ready()
-        live.ended(live.submit(b"x"))
+        job = live.submit(chest[1])
+        assert live.ended(job)["state"] == "done"
+        deadline = time.monotonic() + 20
+        while live.ask(f"/v1/jobs/{job}/result")[0] != 410:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not (live.data / "results" / job).exists()
+        assert live.json(f"/v1/jobs/{job}")["expired"]
         assert {one["who"] for one in live.events() if one["event"] == "request" and one["status"] == 202} == {"ris"}
     finally:
         assert live.stop() == 143
 
 
 def test_other_machines_need_a_token(tmp_path, network):
-    from hilum.cli import main
-
     assert main(["serve", str(network), "--host", EVERYWHERE, "--data", str(tmp_path / "data")]) == 1
     open_file = tmp_path / "tokens"
     open_file.write_text("correct-horse-battery-staple\n")
@@ -444,7 +451,7 @@ def test_other_machines_need_a_token(tmp_path, network):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_killed_service_goes_on_where_it_was(tmp_path, network, chest):
+def test_a_killed_service_goes_on_where_it_was(tmp_path, network, chest, capsys):
     live = Live(tmp_path / "live", network, LIMITS)
     live.ready()
     jobs = [live.submit(chest[1], "?outputs=page") for _ in range(6)]
@@ -458,12 +465,8 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path, network, chest):
     live.start()
     assert [live.ended(job)["state"] for job in jobs] == ["done"] * 6
     assert live.left() == []
-    second = subprocess.run(
-        [sys.executable, "-c", "import sys; from hilum.cli import main; sys.exit(main(sys.argv[1:]))", "serve",
-         str(network), "--data", str(live.data), "--port", "0"], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert second.returncode == 1
-    assert "another uses" in second.stderr
+    assert main(["serve", str(network), "--data", str(live.data), "--port", "0"]) == 1
+    assert "another uses" in capsys.readouterr().err
     more = [live.submit(chest[1], "?outputs=page") for _ in range(4)]
     assert live.stop() == 143
     assert live.events()[-1]["event"] == "end"
@@ -472,20 +475,19 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path, network, chest):
     assert live.stop(signal.SIGINT) == 130
 
 
-def test_results_are_removed_when_their_time_is_over(tmp_path, network, chest):
-    live = Live(tmp_path / "live", network, "keep_hours = 0.0005\n")
-    try:
-        live.ready()
-        job = live.submit(chest[1])
-        live.ended(job)
-        deadline = time.monotonic() + 20
-        while live.ask(f"/v1/jobs/{job}/result")[0] != 410:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert not (live.data / "results" / job).exists()
-        assert live.json(f"/v1/jobs/{job}")["expired"]
-    finally:
-        live.stop()
+def test_the_script_of_the_readme_serves_a_model(tmp_path, network):
+    command = [str(ROOT / "scripts" / "serve"), str(network), "--port", "0", "--data", str(tmp_path / "data")]
+    assert "scripts/serve runs/demo/run/model" in (ROOT / "README.md").read_text()
+    if "VIRTUAL_ENV" not in os.environ:
+        pytest.skip("the script would make an environment of its own")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    url = process.stdout.readline().rpartition(" at ")[2].strip()
+    with urllib.request.urlopen(f"{url}healthz", timeout=30) as answer:  # noqa: S310
+        assert json.loads(answer.read()) == {"status": "ok"}
+    process.terminate()
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, ""), errors
+    assert [json.loads(line)["event"] for line in errors.splitlines()][-1] == "end"
 
 
 # any requests

@@ -36,6 +36,7 @@ VERBS = {
     "explain": ("Explain", "show which parts of a scan a prediction depends on"),
     "view": ("View", "write one HTML file that shows a scan, its lungs and findings, and what a model says of it"),
     "serve": ("Serve", "serve models over HTTP, with a page, and beside a PACS"),
+    "monitor": ("Monitor", "show what a service does: refusals, shares without a decision, drift from training"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
 }
 """Class of each verb, in the module of its name, and its description."""

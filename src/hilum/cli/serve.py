@@ -1,6 +1,5 @@
 """``hilum serve``: serves models over HTTP, and beside a PACS."""
 
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,7 @@ class Serve:
         from hilum.serving.app.access import Tokens
         from hilum.serving.app.app import check_address, private_files, run_service
         from hilum.serving.app.logs import log_as_json
+        from hilum.serving.app.place import data_folder
         from hilum.serving.app.service import ModelPlaces, Service, named_models
 
         require(0 <= self.port < 65536, "--port", "0 to 65535", self.port)
@@ -70,7 +70,7 @@ class Serve:
             require(len(folders) == 1, "--names", "for one MODEL; [names] of the config is for several", len(folders))
             names = {next(iter(folders)): self.names}
         devices = tuple(dict.fromkeys(str(pick_device(one)) for one in self.device))
-        data = (self.data or _data_folder()).absolute()
+        data = (self.data or data_folder()).absolute()
         check_place(data, "a folder", "--data")
         private_files(data)
         service = Service(data, ModelPlaces(folders=folders, names=names, devices=devices), config)
@@ -100,8 +100,3 @@ class Serve:
         except ConfigError as exc:
             raise ConfigError(exc.message, path=self.config, hint=exc.hint) from exc
         return replace(config, shadow=config.shadow or self.shadow), dict(config.names)
-
-
-def _data_folder() -> Path:
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "hilum" / "serve"

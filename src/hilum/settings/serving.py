@@ -39,7 +39,7 @@ class LimitsConfig:
     grace_s: float = 30.0
     """Seconds that a body may take, however slow."""
 
-    slowest_kb_s: float = 50.0
+    slowest_kb_s: float = 200.0
     """Rate in kB/s that a body must reach after that."""
 
     free_gb: float = 1.0

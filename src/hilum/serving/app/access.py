@@ -25,6 +25,8 @@ _log = logging.getLogger("hilum.serve")
 COOKIE = "hilum"
 LOCAL = "local"
 """Who asks, where no token is wanted."""
+UNKNOWN = "unknown"
+"""Who asks without a token, where one is wanted."""
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -117,7 +119,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
-        scope.setdefault("state", {})["who"] = LOCAL
+        scope.setdefault("state", {})["who"] = LOCAL if self._tokens is None else UNKNOWN
 
         async def sent(message: Message) -> None:
             nonlocal status

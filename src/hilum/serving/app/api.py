@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from hilum.errors import HilumError
 from hilum.files import cores
 from hilum.serving.app.access import VIEWER_CSP
 from hilum.serving.app.jobs import OUTPUTS, Job, Jobs, JobSettings, QueueFullError
@@ -59,6 +60,8 @@ class Api:
             self._route("/v1/models/{name}", _show_model),
             self._route("/v1/studies", _list_studies),
             self._route("/v1/studies/{id}/send-again", _send_again, "POST"),
+            self._route("/v1/studies/{id}/predict-again", _predict_again, "POST"),
+            self._route("/v1/deliveries", _list_deliveries),
             self._route("/v1/pacs/{name}", _tell, "POST"),
             self._route("/healthz", _health),
             self._route("/readyz", _readiness),
@@ -266,13 +269,38 @@ async def _list_studies(service: Service, request: Request) -> Response:
     return JSONResponse({"studies": [to_dict(one) for one in found]})
 
 
+async def _list_deliveries(service: Service, request: Request) -> Response:
+    query, pacs = _query(request, "state"), _pacs(service)
+    found = await run_in_threadpool(pacs.deliveries, query.get("state", ""))
+    return JSONResponse({"deliveries": [to_dict(one) for one in found]})
+
+
 async def _send_again(service: Service, request: Request) -> Response:
     _query(request)
     pacs = _pacs(service)
-    count = await run_in_threadpool(pacs.send_again, request.path_params["id"], request.state.who)
+    try:
+        count = await run_in_threadpool(pacs.send_again, request.path_params["id"], request.state.who)
+    except KeyError:
+        raise _no_study() from None
     if not count:
         raise RefusedError(409, "nothing-to-send", "nothing of this study was given up")
     return JSONResponse({"objects": count}, 202)
+
+
+async def _predict_again(service: Service, request: Request) -> Response:
+    _query(request)
+    pacs = _pacs(service)
+    try:
+        await run_in_threadpool(pacs.predict_again, request.path_params["id"], request.state.who)
+    except KeyError:
+        raise _no_study() from None
+    except HilumError as exc:
+        raise RefusedError(409, "not-again", exc.message) from exc
+    return JSONResponse({}, 202)
+
+
+def _no_study() -> RefusedError:
+    return RefusedError(404, "no-study", "there is no such study")
 
 
 async def _tell(service: Service, request: Request) -> Response:

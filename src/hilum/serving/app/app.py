@@ -1,11 +1,9 @@
 """Puts the service together as an ASGI app, and runs it until it is told to stop."""
 
-import asyncio
-import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +30,13 @@ _MOST_CONNECTIONS = 500
 
 
 def make_app(service: Service, *, tokens: Tokens | None, hosts: Sequence[str]) -> ASGIApp:
-    """The app of a service, which it starts and stops.
+    """The app of a service.
 
     Args:
         service: The service.
         tokens: Who may ask; None: everybody who reaches it.
         hosts: Names and addresses for which requests may come.
     """
-
-    @contextlib.asynccontextmanager
-    async def running(_: Starlette) -> AsyncIterator[None]:
-        await asyncio.to_thread(service.start)
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(service.stop)
-
     origins = service.config.origins
     cors = Middleware(
         CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"],
@@ -57,7 +46,6 @@ def make_app(service: Service, *, tokens: Tokens | None, hosts: Sequence[str]) -
         routes=[*Api(service).routes, *page_routes(service, tokens)],
         exception_handlers={RefusedError: refusal, HTTPException: _no_route},
         middleware=[cors] if origins else [],
-        lifespan=running,
     )
     app.router.redirect_slashes = False
     return Guard(app, tokens=tokens, hosts=hosts, origins=origins)
@@ -108,7 +96,7 @@ def run_service(
         on_start: Called with the port once the service listens.
 
     Raises:
-        HilumError: If the address cannot be listened on.
+        HilumError: If the address, or that of a DICOM node, cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer takes 40 ms
@@ -124,14 +112,16 @@ def run_service(
         protocol = type("TimedProtocol", (_TimedProtocol,), {"head_s": service.config.limits.head_s})
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, proxy_headers=False, http=protocol,
-            ws="none", lifespan="on", limit_concurrency=_MOST_CONNECTIONS, timeout_keep_alive=10, backlog=512,
+            ws="none", lifespan="off", limit_concurrency=_MOST_CONNECTIONS, timeout_keep_alive=10, backlog=512,
             timeout_graceful_shutdown=5, h11_max_incomplete_event_size=1 << 16,
         )  # fmt: skip
         server = _Server(config, lambda: on_start(bound))
         _log.info("start", extra={"port": bound})
         try:
+            service.start()
             server.run(sockets=[listening])
         finally:
+            service.stop()
             _log.info("end")
 
 

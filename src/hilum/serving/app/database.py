@@ -73,6 +73,9 @@ CREATE TABLE IF NOT EXISTS objects (
 );
 CREATE INDEX IF NOT EXISTS objects_by_study ON objects (study);
 CREATE INDEX IF NOT EXISTS objects_by_state ON objects (state, due);
+CREATE TABLE IF NOT EXISTS models (
+    digest TEXT PRIMARY KEY, reference TEXT NOT NULL  -- JSON of TrainingReference
+);
 CREATE TABLE IF NOT EXISTS audit (
     time REAL NOT NULL, who TEXT NOT NULL, did TEXT NOT NULL, what TEXT NOT NULL
 );

@@ -8,7 +8,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from hilum.cohorts.cells import NO_RESULT, UNDECIDED
+from hilum.serving.app.database import DATABASE
 from hilum.serving.app.service import Service
+from hilum.serving.watching.watch import Watched, watch_file
+
+_WATCH_S = 60.0
 
 
 class Metrics:
@@ -20,6 +25,7 @@ class Metrics:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._watch: tuple[float, Watched] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -39,13 +45,6 @@ class Metrics:
         for code, count in _counted(database.rows("SELECT code, count(*) FROM jobs WHERE state = 'failed' GROUP BY 1")):
             failed.add_metric([code], count)
         yield failed
-        query = (
-            "SELECT model, json_extract(summary, '$.outcome'), count(*) FROM jobs WHERE state = 'done' GROUP BY 1, 2"
-        )
-        outcomes = GaugeMetricFamily("hilum_outcomes", "Results on record by model", labels=["model", "outcome"])
-        for model, outcome, count in database.rows(query):
-            outcomes.add_metric([str(model), str(outcome)], count)
-        yield outcomes
         oldest = database.rows("SELECT min(created) FROM jobs WHERE state = 'queued'")[0][0]
         waited = 0.0 if oldest is None else time.time() - oldest
         yield GaugeMetricFamily("hilum_oldest_queued_seconds", "Age of the job that has waited longest", waited)
@@ -71,6 +70,36 @@ class Metrics:
             for state, count in _counted(database.rows(f"SELECT state, count(*) FROM {table} GROUP BY 1")):  # noqa: S608
                 family.add_metric([state], count)
             yield family
+        yield from _of_models(self._watched())
+
+    def _watched(self) -> Watched:
+        """What the monitor counts, at most once a minute."""
+        if self._watch is None or time.monotonic() - self._watch[0] > _WATCH_S:
+            self._watch = time.monotonic(), watch_file(self._service.database.folder / DATABASE)
+        return self._watch[1]
+
+
+def _of_models(watched: Watched) -> Iterator[Metric]:
+    """Figures of the models' results on record."""
+    results = GaugeMetricFamily("hilum_results", "Results on record by decision", labels=["model", "decision"])
+    shares = GaugeMetricFamily("hilum_outcome_share", "Share of results of an outcome", labels=["model", "outcome"])
+    means = GaugeMetricFamily("hilum_mean_probability", "Mean probability of results", labels=["model", "output"])
+    outside = GaugeMetricFamily(
+        "hilum_outside_share", "Share of scans outside what training saw", labels=["model", "fact"]
+    )
+    for model in watched.models:
+        name = f"{model.name}:{model.digest[:8]}"
+        for decision, count in model.decisions.items():
+            results.add_metric([name, decision], count)
+        shares.add_metric([name, NO_RESULT], model.no_result.value)
+        shares.add_metric([name, UNDECIDED], model.undecided.value)
+        for output in model.outputs:
+            if output.mean is not None:
+                means.add_metric([name, output.name], output.mean)
+        for fact in model.facts:
+            if fact.outside is not None:
+                outside.add_metric([name, fact.name], fact.outside.value)
+    yield from (results, shares, means, outside)
 
 
 def _counted(rows: list[Any]) -> list[tuple[str, int]]:

@@ -3,19 +3,38 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding
 from hilum.reading.images.files import image_suffix
 from hilum.reading.paths import opened_tree
-from hilum.serving.record import without_names
+from hilum.serving.record import without_names, without_places
 from hilum.settings.run import ReadingConfig
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeutralScan:
+    """The files of an upload under names of our own.
+
+    Attributes:
+        path: The file, or the folder of the files.
+        findings: Findings about files that were left out.
+        names: The client's names that files still have: those of images.
+    """
+
+    path: Path
+    findings: tuple[Finding, ...] = ()
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def cleaned(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+        """Findings that do not quote the client's names."""
+        return without_places(findings, self.names) if self.names else tuple(findings)
+
+
 @contextmanager
-def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[tuple[Path, list[Finding]]]:
+def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[NeutralScan]:
     """Unpack an upload, and give its files neutral names while the context lasts.
 
     DICOM files are numbered. Image files keep their names, for a header may name its voxels' file; errors within the
@@ -25,24 +44,23 @@ def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[tuple[Path, l
         upload: A file or a folder; archives in it are unpacked, within the limits of ``reading``.
         reading: Policy and limits.
 
-    Yields:
-        The folder of the files, and findings about those that were left out.
-
     Raises:
         ReadError: If there is nothing in it, or an archive is refused.
     """
     with opened_tree(upload, reading) as tree:
         names = [tree.where(file) for file in tree.files]
-        findings = [_unnamed(one, [*names, one.where]) for one in tree.findings]
+        findings = without_places(tree.findings, [*names, *(one.where for one in tree.findings)])
         if not tree.files:
-            raise ReadError(
-                "; ".join(dict.fromkeys(one.message for one in findings)) or "there is no file in it",
-                code=findings[0].code if findings else "unreadable-file",
-            )
+            words = "; ".join(dict.fromkeys(one.message for one in findings)) or "there is no file in it"
+            raise ReadError(words, code=findings[0].code if findings else "unreadable-file")
         if any(image_suffix(file) for file in tree.files):
-            folder = tree.common_folder(tree.files) if len(tree.files) > 1 else tree.files[0]
-            with _without_names(names):
-                yield folder, findings
+            path = tree.common_folder(tree.files) if len(tree.files) > 1 else tree.files[0]
+            scan = NeutralScan(path=path, findings=findings, names=tuple(names))
+            try:
+                yield scan
+            except HilumError as exc:
+                exc.message = without_names(exc.message, names)
+                raise
             return
         with tempfile.TemporaryDirectory(prefix="hilum-") as scratch:
             for number, file in enumerate(tree.files, start=1):
@@ -51,18 +69,4 @@ def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[tuple[Path, l
                     file.rename(own)
                 else:
                     own.symlink_to(file.absolute())
-            yield Path(scratch), findings
-
-
-@contextmanager
-def _without_names(names: Sequence[str]) -> Iterator[None]:
-    """A context whose errors do not quote names of files."""
-    try:
-        yield
-    except HilumError as exc:
-        exc.message = without_names(exc.message, [part for name in names for part in (name, *name.split("/"))])
-        raise
-
-
-def _unnamed(finding: Finding, names: Sequence[str]) -> Finding:
-    return replace(finding, where="", message=without_names(finding.message, names))
+            yield NeutralScan(path=Path(scratch), findings=findings)

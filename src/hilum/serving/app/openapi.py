@@ -148,6 +148,14 @@ def _others() -> dict[str, Any]:
             "post": _operation("Send again what was given up", 202, _ANY_OBJECT, 404, 409, 422,
                                parameters=[_in_path("id", {"type": "string"})])
         },
+        "/v1/studies/{id}/predict-again": {
+            "post": _operation("Predict a study that has ended once more", 202, _ANY_OBJECT, 404, 409, 422,
+                               parameters=[_in_path("id", {"type": "string"})])
+        },
+        "/v1/deliveries": {
+            "get": _operation("List the objects of results that are or were to be sent", 200, _ANY_OBJECT, 404, 422,
+                              parameters=[_in_query("state", {"type": "string"})])
+        },
         "/v1/pacs/{name}": {
             "post": _operation(
                 "Tell of a study in a PACS", 202, _ANY_OBJECT, 404, 413, 422,

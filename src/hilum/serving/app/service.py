@@ -1,5 +1,6 @@
 """The service as a whole: its data base, queue, engine and PACS, begun and ended in order."""
 
+import json
 import logging
 import threading
 import time
@@ -16,7 +17,9 @@ from hilum.serving.app.engine import Engine, EngineConfig
 from hilum.serving.app.jobs import Job, Jobs, JobSettings
 from hilum.serving.app.uploads import Uploads
 from hilum.serving.app.worker import ServedModel
+from hilum.serving.watching.reference import training_reference
 from hilum.settings.serving import ServeConfig
+from hilum.settings.toml import to_dict
 
 if TYPE_CHECKING:
     from hilum.serving.pacs.pacs import Pacs
@@ -71,11 +74,13 @@ def served_models(places: ModelPlaces) -> dict[str, ServedModel]:
     found = {}
     for name, folder in places.folders.items():
         card, names = read_card(folder), tuple(places.names.get(name, ()))
+        trained = card.classes
         if names:
             classes = card.decisions.classes
             require(len(names) == len(classes), f"names of {name}", f"{len(classes)}", len(names))
             card = replace(card, decisions=replace(card.decisions, classes=names))
-        found[name] = ServedModel(name=name, card=card, digest=model_digest(folder))
+        reference = training_reference(card, trained)
+        found[name] = ServedModel(name=name, card=card, digest=model_digest(folder), reference=reference)
     unknown = sorted(set(places.names) - set(found))
     require(not unknown, "names", "of models that are served", ", ".join(unknown))
     return found
@@ -126,6 +131,10 @@ class Service:
     def start(self) -> None:
         """Go on where an earlier service stopped."""
         self.jobs.sweep()
+        with self.database.change() as connection:
+            for model in self.models.values():
+                values = (model.digest, json.dumps(to_dict(model.reference)))
+                connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", values)
         for one in self.jobs.recover():
             _log.warning("recovered", extra={"job": one})
         self.engine.start()

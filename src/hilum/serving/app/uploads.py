@@ -30,7 +30,7 @@ _LOOK_BYTES = 1 << 24
 """Bytes of a body between looks at the room on the disk."""
 
 _DRAIN_BYTES = 1 << 26
-_DRAIN_S = 5.0
+_DRAIN_S = 2.0
 
 
 class Uploads:

@@ -22,6 +22,7 @@ from hilum.serving.app.jobs import JobSettings
 from hilum.serving.app.network import READY
 from hilum.serving.app.neutral import neutral_scan
 from hilum.serving.scan_result import ScanResult
+from hilum.serving.watching.reference import TrainingReference
 from hilum.settings.explain import ExplainConfig
 from hilum.volume import Volume
 
@@ -53,11 +54,13 @@ class ServedModel:
         name: Its name.
         card: Its card, with the names of its outputs.
         digest: Digest of its folder.
+        reference: What it met in training, by the names of its outputs here.
     """
 
     name: str
     card: ModelCard
     digest: str
+    reference: TrainingReference = field(default_factory=TrainingReference)
 
 
 def run_worker(connection: Connection, models: Mapping[str, ServedModel], max_bytes: int) -> None:
@@ -144,15 +147,19 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
     card, wanted = served.card, order.settings
     reading = card.reading
     reading = replace(reading, max_gb=min(reading.max_gb, max_bytes / 1e9))
-    is_shown = "page" in wanted.outputs or "dicom" in wanted.outputs
-    if "dicom" in wanted.outputs:
+    makes_dicom = "dicom" in wanted.outputs
+    is_shown = makes_dicom or "page" in wanted.outputs
+    if makes_dicom:
         from hilum.serving.dicom_out.write import check_names
 
         check_names(card.classes)
-    with steps.step("reading"), neutral_scan(order.scan, reading) as (scan, troubles):
-        source = read_source(scan, series=wanted.series or None, reading=reading, headers="dicom" in wanted.outputs)
-        source = replace(source, volume=source.volume.with_findings(*troubles))
-    if "dicom" in wanted.outputs:
+    with steps.step("reading"), neutral_scan(order.scan, reading) as scan:
+        source = read_source(
+            scan.path, series=wanted.series or None, reading=reading, headers="dicom" in wanted.outputs
+        )
+        findings = (*scan.cleaned(source.volume.findings), *scan.findings)
+        source = replace(source, volume=replace(source.volume, findings=findings))
+    if makes_dicom:
         from hilum.serving.dicom_out.write import check_is_dicom
 
         check_is_dicom(source)
@@ -173,7 +180,7 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
                 source=source, prediction=answer.prediction, card=card, model_digest=served.digest, sample=sample,
                 lungs=lungs, heat_maps=answer.heat_maps, point_mm=wanted.point_mm,
             )  # fmt: skip
-            if "dicom" in wanted.outputs:
+            if makes_dicom:
                 objects = _write_dicom(result, order.out)
             if "page" in wanted.outputs:
                 files.append(_write_page(result, order.out))
@@ -188,6 +195,7 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
     }
     _write(order.out / "result.json", json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return {
+        "digest": served.digest,
         "decision": prediction.decision,
         "outcome": prediction.outcome.kind,
         "codes": list(prediction.outcome.codes),
