@@ -39,8 +39,8 @@ class Live:
         command += "from hilum.cli import main; sys.exit(main(sys.argv[1:]))"
         self.log = (self.folder / "log.txt").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", command, "serve", f"net={self.model}", "--data", str(self.data), "--port", "0",
-             "--config", str(self.folder / "serve.toml"), *self.args],
+            [sys.executable, "-c", command, "serve", f"net={self.model}", *self.args, "--data", str(self.data),
+             "--port", "0", "--config", str(self.folder / "serve.toml")],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         line = self.process.stdout.readline()

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -48,7 +49,7 @@ def used(tmp_path_factory, network):
     tokens = folder / "tokens"
     tokens.write_text(f"anna {TOKEN}\n")
     tokens.chmod(0o600)
-    live = Live(folder / "live", network, "", "--token-file", str(tokens), f"spot={folder / 'spot'}")
+    live = Live(folder / "live", network, "", f"spot={folder / 'spot'}", "--token-file", str(tokens))
     live.token = TOKEN
     try:
         live.ready()
@@ -258,7 +259,7 @@ def test_an_expired_result_is_said_and_a_deleted_job_is_gone(quiet):
     service, client = quiet
     id = ended_job(service, result={}, summary=summary("decided", "mass <i>", "page.html"))  # noqa: A001
     assert "<iframe" in client.get(f"/jobs/{id}").text
-    service.jobs.expire(keep_s=0, record_s=1e9)
+    service.jobs.expire(keep_s=0.0, record_s=1e9)
     text = client.get(f"/jobs/{id}").text
     assert "The result has expired." in text
     assert "mass &lt;i&gt;" in text
@@ -290,6 +291,32 @@ def test_the_card_of_a_model_is_readable(quiet):
     assert "The model has no gate" in text
     assert "not stated" in text
     assert client.get("/models/other").status == 404
+
+
+def test_studies_are_listed_with_what_was_sent_of_them_and_without_uids(quiet):
+    service, client = quiet
+    assert client.get("/studies").status == 404
+    done = ended_job(service, summary=summary("no-result", "no-result"))
+    names = ("study", "result", "num_bytes", "changed", "created")
+    each = [
+        {"id": "a" * 16, "state": "predicted", "code": "", "reason": "", "job": done},
+        {"id": "b" * 16, "state": "failed", "code": "unreadable", "reason": "a <file>", "job": ""},
+    ]
+    studies = [SimpleNamespace(source="node", **dict.fromkeys(names, 0.0), **one) for one in each]
+    sent = [
+        SimpleNamespace(study="a" * 16, destination="pacs", state=state, reason=why)
+        for state, why in (("sent", ""), ("dead", "it was away"))
+    ]
+    service.pacs = SimpleNamespace(studies=lambda: studies, deliveries=lambda: sent)
+    text = client.get("/studies").text
+    assert "no result, not negative" in text.split("b" * 8)[0]
+    assert "no result, not negative" in text.split("b" * 8)[1]
+    assert "a &lt;file&gt;" in text
+    assert "1 to pacs: sent" in text
+    assert re.search(r"1 to pacs: given up\s+<span class=\"dim\">\(it was away\)", text)
+    assert f'data-send="{"a" * 16}"' in text
+    assert 'href="/studies" aria-current="page"' in text
+    service.pacs = None
 
 
 def test_static_files_are_served_and_no_others(quiet):

@@ -150,6 +150,7 @@ def test_buttons_lead_to_their_places_and_the_readout_says_where_and_how_bright(
     assert numbers(seen["PageUp"])[:3] == pytest.approx([x, y, z + 4.0], abs=0.06)
     assert numbers(seen["ArrowLeft"])[:3] == pytest.approx([x - 3.0, y, z + 4.0], abs=0.06)
     assert numbers(seen["Shift+ArrowDown"])[:3] == pytest.approx([x - 3.0, y + 25.0, z + 4.0], abs=0.06)
+    assert numbers(seen["wheel"])[:3] == pytest.approx([x - 3.0, y + 25.0, z], abs=0.06)
 
 
 def test_keys_choose_windows_and_layouts_and_open_the_help(used):

@@ -115,11 +115,12 @@ seen.viewer = await viewer.locator(".decision").innerText();
 seen.layers = await viewer.locator(".layers label").allInnerTexts();
 const drawn = () => viewer.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 const readout = async () => { await drawn(); return viewer.locator("#readout").innerText(); };
-await page.locator("#viewer").scrollIntoViewIfNeeded();
+await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
 seen.readouts = { start: await readout() };
 const tile = await viewer.locator("#planes").boundingBox();
 await page.mouse.move(tile.x + tile.width / 4, tile.y + (3 * tile.height) / 4); // the axial plane
 await page.mouse.wheel(0, 200);
+await viewer.waitForFunction((old) => document.getElementById("readout").innerText !== old, seen.readouts.start);
 seen.readouts.wheel = await readout();
 await viewer.locator("[data-window='1']").click();
 seen.window = await viewer.evaluate(() => [nv.volumes[0].cal_min, nv.volumes[0].cal_max]);

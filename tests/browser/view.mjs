@@ -60,6 +60,12 @@ for (const key of ["PageUp", "ArrowLeft", "Shift+ArrowDown"]) {
   await drawn();
   seen.readouts[key] = await readout();
 }
+const canvas = await page.locator("#planes").boundingBox();
+const [left, top, width, height] = seen.tiles.Bead.find((tile) => tile.text.startsWith("Axial")).rectangle;
+await page.mouse.move(canvas.x + left + width / 2, canvas.y + top + height / 2);
+await page.mouse.wheel(0, 100);
+await page.waitForFunction((old) => document.getElementById("readout").textContent !== old, seen.readouts["Shift+ArrowDown"]);
+seen.readouts.wheel = await readout();
 for (let press = 0; press < 5; press++) {
   await page.keyboard.press("v");
   await drawn();

@@ -1,6 +1,5 @@
 """``hilum serve``: serves models over HTTP, and beside a PACS."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,6 +61,7 @@ class Serve:
         from hilum.serving.app.place import data_folder
         from hilum.serving.app.service import ModelPlaces, Service, named_models
 
+        require(bool(self.models), "MODEL", "given", "nothing")
         require(0 <= self.port < 65536, "--port", "0 to 65535", self.port)
         check_address(self.host, has_tokens=self.token_file is not None, insecure=self.insecure)
         tokens = None if self.token_file is None else Tokens(self.token_file)
@@ -86,17 +86,8 @@ class Serve:
         """The settings of the file, and names of outputs by model."""
         from dataclasses import replace
 
-        from hilum.errors import ConfigError
         from hilum.settings.serving import ServeConfig
-        from hilum.settings.toml import from_dict
+        from hilum.settings.toml import load_settings
 
-        if self.config is None:
-            return ServeConfig(shadow=self.shadow), {}
-        try:
-            config = from_dict(ServeConfig, tomllib.loads(self.config.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-            msg = f"is not a TOML file: {exc}"
-            raise ConfigError(msg, path=self.config) from exc
-        except ConfigError as exc:
-            raise ConfigError(exc.message, path=self.config, hint=exc.hint) from exc
+        config = ServeConfig() if self.config is None else load_settings(ServeConfig, self.config)
         return replace(config, shadow=config.shadow or self.shadow), dict(config.names)

@@ -98,18 +98,35 @@ def load(path: Path) -> RunConfig:
         ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
     """
     path = path / "config.toml" if path.is_dir() else path
+    values = _values(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return located(from_dict(RunConfig, _with_preset(values)), path.parent)
+    except ConfigError as exc:
+        raise ConfigError(exc.message, path=path, hint=exc.hint) from exc
+
+
+def load_settings(cls: type[Config], path: Path) -> Config:
+    """Read settings of another kind than those of a run from a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
+    """
+    try:
+        return from_dict(cls, _values(path))
+    except ConfigError as exc:
+        raise ConfigError(exc.message, path=path, hint=exc.hint) from exc
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """The content of a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         msg = "there is no such config file"
         raise ConfigError(msg, path=path) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
         msg = f"is not a TOML file: {exc}"
         raise ConfigError(msg, path=path) from exc
-    try:
-        return located(from_dict(RunConfig, _with_preset(values)), path.parent)
-    except ConfigError as exc:
-        raise ConfigError(exc.message, path=path, hint=exc.hint) from exc
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:

@@ -311,6 +311,8 @@ async def _tell(service: Service, request: Request) -> Response:
     try:
         given = await _small_json(request)
         uid = given["study_uid"]
+    except TimeoutError:
+        raise RefusedError(408, "too-slow", "the body must come within 10 s", closes=True) from None
     except (ValueError, KeyError, TypeError) as exc:
         raise RefusedError(422, "study", 'the body must be {"study_uid": "..."}') from exc
     if not isinstance(uid, str) or not re.fullmatch(r"[0-9.]{1,64}", uid, re.ASCII):

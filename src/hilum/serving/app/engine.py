@@ -143,7 +143,8 @@ class Engine:
                 with slot.held():
                     slot.started()
             except ChildLostError as exc:
-                _log.error("no-process", extra={"of": slot.name, "code": exc.code})
+                if exc.code != "stopped":
+                    _log.error("no-process", extra={"of": slot.name, "code": exc.code})
                 continue
             try:
                 job = self.jobs.take()

@@ -112,6 +112,10 @@ class Service:
         known = ", ".join(self.models)
         for rule in config.rules:
             require(rule.model in self.models, "rules.model", f"one of {known}", rule.model)
+            if config.node is not None or config.web:
+                from hilum.serving.dicom_out.write import check_names
+
+                check_names(self.models[rule.model].card.classes)  # results return as DICOM
         self.database = Database(data)
         self.jobs = Jobs(self.database, longest=config.limits.queue)
         self.uploads = Uploads(data / "uploads", config.limits)

@@ -45,6 +45,8 @@ _FILES = {
     "page.dcm": "Picture of the page (DICOM)",
 }
 
+_SENT_WORDS = {"dead": "given up", "shadow": "not sent (shadow mode)", "superseded": "replaced by a newer result"}
+
 
 class Pages:
     """The pages of a service.
@@ -147,6 +149,7 @@ class Pages:
                 "about": one,
                 "created": utc(one.created),
                 "job": one.job[:_SHORT],
+                **self._outcome(one.job),
                 "deliveries": [
                     {"destination": place, "state": state, "count": len(each), "reason": each[0].reason}
                     for (place, state), each in sent.get(one.id, {}).items()
@@ -154,7 +157,22 @@ class Pages:
             }
             for one in pacs.studies()
         ]
-        return self.shown("studies", "Studies of the PACS", studies=studies, is_shadow=self.service.config.shadow)
+        is_shadow = self.service.config.shadow
+        return self.shown(
+            "studies", "Studies of the PACS", studies=studies, is_shadow=is_shadow, sent_words=_SENT_WORDS
+        )
+
+    def _outcome(self, id: str) -> dict[str, str]:  # noqa: A002
+        """How the job of a study ended, in words."""
+        try:
+            job = self.service.jobs[id]
+        except KeyError:
+            return {"kind": "", "result": ""}
+        if job.state != "done":
+            return {"kind": "", "result": ""}
+        kind, decision = job.summary["outcome"], job.summary["decision"]
+        words = {NO_RESULT: "no result, not negative", UNDECIDED: "undecided, not negative"}
+        return {"kind": "unsure" if kind in words else "decided", "result": words.get(kind, f"Decision: {decision}")}
 
     def model(self, request: Request) -> Response:
         """The card of a model."""

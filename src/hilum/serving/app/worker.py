@@ -1,5 +1,6 @@
 """The process that reads, prepares and writes: a job goes through it from its upload to its result."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from hilum.deciding.facts import facts_of, kernel_of
 from hilum.deciding.model_folder import ModelCard
-from hilum.errors import HilumError
+from hilum.errors import ConfigError, HilumError
 from hilum.imagefile import write_image
 from hilum.predicting.explain.ask import ModelAnswer
 from hilum.predicting.prepare_scan import prepare_scan
@@ -74,8 +75,8 @@ def run_worker(connection: Connection, models: Mapping[str, ServedModel], max_by
         models: The models by name.
         max_bytes: Largest scan and largest unpacked archive.
     """
-    import hilum.serving.dicom_out.write  # noqa: F401  # here, where nobody waits for it
-
+    with contextlib.suppress(ConfigError):  # without highdicom jobs that want DICOM objects say so
+        import hilum.serving.dicom_out.write  # noqa: F401  # here, where nobody waits for it
     connection.send(READY)
     while True:
         order: Order = connection.recv()
@@ -145,27 +146,11 @@ class _RemoteModel:
 def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> dict[str, Any]:
     """Make the result of a job, and return its summary."""
     card, wanted = served.card, order.settings
-    reading = card.reading
-    reading = replace(reading, max_gb=min(reading.max_gb, max_bytes / 1e9))
-    makes_dicom = "dicom" in wanted.outputs
-    is_shown = makes_dicom or "page" in wanted.outputs
-    if makes_dicom:
-        from hilum.serving.dicom_out.write import check_names
-
-        check_names(card.classes)
-    with steps.step("reading"), neutral_scan(order.scan, reading) as scan:
-        source = read_source(
-            scan.path, series=wanted.series or None, reading=reading, headers="dicom" in wanted.outputs
-        )
-        findings = (*scan.cleaned(source.volume.findings), *scan.findings)
-        source = replace(source, volume=replace(source.volume, findings=findings))
-    if makes_dicom:
-        from hilum.serving.dicom_out.write import check_is_dicom
-
-        check_is_dicom(source)
+    with steps.step("reading"):
+        source = _read(order, card, max_bytes)
     with steps.step("preparing"):
         sample = prepare_scan(card, source.volume, point_mm=wanted.point_mm)
-        lungs = segment_lungs(source.volume) if is_shown else None
+        lungs = segment_lungs(source.volume) if {"dicom", "page"} & set(wanted.outputs) else None
     with steps.step("predicting"):
         config = ExplainConfig() if "maps" in wanted.outputs else None
         answer = _RemoteModel(served=served, connection=steps.connection).ask(sample, config)
@@ -180,20 +165,20 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
                 source=source, prediction=answer.prediction, card=card, model_digest=served.digest, sample=sample,
                 lungs=lungs, heat_maps=answer.heat_maps, point_mm=wanted.point_mm,
             )  # fmt: skip
-            if makes_dicom:
+            if "dicom" in wanted.outputs:
                 objects = _write_dicom(result, order.out)
             if "page" in wanted.outputs:
                 files.append(_write_page(result, order.out))
+    made = {"files": [*files, *objects], "dicom": objects, "seconds": steps.seconds}
     prediction = answer.prediction
     about = {
         "format": RESULT_FORMAT,
         "model": {"name": served.name, "digest": served.digest, "version": card.version},
         **prediction.as_dict(),
-        "files": [*files, *objects],
-        "dicom": objects,
-        "seconds": steps.seconds,
+        **made,
     }
-    _write(order.out / "result.json", json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+    (order.out / "result.json").write_text(text + "\n", encoding="utf-8")
     return {
         "digest": served.digest,
         "decision": prediction.decision,
@@ -202,10 +187,25 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
         "probabilities": prediction.probabilities,
         "facts": facts_of(sample, card.recipe),
         "kernel": kernel_of(sample),
-        "files": about["files"],
-        "dicom": objects,
-        "seconds": steps.seconds,
+        **made,
     }
+
+
+def _read(order: Order, card: ModelCard, max_bytes: int) -> ScanSource:
+    """The scan of an upload; for DICOM objects with its headers, which must allow them."""
+    wanted = order.settings
+    makes_dicom = "dicom" in wanted.outputs
+    if makes_dicom:
+        from hilum.serving.dicom_out.write import check_is_dicom, check_names
+
+        check_names(card.classes)
+    reading = replace(card.reading, max_gb=min(card.reading.max_gb, max_bytes / 1e9))
+    with neutral_scan(order.scan, reading) as scan:
+        source = read_source(scan.path, series=wanted.series or None, reading=reading, headers=makes_dicom)
+        if makes_dicom:
+            check_is_dicom(source)
+    findings = (*scan.cleaned(source.volume.findings), *scan.findings)
+    return replace(source, volume=replace(source.volume, findings=findings))
 
 
 def _write_maps(answer: ModelAnswer, source: ScanSource, out: Path) -> list[str]:
@@ -236,7 +236,3 @@ def _write_page(result: ScanResult, out: Path) -> str:
     page, _ = page_of_scan(result.source, result, result.point_mm)
     (out / "page.html").write_bytes(page)
     return "page.html"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -5,8 +5,9 @@ const LAYOUTS = { all: 3, axial: 0, coronal: 1, sagittal: 2, render: 4 };
 const SIDES = { 0: ["Axial", "R", "L", "A", "P"], 1: ["Coronal", "R", "L", "H", "F"], 2: ["Sagittal", "A", "P", "H", "F"] };
 // For each plane: LPS steps of the arrow to the right, of the arrow down, and of PageUp.
 const STEPS = { 0: [[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1: [[1, 0, 0], [0, 0, -1], [0, 1, 0]], 2: [[0, 1, 0], [0, 0, -1], [1, 0, 0]] };
+const NOTCH = 100; // px that a wheel turns for a slice
 const NARROW = 300; // px: less has no room for a plane's place beside the letters of its sides
-const state = { layout: "all", window: 0, overlays: true, lps: scene.start };
+const state = { layout: "all", window: 0, overlays: true, lps: scene.start, wheel: 0 };
 
 const nv = new niivue.Niivue({
   isRadiologicalConvention: true,
@@ -161,6 +162,23 @@ function move(event, key) {
   return true;
 }
 
+// NiiVue zooms where the right button pans; only with Ctrl that is left to it.
+function onWheel(event) {
+  if (event.ctrlKey || event.metaKey) return;
+  const box = nv.canvas.getBoundingClientRect();
+  const dpr = nv.canvas.width / nv.canvas.clientWidth;
+  const [x, y] = [(event.clientX - box.left) * dpr, (event.clientY - box.top) * dpr];
+  const tile = nv.screenSlices.find(({ leftTopWidthHeight: [left, top, width, height] }) => x >= left && x < left + width && y >= top && y < top + height);
+  if (!tile || !(tile.axCorSag in STEPS)) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  state.wheel -= event.deltaY * (event.deltaMode ? NOTCH / 3 : 1); // three lines are a notch
+  const steps = Math.trunc(state.wheel / NOTCH);
+  state.wheel -= steps * NOTCH;
+  const next = STEPS[tile.axCorSag][2];
+  if (steps) goTo(state.lps.map((mm, axis) => mm + next[axis] * steps * scene.spacing[axis]));
+}
+
 function onKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || document.getElementById("help").open) return;
   let done = event.target === nv.canvas && move(event, event.key); // elsewhere they scroll the page
@@ -173,6 +191,7 @@ function onKey(event) {
 }
 
 async function begin() {
+  document.documentElement.classList.toggle("framed", self !== top); // the page around it has a title
   document.getElementById("keys").addEventListener("click", () => document.getElementById("help").showModal());
   nv.onLocationChange = readOut;
   await nv.attachToCanvas(document.getElementById("planes"));
@@ -189,6 +208,7 @@ async function begin() {
   all("[data-opacity]").forEach((slider) => slider.addEventListener("input", setOverlays));
   document.getElementById("overlays").addEventListener("click", () => { state.overlays = !state.overlays; setOverlays(); });
   document.addEventListener("keydown", onKey, true);
+  nv.canvas.addEventListener("wheel", onWheel, { capture: true, passive: false });
   nv.canvas.focus({ preventScroll: true });
   document.body.dataset.ready = "true";
 }

@@ -203,7 +203,7 @@ class Upload {
     byId("progress").value = 0;
     for (const one of this.form.querySelectorAll(".drop button, .settings button, .settings input, .settings select")) one.disabled = is;
     if (is) return;
-    document.querySelector(".settings input").disabled = true; // the result that is always made
+    byId("always").disabled = true; // this result is always made
     this.show();
   }
 
