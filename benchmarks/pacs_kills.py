@@ -1,6 +1,6 @@
 """``hilum serve`` beside a real Orthanc, killed with SIGKILL at random moments while studies arrive, both ways.
 
-    python benchmarks/pacs_kills.py [--quick] [--kills 10] [--studies 8] [--seed 0] [--json]
+    python benchmarks/pacs_kills.py [--quick] [--kills 10] [--studies 16] [--seed 0] [--json]
 
 (a) C-STORE in, C-STORE out; (b) QIDO-RS and WADO-RS in, STOW-RS out. Simulated studies are sent to Orthanc, and for (a)
 to Hilum's node too, one after the other, again until each is taken, as a modality does. The service is killed after a
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three kills, three studies, Orthanc away for 5 s")
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--studies", type=int, default=8)
+    parser.add_argument("--studies", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -137,7 +137,7 @@ class _Trial:
 
     def run(self, kills: int, away_s: float) -> list[dict[str, Any]]:
         arriving = threading.Thread(target=self._arrive, daemon=True)
-        self.gap_s = 0.6 * kills * _LONGEST_S / len(self.scans)
+        self.gap_s = 0.9 * kills * _LONGEST_S / len(self.scans)
         start = time.perf_counter()
         service = self._service()
         arriving.start()

@@ -175,7 +175,7 @@ def one_study(pacs, state: str):
     return until(lambda: [one for one in pacs.studies() if one.state == state])[0]
 
 
-def test_a_study_by_c_store_comes_back_once_and_only_peers_may_store(service, orthanc, tmp_path):
+def test_a_study_by_c_store_comes_back_once_and_only_peers_may_store(service, orthanc, tmp_path, monkeypatch):
     scan, config = scan_of(tmp_path / "scan", 1), beside_node(orthanc)
     port = config.node.port
     with service.works(config) as pacs:
@@ -187,11 +187,14 @@ def test_a_study_by_c_store_comes_back_once_and_only_peers_may_store(service, or
         assert "'code': 'association'" in service.logged[0]
         assert subprocess.run(["/usr/bin/echoscu", "-aet", "STORESCU", "-aec", "HILUM", "127.0.0.1", str(port)],
                               capture_output=True).returncode == 0  # fmt: skip
+        note, lost = pacs._deliveries.sent, []
+        monkeypatch.setattr(pacs._deliveries, "sent", lambda one: note(one) if lost else lost.append(one) or 1 / 0)
         assert storescu(port, scan) == 0
         until(lambda: own_in(orthanc, 1) == ["SEG", "SR"])
         line = one_study(pacs, "predicted")
         assert (line.source, line.result, line.reason) == ("node", "predicted", "")
         until(lambda: {one.state for one in pacs.deliveries()} == {"sent"})
+        assert sorted(one.tries for one in pacs.deliveries()) == [2, 2]  # the first answer was lost
         assert storescu(port, scan) == 0  # sent twice
         own = (service.folder / "results" / line.job).glob("*.dcm")
         assert storescu(port, *own) == 0  # and its own results come back
