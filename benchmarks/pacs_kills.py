@@ -4,7 +4,8 @@
 
 (a) C-STORE in, C-STORE out; (b) QIDO-RS and WADO-RS in, STOW-RS out. Simulated studies are sent to Orthanc, and for (a)
 to Hilum's node too, one after the other, again until each is taken, as a modality does. The service is killed after a
-random time, again and again, and started again; Orthanc is away for 30 s meanwhile. In the end the service is left to
+random time, again and again, and started again; Orthanc does not answer for 15 s meanwhile, and then is killed and
+away for 15 s. In the end the service is left to
 finish. Then every study must be predicted, Orthanc must hold exactly one report and one segmentation of each, and
 nothing may be left to be sent, half received or half written. It prints a line for each study, and exits with 1 if
 anything is wrong.
@@ -180,8 +181,11 @@ class _Trial:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
     def _go_away(self, seconds: float) -> None:
+        """Orthanc does not answer, and then is not there."""
+        self.orthanc.pause()
+        time.sleep(seconds / 2)
         self.orthanc.kill()
-        time.sleep(seconds)
+        time.sleep(seconds / 2)
         self.orthanc.start()
 
     def _arrive(self) -> None:

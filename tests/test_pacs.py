@@ -652,6 +652,25 @@ def test_the_report_is_last_and_an_outdated_result_that_was_never_tried_is_not_s
     assert [one.name for one in deliveries.folder.iterdir()] == [again.file.name]
 
 
+def test_a_response_of_stow_says_of_each_instance_what_became_of_it():
+    from hilum.serving.pacs.stow import answer_about
+
+    def said(keyword: str, **values) -> pydicom.Dataset:
+        item, response = pydicom.Dataset(), pydicom.Dataset()
+        for name, value in {"ReferencedSOPInstanceUID": "1.2", **values}.items():
+            setattr(item, name, value)
+        setattr(response, keyword, [item])
+        return response
+
+    conflict = Answer(reason="refused with status 409")
+    assert answer_about(said("ReferencedSOPSequence", WarningReason=0xB000), "1.2", conflict) == Answer()
+    assert answer_about(said("FailedSOPSequence", FailureReason=0x0111), "1.2", conflict) == Answer()
+    assert answer_about(said("FailedSOPSequence", FailureReason=0x0122), "1.2", Answer()).is_final
+    assert answer_about(said("FailedSOPSequence", FailureReason=0xC000), "1.2", Answer()).reason.endswith("C000")
+    assert answer_about(said("ReferencedSOPSequence"), "1.3", conflict) == conflict
+    assert answer_about(pydicom.Dataset(), "1.2", Answer()) == Answer()
+
+
 def test_statuses_and_waits():
     assert answer_of(0) == answer_of(0x0111) == answer_of(0xB007) == Answer()
     assert answer_of(0xA700) == Answer(reason="refused with status A700")

@@ -52,12 +52,20 @@ class Stow:
                 said = Dataset.from_json(response.json())
             except (ValueError, TypeError, KeyError, AttributeError):
                 return Answer(reason=f"refused with status {response.status_code}")
-            return _answer(said, str(made.SOPInstanceUID), Answer(reason=f"refused with status {response.status_code}"))
-        return _answer(said, str(made.SOPInstanceUID), Answer())
+            return answer_about(
+                said, str(made.SOPInstanceUID), Answer(reason=f"refused with status {response.status_code}")
+            )
+        return answer_about(said, str(made.SOPInstanceUID), Answer())
 
 
-def _answer(said: Dataset, uid: str, otherwise: Answer) -> Answer:
-    """What a response of STOW-RS says of an instance (PS3.18 10.5.3)."""
+def answer_about(said: Dataset, uid: str, otherwise: Answer) -> Answer:
+    """What a response of STOW-RS says of an instance (PS3.18 10.5.3).
+
+    Args:
+        said: The response.
+        uid: SOPInstanceUID of the instance.
+        otherwise: The answer where the response does not name it.
+    """
     for item in _items(said, "ReferencedSOPSequence"):
         if str(item.get("ReferencedSOPInstanceUID", "")) == uid:
             return Answer()
