@@ -187,7 +187,9 @@ class Studies:
                     self._cancel_waiting(study)
                 study = self.expect(NODE, header.study)
             folder = self.folder / study.id
-            folder.mkdir(mode=0o700, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700)
+                sync_to_disk(self.folder)
             target = folder / instance_file(header.instance)
             held = self._sizes.get(study.id)
             held = folder_size(folder) if held is None else held
