@@ -188,7 +188,7 @@ class Studies:
                 study = self.expect(NODE, header.study)
             folder = self.folder / study.id
             folder.mkdir(mode=0o700, exist_ok=True)
-            target = folder / file_name(header.instance)
+            target = folder / instance_file(header.instance)
             held = self._sizes.get(study.id)
             held = folder_size(folder) if held is None else held
             held += size - (target.stat().st_size if target.exists() else 0)
@@ -404,7 +404,7 @@ class Studies:
             )
 
 
-def file_name(uid: str) -> str:
+def instance_file(uid: str) -> str:
     """Name of the file of an instance, by which its UID is not known."""
     return f"{hashed('instance', uid)}.dcm"
 

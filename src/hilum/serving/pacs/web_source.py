@@ -20,7 +20,7 @@ from hilum.serving.pacs.deliveries import back_off
 from hilum.serving.pacs.destination import UnreachableError
 from hilum.serving.pacs.instance import InstanceHeader, is_uid, read_instance
 from hilum.serving.pacs.rules import model_for
-from hilum.serving.pacs.studies import Studies, Study, file_name
+from hilum.serving.pacs.studies import Studies, Study, instance_file
 from hilum.serving.pacs.web_session import TooLargeError, reaching, web_client
 from hilum.settings.serving import WebSourceConfig
 
@@ -251,7 +251,7 @@ class WebSource:
                     header = _written(made, folder)
                     if header is None or header.study != uid:
                         continue
-                    left -= (folder / file_name(header.instance)).stat().st_size
+                    left -= (folder / instance_file(header.instance)).stat().st_size
                     count += 1
                     self._check_room(left, folder)
             if count < number:
@@ -278,7 +278,7 @@ def _written(made: Dataset, folder: Path) -> InstanceHeader | None:
         new.unlink()
         return None
     new.chmod(0o600)
-    new.rename(folder / file_name(header.instance))
+    new.rename(folder / instance_file(header.instance))
     return header
 
 
