@@ -28,7 +28,7 @@ from hilum.serving.app.engine import Engine, EngineConfig
 from hilum.serving.app.jobs import Jobs, QueueFullError
 from hilum.serving.app.worker import ServedModel
 from hilum.serving.pacs.deliveries import Deliveries, back_off
-from hilum.serving.pacs.destination import StoreAnswer, status_answer
+from hilum.serving.pacs.destination import SendStatus, status_of
 from hilum.serving.pacs.instance import InstanceHeader, read_instance
 from hilum.serving.pacs.pacs import Pacs
 from hilum.serving.pacs.rules import model_for
@@ -653,7 +653,7 @@ def test_the_report_is_last_and_an_outdated_result_that_was_never_tried_is_not_s
 
 
 def test_a_response_of_stow_says_of_each_instance_what_became_of_it():
-    from hilum.serving.pacs.stow import answer_about
+    from hilum.serving.pacs.stow import status_about
 
     def said(keyword: str, **values) -> pydicom.Dataset:
         item, response = pydicom.Dataset(), pydicom.Dataset()
@@ -662,19 +662,19 @@ def test_a_response_of_stow_says_of_each_instance_what_became_of_it():
         setattr(response, keyword, [item])
         return response
 
-    conflict = StoreAnswer(reason="refused with status 409")
-    assert answer_about(said("ReferencedSOPSequence", WarningReason=0xB000), "1.2", conflict) == StoreAnswer()
-    assert answer_about(said("FailedSOPSequence", FailureReason=0x0111), "1.2", conflict) == StoreAnswer()
-    assert answer_about(said("FailedSOPSequence", FailureReason=0x0122), "1.2", StoreAnswer()).is_final
-    assert answer_about(said("FailedSOPSequence", FailureReason=0xC000), "1.2", StoreAnswer()).reason.endswith("C000")
-    assert answer_about(said("ReferencedSOPSequence"), "1.3", conflict) == conflict
-    assert answer_about(pydicom.Dataset(), "1.2", StoreAnswer()) == StoreAnswer()
+    conflict = SendStatus(reason="refused with status 409")
+    assert status_about(said("ReferencedSOPSequence", WarningReason=0xB000), "1.2", conflict) == SendStatus()
+    assert status_about(said("FailedSOPSequence", FailureReason=0x0111), "1.2", conflict) == SendStatus()
+    assert status_about(said("FailedSOPSequence", FailureReason=0x0122), "1.2", SendStatus()).is_final
+    assert status_about(said("FailedSOPSequence", FailureReason=0xC000), "1.2", SendStatus()).reason.endswith("C000")
+    assert status_about(said("ReferencedSOPSequence"), "1.3", conflict) == conflict
+    assert status_about(pydicom.Dataset(), "1.2", SendStatus()) == SendStatus()
 
 
 def test_statuses_and_waits():
-    assert status_answer(0) == status_answer(0x0111) == status_answer(0xB007) == StoreAnswer()
-    assert status_answer(0xA700) == StoreAnswer(reason="refused with status A700")
-    assert status_answer(0x0122).is_final
+    assert status_of(0) == status_of(0x0111) == status_of(0xB007) == SendStatus()
+    assert status_of(0xA700) == SendStatus(reason="refused with status A700")
+    assert status_of(0x0122).is_final
     waits = [back_off(n, 2.0, 60.0) for n in (1, 2, 3, 100)]
     assert all(0.75 * w <= got <= 1.25 * w for got, w in zip(waits, (2, 4, 8, 60), strict=True))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import re
 import sqlite3
 import time
@@ -21,14 +22,13 @@ from hilum.serving.app.metrics import Metrics
 from hilum.serving.app.openapi import description
 from hilum.serving.app.refusals import RefusedError
 from hilum.serving.app.service import Service, job_record
+from hilum.serving.app.uploads import small_body
 from hilum.settings.toml import to_dict
 
 _JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 _LONGEST_WAIT_S = 30.0
 _LOOK_S = 0.02
 _MOST_LISTED = 500
-_LONGEST_BODY = 4096
-"""Bytes of a body of JSON."""
 _KINDS = {
     ".json": "application/json", ".html": "text/html", ".dcm": "application/dicom", ".gz": "application/gzip",
 }  # fmt: skip
@@ -308,30 +308,16 @@ async def _tell(service: Service, request: Request) -> Response:
     pacs, name = _pacs(service), request.path_params["name"]
     if name not in [one.name for one in service.config.web]:
         raise RefusedError(404, "no-pacs", "there is no such PACS")
+    body = await small_body(request)
     try:
-        given = await _small_json(request)
+        given = json.loads(body)
         uid = given["study_uid"]
-    except TimeoutError:
-        raise RefusedError(408, "too-slow", "the body must come within 10 s", closes=True) from None
     except (ValueError, KeyError, TypeError) as exc:
         raise RefusedError(422, "study", 'the body must be {"study_uid": "..."}') from exc
     if not isinstance(uid, str) or not re.fullmatch(r"[0-9.]{1,64}", uid, re.ASCII):
         raise RefusedError(422, "study", "study_uid must be a UID: digits and dots, at most 64")
     await run_in_threadpool(pacs.tell, name, uid)
     return JSONResponse({}, 202)
-
-
-async def _small_json(request: Request) -> Any:
-    import json
-
-    body = b""
-    async with asyncio.timeout(10):
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _LONGEST_BODY:
-                detail = f"the body must have at most {_LONGEST_BODY} bytes"
-                raise RefusedError(413, "too-large", detail, closes=True)
-    return json.loads(body)
 
 
 async def _health(_: Service, request: Request) -> Response:

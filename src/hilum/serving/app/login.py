@@ -1,6 +1,5 @@
 """The page on which a user gives a token once, in place of which the browser then keeps a cookie."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,12 +10,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from hilum.serving.app.access import COOKIE, Tokens, cookie_of
+from hilum.serving.app.access import COOKIE, UNKNOWN, Tokens, cookie_of
 from hilum.serving.app.database import Database
-from hilum.serving.app.refusals import RefusedError
+from hilum.serving.app.uploads import small_body
 
-_LONGEST_BODY = 4096
-_BODY_S = 10.0
 _AUDITED, _AUDITED_S = 20, 60.0
 """Failed logins that are written down in as many seconds: with more, anybody could fill the disk."""
 
@@ -50,7 +47,7 @@ def login_routes(database: Database, tokens: Tokens | None, shown: Callable[...,
             now = time.monotonic()
             if len(failed) < _AUDITED or now - failed[0] > _AUDITED_S:
                 failed.append(now)
-                await run_in_threadpool(database.audit, "unknown", "failed login", "page")
+                await run_in_threadpool(database.audit, UNKNOWN, "failed login", "page")
             return shown("login", "Log in", is_known=False, status=401, trouble="This token is not known here.")
         await run_in_threadpool(database.audit, who, "logged in", "page")
         answer = RedirectResponse("/", 303)
@@ -73,20 +70,7 @@ def login_routes(database: Database, tokens: Tokens | None, shown: Callable[...,
 
 
 async def _token_in(request: Request) -> str:
-    """The token of a form, without the spaces around it.
-
-    Raises:
-        RefusedError: If the body is too long or too slow.
-    """
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > _LONGEST_BODY:
-                    detail = f"the form must have at most {_LONGEST_BODY} bytes"
-                    raise RefusedError(413, "too-large", detail, closes=True)
-    except TimeoutError:
-        raise RefusedError(408, "too-slow", f"the form must come in {_BODY_S:g} s", closes=True) from None
+    """The token of a form, without the spaces around it."""
+    body = await small_body(request)
     given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=None)
     return given.get("token", [""])[0].strip()

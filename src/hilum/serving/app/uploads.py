@@ -29,6 +29,7 @@ _SUFFIX = re.compile(
 _LOOK_BYTES = 1 << 24
 """Bytes of a body between looks at the room on the disk."""
 
+_SMALL_BYTES, _SMALL_S = 4096, 10.0
 _DRAIN_BYTES = 1 << 26
 _DRAIN_S = 2.0
 
@@ -138,6 +139,26 @@ class Uploads:
                 raise RefusedError(408, "too-slow", detail, closes=True) from None
             num_bytes += len(piece)
             yield piece
+
+
+async def small_body(request: Request) -> bytes:
+    """The body of a request that sends a few words.
+
+    Raises:
+        RefusedError: If it is too long or too slow.
+    """
+    body = b""
+    try:
+        async with asyncio.timeout(_SMALL_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > _SMALL_BYTES:
+                    raise RefusedError(
+                        413, "too-large", f"the body must have at most {_SMALL_BYTES} bytes", closes=True
+                    )
+    except TimeoutError:
+        raise RefusedError(408, "too-slow", f"the body must come within {_SMALL_S:g} s", closes=True) from None
+    return body
 
 
 class _Form:

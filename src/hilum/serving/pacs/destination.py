@@ -13,7 +13,7 @@ class UnreachableError(HilumError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreAnswer:
+class SendStatus:
     """What became of an object.
 
     Attributes:
@@ -29,7 +29,7 @@ class StoreAnswer:
 class Destination(Protocol):
     """Sends objects."""
 
-    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[StoreAnswer]:
+    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[SendStatus]:
         """Send files one after the other, and yield an answer for each.
 
         Args:
@@ -44,11 +44,11 @@ class Destination(Protocol):
 SUCCESS, DUPLICATE, NOT_SUPPORTED = 0x0000, 0x0111, 0x0122
 
 
-def status_answer(status: int) -> StoreAnswer:
+def status_of(status: int) -> SendStatus:
     """What a status of the storage service, or a FailureReason, means (PS3.4 B.2.3, PS3.7 C).
 
     Warnings mean that the object is stored, and so does that it was there before.
     """
     if status in (SUCCESS, DUPLICATE) or 0xB000 <= status <= 0xBFFF:
-        return StoreAnswer()
-    return StoreAnswer(reason=f"refused with status {status:04X}", is_final=status == NOT_SUPPORTED)
+        return SendStatus()
+    return SendStatus(reason=f"refused with status {status:04X}", is_final=status == NOT_SUPPORTED)

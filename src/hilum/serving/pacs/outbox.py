@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from hilum.serving.pacs.deliveries import UNREACHED, Deliveries, Delivery, back_off
-from hilum.serving.pacs.destination import Destination, StoreAnswer, UnreachableError
+from hilum.serving.pacs.destination import Destination, SendStatus, UnreachableError
 
 _log = logging.getLogger("hilum.serve")
 
@@ -81,7 +81,7 @@ class Outbox:
                 self._deliveries.failed(one, "a fault in Hilum")
             raise
 
-    def _note(self, one: Delivery, answer: StoreAnswer) -> None:
+    def _note(self, one: Delivery, answer: SendStatus) -> None:
         if self._failures:
             self._failures = 0
             self._deliveries.reached(self._name)

@@ -9,7 +9,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 
-from hilum.serving.pacs.destination import StoreAnswer, UnreachableError, status_answer
+from hilum.serving.pacs.destination import SendStatus, UnreachableError, status_of
 from hilum.serving.pacs.tls import client_context
 from hilum.settings.serving import DestinationConfig
 
@@ -34,7 +34,7 @@ class StoreScu:
         self._node.acse_timeout = _ASSOCIATE_S
         self._node.dimse_timeout = self._node.network_timeout = _ANSWER_S
 
-    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[StoreAnswer]:
+    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[SendStatus]:
         """See ``Destination.send``."""
         classes = sorted({str(read_file_meta_info(file).MediaStorageSOPClassUID) for file in files})
         syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
@@ -67,14 +67,14 @@ class StoreScu:
         association.dul.socket.socket.settimeout(_ANSWER_S)  # it waits for ever otherwise
         return association
 
-    def _sent(self, association: Any, file: Path) -> StoreAnswer:
+    def _sent(self, association: Any, file: Path) -> SendStatus:
         try:
             status = association.send_c_store(file)
         except ValueError:  # no presentation context
-            return StoreAnswer(reason="the destination does not take this SOP class", is_final=True)
+            return SendStatus(reason="the destination does not take this SOP class", is_final=True)
         except (RuntimeError, OSError, AttributeError) as exc:
             raise UnreachableError from exc
         if "Status" not in status:
             msg = "the destination does not answer"
             raise UnreachableError(msg)
-        return status_answer(int(status.Status))
+        return status_of(int(status.Status))

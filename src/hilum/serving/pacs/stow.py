@@ -8,7 +8,7 @@ import pydicom
 import requests
 from pydicom.dataset import Dataset
 
-from hilum.serving.pacs.destination import StoreAnswer, status_answer
+from hilum.serving.pacs.destination import SendStatus, status_of
 from hilum.serving.pacs.web_session import reaching, web_client
 from hilum.settings.serving import DestinationConfig
 
@@ -33,7 +33,7 @@ class Stow:
         self._client = web_client(config, most_bytes=_WHOLE)
         self._client.set_chunk_size(_WHOLE)
 
-    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[StoreAnswer]:
+    def send(self, files: Sequence[Path], study_uid: str) -> Iterator[SendStatus]:
         """See ``Destination.send``."""
         for file in files:
             made = pydicom.dcmread(file)
@@ -41,7 +41,7 @@ class Stow:
                 answer = self._stored(made, study_uid)
             yield answer
 
-    def _stored(self, made: Dataset, study_uid: str) -> StoreAnswer:
+    def _stored(self, made: Dataset, study_uid: str) -> SendStatus:
         try:
             said = self._client.store_instances([made], study_instance_uid=study_uid)
         except requests.HTTPError as exc:
@@ -51,14 +51,14 @@ class Stow:
             try:
                 said = Dataset.from_json(response.json())
             except (ValueError, TypeError, KeyError, AttributeError):
-                return StoreAnswer(reason=f"refused with status {response.status_code}")
-            return answer_about(
-                said, str(made.SOPInstanceUID), StoreAnswer(reason=f"refused with status {response.status_code}")
+                return SendStatus(reason=f"refused with status {response.status_code}")
+            return status_about(
+                said, str(made.SOPInstanceUID), SendStatus(reason=f"refused with status {response.status_code}")
             )
-        return answer_about(said, str(made.SOPInstanceUID), StoreAnswer())
+        return status_about(said, str(made.SOPInstanceUID), SendStatus())
 
 
-def answer_about(said: Dataset, uid: str, otherwise: StoreAnswer) -> StoreAnswer:
+def status_about(said: Dataset, uid: str, otherwise: SendStatus) -> SendStatus:
     """What a response of STOW-RS says of an instance (PS3.18 10.5.3).
 
     Args:
@@ -68,10 +68,10 @@ def answer_about(said: Dataset, uid: str, otherwise: StoreAnswer) -> StoreAnswer
     """
     for item in _items(said, "ReferencedSOPSequence"):
         if str(item.get("ReferencedSOPInstanceUID", "")) == uid:
-            return StoreAnswer()
+            return SendStatus()
     for item in _items(said, "FailedSOPSequence"):
         if str(item.get("ReferencedSOPInstanceUID", uid)) == uid:
-            return status_answer(int(item.get("FailureReason", 0x0110)))
+            return status_of(int(item.get("FailureReason", 0x0110)))
     return otherwise
 
 
