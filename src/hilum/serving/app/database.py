@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.errors import ConfigError
+from hilum.files import sync_to_disk
 
 DATABASE = "service.sqlite"
 _FORMAT = 1
@@ -188,17 +189,8 @@ def opened_database(file: Path, *, writing: bool = True) -> sqlite3.Connection:
     return connection
 
 
-def fsync_path(path: Path) -> None:
-    """See to it that a file, or the list of a folder, is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """See to it that a folder with its files is on disk."""
     for file in folder.iterdir():
-        fsync_path(file)
-    fsync_path(folder)
+        sync_to_disk(file)
+    sync_to_disk(folder)

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hilum.files import cores
+from hilum.files import cores, sync_to_disk
 from hilum.serving.app.child import Child, ChildLostError
-from hilum.serving.app.database import fsync_folder, fsync_path
+from hilum.serving.app.database import sync_folder
 from hilum.serving.app.jobs import Job, Jobs
 from hilum.serving.app.network import run_networks
 from hilum.serving.app.worker import Order, ServedModel, run_worker
@@ -239,11 +239,11 @@ class Engine:
 
     def _finish(self, job: Job, new: Path, summary: dict) -> None:
         """Put a result in its place, and end its job."""
-        fsync_folder(new)
+        sync_folder(new)
         target = self._folder / "results" / job.id
         self.jobs.database.remove("results", job.id)
         new.rename(target)
-        fsync_path(target.parent)
+        sync_to_disk(target.parent)
         self._ended(job, "done", summary=summary)
 
     def _ended(self, job: Job, state: str, *, code: str = "", reason: str = "", summary: dict | None = None) -> None:

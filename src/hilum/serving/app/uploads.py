@@ -16,7 +16,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from hilum.serving.app.database import fsync_folder, fsync_path
+from hilum.files import sync_to_disk
+from hilum.serving.app.database import sync_folder
 from hilum.serving.app.refusals import RefusedError
 from hilum.settings.serving import LimitsConfig
 
@@ -69,11 +70,11 @@ class Uploads:
                     with contextlib.closing(form):
                         num_bytes = await self._copy(request, form.write)
                         form.end()
-                    await asyncio.to_thread(fsync_folder, new)
+                    await asyncio.to_thread(sync_folder, new)
                 else:
                     with open(new, "xb", opener=_private) as file:
                         num_bytes = await self._copy(request, file.write)
-                    await asyncio.to_thread(fsync_path, new)
+                    await asyncio.to_thread(sync_to_disk, new)
                 _check_is_there(num_bytes)
                 new.rename(target)
                 return num_bytes
