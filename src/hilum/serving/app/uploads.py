@@ -77,6 +77,7 @@ class Uploads:
                     await asyncio.to_thread(sync_to_disk, new)
                 _check_is_there(num_bytes)
                 new.rename(target)
+                await asyncio.to_thread(sync_to_disk, self.folder)
                 return num_bytes
         except RefusedError:
             with contextlib.suppress(ClientDisconnect, TimeoutError, RuntimeError):  # its end was read already
