@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import tarfile
 import time
@@ -311,6 +312,54 @@ def test_a_killed_process_fails_no_job_and_twice_its_own_alone(live, chest, of):
     assert [live.ended(job)["state"] for job in jobs] == ["done"] * 3
     live.ready()
     assert live.left() == []
+
+
+def test_a_network_that_is_killed_while_nothing_waits_for_it_comes_back(live):
+    before = live.pid("network-cpu")
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while live.pid("network-cpu") == before or live.ask("/readyz")[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_data_base_that_another_program_holds_keeps_nobody_waiting_and_costs_no_job(live, chest):
+    job = live.submit(chest[1], "?outputs=page")
+    other = sqlite3.connect(live.data / "service.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    start = time.monotonic()
+    while time.monotonic() - start < 4:  # its result is ready by then
+        for path in ("/healthz", f"/v1/jobs/{job}", "/v1/jobs", "/"):
+            asked = time.monotonic()
+            assert live.ask(path)[0] == 200
+            assert time.monotonic() - asked < 2, path
+    assert live.json(f"/v1/jobs/{job}")["state"] == "running"
+    other.execute("ROLLBACK")
+    other.close()
+    assert live.ended(job)["state"] == "done"
+
+
+def test_a_refusal_is_heard_by_a_client_that_still_sends(live):
+    body = b"x" * 4_000_000
+    assert [live.ask("/v1/predictions?model=other", body)[0] for _ in range(10)] == [422] * 10
+    assert live.ask("/v1/predictions", body, origin="http://evil.example")[0] == 403
+
+
+def test_a_folder_of_others_is_not_touched(tmp_path, network, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "report.dcm").write_bytes(b"mine")
+    tmp_path.chmod(0o755)
+    assert main(["serve", str(network), "--data", str(tmp_path), "--port", "0"]) == 1
+    assert "must be new, empty or of an earlier service" in capsys.readouterr().err
+    assert (tmp_path / "results" / "report.dcm").read_bytes() == b"mine"
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
+
+
+def test_a_series_that_is_not_there_is_refused_without_its_uid(live, chest):
+    ended = live.ended(live.submit(chest[1], "?series=1.2.840.99"))
+    assert ended["state"] == "failed"
+    assert "1.2.840.99" not in ended["reason"]
 
 
 def test_a_job_whose_process_crashes_twice_fails_and_says_so(live, chest):

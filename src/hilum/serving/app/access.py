@@ -14,11 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hilum.errors import ConfigError, require
-from hilum.serving.app.refusals import problem
+from hilum.serving.app.refusals import drain, problem
 
 _log = logging.getLogger("hilum.serve")
 
@@ -131,9 +132,12 @@ class Guard:
         try:
             refused = self._refused(scope)
             if refused is not None:
+                await drain(receive)
                 await refused(scope, receive, sent)
             else:
                 await self._app(scope, receive, sent)
+        except ClientDisconnect:
+            status = 499
         except Exception as exc:  # noqa: BLE001  # a bug: its words may hold what a client sent
             _log.error("bug", extra={"code": type(exc).__name__})
             if not status:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -20,7 +20,7 @@ from hilum.serving.app.access import VIEWER_CSP
 from hilum.serving.app.jobs import OUTPUTS, Job, Jobs, JobSettings, QueueFullError
 from hilum.serving.app.metrics import Metrics
 from hilum.serving.app.openapi import description
-from hilum.serving.app.refusals import RefusedError
+from hilum.serving.app.refusals import RefusedError, drain
 from hilum.serving.app.service import Service, job_record
 from hilum.serving.app.uploads import small_body
 from hilum.settings.toml import to_dict
@@ -78,6 +78,9 @@ class Api:
             except QueueFullError as exc:
                 raise RefusedError(429, "queue-full", exc.message, headers={"retry-after": "30"}) from exc
             except sqlite3.OperationalError as exc:
+                if "locked" in str(exc):
+                    detail = "another program holds the data base of the service"
+                    raise RefusedError(503, "busy", detail, headers={"retry-after": "30"}) from exc
                 raise RefusedError(507, "disk-full", "the data base of the service cannot be written") from exc
 
         return Route(path, answer, methods=[method])
@@ -132,13 +135,14 @@ def _settings(service: Service, query: dict[str, str]) -> tuple[str, JobSettings
 
 
 async def _predict(service: Service, request: Request) -> Response:
-    model, settings = _settings(service, _query(request, "model", "outputs", "point", "series"))
-    service.jobs.check_room()
-    id = Jobs.new_id()  # noqa: A001
     try:
-        num_bytes = await service.uploads.receive(request, id)
-    except ClientDisconnect:
-        return Response(status_code=499)  # nobody reads it
+        model, settings = _settings(service, _query(request, "model", "outputs", "point", "series"))
+        await run_in_threadpool(service.jobs.check_room)
+    except (RefusedError, QueueFullError):
+        await drain(request.receive)
+        raise
+    id = Jobs.new_id()  # noqa: A001
+    num_bytes = await service.uploads.receive(request, id)
     try:
         job = await run_in_threadpool(service.submit, id, model, settings, num_bytes, request.state.who)
     except BaseException:
@@ -173,8 +177,8 @@ async def _list_jobs(service: Service, request: Request) -> Response:
     if state and state not in _JOB_STATES:
         raise RefusedError(422, "state", f"state must be one of {', '.join(_JOB_STATES)}")
     most = _whole(query.get("limit", "100"), "limit", 1, _MOST_LISTED)
-    before = _whole(query.get("offset", "0"), "offset", 0, 10**9)
-    found = await run_in_threadpool(service.jobs.latest, most=most, before=before, state=state)
+    offset = _whole(query.get("offset", "0"), "offset", 0, 10**9)
+    found = await run_in_threadpool(service.jobs.latest, most=most, offset=offset, state=state)
     counts = service.jobs.counts()
     about = {"jobs": [job_record(one) for one in found], "counts": {one: counts.get(one, 0) for one in _JOB_STATES}}
     return JSONResponse(about)
@@ -312,11 +316,16 @@ async def _tell(service: Service, request: Request) -> Response:
     try:
         given = json.loads(body)
         uid = given["study_uid"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise RefusedError(422, "study", 'the body must be {"study_uid": "..."}') from exc
     if not isinstance(uid, str) or not re.fullmatch(r"[0-9.]{1,64}", uid, re.ASCII):
         raise RefusedError(422, "study", "study_uid must be a UID: digits and dots, at most 64")
-    await run_in_threadpool(pacs.tell, name, uid)
+    try:
+        await run_in_threadpool(pacs.tell, name, uid)
+    except QueueFullError:
+        raise
+    except HilumError as exc:
+        raise RefusedError(422, "study", exc.message) from exc
     return JSONResponse({}, 202)
 
 

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hilum.errors import HilumError, require
 from hilum.serving.app.access import Guard, Tokens, is_loopback
 from hilum.serving.app.api import Api
-from hilum.serving.app.refusals import RefusedError, problem, refusal
+from hilum.serving.app.refusals import RefusedError, fault, problem, refusal
 from hilum.serving.app.service import Service
 from hilum.serving.app.web_pages import page_routes
 
@@ -44,7 +44,7 @@ def make_app(service: Service, *, tokens: Tokens | None, hosts: Sequence[str]) -
     )  # fmt: skip
     app = Starlette(
         routes=[*Api(service).routes, *page_routes(service, tokens)],
-        exception_handlers={RefusedError: refusal, HTTPException: _no_route},
+        exception_handlers={RefusedError: refusal, HTTPException: _no_route, Exception: fault},
         middleware=[cors] if origins else [],
     )
     app.router.redirect_slashes = False
@@ -65,17 +65,26 @@ class _TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._look_again(None)
+        self._look_again(None, -1)
 
-    def _look_again(self, idle: Any) -> None:
-        """Close a connection on which no new request has begun since the last look."""
+    def _look_again(self, idle: Any, unsent: int) -> None:
+        """Close a connection on which, since the last look, no request has begun, or nothing of an answer was read.
+
+        Args:
+            idle: The request that had ended at the last look; None: one was under way.
+            unsent: Bytes of an answer that waited then.
+        """
         if self.transport.is_closing():
             return
         is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and idle is not None and idle == (self.cycle,):
+        waiting = self.transport.get_write_buffer_size()
+        if waiting and waiting == unsent:
+            self.transport.abort()
+            return
+        if is_idle and not waiting and idle is not None and idle == (self.cycle,):
             self.transport.close()
             return
-        self.loop.call_later(self.head_s, self._look_again, (self.cycle,) if is_idle else None)
+        self.loop.call_later(self.head_s, self._look_again, (self.cycle,) if is_idle else None, waiting)
 
 
 def run_service(

@@ -22,11 +22,15 @@ _START_S = 120.0
 """Time that a process may take to import what it needs and to load its models."""
 
 
+NOT_STARTED = "not-started"
+"""Code of a process that ended before it was ready."""
+
+
 class ChildLostError(Exception):
     """A child crashed, hung or was ended.
 
     Attributes:
-        code: ``crashed``, ``killed`` (perhaps because memory ran out), ``hung`` or ``stopped``.
+        code: ``crashed``, ``killed`` (perhaps because memory ran out), ``hung``, ``stopped`` or ``not-started``.
         reason: The same in words.
     """
 
@@ -88,7 +92,7 @@ class Child:
         Raises:
             ChildLostError: If it ends, takes longer, or one of the events is set meanwhile.
         """
-        self._await(seconds, stops)
+        self.wait_for_value(seconds, *stops)
         try:
             return self.connection.recv()
         except (EOFError, OSError) as exc:
@@ -109,18 +113,15 @@ class Child:
         except OSError as exc:
             raise other._lost() from exc
 
-    def await_value(self, seconds: float, *stops: threading.Event) -> None:
+    def wait_for_value(self, seconds: float, *stops: threading.Event) -> None:
         """Wait for the next value, without taking it; errors are those of ``receive``."""
-        self._await(seconds, stops)
-
-    def _await(self, seconds: float, stops: tuple[threading.Event, ...]) -> None:
         deadline = time.monotonic() + seconds
         while True:
-            if wait([self.connection], timeout=min(0.1, max(0.0, deadline - time.monotonic()))):
-                return
             if any(stop.is_set() for stop in stops):
                 msg = "it was told to stop"
                 raise ChildLostError(msg, code="stopped")
+            if wait([self.connection], timeout=min(0.1, max(0.0, deadline - time.monotonic()))):
+                return
             if time.monotonic() > deadline:
                 self.end()
                 msg = f"its process took longer than {seconds:.0f} s for a step, and was ended"

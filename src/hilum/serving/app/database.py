@@ -16,6 +16,8 @@ from hilum.files import sync_to_disk
 
 DATABASE = "service.sqlite"
 _FORMAT = 1
+_LOCK = ".lock"
+FOLDERS = ("uploads", "results", "pacs", "outbox", "tmp")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -100,21 +102,10 @@ class Database:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.revision = folder, 0
-        self._lock = threading.RLock()
-        self._depth = 0
+        self._lock, self._writer = threading.RLock(), 0
+        self._readers: list[sqlite3.Connection] = []  # that nobody uses now: a writer keeps no reader waiting
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
-            self._held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                os.close(self._held)
-                msg = f"the data folder must be used by one service, another uses {folder}"
-                raise ConfigError(msg, hint="--data names another") from exc
-            for name in ("uploads", "results", "pacs", "outbox", "tmp"):
-                (folder / name).mkdir(exist_ok=True, mode=0o700)
-            os.close(os.open(folder / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
+            self._take(folder)
         except OSError as exc:
             msg = f"the data folder {folder} cannot be written: {exc.strerror}"
             raise ConfigError(msg, hint="--data names another") from exc
@@ -127,39 +118,67 @@ class Database:
             self._connection.executescript(_SCHEMA)
             self._connection.execute(f"PRAGMA user_version = {_FORMAT}")
         except sqlite3.Error as exc:
-            msg = f"is no data base of this service, or is damaged: {exc}"
+            msg = f"is no data base of this service, is damaged, or in use by another program: {exc}"
             raise ConfigError(msg, path=folder / DATABASE) from exc
+
+    def _take(self, folder: Path) -> None:
+        """Make the folder, or take one that an earlier service made; what lies in another is not touched."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
+        if held and not (folder / DATABASE).is_file():
+            msg = f"the data folder must be new, empty or of an earlier service, {folder} holds {sorted(held)[0]}"
+            raise ConfigError(msg, hint="--data names another")
+        self._held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(self._held)
+            msg = f"the data folder must be used by one service, another uses {folder}"
+            raise ConfigError(msg, hint="--data names another") from exc
+        folder.chmod(0o700)
+        os.close(os.open(folder / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
+        for name in FOLDERS:
+            (folder / name).mkdir(exist_ok=True, mode=0o700)
 
     def close(self) -> None:
         """Close the data base, and let another service use the folder."""
         with self._lock:
-            self._connection.close()
+            for one in (self._connection, *self._readers):
+                one.close()
             os.close(self._held)
 
     @contextlib.contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of its changes are on disk at its end, or none if something is raised."""
         with self._lock:
-            if self._depth:  # within another one
+            if self._writer:  # within another one of this thread
                 yield self._connection
                 return
             self._connection.execute("BEGIN IMMEDIATE")
-            self._depth += 1
+            self._writer = threading.get_ident()
             try:
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            else:
                 self._connection.execute("COMMIT")
                 self.revision += 1
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
             finally:
-                self._depth -= 1
+                self._writer = 0
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """The rows that a query finds."""
-        with self._lock:
+        """The rows that a query finds; within a transaction with its own changes."""
+        if self._writer == threading.get_ident():
             return self._connection.execute(query, values).fetchall()
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = opened_database(self.folder / DATABASE, writing=False)
+        try:
+            return reader.execute(query, values).fetchall()
+        finally:
+            self._readers.append(reader)
 
     def audit(self, who: str, did: str, what: str) -> None:
         """Write down who did what."""

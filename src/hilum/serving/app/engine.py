@@ -1,6 +1,5 @@
 """Works through the queue: processes that read and prepare on all cores, and one for each device with the networks."""
 
-import contextlib
 import logging
 import queue
 import sqlite3
@@ -10,17 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hilum.files import cores, sync_to_disk
-from hilum.serving.app.child import Child, ChildLostError
+from hilum.serving.app.child import NOT_STARTED, Child, ChildLostError
 from hilum.serving.app.database import sync_folder
-from hilum.serving.app.jobs import Job, Jobs
+from hilum.serving.app.jobs import Job, JobEnd, Jobs
 from hilum.serving.app.network import run_networks
 from hilum.serving.app.worker import Order, ServedModel, run_worker
 
 _log = logging.getLogger("hilum.serve")
 
 _IDLE_S = 0.5
+_PATIENCE_S = 120.0
+"""Time for which the end of a job is tried to be written down before its result counts as lost."""
 _BACK_OFF_S = 30.0
 """Longest wait before a process that cannot start is started again."""
 
@@ -74,8 +76,8 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every process is there and answers."""
-        return bool(self._slots) and not self._stop.is_set() and all(slot.is_ready for slot in self._slots)
+        """Whether every process has started and is alive."""
+        return bool(self._slots) and not self._stop.is_set() and all(slot.is_alive for slot in self._slots)
 
     def pids(self) -> list[int]:
         """Numbers of the processes that run."""
@@ -133,14 +135,22 @@ class Engine:
             slot.end()
 
     def _keep(self, slot: "_Slot") -> None:
-        """Start the process of a device before it is needed."""
-        with contextlib.suppress(ChildLostError), slot.held():
-            slot.started()
+        """Start the process of a device before it is needed, and again whenever it has ended."""
+        while not self._stop.wait(_IDLE_S):
+            if slot.is_alive or not slot.lock.acquire(blocking=False):
+                continue
+            try:
+                slot.started()
+            except ChildLostError as exc:
+                if exc.code != "stopped":
+                    _log.error("no-process", extra={"of": slot.name, "code": exc.code})
+            finally:
+                slot.lock.release()
 
     def _work(self, slot: "_Slot") -> None:
         while not self._stop.is_set():
             try:
-                with slot.held():
+                with slot.lock:
                     slot.started()
             except ChildLostError as exc:
                 if exc.code != "stopped":
@@ -160,6 +170,7 @@ class Engine:
                 self._run(job, slot)
             except (OSError, sqlite3.OperationalError):
                 slot.end()
+                self.jobs.database.remove("results", job.id)
                 self._gave_up(job, code="disk", reason="its result cannot be written: the disk may be full")
             except Exception as exc:  # noqa: BLE001  # a bug must not end the thread, nor lose the job
                 slot.end()
@@ -175,27 +186,35 @@ class Engine:
             return
         new = self._folder / "results" / f".new-{job.id}"
         try:
-            with slot.held():
+            with slot.lock:
                 child = slot.started()
                 scan = ("pacs", job.study) if job.study else ("uploads", job.id)
                 path = self._folder.joinpath(*scan)
                 child.send(Order(model=job.model, settings=job.settings, scan=path, out=new))
                 answer = self._followed(job, child, cancelled)
-            if answer[0] == "done":
+            if cancelled.is_set():
+                self.jobs.database.remove("results", new.name)
+                self._ended(job, "cancelled")
+            elif answer[0] == "done":
                 self._finish(job, new, answer[1])
             else:
+                self.jobs.database.remove("results", new.name)  # which may fill the disk
                 self._ended(job, "failed", code=answer[1], reason=answer[2])
         except ChildLostError as exc:
             slot.end()
-            self.num_lost += exc.code != "stopped"
-            if cancelled.is_set():
-                self._ended(job, "cancelled")
-            elif self._now.is_set():
-                self.jobs.put_back(job.id)
-            else:
-                self._retry(job, exc)
+            self._lost(job, exc, cancelled)
         finally:
             self.jobs.database.remove("results", new.name)
+
+    def _lost(self, job: Job, exc: ChildLostError, cancelled: threading.Event) -> None:
+        """What follows for a job whose process has ended."""
+        if cancelled.is_set():
+            self._ended(job, "cancelled")
+        elif self._now.is_set() or exc.code == NOT_STARTED:
+            self._patiently(lambda: self.jobs.put_back(job.id))  # it is not its fault
+        else:
+            self.num_lost += 1
+            self._retry(job, exc)
 
     def _followed(self, job: Job, child: Child, cancelled: threading.Event) -> tuple:
         """Follow a job through its steps, to the answer of its process."""
@@ -211,15 +230,15 @@ class Engine:
 
     def _ask(self, child: Child, cancelled: threading.Event) -> None:
         """Pass a question of a process on to the first device that is free, and the answer back."""
-        with self._network(cancelled) as slot, slot.held():
+        with self._network(cancelled) as slot, slot.lock:
             network = slot.started()
             try:
-                child.await_value(self.config.step_s, cancelled, self._now)
+                child.wait_for_value(self.config.step_s, cancelled, self._now)
                 child.relay(network)
-                network.await_value(self.config.step_s, cancelled, self._now)
+                network.wait_for_value(self.config.step_s, cancelled, self._now)
                 network.relay(child)
             except ChildLostError:
-                slot.end()  # whose fault it was: an answer that nobody has taken must not reach another job
+                slot.end()  # an answer that comes late would be taken for the next job's
                 raise
 
     @contextmanager
@@ -246,12 +265,31 @@ class Engine:
         sync_to_disk(target.parent)
         self._ended(job, "done", summary=summary)
 
-    def _ended(self, job: Job, state: str, *, code: str = "", reason: str = "", summary: dict | None = None) -> None:
-        with self.jobs.database.change():
-            self.jobs.end(job.id, state, code=code, reason=reason, summary=summary)  # type: ignore[arg-type]
-            self._on_end(self.jobs[job.id])
+    def _ended(
+        self, job: Job, state: JobEnd, *, code: str = "", reason: str = "", summary: dict[str, Any] | None = None
+    ) -> None:
+        """Write down the end of a job."""
+
+        def write() -> None:
+            with self.jobs.database.change():
+                self.jobs.end(job.id, state, code=code, reason=reason, summary=summary)
+                self._on_end(self.jobs[job.id])
+
+        self._patiently(write)
         self.jobs.database.remove("uploads", job.id)
         _log.info("job", extra={"job": job.id, "state": state, "code": code})
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Change the data base as soon as that can be: another program may hold it, or the disk be full."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                write()
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline or self._stop.wait(_IDLE_S):
+                    raise
+            else:
+                return
 
     def _gave_up(self, job: Job, *, code: str, reason: str) -> None:
         """End a job that has met a fault of the machine or of Hilum; on a full disk even that may take a while."""
@@ -267,11 +305,15 @@ class Engine:
                 return
 
     def _retry(self, job: Job, exc: ChildLostError) -> None:
-        with self.jobs.database.change():
-            is_over = not self.jobs.lost(job.id, exc.code, exc.reason)
-            if is_over:
-                self._on_end(self.jobs[job.id])
-        if is_over:
+        """Let a job whose process was lost wait for its second try, or fail."""
+
+        def write() -> None:
+            with self.jobs.database.change():
+                if not self.jobs.lost(job.id, exc.code, exc.reason):
+                    self._on_end(self.jobs[job.id])
+
+        self._patiently(write)
+        if self.jobs[job.id].has_ended:
             self.jobs.database.remove("uploads", job.id)
         _log.warning("lost", extra={"job": job.id, "state": self.jobs[job.id].state, "code": exc.code})
 
@@ -286,7 +328,7 @@ class _Slot:
         folder: Where that folder is made.
         stop: Set when the service stops.
         child: The process; None: there is none.
-        is_ready: Whether it has said that it is ready.
+        lock: Is held by the thread that uses the process.
     """
 
     name: str
@@ -294,15 +336,15 @@ class _Slot:
     folder: Path
     stop: threading.Event
     child: Child | None = None
-    is_ready: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_ready: bool = False
     _failures: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """A context in which one thread alone uses the process."""
-        with self._lock:
-            yield
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has said that it is ready, and runs."""
+        child = self.child
+        return self._is_ready and child is not None and child.is_alive
 
     def started(self) -> Child:
         """The process, started if there is none.
@@ -318,17 +360,17 @@ class _Slot:
             self.child = self.make(self.folder / self.name)
             try:
                 self.child.ready(self.stop)
-            except ChildLostError:
+            except ChildLostError as exc:
                 self._failures += 1
                 self.end()
-                raise
-            self._failures, self.is_ready = 0, True
+                raise ChildLostError(exc.reason, code="stopped" if exc.code == "stopped" else NOT_STARTED) from exc
+            self._failures, self._is_ready = 0, True
             _log.info("process", extra={"of": self.name, "pid": self.child.process.pid})
         return self.child
 
     def end(self) -> None:
         """End the process."""
-        self.is_ready = False
+        self._is_ready = False
         if self.child is not None:
             self.child.end()
             self.child = None

@@ -4,7 +4,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from hilum.errors import HilumError
 from hilum.serving.app.database import Database
 
 Output = Literal["dicom", "page", "maps"]
+JobEnd = Literal["done", "failed", "cancelled"]
 OUTPUTS: tuple[Output, ...] = ("dicom", "page", "maps")
 ENDED = ("done", "failed", "cancelled")
 
@@ -180,12 +181,12 @@ class Jobs:
             raise KeyError(id)
         return _job(found[0], self._steps)
 
-    def latest(self, *, most: int = 100, before: int = 0, state: str = "") -> list[Job]:
+    def latest(self, *, most: int = 100, offset: int = 0, state: str = "") -> list[Job]:
         """The latest jobs that were not deleted, the newest first."""
         query, values = "SELECT * FROM jobs WHERE state != 'deleted'", list[Any]()
         if state:
             query, values = f"{query} AND state = ?", [state]
-        rows = self.database.rows(f"{query} ORDER BY number DESC LIMIT ? OFFSET ?", [*values, most, before])
+        rows = self.database.rows(f"{query} ORDER BY number DESC LIMIT ? OFFSET ?", [*values, most, offset])
         return [_job(row, self._steps) for row in rows]
 
     def counts(self) -> dict[str, int]:
@@ -218,7 +219,7 @@ class Jobs:
     def end(
         self,
         id: str,  # noqa: A002
-        state: Literal["done", "failed", "cancelled"],
+        state: JobEnd,
         *,
         code: str = "",
         reason: str = "",
@@ -292,7 +293,8 @@ class Jobs:
     def delete(self, id: str, who: str) -> None:  # noqa: A002
         """Remove the upload and result of a job that has ended, and show it no more."""
         with self.database.change() as connection:
-            connection.execute("UPDATE jobs SET state = 'deleted', removed = ? WHERE id = ?", (time.time(), id))
+            connection.execute("UPDATE jobs SET state = 'deleted' WHERE id = ?", (id,))
+            self._forget(connection, [id])
             self.database.audit(who, "deleted", id)
         self._remove_files(id)
 
@@ -312,10 +314,19 @@ class Jobs:
         for one in gone:
             self._remove_files(one)
         with self.database.change() as connection:
-            connection.executemany("UPDATE jobs SET removed = ? WHERE id = ?", [(now, one) for one in gone])
+            self._forget(connection, gone)
             connection.execute("DELETE FROM jobs WHERE ended < ? AND removed IS NOT NULL", (now - record_s,))
             connection.execute("DELETE FROM audit WHERE time < ?", (now - record_s,))
         return len(gone)
+
+    @staticmethod
+    def _forget(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+        """Keep no UID of jobs whose files are removed."""
+        connection.executemany(
+            "UPDATE jobs SET removed = ?, settings = json_set(settings, '$.series', ''), "
+            "summary = CASE summary WHEN '' THEN '' ELSE json_remove(summary, '$.dicom') END WHERE id = ?",
+            [(time.time(), one) for one in ids],
+        )
 
     def _remove_files(self, id: str) -> None:  # noqa: A002
         self.database.remove("uploads", id)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding
+from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.images.files import image_suffix
 from hilum.reading.paths import opened_tree
 from hilum.serving.record import without_names, without_places
@@ -62,6 +63,9 @@ def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[NeutralScan]:
                 exc.message = without_names(exc.message, names)
                 raise
             return
+        if tree.files == (upload,) and not is_dicom(upload):
+            msg = "the body is no zip, tar or DICOM file; images are sent as a form, or in an archive"
+            raise ReadError(msg, code="unreadable-file")
         with tempfile.TemporaryDirectory(prefix="hilum-") as scratch:
             for number, file in enumerate(tree.files, start=1):
                 own = Path(scratch) / f"{number:06d}.dcm"

@@ -1,10 +1,15 @@
 """Answers that say no: a status, a code and a sentence, as problem details (RFC 9457)."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
+
+_DRAIN_BYTES, _DRAIN_S = 1 << 26, 2.0
 
 
 class RefusedError(Exception):
@@ -36,3 +41,20 @@ async def refusal(_: Request, exc: Exception) -> Response:
     """The answer to a RefusedError."""
     assert isinstance(exc, RefusedError)  # noqa: S101
     return problem(exc.status, exc.code, exc.detail, exc.headers)
+
+
+async def fault(_: Request, __: Exception) -> Response:
+    """The answer to a bug: its words may hold what a client sent."""
+    return problem(500, "bug", "a fault in Hilum")
+
+
+async def drain(receive: Receive) -> None:
+    """Read on for a moment: a client that still sends its body does not hear an answer before."""
+    num_bytes = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while num_bytes < _DRAIN_BYTES:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                num_bytes += len(message.get("body", b""))

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from hilum.files import sync_to_disk
 from hilum.serving.app.database import sync_folder
-from hilum.serving.app.refusals import RefusedError
+from hilum.serving.app.refusals import RefusedError, drain
 from hilum.settings.serving import LimitsConfig
 
 _SUFFIX = re.compile(
@@ -31,8 +31,6 @@ _LOOK_BYTES = 1 << 24
 """Bytes of a body between looks at the room on the disk."""
 
 _SMALL_BYTES, _SMALL_S = 4096, 10.0
-_DRAIN_BYTES = 1 << 26
-_DRAIN_S = 2.0
 
 
 class Uploads:
@@ -80,8 +78,7 @@ class Uploads:
                 await asyncio.to_thread(sync_to_disk, self.folder)
                 return num_bytes
         except RefusedError:
-            with contextlib.suppress(ClientDisconnect, TimeoutError, RuntimeError):  # its end was read already
-                await asyncio.wait_for(_drain(request), _DRAIN_S)  # so that the client hears the answer
+            await drain(request.receive)
             raise
         finally:
             self.num_open -= 1
@@ -266,12 +263,3 @@ def _disk_errors() -> Iterator[None]:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE):
             raise _full() from exc
         raise
-
-
-async def _drain(request: Request) -> None:
-    """Read on for a moment: a client that still sends may not look for an answer before."""
-    num_bytes = 0
-    async for piece in request.stream():
-        num_bytes += len(piece)
-        if num_bytes > _DRAIN_BYTES:
-            return

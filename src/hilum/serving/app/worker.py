@@ -84,7 +84,8 @@ def run_worker(connection: Connection, models: Mapping[str, ServedModel], max_by
         try:
             answer: tuple[Any, ...] = ("done", _work(order, models[order.model], steps, max_bytes))
         except HilumError as exc:
-            answer = ("failed", exc.code or _CODES.get(type(exc).__name__, "failed"), exc.message)
+            reason = exc.message.replace(order.settings.series or "\0", "of that name")  # it may be a UID
+            answer = ("failed", exc.code or _CODES.get(type(exc).__name__, "failed"), reason)
         except MemoryError:
             answer = ("failed", "memory", "memory does not suffice for this scan")
         except OSError as exc:

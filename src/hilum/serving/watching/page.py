@@ -20,7 +20,7 @@ def monitor_page(watched: Watched) -> str:
         title="What the service does",
         version=version("hilum"),
         watched=watched,
-        span=f"the last {watched.days:g} days" if watched.days else "all records",
+        span=_span(watched),
         share=share_words,
         number=_number,
         facts_plot=_facts_plot,
@@ -29,7 +29,7 @@ def monitor_page(watched: Watched) -> str:
 
 def monitor_lines(watched: Watched) -> list[str]:
     """The same in a few lines."""
-    lines = [f"jobs: {_listed(watched.states) or 'none'}"]
+    lines = [f"{_span(watched)}; jobs: {_listed(watched.states) or 'none'}"]
     if watched.failures:
         lines.append(f"failed: {_listed(watched.failures)}")
     if watched.studies:
@@ -65,6 +65,10 @@ def share_words(share: Share) -> str:
     """A share with its interval in words, such as ``0.20 (0.06 to 0.51)``."""
     low, high = share.interval
     return f"{share.value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _span(watched: Watched) -> str:
+    return f"the last {watched.days:g} days" if watched.days else "all records"
 
 
 def _listed(counts: dict[str, int]) -> str:

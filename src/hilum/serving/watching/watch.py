@@ -16,6 +16,7 @@ from hilum.cohorts.cells import NO_RESULT, UNDECIDED
 from hilum.deciding.facts import FACTS
 from hilum.errors import ReadError
 from hilum.measuring.bootstrap import wilson
+from hilum.serving.app.database import opened_database
 from hilum.serving.watching.reference import TrainingReference
 from hilum.settings.toml import from_dict
 
@@ -163,8 +164,7 @@ def watch_file(file: Path, *, days: float = 0.0) -> Watched:
     if not file.is_file():
         msg = "there is no data base of a service in the data folder"
         raise ReadError(msg, path=file.parent)
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
-    connection.row_factory = sqlite3.Row
+    connection = opened_database(file, writing=False)
     try:
         return watch(connection, days=days)
     except sqlite3.Error as exc:
