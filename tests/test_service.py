@@ -34,7 +34,7 @@ unpacked_gb = 0.05
 queue = 2000
 head_s = 1.0
 grace_s = 1.5
-slowest_kb_s = 200.0
+slowest_kb_s = 20.0
 step_s = 60.0
 free_gb = 0.0
 """

@@ -1,4 +1,4 @@
-"""What there is to tell of one scan: its source, lungs, prediction and maps, and the model behind them."""
+"""Predicts one scan, finds its lungs and makes maps: the result that DICOM objects, pages and the service show."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -37,7 +37,7 @@ VIEWER_CSP = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
 )
-"""Of a result's page: it runs the script in it, in a world of its own, and can ask nothing of the service."""
+"""Of a result's page: its own script runs, but in a sandbox, from which it cannot ask the service for anything."""
 
 _OPEN = ("/healthz", "/login", "/static/")
 _SAFE = ("GET", "HEAD", "OPTIONS")

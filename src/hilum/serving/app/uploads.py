@@ -59,6 +59,7 @@ class Uploads:
         """
         target, new = self.folder / id, self.folder / f".new-{id}"
         self.num_open += 1
+        is_read = False
         try:
             self._check_room(request)
             with _disk_errors():
@@ -67,18 +68,21 @@ class Uploads:
                     form = _Form(new, options.get(b"boundary", b""), self.limits.parts)
                     with contextlib.closing(form):
                         num_bytes = await self._copy(request, form.write)
+                        is_read = True
                         form.end()
                     await asyncio.to_thread(sync_folder, new)
                 else:
                     with open(new, "xb", opener=_private) as file:
                         num_bytes = await self._copy(request, file.write)
+                    is_read = True
                     await asyncio.to_thread(sync_to_disk, new)
                 _check_is_there(num_bytes)
                 new.rename(target)
                 await asyncio.to_thread(sync_to_disk, self.folder)
                 return num_bytes
         except RefusedError:
-            await drain(request.receive)
+            if not is_read:
+                await drain(request.receive)
             raise
         finally:
             self.num_open -= 1
