@@ -259,7 +259,7 @@ class Studies:
         model = model_for(headers, self.config.rules)
         with self._lock:  # no instance comes before this is decided
             study = self[study.id]
-            is_again = study.source == NODE and study.result == "failed"
+            is_again = study.result == "failed" and (study.source == NODE or not study.fetched)
             if study.state != "receiving" or self._arrived.get(study.id) != arrived:
                 return  # more came meanwhile
             if study.too_large:
@@ -346,7 +346,7 @@ class Studies:
 
     def fail(self, study: Study, code: str, reason: str) -> None:
         """End a study as failed that never came to a job."""
-        self._end(study, "failed", code=code, reason=reason)
+        self._end(study, "failed", code=code, reason=reason, fetched="")
 
     def on_end(self, job: Job) -> None:
         """Write down the end of a study's job, within one transaction with it; see ``Pacs.on_end``."""
