@@ -928,3 +928,33 @@ def test_a_disk_without_hard_links_and_a_report_that_cannot_be_made(shelf, tmp_p
     assert failure.add_failure_reports(shelf, shelf.deliveries, later) == 2
     assert (later, failure.add_failure_reports(shelf, shelf.deliveries, later)) == ({}, 0)
     assert [one.study for one in shelf.deliveries.of() if one.study in ids] == [ids[1]]
+
+
+def test_a_data_base_that_cannot_be_written_refuses_an_instance_and_an_idle_association_is_not_waited_for(
+    service, tmp_path, monkeypatch
+):
+    import sqlite3
+
+    (file, *_) = write_series(tmp_path / "a", dicom_few())
+    port = free_port()
+    peers = (PeerConfig(ae_title="STORESCU", host="127.0.0.1"),)
+    node = NodeConfig(destination="o", port=port, stable_s=0.1, peers=peers)
+    destination = DestinationConfig(name="o", host="127.0.0.1", port=1, ae_title="A")
+    config = ServeConfig(node=node, destinations=(destination,), rules=RULES, shadow=True)
+    with service.works(config) as pacs:
+        entity = AE(ae_title="STORESCU")
+        entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", port, ae_title="HILUM")
+        with monkeypatch.context() as patch:
+
+            def locked(*_):
+                raise sqlite3.OperationalError
+
+            patch.setattr(pacs._studies, "expect", locked)
+            assert association.send_c_store(file).Status == 0xA700
+        assert pacs.studies() == []
+        assert association.send_c_store(file).Status == 0
+        assert pacs._node.is_storing(pacs.studies()[0].id)
+        one_study(pacs, "failed")
+        assert association.is_established
+        association.release()
