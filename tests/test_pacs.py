@@ -1,6 +1,7 @@
 """Beside a real PACS: studies come by C-STORE or DICOMweb, and results go back once, whatever is away meanwhile."""
 
 import contextlib
+import http.server
 import inspect
 import io
 import json
@@ -13,6 +14,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
@@ -711,3 +713,248 @@ def test_a_package_that_is_missing_is_named(shelf, monkeypatch):
     with pytest.raises(ConfigError, match="needs the package pynetdicom") as told:
         Pacs(shelf.database, shelf.jobs, shelf.config, lambda: None)
     assert "hilum[dicom]" in told.value.hint
+
+
+# A PACS over DICOMweb that is at fault, to which Orthanc cannot be brought
+
+
+class Faulty:
+    """A DICOMweb server with three series; a study that is named in ``faults`` is answered for with that fault.
+
+    Args:
+        studies: Content of the instances of each study, by its StudyInstanceUID.
+        faults: How each of them is at fault: cut, garbage, or nothing.
+    """
+
+    def __init__(self, studies: dict[str, list[bytes]], faults: dict[str, str]) -> None:
+        self.studies, self.faults, self.searches = studies, faults, 0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self, self.path.split("?")[0].removeprefix("/dicom-web").strip("/").split("/"))
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, to, parts: list[str]) -> None:
+        if parts == ["studies"]:  # it takes no notice of filters, limit and offset
+            self.searches += 1
+            named = [uid for uid in self.studies if f"={uid}&" in f"{to.path}&"]
+            rows = [{"0020000D": value(uid), "00201208": value(len(self.studies[uid]))} for uid in self.studies
+                    if not named or uid in named]  # fmt: skip
+            odd = [3, {"0020000D": 3}, {"0020000D": {"Value": 7}}, {}] * 50
+            self.say(to, json.dumps([*odd, *rows] if not named else rows).encode(), "application/dicom+json")
+            return
+        files, fault = self.studies[parts[1]], self.faults.get(parts[1], "")
+        heads = [pydicom.dcmread(io.BytesIO(one), stop_before_pixels=True) for one in files]
+        if parts[-1] == "series":
+            row = {"0020000E": value(heads[0].SeriesInstanceUID), "00080060": value("CT"),
+                   "00201209": value(len(files))}  # fmt: skip
+            self.say(to, json.dumps([row]).encode(), "application/dicom+json")
+        elif parts[-1] == "instances":
+            rows = [{"00080018": value(one.SOPInstanceUID), "00080016": value(one.SOPClassUID)} for one in heads]
+            self.say(to, json.dumps(rows).encode(), "application/dicom+json")
+        else:
+            wanted = [one for one, head in zip(files, heads, strict=True) if parts[-1] == head.SOPInstanceUID] or files
+            if fault == "garbage":
+                wanted = [b"no DICOM" * 100]
+            body = b"".join(b"\r\n--XX\r\nContent-Type: application/dicom\r\n\r\n" + one for one in wanted)
+            self.say(to, body[2:] + b"\r\n--XX--\r\n", 'multipart/related; type="application/dicom"; boundary=XX',
+                     is_cut=fault == "cut")  # fmt: skip
+
+    @staticmethod
+    def say(to, body: bytes, kind: str, *, is_cut: bool = False) -> None:
+        to.send_response(200)
+        to.send_header("Content-Type", kind)
+        to.send_header("Content-Length", str(len(body)))
+        to.end_headers()
+        to.wfile.write(body[:100] if is_cut else body)
+
+
+def value(one) -> dict:
+    return {"vr": "UI", "Value": [str(one) if not isinstance(one, int) else one]}
+
+
+def test_a_study_at_fault_is_told_and_given_up_while_the_others_go_on(service, tmp_path, monkeypatch):
+    from hilum.serving.pacs import web_source
+
+    monkeypatch.setattr(web_source, "_FIRST_BACK_OFF_S", 0.2)
+    contents = {}
+    for number in (21, 22, 23):
+        scan = scan_of(tmp_path / f"{number}", number)
+        contents[f"{ROOT_UID}.{number}"] = [one.read_bytes() for one in sorted(scan.iterdir())]
+    capture = pydicom.dcmread(io.BytesIO(contents[f"{ROOT_UID}.23"][0]))
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    capture.SOPInstanceUID = capture.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    made = io.BytesIO()
+    capture.save_as(made, enforce_file_format=True)
+    contents[f"{ROOT_UID}.23"].insert(0, made.getvalue())
+    far = Faulty(contents, {f"{ROOT_UID}.21": "cut", f"{ROOT_UID}.22": "garbage"})
+    config = beside_web(SimpleNamespace(web=far.server.server_port), shadow=True)
+    try:
+        with service.works(config) as pacs:
+            until(lambda: [one.state for one in pacs.studies()].count("predicted") == 1)
+            reasons = until(lambda: {one.reason for one in pacs.studies("receiving") if one.reason})
+            assert reasons <= {"the other side ends the connection, or does not answer in time",
+                               "the other side's answer cannot be understood"}  # fmt: skip
+            until(lambda: {one.code for one in pacs.studies("receiving")} == {"fetch"})
+            pacs._studies.config = replace(config, delivery=replace(QUICK, give_up_hours=1e-7))
+            until(lambda: [one.state for one in pacs.studies()].count("failed") == 2)
+            searches = far.searches
+            until(lambda: far.searches > searches + 2)
+            assert len(pacs.studies("failed")) == 2
+            far.faults.clear()
+            pacs._studies.config = config
+            for number in (21, 22):
+                pacs.tell("o", f"{ROOT_UID}.{number}")
+            until(lambda: [one.state for one in pacs.studies()].count("predicted") == 3)
+            assert {(one.code, one.reason) for one in pacs.studies()} == {("", "")}
+            assert len(pacs.studies(most=2)) == len(pacs.studies(most=2, before=1)) == 2
+            assert [one.id for one in pacs.studies(before=1)] == [one.id for one in pacs.studies()][1:]
+    finally:
+        far.close()
+
+
+def test_files_that_come_again_after_their_time_are_removed_again(shelf, tmp_path):
+    found = placed(shelf, tmp_path / "a")
+    predicted(shelf, found)
+    for folder in ("b", "c"):
+        with shelf.database.change() as connection:
+            connection.execute("UPDATE studies SET changed = changed - 4000")
+        shelf.expire()
+        assert (shelf[found].num_bytes, (shelf.folder / found).exists()) == (0, False)
+        placed(shelf, tmp_path / folder)
+        shelf.settle(shelf[found])
+        assert shelf[found].state == "predicted"
+        assert shelf[found].num_bytes > 0
+    assert shelf._arrived == shelf._sizes == {}
+
+
+def predicted(shelf, study: str) -> None:
+    shelf.settle(shelf[study])
+    job = shelf.jobs.take()
+    shelf.jobs.end(job.id, "done", summary={})
+    shelf.on_end(shelf.jobs[job.id])
+
+
+@pytest.mark.parametrize("result", ["predicted", "ignored"])
+def test_an_instance_that_comes_while_a_study_is_decided_on_is_kept(shelf, tmp_path, monkeypatch, result):
+    from hilum.serving.pacs import studies as module
+
+    changes = {"Modality": "CT"} if result == "predicted" else {"BodyPartExamined": "HEAD"}
+    shelf.config = replace(shelf.config, rules=(RuleConfig(model="m", body_part="^(?!HEAD)"),))
+    found = placed(shelf, tmp_path / "a", **changes)
+    if result == "predicted":
+        predicted(shelf, found)
+    else:
+        shelf.settle(shelf[found])
+    assert shelf[found].state == result
+    placed(shelf, tmp_path / "again", **changes)
+    plain = module.content_of
+
+    def late(folder: Path):
+        made = plain(folder)
+        placed(shelf, tmp_path / "late", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")
+        return made
+
+    monkeypatch.setattr(module, "content_of", late)
+    shelf.settle(shelf[found])
+    monkeypatch.undo()
+    assert shelf[found].state == "receiving"
+    assert len(list((shelf.folder / found).iterdir())) == 6
+    shelf.settle(shelf[found])
+    assert (shelf[found].state, len(shelf[found].content.split())) == ("waiting", 6)
+
+
+def test_what_a_destination_takes_no_class_of_is_dead_at_once_and_others_are_sent(shelf, tmp_path):
+    from pynetdicom import evt
+    from pynetdicom.sop_class import Verification
+
+    from hilum.serving.pacs.outbox import Outbox
+    from hilum.serving.pacs.store_scu import StoreScu
+
+    taken = AE(ae_title="A")
+    taken.add_supported_context(Verification)
+    port = free_port()
+    server = taken.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda _: 0)])
+    scu = StoreScu(DestinationConfig(name="o", host="127.0.0.1", port=port, ae_title="A"), "HILUM")
+    outbox = Outbox("o", scu, shelf.deliveries, lambda _: "1.2")
+    outbox.start()
+    try:
+        put(shelf, tmp_path / "1", "j1", {"report.dcm": "1.1"}, study="a")
+        until(lambda: [one.state for one in shelf.deliveries.of()] == ["dead"])
+        taken.add_supported_context(CTImageStorage)
+        server.shutdown()
+        server = taken.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda _: 0)])
+        put(shelf, tmp_path / "2", "j2", {"report.dcm": "2.1"}, study="b")
+        until(lambda: [one.state for one in shelf.deliveries.of()] == ["sent", "dead"])
+        assert shelf.deliveries.of()[1].tries == 1
+    finally:
+        outbox.stop(5.0)
+        server.shutdown()
+
+
+def test_a_disk_without_hard_links_and_a_report_that_cannot_be_made(shelf, tmp_path, monkeypatch):
+    import os
+
+    from hilum.serving.pacs import failure
+
+    def refuses(*_):
+        raise OSError(95, "no links")
+
+    monkeypatch.setattr(os, "link", refuses)
+    put(shelf, tmp_path / "1", "j1", {"report.dcm": "1.1"})
+    assert [pydicom.dcmread(one.file).SOPInstanceUID for one in shelf.deliveries.of()] == ["1.1"]
+    shelf.config = replace(shelf.config, delivery=DeliveryConfig(report_failures=True))
+    ids = [placed(shelf, tmp_path / f"s{n}", n) for n in (1, 2)]
+    for one in ids:
+        shelf.fail(shelf[one], "x", "it failed")
+    plain, later = failure.failure_report, {}
+
+    def fails(headers, **about):
+        if str(headers[0].StudyInstanceUID).endswith(".1"):
+            raise RecursionError
+        return plain(headers, **about)
+
+    monkeypatch.setattr(failure, "failure_report", fails)
+    assert failure.add_failure_reports(shelf, shelf.deliveries, later) == 2
+    assert (later, failure.add_failure_reports(shelf, shelf.deliveries, later)) == ({}, 0)
+    assert [one.study for one in shelf.deliveries.of() if one.study in ids] == [ids[1]]
+
+
+def test_a_data_base_that_cannot_be_written_refuses_an_instance_and_an_idle_association_is_not_waited_for(
+    service, tmp_path, monkeypatch
+):
+    import sqlite3
+
+    (file, *_) = write_series(tmp_path / "a", dicom_few())
+    port = free_port()
+    peers = (PeerConfig(ae_title="STORESCU", host="127.0.0.1"),)
+    node = NodeConfig(destination="o", port=port, stable_s=0.1, peers=peers)
+    destination = DestinationConfig(name="o", host="127.0.0.1", port=1, ae_title="A")
+    config = ServeConfig(node=node, destinations=(destination,), rules=RULES, shadow=True)
+    with service.works(config) as pacs:
+        entity = AE(ae_title="STORESCU")
+        entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", port, ae_title="HILUM")
+        with monkeypatch.context() as patch:
+
+            def locked(*_):
+                raise sqlite3.OperationalError
+
+            patch.setattr(pacs._studies, "expect", locked)
+            assert association.send_c_store(file).Status == 0xA700
+        assert pacs.studies() == []
+        assert association.send_c_store(file).Status == 0
+        assert pacs._node.is_storing(pacs.studies()[0].id)
+        one_study(pacs, "failed")
+        assert association.is_established
+        association.release()

@@ -2,7 +2,8 @@
 
 The rules, which ``docs/how-to/pacs.md`` explains to an operator:
 
-- A study is complete when no new instance came for ``stable_s``, and no association that stored it last is open.
+- A study is complete when no new instance came for ``stable_s``, and no association that stored it last is open (one
+  that stores nothing for ten times as long does not count).
 - The first rule of the config that one of its CT series fits chooses the model. A study that fits none is ignored, and
   its files are removed.
 - Own results, told by their UIDs, their manufacturer or their modality, are accepted and forgotten.

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ _log = logging.getLogger("hilum.serve")
 
 _RANKS = {"segmentation": 0, "map": 1, "page": 2, "report": 3}
 """Order of sending: the report, which refers to the others, is last."""
+
+DELIVERY_STATES = ("waiting", "sent", "dead", "shadow", "superseded")
 
 UNREACHED = "the destination cannot be reached"
 
@@ -83,16 +86,17 @@ class Deliveries:
             named["node"] = self.config.node.destination
         return named.get(source, "")
 
-    def of(self, *, state: str = "", most: int = 1000) -> list[Delivery]:
+    def of(self, *, state: str = "", most: int = 1000, before: int = 0) -> list[Delivery]:
         """Deliveries, the latest first.
 
         Args:
             state: In this state alone.
             most: Most of them.
+            before: Number of those that come before and are left out.
         """
         where, values = ("state = ?", [state]) if state else ("1", [])
-        query = f"SELECT * FROM objects WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ?"  # noqa: S608
-        return [self._delivery(row) for row in self.database.rows(query, [*values, most])]
+        query = f"SELECT * FROM objects WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?"  # noqa: S608
+        return [self._delivery(row) for row in self.database.rows(query, [*values, most, before])]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of objects by destination and state."""
@@ -104,7 +108,7 @@ class Deliveries:
         return Delivery(**values, file=self.folder / row["file"])
 
     def add(self, source: str, study: str, job: str, files: Mapping[Path, str], *, study_uid: str) -> None:
-        """Put the objects of a result into the outbox; within a transaction, those that are there stay as they are.
+        """Put the objects of a result into the outbox, in one transaction; those that are there already are left alone.
 
         Args:
             source: The source of the study, which decides on the destination.
@@ -128,7 +132,7 @@ class Deliveries:
                     self._add_object(place, file, uid)
 
     def _add_object(self, place: "_Place", file: Path, uid: str) -> None:
-        """An object that is not there yet; one that waits comes with the new report."""
+        """Add an object that is not there yet; one that waits is sent with the new report."""
         with self.database.change() as connection:
             known = connection.execute(
                 "SELECT state FROM objects WHERE uid = ? AND destination = ?", (uid, place.destination)
@@ -141,7 +145,7 @@ class Deliveries:
                 )
 
     def _add_report(self, place: "_Place", file: Path, uid: str, study_uid: str, *, kept: set[str]) -> None:
-        """A report; it names the one before it, unless it is the same."""
+        """Add a report; it names the one before it, unless it is the same."""
         with self.database.change() as connection:
             untried = connection.execute(
                 "SELECT uid, made FROM objects WHERE study = ? AND destination = ? AND state = 'waiting' AND tries = 0",
@@ -174,9 +178,12 @@ class Deliveries:
             self._insert(place, new, str(made.SOPInstanceUID), str(made.SeriesInstanceUID), made=uid)
 
     def _linked(self, file: Path) -> Path:
-        """The file in the outbox, which then does not depend on how long results are kept."""
+        """The file in the outbox, where it stays however long results are kept; a copy on disks without hard links."""
         new = self.folder / f"{secrets.token_hex(16)}.dcm"
-        os.link(file, new)
+        try:
+            os.link(file, new)
+        except OSError:
+            shutil.copyfile(file, new)
         return new
 
     def _insert(self, place: "_Place", file: Path, uid: str, series: str, *, made: str) -> None:
@@ -272,7 +279,7 @@ class Deliveries:
             )
 
     def send_again(self, study: str, who: str) -> int:
-        """Let the dead objects of a study wait again.
+        """Queue the dead objects of a study again.
 
         Returns:
             Their number.

@@ -1,4 +1,4 @@
-"""The face of a destination: it takes files, and says of each what became of it."""
+"""What a destination does: it takes files, and says of each what became of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

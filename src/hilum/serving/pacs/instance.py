@@ -13,7 +13,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 from hilum.errors import ReadError
 from hilum.serving.dicom_out.identity import MANUFACTURER
 
-_CLASSES = frozenset(map(str, (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)))
+SOURCE_CLASSES = frozenset(map(str, (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)))
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer",
     "BodyPartExamined", "StudyDescription", "SeriesDescription", "PatientAge", "PatientBirthDate", "StudyDate",
@@ -51,7 +51,7 @@ class InstanceHeader:
     @property
     def is_source(self) -> bool:
         """Whether it is an image of CT that Hilum did not make itself."""
-        return self.sop_class in _CLASSES and self.modality == "CT" and self.manufacturer != MANUFACTURER
+        return self.sop_class in SOURCE_CLASSES and self.modality == "CT" and self.manufacturer != MANUFACTURER
 
 
 def read_instance(file: Path) -> InstanceHeader:
@@ -87,7 +87,7 @@ def _header(found: Dataset) -> InstanceHeader:
         series=text("SeriesInstanceUID"),
         instance=text("SOPInstanceUID"),
         sop_class=text("SOPClassUID"),
-        modality=text("Modality").upper() or ("CT" if text("SOPClassUID") in _CLASSES else ""),
+        modality=text("Modality").upper() or ("CT" if text("SOPClassUID") in SOURCE_CLASSES else ""),
         manufacturer=text("Manufacturer"),
         body_part=text("BodyPartExamined"),
         descriptions=(text("StudyDescription"), text("SeriesDescription")),

@@ -6,6 +6,7 @@ import logging
 import queue
 import shutil
 import socket
+import sqlite3
 import ssl
 import tempfile
 import threading
@@ -47,6 +48,10 @@ _MOST_COMMAND = 1 << 20
 """Bytes of a command, and of what comes with one that is not C-STORE."""
 
 _SAY_S = 10.0
+
+_OPEN_TIMES = 10
+"""Times of ``stable_s`` after which an association that stores nothing, and stays open, holds up no study."""
+
 _HANDSHAKE_S, _ASSOCIATE_S, _NETWORK_S = 15.0, 15.0, 60.0
 
 
@@ -65,7 +70,7 @@ class Node:
         self._config, self._studies = config, studies
         self._scratch = studies.database.folder / "tmp" / "node"
         self._peers = {(peer.ae_title.strip(), address) for peer in config.peers for address in _addresses(peer.host)}
-        self._storing: dict[int, str] = {}  # the study that an open association stored last
+        self._storing: dict[int, tuple[str, float]] = {}  # what an open association stored last, and when
         self._lock, self._said = threading.Lock(), -_SAY_S
         self._tls = server_context(config.tls)
         self._server: Any = None
@@ -111,9 +116,10 @@ class Node:
             self._server = None
 
     def is_storing(self, study: str) -> bool:
-        """Whether an association that is open stored an instance of a study last."""
+        """Whether an association that is open stored an instance of a study last, and not long ago."""
+        since = time.monotonic() - _OPEN_TIMES * self._config.stable_s
         with self._lock:
-            return study in self._storing.values()
+            return any(one == study and at > since for one, at in self._storing.values())
 
     def sweep(self) -> None:
         """Remove what associations left that ended without saying so."""
@@ -166,18 +172,18 @@ class Node:
             header = read_instance(path)
         except ReadError:
             return _NOT_UNDERSTOOD
-        if not header.is_source or self._studies.deliveries.is_own(header.instance):
-            return SUCCESS  # nothing that is predicted: own results among others
-        if str(event.request.AffectedSOPInstanceUID) != header.instance:
-            return _NO_MATCH
-        if shutil.disk_usage(self._scratch).free < limits.free_gb * 1e9:
-            return _OUT_OF_RESOURCES
         try:
+            if not header.is_source or self._studies.deliveries.is_own(header.instance):
+                return SUCCESS  # nothing that is predicted: own results among others
+            if str(event.request.AffectedSOPInstanceUID) != header.instance:
+                return _NO_MATCH
+            if shutil.disk_usage(self._scratch).free < limits.free_gb * 1e9:
+                return _OUT_OF_RESOURCES
             study = self._studies.place(header, path)
-        except (OSError, HilumError):
+        except (OSError, HilumError, sqlite3.Error):
             return _OUT_OF_RESOURCES
         with self._lock:
-            self._storing[id(event.assoc)] = study
+            self._storing[id(event.assoc)] = (study, time.monotonic())
         return SUCCESS
 
     def _closed(self, event: Any) -> None:

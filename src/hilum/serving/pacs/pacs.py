@@ -1,4 +1,4 @@
-"""Holds the node, the web sources and the outboxes of a service, and keeps their studies going."""
+"""Holds the node, the web sources and the outboxes of a service, and decides on studies that are complete."""
 
 import logging
 import threading
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hilum.serve")
 
-_TICK_S, _RECONCILE_S, _EXPIRE_S = 0.25, 5.0, 300.0
+_TICK_S, _RECONCILE_S, _EXPIRE_S, _FAULT_S = 0.25, 5.0, 300.0, 1.0
 _ALL = 1_000_000
+_MOST_LINES = 500
 _FULL_S = 5.0
-"""Time after which a study is put into the queue again that was full."""
+"""Time after which a study that found the queue full, or could not be read, is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,8 @@ class Pacs:
 
             self._sources = {one.name: WebSource(one, self._studies) for one in config.web}
         self._outboxes: list[Outbox] = [self._outbox(one) for one in config.destinations]
-        self._full: dict[str, float] = {}
+        self._later: dict[str, float] = {}
+        self._later_reports: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pacs", daemon=True)
 
@@ -207,26 +209,38 @@ class Pacs:
             raise QueueFullError(msg)
         self._studies.expect(source, study_uid)
 
-    def studies(self, state: str = "") -> list[StudyLine]:
-        """The latest studies, in one state or in any."""
+    def studies(self, state: str = "", *, most: int = 100, before: int = 0) -> list[StudyLine]:
+        """The latest studies.
+
+        Args:
+            state: In this state alone, one of ``STUDY_STATES``; empty: in any.
+            most: Most of them; at most 500.
+            before: Number of later ones that are left out.
+        """
         return [
             StudyLine(
                 id=one.id, study=hashed("study", one.uid), source=one.source, state=one.state, result=one.result,
                 code=one.code, reason=one.reason, job=one.job, num_bytes=one.num_bytes, changed=one.changed,
                 created=one.created,
             )
-            for one in self._studies.of(state=state)
+            for one in self._studies.of(state=state, most=min(most, _MOST_LINES), before=before)
         ]  # fmt: skip
 
-    def deliveries(self, state: str = "") -> list[DeliveryLine]:
-        """The latest objects of results, in one state or in any."""
+    def deliveries(self, state: str = "", *, most: int = 100, before: int = 0) -> list[DeliveryLine]:
+        """The latest objects of results.
+
+        Args:
+            state: In this state alone, one of ``DELIVERY_STATES``; empty: in any.
+            most: Most of them; at most 500.
+            before: Number of later ones that are left out.
+        """
         return [
             DeliveryLine(
                 study=one.study, job=one.job, object=hashed("object", one.uid), kind=one.kind,
                 destination=one.destination, state=one.state, tries=one.tries, due=one.due, reason=one.reason,
                 created=one.created, sent=one.sent,
             )
-            for one in self._deliveries.of(state=state)
+            for one in self._deliveries.of(state=state, most=min(most, _MOST_LINES), before=before)
         ]  # fmt: skip
 
     def counts(self) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
@@ -234,7 +248,7 @@ class Pacs:
         return self._studies.counts(), self._deliveries.counts()
 
     def send_again(self, study: str, who: str) -> int:
-        """Let the dead objects of a study be sent once more.
+        """Queue the dead objects of a study to be sent once more.
 
         Args:
             study: Id of the study.
@@ -252,7 +266,7 @@ class Pacs:
         return number
 
     def predict_again(self, study: str, who: str) -> None:
-        """Let a study that has ended be predicted once more.
+        """Begin a study that has ended anew, so that it is predicted once more.
 
         Args:
             study: Id of the study.
@@ -266,34 +280,43 @@ class Pacs:
         self._database.audit(who, "predicted again", study)
 
     def _run(self) -> None:
-        due = {self._studies.reconcile: 0.0, self._expire: 0.0}
-        every = {self._studies.reconcile: _RECONCILE_S, self._expire: _EXPIRE_S}
+        every = {
+            self._settle_all: 0.0, self._report_failures: 0.0,
+            self._studies.reconcile: _RECONCILE_S, self._expire: _EXPIRE_S,
+        }  # fmt: skip
+        due = dict.fromkeys(every, 0.0)
         while not self._stop.wait(_TICK_S):
-            try:
-                self._settle_all()
-                if add_failure_reports(self._studies, self._deliveries):
-                    self._wake_outboxes()
-                for task, at in due.items():
-                    if time.monotonic() >= at:
-                        task()
-                        due[task] = time.monotonic() + every[task]
-            except Exception as exc:  # noqa: BLE001  # a bug, or a full disk: later again
-                _log.error("bug", extra={"of": "pacs", "code": type(exc).__name__})
-                self._stop.wait(1.0)
+            for task, seconds in every.items():
+                if time.monotonic() < due[task]:
+                    continue
+                try:
+                    task()
+                    due[task] = time.monotonic() + seconds
+                except Exception as exc:  # noqa: BLE001  # a bug, or a full disk: later again; the others go on
+                    _log.error("bug", extra={"of": "pacs", "code": type(exc).__name__})
+                    due[task] = time.monotonic() + max(seconds, _FAULT_S)
 
     def _settle_all(self) -> None:
         """Decide on the studies of the node that are complete."""
         if self._node is None or self.config.node is None:
             return
+        now = time.monotonic()
+        self._later = {study: at for study, at in self._later.items() if at > now}
         for study in reversed(self._studies.of(NODE, state="receiving", most=_ALL)):
             is_quiet = self._studies.quiet_s(study) >= self.config.node.stable_s
-            if not is_quiet or self._node.is_storing(study.id) or time.monotonic() < self._full.get(study.id, 0.0):
+            if not is_quiet or self._node.is_storing(study.id) or study.id in self._later:
                 continue
             try:
                 self._studies.settle(study)
-                self._full.pop(study.id, None)
             except QueueFullError:
-                self._full[study.id] = time.monotonic() + _FULL_S
+                self._later[study.id] = time.monotonic() + _FULL_S
+            except Exception as exc:  # noqa: BLE001  # it keeps no other from its end
+                self._later[study.id] = time.monotonic() + _FULL_S
+                _log.error("bug", extra={"of": "pacs", "study": study.id, "code": type(exc).__name__})
+
+    def _report_failures(self) -> None:
+        if add_failure_reports(self._studies, self._deliveries, self._later_reports):
+            self._wake_outboxes()
 
     def _expire(self) -> None:
         self._studies.expire()

@@ -15,6 +15,8 @@ from hilum.settings.serving import DestinationConfig
 
 _CONNECT_S, _ASSOCIATE_S, _ANSWER_S = 10, 30, 300
 
+_NOT_TAKEN = SendStatus(reason="the destination does not take this SOP class", is_final=True)
+
 
 class StoreScu:
     """A destination that is a DICOM node.
@@ -39,6 +41,9 @@ class StoreScu:
         classes = sorted({str(read_file_meta_info(file).MediaStorageSOPClassUID) for file in files})
         syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
         association = self._associated([build_context(one, syntaxes) for one in classes])
+        if association is None:
+            yield from [_NOT_TAKEN] * len(files)
+            return
         try:
             for file in files:
                 yield self._sent(association, file)
@@ -48,6 +53,7 @@ class StoreScu:
                     association.release()
 
     def _associated(self, contexts: list[Any]) -> Any:
+        """An association; None if the destination takes none of the contexts."""
         config = self._config
         about: dict[str, Any] = {"ae_title": config.ae_title, "contexts": contexts}
         if self._context is not None:
@@ -61,8 +67,7 @@ class StoreScu:
                 msg = "the destination rejects the association: it does not know an AE title, or is busy"
                 raise UnreachableError(msg)
             if association.rejected_contexts:
-                msg = "the destination takes none of the objects' SOP classes"
-                raise UnreachableError(msg)
+                return None
             raise UnreachableError
         association.dul.socket.socket.settimeout(_ANSWER_S)  # it waits for ever otherwise
         return association
@@ -71,7 +76,7 @@ class StoreScu:
         try:
             status = association.send_c_store(file)
         except ValueError:  # no presentation context
-            return SendStatus(reason="the destination does not take this SOP class", is_final=True)
+            return _NOT_TAKEN
         except (RuntimeError, OSError, AttributeError) as exc:
             raise UnreachableError from exc
         if "Status" not in status:

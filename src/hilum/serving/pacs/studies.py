@@ -27,6 +27,8 @@ _log = logging.getLogger("hilum.serve")
 NODE = "node"
 """Name of the node as a source."""
 
+STUDY_STATES = ("receiving", "waiting", "predicted", "ignored", "failed")
+
 _DIGITS = 16
 """Of the digest of an instance."""
 
@@ -106,18 +108,19 @@ class Studies:
             raise KeyError(id)
         return _study(found[0])
 
-    def of(self, source: str = "", *, state: str = "", most: int = 1000) -> list[Study]:
+    def of(self, source: str = "", *, state: str = "", most: int = 1000, before: int = 0) -> list[Study]:
         """Studies, the latest first.
 
         Args:
             source: Of this source alone.
             state: In this state alone.
             most: Most of them.
+            before: Number of those that come before and are left out.
         """
         wanted = [(column, value) for column, value in (("source", source), ("state", state)) if value]
         where = " AND ".join(f"{column} = ?" for column, _ in wanted) or "1"
-        query = f"SELECT {_COLUMNS} FROM studies WHERE {where} ORDER BY changed DESC LIMIT ?"  # noqa: S608
-        return [_study(row) for row in self.database.rows(query, [*(value for _, value in wanted), most])]
+        query = f"SELECT {_COLUMNS} FROM studies WHERE {where} ORDER BY changed DESC, id LIMIT ? OFFSET ?"  # noqa: S608
+        return [_study(row) for row in self.database.rows(query, [*(value for _, value in wanted), most, before])]
 
     def find(self, source: str, uid: str) -> Study | None:
         """The study of a source with a UID; None: it was never seen."""
@@ -131,7 +134,7 @@ class Studies:
         return {str(state): int(count) for state, count in rows}
 
     def expect(self, source: str, uid: str, *, seen: str | None = None) -> Study:
-        """Let a study be received, as a new one or once more.
+        """Begin to receive a study, for the first time or again.
 
         Args:
             source: Its source.
@@ -161,6 +164,23 @@ class Studies:
         """Note what a search said of a study that has not changed."""
         with self.database.change() as connection:
             connection.execute("UPDATE studies SET seen = ? WHERE id = ?", (seen, study.id))
+
+    def note_trouble(self, study: Study, code: str, reason: str) -> None:
+        """Note why a study could not be received yet, for those who look at it; what it had ended with is decided anew.
+
+        Args:
+            study: A study that is being received.
+            code: Code of the trouble.
+            reason: The same in words.
+        """
+        with self.database.change() as connection:
+            connection.execute(
+                "UPDATE studies SET code = ?, reason = ?, "
+                "content = CASE result WHEN 'predicted' THEN content ELSE '' END, "
+                "fetched = CASE result WHEN 'predicted' THEN fetched ELSE '' END WHERE id = ? AND state = 'receiving'",
+                (code, reason, study.id),
+            )
+        _log.warning("study", extra={"study": study.id, "state": "receiving", "code": code, "reason": reason})
 
     def _cancel_waiting(self, study: Study) -> None:
         """Cancel a job that has not begun: it would be out of date."""
@@ -236,25 +256,31 @@ class Studies:
             arrived = self._arrived.get(study.id)
         folder = self.folder / study.id
         content, headers = content_of(folder)
-        if study.too_large:
-            reason = f"it is larger than limits.unpacked_gb, {self.config.limits.unpacked_gb:g} GB"
-            self._end(study, "failed", code="too-large", reason=reason, content=content, fetched=fetched)
-            return
-        is_again = study.source == NODE and study.result == "failed"
-        if content and study.result and not is_again and set(study.content.split()).issuperset(content):
-            self.restore(study)
-            return
         model = model_for(headers, self.config.rules)
-        with self._lock:
-            if self._arrived.get(study.id) != arrived:
+        with self._lock:  # no instance comes before this is decided
+            study = self[study.id]
+            is_again = study.result == "failed" and (study.source == NODE or not study.fetched)
+            if study.state != "receiving" or self._arrived.get(study.id) != arrived:
                 return  # more came meanwhile
-            if not headers:
+            if study.too_large:
+                reason = f"it is larger than limits.unpacked_gb, {self.config.limits.unpacked_gb:g} GB"
+                self._end(study, "failed", code="too-large", reason=reason, content=content, fetched=fetched)
+            elif content and study.result and not is_again and set(study.content.split()).issuperset(content):
+                self.restore(study)
+            elif not headers:
                 self._end(study, "ignored", code="no-ct", reason="it has no CT", content=content, fetched=fetched)
             elif model is None:
                 reason = "no rule fits one of its CT series"
                 self._end(study, "ignored", code="no-rule", reason=reason, content=content, fetched=fetched)
             else:
                 self._submit(study, model, content, fetched)
+            self._forget_times(study.id)
+
+    def _forget_times(self, id: str) -> None:  # noqa: A002
+        """Forget when instances of a study came, and its size: it is no longer being received."""
+        with self._lock:
+            self._arrived.pop(id, None)
+            self._sizes.pop(id, None)
 
     def is_working(self, study: Study) -> bool:
         """Whether a job reads the files of a study, or is going to."""
@@ -264,12 +290,20 @@ class Studies:
             return False
 
     def restore(self, study: Study) -> None:
-        """Leave a study as it was before it was received again."""
+        """Leave a study as it was before it was received again; its files are kept for ``keep_hours`` again."""
         state = "waiting" if self.is_working(study) else study.result
-        with self.database.change() as connection:
-            connection.execute("UPDATE studies SET state = ? WHERE id = ? AND state = 'receiving'", (state, study.id))
-        if state == "ignored":
-            self.remove_files(study.id)
+        with self._lock:
+            size = folder_size(self.folder / study.id)
+            with self.database.change() as connection:
+                connection.execute(
+                    "UPDATE studies SET state = ?, num_bytes = ?, "
+                    "code = CASE result WHEN 'predicted' THEN '' ELSE code END, "
+                    "reason = CASE result WHEN 'predicted' THEN '' ELSE reason END "
+                    "WHERE id = ? AND state = 'receiving'",
+                    (state, size, study.id),
+                )
+            if state == "ignored":
+                self.remove_files(study.id)
         _log.info("study", extra={"study": study.id, "state": state, "code": "unchanged"})
 
     def _submit(self, study: Study, model: str, content: Sequence[str], fetched: str) -> None:
@@ -311,11 +345,15 @@ class Studies:
         _log.info("study", extra={"study": study.id, "state": result, "code": code})
 
     def fail(self, study: Study, code: str, reason: str) -> None:
-        """Let a study fail that never came to a job."""
-        self._end(study, "failed", code=code, reason=reason)
+        """End a study as failed that never came to a job."""
+        self._end(study, "failed", code=code, reason=reason, fetched="")
 
     def on_end(self, job: Job) -> None:
         """Write down the end of a study's job, within one transaction with it; see ``Pacs.on_end``."""
+        with self.database.change():  # an instance that comes meanwhile changes the state after it
+            self._on_end(job)
+
+    def _on_end(self, job: Job) -> None:
         try:
             study = self[job.study]
         except KeyError:
@@ -354,13 +392,16 @@ class Studies:
 
     def recover(self) -> None:
         """After a new start: remove files without a study, and count the time of quiet anew."""
-        known = {str(row["id"]) for row in self.database.rows("SELECT id FROM studies WHERE state != 'ignored'")}
+        query = (
+            "SELECT id FROM studies WHERE state IN ('receiving', 'waiting') OR (state != 'ignored' AND num_bytes > 0)"
+        )
+        known = {str(row["id"]) for row in self.database.rows(query)}
         for entry in self.folder.iterdir():
             if entry.name not in known:
                 self.database.remove("pacs", entry.name)
 
     def again(self, id: str) -> None:  # noqa: A002
-        """Let a study that has ended be predicted again.
+        """Begin a study that has ended anew, so that it is predicted again.
 
         Raises:
             HilumError: If it has not ended, or its files are no longer here.
@@ -378,11 +419,11 @@ class Studies:
 
     def remove_files(self, id: str) -> None:  # noqa: A002
         """Remove the files of a study."""
-        self.database.remove("pacs", id)
         with self._lock:
+            self.database.remove("pacs", id)
             self._sizes.pop(id, None)
-        with self.database.change() as connection:
-            connection.execute("UPDATE studies SET num_bytes = 0 WHERE id = ?", (id,))
+            with self.database.change() as connection:
+                connection.execute("UPDATE studies SET num_bytes = 0 WHERE id = ?", (id,))
 
     def expire(self) -> None:
         """Remove the files of studies that ended ``keep_hours`` ago, and records that are older than ``keep_days``."""
@@ -393,7 +434,9 @@ class Studies:
             (now - config.keep_hours * 3600,),
         )
         for row in rows:
-            self.remove_files(str(row["id"]))
+            with self._lock:  # an instance may have come meanwhile
+                if self.database.rows(f"SELECT 1 FROM studies WHERE {ended} AND id = ?", (row["id"],)):  # noqa: S608
+                    self.remove_files(str(row["id"]))
         forever = [one.name for one in config.web if one.days == 0]  # it would be found and predicted again
         days = max([config.keep_days, *(one.days + 2 for one in config.web)])
         marks = ", ".join("?" * len(forever)) or "''"

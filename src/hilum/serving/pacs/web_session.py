@@ -8,8 +8,9 @@ from typing import Any
 import requests
 from dicomweb_client import DICOMwebClient
 from requests.auth import AuthBase
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, SSLError
 
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, HilumError
 from hilum.files import user_path
 from hilum.serving.pacs.destination import UnreachableError
 from hilum.settings.serving import DestinationConfig, WebSourceConfig
@@ -106,16 +107,34 @@ def reaching() -> Iterator[None]:
     """A context whose failures to reach the other side, or to understand it, are an ``UnreachableError``.
 
     Raises:
-        UnreachableError: Without the text of its cause, which quotes URLs.
+        UnreachableError: Without the text of its cause, which quotes URLs. It has no code if no connection can be
+            made: then nothing else that is asked would be answered either.
     """
     try:
         yield
+    except (HilumError, TooLargeError):
+        raise
     except requests.HTTPError as exc:
         status = exc.response.status_code if exc.response is not None else 0
         msg = f"the other side answers with status {status}"
         raise UnreachableError(msg, code=str(status)) from exc
+    except requests.JSONDecodeError as exc:
+        raise _not_understood() from exc
     except (requests.RequestException, OSError) as exc:
-        raise UnreachableError from exc
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
-        msg = "the other side's answer cannot be understood"
-        raise UnreachableError(msg, code="answer") from exc
+        if _is_away(exc):
+            raise UnreachableError from exc
+        msg = "the other side ends the connection, or does not answer in time"
+        raise UnreachableError(msg, code="cut") from exc
+    except Exception as exc:  # what DICOM, JSON and compression that are damaged raise is of many kinds
+        raise _not_understood() from exc
+
+
+def _not_understood() -> UnreachableError:
+    return UnreachableError("the other side's answer cannot be understood", code="answer")
+
+
+def _is_away(exc: Exception) -> bool:
+    """Whether no connection was made; one that breaks, or an answer that does not come, may be that request's fault."""
+    reason = getattr(exc.args[0] if exc.args else None, "reason", None)
+    is_local = not isinstance(exc, requests.RequestException)  # the token cannot be read
+    return is_local or isinstance(reason, (NewConnectionError, ConnectTimeoutError, SSLError))

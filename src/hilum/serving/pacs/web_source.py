@@ -4,21 +4,24 @@ import hashlib
 import json
 import logging
 import shutil
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from hilum.errors import HilumError, ReadError
+from hilum.reading.identity import hashed
 from hilum.serving.app.jobs import QueueFullError
 from hilum.serving.pacs.deliveries import back_off
 from hilum.serving.pacs.destination import UnreachableError
-from hilum.serving.pacs.instance import InstanceHeader, is_uid, read_instance
+from hilum.serving.pacs.instance import SOURCE_CLASSES, InstanceHeader, is_uid, read_instance
 from hilum.serving.pacs.rules import model_for
 from hilum.serving.pacs.studies import Studies, Study, instance_file
 from hilum.serving.pacs.web_session import TooLargeError, reaching, web_client
@@ -33,9 +36,7 @@ _PAGE, _MOST_PAGES = 200, 500
 _ALL = 1_000_000
 _FIRST_BACK_OFF_S, _BACK_OFF_S = 2.0, 120.0
 _AS_STORED = (("application/dicom", "*"),)
-_UID, _CLASS, _INSTANCE, _MODALITY, _STUDY, _SERIES = (
-    "0020000D", "00080016", "00080018", "00080060", "0020000D", "0020000E",
-)  # fmt: skip
+_CLASS, _INSTANCE, _MODALITY, _STUDY, _SERIES = "00080016", "00080018", "00080060", "0020000D", "0020000E"
 _NUM_IN_SERIES, _NUM_IN_STUDY, _NUM_SERIES = "00201209", "00201208", "00201206"
 _WHO = ("00100010", "00100020", "00100030", "00100040", "00080050", "00081030", "00080020")
 """Patient and study: where one changes, objects of an earlier result name the wrong patient."""
@@ -58,7 +59,6 @@ class _Look:
     due: float = 0.0
     failures: int = 0
     fetched: str = ""
-    series: dict[str, int] = field(default_factory=dict)
 
 
 class WebSource:
@@ -78,6 +78,7 @@ class WebSource:
         self._client = web_client(config, most_bytes=most)
         self._most = most
         self._looks: dict[str, _Look] = {}
+        self._odd: dict[str, float] = {}  # when to look again at studies that a search found and that cannot be read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source-{config.name}", daemon=True)
 
@@ -114,31 +115,34 @@ class WebSource:
         filters = {"ModalitiesInStudy": "CT"}
         if self._config.days:
             filters["StudyDate"] = f"{date.today() - timedelta(days=self._config.days):%Y%m%d}-"
-        for page in range(_MOST_PAGES):
-            with reaching():
-                rows = self._client.search_for_studies(
-                    search_filters=filters, fields=["NumberOfStudyRelatedInstances", "NumberOfStudyRelatedSeries"],
-                    limit=_PAGE, offset=page * _PAGE,
-                )  # fmt: skip
-            for row in rows:
-                if is_uid(_text(row, _UID)):
-                    self._notice(_text(row, _UID), row)
-            if len(rows) < _PAGE or self._stop.is_set():
+        now = time.monotonic()
+        self._odd = {uid: until for uid, until in self._odd.items() if until > now}
+        fields = ["NumberOfStudyRelatedInstances", "NumberOfStudyRelatedSeries"]
+        search = partial(self._client.search_for_studies, search_filters=filters, fields=fields)
+        for uid, row in _found(search, _STUDY):
+            if self._stop.is_set():
                 return
+            if uid in self._odd:
+                continue
+            try:
+                self._notice(uid, row)
+            except Exception as exc:
+                if (isinstance(exc, UnreachableError) and not exc.code) or isinstance(exc, sqlite3.Error):
+                    raise
+                self._odd[uid] = time.monotonic() + _BACK_OFF_S
+                code = getattr(exc, "code", None) or type(exc).__name__
+                _log.warning("source", extra={"of": self._config.name, "code": code, "study": hashed("study", uid)})
 
     def _notice(self, uid: str, row: Mapping[str, Any]) -> None:
-        """Let a study be received if it is new, or its series are no longer those that were fetched."""
+        """Receive a study if it is new, or its series are no longer those that were fetched."""
         seen = _digest({tag: row.get(tag, {}).get("Value") for tag in (*_WHO, _NUM_IN_STUDY, _NUM_SERIES)})
         study = self._studies.find(self._config.name, uid)
         if study is not None and (study.state == "receiving" or (study.seen == seen and _NUM_IN_STUDY in row)):
             return
+        if study is not None and study.state == "failed" and not study.fetched and study.seen == seen:
+            return  # it was given up
         if study is not None and study.fetched:
-            try:
-                digest, _ = self._series_of(uid)
-            except UnreachableError as exc:
-                if not exc.code:
-                    raise
-                return
+            digest, _ = self._series_of(uid)
             if digest == study.fetched:
                 self._studies.note_seen(study, seen)
                 return
@@ -155,13 +159,11 @@ class WebSource:
                 continue
             try:
                 self._look_at(study, look)
-            except UnreachableError as exc:
-                if not exc.code:
+            except Exception as exc:
+                is_away = isinstance(exc, UnreachableError) and not exc.code
+                if is_away or self._stop.is_set() or isinstance(exc, sqlite3.Error):
                     raise
-                self._failed(study, look, "fetch", str(exc))
-            except (HilumError, TooLargeError) as exc:
-                code = "too-large" if isinstance(exc, TooLargeError) else getattr(exc, "code", None) or "fetch"
-                self._failed(study, look, code, str(exc) or "it is larger than limits.unpacked_gb")
+                self._failed(study, look, *_why(exc))  # the others go on
 
     def _failed(self, study: Study, look: _Look, code: str, reason: str) -> None:
         """Look at a study again later, but not for ever."""
@@ -170,6 +172,8 @@ class WebSource:
         is_late = time.time() - study.changed > self._studies.config.delivery.give_up_hours * 3600
         if is_late or code == "too-large":
             self._studies.fail(study, code, reason)
+        else:
+            self._studies.note_trouble(study, code, reason)
 
     def _look_at(self, study: Study, look: _Look) -> None:
         """Look at the series of a study; fetch them if they have not changed for long enough."""
@@ -177,7 +181,7 @@ class WebSource:
         look.due = time.monotonic() + min(_LOOK_S, stable / 3)
         digest, series = self._series_of(study.uid)
         if digest != look.digest:
-            look.digest, look.since, look.series = digest, time.monotonic(), series
+            look.digest, look.since = digest, time.monotonic()
         if digest == study.fetched and (study.result or self._studies.is_working(study)):
             self._studies.restore(study)
         elif self._studies.is_working(study):
@@ -201,15 +205,15 @@ class WebSource:
             series = {
                 _text(row, _SERIES): self._num_instances(uid, row) for row in rows if _text(row, _MODALITY) == "CT"
             }
-        who = {tag: found[0].get(tag, {}).get("Value") for tag in _WHO} if found else {}
+            who = {tag: found[0].get(tag, {}).get("Value") for tag in _WHO} if found else {}
         return _digest([who, sorted(series.items())]), {one: n for one, n in series.items() if is_uid(one)}
 
     def _num_instances(self, uid: str, row: Mapping[str, Any]) -> int:
         number = _text(row, _NUM_IN_SERIES)
         if number.isdigit():
             return int(number)
-        found = self._client.search_for_instances(uid, _text(row, _SERIES), get_remaining=True)
-        return len(found)
+        found = _found(partial(self._client.search_for_instances, uid, _text(row, _SERIES)), _INSTANCE)
+        return sum(1 for _ in found)
 
     def _fetch(self, study: Study, series: Mapping[str, int]) -> bool:
         """Fetch the series of a study, if a rule fits one of them.
@@ -231,29 +235,32 @@ class WebSource:
         return is_wanted
 
     def _first_of(self, uid: str, series: str, folder: Path) -> Iterator[InstanceHeader]:
-        """The header of one instance of a series."""
+        """The header of one image of CT of a series, which may hold others, such as a dose report."""
+        found = _found(partial(self._client.search_for_instances, uid, series), _INSTANCE)
+        one = next((one for one, row in found if _text(row, _CLASS) in ("", *SOURCE_CLASSES)), None)
+        if one is None:
+            return
         with reaching():
-            rows = self._client.search_for_instances(uid, series, limit=1)
-            for row in rows[:1]:
-                made = self._client.retrieve_instance(uid, series, _text(row, _INSTANCE), media_types=_AS_STORED)
-                header = _written(made, folder)
-                if header is not None and header.study == uid:
-                    yield header
+            made = self._client.retrieve_instance(uid, series, one, media_types=_AS_STORED)
+        header = _written(made, folder)
+        if header is not None and header.study == uid:
+            yield header
 
     def _fetch_all(self, uid: str, series: Mapping[str, int], folder: Path) -> None:
         left = self._most
         for one, number in series.items():
-            count = 0
+            count = 0  # of all, those that are no images of CT among them
             with reaching():
-                for made in self._client.iter_series(uid, one, media_types=_AS_STORED):
-                    if self._stop.is_set():
-                        raise UnreachableError
-                    header = _written(made, folder)
-                    if header is None or header.study != uid:
-                        continue
-                    left -= (folder / instance_file(header.instance)).stat().st_size
-                    count += 1
-                    self._check_room(left, folder)
+                sent = self._client.iter_series(uid, one, media_types=_AS_STORED)
+            for made in _each(sent):
+                if self._stop.is_set():
+                    raise UnreachableError
+                count += 1
+                header = _written(made, folder)
+                if header is None or header.study != uid:
+                    continue
+                left -= (folder / instance_file(header.instance)).stat().st_size
+                self._check_room(left, folder)
             if count < number:
                 msg = f"{number - count} of {number} instances of a series were not sent"
                 raise UnreachableError(msg, code="incomplete")
@@ -269,7 +276,13 @@ class WebSource:
 def _written(made: Dataset, folder: Path) -> InstanceHeader | None:
     """Write an instance to a folder; None if it is no CT that could be predicted."""
     new = folder / ".new"
-    made.save_as(new, enforce_file_format=True)
+    try:
+        made.save_as(new, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as exc:  # it is no DICOM, or is damaged
+        msg = "an instance cannot be written"
+        raise HilumError(msg, code="answer") from exc
     try:
         header = read_instance(new)
     except ReadError:
@@ -280,6 +293,54 @@ def _written(made: Dataset, folder: Path) -> InstanceHeader | None:
     new.chmod(0o600)
     new.rename(folder / instance_file(header.instance))
     return header
+
+
+def _found(search: Callable[..., Any], tag: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a search by their UIDs, page after page, without those that cannot be read.
+
+    Args:
+        search: Takes ``limit`` and ``offset``.
+        tag: Of the UID.
+
+    Raises:
+        UnreachableError: If the other side cannot be reached or understood.
+    """
+    known: set[str] = set()
+    for page in range(_MOST_PAGES):
+        with reaching():
+            rows = list(search(limit=_PAGE, offset=page * _PAGE))
+        num_known = len(known)
+        for row in rows:
+            try:
+                uid = _text(row, tag) if isinstance(row, dict) else ""
+            except (AttributeError, TypeError, KeyError, IndexError):
+                continue
+            if is_uid(uid) and uid not in known:
+                known.add(uid)
+                yield uid, row
+        if len(rows) < _PAGE or len(known) == num_known:  # the latter: it takes no notice of offset
+            return
+
+
+def _each(sent: Iterator[Dataset]) -> Iterator[Dataset]:
+    """What the other side sends, one after the other; whatever fails about it is an ``UnreachableError``."""
+    while True:
+        with reaching():
+            made = next(sent, None)
+        if made is None:
+            return
+        yield made
+
+
+def _why(exc: Exception) -> tuple[str, str]:
+    """Code and reason of a study that could not be fetched."""
+    if isinstance(exc, TooLargeError):
+        return "too-large", "it is larger than limits.unpacked_gb"
+    if isinstance(exc, HilumError):
+        return ("fetch" if isinstance(exc, UnreachableError) else exc.code or "fetch"), str(exc)
+    if isinstance(exc, OSError):
+        return "disk", "its files cannot be written"
+    return "fault", f"a fault in Hilum: {type(exc).__name__}"
 
 
 def _text(row: Mapping[str, Any], tag: str) -> str:
