@@ -817,8 +817,8 @@ def test_a_study_at_fault_is_told_and_given_up_while_the_others_go_on(service, t
                 pacs.tell("o", f"{ROOT_UID}.{number}")
             until(lambda: [one.state for one in pacs.studies()].count("predicted") == 3)
             assert {(one.code, one.reason) for one in pacs.studies()} == {("", "")}
-            assert len(pacs.studies(most=2)) == len(pacs.studies(most=2, before=1)) == 2
-            assert [one.id for one in pacs.studies(before=1)] == [one.id for one in pacs.studies()][1:]
+            assert len(pacs.studies(most=2)) == len(pacs.studies(most=2, offset=1)) == 2
+            assert [one.id for one in pacs.studies(offset=1)] == [one.id for one in pacs.studies()][1:]
     finally:
         far.close()
 

@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -172,13 +172,7 @@ def job_of(service: Service, request: Request) -> Job:
 
 
 async def _list_jobs(service: Service, request: Request) -> Response:
-    query = _query(request, "state", "limit", "offset")
-    state = query.get("state", "")
-    if state and state not in _JOB_STATES:
-        raise RefusedError(422, "state", f"state must be one of {', '.join(_JOB_STATES)}")
-    most = _whole(query.get("limit", "100"), "limit", 1, _MOST_LISTED)
-    offset = _whole(query.get("offset", "0"), "offset", 0, 10**9)
-    found = await run_in_threadpool(service.jobs.latest, most=most, offset=offset, state=state)
+    found = await run_in_threadpool(service.jobs.latest, **_page_of(request, _JOB_STATES))
     counts = service.jobs.counts()
     about = {"jobs": [job_record(one) for one in found], "counts": {one: counts.get(one, 0) for one in _JOB_STATES}}
     return JSONResponse(about)
@@ -268,15 +262,29 @@ def _pacs(service: Service) -> Any:
 
 
 async def _list_studies(service: Service, request: Request) -> Response:
-    query, pacs = _query(request, "state"), _pacs(service)
-    found = await run_in_threadpool(pacs.studies, query.get("state", ""))
+    from hilum.serving.pacs.studies import STUDY_STATES
+
+    pacs = _pacs(service)
+    found = await run_in_threadpool(pacs.studies, **_page_of(request, STUDY_STATES))
     return JSONResponse({"studies": [to_dict(one) for one in found]})
 
 
 async def _list_deliveries(service: Service, request: Request) -> Response:
-    query, pacs = _query(request, "state"), _pacs(service)
-    found = await run_in_threadpool(pacs.deliveries, query.get("state", ""))
+    from hilum.serving.pacs.deliveries import DELIVERY_STATES
+
+    pacs = _pacs(service)
+    found = await run_in_threadpool(pacs.deliveries, **_page_of(request, DELIVERY_STATES))
     return JSONResponse({"deliveries": [to_dict(one) for one in found]})
+
+
+def _page_of(request: Request, states: Sequence[str]) -> dict[str, Any]:
+    """Which part of a list a query wants."""
+    query = _query(request, "state", "limit", "offset")
+    state = query.get("state", "")
+    if state and state not in states:
+        raise RefusedError(422, "state", f"state must be one of {', '.join(states)}")
+    most = _whole(query.get("limit", "100"), "limit", 1, _MOST_LISTED)
+    return {"state": state, "most": most, "offset": _whole(query.get("offset", "0"), "offset", 0, 10**9)}
 
 
 async def _send_again(service: Service, request: Request) -> Response:

@@ -98,11 +98,7 @@ def description(models: Sequence[str]) -> dict[str, Any]:
         "paths": {
             "/v1/predictions": {"post": _submission(models)},
             "/v1/jobs": {
-                "get": _operation("List jobs, the newest first", 200, _ANY_OBJECT, 422, parameters=[
-                    _in_query("state", {"enum": _STATES}),
-                    _in_query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
-                    _in_query("offset", {"type": "integer", "minimum": 0, "maximum": 10**9}),
-                ])
+                "get": _operation("List jobs, the newest first", 200, _ANY_OBJECT, 422, parameters=_list_part({"enum": _STATES}))
             },
             "/v1/jobs/{id}": {
                 "get": _operation("Show a job", 200, _JOB, 404, 410, 422, parameters=[job["id"], _in_query(
@@ -142,7 +138,7 @@ def _others() -> dict[str, Any]:
         },
         "/v1/studies": {
             "get": _operation("List studies of a PACS, by hashes", 200, _ANY_OBJECT, 404, 422,
-                              parameters=[_in_query("state", {"type": "string"})])
+                              parameters=_list_part({"type": "string"}))
         },
         "/v1/studies/{id}/send-again": {
             "post": _operation("Send again what was given up", 202, _ANY_OBJECT, 404, 409, 422,
@@ -154,7 +150,7 @@ def _others() -> dict[str, Any]:
         },
         "/v1/deliveries": {
             "get": _operation("List the objects of results that are or were to be sent", 200, _ANY_OBJECT, 404, 422,
-                              parameters=[_in_query("state", {"type": "string"})])
+                              parameters=_list_part({"type": "string"}))
         },
         "/v1/pacs/{name}": {
             "post": _operation(
@@ -214,6 +210,15 @@ def _operation(
         content = {kind: {"schema": one} for kind, one in body.items()}
         about["requestBody"] = {"required": True, "content": content}
     return about
+
+
+def _list_part(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of a list."""
+    return [
+        _in_query("state", state),
+        _in_query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
+        _in_query("offset", {"type": "integer", "minimum": 0, "maximum": 10**9}),
+    ]
 
 
 def _in_path(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -86,17 +86,17 @@ class Deliveries:
             named["node"] = self.config.node.destination
         return named.get(source, "")
 
-    def of(self, *, state: str = "", most: int = 1000, before: int = 0) -> list[Delivery]:
+    def of(self, *, state: str = "", most: int = 1000, offset: int = 0) -> list[Delivery]:
         """Deliveries, the latest first.
 
         Args:
             state: In this state alone.
             most: Most of them.
-            before: Number of those that come before and are left out.
+            offset: Number of those that come before and are left out.
         """
         where, values = ("state = ?", [state]) if state else ("1", [])
         query = f"SELECT * FROM objects WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?"  # noqa: S608
-        return [self._delivery(row) for row in self.database.rows(query, [*values, most, before])]
+        return [self._delivery(row) for row in self.database.rows(query, [*values, most, offset])]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of objects by destination and state."""

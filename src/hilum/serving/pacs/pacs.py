@@ -209,13 +209,13 @@ class Pacs:
             raise QueueFullError(msg)
         self._studies.expect(source, study_uid)
 
-    def studies(self, state: str = "", *, most: int = 100, before: int = 0) -> list[StudyLine]:
+    def studies(self, state: str = "", *, most: int = 100, offset: int = 0) -> list[StudyLine]:
         """The latest studies.
 
         Args:
             state: In this state alone, one of ``STUDY_STATES``; empty: in any.
             most: Most of them; at most 500.
-            before: Number of later ones that are left out.
+            offset: Number of later ones that are left out.
         """
         return [
             StudyLine(
@@ -223,16 +223,16 @@ class Pacs:
                 code=one.code, reason=one.reason, job=one.job, num_bytes=one.num_bytes, changed=one.changed,
                 created=one.created,
             )
-            for one in self._studies.of(state=state, most=min(most, _MOST_LINES), before=before)
+            for one in self._studies.of(state=state, most=min(most, _MOST_LINES), offset=offset)
         ]  # fmt: skip
 
-    def deliveries(self, state: str = "", *, most: int = 100, before: int = 0) -> list[DeliveryLine]:
+    def deliveries(self, state: str = "", *, most: int = 100, offset: int = 0) -> list[DeliveryLine]:
         """The latest objects of results.
 
         Args:
             state: In this state alone, one of ``DELIVERY_STATES``; empty: in any.
             most: Most of them; at most 500.
-            before: Number of later ones that are left out.
+            offset: Number of later ones that are left out.
         """
         return [
             DeliveryLine(
@@ -240,7 +240,7 @@ class Pacs:
                 destination=one.destination, state=one.state, tries=one.tries, due=one.due, reason=one.reason,
                 created=one.created, sent=one.sent,
             )
-            for one in self._deliveries.of(state=state, most=min(most, _MOST_LINES), before=before)
+            for one in self._deliveries.of(state=state, most=min(most, _MOST_LINES), offset=offset)
         ]  # fmt: skip
 
     def counts(self) -> tuple[dict[str, int], dict[tuple[str, str], int]]:

@@ -108,19 +108,19 @@ class Studies:
             raise KeyError(id)
         return _study(found[0])
 
-    def of(self, source: str = "", *, state: str = "", most: int = 1000, before: int = 0) -> list[Study]:
+    def of(self, source: str = "", *, state: str = "", most: int = 1000, offset: int = 0) -> list[Study]:
         """Studies, the latest first.
 
         Args:
             source: Of this source alone.
             state: In this state alone.
             most: Most of them.
-            before: Number of those that come before and are left out.
+            offset: Number of those that come before and are left out.
         """
         wanted = [(column, value) for column, value in (("source", source), ("state", state)) if value]
         where = " AND ".join(f"{column} = ?" for column, _ in wanted) or "1"
         query = f"SELECT {_COLUMNS} FROM studies WHERE {where} ORDER BY changed DESC, id LIMIT ? OFFSET ?"  # noqa: S608
-        return [_study(row) for row in self.database.rows(query, [*(value for _, value in wanted), most, before])]
+        return [_study(row) for row in self.database.rows(query, [*(value for _, value in wanted), most, offset])]
 
     def find(self, source: str, uid: str) -> Study | None:
         """The study of a source with a UID; None: it was never seen."""
