@@ -98,7 +98,8 @@ def description(models: Sequence[str]) -> dict[str, Any]:
         "paths": {
             "/v1/predictions": {"post": _submission(models)},
             "/v1/jobs": {
-                "get": _operation("List jobs, the newest first", 200, _ANY_OBJECT, 422, parameters=_list_part({"enum": _STATES}))
+                "get": _operation("List jobs, the newest first", 200, _ANY_OBJECT, 422,
+                                  parameters=_list_part({"enum": _STATES}))
             },
             "/v1/jobs/{id}": {
                 "get": _operation("Show a job", 200, _JOB, 404, 410, 422, parameters=[job["id"], _in_query(
