@@ -172,6 +172,24 @@ def test_what_cannot_be_read_fails_with_its_reason_and_without_names(live, chest
     assert live.left() == []
 
 
+def test_images_of_any_format_are_predicted_and_their_names_are_not_kept(live, tmp_path):
+    volume = dicom_sources.chest()
+    for suffix in (".nii.gz", ".nrrd", ".mha"):
+        volume.write(tmp_path / f"{NAME}{suffix}")
+        body = (tmp_path / f"{NAME}{suffix}").read_bytes()
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(f"{ID}/{NAME}{suffix}", body)
+        by_form = live.json("/v1/predictions", form({f"{NAME}{suffix}": body}), content_type=FORM)
+        for job in (live.submit(file.getvalue()), by_form["id"]):
+            assert live.ended(job)["state"] == "done", live.ended(job)
+            result = live.ask(f"/v1/jobs/{job}/result")[1].decode()
+            assert NAME not in result
+            assert ID not in result
+    alone = live.ended(live.submit(body))  # its name would have said what it is
+    assert alone["reason"].startswith("the body is no zip, tar or DICOM file"), alone
+
+
 def test_bad_requests_are_refused_in_a_sentence(live, chest):
     for path, code in [
         ("/v1/predictions?model=other", 422), ("/v1/predictions?outputs=everything", 422),

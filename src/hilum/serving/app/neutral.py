@@ -56,21 +56,28 @@ def neutral_scan(upload: Path, reading: ReadingConfig) -> Iterator[NeutralScan]:
             raise ReadError(words, code=findings[0].code if findings else "unreadable-file")
         if any(image_suffix(file) for file in tree.files):
             path = tree.common_folder(tree.files) if len(tree.files) > 1 else tree.files[0]
-            scan = NeutralScan(path=path, findings=findings, names=tuple(names))
-            try:
-                yield scan
-            except HilumError as exc:
-                exc.message = without_names(exc.message, names)
-                raise
+            with _errors_without(names):
+                yield NeutralScan(path=path, findings=findings, names=tuple(names))
             return
         if tree.files == (upload,) and not is_dicom(upload):
             msg = "the body is no zip, tar or DICOM file; images are sent as a form, or in an archive"
             raise ReadError(msg, code="unreadable-file")
         with tempfile.TemporaryDirectory(prefix="hilum-") as scratch:
-            for number, file in enumerate(tree.files, start=1):
-                own = Path(scratch) / f"{number:06d}.dcm"
+            numbered = [Path(scratch) / f"{number:06d}.dcm" for number in range(1, len(tree.files) + 1)]
+            for file, own in zip(tree.files, numbered, strict=True):
                 if tree.unpacked is not None and file.is_relative_to(tree.unpacked):
                     file.rename(own)
                 else:
                     own.symlink_to(file.absolute())
-            yield NeutralScan(path=Path(scratch), findings=findings)
+            with _errors_without([own.name for own in numbered]):  # which no user knows
+                yield NeutralScan(path=Path(scratch), findings=findings)
+
+
+@contextmanager
+def _errors_without(names: Sequence[str]) -> Iterator[None]:
+    """A context whose errors say ``a file`` in place of names."""
+    try:
+        yield
+    except HilumError as exc:
+        exc.message = without_names(exc.message, names)
+        raise
