@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from machine import DATA, ROOT, line, machine, need
 
 from hilum.predicting import Predictor
-from hilum.predicting.explain import explain_scan
+from hilum.predicting.explain.scan import explain_scan
 from hilum.reading.reader import read
 from hilum.volume import AIR_HU, Volume, crop
 

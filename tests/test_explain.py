@@ -17,13 +17,14 @@ from hilum.deciding.model_folder import EnsembleMember, ModelCard, build, save_m
 from hilum.modelling.ensemble import Ensemble
 from hilum.modelling.resnet import ResNet3D
 from hilum.predicting import Predictor
-from hilum.predicting.explain import ExplainConfig, HeatMap, explain, explain_scan
+from hilum.predicting.explain import ExplainConfig, HeatMap, explain
 from hilum.predicting.explain.check import Curves, SanityCheck, check_map, curves_of, randomised, rank_correlation
 from hilum.predicting.explain.explainer import maps_of, odds_of_sample
 from hilum.predicting.explain.gradients import integrated_gradients, usual_stage
 from hilum.predicting.explain.location import locate, places_of
 from hilum.predicting.explain.occlusion import patch_of
 from hilum.predicting.explain.sample_odds import SampleOdds, odds_when_filled
+from hilum.predicting.explain.scan import explain_scan
 from hilum.settings.recipe import Recipe
 from hilum.settings.run import ModelConfig
 from hilum.simulating import Lesion, Scanner, sample_anatomy, simulate_scan

@@ -31,7 +31,7 @@ from hilum.planning.advise import advise as advise
 from hilum.predicting import Prediction as Prediction
 from hilum.predicting import Predictor as Predictor
 from hilum.predicting.explain import explain as explain
-from hilum.predicting.explain import explain_scan as explain_scan
+from hilum.predicting.explain.scan import explain_scan as explain_scan
 from hilum.predicting.export import export_model as export_model
 from hilum.preparing import Store as Store
 from hilum.preparing import prepare as prepare

@@ -60,7 +60,7 @@ class Explain:
         """Explain, write and print."""
         from hilum.deciding.model_folder import read_card
         from hilum.modelling.memory import kept_memory
-        from hilum.predicting.explain import explain_scan
+        from hilum.predicting.explain.scan import explain_scan
 
         refuse_flags_of_scans(self.path, read_card(self.model).recipe.region, point=self.point, series=self.series)
         with kept_memory():
