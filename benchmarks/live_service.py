@@ -97,8 +97,14 @@ class Live:
         """The number of one of its processes, as the log tells it."""
         return next(one["pid"] for one in reversed(self.events()) if one["event"] == "process" and one["of"] == of)
 
-    def left(self) -> list[str]:
-        """Files of uploads and temporary files, and results that are not whole."""
+    def left(self, *, within: float = 0.0) -> list[str]:
+        """Files of uploads and temporary files, and results that are not whole; waited for that there are none."""
+        deadline = time.monotonic() + within
+        while (found := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _left(self) -> list[str]:
         found = [path for name in ("uploads", "tmp") for path in (self.data / name).rglob("*") if path.is_file()]
         found += [*(self.data / "uploads").iterdir(), *(self.data / "results").glob(".new-*")]
         return sorted({str(path.relative_to(self.data)) for path in found})
