@@ -33,7 +33,6 @@ from hilum.serving.dicom_out.page_picture import drawable
 from hilum.serving.dicom_out.parametric_map import on_planes, parametric_map
 from hilum.serving.dicom_out.references import references_of
 from hilum.serving.dicom_out.write import dicom_objects, result_of
-from hilum.serving.scan_result import OwnModel
 from hilum.settings.explain import ExplainConfig
 from hilum.settings.run import ModelConfig, Recipe
 from hilum.volume import Volume
@@ -190,7 +189,7 @@ def test_highdicom_finds_each_segment_by_the_slices_that_it_came_from(results, k
 @pytest.mark.parametrize("kind", dicom_sources.KINDS)
 def test_a_map_that_rises_evenly_through_space_does_so_in_its_object_on_measured_slices_alone(results, kind):
     scan, predictor, point, _, made, _ = results(kind)
-    found = result_of(OwnModel(predictor=predictor), scan, point_mm=point, config=None)
+    found = result_of(predictor, scan, point_mm=point, config=None)
     sample, slope = found.sample, np.array([0.3, -0.7, 0.5])
     index = np.moveaxis(np.indices(sample.shape), 0, -1)
     ramp = (sample.index_to_mm(index) @ slope).astype(np.float32)
@@ -432,7 +431,7 @@ def test_the_same_result_is_the_same_instance_and_any_other_is_another(tmp_path)
     assert predict_to_dicom(predictor, scan, tmp_path / "out").files == first  # over itself
     assert all(UID(uid).is_valid and uid.startswith("2.25.") for uid in first.values())
     assert len(set(first.values())) == 4
-    found = result_of(OwnModel(predictor=predictor), scan, config=ExplainConfig())
+    found = result_of(predictor, scan, config=ExplainConfig())
 
     def uids(result, **how):
         return {name: str(one.SOPInstanceUID) for name, one in dicom_objects(result, **how).items()}
@@ -625,7 +624,7 @@ def test_real_scans_have_valid_objects(shared_data, tmp_path):
 
 def test_the_map_of_a_box_beside_all_slices_is_left_out(tmp_path):
     scan = dicom_sources.write_source(tmp_path / "scan", "plain")
-    found = result_of(OwnModel(predictor=model(tmp_path / "model")), scan, config=ExplainConfig())
+    found = result_of(model(tmp_path / "model"), scan, config=ExplainConfig())
     (heat_map,) = found.heat_maps
     far = heat_map.affine.copy()
     far[2, 3] += 5000

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 from hilum.cohorts.cells import NO_RESULT
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import GeometryError, PrepareError
-from hilum.predicting.explain.ask import ModelAnswer, ask
+from hilum.predicting.explain.ask import ask
 from hilum.predicting.explain.heat_map import HeatMap
 from hilum.predicting.predictor import Prediction, Predictor
 from hilum.predicting.prepare_scan import prepare_scan
@@ -20,49 +20,6 @@ from hilum.preparing.resample import sample_mask
 from hilum.reading.source import ScanSource
 from hilum.settings.explain import ExplainConfig
 from hilum.volume import Triple, Volume
-
-
-@runtime_checkable
-class AskedModel(Protocol):
-    """A model that can be asked, whose network may run in another process."""
-
-    @property
-    def card(self) -> ModelCard:
-        """Its card."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of its folder."""
-
-    def ask(self, sample: Volume, config: ExplainConfig | None) -> ModelAnswer:
-        """What it says of a prepared sample; see ``ask``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnModel:
-    """A model whose network runs in this process.
-
-    Attributes:
-        predictor: The model.
-        show_progress: Show a bar where a map takes longer than two seconds.
-    """
-
-    predictor: Predictor
-    show_progress: bool = False
-
-    @property
-    def card(self) -> ModelCard:
-        """Its card."""
-        return self.predictor.card
-
-    @property
-    def digest(self) -> str:
-        """Digest of its folder."""
-        return self.predictor.digest
-
-    def ask(self, sample: Volume, config: ExplainConfig | None) -> ModelAnswer:
-        """What it says of a prepared sample."""
-        return ask(self.predictor, sample, config, show_progress=self.show_progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,39 +84,41 @@ class ScanResult:
 
 
 def ask_of_scan(
-    model: AskedModel,
+    predictor: Predictor,
     source: ScanSource,
     *,
     config: ExplainConfig | None,
     point_mm: Any = None,
     mask: Path | None = None,
     path: Path | None = None,
+    show_progress: bool = False,
 ) -> ScanResult:
     """Predict a scan, find its lungs and explain the prediction.
 
     Args:
-        model: The model.
+        predictor: The model.
         source: The scan.
         config: How maps are made; None: none are.
         point_mm: LPS mm (x, y, z), for models of region ``point``.
         mask: File of a lung mask; None: the lungs are segmented.
         path: Where the scan was read, for errors.
+        show_progress: Show a bar where a map takes longer than two seconds.
 
     Raises:
         HilumError: If the scan cannot be prepared.
     """
-    volume, card = source.volume, model.card
+    volume, card = source.volume, predictor.card
     try:
         sample = prepare_scan(card, volume, point_mm=point_mm, mask=mask if card.recipe.needs_lungs else None)
     except (GeometryError, PrepareError) as exc:
         exc.path = exc.path or path
         raise
-    asked = model.ask(sample, config)
+    asked = ask(predictor, sample, config, show_progress=show_progress)
     return ScanResult(
         source=source,
         prediction=asked.prediction,
         card=card,
-        model_digest=model.digest,
+        model_digest=predictor.digest,
         sample=sample,
         lungs=read_lungs(mask, volume) if mask is not None else segment_lungs(volume),
         heat_maps=asked.heat_maps,

@@ -54,7 +54,7 @@ class Child:
 
     def __init__(self, work: Callable[..., None], args: tuple[Any, ...], folder: Path, sharers: int) -> None:
         context = get_context("loky")
-        self.folder, self._is_ready = folder, False
+        self.folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
         self.connection, theirs = context.Pipe()
         life, self._life = context.Pipe(duplex=False)
@@ -63,7 +63,6 @@ class Child:
         self.process.start()
         theirs.close()
         life.close()
-        self._deadline = time.monotonic() + _START_S
 
     def ready(self, stop: threading.Event) -> None:
         """Wait until it is ready.
@@ -71,9 +70,7 @@ class Child:
         Raises:
             ChildLostError: If it ends, does not become ready, or the service stops meanwhile.
         """
-        if not self._is_ready:
-            self.receive(self._deadline - time.monotonic(), stop)
-            self._is_ready = True
+        self.receive(_START_S, stop)
 
     def send(self, value: Any) -> None:
         """Send a value.

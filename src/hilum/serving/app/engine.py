@@ -1,5 +1,6 @@
 """Works through the queue: processes that read and prepare on all cores, and one for each device with the networks."""
 
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -56,8 +57,8 @@ class Engine:
     Args:
         jobs: The queue.
         config: What to work with.
-        on_end: Called with each job that has ended, before its end is written down, with the folder of its result if
-            it is done; within one transaction with its end.
+        on_end: Called with each job that has ended, within one transaction with its end; if it is done, its result is
+            in its place.
 
     Attributes:
         num_lost: Number of processes that crashed, hung or were killed while they worked on a job.
@@ -78,10 +79,6 @@ class Engine:
     def is_ready(self) -> bool:
         """Whether every process has started and is alive."""
         return bool(self._slots) and not self._stop.is_set() and all(slot.is_alive for slot in self._slots)
-
-    def pids(self) -> list[int]:
-        """Numbers of the processes that run."""
-        return [int(slot.child.process.pid) for slot in self._slots if slot.child is not None]
 
     def start(self) -> None:
         """Start the processes, and work."""
@@ -140,10 +137,8 @@ class Engine:
             if slot.is_alive or not slot.lock.acquire(blocking=False):
                 continue
             try:
-                slot.started()
-            except ChildLostError as exc:
-                if exc.code != "stopped":
-                    _log.error("no-process", extra={"of": slot.name, "code": exc.code})
+                with contextlib.suppress(ChildLostError):
+                    slot.started()
             finally:
                 slot.lock.release()
 
@@ -152,9 +147,7 @@ class Engine:
             try:
                 with slot.lock:
                     slot.started()
-            except ChildLostError as exc:
-                if exc.code != "stopped":
-                    _log.error("no-process", extra={"of": slot.name, "code": exc.code})
+            except ChildLostError:
                 continue
             try:
                 job = self.jobs.take()
@@ -230,10 +223,10 @@ class Engine:
 
     def _ask(self, child: Child, cancelled: threading.Event) -> None:
         """Pass a question of a process on to the first device that is free, and the answer back."""
+        child.wait_for_value(self.config.step_s, cancelled, self._now)
         with self._network(cancelled) as slot, slot.lock:
             network = slot.started()
             try:
-                child.wait_for_value(self.config.step_s, cancelled, self._now)
                 child.relay(network)
                 network.wait_for_value(self.config.step_s, cancelled, self._now)
                 network.relay(child)
@@ -363,7 +356,10 @@ class _Slot:
             except ChildLostError as exc:
                 self._failures += 1
                 self.end()
-                raise ChildLostError(exc.reason, code="stopped" if exc.code == "stopped" else NOT_STARTED) from exc
+                if exc.code == "stopped":
+                    raise
+                _log.error("no-process", extra={"of": self.name, "code": exc.code})
+                raise ChildLostError(exc.reason, code=NOT_STARTED) from exc
             self._failures, self._is_ready = 0, True
             _log.info("process", extra={"of": self.name, "pid": self.child.process.pid})
         return self.child

@@ -119,29 +119,15 @@ class _Steps:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RemoteModel:
-    """A model whose network runs in the process of a device, reached through the parent."""
-
-    served: ServedModel
-    connection: Connection
-
-    @property
-    def card(self) -> ModelCard:
-        return self.served.card
-
-    @property
-    def digest(self) -> str:
-        return self.served.digest
-
-    def ask(self, sample: Volume, config: ExplainConfig | None) -> ModelAnswer:
-        self.connection.send(("ask",))
-        self.connection.send((self.served.name, sample, config))
-        answer = self.connection.recv()
-        if isinstance(answer, ModelAnswer):
-            return answer
-        code, reason = answer
-        raise HilumError(reason, code=code)
+def _ask(connection: Connection, model: str, sample: Volume, config: ExplainConfig | None) -> ModelAnswer:
+    """Ask a model whose network runs in the process of a device, which the parent reaches."""
+    connection.send(("ask",))
+    connection.send((model, sample, config))
+    answer = connection.recv()
+    if isinstance(answer, ModelAnswer):
+        return answer
+    code, reason = answer
+    raise HilumError(reason, code=code)
 
 
 def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> dict[str, Any]:
@@ -154,7 +140,7 @@ def _work(order: Order, served: ServedModel, steps: _Steps, max_bytes: int) -> d
         lungs = segment_lungs(source.volume) if {"dicom", "page"} & set(wanted.outputs) else None
     with steps.step("predicting"):
         config = ExplainConfig() if "maps" in wanted.outputs else None
-        answer = _RemoteModel(served=served, connection=steps.connection).ask(sample, config)
+        answer = _ask(steps.connection, served.name, sample, config)
     order.out.mkdir(mode=0o700)
     files: list[str] = []
     objects: dict[str, str] = {}

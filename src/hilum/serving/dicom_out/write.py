@@ -25,7 +25,7 @@ from hilum.serving.dicom_out.parametric_map import parametric_map
 from hilum.serving.dicom_out.references import check_headers, references_of
 from hilum.serving.dicom_out.report import structured_report
 from hilum.serving.dicom_out.segmentation import segmentation
-from hilum.serving.scan_result import AskedModel, OwnModel, ScanResult, ask_of_scan
+from hilum.serving.scan_result import ScanResult, ask_of_scan
 from hilum.settings.explain import ExplainConfig
 
 _LONGEST_NAME = 64
@@ -79,9 +79,7 @@ def predict_to_dicom(
     predictor = (model if isinstance(model, Predictor) else Predictor(model)).named(names)
     with quiet_dicom():
         config = ExplainConfig() if maps else None
-        found = result_of(
-            OwnModel(predictor=predictor), scan, config=config, point_mm=point_mm, series=series, mask=mask
-        )
+        found = result_of(predictor, scan, config=config, point_mm=point_mm, series=series, mask=mask)
         made = dicom_objects(found, uids=uids)
         with whole_folder(folder, lambda _: True, last="report.dcm") as new:
             write_objects(made, new)
@@ -90,7 +88,7 @@ def predict_to_dicom(
 
 
 def result_of(
-    model: AskedModel,
+    predictor: Predictor,
     scan: str | Path,
     *,
     config: ExplainConfig | None,
@@ -106,11 +104,11 @@ def result_of(
         HilumError: If the scan cannot be read or prepared.
     """
     path = user_path(scan)
-    check_names(model.card.classes)
-    source = read_source(path, series=series or None, reading=model.card.reading, headers=True)
+    check_names(predictor.card.classes)
+    source = read_source(path, series=series or None, reading=predictor.card.reading, headers=True)
     check_is_dicom(source, path)
     at = user_path(mask) if mask is not None else None
-    return ask_of_scan(model, source, config=config, point_mm=point_mm, mask=at, path=path)
+    return ask_of_scan(predictor, source, config=config, point_mm=point_mm, mask=at, path=path)
 
 
 def check_is_dicom(source: ScanSource, path: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from hilum.preparing.lungs.segment import Lungs, segment_lungs
 from hilum.preparing.lungs.sides import LEFT, RIGHT
 from hilum.reading.reader import read_source
 from hilum.reading.source import ScanSource
-from hilum.serving.scan_result import OwnModel, ScanResult, ask_of_scan
+from hilum.serving.scan_result import ScanResult, ask_of_scan
 from hilum.serving.viewer.answer import answer_of
 from hilum.serving.viewer.embedded import EmbeddedScan, embed
 from hilum.serving.viewer.layers import Layer, box_layer, lung_layers, map_layers
@@ -93,10 +93,11 @@ def view(
     if predictor is None:
         found: ScanResult | Lungs = read_lungs(at, volume) if at is not None else segment_lungs(volume)
     else:
-        own = OwnModel(predictor=predictor, show_progress=show_progress)
         seen = point if predictor.card.recipe.region == "point" else None
-        path = inputs[0]
-        found = ask_of_scan(own, source, config=config if with_map else None, point_mm=seen, mask=at, path=path)
+        found = ask_of_scan(
+            predictor, source, config=config if with_map else None, point_mm=seen, mask=at, path=inputs[0],
+            show_progress=show_progress,
+        )  # fmt: skip
     page, shown = page_of_scan(source, found, point)
     write_whole(out, page, mark=PAGE_MARK)
     result = found if isinstance(found, ScanResult) else None
