@@ -29,6 +29,7 @@ from hilum.serving.app.database import Database
 from hilum.serving.app.engine import Engine, EngineConfig
 from hilum.serving.app.jobs import Jobs, QueueFullError
 from hilum.serving.app.worker import ServedModel
+from hilum.serving.pacs import web_source
 from hilum.serving.pacs.deliveries import Deliveries, back_off
 from hilum.serving.pacs.destination import SendStatus, status_of
 from hilum.serving.pacs.instance import InstanceHeader, read_instance
@@ -783,9 +784,19 @@ def value(one) -> dict:
     return {"vr": "UI", "Value": [str(one) if not isinstance(one, int) else one]}
 
 
-def test_a_study_at_fault_is_told_and_given_up_while_the_others_go_on(service, tmp_path, monkeypatch):
-    from hilum.serving.pacs import web_source
+@pytest.mark.parametrize("most", [1, 7, 200, 1000])
+@pytest.mark.parametrize("is_paged", [True, False])
+def test_a_search_finds_all_whatever_the_other_side_gives_at_a_time(most, is_paged):
+    uids = [f"1.2.{n}" for n in range(410)]
+    rows = [odd for uid in uids for odd in ({"0020000D": value(uid)}, {})]  # every other row cannot be read
 
+    def search(limit: int, offset: int) -> list[dict]:
+        return rows[offset : offset + min(limit, most)] if is_paged else rows
+
+    assert [uid for uid, _ in web_source._found(search, "0020000D")] == uids
+
+
+def test_a_study_at_fault_is_told_and_given_up_while_the_others_go_on(service, tmp_path, monkeypatch):
     monkeypatch.setattr(web_source, "_FIRST_BACK_OFF_S", 0.2)
     contents = {}
     for number in (21, 22, 23):

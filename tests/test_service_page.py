@@ -54,7 +54,9 @@ def used(tmp_path_factory, network):
     try:
         live.ready()
         shots = folder / "shots"
-        command = [node, "service.mjs", live.url, TOKEN, folder / f"{NAME}.zip", scan.parent, shots]
+        starts = [one for one in live.events() if one["event"] == "process"]
+        workers = [one["pid"] for one in starts if one["of"].startswith("worker-")]
+        command = [node, "service.mjs", live.url, TOKEN, folder / f"{NAME}.zip", scan.parent, shots, *workers]
         done = subprocess.run([str(one) for one in command], cwd=BROWSER, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr + live.logged()
         yield json.loads(done.stdout), live, len(list(scan.iterdir()))

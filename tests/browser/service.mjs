@@ -1,10 +1,10 @@
 // Uses the pages of hilum serve in Chromium as a person does, and prints what it saw as JSON.
-// Usage: node service.mjs ADDRESS TOKEN ZIP FOLDER_OF_A_SCAN FOLDER_FOR_SCREENSHOTS
+// Usage: node service.mjs ADDRESS TOKEN ZIP FOLDER_OF_A_SCAN FOLDER_FOR_SCREENSHOTS PID_OF_A_WORKER ...
 import { chromium } from "playwright-core";
 import fs from "node:fs";
 import path from "node:path";
 
-const [address, token, zip, scan, shots] = process.argv.slice(2);
+const [address, token, zip, scan, shots, ...workers] = process.argv.slice(2);
 const browser = await chromium.launch({
   executablePath: "/usr/bin/chromium",
   args: [
@@ -28,6 +28,8 @@ page.on("request", (request) => { if (!/^(data|blob):/.test(request.url())) seen
 page.on("console", (message) => seen.console.push(`${message.type()}: ${message.text()} (${message.location().url})`));
 page.on("pageerror", (error) => seen.console.push(`error: ${error.message}`));
 page.on("dialog", (dialog) => dialog.accept());
+let chosen; // what a file dialog is answered with
+page.on("filechooser", (chooser) => chooser.setFiles(chosen)); // from the start, so that no dialog comes before it
 
 const text = (pattern) => page.locator(pattern).innerText();
 const focused = () => page.evaluate(() => document.activeElement.id);
@@ -44,6 +46,8 @@ async function drop(...files) {
 async function slow(bytesPerSecond) {
   await cdp.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: bytesPerSecond });
 }
+
+const signalWorkers = (name) => workers.forEach((pid) => process.kill(Number(pid), name)); // SIGSTOP: jobs wait for certain
 
 async function tabTo(id) {
   for (let press = 0; press < 30; press++) {
@@ -137,11 +141,12 @@ await look("job");
 // By keyboard alone: files, the upload, and the cancelling of a job that waits behind others.
 const body = fs.readFileSync(zip);
 const headers = { authorization: `Bearer ${token}`, "content-type": "application/octet-stream" };
+signalWorkers("SIGSTOP");
 for (let n = 0; n < 6; n++) await fetch(`${address}/v1/predictions?model=net&outputs=page,maps`, { method: "POST", headers, body });
 await page.goto(`${address}/`);
 seen.reaches = await tabTo("pick-files");
-const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.keyboard.press("Enter")]);
-await chooser.setFiles(zip);
+chosen = zip;
+await page.keyboard.press("Enter");
 await page.waitForFunction(() => document.activeElement.id === "send");
 await page.keyboard.press("Enter");
 await page.waitForURL(/\/jobs\//);
@@ -157,6 +162,7 @@ const row = page.locator("#jobs tbody tr", { hasText: "waiting" }).first();
 seen.other = await row.locator("a").innerText();
 await row.getByRole("button", { name: "Cancel" }).click();
 await page.locator("#jobs tbody tr", { hasText: seen.other }).locator(".state.cancelled").waitFor();
+signalWorkers("SIGCONT");
 await page.waitForFunction(() => !document.querySelector(".state.queued, .state.running"), null, { timeout: 40000 });
 seen.rows = await page.locator("#jobs tbody tr").evaluateAll((rows) => rows.map((one) => [...one.cells].map((cell) => cell.innerText)));
 seen.news = await page.locator("#news").textContent();

@@ -32,7 +32,7 @@ _log = logging.getLogger("hilum.serve")
 _TICK_S, _LOOK_S = 0.25, 5.0
 """How often there is something to do, and the longest time between two looks at a study that may be complete."""
 
-_PAGE, _MOST_PAGES = 200, 500
+_PAGE, _MOST_ROWS = 200, 100_000
 _ALL = 1_000_000
 _FIRST_BACK_OFF_S, _BACK_OFF_S = 2.0, 120.0
 _AS_STORED = (("application/dicom", "*"),)
@@ -306,10 +306,14 @@ def _found(search: Callable[..., Any], tag: str) -> Iterator[tuple[str, dict[str
         UnreachableError: If the other side cannot be reached or understood.
     """
     known: set[str] = set()
-    for page in range(_MOST_PAGES):
+    rows: list[Any] = []
+    offset = 0
+    while offset < _MOST_ROWS:
         with reaching():
-            rows = list(search(limit=_PAGE, offset=page * _PAGE))
-        num_known = len(known)
+            before, rows = rows, list(search(limit=_PAGE, offset=offset))
+        if not rows or rows == before:  # the end, or it takes no notice of offset; a short page may be its own limit
+            return
+        offset += len(rows)
         for row in rows:
             try:
                 uid = _text(row, tag) if isinstance(row, dict) else ""
@@ -318,8 +322,6 @@ def _found(search: Callable[..., Any], tag: str) -> Iterator[tuple[str, dict[str
             if is_uid(uid) and uid not in known:
                 known.add(uid)
                 yield uid, row
-        if len(rows) < _PAGE or len(known) == num_known:  # the latter: it takes no notice of offset
-            return
 
 
 def _each(sent: Iterator[Dataset]) -> Iterator[Dataset]:
