@@ -34,10 +34,11 @@ from hilum.preparing import Store
 from hilum.settings.presets import preset
 from hilum.settings.run import CohortConfig, ModelConfig, Recipe, RunConfig, TrainingConfig
 from hilum.training.decided_settings import decided
-from hilum.training.epoch import Learner, PartLoader, run_epoch, validate
+from hilum.training.epoch import Learner, run_epoch, validate
 from hilum.training.fit import fabric_of, network_of_run
 from hilum.training.kept_weights import KeptWeights
 from hilum.training.optimizer import make_optimizer
+from hilum.training.part_loader import PartLoader
 from hilum.training.run_folder import Run
 from hilum.training.saver import Saver
 from hilum.training.schedule import Schedule

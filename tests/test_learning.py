@@ -33,11 +33,11 @@ from hilum.preparing import Store
 from hilum.settings.run import CohortConfig, ColumnsConfig, SplitConfig, TrainingConfig
 from hilum.settings.toml import load
 from hilum.training.auxiliary import AuxiliaryHead
-from hilum.training.epoch import PartLoader
 from hilum.training.epoch_metrics import EpochMetrics
 from hilum.training.folds import train_folds
 from hilum.training.kept_weights import KeptWeights, plain_batches
 from hilum.training.optimizer import make_optimizer
+from hilum.training.part_loader import PartLoader
 from hilum.training.schedule import Schedule, warmed_cosine
 
 

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import tarfile
+import tempfile
 import time
 import urllib.request
 import zipfile
@@ -499,6 +500,17 @@ def test_tokens_are_wanted_and_told_apart_and_results_go_when_their_time_is_over
         assert {one["who"] for one in live.events() if one["event"] == "request" and one["status"] == 202} == {"ris"}
     finally:
         assert live.stop() == 143
+
+
+def test_a_service_that_does_not_start_leaves_the_process_as_it_was(tmp_path, network):
+    def state():
+        os.umask(umask := os.umask(0))
+        return umask, tempfile.gettempdir(), os.environ.get("TMPDIR")
+
+    before = state()
+    (tmp_path / "file").touch()
+    assert main(["serve", str(network), "--data", str(tmp_path), "--port", "0"]) == 1
+    assert state() == before
 
 
 def test_other_machines_need_a_token(tmp_path, network):

@@ -1,12 +1,14 @@
 """Tests of what ends a training early: signals, kills, full disks, damaged samples and dead loader processes."""
 
 import contextlib
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -412,3 +414,32 @@ def _children(pid, of=b""):
             is_loader = b"resource_tracker" not in command and b"loky" not in command
             if int(state[1]) == pid and (of in command if of else is_loader):
                 yield int(folder.name)
+
+
+def test_a_long_path_of_temporary_files_is_no_hindrance_to_loader_processes(npy_cohort, tmp_path, monkeypatch):
+    (far := tmp_path / ("x" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    for name, workers in (("one", 0), ("other", 2)):
+        train(config_of(npy_cohort, epochs=1, workers=workers), tmp_path / name, base=npy_cohort)
+    assert (tmp_path / "one" / "metrics.csv").read_bytes() == (tmp_path / "other" / "metrics.csv").read_bytes()
+    assert list(far.iterdir()) == []
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_training_and_is_not_waited_for(npy_cohort, tmp_path, monkeypatch):
+    (far := tmp_path / ("x" * 100)).mkdir()
+    # of this process, and so of its loader processes: too late for them to choose another
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(far))
+    with pytest.raises(ResourceError, match="path of the temporary folder is too long") as told:
+        train(config_of(npy_cohort, epochs=1, workers=1), tmp_path / "run", base=npy_cohort)
+    assert "TMPDIR" in told.value.hint
+
+
+def test_too_few_open_files_are_one_line_that_says_what_helps(npy_cohort, tmp_path):
+    folder = tmp_path / "c"
+    shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run", "store"))
+    flags = ["--training.workers", "2", "--training.batch-size", "4", "--training.epochs", "1"]
+    python = [sys.executable, "-c", TRAINING, str(folder / "config.toml"), "--out", str(tmp_path / "run"), *flags]
+    limited = ["sh", "-c", 'ulimit -n 42 && exec "$@"', "sh", *python]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "the loader processes may open too few files" in done.stderr.strip().splitlines()[-1], done.stderr

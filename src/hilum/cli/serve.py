@@ -72,14 +72,14 @@ class Serve:
         devices = tuple(dict.fromkeys(str(pick_device(one)) for one in self.device))
         data = (self.data or data_folder()).absolute()
         check_place(data, "a folder", "--data")
-        private_files(data)
-        service = Service(data, ModelPlaces(folders=folders, names=names, devices=devices), config)
-        log_as_json()
-        shown = f"[{self.host}]" if ":" in self.host else self.host
-        run_service(
-            service, host=self.host, port=self.port, tokens=tokens,
-            on_start=lambda port: print(f"Hilum serves {', '.join(folders)} at http://{shown}:{port}/", flush=True),
-        )  # fmt: skip
+        with private_files(data):
+            service = Service(data, ModelPlaces(folders=folders, names=names, devices=devices), config)
+            log_as_json()
+            shown = f"[{self.host}]" if ":" in self.host else self.host
+            run_service(
+                service, host=self.host, port=self.port, tokens=tokens,
+                on_start=lambda port: print(f"Hilum serves {', '.join(folders)} at http://{shown}:{port}/", flush=True),
+            )  # fmt: skip
         return 0
 
     def _config(self) -> "tuple[ServeConfig, dict[str, tuple[str, ...]]]":

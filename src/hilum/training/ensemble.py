@@ -24,9 +24,9 @@ from hilum.modelling.ensemble import Ensemble, Network
 from hilum.modelling.resnet import ResNet3D
 from hilum.settings.run import RunConfig
 from hilum.training.card import figures_of, model_card
-from hilum.training.epoch import PartLoader
 from hilum.training.gate import Outputs, found_out_of_fold, gate_of_members
 from hilum.training.out_of_fold import cross_fitted, digest_of, outputs_of_part, write_out_of_fold
+from hilum.training.part_loader import PartLoader
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")

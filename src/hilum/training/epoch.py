@@ -1,28 +1,18 @@
 """One epoch of training or validation, batch by batch."""
 
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from hilum.cohorts.batches import DrawnBatches, EpochBatches
 from hilum.cohorts.dataset import CohortDataset, Sample, to_float
-from hilum.cohorts.sampling import Decks, drawn_by
-from hilum.deciding.fit_decisions import TrainingCases
 from hilum.deciding.inference import case_logits
 from hilum.deciding.tta import Views
-from hilum.errors import HilumError, ResourceError, TrainingError
+from hilum.errors import TrainingError
 from hilum.modelling.augmenting.augment import Augment
 from hilum.modelling.input import model_input
 from hilum.modelling.losses.base import Loss
@@ -32,108 +22,10 @@ from hilum.settings.run import RunConfig
 from hilum.training.auxiliary import AuxiliaryHead
 from hilum.training.epoch_metrics import EpochFigures, EpochMetrics
 from hilum.training.micro_batches import micro_batches, within_memory_of
+from hilum.training.part_loader import PartLoader
 from hilum.training.saver import Saver
 from hilum.training.state import TrainingState
 from hilum.training.tracking import Tracker
-
-
-def _begin_worker(_number: int) -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _no_handler_of_dead_children() -> Iterator[None]:
-    """Keep the handler of SIGCHLD that PyTorch would replace, in the main thread, the only one that may.
-
-    Its own raises errors about dead loader processes anywhere, in the middle of a step too; without it they are raised
-    where a batch is waited for.
-    """
-    number = getattr(signal, "SIGCHLD", None)  # Windows has none
-    if number is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(number)
-    is_pytorchs = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another data loader
-    try:
-        yield
-    finally:
-        signal.signal(number, signal.SIG_DFL if is_pytorchs or before is None else before)
-
-
-def _loader_error(exc: Exception) -> Exception:
-    """A clear error for what went wrong in a loader process."""
-    text = str(exc)
-    if "Bus error" in text or "shared memory" in text or "/torch_" in text:
-        msg = "the loader processes ran out of shared memory, /dev/shm"
-        return ResourceError(msg, hint="enlarge it (docker run --shm-size 1g), or set training.workers = 0")
-    if "exited unexpectedly" in text or "is killed by signal" in text:
-        msg = "a loader process was killed, perhaps because memory ran out"
-        return ResourceError(msg, hint="free some, or set training.workers lower")
-    return exc
-
-
-class PartLoader:
-    """Loads the cases of one part.
-
-    With a seed: sampled and shuffled, in batches of one grid for each case. Without: each case once, in order, as lists
-    of whole samples.
-    """
-
-    def __init__(self, dataset: CohortDataset, config: RunConfig, *, seed: int | None = None) -> None:
-        self.dataset = dataset
-        settings = config.training
-        size = settings.batch_size if seed is not None else config.at_once(settings.batch_size)
-        self.decks: Decks | None = None
-        if seed is not None and config.sampling.method != "none":
-            classes = drawn_by(dataset.labels)
-            self.decks = Decks(classes, config.sampling.method, seed=seed, epochs=settings.epochs)
-        self.batches = EpochBatches(len(dataset), size, seed=seed, decks=self.decks)
-        self.loader: Any = DataLoader(
-            dataset,
-            batch_sampler=self.batches if seed is None else DrawnBatches(self.batches),
-            collate_fn=list if seed is None else None,  # whole samples may differ in shape, so they stay a list
-            num_workers=settings.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=settings.workers > 0,
-            worker_init_fn=_begin_worker,
-            multiprocessing_context="fork" if settings.workers and sys.platform == "linux" else None,
-        )
-
-    def times(self, epoch: int) -> Int[np.ndarray, " n"]:
-        """How often each case is sampled in an epoch."""
-        return np.ones(len(self.dataset), int) if self.decks is None else self.decks.times(epoch)
-
-    def cases_of(self, epoch: int) -> TrainingCases:
-        """The cases with a label as an epoch samples them."""
-        known = self.dataset.is_labelled
-        counted = self.times(epoch) * self.dataset.weights
-        return TrainingCases(labels=self.dataset.labels[known], counted=counted[known])
-
-    def load(self, epoch: int, what: str, *, first: int = 0) -> Iterator[Any]:
-        """Batches from the one of this number on, with a progress bar on a terminal."""
-        self.batches.epoch, self.batches.first = epoch, first
-        with _no_handler_of_dead_children():
-            loaded = iter(self.loader)
-        batches = iter(tqdm(loaded, what, total=len(self.loader), leave=False, disable=None, unit="batch"))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (HilumError, RuntimeError, OSError) as exc:
-                clear = _loader_error(exc)
-                if clear is exc and self.loader.num_workers:
-                    self.dataset.check()  # an error of a process has lost which case it is about
-                raise clear from exc
-            if batch is None:
-                return
-            yield batch
-
-    def usual_weight(self, loss: Loss, epoch: int) -> float:
-        """Mean weight in the loss over the sampled cases of an epoch."""
-        places, times = list(range(len(self.dataset))), torch.from_numpy(self.times(epoch))
-        targets = self.dataset.targets_of(places)
-        weights = loss.weights(targets, targets, self.dataset.weights_of(places))
-        return float((weights * times).sum() / times.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from hilum.deciding.model_folder import save_model
 from hilum.deciding.tta import views_of
 from hilum.modelling.speed import EXACT, for_prediction
 from hilum.training.card import model_card
-from hilum.training.epoch import Learner, PartLoader, validate
+from hilum.training.epoch import Learner, validate
 from hilum.training.gate import gate_of_run
+from hilum.training.part_loader import PartLoader
 from hilum.training.run_folder import Run
 from hilum.training.second_stage import retrain_head
 from hilum.training.state import TrainingState

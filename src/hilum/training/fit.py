@@ -24,10 +24,11 @@ from hilum.modelling.weights.matching import load_weights
 from hilum.randomness import torch_seed
 from hilum.settings.run import RunConfig, TrainingConfig
 from hilum.training.auxiliary import AuxiliaryHead, WithAuxiliary
-from hilum.training.epoch import Learner, PartLoader, run_epoch, sampled_shares, validate
+from hilum.training.epoch import Learner, run_epoch, sampled_shares, validate
 from hilum.training.finish import finish
 from hilum.training.kept_weights import KeptWeights, plain_batches
 from hilum.training.optimizer import make_optimizer
+from hilum.training.part_loader import PartLoader
 from hilum.training.run_folder import Run
 from hilum.training.saver import Saver
 from hilum.training.schedule import Schedule

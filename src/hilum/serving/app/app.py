@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +167,17 @@ def check_address(host: str, *, has_tokens: bool, insecure: bool) -> None:
     require(right, "--host", "of this machine alone, or with --token-file (or --insecure)", host)
 
 
-def private_files(data: Path) -> None:
+@contextmanager
+def private_files(data: Path) -> Iterator[None]:
     """See to it that what this process writes is its owner's alone, and temporary files lie in the data folder."""
-    import tempfile
-
-    os.umask(0o077)
+    before = os.umask(0o077), tempfile.tempdir, os.environ.get("TMPDIR")
     tempfile.tempdir = os.environ["TMPDIR"] = str(data / "tmp")
+    try:
+        yield
+    finally:
+        umask, tempfile.tempdir, variable = before
+        os.umask(umask)
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
