@@ -29,7 +29,7 @@ from hilum.predicting import Predictor
 from hilum.predicting.calibrated_network import Calibrated
 from hilum.settings.run import DecisionConfig, HeadConfig, LossConfig, RunConfig, SamplingConfig
 from hilum.settings.toml import from_dict, load, to_dict
-from hilum.training import epoch, fit
+from hilum.training import epoch, fit, part_loader
 from hilum.training.train import train
 
 CLASSES = ("healthy", "diseased")
@@ -246,7 +246,9 @@ def test_offsets_are_those_of_the_epoch_that_is_kept(npy_cohort, tmp_path):
     )
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch, "TrainingCases", lambda **given: seen.append(given["counted"]) or TrainingCases(**given))
+        patch.setattr(
+            part_loader, "TrainingCases", lambda **given: seen.append(given["counted"]) or TrainingCases(**given)
+        )
         train(config, tmp_path / "run", base=npy_cohort)
     _, card = load_model(tmp_path / "run" / "model")
     kept = card.training["epoch"]

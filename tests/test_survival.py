@@ -154,7 +154,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(npy_cohort, tmp_path, number, code):
     folder = tmp_path / "c"
     shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
-    flags = [str(folder / "config.toml"), "--training.epochs", "40", "--training.stop-patience", "0"]
+    flags = [str(folder / "config.toml"), "--training.epochs", "15", "--training.stop-patience", "0"]
     out = tmp_path / "run"
     train_args = [*flags, "--out", str(out)]
     process = subprocess.Popen(
