@@ -132,7 +132,7 @@ class PartLoader:
             try:
                 batch = next(batches, None)
             except (HilumError, RuntimeError, OSError) as exc:
-                clear = _loader_error(exc)
+                clear = _loader_error(exc) if self.loader.num_workers else exc
                 if clear is exc and self.loader.num_workers:
                     self.dataset.check()  # an error of a process has lost which case it is about
                 raise clear from exc
