@@ -34,6 +34,7 @@ from hilum.predicting.explain import explain as explain
 from hilum.predicting.explain.scan import explain_scan as explain_scan
 from hilum.predicting.export import export_model as export_model
 from hilum.preparing import Store as Store
+from hilum.preparing import lungs_from_mask as lungs_from_mask
 from hilum.preparing import prepare as prepare
 from hilum.preparing import resample as resample
 from hilum.preparing import segment_lungs as segment_lungs

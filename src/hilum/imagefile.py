@@ -1,15 +1,15 @@
-"""Voxels and their affine as a SimpleITK image and back, and as NIfTI, NRRD or MetaImage on disk."""
+"""Writes voxels and their affine as NIfTI, NRRD or MetaImage."""
 
 import contextlib
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int16, Num
+from jaxtyping import Float, Num
 
-from hilum.errors import ConfigError, GeometryError, HilumError
+from hilum.errors import ConfigError, HilumError
 from hilum.files import cores, new_file
+from hilum.interchange import to_nibabel, to_sitk
 
 WRITTEN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
@@ -19,82 +19,6 @@ GZIP_LEVEL = 6
 _GZIP_MAGIC = b"\x1f\x8b"
 _MARK_FIELD = "Hilum"
 """Field of an NRRD or MetaImage header that holds a mark."""
-
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NIFTI_LONGEST = 32767
-"""Largest number of voxels along an axis: NIfTI-1 stores it as int16."""
-
-_RIGHT_ANGLE = 1e-6
-"""Largest product of two directions that still counts as a right angle; ITK's own limit is wider."""
-
-
-def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]:
-    """Convert a three-dimensional array to HU: integers that fit become int16, all others float32.
-
-    Raises:
-        GeometryError: If it is not a three-dimensional array of numbers that float32 holds.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as exc:
-        msg = f"HU must be a numeric array (z, y, x): {exc}"
-        raise GeometryError(msg) from exc
-    if array.ndim != 3 or array.dtype.kind not in "iufb":
-        msg = f"HU must be a numeric array (z, y, x), got {array.dtype} of shape {array.shape}"
-        raise GeometryError(msg)
-    limits = np.iinfo(np.int16)
-    if array.dtype.kind in "iub" and array.size and limits.min <= array.min() and array.max() <= limits.max:
-        return np.ascontiguousarray(array, np.int16)
-    with np.errstate(over="ignore"):
-        hu = np.ascontiguousarray(array, np.float32)
-    is_held = np.array_equal(hu, array) if array.dtype.kind in "iub" else not (np.isinf(hu) & np.isfinite(array)).any()
-    if not is_held:
-        msg = "HU must be numbers that float32 holds, integers exactly, got larger ones"
-        raise GeometryError(msg)
-    return hu
-
-
-def to_sitk(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
-    """Convert to a ``SimpleITK.Image``, whose coordinates are LPS too.
-
-    Raises:
-        GeometryError: If the grid is sheared, which ITK cannot represent.
-    """
-    import SimpleITK as sitk
-
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    direction = affine[:3, :3] / spacing
-    if not np.allclose(direction.T @ direction, np.eye(3), rtol=0, atol=_RIGHT_ANGLE):
-        msg = "ITK holds only grids with right angles, this one is sheared; write it as NIfTI, or resample it"
-        raise GeometryError(msg)
-    image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing([float(s) for s in spacing[::-1]])
-    image.SetDirection([float(d) for d in direction[:, ::-1].ravel()])
-    image.SetOrigin([float(o) for o in affine[:3, 3]])
-    return image
-
-
-def from_sitk(image: Any) -> tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"], Float[np.ndarray, "4 4"]]:
-    """HU and affine of a ``SimpleITK.Image``.
-
-    Raises:
-        GeometryError: If it is not a three-dimensional image with one number per voxel.
-    """
-    import SimpleITK as sitk
-
-    if not isinstance(image, sitk.Image) or image.GetPixelIDTypeAsString().startswith("label"):
-        msg = f"a volume must come from a SimpleITK.Image of numbers, got labels or a {type(image).__name__}"
-        raise GeometryError(msg)
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        msg = (
-            "a volume must come from a three-dimensional image of single numbers, got "
-            f"{image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} numbers in a voxel"
-        )
-        raise GeometryError(msg)
-    affine = np.eye(4)
-    affine[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing())[:, ::-1]
-    affine[:3, 3] = image.GetOrigin()
-    return hu_array(sitk.GetArrayFromImage(image)), affine
 
 
 def write_image(
@@ -186,7 +110,7 @@ def _write_itk(voxels: np.ndarray, affine: np.ndarray, path: Path, *, level: int
 
 
 def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path, *, level: int, mark: str) -> None:
-    header = nifti_image(voxels, affine).header
+    header = to_nibabel(voxels, affine).header
     header["descrip"] = mark
     words = np.ascontiguousarray(voxels, header.get_data_dtype())
     content = words.reshape(-1).view(np.uint8).data
@@ -203,26 +127,3 @@ def _write_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path, *, level: i
         with path.open("xb") as file:
             header.write_to(file)
             file.write(content)
-
-
-def nifti_image(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
-    """Convert to a ``nibabel.Nifti1Image`` with unscaled voxels and the affine in its sform, including shear.
-
-    Raises:
-        GeometryError: If NIfTI-1 cannot represent the grid.
-    """
-    import nibabel
-
-    if max(voxels.shape) > _NIFTI_LONGEST:
-        msg = f"NIfTI-1 holds at most {_NIFTI_LONGEST} voxels along an axis, got {' x '.join(map(str, voxels.shape))}"
-        raise GeometryError(msg)
-    if np.abs(affine).max() > np.finfo(np.float32).max:
-        msg = "NIfTI-1 holds an affine in float32, this one has larger numbers"
-        raise GeometryError(msg)
-    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), None)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(_RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]], code="scanner")
-    image.set_qform(None, code="unknown")  # a qform cannot represent shear, and would repeat the sform otherwise
-    image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
-    image.header.set_slope_inter(1, 0)
-    return image

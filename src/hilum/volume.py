@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, Int16, Num, UInt8
 
-from hilum import imagefile
+from hilum import imagefile, interchange
 from hilum.arrays import ArrayLike, three
-from hilum.errors import GeometryError
+from hilum.errors import ConfigError, GeometryError
 from hilum.files import cores, user_path
 from hilum.findings import Finding
 from hilum.pages import LUNG_RGB, PICTURE_PIXELS, PLANES_CAPTION, notebook_card, three_planes, with_outlines
@@ -170,7 +170,7 @@ class Volume:
                 msg = f"a direction must be a 3 x 3 array of unit columns, got {columns.tolist()}"
                 raise GeometryError(msg)
             affine[:3, :3] = columns * spacing
-        return cls(voxels_hu=imagefile.hu_array(hu), affine=affine)
+        return cls(voxels_hu=interchange.hu_array(hu), affine=affine)
 
     @classmethod
     def from_sitk(cls, image: Any) -> "Volume":
@@ -179,16 +179,97 @@ class Volume:
         Raises:
             GeometryError: If the image is not three-dimensional, or has several numbers per voxel.
         """
-        voxels, affine = imagefile.from_sitk(image)
+        voxels, affine = interchange.from_sitk(image)
         return cls(voxels_hu=voxels, affine=affine)
 
-    def to_sitk(self) -> Any:
+    @classmethod
+    def from_nibabel(cls, image: Any) -> "Volume":
+        """Make a volume from a three-dimensional image of nibabel in HU, by its ``affine``.
+
+        ``read`` of its file also compares the sform with the qform, and orders the axes.
+
+        Raises:
+            GeometryError: If the image is not three-dimensional, or its header does not say where it lies.
+        """
+        voxels, affine = interchange.from_nibabel(image)
+        return cls(voxels_hu=voxels, affine=affine)
+
+    @classmethod
+    def from_torchio(cls, image: Any) -> "Volume":
+        """Make a volume from a ``torchio.ScalarImage`` in HU, or from a ``torchio.LabelMap``; of one channel.
+
+        Raises:
+            GeometryError: If it is no such image.
+            ConfigError: If TorchIO is not installed.
+        """
+        voxels, affine = interchange.from_torchio(image)
+        return cls(voxels_hu=voxels, affine=affine)
+
+    @classmethod
+    def from_monai(cls, image: Any) -> "Volume":
+        """Make a volume from a ``monai.data.MetaTensor`` in HU, (1, x, y, z) or (x, y, z).
+
+        Raises:
+            GeometryError: If it is no such tensor, or transforms of it are not carried out yet.
+            ConfigError: If MONAI is not installed.
+        """
+        voxels, affine = interchange.from_monai(image)
+        return cls(voxels_hu=voxels, affine=affine)
+
+    def to_sitk(self, *, mask: bool = False) -> Any:
         """Convert to a ``SimpleITK.Image`` with the same HU and grid.
+
+        Args:
+            mask: The lung mask of a prepared sample instead of its HU.
 
         Raises:
             GeometryError: If the grid is sheared, which ITK cannot represent.
+            ConfigError: If there is no lung mask.
         """
-        return imagefile.to_sitk(self.voxels_hu, self.affine)
+        return interchange.to_sitk(self._numbers(mask), self.affine)
+
+    def to_nibabel(self, *, mask: bool = False) -> Any:
+        """Convert to a ``nibabel.Nifti1Image`` (x, y, z), with the affine in its sform, in single precision.
+
+        Args:
+            mask: The lung mask of a prepared sample instead of its HU.
+
+        Raises:
+            GeometryError: If NIfTI-1 cannot represent the grid.
+            ConfigError: If there is no lung mask.
+        """
+        return interchange.to_nibabel(self._numbers(mask).copy(), self.affine)
+
+    def to_torchio(self, *, mask: bool = False) -> Any:
+        """Convert to a ``torchio.ScalarImage`` of one channel (1, x, y, z) in HU.
+
+        Args:
+            mask: The lung mask of a prepared sample instead, as a ``torchio.LabelMap``.
+
+        Raises:
+            ConfigError: If TorchIO is not installed, or there is no lung mask.
+        """
+        return interchange.to_torchio(self._numbers(mask), self.affine, is_mask=mask)
+
+    def to_monai(self, *, mask: bool = False) -> Any:
+        """Convert to a ``monai.data.MetaTensor`` of one channel (1, x, y, z) in HU, with an RAS affine.
+
+        Args:
+            mask: The lung mask of a prepared sample instead of its HU.
+
+        Raises:
+            ConfigError: If MONAI is not installed, or there is no lung mask.
+        """
+        return interchange.to_monai(self._numbers(mask), self.affine)
+
+    def _numbers(self, mask: bool) -> Num[np.ndarray, "z y x"]:
+        """The HU or the lung mask."""
+        if not mask:
+            return self.voxels_hu
+        if self.lungs is None:
+            msg = "there is a lung mask only in a sample whose recipe asks for one, and in what segment_lungs gives"
+            raise ConfigError(msg)
+        return self.lungs
 
     def write(self, path: str | Path, *, level: int = imagefile.GZIP_LEVEL) -> None:
         """Write HU and affine to a new .nii, .nii.gz, .nrrd or .mha file, which ``hilum.read`` reads back.

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
+from hilum import interchange
 from hilum.errors import PrepareError
 from hilum.files import cores
 from hilum.findings import Finding
@@ -115,6 +116,41 @@ class Lungs:
         if part == "lungs":
             return np.asarray(self.labels > 0)
         return np.asarray(self.labels == (RIGHT if part == "right" else LEFT))
+
+    def to_sitk(self, *, field: bool = False) -> Any:
+        """Convert to a ``SimpleITK.Image``: 1 in the right lung, 2 in the left, 0 elsewhere.
+
+        Args:
+            field: The lung fields instead, with the same numbers.
+
+        Raises:
+            GeometryError: If the grid is sheared, which ITK cannot represent.
+        """
+        return interchange.to_sitk(self.field if field else self.labels, self.affine)
+
+    def to_nibabel(self, *, field: bool = False) -> Any:
+        """Convert to a ``nibabel.Nifti1Image``; see ``to_sitk``.
+
+        Raises:
+            GeometryError: If NIfTI-1 cannot represent the grid.
+        """
+        return interchange.to_nibabel((self.field if field else self.labels).copy(), self.affine)
+
+    def to_torchio(self, *, field: bool = False) -> Any:
+        """Convert to a ``torchio.LabelMap``; see ``to_sitk``.
+
+        Raises:
+            ConfigError: If TorchIO is not installed.
+        """
+        return interchange.to_torchio(self.field if field else self.labels, self.affine, is_mask=True)
+
+    def to_monai(self, *, field: bool = False) -> Any:
+        """Convert to a ``monai.data.MetaTensor``; see ``to_sitk``.
+
+        Raises:
+            ConfigError: If MONAI is not installed.
+        """
+        return interchange.to_monai(self.field if field else self.labels, self.affine)
 
     def box_mm(self, part: LungPart = "lungs") -> np.ndarray | None:
         """Corners (2, 3) of a part's box in LPS mm, (x, y, z), at the outer faces of voxels; None if it is empty."""

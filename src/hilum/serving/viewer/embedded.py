@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Num
 
 from hilum.errors import ReadError
-from hilum.imagefile import nifti_image
+from hilum.interchange import to_nibabel
 from hilum.preparing.resample import sample
 from hilum.settings.recipe import Size
 from hilum.volume import HIGHEST_HU, LOWEST_HU, Affine, Triple, Volume, affine_from, reorient
@@ -78,7 +78,7 @@ def _words(shape: Size, spacing_mm: Triple) -> str:
 
 def nifti_gz(voxels: Num[np.ndarray, "z y x"], affine: Affine, *, slope: float = 1.0) -> bytes:
     """Voxels as compressed NIfTI, the same bytes for the same voxels; their values are voxels times the slope."""
-    image = nifti_image(voxels, affine)
+    image = to_nibabel(voxels, affine)
     image.header.set_slope_inter(slope, 0)
     return gzip.compress(image.to_bytes(), _LEVEL, mtime=0)
 
