@@ -24,7 +24,8 @@ from machine import line, machine
 from hilum import Recipe
 from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard, build, load_model, save_model
-from hilum.predicting.export import FromHU, export_model
+from hilum.predicting.calibrated_network import FromHU
+from hilum.predicting.export import export_model
 from hilum.settings.run import ModelConfig
 
 

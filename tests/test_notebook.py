@@ -1,7 +1,8 @@
-"""What a notebook shows of a scan, its lungs and a prediction."""
+"""What a notebook shows of a scan, its lungs, a prediction, a cohort, an evaluation and a comparison."""
 
 import base64
 import io
+import json
 import re
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from PIL import Image
 
 from dicom_sources import chest, planes_of
+from hilum.cohorts.table import Cohort
 from hilum.findings import find
+from hilum.judging import compare, evaluate, judge
+from hilum.judging.evaluation_card import EvaluationCard
 from hilum.preparing import lungs_from_mask, segment_lungs
+from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Volume, affine_from
 from test_dicom_out import model
 
@@ -92,3 +97,64 @@ def test_a_prepared_sample_shows_the_outline_of_its_lungs(empty):
     )
     coloured = (volume.pictures()[0] == (213, 94, 0)).all(axis=-1)
     assert coloured.sum() == (0 if empty else 16)
+
+
+def cells(html: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.S)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_an_evaluation_shows_its_figures_with_intervals_and_is_a_dictionary(trained_run, npy_cohort):
+    figures = evaluate(trained_run, npy_cohort / "cohort.csv", npy_cohort / "judged", unchecked=False)
+    shown = {row[0]: row[1] for row in cells(figures._repr_html_())}
+    low, high = figures["auc_ci"]
+    assert shown["ROC AUC"] == f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})"
+    assert f"{figures['num_cases']} cases of {figures['num_patients']} patients" in figures._repr_html_()
+    assert "left out, for the model has seen them" in figures._repr_html_()
+    assert json.loads(json.dumps(figures)) == json.loads((npy_cohort / "judged" / "evaluation.json").read_text())
+
+
+def test_an_evaluation_of_several_classes_shows_each_and_escapes_its_name(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    probs = rng.dirichlet(np.ones(3), 60) * 0.5 + np.eye(3)[labels] * 0.5
+    names = [f"{n}" for n in range(60)]
+    judged = judge(
+        case_ids=names, patients=names, labels=labels, probs=probs, classes=("a", "b<i>", "c"), threshold=None,
+        folder=tmp_path,
+    )  # fmt: skip
+    html = EvaluationCard(judged)._repr_html_()
+    assert [row[0] for row in cells(html)[-3:]] == ["a", "b&lt;i&gt;", "c"]
+    assert "<i>" not in html
+
+
+def test_a_comparison_shows_both_figures_and_the_difference(trained_run):
+    compared = compare([trained_run], columns=["diameter_mm"])
+    header, *rows = cells(compared._repr_html_())
+    assert len(header) == len(rows[0]) == 8
+    assert rows == [[cell.replace("<", "&lt;") for cell in row] for row in compared.rows]
+    assert rows[0][:3] == ["diameter_mm", "1", "ROC AUC"]
+    pair = compared.pairs[0]
+    assert rows[0][3:5] == [f"{pair['figures']['auc'][one]:.3f}" for one in ("first", "other")]
+
+
+def test_a_cohort_shows_its_classes_and_neither_ids_nor_paths(npy_cohort):
+    html = Cohort.read(npy_cohort / "cohort.csv")._repr_html_()
+    assert cells(html) == [["class", "cases", "patients"], ["0", "30", "15"], ["1", "30", "15"]]
+    assert "60 cases of 15 patients" in html
+    assert "diameter_mm" in html
+    assert not re.search(r"SMITH|c0\d|\.npy|cohort\.csv", html)
+
+
+def test_a_cohort_of_several_labels_shows_each_present_and_absent(tmp_path):
+    (tmp_path / "table.csv").write_text(
+        "path,patient_id,mass,fluid\n" + "".join(f"{n}.nii,{n},{n % 2},0\n" for n in range(4))
+    )
+    config = CohortConfig(columns=ColumnsConfig(labels=("mass", "fluid")))
+    shown = cells(Cohort.read(tmp_path / "table.csv", config)._repr_html_())
+    assert shown[1:] == [
+        ["mass, present", "2", "2"],
+        ["mass, absent", "2", "2"],
+        ["fluid, present", "0", "0"],
+        ["fluid, absent", "4", "4"],
+    ]

@@ -8,6 +8,7 @@ from hilum.judging import evaluate as evaluate
 from hilum.judging import recalibrate as recalibrate
 from hilum.judging import report as report
 from hilum.modelling.augmenting.augment import Augment as Augment
+from hilum.modelling.input import model_input as model_input
 from hilum.modelling.losses import AsymmetricLoss as AsymmetricLoss
 from hilum.modelling.losses import CombinedLoss as CombinedLoss
 from hilum.modelling.losses import DiceLoss as DiceLoss
@@ -30,6 +31,7 @@ from hilum.modelling.weights import load_weights as load_weights
 from hilum.planning.advise import advise as advise
 from hilum.predicting import Prediction as Prediction
 from hilum.predicting import Predictor as Predictor
+from hilum.predicting.calibrated_network import load_network as load_network
 from hilum.predicting.explain import explain as explain
 from hilum.predicting.explain.scan import explain_scan as explain_scan
 from hilum.predicting.export import export_model as export_model
@@ -51,6 +53,7 @@ from hilum.settings.run import ReadingConfig as ReadingConfig
 from hilum.settings.run import Recipe as Recipe
 from hilum.settings.run import RunConfig as RunConfig
 from hilum.simulating import simulate_scan as simulate_scan
+from hilum.training.cohort import datasets as datasets
 from hilum.training.folds import train_folds as train_folds
 from hilum.training.merge import ensemble as ensemble
 from hilum.training.run_folder import Run as Run

@@ -87,9 +87,21 @@ def notebook_card(
     caption: str = "",
     probabilities: Mapping[str, float] | None = None,
     thresholds: Mapping[str, float] | None = None,
+    tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]] = (),
     findings: Sequence[Any] = (),
 ) -> str:
-    """An HTML fragment for notebooks: pictures, bars of probabilities, findings; readable on light and dark ground."""
+    """An HTML fragment for notebooks, readable on light and dark ground.
+
+    Args:
+        title: Its first line.
+        facts: Sentences below it.
+        planes: Pictures, side by side.
+        caption: Below the pictures.
+        probabilities: A bar for each name.
+        thresholds: A mark on the bar of a name.
+        tables: For each table the names of its columns, and its rows.
+        findings: A line for each.
+    """
     cuts = thresholds or {}
     bars = [
         {
@@ -102,7 +114,7 @@ def notebook_card(
     ]
     return html_page(
         "hilum", "notebook.html", title=title, facts=facts, picture=png(planes), caption=caption, bars=bars,
-        findings=findings,
+        tables=tables, findings=findings,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ class Sample(TypedDict):
 
     ``hu`` holds HU and, if the recipe asks for it, the lung mask (0 or 1) as a second channel; ``starts`` are the first
     voxels (z, y, x) of the model's grids in it; ``index`` is the case's index in its part; ``name`` keys its random
-    numbers: the case's name, with a suffix for each further copy in an epoch.
+    numbers: the case's name, with a suffix for each further copy in an epoch. ``target`` holds a probability for each
+    class, or for each label of several; a sample that is only predicted has none.
     """
 
     hu: Int16[Tensor, "c z y x"]
@@ -35,6 +36,7 @@ class Sample(TypedDict):
     spacing_mm: Float64[Tensor, "3"]
     index: int
     name: str
+    target: NotRequired[Float32[Tensor, " classes"]]
 
 
 def as_sample(volume: Volume, recipe: Recipe, index: int = 0, *, name: str = "") -> Sample:
@@ -129,9 +131,9 @@ class CohortDataset(Dataset[Sample]):
         """The case of an index; with ``sub_volumes``, an item with epoch and copy gives a random grid of the case."""
         place, epoch, copy = item if isinstance(item, tuple) else (item, None, 0)
         name = self.names[place] + (f"\0{copy}" if copy else "")  # no name has the character: names come from text
-        volume = self._volume(place)
+        volume, target = self._volume(place), torch.from_numpy(self.targets[place]).float()
         if epoch is None or not self.recipe.sub_volumes:
-            return as_sample(volume, self.recipe, place, name=name)
+            return {**as_sample(volume, self.recipe, place, name=name), "target": target}
         random = generator(self.seed, epoch, name, "sub-volume")
         return {
             "hu": torch.from_numpy(cut(volume, self.recipe, random_start(volume, self.recipe, random))),
@@ -139,6 +141,7 @@ class CohortDataset(Dataset[Sample]):
             "spacing_mm": torch.tensor(volume.spacing_mm, dtype=torch.float64),
             "index": place,
             "name": name,
+            "target": target,
         }
 
 

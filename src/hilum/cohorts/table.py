@@ -28,6 +28,7 @@ from hilum.cohorts.names import derive_names, group_patients, normal_paths, with
 from hilum.cohorts.spreadsheet import Sheet, plain, read_sheet
 from hilum.errors import CohortError
 from hilum.files import user_path
+from hilum.pages import notebook_card
 from hilum.reading.identity import hashed_all
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Triple
@@ -137,6 +138,24 @@ class Cohort:
         """Name of a class, or of a label with present or absent."""
         name = self.classes[side[0]]
         return f"{name!r}" + (f", {'present' if side[1] else 'absent'}" if self.multi_label else "")
+
+    def _repr_html_(self) -> str:
+        """Cases and patients of each class or label, the columns and the warnings, for notebooks; no ids, no paths."""
+        rows = []
+        for side in self.sides:
+            own = [case for case in self.cases if side in case.sides]
+            name = self.classes[side[0]] + ("" if not self.multi_label else ", present" if side[1] else ", absent")
+            rows.append([name, str(len(own)), str(len({case.patient_id for case in own}))])
+        facts = []
+        if self.num_unlabelled:
+            facts.append(f"{self.num_unlabelled} further rows have no label and are left out")
+        columns = list(self.cases[0].groups) if self.cases else []
+        if columns:
+            facts.append(f"further columns: {', '.join(columns)}")
+        num_patients = len({case.patient_id for case in self.cases})
+        title = f"Cohort of {len(self.cases)} cases of {num_patients} patients"
+        header = ["label" if self.multi_label else "class", "cases", "patients"]
+        return notebook_card(title, facts=[*facts, *self.warnings], tables=[(header, rows)] if rows else ())
 
     @classmethod
     def read(cls, path: str | Path, config: CohortConfig | None = None, *, labelled: bool = True) -> "Cohort":

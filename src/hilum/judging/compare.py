@@ -22,7 +22,7 @@ from hilum.judging.figures import to_plain, with_ends
 from hilum.judging.report_plots import roc_overlay
 from hilum.judging.report_words import NAMES, figure_text, p_value, rounded
 from hilum.measuring.comparison import Comparison, Rating, compare_ratings
-from hilum.pages import html_page
+from hilum.pages import html_page, notebook_card
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.training.run_folder import Run
 
@@ -74,6 +74,28 @@ class Compared:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {"format": 1, **asdict(self)}
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Texts of the main figures: the other, output, figure, value of the first and the other, difference, p-values."""
+        rows = []
+        for pair in self.pairs:
+            for name in _SHOWN:
+                if name in pair["figures"]:
+                    both = pair["figures"][name]
+                    texts = [rounded(np.nan if one is None else one) for one in (both["first"], both["other"])]
+                    p = [p_value(pair[key]) for key in ("p_areas", "p_curves")] if name == "auc" else ["–", "–"]
+                    difference = figure_text(pair["differences"], name)
+                    rows.append([pair["other"], pair["output"], NAMES[name], *texts, difference, *p])
+        return rows
+
+    def _repr_html_(self) -> str:
+        """The main figures side by side, with their differences, for notebooks."""
+        first = self.pairs[0]["first"] if self.pairs else ""
+        header = ["compared with", "output", "figure", first, "the other", "difference (95 %)", "p, areas", "p, curves"]
+        facts = [*self.marks, *([f"{self.left_out} cases that not all have are left out"] if self.left_out else [])]
+        title = f"{first} compared on {self.num_cases} cases of {self.num_patients} patients"
+        return notebook_card(title, facts=facts, tables=[(header, self.rows)])
 
 
 def compare(
@@ -371,15 +393,6 @@ def _page(
         title = f"ROC curves of {', '.join(one.name for one in raters)} for {judged.name}"
         made = svg(roc_overlay(curves, y[:, output], title=judged.name), name=f"roc-{output}", title=title)
         plots.append({"svg": Markup(made), "caption": title})  # noqa: S704 - made by matplotlib
-    rows = []
-    for pair in compared.pairs:
-        for name in _SHOWN:
-            if name in pair["figures"]:
-                both = pair["figures"][name]
-                texts = [rounded(np.nan if one is None else one) for one in (both["first"], both["other"])]
-                p = [p_value(pair[key]) for key in ("p_areas", "p_curves")] if name == "auc" else ["–", "–"]
-                cells = [pair["other"], pair["output"], NAMES[name], *texts, figure_text(pair["differences"], name), *p]
-                rows.append(cells)
     return html_page(
         "hilum.judging",
         "comparison.html",
@@ -387,7 +400,7 @@ def _page(
         title=f"{raters[0].name} compared with {', '.join(one.name for one in raters[1:])}",
         first=raters[0].name,
         compared=compared,
-        rows=rows,
+        rows=compared.rows,
         plots=plots,
         smallest=[(one["other"], one["output"], one["smallest_difference"]) for one in compared.pairs],
     )

@@ -1,12 +1,61 @@
-"""A model's calibration as a network module, for export to other programs."""
+"""A model folder as one module of PyTorch, from HU to calibrated probabilities."""
+
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hilum.deciding.decision import Decisions
+from hilum.deciding.model_folder import load_model
+from hilum.files import user_path
 from hilum.measuring.calibration import Calibration, Corner
+from hilum.modelling.ensemble import Network
+from hilum.modelling.input import model_input
 from hilum.modelling.losses.base import log_odds
+from hilum.settings.recipe import Range
+
+
+def load_network(folder: str | Path) -> "FromHU":
+    """Load a model folder as a plain module, in evaluation mode on the CPU: HU in, calibrated probabilities out.
+
+    Its ``network`` alone gives logits, of an input as ``model_input`` makes it. Gate, thresholds, test-time
+    augmentation and the mean over sub-volumes are not part of it: ``Predictor`` has them. The weights are frozen; to
+    train them call ``requires_grad_()``.
+
+    Args:
+        folder: A model folder, or the run folder around it; also of an ensemble.
+
+    Raises:
+        CheckpointError: If the folder is not a complete model folder.
+
+    Example:
+        network = hilum.load_network("runs/first")
+        probs = network(batch["hu"].float())
+    """
+    network, card = load_model(user_path(folder))
+    return FromHU(network, card.recipe.windows, card.decisions).eval()
+
+
+class FromHU(nn.Module):
+    """A network with windowing before it and calibration after it.
+
+    Args:
+        network: In evaluation mode.
+        windows_hu: HU of black and of white, for each channel.
+        decisions: Calibration of the logits.
+    """
+
+    def __init__(self, network: Network, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
+        super().__init__()
+        self.network = network
+        self.windows_hu = windows_hu
+        self.calibrated = Calibrated(decisions)
+
+    def forward(self, hu: Float[Tensor, "b k z y x"]) -> Float[Tensor, "b c"]:
+        """Probabilities of the classes; channels are HU and, if the recipe has a lung channel, the lung mask."""
+        probs: Tensor = self.calibrated(self.network(model_input(hu, self.windows_hu)))
+        return probs
 
 
 class Calibrated(nn.Module):

@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from hilum.deciding.decision import Decisions
 from hilum.deciding.model_folder import ModelCard, load_model
 from hilum.errors import CheckpointError, ConfigError, HilumError, require
 from hilum.files import check_place, write_whole
 from hilum.modelling.ensemble import Network
-from hilum.modelling.input import model_input
 from hilum.modelling.memory import within_memory
-from hilum.predicting.calibrated_network import Calibrated
+from hilum.predicting.calibrated_network import FromHU
 from hilum.predicting.export_check import CHECKED, INPUT, OUTPUT, case_shape, largest_difference, quiet
-from hilum.settings.recipe import Range
 from hilum.settings.toml import to_dict
 
 Format = Literal["onnx", "pt2"]
@@ -50,27 +45,6 @@ class Exported:
 
     difference: float
     notes: tuple[str, ...]
-
-
-class FromHU(nn.Module):
-    """A network with windowing before it and calibration after it.
-
-    Args:
-        network: In evaluation mode.
-        windows_hu: HU of black and of white, for each channel.
-        decisions: Calibration of the logits.
-    """
-
-    def __init__(self, network: Network, windows_hu: tuple[Range, ...], decisions: Decisions) -> None:
-        super().__init__()
-        self.network = network
-        self.windows_hu = windows_hu
-        self.calibrated = Calibrated(decisions)
-
-    def forward(self, hu: Float[Tensor, "b k z y x"]) -> Float[Tensor, "b c"]:
-        """Probabilities of the classes; channels are HU and, if the recipe has a lung channel, the lung mask."""
-        probs: Tensor = self.calibrated(self.network(model_input(hu, self.windows_hu)))
-        return probs
 
 
 def export_model(folder: Path, out: Path, *, format: Format) -> Exported:  # noqa: A002 - the flag's name

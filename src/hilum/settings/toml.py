@@ -154,6 +154,15 @@ def located(config: RunConfig, base: str | Path) -> RunConfig:
     return _with_paths(config, lambda path: str(beside(Path(base), path)))
 
 
+def settings_of(config: RunConfig | str | Path, base: str | Path = ".") -> RunConfig:
+    """Settings with absolute paths: given ones, whose paths are relative to ``base``, or those of a file or run folder.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds settings that are not allowed.
+    """
+    return located(config, base) if isinstance(config, RunConfig) else load(user_path(config))
+
+
 def relative_to(config: RunConfig, folder: Path) -> RunConfig:
     """The settings with paths relative to a folder instead of absolute paths."""
     at = folder.resolve()

@@ -1,21 +1,23 @@
-"""The cohort of a run: read, prepared once, audited, and its linked patients joined."""
+"""The cohort of a run: read, prepared once, audited, its linked patients joined; and its parts as data sets."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hilum.cohorts.audit import Audit
+from hilum.cohorts.audit import Audit, audit
+from hilum.cohorts.cells import PARTS
 from hilum.cohorts.copies import join_within_parts
-from hilum.cohorts.dataset import SplitCohort
-from hilum.cohorts.links import Link, find_leaks, leakage_note
+from hilum.cohorts.dataset import CohortDataset, SplitCohort
+from hilum.cohorts.links import Link, find_leaks, find_links, leakage_note
 from hilum.cohorts.prepared import prepare_cohort
 from hilum.cohorts.split_file import Splits
-from hilum.cohorts.splits import split
+from hilum.cohorts.splits import check_parts, split
 from hilum.cohorts.table import Cohort
-from hilum.errors import CohortError
+from hilum.errors import CohortError, ConfigError
 from hilum.preparing import Store
 from hilum.settings.run import RunConfig
+from hilum.settings.toml import settings_of
 from hilum.training.run_cases import splits_of
 from hilum.training.run_folder import Run
 
@@ -62,6 +64,58 @@ def prepared(config: RunConfig, cohort: Cohort, parts: dict[str, str]) -> SplitC
     for warning in prepared.copies.warnings:
         _log.warning("%s", warning)
     return SplitCohort(cohort=cohort, prepared=prepared, parts=dict(parts))
+
+
+def audited_cohort(config: RunConfig, cohort: Cohort, *, allow_leakage: bool) -> tuple[SplitCohort, Audit]:
+    """Split the cohort, prepare it and audit it; patients who share a scan, a study or near copies count as one.
+
+    Raises:
+        CohortError: If the table's own split leaks and that is not allowed, or a part lacks cases.
+    """
+    parts = split(cohort, config.split)  # before any scan is read
+    data = prepared(config, cohort, parts)
+    links = find_links(cohort.cases, data.prepared)
+    data = replace(data, parts=final_parts(config, data, links))
+    found = audit(cohort, data.prepared, data.parts, links=links)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    data = joined(data, links, is_accepted=leaks_accepted(found, cohort.source, allowed=allow_leakage))
+    check_parts(data.prepared.cases, data.parts, data.cohort)
+    return data, found
+
+
+def datasets(
+    config: RunConfig | str | Path, *, base: str | Path = ".", allow_leakage: bool = False
+) -> dict[str, CohortDataset]:
+    """The prepared cases of each part as data sets of PyTorch, for training loops other than Hilum's.
+
+    The parts are those that ``train`` would draw, or those of a run; cases that are not in the store yet are prepared.
+
+    Args:
+        config: Settings, a TOML file, or a run folder.
+        base: Folder to which paths in ``config`` are relative if it is not a file.
+        allow_leakage: Go on even if the table's own split leaks.
+
+    Returns:
+        ``train``, ``val`` and ``test``. Items are dictionaries that PyTorch's own ``DataLoader`` makes batches of:
+        ``hu`` (c, z, y, x) int16, ``target`` (classes,) float32, ``spacing_mm`` (3,), ``name``, and others; see
+        ``Sample``.
+
+    Raises:
+        HilumError: If the table, the scans or the settings are not usable, or not as they were when the run began; and
+            for a run of folds, whose members have parts of their own.
+    """
+    run = None if isinstance(config, RunConfig) else Run(config)
+    settings = settings_of(config, base)
+    if run is not None and run.is_of_folds:
+        msg = f"data sets are parts of one run, {run.folder} is a run of folds"
+        raise ConfigError(msg, hint="name one of its members")
+    if run is not None and run.is_begun:
+        cohort, splits = same_cohort(run, settings)
+        data = prepared(settings, cohort, splits.parts)
+    else:
+        data, _ = audited_cohort(settings, read_cohort(settings), allow_leakage=allow_leakage)
+    return {part: data.dataset(part, settings.recipe, seed=settings.training.seed) for part in PARTS}
 
 
 def final_parts(config: RunConfig, data: SplitCohort, links: Sequence[Link]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from hilum.errors import CheckpointError, CohortError, ConfigError, PrepareError
 from hilum.files import cores, share_cores, user_path
 from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import load, located
+from hilum.settings.toml import settings_of
 from hilum.training.cohort import joined, prepared, read_cohort, same_cohort
 from hilum.training.decided_settings import check_abstaining, check_settings, check_weights, decided
 from hilum.training.ensemble import Trained, make_ensemble
@@ -124,7 +124,7 @@ def _begun(config: RunConfig | str | Path, run: Run, folds: int, seeds: int, bas
     require(folds >= 2, "--folds", "at least 2", folds)
     require(seeds >= 1, "--seeds", "at least 1", seeds)
     inputs = [] if isinstance(config, RunConfig) else [user_path(config)]
-    config = located(config, base) if isinstance(config, RunConfig) else load(user_path(config))
+    config = settings_of(config, base)
     config = replace(config, split=replace(config.split, folds=folds, fold=0))
     run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
     check_settings(config)

@@ -1,22 +1,18 @@
 """Trains a model from a config: reads, splits and prepares the cohort before anything is written, then fits."""
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 
-from hilum.cohorts.audit import audit
 from hilum.cohorts.links import find_leaks, find_links
-from hilum.cohorts.splits import check_parts, split
+from hilum.cohorts.splits import check_parts
 from hilum.errors import ConfigError
 from hilum.files import user_path
 from hilum.modelling.memory import kept_memory
 from hilum.settings.run import RunConfig
-from hilum.settings.toml import load, located
+from hilum.settings.toml import settings_of
 from hilum.training.cohort import (
+    audited_cohort,
     check_copies,
-    final_parts,
     joined,
-    leaks_accepted,
     prepared,
     read_cohort,
     same_cohort,
@@ -26,8 +22,6 @@ from hilum.training.decided_settings import check_abstaining, check_settings, ch
 from hilum.training.fit import fit
 from hilum.training.run_cases import check_unchanged
 from hilum.training.run_folder import STATE, Run
-
-_log = logging.getLogger("hilum")
 
 
 def train(
@@ -60,22 +54,14 @@ def train(
     if resume:
         return _resumed(run)
     inputs = [] if isinstance(config, RunConfig) else [user_path(config)]
-    config = located(config, base) if isinstance(config, RunConfig) else load(user_path(config))
+    config = settings_of(config, base)
     run.check_new([*inputs, *filter(None, (config.cohort.table, config.training.weights))])
     check_settings(config)
     cohort = read_cohort(config)
     check_abstaining(config, cohort, is_of_folds=False)
     if config.training.weights:
         check_weights(config, Path(config.training.weights), len(cohort.classes))
-    parts = split(cohort, config.split)  # before any scan is read
-    data = prepared(config, cohort, parts)
-    links = find_links(cohort.cases, data.prepared)
-    data = replace(data, parts=final_parts(config, data, links))
-    found = audit(cohort, data.prepared, data.parts, links=links)
-    for warning in found.warnings:
-        _log.warning("%s", warning)
-    data = joined(data, links, is_accepted=leaks_accepted(found, cohort.source, allowed=allow_leakage))
-    check_parts(data.prepared.cases, data.parts, data.cohort)
+    data, found = audited_cohort(config, cohort, allow_leakage=allow_leakage)
     config = decided(config, data)
     with run.writing(), run.locked(), kept_memory(config.speed.keep_memory == "on"):
         run.check_new()
