@@ -24,6 +24,7 @@ def scan():
     return simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning", "ignore::UserWarning:lightning.*")
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
 def test_every_python_block_of_a_page_runs_in_order(page, scan, npy_cohort, tmp_path, monkeypatch):
     """In a folder with a scan, and with a table and a config as users have them."""
