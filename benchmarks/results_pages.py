@@ -242,7 +242,7 @@ def written() -> dict[Path, str]:
         if readme.is_file() and BEGIN in (text := readme.read_text()):
             before, _, rest = text.partition(BEGIN)
             own = headlines("docs/results/", lambda text, words=words: words.get(text, text))  # type: ignore[misc]
-            texts[readme] = f"{before}{BEGIN}\n{own}\n{END}{rest.partition(END)[2]}"
+            texts[readme] = f"{before}{BEGIN}\n\n{own}\n\n{END}{rest.partition(END)[2]}"
     return texts
 
 

@@ -88,7 +88,8 @@ def lungs() -> str:
     simulated = [row for row in found["rows"] if "shows" in row]
     worst = min(simulated, key=lambda row: row["dice"])
     worst_good = next(row for row in simulated if row["scan"] == summary["worst_scan_not_doubtful"])
-    fluids = sorted(row["fluid"] for row in simulated if row["fluid"] is not None)
+    fluids = sorted((row for row in simulated if row["fluid"] is not None), key=lambda row: row["fluid"])
+    beyond = max(simulated, key=lambda row: row["field_beyond"])
     others = [row for row in found["rows"] if "shows" not in row]
     return page(
         "The lungs",
@@ -123,11 +124,11 @@ def lungs() -> str:
                 ["smallest share of a consolidation inside the field", fixed(summary["smallest_dense_share"])],
                 [
                     "smallest share of fluid inside the field; the next",
-                    f"{fixed(fluids[0])}; {fixed(fluids[1])}",
+                    "; ".join(f"{fixed(row['fluid'])} ({row['shows']})" for row in fluids[:2]),
                 ],
                 [
                     "field further than 5 mm from the true one, largest share",
-                    fixed(summary["largest_field_beyond"], 2),
+                    f"{fixed(beyond['field_beyond'], 2)} ({beyond['shows']})",
                 ],
                 ["doubtful", f"{summary['doubtful']} of {summary['scans']} ({percent(summary['share_doubtful'])})"],
                 ["seconds for a scan, one thread, median", digits(summary["median_seconds"])],
