@@ -60,7 +60,7 @@ def explaining() -> str:
                 for name, text in MAPS.items()
             ],
             runs="one model; each chest once",
-            spread=WILSON,
+            spread=f"{WILSON}; of the random voxel that of the mean over chests",
         ),
         "## One scan in several forms",
         "The map of the whole scan `lidc-0314`, as its DICOM series, as NIfTI, cut around the model's box, and with a "

@@ -97,6 +97,13 @@ def test_every_link_to_a_heading_of_the_results_leads_to_one():
     assert seen > 15
 
 
+def test_a_translated_table_has_other_words_and_the_same_numbers():
+    english = results_pages.headlines("")
+    translated = results_pages.headlines("", lambda text: {"measured": "gemessen"}.get(text, "~" + text))
+    assert translated.startswith("| gemessen | ~Hilum |")
+    assert re.findall(r"[\d.]+", translated) == re.findall(r"[\d.]+", english)
+
+
 def test_numbers_are_written_with_their_significant_digits_and_no_exponent():
     assert [results_format.digits(value) for value in (0.15674, 0.0486, 4.0576, 10.328, 1234.5, 0, 0.9996)] == [
         "0.157", "0.0486", "4.06", "10.3", "1230", "0", "1.00",
