@@ -94,7 +94,7 @@ def _of_nodules(say: Say) -> list[list[str]]:
 def _of_scans(say: Say) -> list[list[str]]:
     scan, tutorial = {"scan": "lidc-0314"}, say("the tutorial")
     readers = {
-        "simpleitk, names given": "SimpleITK",
+        "simpleitk": "SimpleITK",
         "tutorial": tutorial,
         "pydicom": "pydicom",
         "torchio": "TorchIO",

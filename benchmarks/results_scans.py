@@ -29,7 +29,7 @@ def reading() -> str:
     names = {
         "hilum": "Hilum, with all its checks",
         "simpleitk": "SimpleITK",
-        "simpleitk, names given": "SimpleITK, the names of the files given in their order",
+        "simpleitk, names given": "SimpleITK, the files of the series already found and sorted",
         "torchio": "TorchIO",
         "monai": "MONAI",
         "pydicom": "pydicom",
