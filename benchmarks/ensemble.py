@@ -49,10 +49,12 @@ def main() -> None:
         save_model(folder / "one", networks["member-0"], card)
         members = tuple(EnsembleMember(name=one, model=config.model) for one in networks)
         save_model(folder / "ensemble", Ensemble(networks), replace(card, members=members))
-        seconds, prepared = _seconds(folder, 3 if args.quick else args.rounds)
+        rounds = 3 if args.quick else args.rounds
+        seconds, prepared = _seconds(folder, rounds)
         exported = export_model(folder / "ensemble", folder / "ensemble.onnx", format="onnx")
     result = {
         "members": MEMBERS,
+        "rounds": rounds,
         "seconds": seconds,
         "network_ratio": seconds["ensemble, network"] / seconds["one, network"],
         "whole_ratio": seconds["ensemble, whole"] / seconds["one, whole"],

@@ -56,10 +56,12 @@ def main() -> None:
     args = parser.parse_args()
     found = machine("torch")
     print(line(found), flush=True)
+    rounds = 1 if args.quick else args.rounds
     with tempfile.TemporaryDirectory(prefix="hilum-") as name:
-        rows = _rows(Path(name), 4 if args.quick else 12, 1 if args.quick else args.rounds, 4 if args.quick else 64)
+        rows = _rows(Path(name), 4 if args.quick else 12, rounds, 4 if args.quick else 64)
     bare = rows["bare steps"]
     result = {
+        "rounds": rounds,
         "seconds": rows,
         "ratio_of_an_epoch": rows["epoch"] / bare,
         "share_of_augmentation": 1 - rows["epoch"] / rows["epoch, augmented"],

@@ -19,6 +19,7 @@ from networks import Row
 
 BATCH = 8
 ROWS = ("hilum", "hilum, fp32", "tutorial", "onnx")
+ROUNDS = {64: 15, 128: 5}
 TARGETS = {64: 3.0, 128: 2.0}
 """Least times as fast as the tutorial, by edge."""
 
@@ -44,7 +45,7 @@ def main() -> None:
     timed: list[dict[str, Any]] = []
     cases = [(18, 64)] if args.quick else [(18, 64), (18, 128), (50, 64), (50, 128)]
     for depth, edge in cases:
-        timed += _timed(rows, depth, edge, rounds=5 if edge > 64 else 15)
+        timed += _timed(rows, depth, edge, rounds=ROUNDS[edge])
         _show(timed[-len(ROWS) :])
     for row in rows:
         row.stop()
@@ -75,6 +76,7 @@ def _timed(rows: list[Row], depth: int, edge: int, *, rounds: int) -> list[dict[
             "median_s": round(statistics.median(seconds), 4),
             "min_s": round(min(seconds), 4),
             "max_s": round(max(seconds), 4),
+            "rounds": rounds,
             "difference": float(np.abs(logits[name] - exact).max() / np.abs(exact).max()),
         }
         for name, seconds in taken.items()

@@ -94,6 +94,7 @@ def _timed(rows: list[Row], depth: int, edge: int, *, precision: str) -> list[di
                 "median_s": round(seconds, 4),
                 "min_s": round(min(map(sum, taken[row.name])), 4),
                 "max_s": round(max(map(sum, taken[row.name])), 4),
+                "rounds": rounds,
                 "forward_s": round(middle[0], 4),
                 "backward_s": round(middle[1], 4),
                 "optimizer_s": round(middle[2], 4),
