@@ -1,6 +1,6 @@
 """Builds the documentation site: stages the pages of docs/, adds the generated reference, runs the site generator.
 
-Usage: python docs/site/build.py [OUT]; OUT is a new or an earlier folder of the site, by default site/.
+Usage: python docs/site/build_site.py [OUT]; OUT is a new or an earlier folder of the site, by default site/.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tomli_w
-from reference import ROOMS, ROOT, api_pages, cli_pages, findings_page, settings_page
+from reference_pages import ROOMS, ROOT, api_pages, cli_pages, findings_page, settings_page
 
 from hilum.cli import VERBS
 
@@ -44,7 +44,6 @@ def build(out: Path) -> None:
         said = done.stdout + done.stderr
         if done.returncode or re.search(r"warning|error", said, re.I):
             sys.exit(said)
-        sys.stdout.write(said) if os.environ.get("SITE_DEBUG") else None
         if out.exists():
             shutil.rmtree(out)
         shutil.move(work / "site", out)
@@ -158,7 +157,7 @@ def reference_list() -> str:
 def navigation(nav: list[dict[str, Any]], pages: set[str]) -> list[dict[str, Any]]:
     """The sections of the configuration with every page in one of them; sections without a page are left out."""
     listed = {page for section in nav for page in _as_list(next(iter(section.values())))}
-    rest = sorted(pages - listed)
+    rest = sorted(pages - listed - set(GUIDES.values()))
     folders = {"Get started": "", "中文": "zh/"}
     filled = []
     for section in nav:
@@ -172,6 +171,7 @@ def navigation(nav: list[dict[str, Any]], pages: set[str]) -> list[dict[str, Any
             items += ["reference/settings.md", "reference/findings.md"]
             items.append({"Command line": ["reference/cli/index.md", *(f"reference/cli/{verb}.md" for verb in VERBS)]})
             items.append({"Python": [f"reference/api/{room}.md" for room in ROOMS]})
+            items += ["changelog.md", "contributing.md"]
         else:
             items += [page for page in rest if page.startswith(folder) and ("/" in page) == bool(folder)]
         if items:

@@ -110,24 +110,25 @@ def _verb_lines(verb: str) -> Iterator[str]:
 
 
 def _flag_table(actions: list[argparse.Action]) -> Iterator[str]:
-    yield from ("| flag | value | default | meaning |", "|---|---|---|---|")
+    yield from ("| flag | <span class='wide'>meaning</span> | default | value |", "|---|---|---|---|")
     for one in actions:
         name = "<br>".join(f"`{text}`" for text in (one.option_strings or [str(one.metavar)]))
         text, default = str(one.help or ""), ""
-        found = re.search(r"\s*\((required|default: (.*)|.*)\)$", text, re.S)
-        if found and (found[1] == "required" or found[2] is not None):
-            text, default = text[: found.start()], found[2] if found[2] is not None else "required"
+        found = re.search(r"\s*\((required|default: ((?:[^()]|\([^()]*\))*))\)$", text)
+        if found:
+            text, default = text[: found.start()], "required" if found[2] is None else found[2]
         default = default if default == "required" else f"`{default}`" if default.strip("' ") else ""
         default = "" if default in ("`None`", "`False`") else default
         value = _value(str(one.metavar)) if one.option_strings and one.metavar else ""
-        yield f"| {name} | {value} | {_cell(default)} | {_cell(text)} |"
+        yield f"| {name} | {_cell(text)} | {_cell(default)} | {value} |"
 
 
 def _value(metavar: str) -> str:
     """The value of a flag, as in help, without braces around words and without None."""
     words = metavar.replace("{None}|", "").replace("|{None}", "")
-    words = re.sub(r"^\{(\[?[A-Z][^{}]*)\}$", r"\1", words)
-    return "`" + words.replace("|", "\\|") + "`"
+    if re.fullmatch(r"\{[^{}\[\] ]*\}", words):
+        return ", ".join(f"`{word}`" for word in words[1:-1].split(","))
+    return "`" + re.sub(r"^\{([^{}]*)\}$", r"\1", words) + "`"
 
 
 def settings_page() -> str:
@@ -136,7 +137,7 @@ def settings_page() -> str:
         "# Settings", "",
         "A run is described by one TOML file. `hilum config` prints it with every setting explained, `hilum train`",
         "takes each setting as a flag, and Python takes the dataclasses of [the API](api/settings.md). An unknown",
-        "setting is an error. [`hilum serve`](cli/serve.md) reads a file of its own, [below](#settings-of-the-service).", "",
+        "setting is an error. [`hilum serve`](cli/serve.md) reads [a file of its own](#settings-of-the-service).", "",
         "## Settings of a run",
         *_section_lines(RunConfig, "", ""),
         "", "## Settings of the service", "",
@@ -153,14 +154,14 @@ def _section_lines(kind: type, path: str, prefix: str, head: str = "") -> Iterat
     tables = {one.name: _dataclass_in(hints[one.name]) for one in dataclasses.fields(kind)}
     plain = [one for one in dataclasses.fields(kind) if tables[one.name] is None]
     if plain:
-        yield from ("", "| setting | type | default | meaning |", "|---|---|---|---|")
+        yield from ("", "| setting | <span class='wide'>meaning</span> | default | type |", "|---|---|---|---|")
     for one in plain:
         name = f"`{one.name}`{{ #{prefix}{path + '.' if path else ''}{one.name} }}"
         default = one.default if one.default is not dataclasses.MISSING else None
         if one.default_factory is not dataclasses.MISSING:
             default = one.default_factory()
         shown = "" if default is None else f"`{_as_toml(default)}`"
-        yield f"| {name} | {_cell(_type_name(hints[one.name]))} | {_cell(shown)} | {_cell(docs[one.name])} |"
+        yield f"| {name} | {_cell(docs[one.name])} | {_cell(shown)} | {_cell(_type_name(hints[one.name]))} |"
     for name, table in tables.items():
         if table is not None:
             inner = f"{path}.{name}".strip(".")
@@ -187,9 +188,10 @@ def _type_name(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_name(arg) for arg in args if arg is not types.NoneType)
     if origin is tuple:
+        plural = "" if typing.get_args(args[0]) else "s"
         if args[-1] is Ellipsis:
-            return f"list of {_type_name(args[0])}"
-        return f"{len(args)} of {_type_name(args[0])}"
+            return f"list of {_type_name(args[0])}{plural}"
+        return f"{len(args)} {_type_name(args[0])}{plural}"
     if origin is dict:
         return f"table of {_type_name(args[1])}"
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}
@@ -217,7 +219,7 @@ def findings_page() -> str:
         "# Finding codes", "",
         "Every code of the policy table, `hilum.findings.POLICY`. [Findings](../concepts/findings.md) explains",
         "severities, and how a site overrides them.", "",
-        "| code | meaning | strict | standard | lenient |", "|---|---|---|---|---|",
+        "| code | <span class='wide'>meaning</span> | strict | standard | lenient |", "|---|---|---|---|---|",
         *(f"| `{code}`{{ #{code} }} | {means.get(code, '')} | {' | '.join(row)} |" for code, row in POLICY.items()),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
