@@ -24,7 +24,9 @@ def scan():
     return simulate_case(plan_cohort(1, seed=0)[0], seed=0, pixel_mm=6.0)[0]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_every_python_block_of_a_page_runs_in_order(page, scan, npy_cohort, tmp_path, monkeypatch):
     """In a folder with a scan, and with a table and a config as users have them."""
     shutil.copytree(npy_cohort, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run", "store"))
@@ -35,19 +37,19 @@ def test_every_python_block_of_a_page_runs_in_order(page, scan, npy_cohort, tmp_
         exec(compile(block, str(page), "exec"), names)  # noqa: S102
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_a_page_names_exists(page):
     for file, name in re.findall(r"`(test_\w+)::(test_\w+)`", page.read_text()):
         assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(), f"{file}::{name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_to_a_file_leads_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_verb_that_a_page_types_exists(page):
     for verb in re.findall(r"^ *(?:\$ )?hilum ([a-z]+)", page.read_text(), re.M):
         assert verb in VERBS, verb

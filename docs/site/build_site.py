@@ -44,6 +44,9 @@ def build(out: Path) -> None:
         said = done.stdout + done.stderr
         if done.returncode or re.search(r"warning|error", said, re.I):
             sys.exit(said)
+        for page in (work / "site" / "zh").glob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            page.write_text(text.replace('<html lang="en"', '<html lang="zh-Hans"', 1), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         shutil.move(work / "site", out)
