@@ -38,6 +38,7 @@ VERBS = {
     "serve": ("Serve", "serve models over HTTP, with a page, and beside a PACS"),
     "monitor": ("Monitor", "show what a service does: refusals, shares without a decision, drift from training"),
     "export": ("Export", "export a model as one ONNX or PyTorch file for other programs"),
+    "env": ("ShowEnvironment", "describe the installation and the machine, for a bug report"),
 }
 """Class of each verb, in the module of its name, and its description."""
 

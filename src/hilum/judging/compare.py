@@ -77,7 +77,7 @@ class Compared:
 
     @property
     def rows(self) -> list[list[str]]:
-        """Texts of the main figures: the other, output, figure, value of the first and the other, difference, p-values."""
+        """Texts of the main figures: the other, output, figure, value of both, their difference, p-values."""
         rows = []
         for pair in self.pairs:
             for name in _SHOWN:

@@ -65,13 +65,22 @@ def key_fingerprint() -> str:
     return hashed("key", "fingerprint")
 
 
+def key_origin() -> str:
+    """Where the key comes from: ``HILUM_KEY`` or ``file``; empty if it will be made on first use."""
+    return "HILUM_KEY" if os.environ.get("HILUM_KEY") else "file" if _key_file().exists() else ""
+
+
+def _key_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hilum" / "key"
+
+
 @cache
 def _key(from_environment: str) -> bytes:
     """The key of HILUM_KEY, else of the file that only its owner can read, which is made on first use."""
     if from_environment:
         return from_environment.encode()
-    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hilum"
-    path = folder / "key"
+    path = _key_file()
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")

@@ -4,7 +4,6 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 
 from hilum.files import cores
 from hilum.modelling.device import pick_device
-
-_PACKAGES = ("hilum", "torch", "lightning-fabric", "numpy", "scipy", "scikit-learn", "SimpleITK", "pydicom", "nibabel")
+from hilum.planning.installation import package_versions
 
 
 def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[str, Any]:
@@ -38,8 +36,7 @@ def environment_of(device: str, table: Path, samples: Iterable[Path]) -> dict[st
 
 def _computing(device: str) -> dict[str, Any]:
     """What the digits of a training depend on."""
-    packages = {name: _version(name) for name in _PACKAGES}
-    return {"packages": packages, "device": _device_name(device), "threads": torch.get_num_threads()}
+    return {"packages": package_versions(), "device": _device_name(device), "threads": torch.get_num_threads()}
 
 
 def differences(began: dict[str, Any], device: str) -> list[str]:
@@ -53,13 +50,6 @@ def differences(began: dict[str, Any], device: str) -> list[str]:
     before, after = (one["packages"] | {name: one.get(name) for name in ("device", "threads")} for one in (began, now))
     before = {name: value for name, value in before.items() if value is not None}  # older runs have no threads
     return [f"{name} was {before[name]}, is {after.get(name)}" for name in before if before[name] != after.get(name)]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def _device_name(device: str) -> str:
