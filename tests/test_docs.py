@@ -15,6 +15,11 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
+def links_of(text: str) -> list[str]:
+    """Targets of links to files in Markdown, without their anchors."""
+    return re.findall(r"\]\((?!https?:)([^)#]+)", text)
+
+
 def test_there_are_pages():
     assert len(PAGES) >= 3
 
@@ -46,7 +51,7 @@ def test_every_test_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_to_a_file_leads_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+    for target in links_of(page.read_text()):
         assert (page.parent / target).exists(), target
 
 

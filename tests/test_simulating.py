@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +339,9 @@ def test_what_a_format_cannot_hold_is_refused(scan, tmp_path):
     sheared[1, 0] = 2.0
     with pytest.raises(GeometryError, match="sheared"):
         Volume(voxels_hu=volume.voxels_hu, affine=sheared).write(tmp_path / "a.nrrd")
+
+
+def test_an_unknown_disease_is_refused_with_the_known_ones():
+    without_types = inspect.unwrap(sample_disease)  # in tests the types of arguments are checked before
+    with pytest.raises(ConfigError, match="none, mass, consolidation, ground-glass opacity, got 'nodules'"):
+        without_types(sample_anatomy(generator(0)), "nodules", rng=generator(0))

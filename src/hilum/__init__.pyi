@@ -52,6 +52,7 @@ from hilum.settings.files import FilesConfig as FilesConfig
 from hilum.settings.run import ReadingConfig as ReadingConfig
 from hilum.settings.run import Recipe as Recipe
 from hilum.settings.run import RunConfig as RunConfig
+from hilum.simulating import simulate_cohort as simulate_cohort
 from hilum.simulating import simulate_scan as simulate_scan
 from hilum.training.cohort import datasets as datasets
 from hilum.training.folds import train_folds as train_folds

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from hilum.errors import GeometryError, HilumError
 from hilum.files import cores
 from hilum.findings import Finding, Policy, as_records, refusals
-from hilum.pages import grey, three_planes
+from hilum.pages import PLANES_CAPTION, grey, notebook_card, three_planes
 from hilum.reading.dicom.frames import is_dicom
 from hilum.reading.dicom.pixels import load_series, slice_hu, without_duplicates
 from hilum.reading.dicom.series import Series, find_series
@@ -109,6 +109,21 @@ class Examined:
         if refusals(self.findings):
             return "refused"
         return "repaired" if any(f.severity == "repaired" for f in self.findings) else "ok"
+
+    def _repr_html_(self) -> str:
+        """Verdict, grid, planes if they were asked for, and findings, for notebooks."""
+        grid = "" if self.spacing_mm is None else f", {' x '.join(f'{s:.4g}' for s in self.spacing_mm)} mm (z, y, x)"
+        kernel = f", kernel {self.kernel}" if self.kernel else ""
+        facts = [f"{self.num_slices} slices of {self.size[0]} x {self.size[1]} pixels{grid}{kernel}"]
+        if self.score is not None:
+            facts.append(f"{self.score} points in the choice of a series: {', '.join(self.reasons)}")
+        return notebook_card(
+            f"{self.where}: {self.verdict}",
+            facts=facts,
+            planes=self.planes,
+            caption=PLANES_CAPTION if len(self.planes) == 3 else "the middle slice",
+            findings=self.findings,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

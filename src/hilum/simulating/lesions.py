@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from hilum.errors import ConfigError
+from hilum.errors import ConfigError, require
 from hilum.randomness import generator
 from hilum.simulating.anatomy import Anatomy
 from hilum.simulating.pleura import aerated_distance
@@ -136,7 +136,12 @@ def sample_lesion(anatomy: Anatomy, kind: Kind, *, rng: np.random.Generator) -> 
 
 
 def sample_disease(anatomy: Anatomy, disease: Disease, *, rng: np.random.Generator) -> tuple[Lesion, ...]:
-    """Sample the lesions of one chest: benign ones as in any chest, and those of the disease."""
+    """Sample the lesions of one chest: benign ones as in any chest, and those of the disease.
+
+    Raises:
+        ConfigError: If the disease is unknown.
+    """
+    require(disease in ("none", *DISEASES), "disease", f"none, {', '.join(DISEASES)}", repr(disease))
     benign = list(_BENIGN)
     chosen = rng.choice(len(benign), size=rng.poisson(_BENIGN_MEAN), p=list(_BENIGN.values()))
     kinds: list[Kind] = [benign[i] for i in chosen]
