@@ -11,7 +11,8 @@ from hilum.findings import POLICY
 from hilum.simulating import plan_cohort, simulate_case
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = sorted([*READMES, *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -61,8 +62,9 @@ def test_every_verb_that_a_page_types_exists(page):
         assert verb in VERBS, verb
 
 
-def test_the_readme_prints_every_room_in_the_order_of_the_data():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("readme", READMES, ids=lambda page: page.name)
+def test_a_readme_prints_every_room_in_the_order_of_the_data(readme):
+    text = readme.read_text()
     rooms = [path.name for path in (ROOT / "src" / "hilum").iterdir() if (path / "__init__.py").exists()]
     places = {room: text.index(f"{room}/") for room in rooms}
     assert set(places) == set(rooms)
@@ -71,6 +73,19 @@ def test_the_readme_prints_every_room_in_the_order_of_the_data():
         "planning", "training", "predicting", "judging", "serving", "cli",
     ]  # fmt: skip
     assert sorted(places, key=places.__getitem__) == order
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda page: page.name)
+def test_a_readme_can_be_read_in_three_minutes(readme):
+    assert len(readme.read_text().splitlines()) <= 120
+
+
+def test_the_chinese_readme_has_the_same_sections_commands_and_pictures():
+    english, chinese = (readme.read_text() for readme in READMES)
+    for what in (r"^## ", r"^    (hilum \S+|scripts/\S+)", r"!\[.*\]\((.*)\)", r"^<!-- .*"):
+        assert [found.strip() for found in re.findall(what, english, re.M)] == [
+            found.strip() for found in re.findall(what, chinese, re.M)
+        ]
 
 
 def test_the_page_on_findings_has_the_policy_table_as_it_is():
