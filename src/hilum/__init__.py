@@ -4,18 +4,13 @@ The names of the Python API stand in ``__init__.pyi``, which type checkers read;
 used, so that ``import hilum`` is quick.
 """
 
-import ast
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_HOME = {
-    alias.name: node.module
-    for node in _STUB.body
-    if isinstance(node, ast.ImportFrom) and node.module
-    for alias in node.names
-}
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_HOME = {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as \2$", _STUB, re.M)}
 
 __all__ = ["__version__", *sorted(_HOME)]
 

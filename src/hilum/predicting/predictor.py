@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from hilum.arrays import ArrayLike
 from hilum.cohorts.cells import NO_RESULT
 from hilum.cohorts.dataset import as_sample
 from hilum.deciding.facts import facts_of, kernel_of
@@ -181,7 +182,12 @@ class Predictor:
         return within_memory(doing, "free some" if self.device.type == "cpu" else "free some, or use --device cpu")
 
     def predict(
-        self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
+        self,
+        scan: Volume | str | Path,
+        *,
+        point_mm: ArrayLike | None = None,
+        series: str = "",
+        mask: str | Path | None = None,
     ) -> Prediction:
         """Predict one scan.
 
@@ -199,7 +205,12 @@ class Predictor:
         return replace(self.predict_samples([sample])[0], sample=sample)
 
     def prepare(
-        self, scan: Volume | str | Path, *, point_mm: Any = None, series: str = "", mask: str | Path | None = None
+        self,
+        scan: Volume | str | Path,
+        *,
+        point_mm: ArrayLike | None = None,
+        series: str = "",
+        mask: str | Path | None = None,
     ) -> Volume:
         """Prepare one scan as the sample that the model sees; arguments and errors are those of ``predict``."""
         return prepare_scan(self.card, scan, point_mm=point_mm, series=series, mask=mask)

@@ -1,8 +1,8 @@
 """Prepares one scan as the sample that a model sees; the card of the model says how."""
 
 from pathlib import Path
-from typing import Any
 
+from hilum.arrays import ArrayLike
 from hilum.deciding.model_folder import ModelCard
 from hilum.errors import ConfigError
 from hilum.files import user_path
@@ -15,7 +15,7 @@ def prepare_scan(
     card: ModelCard,
     scan: Volume | str | Path,
     *,
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: str | Path | None = None,
 ) -> Volume:

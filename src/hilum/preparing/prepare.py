@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from hilum.arrays import ArrayLike
 from hilum.errors import GeometryError, PrepareError
 from hilum.preparing.grid_placement import place
 from hilum.preparing.lungs.masks import GivenLungs, lungs_of, mask_on, read_lungs, widened
@@ -20,7 +20,7 @@ from hilum.settings.run import ReadingConfig
 from hilum.volume import AIR_HU, HIGHEST_HU, LOWEST_HU, NO_BIN, SourceScan, Volume, clip
 
 
-def prepare(volume: Volume, recipe: Recipe, *, point_mm: Any = None, lungs: GivenLungs = None) -> Volume:
+def prepare(volume: Volume, recipe: Recipe, *, point_mm: ArrayLike | None = None, lungs: GivenLungs = None) -> Volume:
     """Resample the part of a scan that the model sees to the model's grid, in int16 HU.
 
     Args:
@@ -71,7 +71,7 @@ def prepare_path(
     path: Path,
     recipe: Recipe,
     *,
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: Path | None = None,
     reading: ReadingConfig | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from hilum.arrays import ArrayLike
 from hilum.errors import GeometryError, PrepareError
 from hilum.files import user_path
 from hilum.predicting.explain.check import SanityCheck, check_map
@@ -32,7 +33,7 @@ def explain_scan(
     outputs: Sequence[str] = (),
     config: ExplainConfig = ExplainConfig(),  # noqa: B008  # frozen
     check: bool = False,
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: str | Path | None = None,
     device: str = "auto",

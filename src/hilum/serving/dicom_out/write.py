@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from hilum.arrays import ArrayLike
 from hilum.errors import ConfigError, ReadError, require
 from hilum.files import check_own_folder, user_path, whole_folder
 from hilum.predicting.predictor import Prediction, Predictor
@@ -53,7 +53,7 @@ def predict_to_dicom(
     names: Sequence[str] = (),
     maps: bool = True,
     uids: Uids = "derived",
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: str | Path | None = None,
 ) -> DicomResult:
@@ -92,7 +92,7 @@ def result_of(
     scan: str | Path,
     *,
     config: ExplainConfig | None,
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: str | Path | None = None,
 ) -> ScanResult:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hilum.arrays import three
+from hilum.arrays import ArrayLike, three
 from hilum.errors import GeometryError, ReadError
 from hilum.files import check_output, check_place, user_path, write_whole
 from hilum.findings import Finding
@@ -56,7 +56,7 @@ def view(
     names: Sequence[str] = (),
     with_map: bool = True,
     config: ExplainConfig = ExplainConfig(),  # noqa: B008  # frozen
-    point_mm: Any = None,
+    point_mm: ArrayLike | None = None,
     series: str = "",
     mask: str | Path | None = None,
     device: str = "auto",
