@@ -17,8 +17,20 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
+LONGEST = ("service", "service_page", "pacs", "survival", "folds", "gate", "explain", "dicom_out", "view", "orthanc")
+"""Files of tests that take longest, the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests marked slow, unless --slow, -m or the name of a test asks for them."""
+    """Order the files for several processes, and leave out tests marked slow, unless they are asked for.
+
+    Each process runs whole files, so long ones come first: at the end short ones are left, and no process waits long.
+    --slow, -m or the name of a test asks for slow tests.
+    """
+    if hasattr(config, "workerinput"):
+        place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     if config.option.slow or config.option.markexpr or any("::" in str(one) for one in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -13,6 +13,7 @@ from sklearn.covariance import ledoit_wolf
 
 from hilum.cli import main
 from hilum.cohorts.table import Case
+from hilum.deciding.decision import Decision, Decisions
 from hilum.deciding.facts import FACTS, facts_of, kernel_of
 from hilum.deciding.fit_gate import (
     Seen,
@@ -24,13 +25,13 @@ from hilum.deciding.fit_gate import (
     with_limit,
 )
 from hilum.deciding.gate import FeatureStatistics, Gate, mean_distance
-from hilum.deciding.model_folder import read_card
+from hilum.deciding.model_folder import ModelCard, build, read_card, save_model
 from hilum.errors import CheckpointError, ConfigError
 from hilum.measuring.abstaining import coverage_ends
 from hilum.predicting import Predictor
 from hilum.preparing import prepare
 from hilum.settings.recipe import Recipe
-from hilum.settings.run import DecisionConfig
+from hilum.settings.run import DecisionConfig, ModelConfig
 from hilum.simulating import plan_cohort, simulate_case
 from hilum.training.gate import Outputs, found_out_of_fold, gate_of_members
 from hilum.volume import Tags, Volume, affine_from
@@ -51,7 +52,7 @@ def seen(facts, kernels=None, patients=None):
 @pytest.fixture(scope="module")
 def chests():
     """Prepared chests with the scans that they come from."""
-    volumes = [simulate_case(case, seed=5, pixel_mm=6.0)[0] for case in plan_cohort(24, seed=5)]
+    volumes = [simulate_case(case, seed=5, pixel_mm=6.0)[0] for case in plan_cohort(16, seed=5)]
     return [(volume, prepare(volume, LUNGS)) for volume in volumes]
 
 
@@ -346,13 +347,14 @@ def test_training_keeps_the_gate_in_the_model_folder_without_ids(trained_run):
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory):
-    """A model of forty chests, each of another patient."""
+    """A model of forty whole chests, each of another patient; the lungs, which take longest, are looked for below."""
     from hilum.simulating import simulate_cohort
 
     folder = tmp_path_factory.mktemp("gated")
-    table = simulate_cohort(folder, num_cases=48, seed=2, diseased=0.4, pixel_mm=6.0)
+    table = simulate_cohort(folder, num_cases=48, seed=2, diseased=0.4, pixel_mm=12.0, workers=1)
     flags = ["--out", str(folder / "run"), "--recipe.size", "24", "20", "28", "--recipe.spacing-mm", "12", "12", "12"]
-    flags += ["--training.epochs", "2", "--model.width", "8", "--device", "cpu", "--store", str(folder / "store")]
+    flags += ["--recipe.region", "whole", "--model.depth", "10", "--model.width", "8"]
+    flags += ["--training.epochs", "2", "--device", "cpu", "--store", str(folder / "store")]
     assert main(["train", str(table), *flags]) == 0
     return folder
 
@@ -360,7 +362,7 @@ def gated(tmp_path_factory):
 def test_a_scan_like_those_of_training_is_decided_and_others_are_not(gated, tmp_path, capsys):
     predictor = Predictor(gated / "run", device="cpu")
     assert (gated / "run" / "model" / "gate.safetensors").is_file()
-    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=6.0)[0]
+    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=12.0)[0]
     assert predictor.predict(volume).outcome.kind == "decided"
     shifted = replace(volume, voxels_hu=np.clip(volume.voxels_hu + 300, -1024, 3071).astype(np.int16))
     found = predictor.predict(shifted)
@@ -372,8 +374,20 @@ def test_a_scan_like_those_of_training_is_decided_and_others_are_not(gated, tmp_
     assert "decision: no-result (threshold" in capsys.readouterr().out
 
 
+def test_the_gate_of_a_model_of_lungs_judges_scans_in_which_it_finds_them(chests, gate, tmp_path):
+    decisions = Decisions(classes=("0", "1"), each=(Decision(),))
+    network = ModelConfig(depth=10, width=1, stem="small")
+    card = ModelCard(model=network, recipe=LUNGS, decisions=decisions, training={}, gate=gate)
+    save_model(tmp_path, build(network, LUNGS, 2), card)
+    predictor, (volume, _) = Predictor(tmp_path, device="cpu"), chests[3]
+    assert predictor.predict(volume).outcome.kind == "decided"
+    turned = predictor.predict(replace(volume, voxels_hu=np.ascontiguousarray(volume.voxels_hu[::-1])))
+    assert turned.decision == "no-result"
+    assert "unseen-orientation" in turned.outcome.codes
+
+
 def test_by_policy_the_gate_only_notes_or_is_off(gated, tmp_path):
-    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=6.0)[0]
+    volume = simulate_case(plan_cohort(1, seed=2)[0], seed=2, pixel_mm=12.0)[0]
     shifted = replace(volume, voxels_hu=np.clip(volume.voxels_hu + 300, -1024, 3071).astype(np.int16))
     for policy in ("note", "off"):
         predictor = Predictor(gated / "run", device="cpu")
@@ -390,7 +404,7 @@ def test_cases_that_the_gate_holds_back_are_listed_with_their_codes_and_counted(
 
     rows = ["path,label"]
     for k, case in enumerate(plan_cohort(8, seed=77, diseased=0.5)):
-        volume = simulate_case(case, seed=77, pixel_mm=6.0)[0]
+        volume = simulate_case(case, seed=77, pixel_mm=12.0)[0]
         (thick(volume, 3) if k % 2 else volume).write(tmp_path / f"{k}.nii.gz")
         rows.append(f"{k}.nii.gz,{case.label}")
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")

@@ -347,6 +347,7 @@ def test_checkpointing_changes_nothing_but_memory(depth):
 # choosing
 
 
+@pytest.mark.usefixtures("real_race")
 def test_a_network_that_is_frozen_in_part_is_measured_apart_as_it_trains(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, seen = resnet18_3d(width=4), torch.device("cpu"), set()
@@ -360,6 +361,7 @@ def test_a_network_that_is_frozen_in_part_is_measured_apart_as_it_trains(monkeyp
     assert seen == {(False, False)}
 
 
+@pytest.mark.usefixtures("real_race")
 def test_what_was_chosen_is_one_of_the_ways_tried_is_remembered_and_disturbs_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     torch.manual_seed(0)
@@ -378,6 +380,7 @@ def test_what_was_chosen_is_one_of_the_ways_tried_is_remembered_and_disturbs_not
     assert choose_speed(network, (2, 1, 32, 32, 40), SpeedConfig(), device).seconds != chosen.seconds
 
 
+@pytest.mark.usefixtures("real_race")
 def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     chosen = choose_speed(resnet18_3d(width=4), (2, 1, 16, 16, 16), PLAIN, torch.device("cpu"))
@@ -390,6 +393,7 @@ def test_what_is_forced_is_kept_and_measures_nothing(monkeypatch, tmp_path):
     assert all(name.startswith("bf16") for name in half.seconds)
 
 
+@pytest.mark.usefixtures("real_race")
 def test_a_way_that_cannot_be_computed_is_not_chosen_and_if_none_can_the_reason_is_raised(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)
@@ -408,6 +412,7 @@ def test_a_way_that_cannot_be_computed_is_not_chosen_and_if_none_can_the_reason_
         choose_speed(network, shape, SpeedConfig(precision="bf16"), device)
 
 
+@pytest.mark.usefixtures("real_race")
 def test_other_load_during_one_turn_does_not_change_the_choice(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(ways, "_SECONDS", 0.0)  # as of a large network: few turns
@@ -423,6 +428,7 @@ def test_other_load_during_one_turn_does_not_change_the_choice(monkeypatch, tmp_
     assert chosen.speed.precision == "fp32"
 
 
+@pytest.mark.usefixtures("real_race")
 def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)

@@ -149,33 +149,48 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs 
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
+WAITING = """
+import sys, time
+from pathlib import Path
+from hilum.training.saver import Saver
+steps, after_step = [], Saver.after_step
+def wait(self):
+    steps.append(1)
+    if len(steps) == 12:  # in the second epoch
+        Path(sys.argv[1]).with_name("waits").touch()
+        until = time.monotonic() + 120
+        while not Path(sys.argv[1]).with_name("sent").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+    after_step(self)
+Saver.after_step = wait
+"""
+"""The training waits within its second epoch, so that a signal meets it there on any machine."""
+
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(npy_cohort, tmp_path, number, code):
     folder = tmp_path / "c"
     shutil.copytree(npy_cohort, folder, ignore=shutil.ignore_patterns("run"))
-    flags = [str(folder / "config.toml"), "--training.epochs", "15", "--training.stop-patience", "0"]
+    flags = [str(folder / "config.toml"), "--training.epochs", "3", "--training.stop-patience", "0"]
     out = tmp_path / "run"
-    train_args = [*flags, "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, *train_args], stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    metrics = tmp_path / "run" / "metrics.csv"
+    command = [sys.executable, "-c", WAITING + TRAINING, *flags, "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < until:
+    while not (folder / "waits").exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(number)
+    (folder / "sent").touch()
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert "stopping after this step, and saving; once more: at once" in said
-    assert f"stopped by {signal.Signals(number).name}" in said
+    assert f"stopped by {signal.Signals(number).name}: 1 epochs and 3 steps are saved" in said
     assert f"hilum train {out / 'config.toml'} --out {out} --resume goes on" in said
     assert "Traceback" not in said
-    assert Run(tmp_path / "run").state == "begun"
-    settings = load(tmp_path / "run")
-    assert main(["train", flags[0], "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert Run(out).state == "begun"
+    settings = load(out)
+    assert main(["train", flags[0], "--out", str(out), "--resume"]) == 0
     train(settings, tmp_path / "whole", base="/")
-    same(tmp_path / "run", tmp_path / "whole")
+    same(out, tmp_path / "whole")
 
 
 def test_members_save_though_a_scheduler_signals_them_and_their_parent(npy_cohort, tmp_path):
