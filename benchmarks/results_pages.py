@@ -41,31 +41,31 @@ CHINESE = {
     "Hilum": "Hilum",
     "beside it": "对照",
     "page": "页面",
-    "LIDC-IDRI, suspicious nodules or not: AUC out of fold, {} nodules": "LIDC-IDRI,结节是否可疑:折外 AUC,{} 个结节",
-    "the same on folds 3 and 4, which no choice ever saw, {} nodules": "同上,第 3、4 折(任何选择都没见过),{} 个结节",
-    "the readers' diameter {}; gain {}": "医生所量直径 {};增益 {}",
+    "LIDC-IDRI, suspicious nodules or not: AUC out of fold, {} nodules": "LIDC-IDRI，结节是否可疑：折外 AUC,{} 个结节",
+    "the same on folds 3 and 4, which no choice ever saw, {} nodules": "同上，第 3、4 折（任何选择都没见过）,{} 个结节",
+    "the readers' diameter {}; gain {}": "医生所量直径 {}；增益 {}",
     "the tutorial": "教程",
-    "reading 275 slices of DICOM, with all checks": "读取 275 层 DICOM,含全部检查",
-    "preparing them to 128 cubed, the lungs found; without lungs": "预处理为 128³,找到双肺;不找肺",
-    "the first read of a prepared sample of 128 cubed, not in memory": "首次读取 128³ 的样本,不在内存里",
+    "reading 275 slices of DICOM, with all checks": "读取 275 层 DICOM，含全部检查",
+    "preparing them to 128 cubed, the lungs found; without lungs": "预处理为 128³，找到双肺；不找肺",
+    "the first read of a prepared sample of 128 cubed, not in memory": "首次读取 128³ 的样本，不在内存里",
     "augmenting a sample of 128 cubed: as often as the tutorial; all changes but elastic": (
-        "增强一个 128³ 的样本:频率同教程;除弹性外的全部变化"
+        "增强一个 128³ 的样本：频率同教程；除弹性外的全部变化"
     ),
     "lungs, Dice: median and worst of {} simulated scans; a real one": (
-        "肺的 Dice:{} 例模拟扫描的中位数和最差;一例真实扫描"
+        "肺的 Dice:{} 例模拟扫描的中位数和最差；一例真实扫描"
     ),
     "the true or the reference mask": "真值或参考掩膜",
-    "a training step of ResNet-18 in bf16, batches of 8 at 64 cubed": "ResNet-18 训练一步,bf16,8 个 64³ 的样本",
-    "MONAI in bf16, its gradients wrong,": "MONAI,bf16(梯度有误)",
+    "a training step of ResNet-18 in bf16, batches of 8 at 64 cubed": "ResNet-18 训练一步，bf16,8 个 64³ 的样本",
+    "MONAI in bf16, its gradients wrong,": "MONAI,bf16（梯度有误）",
     "MONAI in fp32": "MONAI,fp32",
-    "the tutorial in fp32": "教程,fp32",
-    "prediction, ResNet-18, batches of 8 at 128 cubed, fp32": "预测,ResNet-18,8 个 128³ 的样本,fp32",
+    "the tutorial in fp32": "教程，fp32",
+    "prediction, ResNet-18, batches of 8 at 128 cubed, fp32": "预测，ResNet-18,8 个 128³ 的样本，fp32",
     "maps of simulated chests that peak at the mass": "模拟胸部 CT 的热力图峰值落在肿块上",
-    "integrated gradients {}, lost weights {}, a random voxel {}": "积分梯度 {},权重丢失 {},随机体素 {}",
+    "integrated gradients {}, lost weights {}, a random voxel {}": "积分梯度 {}，权重丢失 {}，随机体素 {}",
     "new simulated chests that the gate holds back": "被输入检验挡下的新模拟胸部 CT",
     "{} asked for": "要求 {}",
-    "scans per second of the service, {} clients": "服务每秒扫描数,{} 个客户端",
-    "damaged files, neither read nor refused in one line": "损坏的文件,既没读出也没以一行拒绝",
+    "scans per second of the service, {} clients": "服务每秒扫描数，{} 个客户端",
+    "damaged files, neither read nor refused in one line": "损坏的文件，既没读出也没以一行拒绝",
     "{} of {}": "{} / {}",
     " to ": " 至 ",
 }
@@ -253,7 +253,7 @@ def index() -> str:
     return page(
         "Results",
         "All figures were measured by scripts of this repository. These pages are written from "
-        "[their output](../../benchmarks/results) by `python benchmarks/results_pages.py`; no figure is typed. Below "
+        "their output in `benchmarks/results` by `python benchmarks/results_pages.py`; no figure is typed. Below "
         "each table stand the script, the machine, how often it was run, and its spread. "
         "Figures of different machines cannot be compared.",
         "What was not shown: on LIDC-IDRI no gain over a reader's diameter is beyond chance. All its figures are on "
