@@ -429,6 +429,28 @@ def test_other_load_during_one_turn_does_not_change_the_choice(monkeypatch, tmp_
 
 
 @pytest.mark.usefixtures("real_race")
+def test_a_way_that_takes_far_too_long_is_computed_once_and_no_other_is_judged_by_its_warm_up(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = Counter()
+
+    def hopeless(network, x, way, run):
+        name = name_of(way)
+        calls[name] += 1
+        if way.precision == "bf16":
+            return 9.0 if way.channels_last == "off" else 4.0 if calls[name] == 1 else 0.5
+        return 1.0
+
+    monkeypatch.setattr(ways, "_seconds", hopeless)
+    chosen = choose_speed(resnet18_3d(width=2), (2, 1, 16, 16, 16), SpeedConfig(), torch.device("cpu"))
+    slow, fast = (
+        next(n for n in calls if n.startswith("bf16") and ("channels last" in n) == last) for last in (False, True)
+    )
+    assert (calls[slow], chosen.seconds[slow]) == (1, 9.0)
+    assert calls[fast] > 2
+    assert chosen.speed.precision == "bf16"
+
+
+@pytest.mark.usefixtures("real_race")
 def test_a_way_that_is_none_is_not_believed_but_measured_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network, device, shape = resnet18_3d(width=2), torch.device("cpu"), (2, 1, 16, 16, 16)

@@ -48,6 +48,10 @@ time of each counts: other load can only add to it."""
 _SLOW = 1.5
 """A way that takes this many times as long as the fastest, after the least number of turns, gets no further turn."""
 
+_HOPELESS = (1.0, 5.0)
+"""A way whose warm-up on a CPU takes so many seconds, and so many times as long as the fastest, gets no turn: without
+instructions for bf16 a pass can take twenty times as long as in fp32."""
+
 _WORTH_COMPILING = 2000
 """Compiling takes a minute or two: it is tried only on GPUs, for runs of this many steps or more; see the docs."""
 
@@ -240,6 +244,7 @@ def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: 
     for way in ways:
         own = network if network.training else for_prediction(network, way)
         runs[name_of(way)] = way, own, torch.compile(own, dynamic=False) if way.compile == "on" else own
+    warm_up: dict[str, float] = {}
     started, (least, most) = time.perf_counter(), _TURNS
     for turn in range(1 + most):  # the first is a warm-up: memory is allocated and kernels are built
         for name, (way, own, run) in list(runs.items()):
@@ -254,6 +259,12 @@ def _race(network: ResNet3D, x: torch.Tensor, ways: list[SpeedConfig], seconds: 
                 continue
             if turn > 0:
                 seconds[name] = min(took, seconds.get(name, took))
+            else:
+                warm_up[name] = took
+        if turn == 0 and x.device.type == "cpu" and all(way.compile == "off" for way in ways):
+            longest = max(_HOPELESS[0], _HOPELESS[1] * min(warm_up.values(), default=0.0))
+            seconds.update({name: warm_up[name] for name in runs if warm_up[name] > longest})
+            runs = {name: run for name, run in runs.items() if warm_up[name] <= longest}
         if turn >= least:  # a single turn beside other load must not decide
             best = min((seconds[name] for name in runs), default=0.0)
             runs = {name: run for name, run in runs.items() if seconds[name] < _SLOW * best}
