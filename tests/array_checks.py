@@ -29,8 +29,7 @@ def _needs_arguments(annotation):
 def _checked(*, typechecker):
     """Check each argument and result once, and the sizes of arrays among them together.
 
-    jaxtyping itself binds all arguments at each call and checks them twice, for better messages, which takes a quarter
-    of a short training.
+    jaxtyping itself binds all arguments at each call and checks them twice, for better messages.
     """
 
     def decorate(target):
