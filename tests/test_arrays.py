@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from beartype import beartype
+from jaxtyping import Float32
 
 import hilum
 from hilum.arrays import flags, labelled, real, three, whole
@@ -210,3 +213,18 @@ def test_helpers_keep_arrays_as_they_are():
 def test_what_no_whole_number_can_hold_is_no_label(labels):
     with pytest.raises(ConfigError, match="labels must be an array, or something like one, of whole numbers"):
         metrics.roc_auc(labels, [0.1, 0.9])
+
+
+def test_arrays_of_other_kinds_and_sizes_than_annotated_are_refused_in_tests():
+    """Of arguments and of results, whose sizes belong together."""
+
+    def joined(one: Float32[np.ndarray, " n"], other: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        return np.concatenate([one, other]) if one.sum() else one + other
+
+    checked = jaxtyping.jaxtyped(typechecker=beartype)(joined)
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    assert checked(zeros, ones).shape == (3,)
+    assert checked(zeros[:2], ones[:2]).shape == (2,), "sizes of one call are none of the next"
+    for one, other in ((zeros, ones[:2]), (zeros, ones.astype(float)), (zeros, ones[None]), (ones, ones)):
+        with pytest.raises(Exception, match="joined"):
+            checked(one, other)
