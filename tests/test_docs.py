@@ -94,6 +94,15 @@ def test_the_page_on_findings_has_the_policy_table_as_it_is():
     assert {code: severities for code, *severities in rows} == {code: list(row) for code, row in POLICY.items()}
 
 
+def test_every_picture_of_the_documents_is_made_by_the_script_and_shown():
+    script = (ROOT / "docs" / "pictures" / "make_pictures.py").read_text()
+    made = set(re.findall(r'^    "([\w-]+\.png)": \w+,$', script, re.M))
+    assert {path.name for path in (ROOT / "docs" / "pictures").glob("*.png")} == made
+    shown = {Path(target).name for page in PAGES for target in links_of(page.read_text()) if target.endswith(".png")}
+    assert shown == made
+    assert not [path for path in (ROOT / "docs").rglob("*.png") if path.parent.name != "pictures"]
+
+
 def test_every_function_class_and_table_of_the_tutorial_has_its_row(shared_data):
     source = (shared_data.parent / "tutorial.txt").read_text()
     page = (ROOT / "docs" / "from-the-tutorial.md").read_text()

@@ -6,8 +6,11 @@ RUN_OF_THE_DEMO is the folder of `scripts/demo`. Without names all pictures are 
 HILUM_DATA. Chromium and playwright-core (scripts/tools) take pictures of pages.
 """
 
+import base64
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 import hilum
 from hilum.cli import main as command
@@ -100,12 +104,28 @@ def lungs(_demo: Path, out: Path) -> None:
 
 
 def augmentation(_demo: Path, out: Path) -> None:
-    """The part of the page of ``hilum augment`` that shows each change alone."""
+    """Axial and coronal planes of changes alone, from the page of ``hilum augment``."""
     scan, _ = hilum.simulate_scan(0)
     scan.write(out / "chest.nii.gz")
-    page = out / "augment.html"
-    _run("augment", out / "chest.nii.gz", "--augment.preset", "strong", "--number", 1, "--out", page)
-    _shoot([{"page": page, "out": out / "augmentation.png", "width": 1280, "element": ".grid >> nth=-1"}])
+    _run("augment", out / "chest.nii.gz", "--augment.preset", "strong", "--number", 1, "--out", out / "augment.html")
+    page = (out / "augment.html").read_text(encoding="utf-8")
+    shown = {"as it is": [_picture(one) for one in re.findall(r"background-image: url\((data:[^)]+)\)", page)]}
+    for part in page.split("<h3><code>")[1:]:
+        name, cards = part.partition("<")[0], part.split("<article>")[1:]
+        changed = [one for one in (re.findall(r'src="(data:[^"]+)"', card) for card in cards) if one]
+        for number, planes in enumerate(changed):
+            way = f", {number + 1}" if len(changed) > 1 else ""
+            shown[f"{name}{way}"] = [_picture(one) for one in planes]
+    cells = [_labelled(name, shown[name][:2]) for name in ALONE]
+    width, height = (max(cell.size[axis] for cell in cells) for axis in (0, 1))
+    sheet = Image.new("L", (4 * width, -(-len(cells) // 4) * height), 255)
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % 4 * width, number // 4 * height))
+    sheet.save(out / "augmentation.png", optimize=True)
+
+
+ALONE = ("as it is", "rotation", "elastic", "noise, 1", "noise, 2", "thickness", "width, 1", "cutout")
+"""Changes in the picture of augmentation; of some the page shows two ways."""
 
 
 PICTURES: dict[str, Callable[[Path, Path], None]] = {
@@ -138,9 +158,24 @@ def _shoot(pictures: Iterable[dict[str, Any]]) -> None:
     subprocess.run(["node", str(HERE / "take_pictures.mjs"), spec], check=True)  # noqa: S603, S607
 
 
-def _beside(planes: Iterable[np.ndarray], path: Path) -> None:
-    from PIL import Image
+def _picture(source: str) -> Image.Image:
+    """A picture of a page, of its data URL."""
+    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("L")
+    return picture.resize((230, round(230 * picture.height / picture.width)))
 
+
+def _labelled(name: str, planes: list[Image.Image]) -> Image.Image:
+    """Planes below one another, with a name above them."""
+    cell = Image.new("L", (planes[0].width + 8, sum(plane.height + 8 for plane in planes) + 28), 255)
+    ImageDraw.Draw(cell).text((4, 6), name, fill=0, font=ImageFont.load_default(15))
+    top = 26
+    for plane in planes:
+        cell.paste(plane, (4, top))
+        top += plane.height + 8
+    return cell
+
+
+def _beside(planes: Iterable[np.ndarray], path: Path) -> None:
     tiles, height = list(planes), max(len(plane) for plane in planes)
     padded = []
     for tile in tiles:
