@@ -150,9 +150,10 @@ def test_many_threads_decode_at_once_with_one_process_for_each_core(image, tmp_p
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_decoders_of_its_own(image):
     code = """
-import os, sys
+import os, sys, warnings
 from pathlib import Path
 from hilum.reading import decoder_pool
+warnings.simplefilter("ignore", DeprecationWarning)  # since Python 3.12, of a fork beside threads
 path = Path(sys.argv[1])
 first = decoder_pool.decode(path, "image", max_bytes=10**9)
 (mine,) = decoder_pool._pool.children
