@@ -9,11 +9,12 @@ import socket
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import torch
 
 from hilum.cli import main
 from hilum.planning import installation
-from hilum.reading.identity import key_fingerprint
+from hilum.reading.identity import _key, key_fingerprint
 
 
 def described(capsys) -> dict:
@@ -67,6 +68,21 @@ def test_no_key_is_made_where_there_is_none(capsys, monkeypatch, tmp_path):
     (tmp_path / "hilum").mkdir()
     (tmp_path / "hilum" / "key").write_text("0123456789abcdef\n")
     assert described(capsys)["key"]["origin"] == "file"
+
+
+@pytest.mark.parametrize("broken", ["empty", "a folder"])
+def test_a_key_that_cannot_be_read_is_told_without_its_path_and_stops_nothing(broken, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("HILUM_KEY")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    _key.cache_clear()
+    (tmp_path / "hilum").mkdir()
+    key = tmp_path / "hilum" / "key"
+    key.write_text("") if broken == "empty" else key.mkdir()
+    assert described(capsys)["key"] == {"origin": "file", "problem": "cannot be read, or is empty"}
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert "file: cannot be read" in shown
+    assert str(tmp_path) not in shown
 
 
 def test_neither_user_nor_host_nor_a_path_is_told(capsys, monkeypatch):

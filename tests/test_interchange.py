@@ -1,11 +1,13 @@
 """Volumes and masks as images of SimpleITK, nibabel, TorchIO and MONAI: the same HU at the same place, and back."""
 
 import builtins
+import inspect
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 import torchio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +16,9 @@ from monai.transforms import LoadImage, Orientation
 from scipy.spatial.transform import Rotation
 
 from dicom_sources import planes_of
-from hilum.errors import ConfigError, GeometryError
+from hilum.errors import ConfigError, GeometryError, PrepareError, ReadError
 from hilum.preparing import lungs_from_mask, prepare, segment_lungs
+from hilum.preparing.lungs.masks import lungs_of
 from hilum.reading.reader import read
 from hilum.settings.recipe import Recipe
 from hilum.volume import Volume, affine_from, reorient
@@ -127,6 +130,8 @@ def test_the_units_of_a_nifti_header_count():
     image = nibabel.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.diag([0.001, 0.001, 0.002, 1]))
     image.header.set_xyzt_units("meter")
     assert Volume.from_nibabel(image).spacing_mm == (2.0, 1.0, 1.0)
+    image.header["xyzt_units"] = 7  # nibabel has no name for it
+    assert Volume.from_nibabel(image).spacing_mm == (0.002, 0.001, 0.001)
 
 
 def test_a_tensor_of_monai_is_taken_in_its_own_space_and_after_any_orientation():
@@ -203,7 +208,12 @@ COLOURS = nibabel.Nifti1Image(np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B
         (Volume.from_torchio, sitk.Image(3, 3, 3, sitk.sitkInt16), "an image of TorchIO, got SimpleITK.Image"),
         (Volume.from_torchio, torchio.ScalarImage(tensor=np.zeros((2, 3, 3, 3))), "one channel"),
         (Volume.from_monai, np.zeros((1, 3, 3, 3)), "a MetaTensor of MONAI, got numpy.ndarray"),
-        (Volume.from_monai, MetaTensor(np.zeros((1, 1, 3, 3, 3))), r"three-dimensional image, got .*\(1, 1, 3, 3, 3\)"),
+        (
+            Volume.from_monai,
+            MetaTensor(np.zeros((2, 1, 3, 3, 3))),
+            r"one image, got a batch of .*\(2, 1, 3, 3, 3\)",
+        ),
+        (Volume.from_monai, MetaTensor(np.zeros((1, 3, 3, 3)), affine=np.eye(3)), "an affine 4 x 4, got 3 x 3"),
         (Volume.from_monai, MetaTensor(np.zeros((1, 3, 3, 3)), meta={"space": "scanner"}), "RAS or LPS, is scanner"),
         (Volume.from_monai, Orientation("PLI", labels=None)(MetaTensor(np.zeros((1, 3, 3, 3))), lazy=True), "lazy"),
     ],
@@ -211,6 +221,100 @@ COLOURS = nibabel.Nifti1Image(np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B
 def test_an_image_that_is_no_scan_is_refused_in_words(back, image, message):
     with pytest.raises(GeometryError, match=message):
         back(image)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_tensors_that_need_gradients_or_are_in_bf16_are_volumes_too(kind):
+    tensor = torch.arange(24.0).reshape(1, 2, 3, 4).to(kind).requires_grad_()
+    for volume in (
+        Volume.from_torchio(torchio.ScalarImage(tensor=tensor)),
+        Volume.from_monai(MetaTensor(tensor)),
+    ):
+        np.testing.assert_array_equal(volume.voxels_hu.transpose(2, 1, 0), np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.95])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_an_image_whose_file_ends_too_early_is_refused_in_words(suffix, cut, tmp_path):
+    path = tmp_path / f"scan{suffix}"
+    noise = np.random.default_rng(0).integers(-1000, 1000, (40, 40, 40), np.int16)
+    nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(ReadError, match="voxels of the image cannot be read"):
+        Volume.from_nibabel(nibabel.load(path))
+
+
+def test_a_change_of_the_file_or_of_the_image_does_not_reach_the_volume(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16, order="F"), np.eye(4))
+    nibabel.save(image, tmp_path / "scan.nii")
+    loaded = nibabel.load(tmp_path / "scan.nii")
+    volumes = [Volume.from_nibabel(image), Volume.from_nibabel(loaded)]
+    image.dataobj[...] = 7
+    with (tmp_path / "scan.nii").open("r+b") as file:
+        file.seek(352)
+        file.write(b"\7" * 120)
+    assert not any(volume.voxels_hu.any() for volume in volumes)
+
+
+def test_voxels_that_are_no_numbers_become_air_with_a_finding_in_every_library_and_never_water():
+    hu = np.full((3, 4, 5), -700, np.float32)
+    hu[0, 0, :3] = np.nan, np.inf, -np.inf
+    itk = sitk.GetImageFromArray(hu)
+    images = {
+        Volume.from_sitk: itk,
+        Volume.from_nibabel: nibabel.Nifti1Image(hu.transpose(2, 1, 0), np.eye(4)),
+        Volume.from_torchio: torchio.ScalarImage(tensor=hu.transpose(2, 1, 0)[np.newaxis].copy()),
+        Volume.from_monai: MetaTensor(hu.transpose(2, 1, 0)[np.newaxis].copy()),
+    }
+    volumes = [back(image) for back, image in images.items()]
+    volumes.append(Volume.from_array(hu, spacing_mm=(1, 1, 1)))
+    for volume in volumes:
+        assert volume.voxels_hu[0, 0].tolist() == [-1000, 3071, -1000, -700, -700]
+        assert [finding.code for finding in volume.findings] == ["padding"]
+        assert "3 of 60 voxels are not finite" in volume.findings[0].message
+
+
+def test_a_scan_with_voxels_that_are_no_numbers_is_not_prepared():
+    hu = np.full((20, 20, 20), -700, np.float32)
+    hu[4:6] = np.nan
+    scan = Volume(voxels_hu=hu, affine=affine_from(spacing_mm=(2, 2, 2), origin_mm=(0, 0, 0)))
+    for recipe, point in (
+        (Recipe(region="whole", size=(8, 8, 8), spacing_mm=(5.0, 5.0, 5.0)), None),
+        (Recipe(region="point", size=(8, 8, 8), spacing_mm=(2.0, 2.0, 2.0)), (20, 20, 10)),
+    ):
+        with pytest.raises(PrepareError, match="HU must be finite"):
+            prepare(scan, recipe, point_mm=point)
+
+
+def test_lungs_that_are_something_else_are_refused_in_words():
+    hu, affine = planes_of("prone")
+    scan = Volume(voxels_hu=hu, affine=affine)
+    mask = scan.to_monai()
+    recipe = Recipe(region="lungs", size=(24, 24, 24), spacing_mm=(12.0, 12.0, 12.0))
+    with pytest.raises(ConfigError, match=r"lungs must be what segment_lungs .* got MetaTensor"):
+        inspect.unwrap(lungs_of)(scan, recipe, mask)  # in tests the types of arguments are checked before
+    with pytest.raises(PrepareError, match="a mask must be a Volume, got MetaTensor"):
+        inspect.unwrap(lungs_from_mask)(scan, mask)
+
+
+def test_directions_that_a_format_has_rounded_are_no_shear_for_itk():
+    turn = np.round(Rotation.from_euler("xyz", (11, 23, 37), degrees=True).as_matrix(), 5)
+    affine = np.eye(4)
+    affine[:3, :3] = turn * (2.5, 0.7, 0.7)
+    volume = Volume(voxels_hu=np.zeros((3, 4, 5), np.int16), affine=affine)
+    image = volume.to_sitk()
+    np.testing.assert_allclose(image.TransformIndexToPhysicalPoint((4, 3, 2)), volume.index_to_mm((2, 3, 4)), atol=1e-3)
+    affine[:3, 0] += 0.01 * affine[:3, 1]
+    with pytest.raises(GeometryError, match="sheared"):
+        Volume(voxels_hu=volume.voxels_hu, affine=affine).to_sitk()
+
+
+def test_an_affine_with_another_last_row_is_refused():
+    affine = np.eye(4)
+    affine[3] = (1, 0, 0, 1)
+    with pytest.raises(GeometryError, match="last row of a volume's affine must be 0 0 0 1, is 1 0 0 1"):
+        Volume(voxels_hu=np.zeros((3, 4, 5), np.int16), affine=affine)
 
 
 @pytest.mark.parametrize("package", ["torchio", "monai"])

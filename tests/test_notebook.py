@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dicom_sources import chest, planes_of
 from hilum.cohorts.table import Cohort
 from hilum.findings import find
 from hilum.judging import compare, evaluate, judge
-from hilum.judging.evaluation_card import EvaluationCard
+from hilum.judging.evaluation_figures import EvaluationFigures
 from hilum.preparing import lungs_from_mask, segment_lungs
 from hilum.settings.run import CohortConfig, ColumnsConfig
 from hilum.volume import Volume, affine_from
@@ -123,7 +124,7 @@ def test_an_evaluation_of_several_classes_shows_each_and_escapes_its_name(tmp_pa
         case_ids=names, patients=names, labels=labels, probs=probs, classes=("a", "b<i>", "c"), threshold=None,
         folder=tmp_path,
     )  # fmt: skip
-    html = EvaluationCard(judged)._repr_html_()
+    html = EvaluationFigures(judged)._repr_html_()
     assert [row[0] for row in cells(html)[-3:]] == ["a", "b&lt;i&gt;", "c"]
     assert "<i>" not in html
 
@@ -144,6 +145,12 @@ def test_a_cohort_shows_its_classes_and_neither_ids_nor_paths(npy_cohort):
     assert "60 cases of 15 patients" in html
     assert "diameter_mm" in html
     assert not re.search(r"SMITH|c0\d|\.npy|cohort\.csv", html)
+
+
+def test_one_case_and_no_figures_are_told_in_good_english(npy_cohort):
+    cohort = Cohort.read(npy_cohort / "cohort.csv")
+    assert "Cohort of 1 case of 1 patient" in replace(cohort, cases=cohort.cases[:1])._repr_html_()
+    assert "0 cases of 0 patients" in EvaluationFigures({})._repr_html_()
 
 
 def test_a_cohort_of_several_labels_shows_each_present_and_absent(tmp_path):

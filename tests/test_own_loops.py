@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,43 @@ def test_a_table_that_has_changed_since_the_run_began_is_refused(trained_run, np
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(CohortError, match="must hold the cases that"):
         datasets(tmp_path / "moved" / "run")
+
+
+def _a_label_is_swapped(folder):
+    table = folder / "cohort.csv"
+    table.write_text(table.read_text().replace("c05,05.npy,1", "c05,05.npy,0"))
+
+
+def _a_scan_is_another(folder):
+    np.save(folder / "05.npy", np.random.default_rng(9).random((12, 12, 12), np.float32))
+
+
+def _a_scan_is_gone(folder):
+    (folder / "05.npy").unlink()
+
+
+def _a_setting_is_another(folder):
+    config = folder / "run" / "config.toml"
+    text = config.read_text()
+    assert 'outside = "air"' in text
+    config.write_text(text.replace('outside = "air"', 'outside = "edge"'))
+
+
+@pytest.mark.parametrize("change", [_a_label_is_swapped, _a_scan_is_another, _a_scan_is_gone, _a_setting_is_another])
+def test_a_run_whose_cases_or_settings_have_changed_gives_no_data_sets(change, trained_run, npy_cohort, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(npy_cohort, moved, ignore=shutil.ignore_patterns("store"))
+    assert len(datasets(moved / "run")["train"])
+    change(moved)
+    with pytest.raises((CohortError, ConfigError), match=r"(has changed since it was|was) begun"):
+        datasets(moved / "run")
+
+
+def test_a_base_may_be_named_by_the_home_folder(cohort, monkeypatch):
+    monkeypatch.setenv("HOME", str(cohort.parent))
+    config = replace(load(cohort / "config.toml"), store="store")
+    config = replace(config, cohort=replace(config.cohort, table="cohort.csv"))
+    assert len(datasets(config, base=f"~/{cohort.name}")["train"])
 
 
 def test_a_leak_of_the_tables_own_split_stops_unless_it_is_allowed(cohort):

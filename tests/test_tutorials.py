@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_what_a_notebook_takes_from_hilum_is_there(path):
     tree = ast.parse("\n".join(cells(path, "code")))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_hilum(node.value)}
     assert used
-    assert used <= {*hilum.__all__}
+    told = re.findall(r"`hilum\.(\w+)", "\n".join(cells(path, "markdown")))
+    assert {*used, *told} <= {*hilum.__all__}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hilum"):
             module = importlib.import_module(node.module)

@@ -62,8 +62,6 @@ def stage(pages: Path) -> set[str]:
     sources |= {f"docs/{path.relative_to(DOCS).as_posix()}": path for path in sorted(DOCS.rglob("*.ipynb"))}
     sources |= {name: ROOT / name for name in GUIDES if (ROOT / name).is_file()}
     targets = {source: page_of(source) for source in sources}
-    if (DOCS / "zh" / "index.md").is_file():
-        targets["README.zh.md"] = "zh/readme.md"
     files: dict[str, Path] = {}
     written = api_pages() | cli_pages()
     written |= {"reference/settings.md": settings_page(), "reference/findings.md": findings_page()}

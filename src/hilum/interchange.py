@@ -5,12 +5,13 @@ an RAS world: axes are named in the other order, and two axes of the world are m
 """
 
 import importlib
+import zlib
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Int16, Num
 
-from hilum.errors import ConfigError, GeometryError
+from hilum.errors import ConfigError, GeometryError, ReadError
 
 HUAndAffine: TypeAlias = tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"], Float[np.ndarray, "4 4"]]
 """HU (z, y, x), and the affine from index (z, y, x) to LPS mm (x, y, z)."""
@@ -19,11 +20,12 @@ _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI_LONGEST = 32767
 """Largest number of voxels along an axis: NIfTI-1 stores it as int16."""
 
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3}
-"""Millimetres per unit of a NIfTI header, as nibabel names it; ``unknown`` is taken as mm."""
+_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 1e-3}
+"""Millimetres per unit, by the three lowest bits of a NIfTI header's xyzt_units; others are taken as mm."""
 
-_RIGHT_ANGLE = 1e-6
-"""Largest product of two directions that still counts as a right angle; ITK's own limit is wider."""
+_RIGHT_ANGLE = 1e-4
+"""Largest product of two directions that still counts as a right angle, as formats round them; ITK takes them as they
+are, so that no voxel moves."""
 
 
 def hu_array(values: Any) -> Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]:
@@ -125,6 +127,7 @@ def from_nibabel(
 
     Raises:
         GeometryError: If it is not a three-dimensional image of single numbers, or a NIfTI image without a position.
+        ReadError: If its voxels lie in a file that cannot be read.
     """
     import nibabel
     from nibabel.spatialimages import SpatialImage
@@ -137,8 +140,12 @@ def from_nibabel(
         if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
             msg = "the header of a NIfTI image must say where the scan lies, neither its sform nor its qform has a code"
             raise GeometryError(msg, hint="image.set_sform(affine, code='scanner')")
-        unit = _MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
-    values = np.asanyarray(image.dataobj)
+        unit = _MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    try:
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as exc:  # voxels are read from the file only now
+        msg = f"the voxels of the image cannot be read: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+        raise ReadError(msg) from exc
     if values.dtype.names:
         msg = "a volume must hold single numbers, this image holds colours"
         raise GeometryError(msg)
@@ -170,7 +177,7 @@ def from_torchio(
     if not isinstance(image, _library("torchio", "TorchIO").Image):
         msg = f"a volume must come from an image of TorchIO, got {_kind(image)}"
         raise GeometryError(msg)
-    return _from_ras(_one_channel(image.data.numpy()), np.asarray(image.affine, np.float64))
+    return _from_ras(_one_channel(_numbers(image.data)), np.asarray(image.affine, np.float64))
 
 
 def to_monai(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> Any:
@@ -200,12 +207,18 @@ def from_monai(
     if image.has_pending_operations:
         msg = "a volume must come from a MetaTensor whose transforms are carried out, this one has lazy ones"
         raise GeometryError(msg, hint="monai.transforms.lazy.functional.apply_pending carries them out")
+    if image.ndim > 4:
+        msg = f"a volume must come from one image, got a batch of shape {tuple(image.shape)}"
+        raise GeometryError(msg, hint="take one with batch[0]")
     space = str(image.meta.get("space", "RAS"))
     if space not in ("RAS", "LPS"):
         msg = f"the space of a MetaTensor must be RAS or LPS, is {space}"
         raise GeometryError(msg)
-    values = image.detach().cpu().numpy()
+    values = _numbers(image)
     affine = image.affine.cpu().double().numpy()
+    if affine.shape != (4, 4):
+        msg = f"a volume must have an affine 4 x 4, got {' x '.join(map(str, affine.shape))}"
+        raise GeometryError(msg)
     return _from_ras(
         _one_channel(values) if values.ndim == 4 else values, _RAS_FROM_LPS @ affine if space == "LPS" else affine
     )
@@ -226,7 +239,16 @@ def _from_ras(values: np.ndarray, ras: np.ndarray) -> HUAndAffine:
     if values.ndim != 3:
         msg = f"a volume must come from a three-dimensional image, got one of shape {tuple(values.shape)}"
         raise GeometryError(msg)
-    return hu_array(values.transpose(2, 1, 0)), (_RAS_FROM_LPS @ ras)[:, [2, 1, 0, 3]]
+    hu = hu_array(values.transpose(2, 1, 0))
+    own = hu.copy() if np.shares_memory(hu, values) else hu  # of an image, or of a file that may change
+    return own, (_RAS_FROM_LPS @ ras)[:, [2, 1, 0, 3]]
+
+
+def _numbers(tensor: Any) -> np.ndarray:
+    """The values of a tensor that may need gradients, lie on a GPU, or be in bf16, which NumPy has not."""
+    plain = tensor.detach().cpu()
+    values: np.ndarray = (plain.float() if plain.is_floating_point() else plain).numpy()
+    return values
 
 
 def _one_channel(values: np.ndarray) -> np.ndarray:

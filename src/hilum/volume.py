@@ -13,7 +13,7 @@ from hilum import imagefile, interchange
 from hilum.arrays import ArrayLike, three
 from hilum.errors import ConfigError, GeometryError
 from hilum.files import cores, user_path
-from hilum.findings import Finding
+from hilum.findings import Finding, find
 from hilum.pages import LUNG_RGB, PICTURE_PIXELS, PLANES_CAPTION, notebook_card, three_planes, with_outlines
 
 Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
@@ -128,6 +128,9 @@ class Volume:
         if not isinstance(affine, np.ndarray) or affine.shape != (4, 4) or affine.dtype.kind != "f":
             msg = f"a volume's affine must be a 4 x 4 array of floats, got {_described(affine)}"
             raise GeometryError(msg)
+        if not np.array_equal(affine[3], [0, 0, 0, 1]):
+            msg = f"the last row of a volume's affine must be 0 0 0 1, is {' '.join(f'{one:g}' for one in affine[3])}"
+            raise GeometryError(msg)
         if self.lungs is not None and self.lungs.shape != self.voxels_hu.shape:
             msg = f"a volume's lungs must be of shape {self.voxels_hu.shape}, are of {self.lungs.shape}"
             raise GeometryError(msg)
@@ -170,7 +173,17 @@ class Volume:
                 msg = f"a direction must be a 3 x 3 array of unit columns, got {columns.tolist()}"
                 raise GeometryError(msg)
             affine[:3, :3] = columns * spacing
-        return cls(voxels_hu=interchange.hu_array(hu), affine=affine)
+        return cls._of(interchange.hu_array(hu), affine)
+
+    @classmethod
+    def _of(cls, voxels_hu: Voxels, affine: Affine) -> "Volume":
+        """A volume in which voxels that are no numbers are air, with a finding, as ``read`` makes them."""
+        if voxels_hu.dtype.kind == "i" or np.isfinite(voxels_hu).all():
+            return cls(voxels_hu=voxels_hu, affine=affine)
+        finite = np.nan_to_num(voxels_hu, nan=AIR_HU, neginf=AIR_HU, posinf=HIGHEST_HU)
+        number = np.count_nonzero(~np.isfinite(voxels_hu))
+        message = f"{number} of {voxels_hu.size} voxels are not finite; they are air now, infinite ones {HIGHEST_HU} HU"
+        return cls(voxels_hu=finite, affine=affine, findings=(find("padding", message),))
 
     @classmethod
     def from_sitk(cls, image: Any) -> "Volume":
@@ -179,8 +192,7 @@ class Volume:
         Raises:
             GeometryError: If the image is not three-dimensional, or has several numbers per voxel.
         """
-        voxels, affine = interchange.from_sitk(image)
-        return cls(voxels_hu=voxels, affine=affine)
+        return cls._of(*interchange.from_sitk(image))
 
     @classmethod
     def from_nibabel(cls, image: Any) -> "Volume":
@@ -191,8 +203,7 @@ class Volume:
         Raises:
             GeometryError: If the image is not three-dimensional, or its header does not say where it lies.
         """
-        voxels, affine = interchange.from_nibabel(image)
-        return cls(voxels_hu=voxels, affine=affine)
+        return cls._of(*interchange.from_nibabel(image))
 
     @classmethod
     def from_torchio(cls, image: Any) -> "Volume":
@@ -202,8 +213,7 @@ class Volume:
             GeometryError: If it is no such image.
             ConfigError: If TorchIO is not installed.
         """
-        voxels, affine = interchange.from_torchio(image)
-        return cls(voxels_hu=voxels, affine=affine)
+        return cls._of(*interchange.from_torchio(image))
 
     @classmethod
     def from_monai(cls, image: Any) -> "Volume":
@@ -213,8 +223,7 @@ class Volume:
             GeometryError: If it is no such tensor, or transforms of it are not carried out yet.
             ConfigError: If MONAI is not installed.
         """
-        voxels, affine = interchange.from_monai(image)
-        return cls(voxels_hu=voxels, affine=affine)
+        return cls._of(*interchange.from_monai(image))
 
     def to_sitk(self, *, mask: bool = False) -> Any:
         """Convert to a ``SimpleITK.Image`` with the same HU and grid.

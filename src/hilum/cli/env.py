@@ -63,4 +63,8 @@ def _gb(number: float | None) -> str:
 
 
 def _key(key: dict[str, str] | None) -> str:
-    return "not made yet" if key is None else f"{key['fingerprint']}..., from {key['origin']}"
+    if key is None:
+        return "not made yet"
+    return (
+        f"{key['origin']}: {key['problem']}" if "problem" in key else f"{key['fingerprint']}..., from {key['origin']}"
+    )

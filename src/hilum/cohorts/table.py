@@ -153,7 +153,10 @@ class Cohort:
         if columns:
             facts.append(f"further columns: {', '.join(columns)}")
         num_patients = len({case.patient_id for case in self.cases})
-        title = f"Cohort of {len(self.cases)} cases of {num_patients} patients"
+        cases, patients = (
+            f"{n} {what}{'s' * (n != 1)}" for n, what in ((len(self.cases), "case"), (num_patients, "patient"))
+        )
+        title = f"Cohort of {cases} of {patients}"
         header = ["label" if self.multi_label else "class", "cases", "patients"]
         return notebook_card(title, facts=[*facts, *self.warnings], tables=[(header, rows)] if rows else ())
 

@@ -20,7 +20,7 @@ from hilum.errors import ConfigError, require
 from hilum.files import user_path
 from hilum.judging.candidates import Candidates, cases_of, check_leaks, own_cases, unseen_of
 from hilum.judging.cohort_table import cohort_flow
-from hilum.judging.evaluation_card import EvaluationCard
+from hilum.judging.evaluation_figures import EvaluationFigures
 from hilum.judging.evaluation_folder import evaluation_folder_of
 from hilum.judging.folds import evaluate_folds, predictors_out_of_fold
 from hilum.judging.judge import check_folder, checked_prevalence, judge
@@ -49,7 +49,7 @@ def evaluate(
     allow_leakage: bool = False,
     prevalence: Sequence[float] = (),
     pictures: bool = False,
-) -> EvaluationCard:
+) -> EvaluationFigures:
     """Judge a model by its predictions on unseen cases.
 
     If a table has a split column, its test rows are judged, else all rows. Training and validation cases of the model
@@ -93,7 +93,7 @@ def evaluate(
     check_folder(out, inputs=[] if table is None else [table])
     if table is None and run.is_of_folds:
         _check_of_folds(store, device)
-        return EvaluationCard(evaluate_folds(run, out, prevalence=prevalence, pictures=pictures))
+        return EvaluationFigures(evaluate_folds(run, out, prevalence=prevalence, pictures=pictures))
     predictor = Predictor(model, device=device)
     decisions = predictor.card.decisions
     prevalence = checked_prevalence(prevalence, decisions.classes, multi_label=decisions.multi_label)
@@ -119,7 +119,7 @@ def evaluate(
         evaluation = _judged(candidates, predictor, unseen, predictions, out, found, prevalence, about)
         write_refusals(out / "refused.csv", (*seen, *refused))
         report(out, pictures=_pictures(unseen, predictor) if pictures else None)
-    return EvaluationCard(evaluation)
+    return EvaluationFigures(evaluation)
 
 
 def _pictures(prepared: PreparedCohort, predictor: Predictor) -> CasePictures:

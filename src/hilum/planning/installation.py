@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hilum.errors import ReadError
 from hilum.files import cores, free_bytes
 from hilum.reading.identity import key_fingerprint, key_origin
 
@@ -36,7 +37,6 @@ def describe_installation() -> dict[str, Any]:
 
     The key is not made if there is none yet.
     """
-    origin = key_origin()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -49,9 +49,7 @@ def describe_installation() -> dict[str, Any]:
         "memory_gb": _gb(_memory()),
         "memory_free_gb": _gb(free_bytes()),
         "shm_gb": _gb(_shared_memory()),
-        "key": {"origin": origin, "fingerprint": key_fingerprint().removeprefix("key-")[:_SHOWN_OF_KEY]}
-        if origin
-        else None,
+        "key": _key(),
     }
 
 
@@ -93,6 +91,17 @@ def _shared_memory() -> float:
     """Size of /dev/shm, through which loader processes send batches."""
     shm = Path("/dev/shm")  # noqa: S108 - its size is read
     return float(shutil.disk_usage(shm).total) if shm.is_dir() else math.inf
+
+
+def _key() -> dict[str, str] | None:
+    """Where the key comes from, with its fingerprint or that it cannot be read; None: not made yet. No path."""
+    try:
+        origin = key_origin()
+        if not origin:
+            return None
+        return {"origin": origin, "fingerprint": key_fingerprint().removeprefix("key-")[:_SHOWN_OF_KEY]}
+    except (ReadError, OSError, RuntimeError):  # RuntimeError: nobody knows the home folder
+        return {"origin": "file", "problem": "cannot be read, or is empty"}
 
 
 def _gb(number: float) -> float | None:

@@ -35,12 +35,15 @@ def prepare(volume: Volume, recipe: Recipe, *, point_mm: ArrayLike | None = None
 
     Raises:
         GeometryError: If the point lies outside the scan.
-        PrepareError: If the region cannot be found, or a point is missing.
-        ConfigError: If lungs are given and the recipe does not need them.
+        PrepareError: If the region cannot be found, a point is missing, or HU are not finite.
+        ConfigError: If lungs are given and the recipe does not need them, or they are something else.
     """
     found, lung_findings = lungs_of(volume, recipe, lungs)
     grid = place(volume, recipe, point_mm=point_mm, lungs=found)
     hu = sample(volume, grid.affine, grid.shape, outside=recipe.outside, interpolation=recipe.interpolation)
+    if not np.isfinite(hu).all():
+        msg = "a scan's HU must be finite where the model sees it, they are not"
+        raise PrepareError(msg, hint="Volume.from_array makes such voxels air")
     inside = None
     if found is not None and (recipe.keeps_lungs or recipe.outside_lungs == "air"):
         # Coarse lungs suffice for a box; a mask needs their border on the scan's own grid.

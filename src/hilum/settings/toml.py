@@ -151,7 +151,7 @@ def beside(base: Path, path: str) -> Path:
 
 def located(config: RunConfig, base: str | Path) -> RunConfig:
     """The settings with absolute paths instead of paths relative to a folder; empty paths stay empty."""
-    return _with_paths(config, lambda path: str(beside(Path(base), path)))
+    return _with_paths(config, lambda path: str(beside(user_path(base), path)))
 
 
 def settings_of(config: RunConfig | str | Path, base: str | Path = ".") -> RunConfig:

@@ -18,7 +18,7 @@ from hilum.errors import CohortError, ConfigError
 from hilum.preparing import Store
 from hilum.settings.run import RunConfig
 from hilum.settings.toml import settings_of
-from hilum.training.run_cases import splits_of
+from hilum.training.run_cases import check_unchanged, splits_of
 from hilum.training.run_folder import Run
 
 _log = logging.getLogger("hilum")
@@ -113,6 +113,7 @@ def datasets(
     if run is not None and run.is_begun:
         cohort, splits = same_cohort(run, settings)
         data = prepared(settings, cohort, splits.parts)
+        check_unchanged(run, cohort, data.prepared, to="give its data sets")
     else:
         data, _ = audited_cohort(settings, read_cohort(settings), allow_leakage=allow_leakage)
     return {part: data.dataset(part, settings.recipe, seed=settings.training.seed) for part in PARTS}

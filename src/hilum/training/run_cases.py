@@ -70,8 +70,14 @@ def labels_at_begin(run: Run) -> dict[str, Any] | None:
     return None if record is None else {case_id: one["label"] for case_id, one in record["cases"].items()}
 
 
-def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
-    """Check that a resumed run has the same settings and the same cohort as when it began.
+def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort, *, to: str = "be resumed") -> None:
+    """Check that a run has the same settings and the same cohort as when it began.
+
+    Args:
+        run: The run.
+        cohort: Its table as it is now.
+        prepared: Its cases as they are now.
+        to: What it could not do otherwise, for the error; only a run that is resumed needs the same versions.
 
     Raises:
         ConfigError: If a setting on which the result depends has changed.
@@ -85,10 +91,10 @@ def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
     _check_settings(run, run.settings, record)
     if record["classes"] != list(cohort.classes):
         then_and_now = f"{', '.join(record['classes'])}, are {', '.join(cohort.classes)}"
-        msg = f"{run.folder} cannot be resumed: its classes must be {then_and_now}"
+        msg = f"{run.folder} cannot {to}: its classes must be {then_and_now}"
         raise CohortError(msg)
     began = record.get("environment")  # absent in runs of older versions
-    others = differences(began, run.settings.training.device) if began else []
+    others = differences(began, run.settings.training.device) if began and to == "be resumed" else []
     if others:
         _log.warning("warning: the run may differ from an unbroken one in the last digits: %s", "; ".join(others))
     now = case_records(prepared)
@@ -96,7 +102,7 @@ def check_unchanged(run: Run, cohort: Cohort, prepared: PreparedCohort) -> None:
     if not changes and list(now) != list(record["cases"]):
         changes = ["the order of the cases, by which batches are drawn"]
     if changes:
-        msg = f"{run.folder} cannot be resumed, the cohort has changed since it was begun: {first_of(changes)}"
+        msg = f"{run.folder} cannot {to}, the cohort has changed since it was begun: {first_of(changes)}"
         raise CohortError(msg, hint="train a new run")
 
 

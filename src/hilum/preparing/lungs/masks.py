@@ -36,7 +36,10 @@ def lungs_of(volume: Volume, recipe: Recipe, given: GivenLungs) -> tuple[Lungs |
             msg = f"lungs must be given only where the recipe looks for them, it is of region {recipe.region}"
             raise ConfigError(msg)
         return None, ()
-    lungs = given if isinstance(given, Lungs) else (given or locate_lungs)(volume)
+    if not (given is None or isinstance(given, Lungs) or callable(given)):
+        msg = f"lungs must be what segment_lungs or lungs_from_mask gives, got {type(given).__name__}"
+        raise ConfigError(msg, hint="hilum.lungs_from_mask(scan, mask), mask being a Volume")
+    lungs = given if isinstance(given, Lungs) else (locate_lungs if given is None else given)(volume)
     refused = refusals(lungs.findings)
     if recipe.part is None:
         return lungs, tuple(replace(f, severity="note") if f in refused else f for f in lungs.findings)

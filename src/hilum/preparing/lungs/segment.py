@@ -243,8 +243,11 @@ def lungs_from_mask(volume: Volume, mask: Volume) -> Lungs:
             lobes 1 to 5; or TotalSegmentator's lobes among other organs, 10 to 14 or, before its version 2, 13 to 17.
 
     Raises:
-        PrepareError: If the mask holds other numbers, or lies outside the scan.
+        PrepareError: If the mask is no volume, holds other numbers, or lies outside the scan.
     """
+    if not isinstance(mask, Volume):
+        msg = f"a mask must be a Volume, got {type(mask).__name__}"
+        raise PrepareError(msg, hint="Volume.from_sitk, from_nibabel, from_torchio and from_monai make one")
     ends = volume.mm_to_index(mask.index_to_mm(list(np.ndindex(2, 2, 2)) * (np.array(mask.shape) - 1)))
     if np.any(ends.max(axis=0) < 0) or np.any(ends.min(axis=0) > np.array(volume.shape) - 1):
         msg = "a mask must lie on its scan, this one lies beside it (in LPS mm)"

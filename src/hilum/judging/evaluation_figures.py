@@ -13,7 +13,7 @@ _SHOWN = (
 _OF_EACH = ("auc", "average_precision", "sensitivity", "specificity")
 
 
-class EvaluationCard(dict[str, Any]):
+class EvaluationFigures(dict[str, Any]):
     """Content of ``evaluation.json``."""
 
     def _repr_html_(self) -> str:
@@ -24,6 +24,6 @@ class EvaluationCard(dict[str, Any]):
         if each:
             header = ["label" if "by_label" in self else "class", *(NAMES[name] for name in _OF_EACH)]
             tables.append((header, [[name, *(figure_text(one, f) for f in _OF_EACH)] for name, one in each.items()]))
-        patients = self["num_patients"]
-        title = f"{self['num_cases']} cases of {patients} patient{'s' * (patients != 1)}"
-        return notebook_card(title, facts=[headline(self)], tables=tables)
+        counts = [(self.get(f"num_{what}s", 0), what) for what in ("case", "patient")]
+        title = " of ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
+        return notebook_card(title, facts=[headline(self)] if self else [], tables=tables)
