@@ -41,31 +41,33 @@ CHINESE = {
     "Hilum": "Hilum",
     "beside it": "对照",
     "page": "页面",
-    "LIDC-IDRI, suspicious nodules or not: AUC out of fold, {} nodules": "LIDC-IDRI，结节是否可疑：折外 AUC,{} 个结节",
-    "the same on folds 3 and 4, which no choice ever saw, {} nodules": "同上，第 3、4 折（任何选择都没见过）,{} 个结节",
-    "the readers' diameter {}; gain {}": "医生所量直径 {}；增益 {}",
+    "LIDC-IDRI, suspicious nodules or not: AUC out of fold, {} nodules": "LIDC-IDRI，结节是否可疑：折外 AUC，{} 个结节",
+    "the same on folds 3 and 4, which no choice ever saw, {} nodules": (
+        "同上，仅第 3、4 折（从未用于任何选择），{} 个结节"
+    ),
+    "the readers' diameter {}; gain {}": "阅片医生测得的直径 {}；增益 {}",
     "the tutorial": "教程",
     "reading 275 slices of DICOM, with all checks": "读取 275 层 DICOM，含全部检查",
-    "preparing them to 128 cubed, the lungs found; without lungs": "预处理为 128³，找到双肺；不找肺",
-    "the first read of a prepared sample of 128 cubed, not in memory": "首次读取 128³ 的样本，不在内存里",
+    "preparing them to 128 cubed, the lungs found; without lungs": "将其预处理为 128³：含双肺分割；不含双肺分割",
+    "the first read of a prepared sample of 128 cubed, not in memory": "首次读取预处理好的 128³ 样本，未缓存",
     "augmenting a sample of 128 cubed: as often as the tutorial; all changes but elastic": (
-        "增强一个 128³ 的样本：频率同教程；除弹性外的全部变化"
+        "增强一个 128³ 样本：变换频率与教程相同；除弹性形变外的全部变换"
     ),
     "lungs, Dice: median and worst of {} simulated scans; a real one": (
-        "肺的 Dice:{} 例模拟扫描的中位数和最差；一例真实扫描"
+        "双肺分割的 Dice：{} 例模拟扫描的中位数和最低值；一例真实扫描"
     ),
     "the true or the reference mask": "真值或参考掩膜",
-    "a training step of ResNet-18 in bf16, batches of 8 at 64 cubed": "ResNet-18 训练一步，bf16,8 个 64³ 的样本",
-    "MONAI in bf16, its gradients wrong,": "MONAI,bf16（梯度有误）",
-    "MONAI in fp32": "MONAI,fp32",
-    "the tutorial in fp32": "教程，fp32",
-    "prediction, ResNet-18, batches of 8 at 128 cubed, fp32": "预测，ResNet-18,8 个 128³ 的样本，fp32",
-    "maps of simulated chests that peak at the mass": "模拟胸部 CT 的热力图峰值落在肿块上",
-    "integrated gradients {}, lost weights {}, a random voxel {}": "积分梯度 {}，权重丢失 {}，随机体素 {}",
-    "new simulated chests that the gate holds back": "被输入检验挡下的新模拟胸部 CT",
-    "{} asked for": "要求 {}",
-    "scans per second of the service, {} clients": "服务每秒扫描数，{} 个客户端",
-    "damaged files, neither read nor refused in one line": "损坏的文件，既没读出也没以一行拒绝",
+    "a training step of ResNet-18 in bf16, batches of 8 at 64 cubed": "ResNet-18 训练一步，bf16，每批 8 个 64³ 样本",
+    "MONAI in bf16, its gradients wrong,": "MONAI bf16（梯度有误）",
+    "MONAI in fp32": "MONAI fp32",
+    "the tutorial in fp32": "教程 fp32",
+    "prediction, ResNet-18, batches of 8 at 128 cubed, fp32": "预测，ResNet-18，每批 8 个 128³ 样本，fp32",
+    "maps of simulated chests that peak at the mass": "热力图峰值落在肿块上的比例，模拟胸部 CT",
+    "integrated gradients {}, lost weights {}, a random voxel {}": "积分梯度 {}，权重随机化 {}，随机体素 {}",
+    "new simulated chests that the gate holds back": "新的模拟胸部 CT 被输入检验拦下的比例",
+    "{} asked for": "设定值 {}",
+    "scans per second of the service, {} clients": "服务每秒处理的扫描数，{} 个客户端",
+    "damaged files, neither read nor refused in one line": "损坏的文件，既未读出、也未给出一行明确的拒绝信息",
     "{} of {}": "{} / {}",
     " to ": " 至 ",
 }

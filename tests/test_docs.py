@@ -12,8 +12,28 @@ from hilum.simulating import plan_cohort, simulate_case
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+CHINESE = [ROOT / "README.zh.md", *sorted((ROOT / "docs" / "zh").glob("*.md"))]
 PAGES = sorted([*READMES, *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+
+
+def chinese_text_of(page: str) -> list[str]:
+    """Lines of a page without code, targets of links and URLs; of code its comments and strings stay."""
+
+    def spoken(block: re.Match[str]) -> str:
+        return "\n".join(re.findall(r'#.*|"[^"\n]*"', re.sub(r"\{[^}\n]*\}", "x", block[1])))
+
+    text = FENCE.sub(spoken, page)
+    for code, instead in (
+        (r"`[^`\n]*`", "x"),
+        (r"\]\([^)\n]*\)", "]"),
+        (r"https?://[\w.:/-]*", "x"),
+        (r"(?<=\d),(?=\d{3}\b)", ""),
+        (r"[\[\]*]", ""),
+    ):
+        text = re.sub(code, instead, text)
+    return [line for line in text.splitlines() if re.search(r"[\u4e00-\u9fff]", line)]
 
 
 def links_of(text: str) -> list[str]:
@@ -86,6 +106,15 @@ def test_the_chinese_readme_has_the_same_sections_commands_and_pictures():
         assert [found.strip() for found in re.findall(what, english, re.M)] == [
             found.strip() for found in re.findall(what, chinese, re.M)
         ]
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_chinese_text_has_no_half_width_punctuation(page):
+    """None beside a character, no , ; : after wide punctuation, nor without a blank after it, as in "HU,LPS"."""
+    character, wide = r"[\u4e00-\u9fff]", r"[\u3000-\u303f\uff00-\uffef]"
+    beside = rf"(?<={character})[,;:()]|[()](?={character})|(?<={wide})[,;:]|[,;:](?=[^\s\"])"
+    wrong = re.compile(rf".{{0,9}}(?:{beside}).{{0,9}}")
+    assert [found for line in chinese_text_of(page.read_text()) for found in wrong.findall(line)] == []
 
 
 def test_the_page_on_findings_has_the_policy_table_as_it_is():
