@@ -16,7 +16,7 @@ FOLDERS = re.compile(
 """What was measured, pictures, what is built, and what a user's work leaves behind."""
 DATA = re.compile(
     r"\.(dcm|nii|nii\.gz|nrrd|nhdr|mha|mhd|raw|npy|npz|safetensors|pth?|pt2|onnx|sqlite|csv|xlsx|parquet|zip|tar|gz|tgz|png"
-    r"|jpe?g|pyc|ipynb|pem|key)$",
+    r"|jpe?g|pyc|pem|key)$",
     re.IGNORECASE,
 )
 """Scans, weights, tables, archives, pictures and keys."""

@@ -128,9 +128,6 @@ class Volume:
         if not isinstance(affine, np.ndarray) or affine.shape != (4, 4) or affine.dtype.kind != "f":
             msg = f"a volume's affine must be a 4 x 4 array of floats, got {_described(affine)}"
             raise GeometryError(msg)
-        if not np.array_equal(affine[3], [0, 0, 0, 1]):
-            msg = f"the last row of a volume's affine must be 0 0 0 1, is {' '.join(f'{one:g}' for one in affine[3])}"
-            raise GeometryError(msg)
         if self.lungs is not None and self.lungs.shape != self.voxels_hu.shape:
             msg = f"a volume's lungs must be of shape {self.voxels_hu.shape}, are of {self.lungs.shape}"
             raise GeometryError(msg)
@@ -140,6 +137,9 @@ class Volume:
         if not np.isfinite(self.affine).all() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
             got = " ".join(np.array2string(self.affine, precision=3).split())
             msg = f"a volume's affine must be finite and invertible, got {got}"
+            raise GeometryError(msg)
+        if not np.array_equal(affine[3], [0, 0, 0, 1]):
+            msg = f"the last row of a volume's affine must be 0 0 0 1, is {' '.join(f'{one:g}' for one in affine[3])}"
             raise GeometryError(msg)
 
     @classmethod
