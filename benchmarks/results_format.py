@@ -132,8 +132,12 @@ def grid(
     cell: Callable[[Mapping[str, Any]], str],
     *,
     least: str = "",
+    last: Callable[[str], str] | None = None,
 ) -> list[list[str]]:
-    """A line for each name, a cell for each column's conditions; the smallest ``least`` of a column is bold."""
+    """A line for each name, a cell for each column's conditions, and one that ``last`` writes of the name.
+
+    The smallest ``least`` of a column is bold.
+    """
     table = [[text] for text in names.values()]
     for conditions in columns:
         found = {row["row"]: row for row in rows if all(row[key] == value for key, value in conditions.items())}
@@ -141,6 +145,9 @@ def grid(
         for name, cells in zip(names, table, strict=True):
             text = cell(found[name]) if name in found else ""
             cells.append(f"**{text}**" if least and name in found and found[name][least] == best else text)
+    if last is not None:
+        for name, cells in zip(names, table, strict=True):
+            cells.append(last(name))
     return table
 
 

@@ -35,9 +35,14 @@ def reading() -> str:
         "pydicom": "pydicom",
         "tutorial": "the tutorial",
     }
-    rows = grid(found["rows"], names, OF_SCANS, seconds, least="median_s")
-    for name, row in zip(names, rows, strict=True):
-        row.append(", ".join(digits(found["memory"][name][scan]) for scan in SCANS))
+    rows = grid(
+        found["rows"],
+        names,
+        OF_SCANS,
+        seconds,
+        least="median_s",
+        last=lambda name: ", ".join(digits(found["memory"][name][scan]) for scan in SCANS),
+    )
     same, lungs = converted["same_hu"], converted["lungs"]
     return page(
         "Reading and converting",
@@ -202,9 +207,13 @@ def preparing() -> str:
         "torchio, one step": "TorchIO, straight to the last grid, without lungs",
         "monai, one step": "MONAI, straight to the last grid, without lungs",
     }
-    rows = grid(found["rows"], names, OF_SCANS, seconds)
-    for name, row in zip(names, rows, strict=True):
-        row.append(", ".join(f"{found['memory_mib'][name][scan]:.0f}" for scan in SCANS))
+    rows = grid(
+        found["rows"],
+        names,
+        OF_SCANS,
+        seconds,
+        last=lambda name: ", ".join(f"{found['memory_mib'][name][scan]:.0f}" for scan in SCANS),
+    )
     steps = list(found["steps_ms"]["lidc-0314"])
     return page(
         "Preparing and the store",
@@ -312,9 +321,14 @@ def augmentation() -> str:
         "all on, no elastic": "all but elastic, always",
         "all on, elastic": "all seven, always",
     }
-    rows = grid(found["rows"], names, [{"work": work} for work in works], milliseconds, least="median_s")
-    for name, row in zip(names, rows, strict=True):
-        row.append(", ".join(digits(found["memory_batches"][name][size], 2) for size in ("1", "4")))
+    rows = grid(
+        found["rows"],
+        names,
+        [{"work": work} for work in works],
+        milliseconds,
+        least="median_s",
+        last=lambda name: ", ".join(digits(found["memory_batches"][name][size], 2) for size in ("1", "4")),
+    )
     return page(
         "Augmentation",
         "A float32 sample of 128 cubed on the CPU, with the tutorial's seven changes. Memory is the most that a "

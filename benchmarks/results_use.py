@@ -246,9 +246,14 @@ def prediction() -> str:
         "onnx": "the ONNX file of `hilum export`, in ONNX Runtime",
         "tutorial": "the tutorial",
     }
-    rows = grid(found["rows"], names, networks, seconds, least="median_s")
-    for name, row in zip(names, rows, strict=True):
-        row.append(small(max(one["difference"] for one in found["rows"] if one["row"] == name)))
+    rows = grid(
+        found["rows"],
+        names,
+        networks,
+        seconds,
+        least="median_s",
+        last=lambda name: small(max(one["difference"] for one in found["rows"] if one["row"] == name)),
+    )
     rounds = many.data.get("rounds") or f"{default_rounds('ensemble')} (the script's default)"
     return page(
         "Prediction, ensembles and export",

@@ -13,9 +13,9 @@ import hilum
 
 ROOT = Path(hilum.__file__).parent
 ROOMS = [
-    "errors", "arrays", "files", "findings", "interchange", "imagefile", "pages", "volume", "randomness", "drawing",
-    "settings", "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling", "deciding",
-    "planning", "training", "predicting", "judging", "serving", "demo", "cli",
+    "errors", "arrays", "files", "findings", "interchange", "imagefile", "orientation", "pages", "volume", "randomness",
+    "drawing", "settings", "measuring", "working", "reading", "simulating", "preparing", "cohorts", "modelling",
+    "deciding", "planning", "training", "predicting", "judging", "serving", "demo", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -23,12 +23,12 @@ from hilum.cohorts.table import Case, Cohort
 from hilum.errors import CohortError
 from hilum.judging import evaluate
 from hilum.preparing import Store, load_sample
+from hilum.preparing.hu_digest import hu_digest
 from hilum.reading.identity import hashed
 from hilum.settings.run import CohortConfig, Recipe, RunConfig, SplitConfig
 from hilum.settings.toml import load, save
 from hilum.simulating import Header, plan_cohort, simulate_case, write_dicom
 from hilum.training.train import train
-from hilum.volume import hu_digest
 
 RECIPE = Recipe(region="whole", size=(12, 12, 12), spacing_mm=(2.0, 2.0, 2.0), npy_range="hu")
 
@@ -101,7 +101,7 @@ def test_minus_zero_is_zero_and_a_large_scan_is_hashed_whole(monkeypatch):
     parts = np.full((2, 2, 2), 0.5, np.float32)
     parts[0, 0, 0] = -0.0
     assert hu_digest(parts) == hu_digest(np.abs(parts))
-    monkeypatch.setattr("hilum.volume._SLAB", 7)
+    monkeypatch.setattr("hilum.preparing.hu_digest._SLAB", 7)
     hu = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     digests = {hu_digest(hu)}
     for place in range(60):

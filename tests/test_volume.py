@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from hilum.errors import GeometryError
 from hilum.findings import POLICY, as_records, find, refusals
-from hilum.volume import Turn, Volume, affine_from, clip, crop, reorient
+from hilum.orientation import Turn
+from hilum.volume import Volume, affine_from, clip, crop, reorient
 
 # some lie just between two roundings, where single and double precision go apart
 mm = st.floats(-500, 500).map(lambda v: round(v, 6)) | st.integers(-500_000, 500_000).map(lambda k: k / 1e3 + 5e-4)

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import hilum
 from hilum.cli import main as command
 from hilum.drawing import write
+from hilum.pages import png
 from hilum.predicting.explain import explain
 from hilum.predicting.explain.check import randomised
 from hilum.predicting.explain.planes import planes_of
@@ -100,7 +100,8 @@ def lungs(_demo: Path, out: Path) -> None:
     data = Path(os.environ.get("HILUM_DATA", ROOT.parent / "shared" / "data"))
     for name, point in (("lidc-0314", NODULE_MM), ("lung-dx-a0001", TUMOUR_MM)):
         scan = hilum.read(data / name)
-        _beside(overlay(scan, hilum.segment_lungs(scan), point_mm=point), out / f"lungs-{name}.png")
+        planes = overlay(scan, hilum.segment_lungs(scan), point_mm=point)
+        (out / f"lungs-{name}.png").write_bytes(base64.b64decode(png(planes)))
 
 
 def augmentation(_demo: Path, out: Path) -> None:
@@ -173,15 +174,6 @@ def _labelled(name: str, planes: list[Image.Image]) -> Image.Image:
         cell.paste(plane, (4, top))
         top += plane.height + 8
     return cell
-
-
-def _beside(planes: Iterable[np.ndarray], path: Path) -> None:
-    tiles, height = list(planes), max(len(plane) for plane in planes)
-    padded = []
-    for tile in tiles:
-        above = (height - len(tile)) // 2
-        padded.append(np.pad(tile, ((above, height - len(tile) - above), (0, 4), (0, 0))))
-    Image.fromarray(np.hstack(padded)[:, :-4]).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from hilum.errors import ConfigError, GeometryError, ReadError
 HUAndAffine: TypeAlias = tuple[Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"], Float[np.ndarray, "4 4"]]
 """HU (z, y, x), and the affine from index (z, y, x) to LPS mm (x, y, z)."""
 
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS to RAS mm, and back."""
+
 _NIFTI_LONGEST = 32767
 """Largest number of voxels along an axis: NIfTI-1 stores it as int16."""
 
-_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 1e-3}
+MM_PER_NIFTI_UNIT = {1: 1000.0, 2: 1.0, 3: 1e-3}
 """Millimetres per unit, by the three lowest bits of a NIfTI header's xyzt_units; others are taken as mm."""
 
 _RIGHT_ANGLE = 1e-4
@@ -120,9 +122,7 @@ def to_nibabel(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"
     return image
 
 
-def from_nibabel(
-    image: Any,
-) -> HUAndAffine:
+def from_nibabel(image: Any) -> HUAndAffine:
     """HU and affine of an image of nibabel: its ``affine``, in the units of its header.
 
     Raises:
@@ -140,7 +140,7 @@ def from_nibabel(
         if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
             msg = "the header of a NIfTI image must say where the scan lies, neither its sform nor its qform has a code"
             raise GeometryError(msg, hint="image.set_sform(affine, code='scanner')")
-        unit = _MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)
+        unit = MM_PER_NIFTI_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)
     try:
         values = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error) as exc:  # voxels are read from the file only now
@@ -165,9 +165,7 @@ def to_torchio(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"
     return kind(tensor=_xyz(voxels)[np.newaxis], affine=_to_ras(affine))
 
 
-def from_torchio(
-    image: Any,
-) -> HUAndAffine:
+def from_torchio(image: Any) -> HUAndAffine:
     """HU and affine of a ``torchio.ScalarImage`` or ``LabelMap``.
 
     Raises:
@@ -192,9 +190,7 @@ def to_monai(voxels: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"])
     return monai.MetaTensor(_xyz(voxels)[np.newaxis], affine=ras, meta=meta)
 
 
-def from_monai(
-    image: Any,
-) -> HUAndAffine:
+def from_monai(image: Any) -> HUAndAffine:
     """HU and affine of a ``monai.data.MetaTensor``, (1, x, y, z) or (x, y, z).
 
     Raises:
@@ -220,7 +216,7 @@ def from_monai(
         msg = f"a volume must have an affine 4 x 4, got {' x '.join(map(str, affine.shape))}"
         raise GeometryError(msg)
     return _from_ras(
-        _one_channel(values) if values.ndim == 4 else values, _RAS_FROM_LPS @ affine if space == "LPS" else affine
+        _one_channel(values) if values.ndim == 4 else values, RAS_FROM_LPS @ affine if space == "LPS" else affine
     )
 
 
@@ -230,7 +226,7 @@ def _xyz(voxels: np.ndarray) -> np.ndarray:
 
 def _to_ras(affine: np.ndarray) -> np.ndarray:
     """Affine from index (x, y, z) to RAS mm."""
-    ras: np.ndarray = _RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]]
+    ras: np.ndarray = RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]]
     return ras
 
 
@@ -241,7 +237,7 @@ def _from_ras(values: np.ndarray, ras: np.ndarray) -> HUAndAffine:
         raise GeometryError(msg)
     hu = hu_array(values.transpose(2, 1, 0))
     own = hu.copy() if np.shares_memory(hu, values) else hu  # of an image, or of a file that may change
-    return own, (_RAS_FROM_LPS @ ras)[:, [2, 1, 0, 3]]
+    return own, (RAS_FROM_LPS @ ras)[:, [2, 1, 0, 3]]
 
 
 def _numbers(tensor: Any) -> np.ndarray:

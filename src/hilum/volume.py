@@ -1,7 +1,5 @@
 """Volume: voxels in HU with an affine to patient coordinates, and pure functions that keep both consistent."""
 
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,8 +10,9 @@ from jaxtyping import Float, Float32, Int16, Num, UInt8
 from hilum import imagefile, interchange
 from hilum.arrays import ArrayLike, three
 from hilum.errors import ConfigError, GeometryError
-from hilum.files import cores, user_path
+from hilum.files import user_path
 from hilum.findings import Finding, find
+from hilum.orientation import canonical
 from hilum.pages import LUNG_RGB, PICTURE_PIXELS, PLANES_CAPTION, notebook_card, three_planes, with_outlines
 
 Voxels: TypeAlias = Int16[np.ndarray, "z y x"] | Float32[np.ndarray, "z y x"]
@@ -24,16 +23,8 @@ AIR_HU = -1000
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 """The range of a 12-bit CT scanner; below it lies padding, above it metal."""
 
-_SLAB = 1 << 22
-"""Voxels hashed at a time: a constant, so that the digest does not depend on the number of cores."""
-_NEARLY_WHOLE_HU = 0.05
-"""Largest distance from a whole number that counts as the rounding of a rescaled copy (rule of thumb)."""
-
 NO_BIN = -32768
 """Value of a bin of a signature beyond the end of the scan."""
-
-_SNAP = 1e-4
-"""Directions this close to an axis are snapped to it: file formats store them in single precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,38 +360,6 @@ class Volume:
         return replace(self, findings=(*self.findings, *findings))
 
 
-def hu_digest(voxels_hu: Num[np.ndarray, "*shape"]) -> str:
-    """Hash of a scan's HU that identifies copies of it, whatever their format, name or recipe.
-
-    The hash depends on shape and voxels, not on the affine. Voxels are hashed as int16 where all lie within 0.05 HU of
-    whole numbers, as in a copy that was saved with another slope, else as float32; values below -1000 HU count as
-    air. A constant volume identifies nothing: its digest is empty.
-    SHA-256 is the fastest hash in Python's library (measured: 144 MB in 0.1 s, in two threads 0.06 s).
-    """
-    flat = np.ascontiguousarray(voxels_hu).reshape(-1)
-    if flat.size == 0 or (flat == flat[0]).all():
-        return ""
-    slabs = [flat[start : start + _SLAB] for start in range(0, flat.size, _SLAB)]
-    with ThreadPoolExecutor(max(1, min(cores(), len(slabs)))) as threads:  # hashing and NumPy release the lock
-        kind = "<i2" if all(threads.map(_is_int16, slabs)) else "<f4"
-        digests = list(threads.map(lambda slab: _slab_digest(slab, kind), slabs))
-    about = f"{kind} {' '.join(map(str, voxels_hu.shape))}".encode()
-    return hashlib.sha256(b"".join([about, *digests])).hexdigest()[:32]
-
-
-def _is_int16(values: np.ndarray) -> bool:
-    if values.dtype == np.int16:
-        return True
-    least, most = np.iinfo(np.int16).min, np.iinfo(np.int16).max
-    return bool(((values >= least) & (values <= most) & (np.abs(values - np.rint(values)) <= _NEARLY_WHOLE_HU)).all())
-
-
-def _slab_digest(values: np.ndarray, kind: str) -> bytes:
-    whole = np.rint(values) if kind == "<i2" and values.dtype.kind == "f" else values
-    same = np.maximum(whole, AIR_HU).astype(kind, copy=False)
-    return hashlib.sha256((same + same.dtype.type(0) if kind == "<f4" else same).data).digest()  # -0.0 is 0.0
-
-
 def affine_from(*, spacing_mm: ArrayLike, origin_mm: ArrayLike) -> Affine:
     """Affine of an axial grid: spacing (z, y, x) and the LPS position (x, y, z) of the first voxel, in mm.
 
@@ -458,91 +417,3 @@ def reorient(volume: Volume) -> Volume:
     voxels = np.ascontiguousarray(turn.turned(volume.voxels_hu))
     lungs = None if volume.lungs is None else np.ascontiguousarray(turn.turned(volume.lungs))
     return replace(volume, voxels_hu=voxels, affine=affine, interpolated=made, lungs=lungs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A permutation of array axes, followed by flips.
-
-    Attributes:
-        shape: Shape of the array before.
-        order: For each new axis, the old axis.
-        flipped: For each new axis, whether it is reversed.
-    """
-
-    shape: tuple[int, int, int]
-    order: tuple[int, int, int]
-    flipped: tuple[bool, bool, bool]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the array stays as it is."""
-        return self.order == (0, 1, 2) and not any(self.flipped)
-
-    def turned(self, array: np.ndarray) -> np.ndarray:
-        """A view of the array, permuted and flipped."""
-        flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
-        view: np.ndarray = array.transpose(self.order)[flips]
-        return view
-
-    def unturned(self, array: np.ndarray) -> np.ndarray:
-        """A view of a turned array in its old orientation: the inverse of ``turned``."""
-        flips = tuple(slice(None, None, -1 if f else 1) for f in self.flipped)
-        view: np.ndarray = array[flips].transpose(np.argsort(self.order))
-        return view
-
-    def moved(self, axis: int, index: int) -> tuple[int, int]:
-        """New axis and index of a slice."""
-        new = self.order.index(axis)
-        return new, self.shape[axis] - 1 - index if self.flipped[new] else index
-
-
-def canonical(affine: Affine, shape: tuple[int, int, int]) -> tuple[Turn, Affine]:
-    """The turn that makes a grid run feet to head, front to back and right to left, and the new affine, rounded."""
-    rounded = _rounded(affine)  # before the flips, which would carry a format's rounding to the other corner
-    steps = rounded[:3, :3]
-    order = _nearest_axes(steps / np.linalg.norm(steps, axis=0))
-    out = np.eye(4)
-    out[:3, :3] = steps[:, order]
-    out[:3, 3] = rounded[:3, 3]
-    flipped = [False, False, False]
-    for axis, world in enumerate((2, 1, 0)):
-        if out[world, axis] < 0:
-            out[:3, 3] += out[:3, axis] * (shape[order[axis]] - 1)
-            out[:3, axis] *= -1
-            flipped[axis] = True
-    out[:3, 3] = np.round(out[:3, 3], 3)
-    turn = Turn(shape=shape, order=order, flipped=(flipped[0], flipped[1], flipped[2]))
-    return turn, out + 0.0  # turns -0.0 into 0.0
-
-
-def _nearest_axes(directions: Float[np.ndarray, "3 3"]) -> tuple[int, int, int]:
-    """For world z, y and x, the array axis most nearly parallel to it; each axis is used once."""
-    left = [0, 1, 2]
-    chosen: dict[int, int] = {}
-    strength = np.abs(directions)
-    for world, axis in sorted(np.ndindex(3, 3), key=lambda pair: -strength[pair]):
-        if world not in chosen and axis in left:
-            chosen[world] = axis
-            left.remove(axis)
-    return chosen[2], chosen[1], chosen[0]
-
-
-def _rounded(affine: Affine) -> Affine:
-    """Snap directions within 1e-4 of an axis to it; round spacing to 1e-6 mm and origin to 1e-3 mm.
-
-    Both are first rounded to single precision, as NIfTI stores them: a number half-way between two roundings would
-    otherwise be rounded up in one format and down in another.
-    """
-    out = np.eye(4)
-    for axis in range(3):
-        step = affine[:3, axis]
-        spacing = float(np.linalg.norm(step))
-        direction = step / spacing
-        nearest = np.zeros(3)
-        nearest[np.argmax(np.abs(direction))] = np.sign(direction[np.argmax(np.abs(direction))])
-        if np.max(np.abs(direction - nearest)) < _SNAP:
-            direction = nearest
-        out[:3, axis] = direction * round(float(np.float32(spacing)), 6)
-    out[:3, 3] = np.round(affine[:3, 3].astype(np.float32).astype(np.float64), 3)
-    return out

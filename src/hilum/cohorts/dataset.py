@@ -131,7 +131,7 @@ class CohortDataset(Dataset[Sample]):
         """The case of an index; with ``sub_volumes``, an item with epoch and copy gives a random grid of the case."""
         place, epoch, copy = item if isinstance(item, tuple) else (item, None, 0)
         name = self.names[place] + (f"\0{copy}" if copy else "")  # no name has the character: names come from text
-        volume, target = self._volume(place), torch.from_numpy(self.targets[place]).float()
+        volume, target = self._volume(place), self.targets_of([place])[0]
         if epoch is None or not self.recipe.sub_volumes:
             return {**as_sample(volume, self.recipe, place, name=name), "target": target}
         random = generator(self.seed, epoch, name, "sub-volume")

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from hilum.errors import PrepareError, ReadError
+from hilum.preparing.hu_digest import hu_digest
 from hilum.preparing.resample import grid_around
 from hilum.preparing.signature import profiles_of
 from hilum.settings.recipe import Recipe
-from hilum.volume import HIGHEST_HU, LOWEST_HU, SourceScan, Volume, affine_from, hu_digest
+from hilum.volume import HIGHEST_HU, LOWEST_HU, SourceScan, Volume, affine_from
 
 _UNIT = 1000
 """Factor of values in [0, 1] for their digest, which must not depend on the recipe's window."""

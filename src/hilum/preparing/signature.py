@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Int16, Num
 
-from hilum.volume import NO_BIN, SourceScan, Triple, Volume, hu_digest
+from hilum.preparing.hu_digest import hu_digest
+from hilum.volume import NO_BIN, SourceScan, Triple, Volume
 
 BIN_MM = 2.0
 """Width of a bin of a profile."""

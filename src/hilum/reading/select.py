@@ -9,10 +9,11 @@ import numpy as np
 
 from hilum.errors import HilumError, ReadError
 from hilum.findings import Finding, refusals
+from hilum.orientation import canonical
 from hilum.reading.dicom.pixels import slice_hu
 from hilum.reading.dicom.series import Series
 from hilum.reading.hu_check import cell_strides, check_hu
-from hilum.volume import Volume, canonical
+from hilum.volume import Volume
 
 _LISTED = 12
 """More series than this are not listed in one line; ``hilum inspect`` has them all."""

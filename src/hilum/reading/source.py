@@ -9,8 +9,9 @@ from jaxtyping import Shaped
 from pydicom.errors import InvalidDicomError
 
 from hilum.errors import ReadError
+from hilum.orientation import Turn, canonical
 from hilum.reading.dicom.series import Series
-from hilum.volume import Turn, Volume, canonical
+from hilum.volume import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from hilum import interchange
 from hilum.errors import PrepareError
 from hilum.files import cores
 from hilum.findings import Finding
+from hilum.orientation import canonical
 from hilum.pages import notebook_card
 from hilum.preparing.lungs.airways import LUNG_HU, find_airways
 from hilum.preparing.lungs.body import find_body, leftward_mm
@@ -22,7 +23,7 @@ from hilum.preparing.lungs.morphology import IN_SLICE, filled_slices, squares_to
 from hilum.preparing.lungs.sides import LEFT, RIGHT, right_and_left
 from hilum.preparing.resample import grid_around, sample, sample_mask
 from hilum.settings.recipe import MOST_VOXELS, LungPart
-from hilum.volume import Affine, Volume, canonical, reorient
+from hilum.volume import Affine, Volume, reorient
 
 COARSE_MM = 3.0
 """Edge of the coarse voxels: fine enough for a box, and fast (rule of thumb)."""

@@ -9,6 +9,7 @@ from jaxtyping import Num
 from hilum.errors import GeometryError, ReadError
 from hilum.files import cores
 from hilum.findings import Finding, refusals
+from hilum.orientation import canonical
 from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder_pool import decode
 from hilum.reading.dicom.frames import Frame
@@ -16,7 +17,7 @@ from hilum.reading.dicom.grouping import TELLING, spelt
 from hilum.reading.dicom.header_scan import inflated
 from hilum.reading.dicom.series import Opened, Series
 from hilum.reading.rescale import intensity_findings, settle, slice_into
-from hilum.volume import Volume, canonical
+from hilum.volume import Volume
 
 _THREADS = 8
 

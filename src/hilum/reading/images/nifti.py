@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hilum.errors import GeometryError, ReadError
+from hilum.interchange import MM_PER_NIFTI_UNIT, RAS_FROM_LPS
 from hilum.reading.images.files import image_suffix, nifti_voxel_file, unreadable_image
 from hilum.reading.images.inflate import INFLATION_ERRORS, NOT_INFLATED, inflate_voxels
 from hilum.reading.images.placement import (
@@ -30,10 +31,6 @@ from hilum.reading.images.placement import (
 
 if TYPE_CHECKING:  # only the decoder's process imports it, when it meets the first NIfTI file
     from nibabel.nifti1 import Nifti1Header
-
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MM_PER_CODE = {1: 1000.0, 2: 1.0, 3: 1e-3}
-"""Millimetres per unit, by the three lowest bits of xyzt_units: metre, mm and micron; others are taken as mm."""
 
 _LONGEST_HEADER, _SHORTEST_HEADER = 540, 348
 _UNIT_LENGTH = 1e-5
@@ -177,7 +174,7 @@ def _placed(header: "Nifti1Header", sizes: Sequence[int]) -> Placement:
         GeometryError: If the one that is taken makes no grid.
     """
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    unit = _MM_PER_CODE.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = MM_PER_NIFTI_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     doubts: list[Doubt] = []
     if sform > 0:
         ras = header.get_sform()
@@ -187,9 +184,9 @@ def _placed(header: "Nifti1Header", sizes: Sequence[int]) -> Placement:
         ras, doubts = _by_quaternion(header)
     else:
         spacing_mm, doubts = _pixdim(header)
-        ras = _RAS_TO_LPS @ np.diag([*spacing_mm, 1.0])  # the file's axes as the patient's, LPS
+        ras = RAS_FROM_LPS @ np.diag([*spacing_mm, 1.0])  # the file's axes as the patient's, LPS
         doubts = [*doubts, (MISSING, _NOWHERE)]
-    lps = _RAS_TO_LPS @ ras
+    lps = RAS_FROM_LPS @ ras
     return placement(sizes, lps[:3, :3] * unit, lps[:3, 3] * unit, doubts)
 
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hilum.orientation import canonical
 from hilum.reading.alternation import alternation_findings
 from hilum.reading.decoder_pool import decoding
 from hilum.reading.geometry import FEW_SLICES, grid_findings
 from hilum.reading.images.files import detached_files
 from hilum.reading.rescale import intensity_findings, limited, settle
 from hilum.settings.run import ReadingConfig
-from hilum.volume import Volume, canonical
+from hilum.volume import Volume
 
 _AS_USUAL = ReadingConfig()
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from hilum.preparing.hu_digest import hu_digest
 from hilum.reading.source import ScanSource
 from hilum.serving.scan_result import ScanResult
-from hilum.volume import hu_digest
 
 Uids = Literal["derived", "new"]
 
