@@ -123,6 +123,15 @@ def test_the_page_on_findings_has_the_policy_table_as_it_is():
     assert {code: severities for code, *severities in rows} == {code: list(row) for code, row in POLICY.items()}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_two_commands_of_a_page_write_the_same_file(page):
+    """Who types them one after another would be stopped: a page of one command is not written over by another's."""
+    wrote: dict[str, str] = {}
+    for verb, rest in re.findall(r"^ *(?:\$ )?hilum ([a-z]+)([^\n#]*)", page.read_text(), re.M):
+        for name in re.findall(r"--(?:out|html|table|write)[ =](\S+\.\w+)", rest):
+            assert wrote.setdefault(name, verb) == verb, f"{name} is written by hilum {wrote[name]} and by hilum {verb}"
+
+
 def test_every_picture_of_the_documents_is_made_by_the_script_and_shown():
     script = (ROOT / "docs" / "pictures" / "make_pictures.py").read_text()
     made = set(re.findall(r'^    "([\w-]+\.png)": \w+,$', script, re.M))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hilum import _HOME
 from hilum.cli import VERBS
 from hilum.findings import POLICY
 from hilum.settings.document import field_docs
@@ -28,17 +29,10 @@ ROOMS = {
 """Pages of the API in the order of the data, and their titles; modules outside packages are basics."""
 
 
-def public_names() -> dict[str, str]:
-    """Module of each public name, from ``hilum/__init__.pyi``."""
-    tree = ast.parse((ROOT / "src" / "hilum" / "__init__.pyi").read_text(encoding="utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
-
-
 def api_pages() -> dict[str, str]:
     """A page for each room, with the public names that live in it."""
     names: dict[str, list[tuple[str, str]]] = {room: [] for room in ROOMS}
-    for name, module in public_names().items():
+    for name, module in _HOME.items():
         room = module.split(".")[1]
         names[room if room in ROOMS else "basics"].append((name, module))
     pages = {}
